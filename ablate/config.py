@@ -1,0 +1,336 @@
+"""The typed configuration of one cell, and the one function that builds it from a composed tree.
+
+Hydra stops here: `build` turns the plain dictionary that Hydra composed into frozen dataclasses.
+An unknown key, a missing key and a value out of range are each one line naming the setting.
+Nothing here imports torch, so that plans, status and reports stay quick.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ablate.errors import UserError, nearest, unknown
+from ablate.roles import MASKED_ROLES
+
+Weight = float | Literal["plw"]
+Interval = tuple[float, float]
+
+
+def _require(ok: bool, setting: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"{setting}={value}: must be {allowed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """A masking mode: for each role 0, 1 or "plw"."""
+
+    name: str
+    weights: Mapping[str, Weight]
+    permute: bool = False  # placebo: the row's weights in a seeded random order
+    first_header_only: bool = False  # im_released: weight 0 on BOS and the first role header only
+
+    def __post_init__(self) -> None:
+        for role in self.weights:
+            if role not in MASKED_ROLES:
+                raise unknown(f"masking.weights.{role}", self.weights[role], MASKED_ROLES)
+        for role in MASKED_ROLES:
+            _require(role in self.weights, f"masking.weights.{role}", None, "given: 0, 1 or plw")
+            weight = self.weights[role]
+            ok = weight == "plw" or (isinstance(weight, float) and 0 <= weight <= 1)
+            _require(ok, f"masking.weights.{role}", weight, "a number in [0, 1] or plw")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What the summed token losses are divided by, and over how many examples."""
+
+    normaliser: Literal["weight", "completion", "tokens", "nonzero", "examples"] = "weight"
+    scope: Literal["batch", "example", "microbatch"] = "batch"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        ok = 0 <= self.label_smoothing < 1
+        _require(ok, "loss.label_smoothing", self.label_smoothing, "in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter level: a row of `ablate.adapters.table` and that method's own options."""
+
+    name: str
+    kind: str
+    targets: str | tuple[str, ...] = "all-linear"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Shares of the rows, in a fixed order that no seed changes; [0.0, 0.9] is the first 90 %."""
+
+    train: Interval = (0.0, 0.9)
+    validation: Interval = (0.9, 0.95)
+    test: Interval = (0.95, 1.0)
+
+    def __post_init__(self) -> None:
+        ends = 0.0
+        for name in ("train", "validation", "test"):
+            low, high = getattr(self, name)
+            _require(0 <= low <= high <= 1, f"dataset.splits.{name}", [low, high], "in [0, 1]")
+            _require(
+                low >= ends - 1e-12 or low == high,
+                f"dataset.splits.{name}",
+                [low, high],
+                "after the split before it: a row may be seen once only",
+            )
+            ends = max(ends, high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A set of training rows: where they are, how they are read and how they become text."""
+
+    name: str
+    source: Literal["micro", "hub", "local"]
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    format: Literal["auto", "alpaca", "prompt_completion", "messages", "text"] = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    template: Literal["alpaca", "chat", "plain"] = "alpaca"
+    turns: Literal["all", "last"] = "all"
+    splits: Splits = field(default_factory=Splits)
+    max_rows: int | None = None
+    invert_prompt: bool = False  # the output becomes the input, the instruction the target
+    shuffle_prompts: bool = False  # control: every completion gets another row's prompt
+    options: Mapping[str, Any] = field(default_factory=dict)  # the micro generator's free factors
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
+        ok = self.max_rows is None or self.max_rows > 0
+        _require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A base model: a causal language model in the hub's folder format."""
+
+    name: str
+    source: Literal["micro", "hub", "local"]
+    path: str
+    revision: str | None = None
+    chat_template: str | None = None  # a file that overrides the tokenizer's own
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "model.path", self.path, "a folder or a hub id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """The optimiser, its schedule and the batch: everything that changes the trained weights."""
+
+    name: str
+    lr: float | Literal["tuned"]
+    optimizer: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_ratio: float = 0.03
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 16
+    batch_unit: Literal["examples", "tokens"] = "examples"
+    clip: float | None = 1.0
+    max_length: int = 256
+    boundary: Literal["offset", "segment"] = "offset"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        ok = self.lr == "tuned" or (isinstance(self.lr, float) and 0 < self.lr < 10)
+        _require(ok, "train.lr", self.lr, "a number in (0, 10) or tuned")
+        _require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "a positive number")
+        _require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
+        _require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
+        _require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
+        _require(self.eps > 0, "train.eps", self.eps, "positive")
+        for beta in self.betas:
+            _require(0 <= beta < 1, "train.betas", list(self.betas), "two numbers in [0, 1)")
+        ok = self.clip is None or self.clip > 0
+        _require(ok, "train.clip", self.clip, "positive, or null for no clipping")
+        ok = self.max_steps is None or self.max_steps > 0
+        _require(ok, "train.max_steps", self.max_steps, "at least 1, or null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """What is scored after training."""
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None  # items a task
+    num_fewshot: int | None = None  # None: as the task says
+    heldout: tuple[Literal["validation", "test"], ...] = ("test",)
+    heldout_rows: int = 200
+    measures: tuple[str, ...] = ()
+    measure_rows: int = 64  # training prompts generated from for the memorisation measure
+    max_new_tokens: int | None = None  # None: as the task says
+
+    def __post_init__(self) -> None:
+        ok = self.limit is None or self.limit > 0
+        _require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
+        _require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How a cell is computed, not what: recorded, but no part of its identity."""
+
+    threads: int = 1
+    device: str = "auto"
+    micro_batch_size: int | None = None  # rows a forward; None: the whole optimiser step
+    layout: Literal["auto", "padded", "packed"] = "auto"
+    gradient_checkpointing: bool = False
+    eval_batch_size: int = 64
+    keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
+
+    def __post_init__(self) -> None:
+        _require(self.threads > 0, "execution.threads", self.threads, "at least 1")
+        ok = self.micro_batch_size is None or self.micro_batch_size > 0
+        _require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
+        ok = self.eval_batch_size > 0
+        _require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One combination of levels: all that a run needs to know."""
+
+    masking: Masking
+    plw: float
+    completion_weight: float = 1.0
+    loss: Loss
+    adapter: Adapter
+    rank: int
+    embeddings: Literal["frozen", "trained"] = "frozen"
+    dataset: Dataset
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    execution: Execution
+    seed: int = 0
+    sham: str = "a"  # the A/A factor: any label but "a" changes the random draws, nothing else
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.plw <= 1, "plw", self.plw, "in [0, 1]")
+        ok = 0 <= self.completion_weight <= 1
+        _require(ok, "completion_weight", self.completion_weight, "in [0, 1]")
+        _require(self.rank >= 1, "rank", self.rank, "at least 1")
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2147483648)")
+
+
+def build(tree: Mapping[str, Any]) -> Cell:
+    """Return the cell that the composed `tree` describes; every fault is one `UserError`."""
+    cell: Cell = _convert(Cell, tree, "")
+    return cell
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON-ready dictionaries, lists and scalars; floats stay floats."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    """Return `value` as `kind`, where `kind` is a dataclass or any annotation used above."""
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(kind, value, path)
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return plain(value)
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, value, path)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            raise unknown(path, value, args)
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, path)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}={value}: must be a table of names and values")
+        return {str(k): _convert(args[1], v, f"{path}.{k}") for k, v in value.items()}
+    return _convert_scalar(kind, value, path)
+
+
+def _convert_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={value}: must be a group of settings")
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    prefix = f"{path}." if path else ""
+    for key in value:
+        if key not in fields:
+            raise UserError(f"{prefix}{key}: no such setting.{nearest(key, fields)}")
+    filled = {}
+    for name, spec in fields.items():
+        if name in value and value[name] != "???":
+            filled[name] = _convert(hints[name], value[name], prefix + name)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise UserError(f"{prefix}{name}: is needed; give it as {prefix}{name}=VALUE")
+    return kind(**filled)
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [a for a in args if a is not type(None)]
+    for option in options:
+        try:
+            return _convert(option, value, path)
+        except UserError as error:
+            last = error
+    if len(options) == 1:
+        raise last
+    names = " or ".join(_describe(option) for option in options)
+    raise UserError(f"{path}={value}: must be {names}")
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{path}={value}: must be a list")
+    if args[-1] is Ellipsis:
+        return tuple(_convert(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(args):
+        raise UserError(f"{path}={list(value)}: must be {len(args)} values")
+    pairs = zip(args, value, strict=True)
+    return tuple(_convert(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(pairs))
+
+
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value}: must be a finite number")
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{path}={value}: must be {_describe(kind)}")
+    return value
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(str(a) for a in get_args(kind))
+    words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    return words.get(kind, "a list")

@@ -1,0 +1,32 @@
+"""The role of a token: what part of an example it belongs to.
+
+A role is a small integer so that a tokenised data set is two flat arrays, ids and roles.
+The definitions are those of the README's "Words"; the order here is stored in caches, append only.
+"""
+
+from enum import IntEnum
+
+
+class Role(IntEnum):
+    """What part of a training example a token belongs to."""
+
+    SPECIAL = 0  # BOS, role tags, terminators of user and system turns, newline after a stop
+    BOILERPLATE = 1  # constant template text, and system text a template inserts by itself
+    SYSTEM = 2  # system text that came with the row
+    INSTRUCTION = 3
+    INPUT = 4
+    COMPLETION = 5  # the answer and its stop token
+    TEXT = 6  # continued pretraining: everything, document ends included
+    PAD = 7
+
+
+NAMES: tuple[str, ...] = tuple(role.name.lower() for role in Role)
+# Roles whose weight a masking mode sets; TEXT is always trained and PAD never.
+MASKED_ROLES: tuple[str, ...] = NAMES[:6]
+PROMPT_ROLES: tuple[Role, ...] = (
+    Role.SPECIAL,
+    Role.BOILERPLATE,
+    Role.SYSTEM,
+    Role.INSTRUCTION,
+    Role.INPUT,
+)
