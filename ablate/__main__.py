@@ -1,0 +1,20 @@
+"""`python -m ablate`: the plain Hydra application."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def _forget_current_folder() -> None:
+    """Take the current folder off the import path: a user's own analysis.py must not win."""
+    here = Path.cwd().resolve()
+    root = Path(__file__).resolve().parent.parent
+    if here != root:
+        sys.path[:] = [p for p in sys.path if p not in ("", os.curdir) and Path(p).resolve() != here]
+
+
+if __name__ == "__main__":
+    _forget_current_folder()
+    from ablate.app import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,259 @@
+"""The program `ablate`: verbs in front, Hydra overrides behind.
+
+Exit status: 0 all well, 1 some cells failed (the rest are recorded), 2 the request was wrong.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ablate import __version__
+from ablate.errors import UserError, nearest
+
+CONSOLE = Console()
+OPTIONAL_HYDRA = ("--cfg", "--info", "--config-dir", "--help", "--hydra-help", "--package")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"ablate {__version__}")
+        return 0
+    from ablate.app import refuse
+
+    try:
+        if words[0] not in VERBS:
+            raise UserError(f"{words[0]}: no such verb; {', '.join(VERBS)}.{nearest(words[0], VERBS)}")
+        return VERBS[words[0]][0](words[1:])
+    except UserError as error:
+        return refuse(error)
+    except KeyboardInterrupt:
+        print("ablate: stopped; what is recorded stays, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def sweep_grid(overrides: list[str], launch: Callable[..., Any], *, workers: int = 1) -> None:
+    """Carry out the grid of Hydra `overrides` and end with the table and the report.
+
+    Raises:
+        UserError: the request is wrong; nothing was trained.
+        SystemExit: with status 1 where cells failed.
+    """
+    from ablate.plan import check_resources, plan_grid
+    from ablate.progress import Shown
+    from ablate.store import Store
+    from ablate.sweep import carry_out
+
+    request = plan_grid(overrides)
+    if request.settings["single"] and len(request.grid.points) != 1:
+        count = len(request.grid.points)
+        raise UserError(f"ablate run takes one cell, not {count}; ablate sweep takes a grid")
+    store = Store(request.out)
+    store.prepare()
+    check_resources(request.design, store)
+    if request.settings["retry_failed"]:
+        for key in request.design.runs:
+            store.forgive(key)
+    watch = Shown(CONSOLE)
+    outcome = carry_out(request.design, request.out, launch, workers=workers, watch=watch)
+    conclude(outcome, study=request.grid.study)
+    if outcome.status:
+        raise SystemExit(outcome.status)
+
+
+def conclude(outcome: Any, *, study: dict[str, Any]) -> None:
+    """Print what a sweep came to and write the report."""
+    from ablate.progress import duration
+
+    CONSOLE.print(
+        f"{outcome.total} runs: {outcome.found} were recorded, {outcome.trained} new, "
+        f"{len(outcome.failed)} failed, {duration(outcome.seconds)}",
+        highlight=False,
+    )
+    for key, why in list(outcome.failed.items())[:10]:
+        CONSOLE.print(f"  [red]failed[/red] {key}: {why}", highlight=False)
+    results = outcome.out / "results.parquet"
+    CONSOLE.print(f"table: {results}", highlight=False)
+    if study.get("report", True) is False:
+        return
+    page = _report(results, outcome.out / "report", outcome.trained > 0, study=study)
+    if page:
+        CONSOLE.print(f"report: {page}", highlight=False)
+
+
+def _report(results: Path, folder: Path, new: bool, *, study: dict[str, Any]) -> Path | None:
+    """Write the report unless it is newer than everything it would be made from."""
+    page = folder / "index.html"
+    if page.exists() and not new:
+        return page
+    from analysis.errors import AnalysisError
+    from analysis.report.build import build
+
+    try:
+        return build(results, folder, study=study.get("name"))
+    except AnalysisError as error:  # two cells make no regression: the table stands all the same
+        CONSOLE.print(f"no report: {error}", highlight=False)
+        return None
+
+
+def _run(words: list[str]) -> int:
+    from ablate import app
+
+    return app.main(["-m", "hydra/launcher=basic", "single=true", *words])
+
+
+def _sweep(words: list[str]) -> int:
+    from ablate import app
+
+    retry = ["retry_failed=true"] if "--retry-failed" in words else []
+    return app.main(["-m", *(w for w in words if w != "--retry-failed"), *retry])
+
+
+def _plan(words: list[str]) -> int:
+    from ablate.plan import plan_grid, render, summarise
+
+    form, overrides = _option(words, "--format", ("text", "json"))
+    summary = summarise(plan_grid(overrides))
+    if form == "json":
+        print(json.dumps(summary, indent=1))
+    else:
+        render(summary, CONSOLE)
+    return 0
+
+
+def _status(words: list[str]) -> int:
+    from ablate.status import render, states
+
+    parser = argparse.ArgumentParser("ablate status", description=VERBS["status"][1])
+    parser.add_argument("out", nargs="?", default="results/default")
+    found = states(Path(parser.parse_args(words).out.removeprefix("out=")))
+    render(found, CONSOLE)
+    return 1 if any(s.state == "failed" for s in found) else 0
+
+
+def _tokens(words: list[str]) -> int:
+    from ablate.plan import plan_grid
+    from ablate.preview import html, preview
+
+    count, words = _option(words, "--rows", None)
+    page, overrides = _option(words, "--html", None)
+    cell = plan_grid(overrides).design.cells[-1].cell  # the first is its base
+    rows = int(count) if count and count.isdigit() else 3
+    if page:
+        Path(page).write_text(html(cell, rows))
+        CONSOLE.print(f"wrote {page}", highlight=False)
+        return 0
+    for part in preview(cell, rows):
+        CONSOLE.print(part)
+    return 0
+
+
+def _report_verb(words: list[str]) -> int:
+    from analysis.errors import AnalysisError
+    from analysis.report.build import build
+
+    parser = argparse.ArgumentParser("ablate report", description=VERBS["report"][1])
+    parser.add_argument("source", help="a folder of results, or a CSV or parquet table")
+    parser.add_argument("--out", help="where to write (default: SOURCE/report)")
+    parser.add_argument("--score", help="the column with the score")
+    parser.add_argument("--formula", help="e.g. 'score ~ wp + I2(wp) + (1 | run)'")
+    parser.add_argument("--family", default="gaussian", choices=["gaussian"])
+    asked = parser.parse_args(words)
+    source = Path(asked.source)
+    if source.is_dir() and (source / "designs").is_dir():
+        from ablate.design import collect
+
+        collect(source)
+    table = source / "results.parquet" if source.is_dir() else source
+    if not table.exists():
+        raise UserError(f"{table}: no such table; give a folder of results, a CSV or a parquet file")
+    out = Path(asked.out) if asked.out else table.parent / "report"
+    try:
+        page = build(
+            table, out, score=asked.score, formula=asked.formula, family=asked.family, study=None
+        )
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
+    CONSOLE.print(f"report: {page}", highlight=False)
+    return 0
+
+
+def _reproduce(words: list[str]) -> int:
+    if not words or "=" in words[0]:
+        raise UserError("ablate reproduce: name the study, as in `ablate reproduce plw scale=smoke`")
+    scale = next((w.split("=", 1)[1] for w in words if w.startswith("scale=")), "micro")
+    out = [] if any(w.startswith("out=") for w in words) else [f"out=results/{words[0]}_{scale}"]
+    return _sweep([f"study={words[0]}", *out, *words[1:]])
+
+
+def _tune(words: list[str]) -> int:
+    from ablate.tuning import tune
+
+    return tune(words, sweep=_sweep, console=CONSOLE)
+
+
+def _pretrain(words: list[str]) -> int:
+    from ablate.micro.pretrain import main as pretrain
+
+    return pretrain(words)
+
+
+def _option(
+    words: list[str], name: str, choices: tuple[str, ...] | None
+) -> tuple[str | None, list[str]]:
+    """Take `name VALUE` or `name=VALUE` out of `words`; return the value and the rest."""
+    rest, value, taking = [], None, False
+    for word in words:
+        if taking:
+            value, taking = word, False
+        elif word == name:
+            taking = True
+        elif word.startswith(name + "="):
+            value = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    if taking or (value and choices and value not in choices):
+        raise UserError(f"{name}: needs a value" + (f", one of {', '.join(choices)}" if choices else ""))
+    return value, rest
+
+
+VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "run": (_run, "train and score one cell"),
+    "sweep": (_sweep, "carry out a grid; resumes, survives failures, ends with the report"),
+    "plan": (_plan, "say what a grid would do, and what it would cost; runs nothing"),
+    "status": (_status, "done, running, failed and missing cells of a folder"),
+    "tokens": (_tokens, "show examples as the loss sees them: each token's role and weight"),
+    "report": (_report_verb, "fit and write the report of results, or of any long table"),
+    "reproduce": (_reproduce, "a paper's study, its figures beside the published numbers"),
+    "tune": (_tune, "choose learning rates on the validation split"),
+    "pretrain": (_pretrain, "make a micro base model"),
+}
+
+
+def _usage() -> str:
+    lines = [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: ablate VERB [KEY=VALUE ...]",
+            "",
+            *lines,
+            "",
+            "KEY=VALUE are Hydra overrides: masking=none plw=0.1 adapter=lora,mora rank=2,8 "
+            "seed=0,1 out=results/mine",
+            "groups: masking adapter dataset model train evaluate study; "
+            "`ablate sweep --cfg job` prints every setting",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

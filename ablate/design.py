@@ -1,0 +1,170 @@
+"""A grid with the identity of every cell: what is one run, what is an alias, what is illegal.
+
+The first name of a run in the grid's order stands for it; later names of it are aliases. To every
+pair of base model and data set comes the untouched base (adapter `none`), scored once.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablate import record
+from ablate.config import Adapter, Cell, plain
+from ablate.errors import UserError
+from ablate.grid import GridCell
+from ablate.identity import Identity, digest, identify
+from ablate.store import Store
+from ablate.tuning import tuned_lr
+
+BASE = Adapter(name="none", kind="none")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A cell of the grid under one of its names."""
+
+    cell: Cell
+    identity: Identity
+    alias: bool
+
+    @property
+    def key(self) -> str:
+        """The run's train_key."""
+        return self.identity.train_key
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The whole grid, checked: named cells in grid order, and what cannot be run with its reason."""
+
+    study: str
+    cells: tuple[Named, ...]
+    illegal: tuple[tuple[dict[str, Any], str], ...]
+
+    @property
+    def runs(self) -> dict[str, list[Named]]:
+        """The names of each run by train_key, in grid order."""
+        grouped: dict[str, list[Named]] = {}
+        for named in self.cells:
+            grouped.setdefault(named.key, []).append(named)
+        return grouped
+
+
+def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
+    """Return the design of a grid; the whole grid is checked here, before anything is trained.
+
+    Raises:
+        UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
+    """
+    legal: list[tuple[Cell, Identity]] = []
+    illegal: list[tuple[dict[str, Any], str]] = []
+    for entry in cells:
+        try:
+            if entry.cell is None:
+                raise UserError(entry.error or "cannot be built")
+            cell = settle(entry.cell)
+            legal.append((cell, identify(cell)))
+        except UserError as error:
+            illegal.append((dict(entry.levels), str(error)))
+    if illegal and not (skip_illegal and legal):
+        raise UserError(_refusal(illegal, len(legal)))
+    return Design(study, tuple(_name(_with_bases(legal))), tuple(illegal))
+
+
+def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
+    first = illegal[0][1]
+    if not legal:
+        return first
+    total = len(illegal) + legal
+    return f"{first} ({len(illegal)} of {total} cells are illegal; skip_illegal=true leaves them out)"
+
+
+def settle(cell: Cell) -> Cell:
+    """Return `cell` with its tuned learning rate looked up."""
+    if cell.train.lr != "tuned" or cell.adapter.kind == "none":
+        return cell
+    return replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
+
+
+def _with_bases(legal: list[tuple[Cell, Identity]]) -> list[tuple[Cell, Identity]]:
+    bases: dict[str, tuple[Cell, Identity]] = {}
+    for cell, identity in legal:
+        mark = digest([identity.files.content_hash, plain(cell.dataset), plain(cell.evaluate)])
+        if mark not in bases and cell.adapter.kind != "none":
+            base = replace(cell, adapter=BASE, plw=0.0, rank=1, seed=0, sham="a")
+            bases[mark] = (base, identify(base))
+    return [*bases.values(), *legal]
+
+
+def _name(pairs: list[tuple[Cell, Identity]]) -> Iterable[Named]:
+    seen: dict[str, set[str]] = {}
+    for cell, identity in pairs:
+        units = {unit.key for unit in identity.units}
+        known = seen.setdefault(identity.train_key, set())
+        # A further name that asks for a new score of the same run is no alias for that score.
+        yield Named(cell, identity, alias=bool(known) and units <= known)
+        known |= units
+
+
+def save(plan: Design, out: Path) -> Path:
+    """Write the grid's names beside the results, so that tables can be made from records alone."""
+    names = [_entry(named, plan.study) for named in plan.cells]
+    folder = out / "designs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest(names)}.json"
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"study": plan.study, "names": names}))
+    os.replace(draft, path)
+    return path
+
+
+def _entry(named: Named, study: str) -> dict[str, Any]:
+    data = named.identity.data
+    return {
+        "levels": record.levels_of(plain(named.cell), study),
+        "train_key": named.key,
+        "score_keys": [unit.key for unit in named.identity.units],
+        "alias": named.alias,
+        "effective_plw": named.identity.effective_plw,
+        "rg": data.rg_tokens,
+        "train_rows": data.rows,
+    }
+
+
+def names(out: Path) -> list[dict[str, Any]]:
+    """Return every distinct name that a sweep has written under `out`, oldest design first."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
+        for name in json.loads(path.read_text())["names"]:
+            found.setdefault(digest([name["levels"], name["train_key"]]), name)
+    return list(found.values())
+
+
+def collect(out: Path) -> Path:
+    """Write and return `out`/results.parquet, made from the records and the grid's names."""
+    store = Store(out)
+    rows: list[dict[str, Any]] = []
+    runs: dict[str, dict[str, Any] | None] = {}
+    for name in names(out):
+        key = name["train_key"]
+        if key not in runs:
+            runs[key] = store.record(key)
+        status = "done" if runs[key] else "failed" if store.failures(key) else "missing"
+        rows += record.rows_of(name | {"status": status}, runs[key])
+    _mark_aliases(rows)
+    path = out / "results.parquet"
+    record.write_table(rows, path)
+    return path
+
+
+def _mark_aliases(rows: list[dict[str, Any]]) -> None:
+    """Mark every row whose score an earlier row already gives: one run must never count twice."""
+    seen: set[str] = set()
+    for row in rows:
+        score = row.get("score_key")
+        row["alias"] = score in seen
+        if score is not None:
+            seen.add(f"{score}")

@@ -1,0 +1,57 @@
+"""What a sweep shows while it runs: a bar with time left on a terminal, lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ablate.sweep import Watch
+
+LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` as people say it: 42 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+class Shown(Watch):
+    """A sweep's progress; time left comes from the pace of the cells done so far."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = time.monotonic()
+        self.first: int | None = None
+        self.said = float("-inf")
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=36),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("cells", total=None, note="")
+
+    def show(self, done: int, failed: int, total: int) -> None:
+        """Draw the bar, or now and then a line."""
+        self.first = done if self.first is None else self.first
+        note = self._note(done, failed, total)
+        if self.console.is_terminal:
+            self.bar.start()
+            self.bar.update(self.task, completed=done, total=total, note=note)
+        elif time.monotonic() - self.said > LINE_SECONDS and done < total:
+            self.said = time.monotonic()
+            self.console.print(f"{done}/{total} cells{note}", highlight=False)
+
+    def _note(self, done: int, failed: int, total: int) -> str:
+        new = done - (self.first or 0)
+        spent = time.monotonic() - self.started
+        left = f", about {duration(spent / new * (total - done - failed))} left" if new else ""
+        return (f", {failed} failed" if failed else "") + left
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.stop()

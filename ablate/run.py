@@ -1,0 +1,229 @@
+"""One run, from its configuration to its record: the file to read first.
+
+    data -> model -> adapter -> train -> evaluate -> record
+
+Several cells may be names of one run (aliases, or the same run asked for other scores): it is
+trained once and scored for all of them.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import nn
+
+from ablate import adapters, provenance, weights
+from ablate.adapters import table
+from ablate.config import Cell, plain
+from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.evaluate.scoring import Score, score
+from ablate.identity import Identity, Unit, identify
+from ablate.log import logged, say
+from ablate.model import device_of, load
+from ablate.record import COSTS, RECORD, SCHEMA
+from ablate.store import Store
+from ablate.streams import Streams
+from ablate.train import Result, train
+
+WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to keep
+
+
+def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
+    """Train the run that `cells` are names of, unless it is recorded, and score what is missing.
+
+    Raises:
+        Diverged: the loss or its gradient is no longer finite.
+    """
+    torch.set_num_threads(cells[0].execution.threads)
+    recorded = store.record(key)
+    missing = _missing(cells, recorded)
+    if recorded is not None:
+        model, history = _restored(cells[0], store.folder(key))
+        _amend(store, key, recorded, score(model, history, missing))
+        return
+    with store.writing(key) as draft, logged(draft / "log.txt"):
+        cell, identity = cells[0], identify(cells[0])
+        data = _data(cell, identity)
+        model, course = _trained(cell, identity, data)
+        started = time.perf_counter()
+        scores = score(model, course.history, missing)
+        spent = time.perf_counter() - started
+        record = _record(cell, identity, model, course) | {"scores": _entries(scores)}
+        record["data"] = _data_facts(data)
+        record["costs"]["eval_seconds"] = spent
+        record["score_keys"] = sorted({s.score_key for s in scores})
+        _write(draft, record, course.history, scores)
+        _keep(model, draft / WEIGHTS, cell.execution.keep_weights_mb)
+
+
+def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[tuple[Cell, Unit]]:
+    """Return what is still to be scored, each unit once, with a cell that asks for it."""
+    known = set(recorded["score_keys"]) if recorded else set()
+    found: dict[str, tuple[Cell, Unit]] = {}
+    for cell in cells:
+        for unit in identify(cell).units:
+            if unit.key not in known:
+                found.setdefault(unit.key, (cell, unit))
+    return list(found.values())
+
+
+def _data(cell: Cell, identity: Identity) -> Tokenised:
+    return tokenise(
+        cell.dataset,
+        "train",
+        tokeniser=Tokeniser(identity.files.folder, cell.model.chat_template),
+        max_length=cell.train.max_length,
+        boundary=cell.train.boundary,
+    )
+
+
+def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:
+    """Return the cell's model after training, and the course of it; the base is not trained."""
+    streams = Streams(cell.seed, cell.sham)
+    model = adapters.apply(load(identity.files), cell, streams=streams)
+    model.to(device_of(cell.execution.device))
+    if cell.adapter.kind == "none":
+        return model, Result()
+    say(f"training on {len(data)} rows, {len(data.ids)} tokens")
+    course = train(
+        model,
+        data,
+        cell.train,
+        goal=weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+        streams=streams,
+        execution=cell.execution,
+    )
+    say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
+    return model, course
+
+
+def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Return the recorded run's model and history; trained again where no weights were kept."""
+    identity = identify(cell)
+    if cell.adapter.kind != "none" and not (folder / WEIGHTS).is_dir():
+        model, course = _trained(cell, identity, _data(cell, identity))
+        return model, course.history
+    model = adapters.load(load(identity.files), folder / WEIGHTS, cell)
+    history = pd.read_parquet(folder / "history.parquet").to_dict("records")
+    return model.to(device_of(cell.execution.device)), history
+
+
+def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) -> dict[str, Any]:
+    sizes = identity.files
+    goal = weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    budget = table.budget(cell.adapter, cell.rank, sizes.linear_shapes)
+    return {
+        "schema": SCHEMA,
+        "train_key": identity.train_key,
+        "identity": identity.description,
+        "config": plain(cell),
+        "parameters": {
+            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "total": sum(p.numel() for p in model.parameters()),
+            "base": sizes.parameters,
+            "budget_asked": budget.asked if budget else None,
+            "budget_got": budget.got if budget else None,
+        },
+        "training": {
+            "steps": len(course.history),
+            "tokens_seen": course.tokens_seen,
+            "examples_seen": course.examples_seen,
+            "supervised_weight_seen": course.supervised_weight_seen,
+            "supervised_share": _supervised_share(goal, dict(identity.data.counts)),
+            "effective_plw": identity.effective_plw,
+        },
+        "model": {"content_hash": sizes.content_hash, "architecture": sizes.architecture},
+        "costs": _costs(course),
+        "provenance": {
+            "code": provenance.code(),
+            "packages": provenance.packages(),
+            "hardware": provenance.hardware(str(next(model.parameters()).device)),
+            "finished": time.time(),
+        },
+    }
+
+
+def _data_facts(data: Tokenised) -> dict[str, Any]:
+    return {
+        "content_hash": data.content_hash,
+        "rows": len(data),
+        "rows_in": data.rows_in,
+        "truncated": data.truncated,
+        "dropped": dict(data.dropped),
+        "role_counts": data.counts,
+        "rg": data.rg_tokens,
+        "rg_before_truncation": data.rg_before_truncation,
+    }
+
+
+def _supervised_share(goal: weights.Objective, counts: dict[str, int]) -> float | None:
+    """Return the share of the training targets that carry weight."""
+    total = sum(counts.values())
+    names = [role for role in weights.Role if goal.num[role] > 0]
+    return sum(counts.get(r.name.lower(), 0) for r in names) / total if total else None
+
+
+def _costs(course: Result) -> dict[str, float | None]:
+    """Return the costs and the course of training, as the results table has them."""
+    costs: dict[str, float | None] = dict.fromkeys(COSTS)
+    if not course.history:
+        return costs
+    steps = pd.DataFrame(course.history)
+    losses = steps["loss"]
+    return costs | {
+        "train_seconds": course.train_seconds,
+        "tokens_seen": course.tokens_seen,
+        "tokens_per_second": course.tokens_seen / course.train_seconds,
+        "peak_mb": course.peak_mb,
+        "grad_norm_mean": float(steps["grad_norm"].mean()),
+        "clipped_share": float(steps["clipped"].mean()),
+        "completion_grad_share": _mean(steps["completion_grad_share"]),
+        "final_train_loss": float(losses.tail(max(1, len(losses) // 10)).mean()),
+    }
+
+
+def _mean(column: "pd.Series[Any]") -> float | None:
+    known = pd.to_numeric(column).dropna()
+    return float(known.mean()) if len(known) else None
+
+
+def _entries(scores: list[Score]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in plain(s).items() if k != "items"} for s in scores]
+
+
+def _items(scores: list[Score]) -> pd.DataFrame:
+    rows = [(s.task, s.metric, doc, value) for s in scores for doc, value in s.items]
+    frame = pd.DataFrame(rows, columns=["task", "metric", "doc_id", "score"])
+    return frame.astype({"doc_id": "int32", "score": "float32"})
+
+
+def _write(
+    draft: Path, record: dict[str, Any], history: list[dict[str, Any]], scores: list[Score]
+) -> None:
+    (draft / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
+    (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
+    pd.DataFrame(history).to_parquet(draft / "history.parquet", index=False)
+    _items(scores).to_parquet(draft / "items.parquet", index=False)
+
+
+def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if 0 < trained <= limit_mb * 2**20:
+        adapters.save(model, folder)
+
+
+def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[Score]) -> None:
+    """Add scores to a record; what it already says stays."""
+    recorded["scores"] += _entries(scores)
+    recorded["score_keys"] = sorted({*recorded["score_keys"], *(s.score_key for s in scores)})
+    items = pd.concat([pd.read_parquet(store.folder(key) / "items.parquet"), _items(scores)])
+    buffer = BytesIO()
+    items.to_parquet(buffer, index=False)
+    content = json.dumps(recorded, indent=1, allow_nan=False).encode()
+    store.amend(key, {"items.parquet": buffer.getvalue(), RECORD: content})

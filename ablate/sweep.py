@@ -1,0 +1,202 @@
+"""A grid carried out: what is missing goes to a Hydra launcher in bundles until nothing is left.
+
+The parent decides and watches; the workers train. A worker never raises: it writes a record or a
+failure. If a worker is killed the launcher may die with it; the dead claims are then recorded as
+killed and what is missing is launched again. No torch here: only the workers need it.
+"""
+
+import json
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ablate import config
+from ablate.design import Design, Named, collect, save
+from ablate.store import Store
+
+POLL_SECONDS = 0.5
+MAX_ROUNDS = 20  # launches of what is missing; each needs a new kill to happen, so a bound suffices
+
+
+class Launch(Protocol):
+    """Runs a list of bundle files somewhere and returns when all of them have ended."""
+
+    def __call__(self, bundles: Sequence[Path]) -> None:
+        """Run the bundles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sweep came to, in runs (not names)."""
+
+    out: Path
+    total: int
+    found: int  # were recorded before
+    trained: int
+    failed: dict[str, str]  # train_key -> the error's last line
+    seconds: float
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 all well, 1 some cells failed."""
+        return 1 if self.failed else 0
+
+
+def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
+    """Return the runs of `plan` with a score that is not recorded yet and may still be tried."""
+    todo = {}
+    for key, names in plan.runs.items():
+        wanted = {unit.key for named in names for unit in named.identity.units}
+        scored = store.scored(key) if store.record(key) else None
+        if (scored is None or not wanted <= scored) and store.given_up(key) is None:
+            todo[key] = names
+    return todo
+
+
+def carry_out(
+    plan: Design, out: Path, launch: Launch, *, workers: int, watch: "Watch | None" = None
+) -> Outcome:
+    """Train and score what `plan` lacks under `out`, and return what it came to.
+
+    Safe beside another sweep on the same folder: cells that it is training are left to it, and
+    waited for.
+    """
+    started = time.time()
+    store = Store(out)
+    store.prepare()
+    save(plan, out)
+    before = set(missing(plan, store))
+    watch = watch or Watch()
+    with watch.over(store, plan):
+        for _ in range(MAX_ROUNDS):
+            for key in plan.runs:
+                store.bury(key)
+            todo = missing(plan, store)
+            free = {key: names for key, names in todo.items() if not store.claimed(key)}
+            if not todo:
+                break
+            if not free:  # another sweep has them: wait, then look again
+                _wait(store, list(todo))
+                continue
+            _launch(launch, write_bundles(free, out, workers=workers))
+    left = missing(plan, store)
+    failed = {key: _why(store, key) for key in plan.runs if key in left or store.given_up(key)}
+    failed = {key: why for key, why in failed.items() if key in left or not store.record(key)}
+    collect(out)
+    return Outcome(
+        out=out,
+        total=len(plan.runs),
+        found=len(plan.runs) - len(before),
+        trained=len(before - set(failed)),
+        failed=failed,
+        seconds=time.time() - started,
+    )
+
+
+def _why(store: Store, key: str) -> str:
+    attempts = store.failures(key)
+    return str(attempts[-1]["error"]) if attempts else "was not finished"
+
+
+def _launch(launch: Launch, bundles: list[Path]) -> None:
+    try:
+        launch(bundles)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a launcher dies with its worker: joblib's TerminatedWorkerError
+        print(f"the launcher stopped ({type(error).__name__}); going on with what is missing")
+    finally:
+        for bundle in bundles:
+            bundle.unlink(missing_ok=True)
+
+
+def _wait(store: Store, keys: list[str]) -> None:
+    while any(store.claimed(key) for key in keys):
+        time.sleep(POLL_SECONDS)
+
+
+def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> list[Path]:
+    """Write the runs as bundle files for the workers, data sets and models kept together."""
+    keys = list(runs)
+    # Small enough that the last worker does not keep the others waiting, large enough to
+    # spread what a process pays once (imports, benchmark requests) over several cells.
+    size = max(1, min(16, math.ceil(len(keys) / (4 * workers))))
+    folder = out / "bundles"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for start in range(0, len(keys), size):
+        chosen = {k: [config.plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
+        path = folder / f"{time.time_ns()}-{start:05d}.json"
+        path.write_text(json.dumps({"out": str(out), "runs": chosen}))
+        paths.append(path)
+    return paths
+
+
+def work(bundle: Path) -> None:
+    """Run the cells of one bundle file; called in a worker, never raises for a cell's fault."""
+    from ablate.run import run_cells  # the worker's side: the first import of torch
+
+    content: dict[str, Any] = json.loads(bundle.read_text())
+    store = Store(Path(content["out"]))
+    for key, trees in content["runs"].items():
+        with store.claim(key) as mine:
+            if mine:
+                _attempt(run_cells, store, key, trees)
+
+
+def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> None:
+    try:
+        run_cells([config.build(tree) for tree in trees], key, store)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        lines = traceback.format_exception_only(error)
+        store.fail(
+            key,
+            {
+                "kind": getattr(error, "kind", "error"),
+                "error": lines[-1].strip().splitlines()[-1],
+                "traceback": traceback.format_exc(),
+                "config": trees[0],
+            },
+        )
+
+
+class Watch:
+    """A quiet observer of a sweep; `ablate.progress.Progress` is the one that draws."""
+
+    def over(self, store: Store, plan: Design) -> "Watch":
+        """Return the context in which the sweep is observed."""
+        self.store, self.plan = store, plan
+        return self
+
+    def __enter__(self) -> "Watch":
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.close()
+
+    def _poll(self) -> None:
+        keys = list(self.plan.runs)
+        while True:
+            done = sum(1 for key in keys if (self.store.folder(key) / "record.json").exists())
+            failed = sum(1 for key in keys if self.store.given_up(key))
+            self.show(done, failed, len(keys))
+            if self._stop.wait(POLL_SECONDS):
+                return
+
+    def show(self, done: int, failed: int, total: int) -> None:
+        """Show how far the sweep is, in runs."""
+
+    def close(self) -> None:
+        """Show nothing more."""
