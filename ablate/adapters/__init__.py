@@ -1,0 +1,1 @@
+"""The adapter factor: what trains, how large it is, and where it starts."""
