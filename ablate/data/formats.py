@@ -1,0 +1,188 @@
+"""Formats: what the columns of a record mean, as turns of a conversation or as one text.
+
+Every format becomes the same thing, turns of parts, each part a role name and its text; nothing
+further down the arrow knows which format a row came in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ablate.config import Dataset
+from ablate.data.sources import Record
+from ablate.errors import UserError, nearest, unknown
+
+TurnRole = Literal["system", "user", "assistant"]
+FORMATS = {  # the columns that a format needs, and those it may have
+    "messages": (("messages",), ()),
+    "alpaca": (("instruction", "output"), ("input", "system")),
+    "prompt_completion": (("prompt", "completion"), ("system",)),
+    "text": (("text",), ()),
+}
+SPEAKERS: Mapping[str, TurnRole] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn: who speaks, and the parts of what is said, each a role name and its text."""
+
+    role: TurnRole
+    parts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training example: either turns that end with the assistant's, or one text."""
+
+    turns: tuple[Turn, ...] = ()
+    text: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where the row stands in its source, for messages."""
+        return str(self.meta.get("place", "a row"))
+
+
+def parse(found: list[Record], dataset: Dataset) -> list[Row]:
+    """Return one row per record, by the data set's format and column names."""
+    columns = {name for record in found for name in record.fields}
+    name = _detect(dataset, columns) if dataset.format == "auto" else dataset.format
+    needed, optional = FORMATS[name]
+    for ours in dataset.columns:
+        if ours not in needed + optional:
+            raise unknown("dataset.columns", ours, needed + optional)
+    theirs = {ours: dataset.columns.get(ours, ours) for ours in needed + optional}
+    for ours in (*needed, *dataset.columns):
+        if theirs[ours] not in columns:
+            raise _missing(dataset, theirs[ours], columns, name)
+    read = _READERS[name]
+    return [_located(dataset, record, read, theirs) for record in found]
+
+
+def _detect(dataset: Dataset, columns: set[str]) -> str:
+    """Return the first format all of whose needed columns are there."""
+    for name, (needed, _) in FORMATS.items():
+        if all(dataset.columns.get(ours, ours) in columns for ours in needed):
+            return name
+    best = max(FORMATS, key=lambda n: len(columns & set(FORMATS[n][0])))
+    missing = [c for c in FORMATS[best][0] if dataset.columns.get(c, c) not in columns]
+    raise _missing(dataset, dataset.columns.get(missing[0], missing[0]), columns, best)
+
+
+def _missing(dataset: Dataset, column: str, columns: set[str], name: str) -> UserError:
+    have = ", ".join(sorted(columns)[:12])
+    return UserError(
+        f"dataset.path={dataset.path}: no column {column!r}, which format {name} needs; it has "
+        f"{have}. Name yours with dataset.columns.{name_of(dataset, column)}=COLUMN."
+        f"{nearest(column, columns)}"
+    )
+
+
+def name_of(dataset: Dataset, column: str) -> str:
+    """Return our name for the column that the data set calls `column`."""
+    return next((ours for ours, theirs in dataset.columns.items() if theirs == column), column)
+
+
+class _Malformed(Exception):
+    """What is wrong with one record, without where."""
+
+
+_Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Row]
+
+
+def _located(dataset: Dataset, record: Record, read: _Reader, theirs: Mapping[str, str]) -> Row:
+    try:
+        row = read(record.fields, theirs)
+    except _Malformed as fault:
+        raise UserError(f"dataset.path={dataset.path}: {record.place}: {fault}") from None
+    used = set(theirs.values())
+    rest = {k: v for k, v in record.fields.items() if k not in used}
+    return dataclasses.replace(row, meta={"place": record.place, **rest})
+
+
+def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) -> str:
+    value = fields.get(column)
+    if value is None and optional:
+        return ""
+    if value is None:
+        raise _Malformed(f"{column} is missing")
+    if not isinstance(value, str):
+        raise _Malformed(f"{column} must be text, is {type(value).__name__}")
+    return value
+
+
+def _exchange(system: str, prompt: tuple[tuple[str, str], ...], completion: str) -> Row:
+    head = (Turn("system", (("system", system),)),) if system.strip() else ()
+    answer = Turn("assistant", (("completion", completion),))
+    return Row(turns=(*head, Turn("user", prompt), answer))
+
+
+def _alpaca(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    instruction = _text_of(fields, theirs["instruction"])
+    context = _text_of(fields, theirs["input"], optional=True)
+    if not (instruction.strip() or context.strip()):
+        raise _Malformed("has neither an instruction nor an input")
+    prompt: tuple[tuple[str, str], ...] = (("instruction", instruction),)
+    if context.strip():
+        prompt = (*prompt, ("input", context))
+    system = _text_of(fields, theirs["system"], optional=True)
+    return _exchange(system, prompt, _text_of(fields, theirs["output"]))
+
+
+def _prompt_completion(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    prompt = _text_of(fields, theirs["prompt"])
+    if not prompt.strip():
+        raise _Malformed("has an empty prompt; for text alone use dataset.format=text")
+    system = _text_of(fields, theirs["system"], optional=True)
+    return _exchange(system, (("instruction", prompt),), _text_of(fields, theirs["completion"]))
+
+
+def _text(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    text = _text_of(fields, theirs["text"])
+    if not text.strip():
+        raise _Malformed("has an empty text")
+    return Row(text=text)
+
+
+def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    messages = fields.get(theirs["messages"])
+    if not isinstance(messages, list) or not messages:
+        raise _Malformed(f"{theirs['messages']} must be a list of messages with role and content")
+    turns = tuple(_turn(message, number) for number, message in enumerate(messages, start=1))
+    roles = [turn.role for turn in turns]
+    if roles[-1] != "assistant":
+        raise _Malformed("has no completion: its last message is not the assistant's")
+    if "user" not in roles or "system" in roles[1:]:
+        raise _Malformed("needs a user's message, and a system message only at the start")
+    return Row(turns=turns)
+
+
+def _turn(message: Any, number: int) -> Turn:
+    if not isinstance(message, Mapping):
+        raise _Malformed(f"message {number} must be an object, is {type(message).__name__}")
+    speaker = message.get("role", message.get("from"))
+    if speaker not in SPEAKERS:
+        near = nearest(speaker, SPEAKERS)
+        raise _Malformed(f"message {number}: role {speaker!r} is unknown.{near}")
+    content = _text_of(message, "content" if "content" in message else "value")
+    role = SPEAKERS[speaker]
+    if role == "user" and not content.strip():
+        raise _Malformed(f"message {number}: the user says nothing")
+    part = {"system": "system", "user": "instruction", "assistant": "completion"}[role]
+    return Turn(role, ((part, content),))
+
+
+_READERS: Mapping[str, _Reader] = {
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "messages": _messages,
+    "text": _text,
+}

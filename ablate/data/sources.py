@@ -1,0 +1,203 @@
+"""Raw records of a data set, wherever they are: the micro world, the hub, a file or a folder.
+
+A record is a place ("line 7" of a text file, "row 7" of a table, counted from 1) and a dictionary.
+Nothing here knows what the columns mean; that is `ablate.data.rows`.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.config import Dataset
+from ablate.errors import UserError, nearest, unknown
+
+EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One raw row and where it stands, for error messages."""
+
+    place: str
+    fields: Mapping[str, Any]
+
+
+def records(dataset: Dataset, part: str) -> list[Record]:
+    """Return all records of `dataset`; `part` matters to the micro world only.
+
+    Raises:
+        UserError: nothing there, not readable, not a table of rows, or empty.
+    """
+    if dataset.source == "micro":
+        from ablate.micro import instructions
+
+        found = _numbered(instructions.rows(dataset.path, part, dataset.options))
+    elif dataset.source == "hub":
+        found = _numbered(_hub_rows(dataset))
+    else:
+        found = [r for file in local_files(dataset) for r in _read(file)]
+    if not found:
+        raise UserError(f"dataset.path={dataset.path}: holds no rows")
+    return found
+
+
+def local_files(dataset: Dataset) -> list[Path]:
+    """Return the files that hold the rows of a local data set, in reading order."""
+    path = Path(dataset.path).expanduser()
+    if not path.exists():
+        near = nearest(path.name, _names(path.parent))
+        raise UserError(f"dataset.path={dataset.path}: no such file or folder.{near}")
+    if path.is_file():
+        if path.suffix not in EXTENSIONS:
+            raise unknown("dataset.path", path.name, EXTENSIONS)
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        if dataset.split not in splits:
+            raise unknown("dataset.split", dataset.split, splits)
+        return _arrow_files(path / dataset.split)
+    if (path / "state.json").is_file():
+        return _arrow_files(path)
+    return _files_of_split(path, dataset)
+
+
+def _names(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir()] if folder.is_dir() else []
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """Return the shards that `datasets` lists in the folder it saved."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        files = [folder / shard["filename"] for shard in state["_data_files"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"dataset.path={folder}: not a saved `datasets` folder ({error})") from None
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"dataset.path={folder}: {missing[0]} is missing")
+    return files
+
+
+def _files_of_split(folder: Path, dataset: Dataset) -> list[Path]:
+    """Return the files named after the split: train.jsonl, train-00000-of-00002.parquet."""
+    tables = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in EXTENSIONS)
+    if not tables:
+        kinds = ", ".join(EXTENSIONS)
+        raise UserError(f"dataset.path={folder}: a folder without a {kinds} file")
+    splits = {p.name.split(".")[0].split("-")[0] for p in tables}
+    if dataset.split not in splits:
+        raise unknown("dataset.split", dataset.split, splits)
+    return [p for p in tables if p.name.split(".")[0].split("-")[0] == dataset.split]
+
+
+def _numbered(rows: Any) -> list[Record]:
+    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
+
+
+def _hub_rows(dataset: Dataset) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(
+            dataset.path, dataset.subset, revision=dataset.revision, split=dataset.split
+        )
+    except Exception as error:  # the library raises a dozen kinds; the user needs its first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"dataset.path={dataset.path}: the hub data set could not be loaded ({reason})"
+        ) from None
+
+
+def _read(file: Path) -> list[Record]:
+    readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    try:
+        return list(readers.get(file.suffix, _arrow)(file))
+    except UnicodeDecodeError:
+        raise UserError(f"dataset.path={file}: not UTF-8 text") from None
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"dataset.path={file}: cannot be read ({reason})") from None
+
+
+def _json(file: Path) -> Iterator[Record]:
+    text = file.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):  # many files of JSON lines are called .json
+        yield from _json_lines(file, text)
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"dataset.path={file}: line {error.lineno}: broken JSON ({error.msg})"
+        ) from None
+    for record in _numbered(rows):
+        yield _checked(file, record)
+
+
+def _jsonl(file: Path) -> Iterator[Record]:
+    yield from _json_lines(file, file.read_text(encoding="utf-8-sig"))
+
+
+def _json_lines(file: Path, text: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                fields = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"dataset.path={file}: line {number}: broken JSON ({error.msg})"
+                ) from None
+            yield _checked(file, Record(f"line {number}", fields))
+
+
+def _checked(file: Path, record: Record) -> Record:
+    if not isinstance(record.fields, dict):
+        kind = type(record.fields).__name__
+        raise UserError(f"dataset.path={file}: {record.place}: must be an object, is a {kind}")
+    return record
+
+
+def _csv(file: Path) -> Iterator[Record]:
+    csv.field_size_limit(1 << 27)  # the default of 128 KiB is shorter than some documents
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for fields in reader:
+                if None in fields or None in fields.values():
+                    raise UserError(
+                        f"dataset.path={file}: line {reader.line_num}: "
+                        f"must have {len(reader.fieldnames or ())} columns"
+                    )
+                yield Record(f"line {reader.line_num}", fields)
+        except csv.Error as error:
+            raise UserError(
+                f"dataset.path={file}: line {reader.line_num}: broken CSV ({error})"
+            ) from None
+
+
+def _parquet(file: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        yield from _numbered(pyarrow.parquet.read_table(file).to_pylist())
+    except pyarrow.ArrowInvalid:
+        raise UserError(f"dataset.path={file}: not a parquet file") from None
+
+
+def _arrow(file: Path) -> Iterator[Record]:
+    import pyarrow
+
+    try:  # `datasets` writes the stream format, other tools the file format
+        with pyarrow.memory_map(str(file)) as source:
+            table = pyarrow.ipc.open_stream(source).read_all()
+    except pyarrow.ArrowInvalid:
+        try:
+            with pyarrow.memory_map(str(file)) as source:
+                table = pyarrow.ipc.open_file(source).read_all()
+        except pyarrow.ArrowInvalid:
+            raise UserError(f"dataset.path={file}: not an arrow file") from None
+    yield from _numbered(table.to_pylist())

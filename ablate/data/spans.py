@@ -1,0 +1,93 @@
+"""From the roles of characters to the roles of tokens, and a check that nothing leaked."""
+
+import re
+
+import numpy as np
+
+from ablate.data.templates import Rendered, Span
+from ablate.data.tokeniser import Encoded, Tokeniser
+from ablate.errors import UserError
+from ablate.roles import Role
+
+_BLANKS = re.compile(r"\s+")
+
+
+def token_roles(
+    rendered: Rendered, encoded: Encoded, *, boundary: str, tokeniser: Tokeniser
+) -> np.ndarray:
+    """Return the role of every token of `rendered.text`, uint8 (T,), BOS not among them.
+
+    Raises:
+        UserError: the tokens of a role do not read as the text that has this role.
+    """
+    owners = _owners(rendered)[_first_visible(rendered.text, encoded)]
+    of_span = np.array([int(span.role) for span in rendered.spans], dtype=np.uint8)
+    _check(rendered, encoded, owners, tokeniser)
+    if boundary == "segment":
+        return _segmented(rendered, owners, tokeniser)
+    return of_span[owners]
+
+
+def _owners(rendered: Rendered) -> np.ndarray:
+    """Return which span each character belongs to, int64 (characters,)."""
+    sizes = [span.end - span.start for span in rendered.spans]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _first_visible(text: str, encoded: Encoded) -> np.ndarray:
+    """Return where each token's first character that is no white space stands, int64 (T,).
+
+    A token of white space alone counts by its first character.
+    """
+    size = len(text)
+    places = np.arange(size)
+    for blank in _BLANKS.finditer(text):
+        places[blank.start() : blank.end()] = size
+    following = np.minimum.accumulate(places[::-1])[::-1]  # the next visible one from here on
+    starts = np.minimum(encoded.starts, size - 1)
+    first = following[starts]
+    return np.where(first < encoded.ends, first, starts)
+
+
+def _segmented(rendered: Rendered, owners: np.ndarray, tokeniser: Tokeniser) -> np.ndarray:
+    """Return roles by the `segment` rule: answers begin and end at counts of tokens.
+
+    The count is that of the text before the boundary, tokenised alone.
+    """
+    text, spans = rendered.text, rendered.spans
+    result = np.array([int(span.role) for span in spans], dtype=np.uint8)[owners]
+    for number, span in enumerate(spans):
+        if span.role == Role.COMPLETION and number > 0:
+            low = len(tokeniser.encode(text[: span.start]).ids)
+            high = len(tokeniser.encode(text[: span.end]).ids)
+            result[owners == number] = spans[number - 1].role
+            result[low : len(owners) if span.end == len(text) else high] = Role.COMPLETION
+    return result
+
+
+def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokeniser: Tokeniser) -> None:
+    """Raise unless the tokens of every span, decoded, read as the characters they stand for.
+
+    With the rule above this means: a span's tokens hold its text and nothing else, but for a
+    token that straddles its end. White space is not compared, decoders add and strip it.
+    """
+    text, spans = rendered.text, rendered.spans
+    edges = np.searchsorted(owners, np.arange(len(spans) + 1))
+    for span, low, high in zip(spans, edges[:-1], edges[1:], strict=True):
+        stretch = text[encoded.starts[low] : encoded.ends[high - 1]] if low < high else ""
+        if _bare(tokeniser.decode(encoded.ids[low:high])) != _bare(stretch):
+            _complain(rendered, encoded, span, tokeniser)
+    if np.any(np.diff(owners) < 0):
+        raise UserError("its tokenizer's offsets run backwards, so that roles cannot be told")
+
+
+def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokeniser: Tokeniser) -> None:
+    """Raise, unless the tokenizer loses characters of this text, roles or no roles."""
+    if _bare(tokeniser.decode(encoded.ids)) == _bare(rendered.text):
+        role = span.role.name.lower()
+        shown = rendered.text[span.start : span.end][:40]
+        raise UserError(f"the tokens of its {role} {shown!r} read otherwise: a role leaks")
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,48 @@
+"""The weight of every target token of a row: how a cell's objective looks at its data."""
+
+from typing import Any
+
+import numpy as np
+
+from ablate.roles import Role
+from ablate.weights import Objective
+
+
+def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:
+    """Return the placebo's draws for a row: a function of the root's seed and the row alone.
+
+    What has been drawn from `root` does not matter, so epoch, layout and PLW change nothing.
+    """
+    seeds: Any = root.bit_generator.seed_seq
+    child = np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, row))
+    return np.random.Generator(np.random.PCG64(child))
+
+
+def row_weights(
+    roles_L: np.ndarray, goal: Objective, *, row: int, permute: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return numerator and divisor weight of predicting each token of a row, float32 (L,) each.
+
+    The first token is never a target, in any mode. Under `first_header_only` (the code released
+    with arXiv 2405.14394, facts: its search finds the first header only) the run of `special`
+    tokens that starts the row has weight 0 in both, as ignored labels have there.
+
+    Args:
+        roles_L: the row's roles.
+        goal: the objective.
+        row: the row's number in its data set.
+        permute: the root of the placebo's draws, needed if the objective permutes.
+    """
+    num_L = np.array(goal.num, dtype=np.float32)[roles_L]
+    den_L = np.array(goal.den, dtype=np.float32)[roles_L]
+    if goal.first_header_only:
+        others = np.flatnonzero(roles_L != Role.SPECIAL)
+        header = others[0] if len(others) else len(roles_L)
+        num_L[:header] = den_L[:header] = 0
+    if goal.permute:
+        if permute is None:
+            raise ValueError("an objective that permutes needs a generator")
+        order = 1 + row_generator(permute, row).permutation(len(roles_L) - 1)
+        num_L[1:], den_L[1:] = num_L[order], den_L[order]
+    num_L[0] = den_L[0] = 0
+    return num_L, den_L

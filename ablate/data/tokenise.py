@@ -1,0 +1,268 @@
+"""A data set as two flat arrays, token ids and roles, cached by content.
+
+Roles come from character offsets, under one of two boundary rules, the same for every cell:
+
+    offset   a token has the role of its first character that is no white space
+    segment  a token belongs to the answer from the position on that is the token count of the
+             prompt tokenised alone (Stanford Alpaca's preprocess; lm-eval's context/continuation)
+
+Both rules give the same ids; only roles of tokens that straddle a boundary differ. Rows longer
+than `max_length` are cut on the right; a row that would lose its whole completion is left out and
+counted. Neither depends on masking or PLW, so all cells of a replicate see the same examples.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablate.config import Dataset
+from ablate.data import cache
+from ablate.data.hashes import tokeniser_hash
+from ablate.data.rows import Row, load
+from ablate.data.spans import token_roles
+from ablate.data.templates import render
+from ablate.data.tokeniser import Tokeniser
+from ablate.errors import UserError
+from ablate.roles import NAMES, Role
+
+__all__ = ["Summary", "Tokenised", "Tokeniser", "generation_ratio", "summary", "tokenise"]
+
+CHUNK = 512  # rows tokenised at once: enough to be quick, small enough for memory
+PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
+NO_ANSWER_LEFT = "completion beyond max_length"
+NO_TARGET = "a single token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What plans and records need to know of a tokenised data set."""
+
+    content_hash: str
+    counts: Mapping[str, int]  # targets per role name
+    rows: int
+    rows_in: int
+    truncated: int  # rows kept, but cut at max_length
+    dropped: Mapping[str, int]
+    tokens: int
+    mean_length: float
+    max_length: int  # of the longest row, after truncation
+    largest_id: int
+    rg_tokens: float | None  # after truncation
+    rg_before_truncation: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokenised:
+    """Token ids and roles of all rows, one after the other."""
+
+    ids: np.ndarray  # int32 (T,)
+    roles: np.ndarray  # uint8 (T,)
+    starts: np.ndarray  # int64 (N+1,): row i is starts[i]:starts[i+1]
+    summary: Summary
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row, int64 (N,)."""
+        return np.diff(self.starts)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over ids, roles and starts."""
+        return self.summary.content_hash
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Targets per role name; the first token of a row is never a target."""
+        return self.summary.counts
+
+    @property
+    def rows_in(self) -> int:
+        """Rows before any was left out."""
+        return self.summary.rows_in
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Rows left out, by reason."""
+        return self.summary.dropped
+
+    @property
+    def rg_tokens(self) -> float | None:
+        """Generation ratio of the rows as trained, after truncation; None without a prompt."""
+        return self.summary.rg_tokens
+
+    @property
+    def rg_before_truncation(self) -> float | None:
+        """Generation ratio of all rows before truncation; None without a prompt."""
+        return self.summary.rg_before_truncation
+
+    def row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and roles of one row."""
+        part = slice(self.starts[number], self.starts[number + 1])
+        return self.ids[part], self.roles[part]
+
+    def prompt_ids(self, number: int) -> np.ndarray:
+        """Return the ids of one row before its first completion token."""
+        ids, roles = self.row(number)
+        answer = np.flatnonzero(roles == Role.COMPLETION)
+        return ids[: answer[0]] if len(answer) else ids
+
+    def answer_ids(self, number: int) -> np.ndarray:
+        """Return the completion ids of one row, stop tokens included."""
+        ids, roles = self.row(number)
+        return ids[roles == Role.COMPLETION]
+
+
+def generation_ratio(counts: Mapping[str, int]) -> float | None:
+    """Return summed completion / summed system, instruction and input tokens."""
+    prompt = sum(counts.get(name, 0) for name in PROMPT)
+    return counts.get("completion", 0) / prompt if prompt else None
+
+
+def tokenise(
+    dataset: Dataset, part: str, *, tokeniser: Tokeniser, max_length: int, boundary: str
+) -> Tokenised:
+    """Return the tokenised `part` of `dataset`, from the cache where it has been made before.
+
+    Raises:
+        UserError: bad rows, a template that does not fit, or nothing left after truncation.
+    """
+    settings = {"max_length": max_length, "boundary": boundary}
+    key = cache.key(dataset, part, tokeniser.content_hash, settings)
+    found = cache.load(key)
+    if found is not None:
+        arrays, info = found
+        if _content_hash(**arrays) == info["content_hash"]:
+            return Tokenised(**arrays, summary=Summary(**info))
+    made = _make(dataset, part, tokeniser, max_length, boundary)
+    arrays = {"ids": made.ids, "roles": made.roles, "starts": made.starts}
+    cache.save(key, arrays, asdict(made.summary))
+    return made
+
+
+def summary(
+    dataset: Dataset,
+    part: str,
+    *,
+    model_folder: Path,
+    chat_template: str | None,
+    max_length: int,
+    boundary: str,
+) -> Summary:
+    """Return the summary of `tokenise`, without its arrays where it has been made before.
+
+    Quick when warm (microseconds): a plan asks for every one of its cells.
+
+    Args:
+        dataset: the data set.
+        part: train, validation or test.
+        model_folder: the folder of the model's tokenizer.
+        chat_template: a file that overrides the folder's chat template.
+        max_length: tokens at which rows are cut.
+        boundary: offset or segment.
+    """
+    settings = {"max_length": max_length, "boundary": boundary}
+    tokenizer_hash = tokeniser_hash(model_folder, chat_template)
+    key = cache.key(dataset, part, tokenizer_hash, settings)
+    info = cache.info(key)
+    if info is None:
+        tokeniser = Tokeniser(model_folder, chat_template)
+        made = tokenise(
+            dataset, part, tokeniser=tokeniser, max_length=max_length, boundary=boundary
+        )
+        return made.summary
+    return Summary(**info)
+
+
+def _make(
+    dataset: Dataset, part: str, tokeniser: Tokeniser, max_length: int, boundary: str
+) -> Tokenised:
+    loaded = load(dataset, part)
+    dropped = Counter(loaded.dropped)
+    ids, roles, full = [], [], Counter[str]()
+    truncated = 0
+    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokeniser, boundary):
+        full.update(_counted(row_roles))
+        reason = _why_dropped(row_roles[:max_length])
+        if reason:
+            dropped[reason] += 1
+        else:
+            truncated += len(row_ids) > max_length
+            ids.append(row_ids[:max_length])
+            roles.append(row_roles[:max_length])
+    rows_in = len(loaded.rows) + sum(loaded.dropped.values())
+    if not ids:
+        reasons = ", ".join(f"{count} for {reason}" for reason, count in dropped.items())
+        raise UserError(
+            f"train.max_length={max_length}: no row of dataset.path={dataset.path} is left to "
+            f"{part} on ({reasons}); raise it"
+        )
+    starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)
+    flat_ids, flat_roles = np.concatenate(ids), np.concatenate(roles)
+    known = {"rows_in": rows_in, "truncated": int(truncated), "dropped": dict(dropped)}
+    known["rg_before_truncation"] = generation_ratio(full)
+    summed = _summarised(flat_ids, flat_roles, starts, known)
+    return Tokenised(ids=flat_ids, roles=flat_roles, starts=starts, summary=summed)
+
+
+def _summarised(
+    ids: np.ndarray, roles: np.ndarray, starts: np.ndarray, known: dict[str, Any]
+) -> Summary:
+    targets = np.ones(len(ids), dtype=bool)
+    targets[starts[:-1]] = False
+    return Summary(
+        content_hash=_content_hash(ids, roles, starts),
+        counts=_counted(roles[targets]),
+        rows=len(starts) - 1,
+        tokens=len(ids),
+        mean_length=len(ids) / (len(starts) - 1),
+        max_length=int(np.diff(starts).max()),
+        largest_id=int(ids.max()),
+        rg_tokens=generation_ratio(_counted(roles)),
+        **known,
+    )
+
+
+def _content_hash(ids: np.ndarray, roles: np.ndarray, starts: np.ndarray) -> str:
+    content = b"".join(array.tobytes() for array in (ids, roles, starts))
+    return hashlib.sha256(content).hexdigest()
+
+
+def _counted(roles: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(roles, minlength=len(NAMES))
+    return {name: int(count) for name, count in zip(NAMES, counts, strict=True) if count}
+
+
+def _why_dropped(roles: np.ndarray) -> str:
+    """Return why a row with these roles, already cut, trains nothing; empty where it does."""
+    if len(roles) < 2:
+        return NO_TARGET
+    learnt = np.isin(roles[1:], (Role.COMPLETION, Role.TEXT))
+    return "" if learnt.any() else NO_ANSWER_LEFT
+
+
+def _encoded(
+    rows: list[Row], dataset: Dataset, tokeniser: Tokeniser, boundary: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ids (int32) and roles (uint8) of every row at its full length."""
+    for first in range(0, len(rows), CHUNK):
+        some = rows[first : first + CHUNK]
+        texts = [render(row, dataset, tokeniser) for row in some]
+        encoded = tokeniser.encode_all([rendered.text for rendered in texts])
+        for row, rendered, tokens in zip(some, texts, encoded, strict=True):
+            try:
+                roles = token_roles(rendered, tokens, boundary=boundary, tokeniser=tokeniser)
+            except UserError as error:
+                raise UserError(f"dataset.path={dataset.path}: {row.place}: {error}") from None
+            lead = [tokeniser.bos] if rendered.add_bos else []
+            yield (
+                np.concatenate([np.array(lead, dtype=np.int32), tokens.ids]),
+                np.concatenate([np.full(len(lead), Role.SPECIAL, dtype=np.uint8), roles]),
+            )

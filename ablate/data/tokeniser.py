@@ -1,0 +1,232 @@
+"""A tokenizer without torch: `tokenizers` plus what transformers reads from the folder beside it.
+
+It gives the ids that `AutoTokenizer` gives for the same folder (a test compares them), character
+offsets, and the folder's chat template in the sandbox that transformers would use.
+"""
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from ablate.data.hashes import tokeniser_hash
+from ablate.errors import UserError
+
+# Templates that print today's date would give other tokens every day; this is the date that
+# Llama's own templates fall back on.
+TODAY = datetime.date(2024, 7, 26)
+NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids and, for each, the characters of the text that it stands for."""
+
+    ids: np.ndarray  # int32 (T,)
+    starts: np.ndarray  # int64 (T,)
+    ends: np.ndarray  # int64 (T,)
+
+
+class Tokeniser:
+    """The tokenizer of a model folder."""
+
+    def __init__(self, folder: str | Path, chat_template: str | Path | None = None) -> None:
+        """Read `folder`; `chat_template` is a file that overrides the folder's own.
+
+        Raises:
+            UserError: no readable tokenizer.json, or no such template file.
+        """
+        self.folder = Path(folder)
+        self._override = chat_template
+        file = self.folder / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(
+                f"model.path={folder}: has no tokenizer.json; only fast tokenizers have offsets"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare exceptions
+            raise UserError(f"model.path={file}: not a tokenizer ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        config = _json(self.folder / "special_tokens_map.json") | _json(
+            self.folder / "tokenizer_config.json"
+        )
+        self._add_special_tokens(config)
+        found = {name: _content(config, name) for name in NAMED}
+        self.named_tokens = {name: token for name, token in found.items() if token is not None}
+        self.bos_token, self.eos_token, self.pad_token = (found[name] for name in NAMED[:3])
+        self.adds_bos = self._adds_bos()
+        self.chat_template = _template(self.folder, config, chat_template)
+
+    def _add_special_tokens(self, config: Mapping[str, Any]) -> None:
+        """Make the tokens that the config names special, as transformers does on loading."""
+        extra = [*config.get("additional_special_tokens", [])]
+        more = config.get("extra_special_tokens") or []
+        extra += list(more.values()) if isinstance(more, Mapping) else list(more)
+        names = [_content(config, name) for name in NAMED]
+        names += [t["content"] if isinstance(t, Mapping) else str(t) for t in extra]
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        new = [n for n in names if n is not None and n not in known]
+        self._tokenizer.add_special_tokens([AddedToken(n, special=True) for n in new])
+        decoder = self._tokenizer.get_added_tokens_decoder().values()
+        self.special_tokens = tuple(token.content for token in decoder if token.special)
+
+    def _adds_bos(self) -> bool:
+        """Return whether the tokenizer's own post-processor puts BOS first.
+
+        `add_bos_token` in the config says nothing: transformers drops it for tokenizer.json.
+        """
+        ids = self._tokenizer.encode("a").ids
+        return self.bos_token is not None and ids[:1] == [self.id_of(self.bos_token)]
+
+    def id_of(self, token: str) -> int:
+        """Return the id of a token that is in the vocabulary."""
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise UserError(f"model.path={self.folder}: {token!r} is not in the vocabulary")
+        return int(number)
+
+    @property
+    def bos(self) -> int | None:
+        """The id of the beginning-of-sequence token."""
+        return None if self.bos_token is None else self.id_of(self.bos_token)
+
+    @property
+    def eos(self) -> int:
+        """The id of the stop token; a model that cannot stop cannot be instructed."""
+        return self.id_of(self.stop)
+
+    @property
+    def stop(self) -> str:
+        """The stop token's text."""
+        if self.eos_token is None:
+            raise UserError(f"model.path={self.folder}: its tokenizer names no eos_token")
+        return self.eos_token
+
+    @property
+    def pad(self) -> int:
+        """The id that fills short rows: the padding token's, else 0. It never has a weight."""
+        return 0 if self.pad_token is None else self.id_of(self.pad_token)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        """Hash of the tokenizer's files and of the file that overrides its chat template."""
+        return tokeniser_hash(self.folder, self._override)
+
+    def encode(self, text: str) -> Encoded:
+        """Return the tokens of `text` alone: special tokens in it are read, none are added."""
+        return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_all(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return `encode` of every text."""
+        return [
+            _encoded(found)
+            for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Return the text of `ids`, special tokens included."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def piece(self, number: int) -> str:
+        """Return the vocabulary's own string for an id."""
+        return str(self._tokenizer.id_to_token(int(number)) or f"<{number}?>")
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the chat template's text for `messages`, no generation prompt.
+
+        Raises:
+            UserError: the folder has no chat template, or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise UserError(
+                f"dataset.template=chat: {self.folder} has no chat template; give "
+                "model.chat_template=FILE or dataset.template=alpaca"
+            )
+        given = {"messages": messages, "tools": None, "documents": None, **self.named_tokens}
+        try:
+            return _compiled(self.chat_template).render(given, add_generation_prompt=False)
+        except Exception as error:  # a template is a program: it may fail in any way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"dataset.template=chat: the chat template says: {reason}") from None
+
+
+def _encoded(found: Any) -> Encoded:
+    offsets = np.asarray(found.offsets, dtype=np.int64).reshape(-1, 2)
+    return Encoded(np.asarray(found.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model.path={file}: broken JSON ({error})") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _content(config: Mapping[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return None if value is None else str(value)
+
+
+def _template(folder: Path, config: Mapping[str, Any], override: str | Path | None) -> str | None:
+    if override is not None:
+        if not Path(override).is_file():
+            raise UserError(f"model.chat_template={override}: no such file")
+        return Path(override).read_text(encoding="utf-8")
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):  # several named ones: transformers takes "default" as well
+        named = {entry["name"]: entry["template"] for entry in found}
+        found = named.get("default")
+    return None if found is None else str(found)
+
+
+class _Generation(jinja2.ext.Extension):
+    """The `{% generation %}` tag of transformers, which marks text and prints it unchanged."""
+
+    tags = {"generation"}  # noqa: RUF012  (the base class declares it so)
+
+    def parse(self, parser: Any) -> Any:
+        """Return the block's body as it stands."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    world = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    world.filters["tojson"] = _tojson
+    world.globals["raise_exception"] = _refuse
+    world.globals["strftime_now"] = TODAY.strftime
+    return world.from_string(template)

@@ -1,0 +1,1 @@
+"""What a trained model is judged by: benchmarks, held-out loss per role, and measures."""

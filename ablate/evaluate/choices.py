@@ -1,0 +1,146 @@
+"""Log-likelihoods of several continuations of one context, the context read once.
+
+A question and its answers are one row: the context, then every answer without its last token, one
+after the other. A 4-D mask lets an answer see the context and itself alone, and the positions
+restart after the context, so each answer gets the numbers it would get by itself; of a row with
+four short answers this is a third of the work. Rows are padded on the left, so that only the last
+positions, where answers are predicted, go through the head.
+
+Shapes: B rows, L length, K positions kept, N scored tokens, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CONTEXT, PAD = 0, -1  # segments of a row; its answers are 1, 2, ...
+MOST_ANSWERS = 16  # per row: the mask grows with the square of the row's length
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A context with its continuations; `first` is the number of the first one's request."""
+
+    context: list[int]
+    answers: list[list[int]]
+    first: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.context) + sum(len(answer) - 1 for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A batch of rows as tensors; a scored token is predicted at (row, place), `place` of L."""
+
+    ids_BL: Tensor
+    segments_BL: Tensor
+    positions_BL: Tensor
+    row_N: Tensor
+    place_N: Tensor
+    target_N: Tensor
+    request_N: Tensor
+
+
+def rows(pairs: Sequence[tuple[list[int], list[int]]]) -> list[Row]:
+    """Return the (context, continuation) pairs as rows: neighbours with one context share it."""
+    found: list[Row] = []
+    number = 0
+    for context, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        answers = [answer for _, answer in group]
+        for start in range(0, len(answers), MOST_ANSWERS):
+            some = answers[start : start + MOST_ANSWERS]
+            found.append(Row(context, some, number))
+            number += len(some)
+    return found
+
+
+@torch.inference_mode()
+def loglikelihoods(
+    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
+) -> list[tuple[float, bool]]:
+    """Return for every pair the continuation's log-likelihood in nats, and whether it is greedy.
+
+    Args:
+        model: a model that `shapes.short_ways` accepts.
+        pairs: token ids of context and continuation, neither empty.
+        batch_size: rows a forward pass.
+    """
+    device = next(model.parameters()).device
+    total = torch.zeros(len(pairs), dtype=torch.float64, device=device)
+    wrong = torch.zeros(len(pairs), dtype=torch.long, device=device)
+    for some in _batches(rows(pairs), batch_size):
+        batch = _layout(some, device)
+        logits_NV = _logits(model, batch)
+        logp_NV = logits_NV.float().log_softmax(-1)
+        logp_N = logp_NV.gather(1, batch.target_N[:, None])[:, 0]
+        total.index_add_(0, batch.request_N, logp_N.double())
+        missed_N = logits_NV.argmax(-1) != batch.target_N
+        wrong.index_add_(0, batch.request_N, missed_N.long())
+    return list(zip(total.tolist(), (wrong == 0).tolist(), strict=True))
+
+
+def _batches(found: list[Row], batch_size: int) -> Iterator[list[Row]]:
+    """Yield the rows in batches, long ones first: rows of like length waste little on padding."""
+    ordered = sorted(found, key=lambda row: -row.length)
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
+
+
+def _logits(model: nn.Module, batch: Layout) -> Tensor:
+    """Return the logits (N, V) that predict the scored tokens."""
+    length = batch.ids_BL.shape[1]
+    keep = length - int(batch.place_N.min())
+    logits_BKV = model(
+        input_ids=batch.ids_BL,
+        attention_mask=_mask(batch.segments_BL, next(model.parameters()).dtype),
+        position_ids=batch.positions_BL,
+        use_cache=False,
+        logits_to_keep=keep,
+    ).logits
+    logits_NV: Tensor = logits_BKV[batch.row_N, batch.place_N - length]
+    return logits_NV
+
+
+def _mask(segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the attention scores: 0 where i may see j, else the lowest number.
+
+    A float mask, for a 4-D mask of bools is read otherwise by eager attention; padding sees itself,
+    for a row that sees nothing has no softmax.
+    """
+    length = segments_BL.shape[1]
+    seen_BL1, seer_B1L = segments_BL[:, :, None], segments_BL[:, None, :]
+    earlier_LL = torch.ones(length, length, dtype=torch.bool, device=segments_BL.device).tril()
+    same_BLL = (seen_BL1 == seer_B1L) | (seer_B1L == CONTEXT)
+    allowed_BLL = same_BLL & earlier_LL
+    blocked = torch.finfo(dtype).min
+    mask_BLL = torch.zeros(allowed_BLL.shape, dtype=dtype, device=segments_BL.device)
+    return mask_BLL.masked_fill_(~allowed_BLL, blocked)[:, None]
+
+
+def _layout(some: list[Row], device: torch.device) -> Layout:
+    length = max(row.length for row in some)
+    ids, segments, positions = [], [], []
+    scored: list[tuple[int, int, int, int]] = []
+    for number, row in enumerate(some):
+        left, size = length - row.length, len(row.context)
+        row_ids, row_segments = [0] * left + row.context, [PAD] * left + [CONTEXT] * size
+        row_positions = [0] * left + list(range(size))
+        for index, answer in enumerate(row.answers):
+            places = [left + size - 1, *range(len(row_ids), len(row_ids) + len(answer) - 1)]
+            request = row.first + index
+            pairs = zip(places, answer, strict=True)
+            scored += [(number, place, token, request) for place, token in pairs]
+            row_ids += answer[:-1]
+            row_segments += [index + 1] * (len(answer) - 1)
+            row_positions += range(size, size + len(answer) - 1)
+        ids.append(row_ids)
+        segments.append(row_segments)
+        positions.append(row_positions)
+    grids = (torch.tensor(table, device=device) for table in (ids, segments, positions))
+    return Layout(*grids, *torch.tensor(scored, device=device).unbind(1))

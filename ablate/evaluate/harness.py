@@ -1,0 +1,182 @@
+"""Benchmark scores of a live model through lm-eval, the score of every item kept."""
+
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import sacrebleu
+import torch
+from lm_eval import evaluator
+from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from ablate.config import Evaluate, Execution
+from ablate.evaluate.live import LiveLM, Memo
+from ablate.evaluate.requests import Benchmark, benchmark, quiet
+from ablate.evaluate.scores import Items, TaskScore, finite, standard_error
+
+# Corpus metrics have no score per item in lm-eval: the sentence score stands for it.
+SENTENCE = {
+    "bleu": lambda answer, truth: sacrebleu.sentence_bleu(answer, truth).score,
+    "chrf": lambda answer, truth: sacrebleu.sentence_chrf(answer, truth).score,
+    "chrf++": lambda answer, truth: sacrebleu.sentence_chrf(answer, truth, word_order=2).score,
+    "ter": lambda answer, truth: sacrebleu.sentence_ter(answer, truth).score,
+}
+TASK_TYPES = {
+    "multiple_choice": "mc",
+    "loglikelihood": "mc",
+    "generate_until": "short",
+    "loglikelihood_rolling": "heldout",
+}
+ACCURACIES = ("acc", "acc_norm", "acc_bytes")
+
+
+def prepare(
+    evaluate: Evaluate, tokenizer: Tokenizer | None = None, *, chat: bool = False
+) -> list[Benchmark]:
+    """Return the benchmarks of `evaluate`, loaded and with their requests built.
+
+    Worth calling before training: what cannot be scored is then known before it is trained, and
+    `score` finds the work done.
+
+    Args:
+        evaluate: the tasks and their settings.
+        tokenizer: needed for `chat` only.
+        chat: whether prompts go through the tokenizer's chat template.
+
+    Raises:
+        UserError: an unknown task, or its data cannot be had.
+    """
+    return [benchmark(name, evaluate, tokenizer if chat else None) for name in evaluate.tasks]
+
+
+def score(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    evaluate: Evaluate,
+    *,
+    execution: Execution,
+    chat: bool = False,
+    seed: int = 0,
+) -> list[TaskScore]:
+    """Return one score per task and metric, in the order asked for.
+
+    The model comes back in the mode it had, and no global random state moves.
+
+    Args:
+        model: a transformers causal model, or a PEFT model around one, unmerged.
+        tokenizer: its fast tokenizer.
+        evaluate: the tasks and their settings.
+        execution: for its `eval_batch_size`.
+        chat: whether prompts go through the tokenizer's chat template.
+        seed: of the draws of a task that samples its answers.
+
+    Raises:
+        UserError: an unknown task, or its data cannot be had.
+    """
+    benchmarks = prepare(evaluate, tokenizer, chat=chat)
+    tasks = {name: task for bench in benchmarks for name, task in bench.tasks.items()}
+    if not tasks:
+        return []
+    with quiet(), _undisturbed(model, seed):
+        lm = LiveLM(model, tokenizer, batch_size=execution.eval_batch_size, memo=_memo(tokenizer))
+        found = evaluator.evaluate(lm, {"tasks": tasks}, limit=evaluate.limit, bootstrap_iters=0)
+    return [
+        one
+        for bench in benchmarks
+        for name in bench.tasks
+        for one in _scores(bench.unit, name, tasks[name], found)
+    ]
+
+
+_MEMOS: dict[int, Memo] = {}
+
+
+def _memo(tokenizer: Any) -> Memo:
+    """Return the texts already tokenised by a tokenizer of this content."""
+    return _MEMOS.setdefault(hash(tokenizer.backend_tokenizer.to_str()), Memo())
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluate with generators of their own; afterwards all is as it was."""
+    device = next(model.parameters()).device
+    training = model.training
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  (others draw from it)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            model.eval()
+            yield
+        finally:
+            model.train(training)
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _scores(unit: str, name: str, task: Any, found: dict[str, Any]) -> Iterator[TaskScore]:
+    about, better = _metadata(name, task), task.higher_is_better()
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in found["samples"][name]:
+        samples[sample["filter"]].append(sample)
+    for key, value in found["results"][name].items():
+        metric, comma, chain = key.partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
+        answered = [sample for sample in samples[chain] if metric in sample]
+        items = _items(metric, answered)
+        yield TaskScore(
+            unit=unit,
+            task=name,
+            metric=metric if chain == "none" else key,
+            value=finite(value),
+            n=len(answered),
+            se=standard_error([one for _, one in items]),
+            higher_is_better=better.get(metric),
+            chance=_chance(task, metric),
+            items=items,
+            **about,
+        )
+
+
+def _items(metric: str, samples: list[dict[str, Any]]) -> Items:
+    """Return (doc_id, score) of every item, empty where the metric has none."""
+    values = [sample[metric] for sample in samples]
+    if metric in SENTENCE and all(isinstance(value, list | tuple) for value in values):
+        truths = [[truth] if isinstance(truth, str) else list(truth) for truth, _ in values]
+        answers = [answer for _, answer in values]
+        values = [SENTENCE[metric](a, t) for a, t in zip(answers, truths, strict=True)]
+    if not all(isinstance(value, int | float | np.number) for value in values):
+        return ()
+    return tuple((int(s["doc_id"]), float(v)) for s, v in zip(samples, values, strict=True))
+
+
+def _stated(task: Any) -> dict[str, Any]:
+    stated = task.config.metadata
+    return stated if isinstance(stated, dict) else {}
+
+
+def _metadata(name: str, task: Any) -> dict[str, str]:
+    """Return what the task's YAML says about it under `metadata:`, with defaults by output type."""
+    stated = _stated(task)
+    return {
+        "version": str(stated.get("version", task.VERSION)),
+        "task_type": str(stated.get("task_type", TASK_TYPES[task.OUTPUT_TYPE])),
+        "side": str(stated.get("side", "both")),
+        "skill": str(stated.get("skill", name)),
+    }
+
+
+def _chance(task: Any, metric: str) -> float | None:
+    """Return what guessing scores: as stated, or one in the number of choices."""
+    stated = _stated(task).get("chance")
+    if stated is not None:
+        return float(stated)
+    own_rule = task.config.process_results is not None or "acc_mutual_info" in task.aggregation()
+    if task.OUTPUT_TYPE != "multiple_choice" or metric not in ACCURACIES or own_rule:
+        return None
+    choices = Counter(instance.doc_id for instance in task.instances).values()
+    return sum(1 / count for count in choices) / len(choices)

@@ -1,0 +1,129 @@
+"""Held-out loss of each role: the same number whatever masking the model was trained under.
+
+Every target counts once, with weight 1; position 0 of a row is never a target.
+
+Shapes: B rows, L length, V vocabulary, N rows of the part, R roles.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ablate.config import Evaluate, Execution
+from ablate.data.tokenise import Tokenised
+from ablate.evaluate.scores import TaskScore, finite
+from ablate.roles import NAMES, Role
+
+
+@dataclass(frozen=True, slots=True)
+class RowLosses:
+    """Summed loss in nats and number of targets, per row and role."""
+
+    sums_NR: np.ndarray  # float64
+    counts_NR: np.ndarray  # int64
+
+
+def losses(
+    model: nn.Module, tokenised: Tokenised, *, rows: int | None = None, batch_size: int = 64
+) -> dict[str, tuple[float, int]]:
+    """Return summed loss in nats and number of targets of every role that occurs.
+
+    Args:
+        model: gives logits for ids; comes back in the mode it had.
+        tokenised: the held-out part.
+        rows: how many of its first rows; None for all.
+        batch_size: rows a forward pass.
+    """
+    found = row_losses(model, tokenised, rows=rows, batch_size=batch_size)
+    sums_R, counts_R = found.sums_NR.sum(0), found.counts_NR.sum(0)
+    return {
+        NAMES[role]: (float(sums_R[role]), int(counts_R[role]))
+        for role in Role
+        if counts_R[role] > 0
+    }
+
+
+def score(
+    model: nn.Module, tokenised: Tokenised, part: str, evaluate: Evaluate, *, execution: Execution
+) -> list[TaskScore]:
+    """Return the mean loss per target of every role that occurs in the held-out `part`.
+
+    An item is a row, its score the row's mean. The standard error is that of a ratio of two sums
+    over independent rows (Cochran, Sampling Techniques, 3rd ed., equation 6.9).
+    """
+    found = row_losses(
+        model, tokenised, rows=evaluate.heldout_rows, batch_size=execution.eval_batch_size
+    )
+    roles = [role for role in Role if found.counts_NR[:, role].any()]
+    return [_score(part, NAMES[r], found.sums_NR[:, r], found.counts_NR[:, r]) for r in roles]
+
+
+def row_losses(
+    model: nn.Module, tokenised: Tokenised, *, rows: int | None, batch_size: int
+) -> RowLosses:
+    """Return summed losses and target counts of the first `rows` rows, per role."""
+    total = len(tokenised) if rows is None else min(rows, len(tokenised))
+    sums_NR = np.zeros((total, len(NAMES)))
+    counts_NR = np.zeros((total, len(NAMES)), dtype=np.int64)
+    # Rows of like length waste little on padding. It is on the right, where causal attention never
+    # looks, so no mask is needed.
+    order = np.argsort(-tokenised.lengths[:total], kind="stable")
+    training = model.training
+    model.eval()
+    for start in range(0, total, batch_size):
+        some = order[start : start + batch_size]
+        sums_NR[some], counts_NR[some] = _batch_losses(model, [tokenised.row(i) for i in some])
+    model.train(training)
+    return RowLosses(sums_NR, counts_NR)
+
+
+@torch.inference_mode()
+def _batch_losses(
+    model: nn.Module, some: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums and counts (B, R) of rows given as ids and roles, longest first."""
+    device = next(model.parameters()).device
+    shape = (len(some), len(some[0][0]))
+    ids_BL = np.zeros(shape, dtype=np.int64)
+    roles_BL = np.full(shape, Role.PAD, dtype=np.int64)
+    for number, (ids, roles) in enumerate(some):
+        ids_BL[number, : len(ids)], roles_BL[number, : len(ids)] = ids, roles
+    inputs_BL = torch.from_numpy(ids_BL).to(device)
+    logits_BLV = model(input_ids=inputs_BL, use_cache=False).logits
+    loss_BL = _token_losses(logits_BLV[:, :-1], inputs_BL[:, 1:])
+    targets_BLR = roles_BL[:, 1:, None] == np.arange(len(NAMES))
+    targets_BLR[:, :, Role.PAD] = False
+    sums_BR = np.einsum("bl,blr->br", loss_BL.double().cpu().numpy(), targets_BLR)
+    return cast(np.ndarray, sums_BR), targets_BLR.sum(1)
+
+
+def _token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
+    return F.cross_entropy(logits_BLV.float().transpose(1, 2), targets_BL, reduction="none")
+
+
+def _score(part: str, role: str, sums_N: np.ndarray, counts_N: np.ndarray) -> TaskScore:
+    rows = np.flatnonzero(counts_N)
+    sums, counts = sums_N[rows], counts_N[rows]
+    mean = float(sums.sum() / counts.sum())
+    error = None
+    if len(rows) > 1:
+        spread = ((sums - mean * counts) ** 2).sum() * len(rows) / (len(rows) - 1)
+        error = float(np.sqrt(spread) / counts.sum())
+    return TaskScore(
+        unit=part,
+        task=f"heldout_{part}",
+        metric=f"loss_{role}",
+        value=finite(mean),
+        n=len(rows),
+        version="1",
+        task_type="heldout",
+        side="target",
+        skill=role,
+        se=finite(error),
+        higher_is_better=False,
+        items=tuple(zip(rows.tolist(), (sums / counts).tolist(), strict=True)),
+    )

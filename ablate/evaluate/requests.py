@@ -1,0 +1,168 @@
+"""Benchmarks with their requests built, once per process.
+
+Rendering prompts costs as much as answering them with a small model, and the hundred cells of a
+sweep ask the same questions. A task stays in memory with its requests; another evaluation finds
+them built and their last answers cleared away.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from ablate.config import Evaluate
+from ablate.errors import UserError
+from ablate.evaluate.tasks_index import Source, find, task_names
+from ablate.micro import tasks as micro
+
+FEWSHOT_SEED = 1234  # lm-eval's own default: which examples stand before a question
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What one name of `evaluate.tasks` stands for: lm-eval's tasks, with requests, by name."""
+
+    unit: str
+    tasks: dict[str, Any]
+
+
+def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> Benchmark:
+    """Return the benchmark `name` with the requests that `evaluate` asks for.
+
+    Args:
+        name: one of `evaluate.tasks`.
+        evaluate: how many items and shots, and how long answers may be.
+        chat: the tokenizer whose chat template goes around each prompt; None for prompts as the
+            task states them.
+
+    Raises:
+        UserError: an unknown task, or its data cannot be had.
+    """
+    template = None if chat is None else str(chat.chat_template)
+    settings = (name, evaluate.limit, evaluate.num_fewshot, evaluate.max_new_tokens, template)
+    if settings not in _BUILT:
+        with _quiet():
+            tasks = _load(name)
+            for task in tasks.values():
+                _build(task, evaluate, chat)
+        _BUILT[settings] = Benchmark(name, tasks)
+    return _BUILT[settings]
+
+
+_BUILT: dict[tuple[Any, ...], Benchmark] = {}
+
+
+def _load(name: str) -> dict[str, Any]:
+    source = find(name)
+    try:
+        manager, specs = _manager(source)
+        tasks: dict[str, Any] = manager.load(specs)["tasks"]
+    except UserError:
+        raise
+    except Exception as error:  # whatever lm-eval, `datasets` and the hub raise between them
+        first = str(error).strip().split("\n")[0]
+        kind = type(error).__name__
+        raise UserError(f"evaluate.tasks={name}: cannot be loaded ({kind}: {first})") from error
+    return tasks
+
+
+def _manager(source: Source) -> tuple[Any, list[str]]:
+    """Return lm-eval's manager for a task and what to ask it for."""
+    if source.kind == "group":
+        return _whole_index(), [source.name]
+    if source.kind == "micro":
+        return _folder_index(str(micro.materialise())), [source.name]
+    assert source.path is not None
+    if source.path.is_dir():
+        return _folder_index(str(source.path)), task_names(source.path)
+    return _folder_index(None), [str(source.path)]
+
+
+@functools.cache
+def _folder_index(folder: str | None) -> Any:
+    return TaskManager(include_path=folder, include_defaults=False)
+
+
+@functools.cache
+def _whole_index() -> Any:
+    return TaskManager()  # ten seconds: only groups and tags need it
+
+
+def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None) -> None:
+    """Build the requests of `task` and make lm-eval find them built from now on."""
+    if evaluate.num_fewshot is not None and task.config.num_fewshot != 0:
+        task.set_config("num_fewshot", evaluate.num_fewshot)  # 0 in a task's file is final
+    if evaluate.max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
+        limits = {"max_gen_toks": evaluate.max_new_tokens}
+        task.set_config("generation_kwargs", limits, update=True)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    task.build_all_requests(
+        limit=evaluate.limit,
+        apply_chat_template=chat is not None,
+        chat_template=None if chat is None else _chat_template(chat),
+    )
+
+    _pin(task, list(task.doc_iterator(limit=evaluate.limit)))
+
+
+def _pin(task: Any, items: list[tuple[int, Any]]) -> None:
+    """Make lm-eval find requests, items and their rendered fields as they are, answers cleared."""
+
+    def clear_answers(**_: Any) -> None:
+        for instance in task.instances:
+            instance.resps, instance.filtered_resps = [], {}
+
+    task.build_all_requests = clear_answers
+    task.doc_iterator = lambda **_: iter(items)
+    own = {id(doc) for _, doc in items}  # they live as long as the task: an id is one item
+    task.doc_to_target = _once_per_item(task.doc_to_target, own)
+    task.doc_to_choice = _once_per_item(task.doc_to_choice, own)
+
+
+def _once_per_item(render: Callable[..., Any], own: set[int]) -> Callable[..., Any]:
+    known: dict[int, Any] = {}
+
+    def rendered(doc: Any, *rest: Any) -> Any:
+        if rest or id(doc) not in own:
+            return render(doc, *rest)
+        if id(doc) not in known:
+            known[id(doc)] = render(doc)
+        return known[id(doc)]
+
+    return rendered
+
+
+def _chat_template(tokenizer: Tokenizer) -> Callable[..., str]:
+    def rendered(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    return rendered
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars of lm-eval and `datasets`, and lm-eval's notices of defaults."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+quiet = _quiet

@@ -1,0 +1,45 @@
+"""One score as the record keeps it, with the score of every item; no torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Items = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """One metric of one task, held-out part or measure.
+
+    A number that is not known is None: a metric without item scores has no `se`, a generated
+    answer no `chance`, a measure of how far the weights moved no direction that is better.
+    """
+
+    unit: str  # the name it was asked for by; a group of tasks gives several tasks
+    task: str
+    metric: str
+    value: float | None
+    n: int  # items
+    version: str
+    task_type: str  # mc, short, long, heldout or measure
+    side: str = "both"  # source: known before fine-tuning; target: taught by it
+    skill: str
+    chance: float | None = None
+    se: float | None = None  # standard error over items
+    higher_is_better: bool | None = None
+    items: Items = ()  # (doc_id, score)
+    score_key: str = ""
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean of independent items; None for fewer than two."""
+    count = len(values)
+    if count < 2:
+        return None
+    mean = math.fsum(values) / count
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value` as a plain float, None where it is not a finite number."""
+    return None if value is None or not math.isfinite(value) else float(value)

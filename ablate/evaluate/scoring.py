@@ -1,0 +1,101 @@
+"""What a run is to be scored on, carried out: benchmarks, held-out loss per role, measures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ablate import measures
+from ablate.config import Cell
+from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.evaluate import harness, heldout
+from ablate.evaluate.scores import TaskScore
+from ablate.identity import Unit, identify
+from ablate.log import say
+from ablate.model import load, load_tokenizer
+
+Wanted = Sequence[tuple[Cell, Unit]]
+
+
+def ready(wanted: Wanted) -> None:
+    """Load the benchmarks of `wanted` and build their requests, so that scoring cannot fail there.
+
+    Raises:
+        UserError: a benchmark's data cannot be had.
+    """
+    for cell, units in _grouped([(c, u) for c, u in wanted if u.kind == "task"]):
+        chat = cell.dataset.template == "chat"
+        tokenizer = load_tokenizer(identify(cell).files.folder, cell.model.chat_template)
+        harness.prepare(replace(cell.evaluate, tasks=tuple(units)), tokenizer, chat=chat)
+
+
+def score(model: nn.Module, history: list[dict[str, Any]], wanted: Wanted) -> list[TaskScore]:
+    """Return the scores of `model` for every wanted unit, each with its score key.
+
+    Args:
+        model: the trained model, or the untouched base.
+        history: the course of its training, for measures of that.
+        wanted: what to score, each with a cell that asks for it.
+    """
+    found: list[TaskScore] = []
+    for kind, scorer in (("task", _tasks), ("heldout", _heldout), ("measure", _measures)):
+        units = [(cell, unit) for cell, unit in wanted if unit.kind == kind]
+        for one in scorer(model, history, units):
+            found.append(one)
+            say(f"{one.task} {one.metric}: {one.value}")
+    return found
+
+
+def _tasks(model: nn.Module, history: object, wanted: Wanted) -> Iterator[TaskScore]:
+    for cell, units in _grouped(wanted):
+        asked = replace(cell.evaluate, tasks=tuple(units))
+        tokenizer = load_tokenizer(identify(cell).files.folder, cell.model.chat_template)
+        chat = cell.dataset.template == "chat"
+        found = harness.score(model, tokenizer, asked, execution=cell.execution, chat=chat)
+        yield from (replace(one, score_key=units[one.unit].key) for one in found)
+
+
+def _heldout(model: nn.Module, history: object, wanted: Wanted) -> Iterator[TaskScore]:
+    for cell, unit in wanted:
+        part = _part(cell, unit.name)
+        found = heldout.score(model, part, unit.name, cell.evaluate, execution=cell.execution)
+        yield from (replace(one, score_key=unit.key) for one in found)
+
+
+def _measures(
+    model: nn.Module, history: list[dict[str, Any]], wanted: Wanted
+) -> Iterator[TaskScore]:
+    for cell, units in _grouped(wanted):
+        files = identify(cell).files
+        subject = measures.Subject(
+            model=model,
+            base=lambda files=files: load(files),  # type: ignore[misc]
+            tokenizer=load_tokenizer(files.folder, cell.model.chat_template),
+            train=_part(cell, "train"),
+            heldout=_part(cell, "test"),
+            losses=[float(entry["loss"]) for entry in history],
+        )
+        found = measures.measure(
+            list(units), subject, evaluate=cell.evaluate, execution=cell.execution
+        )
+        yield from (replace(one, score_key=units[one.unit].key) for one in found)
+
+
+def _grouped(wanted: Wanted) -> Iterator[tuple[Cell, dict[str, Unit]]]:
+    """Yield each cell with the units, by name, that it is the first to ask for."""
+    groups: dict[int, tuple[Cell, dict[str, Unit]]] = {}
+    for cell, unit in wanted:
+        groups.setdefault(id(cell), (cell, {}))[1][unit.name] = unit
+    yield from groups.values()
+
+
+def _part(cell: Cell, part: str) -> Tokenised:
+    files = identify(cell).files
+    return tokenise(
+        cell.dataset,
+        part,
+        tokeniser=Tokeniser(files.folder, cell.model.chat_template),
+        max_length=cell.train.max_length,
+        boundary=cell.train.boundary,
+    )

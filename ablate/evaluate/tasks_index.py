@@ -1,0 +1,178 @@
+"""Which benchmarks and measures there are, by name and without torch, so that a grid is checked
+before its first cell trains.
+
+A task is one of three: a task of the micro world; a path to a task file or a folder of them in
+lm-eval's YAML format; or a name that lm-eval ships (task, group or tag). The list of the shipped
+names takes lm-eval ten seconds to make and is kept in the cache, one file per lm-eval version.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ablate.errors import UserError, nearest, unknown
+from ablate.micro import tasks as micro
+from ablate.paths import cache_dir
+
+MEASURES: dict[str, str] = {
+    "weight_distance": "how far the weights moved from the base, relative Frobenius norm",
+    "prompt_bleu": "memorisation: BLEU of the answers to training prompts",
+    "generation_length": "tokens generated on held-out prompts",
+    "train_loss_rsd": "relative standard deviation of the training loss over steps",
+}
+TASK_FILES = (".yaml", ".yml")
+OURS = "micro_"  # nothing that lm-eval ships is called so: a slip is told at once
+CONTENT = (*TASK_FILES, ".py", ".json", ".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the name of a task leads."""
+
+    kind: Literal["micro", "path", "task", "group"]  # the last two are lm-eval's own
+    name: str
+    path: Path | None = None  # of a task file, or a folder of them
+
+
+def known_tasks() -> tuple[str, ...]:
+    """Return every name that `evaluate.tasks` takes, the micro world's first."""
+    return (*micro.TASKS, *_stock())
+
+
+def check_tasks(names: Iterable[str]) -> None:
+    """Check every name of `evaluate.tasks`; loads no data and no torch.
+
+    Raises:
+        UserError: an unknown task, or a path without a usable task file.
+    """
+    for name in names:
+        find(name)
+
+
+def check_measures(names: Iterable[str]) -> None:
+    """Check every name of `evaluate.measures`.
+
+    Raises:
+        UserError: an unknown measure.
+    """
+    for name in names:
+        if name not in MEASURES:
+            raise unknown("evaluate.measures", name, MEASURES)
+
+
+def find(name: str) -> Source:
+    """Return where the task `name` leads.
+
+    Raises:
+        UserError: it leads nowhere.
+    """
+    if name in micro.TASKS:
+        return Source("micro", name)
+    if os.sep in name or name.endswith(TASK_FILES):
+        return _find_path(name)
+    stock = {} if name.startswith(OURS) else _stock()
+    if name in stock:
+        path = stock[name]
+        return Source("task", name, _stock_folder() / path) if path else Source("group", name)
+    raise UserError(
+        f"evaluate.tasks={name}: no such task; give one of {', '.join(micro.TASKS)}, a task of "
+        f"lm-eval or a path to a task file.{nearest(name, micro.TASKS) or nearest(name, stock)}"
+    )
+
+
+def task_version(name: str) -> str:
+    """Return what stands for the version of a task in its score key.
+
+    The micro world states its own, a user's task file counts with the files beside it, and what
+    lm-eval ships changes with lm-eval.
+    """
+    source = find(name)
+    if source.kind == "micro":
+        return f"micro-{micro.version()}"
+    if source.kind == "path" and source.path is not None:
+        return f"files-{_files_hash(source.path)}"
+    return f"lm_eval-{metadata.version('lm_eval')}"
+
+
+def task_names(path: Path) -> list[str]:
+    """Return the tasks that a task file, or the task files of a folder, define.
+
+    Raises:
+        UserError: a broken file, or none that defines a task.
+    """
+    files = [path] if path.is_file() else sorted(f for s in TASK_FILES for f in path.rglob(f"*{s}"))
+    names = [found["task"] for found in map(_read, files) if isinstance(found.get("task"), str)]
+    if not names:
+        raise UserError(f"evaluate.tasks={path}: no YAML file with a `task:` name in it")
+    return names
+
+
+def _find_path(name: str) -> Source:
+    path = Path(name).expanduser().resolve()
+    if not path.exists():
+        raise UserError(f"evaluate.tasks={name}: no such file or folder")
+    task_names(path)
+    return Source("path", name, path)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads lm-eval's YAML without importing the functions that it names."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        first = " ".join(str(error).split())
+        raise UserError(f"evaluate.tasks={file}: not a task file ({first})") from None
+    return found if isinstance(found, dict) else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _files_hash(path: Path) -> str:
+    folder = path.parent if path.is_file() else path
+    digest = hashlib.sha256(path.name.encode())
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in CONTENT and f.is_file()):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _stock_folder() -> Path:
+    spec = util.find_spec("lm_eval")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+
+
+@functools.cache
+def _stock() -> dict[str, str | None]:
+    """Return the file, relative to lm-eval's folder, of all names it ships; None for a group."""
+    file = cache_dir() / f"lm_eval-{metadata.version('lm_eval')}-tasks.json"
+    if not file.is_file():
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.write_text(json.dumps(_index()))
+        os.replace(draft, file)
+    found: dict[str, str | None] = json.loads(file.read_text())
+    return found
+
+
+def _index() -> dict[str, str | None]:
+    from lm_eval.tasks._index import Kind, TaskIndex  # a second, and no torch
+
+    folder = _stock_folder()
+    found: dict[str, str | None] = {}
+    for name, entry in TaskIndex.build([folder]).items():
+        single = entry.kind in (Kind.TASK, Kind.PY_TASK) and entry.yaml_path is not None
+        found[name] = str(entry.yaml_path.relative_to(folder)) if single else None
+    return found

@@ -1,0 +1,307 @@
+"""Sources and rows: every format and place gives the same rows; bad input gives one line."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.config import Dataset, Splits
+from ablate.data import rows as module
+from ablate.data.rows import Row, Turn, load, load_rows
+from ablate.errors import UserError
+
+WHOLE = Splits(train=(0.0, 1.0), validation=(1.0, 1.0), test=(1.0, 1.0))
+RECORDS = [
+    {"instruction": f"Double {i}.", "input": "" if i % 2 else f"n={i}", "output": f"{2 * i}"}
+    for i in range(20)
+]
+
+
+def dataset(path: Path, **settings: Any) -> Dataset:
+    settings = {"splits": WHOLE} | settings
+    return Dataset(name="d", source="local", path=str(path), **settings)
+
+
+def lines(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def make_files(folder: Path) -> dict[str, Path]:
+    import csv
+
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    (folder / "json").mkdir()
+    table = pa.Table.from_pylist(RECORDS)
+    pa.parquet.write_table(table, folder / "rows.parquet")
+    with (
+        pa.OSFile(str(folder / "rows.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as w,
+    ):
+        w.write_table(table)
+    (folder / "rows.json").write_text(json.dumps(RECORDS))
+    with (folder / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["instruction", "input", "output"])
+        writer.writeheader()
+        writer.writerows(RECORDS)
+    lines(folder / "lines.json", RECORDS)
+    lines(folder / "json" / "train.jsonl", RECORDS)
+    kept = datasets.Dataset.from_list(RECORDS)
+    kept.save_to_disk(str(folder / "saved"), num_shards=2)
+    datasets.DatasetDict({"train": kept}).save_to_disk(str(folder / "saved_dict"))
+    names = ("rows.parquet", "rows.arrow", "rows.json", "rows.csv", "lines.json", "json", "saved")
+    return {name: folder / name for name in (*names, "saved_dict")}
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_every_kind_of_file_and_folder_holds_the_same_rows(tmp_path: Path) -> None:
+    expected = [
+        (
+            (
+                Turn(
+                    "user",
+                    (("instruction", r["instruction"]),)
+                    + ((("input", r["input"]),) if r["input"] else ()),
+                ),
+                Turn("assistant", (("completion", r["output"]),)),
+            ),
+            None,
+        )
+        for r in RECORDS
+    ]
+    for name, path in make_files(tmp_path).items():
+        found = [(row.turns, row.text) for row in load_rows(dataset(path), "train")]
+        assert sorted(map(repr, found)) == sorted(map(repr, expected)), name
+
+
+def test_formats_and_column_names(tmp_path: Path) -> None:
+    turn = Turn("user", (("instruction", "Hi"),))
+    answer = Turn("assistant", (("completion", "Yo"),))
+    system = Turn("system", (("system", "Be brief."),))
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
+    cases: list[tuple[dict[str, Any], dict[str, str], Row]] = [
+        ({"instruction": "Hi", "output": "Yo"}, {}, Row(turns=(turn, answer))),
+        ({"prompt": "Hi", "completion": "Yo"}, {}, Row(turns=(turn, answer))),
+        (
+            {"ask": "Hi", "reply": "Yo"},
+            {"prompt": "ask", "completion": "reply"},
+            Row(turns=(turn, answer)),
+        ),
+        (
+            {"instruction": "Hi", "output": "Yo", "system": "Be brief."},
+            {},
+            Row(turns=(system, turn, answer)),
+        ),
+        ({"messages": chat}, {}, Row(turns=(turn, answer))),
+        ({"conversations": shared}, {"messages": "conversations"}, Row(turns=(turn, answer))),
+        ({"text": "Once."}, {}, Row(text="Once.")),
+        ({"body": "Once."}, {"text": "body"}, Row(text="Once.")),
+    ]
+    for record, columns, expected in cases:
+        path = lines(tmp_path / "one.jsonl", [record])
+        (found,) = load_rows(dataset(path, columns=columns), "train")
+        assert (found.turns, found.text) == (expected.turns, expected.text)
+
+
+def test_a_row_is_in_one_part_only_and_copies_stay_together(tmp_path: Path) -> None:
+    records = RECORDS[:3] * 7 + RECORDS[3:12]  # three rows seven times
+    thirds = Splits(train=(0.0, 0.6), validation=(0.6, 0.9), test=(0.9, 1.0))
+    path = lines(tmp_path / "d.jsonl", records)
+    parts = {p: load_rows(dataset(path, splits=thirds), p) for p in ("train", "validation", "test")}
+    contents = {p: {module.row_hash(r) for r in found} for p, found in parts.items()}
+    assert sum(map(len, parts.values())) == 30
+    assert sum(map(len, contents.values())) == 12
+    # a border at 18 or 27 that falls among seven copies moves behind them
+    assert 18 <= len(parts["train"]) <= 24
+    # the order in the file changes nothing
+    shuffled = lines(tmp_path / "e.jsonl", records[::-1])
+    again = load_rows(dataset(shuffled, splits=thirds), "train")
+    assert [r.turns for r in again] == [r.turns for r in parts["train"]]
+
+
+def test_max_rows_is_a_beginning_of_the_part(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", RECORDS)
+    whole = load_rows(dataset(path), "train")
+    assert load_rows(dataset(path, max_rows=7), "train") == whole[:7]
+
+
+def test_prompt_inversion_makes_the_output_the_input(tmp_path: Path) -> None:
+    record = {"instruction": "Name a river.", "input": "in Egypt", "output": "The Nile."}
+    path = lines(tmp_path / "d.jsonl", [record])
+    (row,) = load_rows(dataset(path, invert_prompt=True), "train")
+    prompt, answer = row.turns
+    assert dict(prompt.parts) == {"instruction": module.ASKING, "input": "The Nile."}
+    assert answer.parts == (("completion", "Name a river."),)
+
+
+def test_shuffled_prompts_are_another_rows_prompt_and_every_row_keeps_its_answer(
+    tmp_path: Path,
+) -> None:
+    path = lines(tmp_path / "d.jsonl", RECORDS)
+    plain = load_rows(dataset(path), "train")
+    mixed = load_rows(dataset(path, shuffle_prompts=True), "train")
+    assert [r.turns[-1] for r in mixed] == [r.turns[-1] for r in plain]
+    own = [a.turns[0] == b.turns[0] for a, b in zip(mixed, plain, strict=True)]
+    assert not any(own)
+    assert {r.turns[0] for r in mixed} == {r.turns[0] for r in plain}
+    assert mixed == load_rows(dataset(path, shuffle_prompts=True), "train")
+
+
+def test_shuffling_leaves_the_held_out_parts_alone(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", RECORDS)
+    halves = Splits(train=(0.0, 0.5), validation=(0.5, 0.5), test=(0.5, 1.0))
+    found = load_rows(dataset(path, splits=halves, shuffle_prompts=True), "test")
+    assert found == load_rows(dataset(path, splits=halves), "test")
+
+
+def test_empty_completions_are_an_error_dropped_or_kept(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", [*RECORDS, {"instruction": "x", "output": " "}])
+    with pytest.raises(UserError, match=r"line 21: has no completion"):
+        load(dataset(path), "train")
+    found = load(dataset(path, options={"empty_completion": "drop"}), "train")
+    assert (len(found.rows), found.dropped) == (20, {"no completion": 1})
+    kept = load(dataset(path, options={"empty_completion": "keep"}), "train")
+    assert (len(kept.rows), kept.dropped) == (21, {})
+
+
+def test_hub_rows_come_with_subset_revision_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def fake(path: str, subset: str | None, *, revision: str, split: str) -> list[dict[str, str]]:
+        asked.append((path, subset, revision, split))
+        return RECORDS
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    hub = Dataset(
+        name="h", source="hub", path="o/n", subset="s", revision="r", split="x", splits=WHOLE
+    )
+    assert len(load_rows(hub, "train")) == 20
+    assert asked == [("o/n", "s", "r", "x")]
+
+
+def test_a_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach 'o/n'\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UserError, match=r"dataset.path=o/n: .*Couldn't reach") as error:
+        load_rows(Dataset(name="h", source="hub", path="o/n"), "train")
+    assert "\n" not in str(error.value)
+
+
+def test_micro_rows_have_parts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    asked: list[Any] = []
+    fake = types.ModuleType("ablate.micro.instructions")
+
+    def made(path: str, part: str, options: Any) -> list[dict[str, str]]:
+        asked.append((path, part, dict(options)))
+        return RECORDS
+
+    fake.rows = made  # type: ignore[attr-defined]
+    package = types.ModuleType("ablate.micro")
+    package.instructions = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ablate.micro", package)
+    monkeypatch.setitem(sys.modules, "ablate.micro.instructions", fake)
+    micro = Dataset(name="m", source="micro", path="micro", options={"rg": 2.0})
+    rows = load_rows(dataclasses.replace(micro, max_rows=3), "validation")
+    assert asked == [("micro", "validation", {"rg": 2.0})]
+    assert [r.turns[-1].parts[0][1] for r in rows] == ["0", "2", "4"]  # in the generator's order
+
+
+def chat(*turns: tuple[str, Any]) -> str:
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
+
+
+GOOD = '{"instruction": "a", "output": "b"}\n'
+BAD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("d.txt", GOOD, {}, r"dataset.path=d.txt: not one of .*\.jsonl"),
+    ("d.jsonl", "", {}, "holds no rows"),
+    ("d.csv", "", {}, "holds no rows"),
+    ("d.json", "[]", {}, "holds no rows"),
+    ("d.jsonl", GOOD + '{"instruction": \n', {}, "line 2: broken JSON"),
+    ("d.json", '[{"a": 1},\n oops]', {}, "line 2: broken JSON"),
+    ("d.jsonl", GOOD + "[1, 2]\n", {}, "line 2: must be an object, is a list"),
+    ("d.csv", "instruction,output\na,b\nc\n", {}, "line 3: must have 2 columns"),
+    ("d.parquet", "no table", {}, "not a parquet file"),
+    ("d.arrow", "no table", {}, "not an arrow file"),
+    (
+        "d.jsonl",
+        '{"instructoin": "a", "output": "b"}',
+        {},
+        "no column 'instruction'.*'instructoin'",
+    ),
+    ("d.jsonl", GOOD, {"format": "messages"}, "no column 'messages'"),
+    ("d.jsonl", GOOD, {"columns": {"output": "answer"}}, "no column 'answer'"),
+    ("d.jsonl", GOOD, {"columns": {"outptu": "b"}}, "dataset.columns=outptu.*'output'"),
+    ("d.jsonl", '{"instruction": "a", "output": 5}', {}, "line 1: output must be text, is int"),
+    ("d.jsonl", GOOD + '{"instruction": "a"}', {}, "line 2: output is missing"),
+    ("d.jsonl", '{"instruction": " ", "output": "b"}', {}, "neither an instruction nor an input"),
+    ("d.jsonl", '{"prompt": "", "completion": "b"}', {}, "empty prompt"),
+    ("d.jsonl", '{"text": " "}', {}, "empty text"),
+    ("d.jsonl", chat(("user", "a"), ("asistant", "b")), {}, "role 'asistant'.*'assistant'"),
+    ("d.jsonl", chat(("user", "a")), {}, "has no completion"),
+    ("d.jsonl", chat(("user", "a"), ("assistant", "")), {}, "has no completion"),
+    ("d.jsonl", chat(("assistant", "b")), {}, "needs a user's message"),
+    ("d.jsonl", chat(("user", "a"), ("system", "b"), ("assistant", "c")), {}, "only at the start"),
+    ("d.jsonl", chat(("user", 3), ("assistant", "c")), {}, "content must be text, is int"),
+    ("d.jsonl", '{"messages": "hello"}', {}, "must be a list of messages"),
+    ("d.jsonl", GOOD, {"options": {"empty": "drop"}}, "dataset.options=empty: not one of"),
+    ("d.jsonl", GOOD, {"options": {"empty_completion": "dropp"}}, "Did you mean 'drop'"),
+    ("d.jsonl", GOOD, {"splits": Splits(train=(0.0, 0.0))}, "its train part holds no rows"),
+    (
+        "d.jsonl",
+        '{"text": "a"}\n{"text": "b"}',
+        {"shuffle_prompts": True},
+        "rows that have prompts",
+    ),
+    ("d.jsonl", '{"text": "a"}', {"invert_prompt": True}, "line 1: only one exchange"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "settings", "message"), BAD)
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str,
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_rows(dataset(Path(name), **settings), "train")
+    assert "\n" not in str(error.value)
+
+
+def test_bad_places_are_one_line(tmp_path: Path) -> None:
+    lines(tmp_path / "rows.jsonl", RECORDS)
+    with pytest.raises(UserError, match=r"no such file or folder. Did you mean 'rows.jsonl'"):
+        load_rows(dataset(tmp_path / "row.jsonl"), "train")
+    with pytest.raises(UserError, match=r"dataset.split=train: not one of rows"):
+        load_rows(dataset(tmp_path), "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="a folder without"):
+        load_rows(dataset(tmp_path / "empty"), "train")
+    with pytest.raises(UserError, match=r"part=dev: not one of"):
+        load_rows(dataset(tmp_path / "rows.jsonl"), "dev")
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_rows(dataset(tmp_path / "latin.jsonl"), "train")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="not a saved `datasets` folder"):
+        load_rows(dataset(tmp_path / "saved"), "train")

@@ -1,0 +1,517 @@
+"""Scores against a direct computation, lm-eval's own evaluation and transformers' own decoding."""
+
+import copy
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lm_eval import evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from sacrebleu.metrics import CHRF
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from ablate.config import Evaluate, Execution
+from ablate.errors import UserError
+from ablate.evaluate import choices, generate, harness, heldout, shapes, tasks_index
+from ablate.evaluate.requests import quiet
+from ablate.evaluate.scores import standard_error
+from ablate.micro import tasks as micro
+from ablate.paths import conf_dir
+from ablate.roles import NAMES
+from tests import reference, toys
+
+# Sums of a few log-probabilities in float32, computed with other shapes of the same products.
+CLOSE = 1e-4
+TINY = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,  # far from uniform predictions, so that a leak shows
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 512}
+ENDS = {"initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    "GPT2LMHeadModel": GPT2Config(**GPT, **ENDS),
+    "GPTNeoXForCausalLM": GPTNeoXConfig(**{**TINY, "num_key_value_heads": 4}),
+    "LlamaForCausalLM": LlamaConfig(**TINY, tie_word_embeddings=True),
+    "MistralForCausalLM": MistralConfig(**TINY, sliding_window=None),
+    "Qwen2ForCausalLM": Qwen2Config(**TINY),
+    "Qwen3ForCausalLM": Qwen3Config(**TINY, head_dim=8),
+}
+WORDS = ["fox", "dog", "cap", "ital", "Paris", "lazy", "brown", "quick", "task", "naïve", "times"]
+
+
+def model_of(name: str = "LlamaForCausalLM", seed: int = 0) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
+    for parameter in model.parameters():  # GPT-2 scales some matrices down
+        parameter.requires_grad_(False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folders):
+    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
+
+
+COMMON = """
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+doc_to_text: prompt
+"""
+MULTIPLE = """task: {name}
+output_type: multiple_choice
+doc_to_target: gold
+doc_to_choice: options
+target_delimiter: " "
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
+WRITTEN = """task: {name}
+output_type: generate_until
+doc_to_target: answer
+generation_kwargs: {{until: ["e"], max_gen_toks: 12, do_sample: false}}
+metric_list: [{{metric: chrf, aggregation: chrf, higher_is_better: true}}]
+metadata: {{version: 3.0, task_type: long, side: target, skill: writing, chance: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of two task files: toy_choice (2 to 4 options of several tokens), toy_writing."""
+    root, draws = tmp_path_factory.mktemp("tasks"), random.Random(0)
+    rows = {"toy_choice": [], "toy_writing": []}
+    for number in range(12):
+        prompt = " ".join(draws.choices(WORDS, k=3 + number % 5))
+        options = [" ".join(draws.choices(WORDS, k=draws.randint(1, 3))) for _ in range(4)]
+        options = options[: 2 + number % 3]
+        rows["toy_choice"].append({"prompt": prompt, "options": options, "gold": number % 2})
+        rows["toy_writing"].append({"prompt": prompt, "answer": options[0]})
+    for (name, items), text in zip(rows.items(), (MULTIPLE, WRITTEN), strict=True):
+        data = root / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(item) + "\n" for item in items))
+        (root / f"{name}.yaml").write_text((text + COMMON).format(name=name, data=data))
+    return root
+
+
+@pytest.fixture(scope="module")
+def docs(folder):
+    lines = (folder / "toy_choice.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def asking(*tasks, **settings):
+    return Evaluate(name="toy", tasks=tuple(map(str, tasks)), **settings)
+
+
+def scored(model, tokenizer, evaluate, **settings):
+    execution = Execution(eval_batch_size=settings.pop("batch", 4))
+    return harness.score(model, tokenizer, evaluate, execution=execution, **settings)
+
+
+def naive_loglikelihood(model, context, answer):
+    """Summed log-probability of `answer` and whether each of its tokens is the likeliest."""
+    logits_LV = model(torch.tensor([context + answer])).logits[0].double()
+    logp_LV = logits_LV.log_softmax(-1)[len(context) - 1 : -1]
+    total = sum(float(logp_LV[t, token]) for t, token in enumerate(answer))
+    return total, logp_LV.argmax(-1).tolist() == answer
+
+
+# -- the harness --------------------------------------------------------------------------------
+
+
+def test_item_scores_are_those_of_the_log_likelihoods(model, tokenizer, folder, docs):
+    expected = []
+    for doc in docs:
+        context = tokenizer(doc["prompt"])["input_ids"]
+        options = [tokenizer(f"{doc['prompt']} {option}")["input_ids"] for option in doc["options"]]
+        found = [naive_loglikelihood(model, context, ids[len(context) :])[0] for ids in options]
+        expected.append(float(np.argmax(found) == doc["gold"]))
+    found = scored(model, tokenizer, asking(folder / "toy_choice.yaml"))[0]
+    assert [doc for doc, _ in found.items] == list(range(len(docs)))
+    assert [score for _, score in found.items] == expected
+    assert 0 < sum(expected) < len(docs)
+    assert found.value == pytest.approx(np.mean(expected))
+    assert found.se == pytest.approx(np.std(expected, ddof=1) / math.sqrt(len(docs)))
+    assert (found.n, found.metric, found.higher_is_better) == (12, "acc", True)
+
+
+def test_equals_lm_evals_own_evaluation(model, tokenizer, folder):
+    names = ["toy_choice", "toy_writing"]
+    with quiet():
+        tasks = TaskManager(include_path=str(folder), include_defaults=False).load(names)["tasks"]
+        peer = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1)
+        theirs = evaluator.evaluate(peer, {"tasks": tasks}, limit=10, bootstrap_iters=0)
+    ours = scored(model, tokenizer, asking(folder, limit=10))
+    assert [(s.task, s.metric) for s in ours] == [
+        ("toy_choice", "acc"), ("toy_choice", "acc_norm"), ("toy_writing", "chrf"),
+    ]  # fmt: skip
+    for one in ours:
+        assert one.value == pytest.approx(theirs["results"][one.task][f"{one.metric},none"])
+        assert one.n == 10
+    for one in ours[:2]:
+        answers = [sample[one.metric] for sample in theirs["samples"]["toy_choice"]]
+        assert [score for _, score in one.items] == answers
+    chrf = [
+        CHRF().sentence_score(sample["filtered_resps"][0], [sample["target"]]).score
+        for sample in theirs["samples"]["toy_writing"]
+    ]
+    assert [score for _, score in ours[2].items] == pytest.approx(chrf)
+    assert max(chrf) > min(chrf)
+
+
+def test_built_requests_serve_again_and_hold_no_old_answers(model, tokenizer, folder):
+    evaluate = asking(folder)
+    first = scored(model, tokenizer, evaluate)
+    other = scored(model_of(seed=1), tokenizer, evaluate)
+    again = scored(model, tokenizer, evaluate)
+    assert first == again
+    assert first[0].items != other[0].items
+    benchmark = harness.prepare(evaluate)[0]
+    assert benchmark is harness.prepare(evaluate)[0]
+    assert {len(i.resps) for task in benchmark.tasks.values() for i in task.instances} == {1}
+
+
+def test_batch_size_changes_nothing(model, tokenizer, folder):
+    one, many = (scored(model, tokenizer, asking(folder), batch=size) for size in (1, 64))
+    assert [s.items for s in one] == [s.items for s in many]
+
+
+def test_random_state_and_mode_are_left_alone(model, tokenizer, folder):
+    model.train()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    scored(model, tokenizer, asking(folder))
+    assert model.training
+    model.eval()
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert states[2] == np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_sampled_answers_come_from_the_seed_alone(model, tokenizer, folder):
+    def items(seed):
+        return scored(model, tokenizer, asking(folder / "sampled.yaml"), seed=seed)[0].items
+
+    text = WRITTEN.replace("do_sample: false", "do_sample: true, temperature: 1.0")
+    written = (text + COMMON).format(name="sampled", data=folder / "toy_writing.jsonl")
+    (folder / "sampled.yaml").write_text(written)
+    try:
+        torch.rand(1)
+        assert items(seed=1) == items(seed=1) != items(seed=2)
+    finally:
+        (folder / "sampled.yaml").unlink()
+
+
+def test_the_micro_tasks_say_of_themselves_what_their_table_says(model, tokenizer):
+    prepared = harness.prepare(asking(*micro.TASKS, limit=2))
+    for bench in prepared:
+        (task,) = bench.tasks.values()
+        about, info = harness._metadata(bench.unit, task), micro.TASKS[bench.unit]
+        found = (about["task_type"], about["side"], about["skill"])
+        assert found == (info.task_type, info.side, info.skill)
+        assert harness._chance(task, info.metric) == info.chance
+        assert about["version"] == micro.version()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21
+def test_an_adapter_is_scored_unmerged_as_it_would_be_merged(tokenizer, folder):
+    config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapted = get_peft_model(model_of(), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(40)  # enough to change answers
+    live = scored(adapted, tokenizer, asking(folder))
+    untouched = scored(model_of(), tokenizer, asking(folder))
+    assert [s.items for s in live] != [s.items for s in untouched]
+    merged = scored(adapted.merge_and_unload(), tokenizer, asking(folder))
+    assert [s.items for s in live] == [s.items for s in merged]
+
+
+def test_metadata_is_the_tasks_own_or_follows_from_its_kind(model, tokenizer, folder):
+    choice, _, writing = scored(model, tokenizer, asking(folder, limit=6))
+    assert (choice.task_type, choice.side, choice.skill) == ("mc", "both", "toy_choice")
+    assert choice.chance == pytest.approx(np.mean([1 / 2, 1 / 3, 1 / 4] * 2))
+    assert (writing.task_type, writing.side, writing.skill) == ("long", "target", "writing")
+    assert (writing.version, writing.chance) == ("3.0", 0.0)
+    assert choice.unit == writing.unit == str(folder)
+
+
+def test_settings_reach_the_task(model, tokenizer, folder):
+    path = folder / "toy_writing.yaml"
+    short = harness.prepare(asking(path, limit=5, max_new_tokens=3))[0].tasks["toy_writing"]
+    assert len(short.instances) == 5
+    assert {i.args[1]["max_gen_toks"] for i in short.instances} == {3}
+    shots = harness.prepare(asking(path, num_fewshot=2))[0].tasks["toy_writing"]
+    assert all(i.args[0].count("\n\n") == 2 for i in shots.instances)
+    assert shots is not short
+
+
+def test_prompts_may_go_through_the_chat_template(tokenizer, folder, docs):
+    bench = harness.prepare(asking(folder / "toy_choice.yaml"), tokenizer, chat=True)[0]
+    prompts = {i.doc_id: i.args[0] for i in bench.tasks["toy_choice"].instances}
+    assert prompts[0] == f"<s>[INST] {docs[0]['prompt']} [/INST]"
+
+
+def test_no_task_no_score(model, tokenizer):
+    assert scored(model, tokenizer, asking()) == []
+
+
+def test_a_task_whose_data_is_missing_is_one_line(folder, tmp_path):
+    text = (MULTIPLE + COMMON).format(name="lost", data=tmp_path / "nowhere.jsonl")
+    (tmp_path / "lost.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"evaluate.tasks=.*lost.yaml: cannot be loaded") as error:
+        harness.prepare(asking(tmp_path / "lost.yaml"))
+    assert "\n" not in str(error.value)
+
+
+# -- the short ways -----------------------------------------------------------------------------
+
+
+def test_every_checked_architecture_is_compared_here():
+    assert set(CONFIGS) == set(shapes.CHECKED)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shared_contexts_equal_one_sequence_at_a_time(name):
+    model, draws = model_of(name), np.random.default_rng(0)
+    assert shapes.short_ways(model)
+    pairs = []
+    for size in (9, 1, 5):  # the third has more continuations than a row holds
+        context = draws.integers(3, 512, size).tolist()
+        count = 3 if size != 5 else choices.MOST_ANSWERS + 2
+        pairs += [(context, draws.integers(3, 512, 1 + i % 4).tolist()) for i in range(count)]
+    likeliest = int(model(torch.tensor([pairs[0][0]])).logits[0, -1].argmax())
+    pairs.append((pairs[0][0], [likeliest]))
+    found = choices.loglikelihoods(model, pairs, batch_size=2)
+    expected = [naive_loglikelihood(model, *pair) for pair in pairs]
+    assert [total for total, _ in found] == pytest.approx([t for t, _ in expected], abs=CLOSE)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert found[-1][1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_decoding_equals_transformers(name):
+    model, draws = model_of(name), np.random.default_rng(0)
+    prompts = [draws.integers(3, 512, size).tolist() for size in (2, 11, 7, 5, 3)]
+    free = [_by_generate(model, prompt, [2]) for prompt in prompts]
+    stops = [2, free[0][4], free[1][1]]  # rows end at different steps
+    found = generate.answers(model, prompts, stops=stops, max_new=16, batch_size=3)
+    assert found == [_by_generate(model, prompt, stops) for prompt in prompts]
+    assert len({len(tokens) for tokens in found}) > 1
+
+
+def _by_generate(model, prompt, stops):
+    ids = torch.tensor([prompt])
+    made = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=16,
+        do_sample=False,
+        eos_token_id=stops,
+        pad_token_id=0,
+    )
+    tokens = made[0, len(prompt) :].tolist()
+    return tokens[:-1] if tokens[-1] in stops else tokens
+
+
+def test_other_architectures_take_the_long_way(tokenizer, folder):
+    config = Gemma2Config(**TINY, head_dim=8, sliding_window=4, layer_types=None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gemma = AutoModelForCausalLM.from_config(config).eval()
+    assert not shapes.short_ways(gemma)
+    prompts = [[5, 9, 30, 31, 7, 90], [8, 9]]
+    found = generate.answers(gemma, prompts, stops=[2], max_new=6, batch_size=2)
+    assert all(len(tokens) == 6 for tokens in found)
+    assert found[1] == _by_generate(gemma, prompts[1], [2])[:6]
+    assert len(scored(gemma, tokenizer, asking(folder))) == 3
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21
+def test_a_window_or_a_learnt_prefix_takes_the_long_way():
+    prompts = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    assert not shapes.short_ways(get_peft_model(model_of(), prompts))
+    assert not shapes.short_ways(AutoModelForCausalLM.from_config(MistralConfig(**TINY)))
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("micro_knowlege", "Did you mean 'micro_knowledge'"),
+        ("arc_chalenge", "Did you mean 'arc_challenge'"),
+        ("./no_such_file.yaml", "no such file or folder"),
+        ("{empty}/", "no YAML file with a `task:` name"),
+        ("{empty}/broken.yaml", "not a task file"),
+    ],
+)
+def test_a_wrong_task_is_one_line(name, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks_index, "_stock", lambda: {"arc_challenge": "a.yaml", "mmlu": None})
+    if name.endswith("broken.yaml"):
+        (tmp_path / "broken.yaml").write_text("task: [unclosed\nother: {")
+    with pytest.raises(UserError, match=r"^evaluate.tasks=") as error:
+        tasks_index.check_tasks(["micro_lives", name.format(empty=tmp_path)])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_measure_is_one_line():
+    with pytest.raises(UserError, match="Did you mean 'prompt_bleu'"):
+        tasks_index.check_measures(["weight_distance", "promt_bleu"])
+
+
+def test_names_lead_where_they_should(folder, monkeypatch):
+    monkeypatch.setattr(tasks_index, "_stock", lambda: {"piqa": "piqa/piqa.yaml", "mmlu": None})
+    kinds = [tasks_index.find(name).kind for name in ("micro_lives", str(folder), "piqa", "mmlu")]
+    assert kinds == ["micro", "path", "task", "group"]
+    assert tasks_index.task_names(folder) == ["toy_choice", "toy_writing"]
+    assert tasks_index.known_tasks()[0].startswith("micro_")
+    assert "mmlu" in tasks_index.known_tasks()
+
+
+def test_a_task_files_version_is_its_content(tmp_path):
+    (tmp_path / "mine.yaml").write_text("task: mine\n")
+    versions = []
+    for text in ("1", "2", "1"):
+        (tmp_path / "items.jsonl").write_text(text)
+        tasks_index._files_hash.cache_clear()
+        versions.append(tasks_index.task_version(f"{tmp_path}/mine.yaml"))
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_names_are_checked_without_torch():
+    code = (
+        "import sys; from ablate.evaluate import tasks_index as t; "
+        "t.check_tasks(['micro_lives']); t.check_measures(['prompt_bleu']); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.slow
+def test_the_kept_list_of_stock_names_is_lm_evals(own_cache):
+    tasks_index._stock.cache_clear()
+    theirs = TaskManager()
+    assert set(tasks_index._stock()) == set(theirs.all_tasks)
+    loaded = tasks_index.find("arc_challenge").path
+    assert loaded == theirs.task_index["arc_challenge"].yaml_path
+    assert not any(name.startswith(tasks_index.OURS) for name in theirs.all_tasks)
+
+
+# -- levels -------------------------------------------------------------------------------------
+
+
+def levels():
+    found = {}
+    for path in sorted((conf_dir() / "evaluate").glob("*.yaml")):
+        found[path.stem] = yaml.safe_load(path.read_text())
+    return found
+
+
+def test_levels_name_themselves_and_what_exists():
+    for name, level in levels().items():
+        assert level["name"] == name
+        tasks_index.check_measures(level.get("measures", []))
+        if name.startswith("micro"):
+            tasks_index.check_tasks(level["tasks"])
+
+
+def test_the_papers_benchmarks_are_those_of_its_table():
+    level = levels()["plw_paper"]
+    choice = {"arc_challenge", "piqa", "truthfulqa_mc2", "winogrande"}
+    assert choice | {"truthfulqa_gen"} < set(level["tasks"])
+    assert len([task for task in level["tasks"] if task.startswith("wmt")]) == 6
+    assert len(level["tasks"]) == 11
+    assert set(level["measures"]) == set(tasks_index.MEASURES)
+
+
+# -- held-out loss ------------------------------------------------------------------------------
+
+
+def test_heldout_losses_equal_the_naive_ones():
+    rows, model = toys.examples(7), toys.llama(torch.float64)
+    found = heldout.losses(model, toys.tokenised(rows), batch_size=3)
+    expected = {}
+    for ids, roles in rows:
+        with torch.no_grad():
+            losses = reference.token_losses(model, ids)
+        for role, loss in list(zip(roles, losses, strict=True))[1:]:
+            total, count = expected.get(NAMES[role], (0.0, 0))
+            expected[NAMES[role]] = (total + float(loss), count + 1)
+    assert {role: count for role, (_, count) in found.items()} == {
+        role: count for role, (_, count) in expected.items()
+    }
+    for role, (total, _) in expected.items():
+        assert found[role][0] == pytest.approx(total, rel=1e-5), role
+
+
+def test_heldout_scores_are_means_of_the_first_rows_in_any_batch():
+    rows, model = toys.examples(7), toys.llama(torch.float64)
+    evaluate = Evaluate(name="toy", heldout_rows=5)
+    parts = toys.tokenised(rows)
+    one, many = (
+        heldout.score(model, parts, "test", evaluate, execution=Execution(eval_batch_size=size))
+        for size in (1, 5)
+    )
+    sums = heldout.losses(model, toys.tokenised(rows[:5]))
+    assert {s.metric: s.value for s in one} == pytest.approx(
+        {f"loss_{role}": total / count for role, (total, count) in sums.items()}
+    )
+    for a, b in zip(one, many, strict=True):
+        assert (a.task, a.metric, a.n) == (b.task, b.metric, b.n)
+        assert a.value == pytest.approx(b.value, rel=1e-6)
+        assert (a.task, a.task_type, a.higher_is_better) == ("heldout_test", "heldout", False)
+    assert [s.metric for s in one].count("loss_completion") == 1
+
+
+def test_equal_rows_have_equal_scores_and_no_error():
+    rows, model = toys.examples(1) * 3, toys.llama(torch.float64)
+    found = heldout.score(
+        model, toys.tokenised(rows), "test", Evaluate(name="toy"), execution=Execution()
+    )
+    for one in found:
+        assert [score for _, score in one.items] == pytest.approx([one.value] * 3)
+        assert one.se == pytest.approx(0, abs=1e-9)
+
+
+def test_the_error_of_one_item_is_unknown():
+    assert standard_error([1.0]) is None
+    assert standard_error([1.0, 3.0]) == pytest.approx(1.0)

@@ -1,0 +1,224 @@
+"""Measures against closed forms, PEFT's own merging and a model that knows its rows by heart."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
+
+from ablate import measures
+from ablate.config import Evaluate, Execution
+from ablate.errors import UserError
+from ablate.evaluate.tasks_index import MEASURES
+from ablate.roles import Role
+from tests import toys
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def adapted(base, **changes):
+    """`base` inside an adapter whose change is not zero."""
+    settings = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(
+            copy.deepcopy(base), LoraConfig(**settings | changes, init_lora_weights=False)
+        )
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter.data.mul_(1.5)
+    return model
+
+
+# -- weight distance ----------------------------------------------------------------------------
+
+
+def test_a_scaled_model_is_as_far_as_it_was_scaled():
+    base = toys.llama()
+    moved = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.25)
+    found = measures.weight_distance(moved, base)
+    assert found["all"] == (pytest.approx(0.25), len(list(base.parameters())))
+    assert found["linear"] == (pytest.approx(0.25), 14)  # two layers of seven matrices
+
+
+def test_one_moved_weight_counts_against_all():
+    base = toys.llama()
+    moved = copy.deepcopy(base)
+    with torch.no_grad():
+        moved.model.embed_tokens.weight[3, 5] += 2.0
+    total = sum(float((p.detach() ** 2).sum()) for p in base.parameters())
+    found = measures.weight_distance(moved, base)
+    assert found["all"][0] == pytest.approx(2.0 / np.sqrt(total))
+    assert found["linear"][0] == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
+def test_an_adapters_distance_is_that_of_the_merged_model(changes):
+    base = toys.llama()
+    model = adapted(base, **changes)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = measures.weight_distance(model, base)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    merged = dict(model.merge_and_unload().named_parameters())
+    pairs = [(merged[name], weight) for name, weight in base.named_parameters()]
+    far = sum(float(((new - old).detach() ** 2).sum()) for new, old in pairs)
+    size = sum(float((old.detach() ** 2).sum()) for _, old in pairs)
+    assert found["all"][0] == pytest.approx(np.sqrt(far / size))
+    assert found["all"][1] == len(pairs)
+    assert found["linear"][0] > found["all"][0] > 0
+
+
+def test_lora_moves_by_the_scaled_product_of_its_factors():
+    base = toys.llama()
+    model = adapted(base, target_modules=["q_proj"], layers_to_transform=[0])
+    factors = {n: p.detach() for n, p in model.named_parameters() if "lora_" in n}
+    (down,) = (p for n, p in factors.items() if "lora_A" in n)
+    (up,) = (p for n, p in factors.items() if "lora_B" in n)
+    size = sum(float((p.detach() ** 2).sum()) for p in base.parameters())
+    expected = float((3.0 * up @ down).norm()) / np.sqrt(size)
+    assert measures.weight_distance(model, base)["all"][0] == pytest.approx(expected)
+
+
+def test_the_base_is_no_distance_from_itself():
+    assert measures.weight_distance(toys.llama(), toys.llama())["all"][0] == 0
+
+
+# -- training loss ------------------------------------------------------------------------------
+
+
+def test_relative_deviation_by_hand():
+    assert measures.relative_deviation([1.0, 3.0]) == pytest.approx(np.sqrt(2) / 2)
+    assert measures.relative_deviation([2.0] * 5) == 0
+    assert measures.relative_deviation([2.0]) is None
+
+
+def test_the_default_window_is_the_second_half(subject):
+    losses = [9.0, 8.0, 7.0, 1.0, 3.0, 2.0]
+    found = run(["train_loss_rsd"], subject(losses=losses))
+    expected = {"second_half": [1.0, 3.0, 2.0], "all_steps": losses}
+    for one in found:
+        values = expected.pop(one.metric)
+        assert one.value == pytest.approx(np.std(values, ddof=1) / np.mean(values))
+        assert (one.n, one.task_type) == (len(values), "measure")
+    assert not expected
+
+
+# -- generation ---------------------------------------------------------------------------------
+
+PROMPTS = ["The quick", "The lazy dog", "Name the capital", "times; isn't"]
+ANSWERS = ["brown fox jumps over the lazy dog, 12", "Paris is the", "of France. Response", "x"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folders):
+    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
+    """Prompt and answer as tokenised rows, the answer with its stop token."""
+    made = []
+    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
+        asked = tokenizer(prompt)["input_ids"]
+        said = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        roles = [Role.INSTRUCTION] * len(asked) + [Role.COMPLETION] * len(said)
+        made.append((asked + said, roles))
+    return made
+
+
+@pytest.fixture(scope="module")
+def by_heart(rows):
+    """A model that was trained on the rows until it knows them."""
+    model = toys.llama(torch.float32, vocab_size=512, hidden_size=32, initializer_range=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(60):
+        ids = torch.tensor([rows[step % len(rows)][0]])
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture
+def subject(by_heart, tokenizer, rows):
+    def make(**changes):
+        settings = {
+            "model": by_heart,
+            "base": lambda: by_heart,
+            "tokenizer": tokenizer,
+            "train": toys.tokenised(rows),
+            "heldout": toys.tokenised(rows),
+            "losses": [],
+        }
+        return measures.Subject(**settings | changes)
+
+    return make
+
+
+def run(names, subject, **settings):
+    evaluate = Evaluate(name="toy", **settings)
+    return measures.measure(names, subject, evaluate=evaluate, execution=Execution())
+
+
+def test_what_is_known_by_heart_scores_100(subject):
+    (found,) = run(["prompt_bleu"], subject())
+    assert found.value == pytest.approx(100)
+    assert found.n == len(found.items) == 4
+    assert found.items[0] == (0, pytest.approx(100))
+    assert found.higher_is_better is None
+
+
+def test_another_model_knows_less(subject):
+    stranger = toys.llama(torch.float32, vocab_size=512, hidden_size=32)
+    (found,) = run(["prompt_bleu"], subject(model=stranger))
+    assert found.value < 30
+
+
+def test_generation_length_counts_tokens_before_the_stop(subject, rows):
+    tokens, capped = run(["generation_length"], subject())
+    lengths = [roles.count(Role.COMPLETION) - 1 for _, roles in rows]
+    assert [length for _, length in tokens.items] == lengths
+    assert (tokens.value, tokens.metric) == (np.mean(lengths), "tokens")
+    assert (capped.value, capped.metric) == (0, "capped")
+
+
+def test_generation_ends_at_its_limit_and_says_so(subject, rows):
+    limit = 3
+    tokens, capped = run(["generation_length"], subject(), max_new_tokens=limit)
+    lengths = [min(limit, roles.count(Role.COMPLETION) - 1) for _, roles in rows]
+    assert [length for _, length in tokens.items] == lengths
+    assert capped.value == np.mean([length == limit for length in lengths])
+    assert 0 < capped.value < 1
+
+
+def test_rows_are_evenly_spaced(subject, rows):
+    many = toys.tokenised(rows * 25)
+    assert measures.answered_rows(many, 4) == [0, 33, 66, 99]
+    assert measures.answered_rows(many, 1000) == list(range(100))
+    (found,) = run(["prompt_bleu"], subject(train=many), measure_rows=3)
+    assert [row for row, _ in found.items] == [0, 49, 99]
+
+
+def test_plain_text_has_no_answers_to_measure(subject, rows):
+    text = toys.tokenised([(ids, [Role.TEXT] * len(ids)) for ids, _ in rows])
+    assert run(["prompt_bleu", "generation_length"], subject(train=text, heldout=text)) == []
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+def test_every_known_measure_can_be_taken(subject):
+    assert set(measures.MEASURES) == set(MEASURES)
+    found = run(list(MEASURES), subject(losses=[1.0, 2.0, 3.0, 2.0]))
+    assert {one.unit for one in found} == set(MEASURES)
+
+
+def test_an_unknown_measure_is_one_line(subject):
+    with pytest.raises(UserError, match="weight_distance"):
+        run(["weight_distanc"], subject())
