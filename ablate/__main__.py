@@ -10,7 +10,8 @@ def _forget_current_folder() -> None:
     here = Path.cwd().resolve()
     root = Path(__file__).resolve().parent.parent
     if here != root:
-        sys.path[:] = [p for p in sys.path if p not in ("", os.curdir) and Path(p).resolve() != here]
+        named = [p for p in sys.path if p not in ("", os.curdir)]
+        sys.path[:] = [p for p in named if Path(p).resolve() != here]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ablate.compose import explained, one_line
 from ablate.errors import UserError
 from ablate.paths import conf_dir
 
@@ -28,7 +29,7 @@ def application(tree: DictConfig) -> None:
         return
     from ablate.cli import sweep_grid
 
-    sweep_grid(list(HydraConfig.get().overrides.task), lambda bundles: [work(b) for b in bundles])
+    sweep_grid(list(HydraConfig.get().overrides.task), lambda bundles: list(map(work, bundles)))
 
 
 def main(arguments: list[str]) -> int:
@@ -37,8 +38,10 @@ def main(arguments: list[str]) -> int:
     sys.argv = ["ablate", *(normal(a) for a in arguments)]
     try:
         application()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except UserError as error:
         return refuse(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        return refuse(explained(error, sys.argv[1:]))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     return 0
@@ -51,7 +54,5 @@ def normal(argument: str) -> str:
 
 def refuse(error: Exception) -> int:
     """Print a fault of the request as one line and return exit status 2."""
-    from ablate.compose import one_line
-
     print(f"ablate: {one_line(error)}", file=sys.stderr)
     return 2

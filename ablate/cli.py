@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if words[0] not in VERBS:
-            raise UserError(f"{words[0]}: no such verb; {', '.join(VERBS)}.{nearest(words[0], VERBS)}")
+            raise UserError(
+                f"{words[0]}: no such verb; {', '.join(VERBS)}.{nearest(words[0], VERBS)}"
+            )
         return VERBS[words[0]][0](words[1:])
     except UserError as error:
         return refuse(error)
@@ -41,8 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def sweep_grid(overrides: list[str], launch: Callable[..., Any], *, workers: int = 1) -> None:
+def sweep_grid(
+    overrides: list[str], launch: Callable[..., Any], *, workers: int = 1, loader: Any = None
+) -> None:
     """Carry out the grid of Hydra `overrides` and end with the table and the report.
+
+    Args:
+        overrides: what the user typed.
+        launch: runs bundle files and returns when they have ended (`ablate.sweep.Launch`).
+        workers: how many cells it runs at once.
+        loader: Hydra's own, which knows the user's folders of levels.
 
     Raises:
         UserError: the request is wrong; nothing was trained.
@@ -53,7 +63,7 @@ def sweep_grid(overrides: list[str], launch: Callable[..., Any], *, workers: int
     from ablate.store import Store
     from ablate.sweep import carry_out
 
-    request = plan_grid(overrides)
+    request = plan_grid(overrides, loader=loader)
     if request.settings["single"] and len(request.grid.points) != 1:
         count = len(request.grid.points)
         raise UserError(f"ablate run takes one cell, not {count}; ablate sweep takes a grid")
@@ -95,8 +105,9 @@ def _report(results: Path, folder: Path, new: bool, *, study: dict[str, Any]) ->
     page = folder / "index.html"
     if page.exists() and not new:
         return page
-    from analysis.errors import AnalysisError
     from analysis.report.build import build
+
+    from analysis.errors import AnalysisError
 
     try:
         return build(results, folder, study=study.get("name"))
@@ -158,8 +169,9 @@ def _tokens(words: list[str]) -> int:
 
 
 def _report_verb(words: list[str]) -> int:
-    from analysis.errors import AnalysisError
     from analysis.report.build import build
+
+    from analysis.errors import AnalysisError
 
     parser = argparse.ArgumentParser("ablate report", description=VERBS["report"][1])
     parser.add_argument("source", help="a folder of results, or a CSV or parquet table")
@@ -175,7 +187,9 @@ def _report_verb(words: list[str]) -> int:
         collect(source)
     table = source / "results.parquet" if source.is_dir() else source
     if not table.exists():
-        raise UserError(f"{table}: no such table; give a folder of results, a CSV or a parquet file")
+        raise UserError(
+            f"{table}: no such table; give a folder of results, a CSV or a parquet file"
+        )
     out = Path(asked.out) if asked.out else table.parent / "report"
     try:
         page = build(
@@ -189,7 +203,9 @@ def _report_verb(words: list[str]) -> int:
 
 def _reproduce(words: list[str]) -> int:
     if not words or "=" in words[0]:
-        raise UserError("ablate reproduce: name the study, as in `ablate reproduce plw scale=smoke`")
+        raise UserError(
+            "ablate reproduce: name the study, as in `ablate reproduce plw scale=smoke`"
+        )
     scale = next((w.split("=", 1)[1] for w in words if w.startswith("scale=")), "micro")
     out = [] if any(w.startswith("out=") for w in words) else [f"out=results/{words[0]}_{scale}"]
     return _sweep([f"study={words[0]}", *out, *words[1:]])
@@ -222,7 +238,9 @@ def _option(
         else:
             rest.append(word)
     if taking or (value and choices and value not in choices):
-        raise UserError(f"{name}: needs a value" + (f", one of {', '.join(choices)}" if choices else ""))
+        raise UserError(
+            f"{name}: needs a value" + (f", one of {', '.join(choices)}" if choices else "")
+        )
     return value, rest
 
 

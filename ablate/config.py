@@ -192,7 +192,7 @@ class Execution:
     """How a cell is computed, not what: recorded, but no part of its identity."""
 
     threads: int = 1
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch_size: int | None = None  # rows a forward; None: the whole optimiser step
     layout: Literal["auto", "padded", "packed"] = "auto"
     gradient_checkpointing: bool = False

@@ -6,7 +6,7 @@ pair of base model and data set comes the untouched base (adapter `none`), score
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ablate import record
 from ablate.config import Adapter, Cell, plain
 from ablate.errors import UserError
 from ablate.grid import GridCell
-from ablate.identity import Identity, digest, identify
+from ablate.identity import Identity, Memo, digest, identify
 from ablate.store import Store
 from ablate.tuning import tuned_lr
 
@@ -28,7 +28,8 @@ class Named:
 
     cell: Cell
     identity: Identity
-    alias: bool
+    levels: Mapping[str, Any]  # of what varies in this grid
+    alias: bool = False
 
     @property
     def key(self) -> str:
@@ -38,19 +39,12 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The whole grid, checked: named cells in grid order, and what cannot be run with its reason."""
+    """The whole grid, checked: named cells in grid order, and what cannot be run and why."""
 
     study: str
     cells: tuple[Named, ...]
+    runs: Mapping[str, list[Named]]  # by train_key, the names of each run in grid order
     illegal: tuple[tuple[dict[str, Any], str], ...]
-
-    @property
-    def runs(self) -> dict[str, list[Named]]:
-        """The names of each run by train_key, in grid order."""
-        grouped: dict[str, list[Named]] = {}
-        for named in self.cells:
-            grouped.setdefault(named.key, []).append(named)
-        return grouped
 
 
 def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
@@ -59,19 +53,24 @@ def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False)
     Raises:
         UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
     """
-    legal: list[tuple[Cell, Identity]] = []
+    memo = Memo()
+    legal: list[Named] = []
     illegal: list[tuple[dict[str, Any], str]] = []
     for entry in cells:
         try:
             if entry.cell is None:
                 raise UserError(entry.error or "cannot be built")
             cell = settle(entry.cell)
-            legal.append((cell, identify(cell)))
+            legal.append(Named(cell, identify(cell, memo), entry.levels))
         except UserError as error:
             illegal.append((dict(entry.levels), str(error)))
     if illegal and not (skip_illegal and legal):
         raise UserError(_refusal(illegal, len(legal)))
-    return Design(study, tuple(_name(_with_bases(legal))), tuple(illegal))
+    named = tuple(_name(_with_bases(legal, memo)))
+    runs: dict[str, list[Named]] = {}
+    for one in named:
+        runs.setdefault(one.key, []).append(one)
+    return Design(study, named, runs, tuple(illegal))
 
 
 def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
@@ -79,7 +78,9 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
     if not legal:
         return first
     total = len(illegal) + legal
-    return f"{first} ({len(illegal)} of {total} cells are illegal; skip_illegal=true leaves them out)"
+    return (
+        f"{first} ({len(illegal)} of {total} cells are illegal; skip_illegal=true leaves them out)"
+    )
 
 
 def settle(cell: Cell) -> Cell:
@@ -89,23 +90,27 @@ def settle(cell: Cell) -> Cell:
     return replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
 
 
-def _with_bases(legal: list[tuple[Cell, Identity]]) -> list[tuple[Cell, Identity]]:
-    bases: dict[str, tuple[Cell, Identity]] = {}
-    for cell, identity in legal:
-        mark = digest([identity.files.content_hash, plain(cell.dataset), plain(cell.evaluate)])
+def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
+    """Return the cells with the untouched base of each model before them, once per data set."""
+    bases: dict[tuple[str, int, int], Named] = {}
+    for named in legal:
+        cell, files = named.cell, named.identity.files
+        mark = (files.content_hash, id(cell.dataset), id(cell.evaluate))
         if mark not in bases and cell.adapter.kind != "none":
             base = replace(cell, adapter=BASE, plw=0.0, rank=1, seed=0, sham="a")
-            bases[mark] = (base, identify(base))
-    return [*bases.values(), *legal]
+            levels = {k: v for k, v in named.levels.items() if k in ("model", "dataset")}
+            bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
+    distinct = {(b.cell.dataset.name, b.identity.units): b for b in reversed(bases.values())}
+    return [*reversed(distinct.values()), *legal]
 
 
-def _name(pairs: list[tuple[Cell, Identity]]) -> Iterable[Named]:
+def _name(cells: list[Named]) -> Iterable[Named]:
     seen: dict[str, set[str]] = {}
-    for cell, identity in pairs:
-        units = {unit.key for unit in identity.units}
-        known = seen.setdefault(identity.train_key, set())
+    for named in cells:
+        units = {unit.key for unit in named.identity.units}
+        known = seen.setdefault(named.key, set())
         # A further name that asks for a new score of the same run is no alias for that score.
-        yield Named(cell, identity, alias=bool(known) and units <= known)
+        yield replace(named, alias=bool(known) and units <= known)
         known |= units
 
 
@@ -123,8 +128,11 @@ def save(plan: Design, out: Path) -> Path:
 
 def _entry(named: Named, study: str) -> dict[str, Any]:
     data = named.identity.data
+    levels = record.levels_of(plain(named.cell), study)
+    if named.cell.adapter.kind == "none":  # the base has no loss and no learning rate
+        levels |= {"masking": "none", "plw": 0.0, "lr": None}
     return {
-        "levels": record.levels_of(plain(named.cell), study),
+        "levels": levels,
         "train_key": named.key,
         "score_keys": [unit.key for unit in named.identity.units],
         "alias": named.alias,

@@ -8,14 +8,16 @@ schedule and the seed. Names of levels are not in it, so two names of one run fi
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from ablate import weights
 from ablate.adapters import table
-from ablate.config import Cell
+from ablate.config import Cell, Evaluate
 from ablate.data.tokenise import Summary, summary
+from ablate.errors import UserError
+from ablate.evaluate.tasks_index import check_measures, check_tasks, task_version
 from ablate.model_files import ModelFiles, resolve
 
 # Raise when a change of ours alters trained weights on purpose: old records then no longer match.
@@ -50,42 +52,90 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def identify(cell: Cell) -> Identity:
+class Memo:
+    """What the cells of one grid share, looked up once; for as long as the files stay as they are.
+
+    Cells share the parts of their configuration as objects, so a part's `id` stands for it; the
+    memo keeps the part, lest its id be given to another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[object, Any]] = {}
+
+    def get(self, part: object, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Return what `make` makes of `part`; `key` is all else that it depends on."""
+        full = (id(part), *key)
+        if full not in self._known:
+            self._known[full] = (part, make())
+        return self._known[full][1]
+
+
+def identify(cell: Cell, memo: Memo | None = None) -> Identity:
     """Return the identity of `cell`; tokenises its data unless a cached summary says enough.
 
     Raises:
         UserError: the model or the data cannot be used, or the combination is not legal.
     """
-    files = resolve(cell.model)
-    data = part_summary(cell, files, "train")
+    memo = memo or Memo()
+    files = memo.get(cell.model, ("files",), lambda: resolve(cell.model))
+    data = part_summary(cell, files, "train", memo)
     goal = weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
-    table.check(cell.adapter, cell.rank, files.linear_shapes)
-    description = _describe(cell, files, data)
+    _check_fit(cell, files, data)
+    description = _describe(cell, files, data, memo)
     key = digest(description)
     is_base = cell.adapter.kind == "none"
     return Identity(
         train_key=key,
         description=description,
-        units=_units(cell, files, key),
+        units=_units(cell, files, key, memo),
         files=files,
         data=data,
         effective_plw=0.0 if is_base else weights.effective_plw(goal, dict(data.counts)),
     )
 
 
-def part_summary(cell: Cell, files: ModelFiles, part: str) -> Summary:
+def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summary:
     """Return the summary of one part of the cell's data as its model's tokenizer sees it."""
-    return summary(
+    train = cell.train
+    found: Summary = memo.get(
         cell.dataset,
-        part,
-        model_folder=files.folder,
-        chat_template=cell.model.chat_template,
-        max_length=cell.train.max_length,
-        boundary=cell.train.boundary,
+        (part, files.content_hash, cell.model.chat_template, train.max_length, train.boundary),
+        lambda: summary(
+            cell.dataset,
+            part,
+            model_folder=files.folder,
+            chat_template=cell.model.chat_template,
+            max_length=train.max_length,
+            boundary=train.boundary,
+        ),
     )
+    return found
 
 
-def _describe(cell: Cell, files: ModelFiles, data: Summary) -> dict[str, Any]:
+def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
+    if data.max_length > files.max_positions:
+        raise UserError(
+            f"train.max_length={cell.train.max_length}: the longest row has {data.max_length} "
+            f"tokens and model={cell.model.name} has {files.max_positions} positions"
+        )
+    if data.largest_id >= files.vocab_size:
+        raise UserError(
+            f"model={cell.model.name}: its tokenizer makes the id {data.largest_id}, its "
+            f"vocabulary ends at {files.vocab_size - 1}; resize the embedding first"
+        )
+    if cell.loss.scope == "microbatch" and cell.execution.layout == "packed":
+        raise UserError(
+            "loss.scope=microbatch: not with execution.layout=packed, where a micro-batch is "
+            "whatever fits; use scope batch or example"
+        )
+
+
+def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
+    table.check(cell.adapter, cell.rank, files.linear_shapes)
+    return table.capacity(cell.adapter, cell.rank, files.linear_shapes)
+
+
+def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[str, Any]:
     base = {"numerics": NUMERICS_VERSION, "model": files.content_hash}
     if cell.adapter.kind == "none":
         return base
@@ -104,33 +154,34 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary) -> dict[str, Any]:
     return base | {
         "data": data.content_hash,
         "loss": weights.canonical(goal, dict(data.counts)),
-        "adapter": table.capacity(cell.adapter, cell.rank, files.linear_shapes),
+        "adapter": memo.get(
+            cell.adapter, (cell.rank, files.content_hash), lambda: _capacity(cell, files)
+        ),
         "embeddings": cell.embeddings,
         "train": schedule,
         "seed": [cell.seed, cell.sham],
     }
 
 
-def _units(cell: Cell, files: ModelFiles, train_key: str) -> tuple[Unit, ...]:
+def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
     wanted = cell.evaluate
-    found = []
-    for task in wanted.tasks:
-        settings = [task_version(task), wanted.limit, wanted.num_fewshot, wanted.max_new_tokens]
-        found.append(("task", task, settings))
+    prompts = [cell.dataset.template == "chat" and (cell.model.chat_template or "own")]
+    found: list[tuple[str, str, list[Any]]] = memo.get(
+        wanted, ("tasks", *prompts), lambda: _benchmarks(wanted, prompts)
+    )
     for part in wanted.heldout:
-        held = part_summary(cell, files, part)
-        found.append(("heldout", part, [held.content_hash, wanted.heldout_rows]))
+        held = part_summary(cell, files, part, memo)
+        found = [*found, ("heldout", part, [held.content_hash, wanted.heldout_rows])]
     if cell.adapter.kind != "none":  # a measure compares the trained model with its base
-        for measure in wanted.measures:
-            train = part_summary(cell, files, "train").content_hash
-            found.append(("measure", measure, [train, wanted.measure_rows]))
+        data = part_summary(cell, files, "train", memo).content_hash
+        rest = [data, wanted.measure_rows]
+        found = [*found, *(("measure", name, rest) for name in wanted.measures)]
     return tuple(Unit(k, name, digest([train_key, k, name, rest])) for k, name, rest in found)
 
 
-def task_version(task: str) -> str:
-    """Return what stands for the version of a benchmark in its score key."""
-    from ablate.micro.tasks import TASKS  # function-local: the world is only needed for its names
-
-    if task in TASKS:
-        return f"micro-{TASKS[task].version}"
-    return f"lm_eval-{metadata.version('lm_eval')}"
+def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
+    """Return the benchmarks to score; `prompts` says if they go through a chat template."""
+    check_tasks(wanted.tasks)
+    check_measures(wanted.measures)
+    rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]
+    return [("task", name, [task_version(name), *rest]) for name in wanted.tasks]

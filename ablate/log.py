@@ -21,6 +21,7 @@ def logged(path: Path) -> Iterator[None]:
     warned = logging.getLogger("py.warnings")
     level = LOGGER.level
     LOGGER.setLevel(logging.INFO)
+    LOGGER.disabled = False  # Hydra's set-up of logging switches off whatever exists before it
     LOGGER.propagate = False
     logging.captureWarnings(True)
     for logger in (LOGGER, warned):

@@ -18,10 +18,10 @@ from rich.table import Table
 from ablate import grid
 from ablate.adapters import table
 from ablate.compose import Grid, expand
+from ablate.composer import config_loader
 from ablate.design import Design, Named, design
 from ablate.errors import UserError
 from ablate.progress import duration
-from ablate.status import brief
 from ablate.store import Store
 from ablate.sweep import missing
 
@@ -41,13 +41,17 @@ class Request:
     settings: dict[str, Any]
 
 
-def plan_grid(overrides: list[str]) -> Request:
+def plan_grid(overrides: list[str], *, loader: Any = None) -> Request:
     """Return what the command-line `overrides` ask for; the whole grid is checked.
+
+    `loader` is Hydra's, where it runs; `--config-dir DIR` among the overrides makes one.
 
     Raises:
         UserError: the request is wrong.
     """
-    found = expand(overrides)
+    folders = [w.split("=", 1)[1] for w in overrides if w.startswith("--config-dir=")]
+    lines = [w for w in overrides if not w.startswith("--config-dir=")]
+    found = expand(lines, loader=loader or config_loader(folders))
     settings = found.settings
     checked = design(
         grid.cells(found),
@@ -136,6 +140,7 @@ def summarise(request: Request) -> dict[str, Any]:
     """Return the plan as JSON-ready values."""
     plan, store = request.design, Store(request.out)
     todo = missing(plan, store)
+    failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
     cost = price((names[0] for names in todo.values()), store)
     return {
         "study": plan.study,
@@ -145,8 +150,8 @@ def summarise(request: Request) -> dict[str, Any]:
         "runs": len(plan.runs),
         "aliases": [_alias(plan, named) for named in plan.cells if named.alias],
         "illegal": [{"levels": levels, "reason": why} for levels, why in plan.illegal],
-        "done": sum(key not in todo and store.given_up(key) is None for key in plan.runs),
-        "failed": sum(store.given_up(key) is not None for key in plan.runs),
+        "done": len(plan.runs) - len(todo) - len(failed),
+        "failed": len(failed),
         "to_do": len(todo),
         "adapters": _adapters(plan),
         "core_seconds": round(cost.seconds, 1),
@@ -171,19 +176,7 @@ def _alias(plan: Design, named: Named) -> dict[str, str]:
 
 
 def _words(named: Named) -> str:
-    cell = named.cell
-    return brief(
-        {
-            "masking": cell.masking.name,
-            "plw": cell.plw,
-            "adapter": cell.adapter.name,
-            "rank": cell.rank,
-            "dataset": cell.dataset.name,
-            "model": cell.model.name,
-            "seed": cell.seed,
-            "sham": cell.sham,
-        }
-    )
+    return " ".join(f"{key}={level}" for key, level in named.levels.items())
 
 
 def _adapters(plan: Design) -> list[dict[str, Any]]:

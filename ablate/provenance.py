@@ -17,7 +17,7 @@ PACKAGES = (
 
 @functools.cache
 def code() -> dict[str, Any]:
-    """Return the commit of this package's checkout and whether it was changed since; None outside."""
+    """Return the commit of this package's checkout and whether it was changed since, or None."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -29,7 +29,11 @@ def code() -> dict[str, Any]:
 def _git(root: Path, *words: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=20
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

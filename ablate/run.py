@@ -18,15 +18,19 @@ import torch
 import yaml
 from torch import nn
 
-from ablate import adapters, provenance, weights
+from ablate import provenance, weights
+from ablate.adapters import apply as adapters
 from ablate.adapters import table
 from ablate.config import Cell, plain
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
-from ablate.evaluate.scoring import Score, score
+from ablate.evaluate.scores import TaskScore
+from ablate.evaluate.scoring import ready, score
 from ablate.identity import Identity, Unit, identify
 from ablate.log import logged, say
+from ablate.measures import relative_deviation
 from ablate.model import device_of, load
 from ablate.record import COSTS, RECORD, SCHEMA
+from ablate.roles import Role
 from ablate.store import Store
 from ablate.streams import Streams
 from ablate.train import Result, train
@@ -50,12 +54,12 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     with store.writing(key) as draft, logged(draft / "log.txt"):
         cell, identity = cells[0], identify(cells[0])
         data = _data(cell, identity)
+        ready(missing)  # what cannot be scored is known before it is trained
         model, course = _trained(cell, identity, data)
         started = time.perf_counter()
         scores = score(model, course.history, missing)
         spent = time.perf_counter() - started
         record = _record(cell, identity, model, course) | {"scores": _entries(scores)}
-        record["data"] = _data_facts(data)
         record["costs"]["eval_seconds"] = spent
         record["score_keys"] = sorted({s.score_key for s in scores})
         _write(draft, record, course.history, scores)
@@ -110,7 +114,8 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
         model, course = _trained(cell, identity, _data(cell, identity))
         return model, course.history
     model = adapters.load(load(identity.files), folder / WEIGHTS, cell)
-    history = pd.read_parquet(folder / "history.parquet").to_dict("records")
+    steps = pd.read_parquet(folder / "history.parquet")
+    history = [{str(k): v for k, v in entry.items()} for entry in steps.to_dict("records")]
     return model.to(device_of(cell.execution.device)), history
 
 
@@ -138,6 +143,7 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
             "supervised_share": _supervised_share(goal, dict(identity.data.counts)),
             "effective_plw": identity.effective_plw,
         },
+        "data": plain(identity.data),
         "model": {"content_hash": sizes.content_hash, "architecture": sizes.architecture},
         "costs": _costs(course),
         "provenance": {
@@ -149,24 +155,11 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
     }
 
 
-def _data_facts(data: Tokenised) -> dict[str, Any]:
-    return {
-        "content_hash": data.content_hash,
-        "rows": len(data),
-        "rows_in": data.rows_in,
-        "truncated": data.truncated,
-        "dropped": dict(data.dropped),
-        "role_counts": data.counts,
-        "rg": data.rg_tokens,
-        "rg_before_truncation": data.rg_before_truncation,
-    }
-
-
 def _supervised_share(goal: weights.Objective, counts: dict[str, int]) -> float | None:
     """Return the share of the training targets that carry weight."""
     total = sum(counts.values())
-    names = [role for role in weights.Role if goal.num[role] > 0]
-    return sum(counts.get(r.name.lower(), 0) for r in names) / total if total else None
+    carrying = sum(counts.get(role.name.lower(), 0) for role in Role if goal.num[role] > 0)
+    return carrying / total if total else None
 
 
 def _costs(course: Result) -> dict[str, float | None]:
@@ -185,6 +178,7 @@ def _costs(course: Result) -> dict[str, float | None]:
         "clipped_share": float(steps["clipped"].mean()),
         "completion_grad_share": _mean(steps["completion_grad_share"]),
         "final_train_loss": float(losses.tail(max(1, len(losses) // 10)).mean()),
+        "train_loss_rsd": relative_deviation(losses[len(losses) // 2 :]),
     }
 
 
@@ -193,18 +187,18 @@ def _mean(column: "pd.Series[Any]") -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _entries(scores: list[Score]) -> list[dict[str, Any]]:
+def _entries(scores: list[TaskScore]) -> list[dict[str, Any]]:
     return [{k: v for k, v in plain(s).items() if k != "items"} for s in scores]
 
 
-def _items(scores: list[Score]) -> pd.DataFrame:
+def _items(scores: list[TaskScore]) -> pd.DataFrame:
     rows = [(s.task, s.metric, doc, value) for s in scores for doc, value in s.items]
     frame = pd.DataFrame(rows, columns=["task", "metric", "doc_id", "score"])
     return frame.astype({"doc_id": "int32", "score": "float32"})
 
 
 def _write(
-    draft: Path, record: dict[str, Any], history: list[dict[str, Any]], scores: list[Score]
+    draft: Path, record: dict[str, Any], history: list[dict[str, Any]], scores: list[TaskScore]
 ) -> None:
     (draft / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
     (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
@@ -218,7 +212,7 @@ def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
         adapters.save(model, folder)
 
 
-def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[Score]) -> None:
+def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:
     """Add scores to a record; what it already says stays."""
     recorded["scores"] += _entries(scores)
     recorded["score_keys"] = sorted({*recorded["score_keys"], *(s.score_key for s in scores)})

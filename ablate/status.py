@@ -33,7 +33,9 @@ def states(out: Path) -> list[State]:
     store = Store(out)
     found = {name["train_key"]: name["levels"] for name in reversed(names(out))}
     if not found:
-        raise UserError(f"{out}: no sweep was started here; `ablate sweep out={out} ...` starts one")
+        raise UserError(
+            f"{out}: no sweep was started here; `ablate sweep out={out} ...` starts one"
+        )
     return [_state(store, key, levels) for key, levels in sorted(found.items())]
 
 

@@ -170,6 +170,10 @@ class Store:
         files = sorted(self.failed.glob(f"{key}-*.json"), key=lambda p: int(p.stem.split("-")[-1]))
         return [json.loads(p.read_text()) for p in files]
 
+    def attempted(self) -> frozenset[str]:
+        """Return the keys with failed attempts; one look at the folder instead of one a key."""
+        return frozenset(p.stem.rsplit("-", 1)[0] for p in self.failed.glob("*-*.json"))
+
     def given_up(self, key: str) -> dict[str, Any] | None:
         """Return the failure that keeps `key` from being tried again, or None.
 

@@ -49,11 +49,12 @@ class Outcome:
 
 def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
     """Return the runs of `plan` with a score that is not recorded yet and may still be tried."""
-    todo = {}
+    todo, attempted = {}, store.attempted()
     for key, names in plan.runs.items():
+        record = store.record(key)
         wanted = {unit.key for named in names for unit in named.identity.units}
-        scored = store.scored(key) if store.record(key) else None
-        if (scored is None or not wanted <= scored) and store.given_up(key) is None:
+        lacking = record is None or not wanted <= set(record["score_keys"])
+        if lacking and (key not in attempted or store.given_up(key) is None):
             todo[key] = names
     return todo
 
@@ -108,7 +109,9 @@ def _launch(launch: Launch, bundles: list[Path]) -> None:
         launch(bundles)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a launcher dies with its worker: joblib's TerminatedWorkerError
+    except (
+        BaseException
+    ) as error:  # a launcher dies with its worker: joblib's TerminatedWorkerError
         print(f"the launcher stopped ({type(error).__name__}); going on with what is missing")
     finally:
         for bundle in bundles:
@@ -190,7 +193,7 @@ class Watch:
         keys = list(self.plan.runs)
         while True:
             done = sum(1 for key in keys if (self.store.folder(key) / "record.json").exists())
-            failed = sum(1 for key in keys if self.store.given_up(key))
+            failed = sum(self.store.given_up(k) is not None for k in self.store.attempted())
             self.show(done, failed, len(keys))
             if self._stop.wait(POLL_SECONDS):
                 return

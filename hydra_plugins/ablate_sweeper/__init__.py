@@ -29,6 +29,7 @@ class AblateSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config = config
+        self.loader = hydra_context.config_loader  # knows the user's own folders of levels
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -36,7 +37,9 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from ablate.cli import sweep_grid
 
-        return sweep_grid(arguments, self._launch, workers=self._workers())
+        return sweep_grid(
+            arguments, self._launch, workers=self._workers(), loader=self.loader
+        )
 
     def _workers(self) -> int:
         jobs = OmegaConf.select(self.config, "hydra.launcher.n_jobs")

@@ -35,9 +35,13 @@ def test_a_record_is_there_only_after_the_block(store):
 
 
 def test_an_error_while_writing_leaves_nothing(store):
-    with pytest.raises(RuntimeError), store.writing(KEY) as draft:
-        (draft / "record.json").write_text("{}")
-        raise RuntimeError("half way")
+    def half_way():
+        with store.writing(KEY) as draft:
+            (draft / "record.json").write_text("{}")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        half_way()
     assert list(store.cells.iterdir()) == []
 
 

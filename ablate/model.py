@@ -1,0 +1,123 @@
+"""The base model and its tokenizer from a folder in the hub's format, and models made from scratch.
+
+A grid trains hundreds of cells on a few base models, so each base is read once per process and kept
+untouched; a cell trains its own copy.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from ablate.errors import UserError
+from ablate.streams import Streams
+
+if TYPE_CHECKING:
+    from ablate.model_files import ModelFiles
+
+# A pristine copy doubles the memory of a base: above this size it is read again instead.
+KEEP_BYTES = 2**30
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that `execution.device` names; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    available = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"execution.device={name}: must be auto, cpu or cuda")
+    if name == "cuda" and not available:
+        raise UserError("execution.device=cuda: there is no GPU here; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def load(files: "ModelFiles") -> PreTrainedModel:
+    """Return a copy of the base model in `files`, in float32 on the CPU, free to be changed.
+
+    Raises:
+        UserError: the folder holds no causal language model.
+    """
+    if files.parameters * 4 > KEEP_BYTES:
+        return _read(files.folder)
+    return copy.deepcopy(_pristine(files.folder, files.content_hash))
+
+
+@functools.lru_cache(maxsize=8)
+def _pristine(folder: Path, content_hash: str) -> PreTrainedModel:
+    return _read(folder)
+
+
+def _read(folder: Path) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path={folder}: no causal language model ({first})") from None
+    model.eval()
+    return model
+
+
+@functools.lru_cache(maxsize=8)
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
+    """Return the tokenizer in `folder`; `chat_template` is a file that replaces its own."""
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder)
+    if chat_template is not None:
+        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def initialise(config: Any, *, streams: Streams) -> PreTrainedModel:
+    """Return a new float32 model of the transformers `config`, drawn from the stream "init"."""
+    with streams.global_torch("init", "base"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+@contextmanager
+def checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Run a block with the layers of `model` recomputed in the backward pass, if `on`."""
+    if not on:
+        yield
+        return
+    # transformers 5 renamed both on the way; an adapter's module passes the calls on to the base.
+    new = hasattr(model, "activation_checkpointing_enable")
+    prefix = "activation_checkpointing" if new else "gradient_checkpointing"
+    start, stop = f"{prefix}_enable", f"{prefix}_disable"
+    getattr(model, start)({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, stop)()
+
+
+@torch.no_grad()
+def keeps_packed_apart(model: Any) -> bool:
+    """Return whether `model` reads two examples packed in one row as if each were alone.
+
+    Most architectures do, told by positions that restart; some (OPT) ignore these and would let the
+    second example see the first, silently. What is asked here is what a packed batch relies on.
+    """
+    device = next(model.parameters()).device
+    one, other = torch.tensor([[3, 1, 2, 5, 4]]), torch.tensor([[2, 4, 1, 3]])
+    length = other.shape[1]
+    positions = torch.cat([torch.arange(one.shape[1]), torch.arange(length)])[None]
+    was_training = model.training
+    model.eval()
+    packed, alone = (
+        model(input_ids=ids.to(device), position_ids=at.to(device), use_cache=False).logits
+        for ids, at in (
+            (torch.cat([one, other], dim=1), positions),
+            (other, positions[:, one.shape[1] :]),
+        )
+    )
+    model.train(was_training)
+    error = (packed[:, -length:] - alone[:, -length:]).abs().max()
+    return bool(error < 1e-4 * alone.abs().max())  # a leak is 0.3 and more, float32 noise 1e-6

@@ -1,0 +1,109 @@
+"""Hydra's override grammar: lines in, parsed overrides out, and every complaint as one line.
+
+masking=none            a level of a group
+plw=0,0.1,1             a factor; so are choice(...) and range(...)
++dataset.columns.x=y    a setting that the tree does not have yet
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ablate.errors import UserError
+
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_WORDS_WITH_A_MEANING = {"null", "true", "false", "nan", "inf"}
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise inside the block into a one-line `UserError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line that `error`, or what caused it, has to say."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines:
+        return lines[0]
+    return one_line(error.__cause__) if error.__cause__ else type(error).__name__
+
+
+@cache
+def parse(line: str) -> Override:
+    """Return the parsed override; a sweep stays one override.
+
+    Raises:
+        UserError: the line is no `key=value`.
+    """
+    try:
+        parsed: Override = OverridesParser.create().parse_overrides([line])[0]
+    except HydraException as error:
+        raise UserError(f"{line}: not an override; write key=value") from error
+    if not parsed.key_or_group or (parsed.value_type is None and not parsed.is_delete()):
+        raise UserError(f"{line}: not an override; write key=value")
+    return parsed
+
+
+def key_of(line: str) -> str:
+    """Return the key that an override sets, without +, ++ or ~ but with its package, if any."""
+    return parse(line).get_key_element().lstrip("+~")
+
+
+def top_of(key: str) -> str:
+    """Return the top-level part of the tree that a key or group is in."""
+    return re.split(r"[.\[/@]", key, maxsplit=1)[0]
+
+
+def levels(line: str, loader: ConfigLoader) -> list[str]:
+    """Return one override line per level of a sweep; a plain override is its only level.
+
+    Raises:
+        UserError: the sweep cannot be listed, as interval(0, 1) cannot, or is empty.
+    """
+    override = parse(line)
+    if not override.is_sweep_override():
+        return [line]
+    if not override.is_discrete_sweep():
+        raise UserError(
+            f"{line}: levels must be listed, as in {key_of(line)}=0.1,0.5 or range(0,5)"
+        )
+    override.config_loader = loader  # glob(*) asks it for the options of the group
+    key = override.get_key_element()
+    with one_line_errors():
+        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not found:
+        raise UserError(f"{line}: no level matches")
+    return found
+
+
+def spell(value: Any) -> str:
+    """Return `value` in Hydra's grammar, so that parsing gives it back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{spell(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(spell(v) for v in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS_WITH_A_MEANING:
+        return text
+    # A backslash only escapes before a quote or at the end of a quoted Hydra string.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"'{escaped}'"

@@ -1,0 +1,186 @@
+"""Every kind of bad input: one clear line, exit status 2, nothing trained, nothing lost."""
+
+import json
+import shutil
+
+import pytest
+
+from ablate import cli
+from ablate.paths import conf_dir
+
+GOOD = [{"instruction": f"Say {i}.", "input": "", "output": f"{i} it is."} for i in range(40)]
+BASE = ["evaluate=none", "train.lr=1e-3", "train.max_steps=1"]
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of broken things, by name."""
+    root = tmp_path_factory.mktemp("inputs")
+    micro = conf_dir().parent / "ablate" / "micro" / "checkpoints" / "micro_0"
+    texts = {
+        "good.jsonl": jsonl(GOOD),
+        "empty.jsonl": "",
+        "broken.jsonl": jsonl(GOOD[:3]) + '{"instruction": "half\n' + jsonl(GOOD[3:]),
+        "column.jsonl": jsonl([{"instruction": "a", "outptu": "b"}] * 9),
+        "answerless.jsonl": jsonl([*GOOD, {"instruction": "a", "input": "", "output": ""}]),
+        "typed.jsonl": jsonl([*GOOD, {"instruction": "a", "input": "", "output": 3}]),
+        "talk.jsonl": jsonl([{"messages": [{"role": "wizard", "content": "a"}]}] * 9),
+        "long.jsonl": jsonl([{"instruction": "word " * 400, "input": "", "output": "b"}] * 20),
+        "data.xyz": "a,b\n",
+        "notjson.json": "{",
+    }
+    for name, text in texts.items():
+        (root / name).write_text(text)
+    (root / "hollow").mkdir()
+    for name in ("t5", "untold", "wordless", "weightless", "encoder"):
+        shutil.copytree(micro, root / name)
+    settings = json.loads((micro / "config.json").read_text())
+    t5 = settings | {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
+    (root / "t5" / "config.json").write_text(json.dumps(t5))
+    bert = settings | {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+    (root / "encoder" / "config.json").write_text(json.dumps(bert))
+    (root / "untold" / "config.json").unlink()
+    (root / "wordless" / "tokenizer.json").unlink()
+    (root / "weightless" / "model.safetensors").unlink()
+    return root
+
+
+def local(name):
+    return ["dataset=local", f"dataset.path={{files}}/{name}"]
+
+
+CASES = {
+    "masking level": (["masking=instructoin"], "instruction"),
+    "adapter level": (["adapter=lorra"], "lora"),
+    "dataset level": (["dataset=mikro"], "micro"),
+    "model level": (["model=micro_9"], "micro_"),
+    "evaluate level": (["evaluate=nothing"], "none"),
+    "study": (["study=plww"], "plw"),
+    "scale of a study": (["study=plw", "scale=huge"], "paper"),
+    "negative PLW": (["plw=-0.1"], r"plw=-0.1.*\[0, 1\]"),
+    "PLW above one": (["plw=0,1.5"], r"plw=1.5.*\[0, 1\]"),
+    "PLW in words": (["plw=some"], "plw=some.*number"),
+    "completion weight": (["completion_weight=2"], r"\[0, 1\]"),
+    "nothing to train": (["completion_weight=0"], "nothing is left to train"),
+    "rank zero": (["rank=0"], "at least 1"),
+    "rank larger than a matrix": (["rank=4,4096"], "4096.*at most 64"),
+    "fractional rank": (["rank=2.5"], "whole number"),
+    "negative seed": (["seed=-1"], "seed=-1"),
+    "learning rate": (["train.lr=-1"], "train.lr=-1"),
+    "learning rate in words": (["train.lr=fast"], "train.lr=fast.*number"),
+    "untuned learning rate": ([*local("good.jsonl"), "train.lr=tuned"], "train.lr=tuned"),
+    "no epochs": (["train.epochs=0"], "positive"),
+    "no batch": (["train.batch_size=0"], "at least 1"),
+    "short rows": (["train.max_length=4"], "at least 8"),
+    "warm-up": (["train.warmup_ratio=2"], r"\[0, 1\)"),
+    "schedule": (["train.schedule=cosin"], "cosine"),
+    "optimizer": (["train.optimizer=adamm"], "adamw"),
+    "precision": (["train.precision=fp8"], "bf16"),
+    "clipping": (["train.clip=-1"], "positive"),
+    "betas": (["train.betas=[0.9]"], "2 values"),
+    "boundary": (["train.boundary=word"], "offset"),
+    "normaliser": (["loss.normaliser=wieght"], "weight"),
+    "scope": (["loss.scope=global"], "batch"),
+    "smoothing": (["loss.label_smoothing=1"], r"\[0, 1\)"),
+    "scope with packing": (
+        ["loss.scope=microbatch", "execution.layout=packed"],
+        "microbatch.*packed",
+    ),
+    "unknown setting": (["learning_rate=0.1"], "learning_rate"),
+    "misspelt setting": (["train.epoch=1"], "train.epochs"),
+    "no override": (["plw"], "key=value"),
+    "secret in a cell": (["dataset.subset=${oc.env:HOME}"], "refused"),
+    "embeddings": (["embeddings=freezed"], "frozen"),
+    "adapter option": (["adapter.options.dropout=2"], r"\[0, 1\)"),
+    "unknown adapter option": (["+adapter.options.dropuot=0.1"], "dropout"),
+    "adapter target": (["adapter.targets=[q_porj]"], "q_proj"),
+    "splits that overlap": (["dataset.splits.test=[0.5,1.0]"], "once only"),
+    "no rows wanted": (["dataset.max_rows=0"], "positive"),
+    "no path": (["dataset=local"], "dataset.path"),
+    "missing file": (local("nowhere.jsonl"), "nowhere.jsonl"),
+    "file type": (local("data.xyz"), "xyz"),
+    "empty file": (local("empty.jsonl"), "empty|no row"),
+    "broken JSON line": (local("broken.jsonl"), "line 4"),
+    "broken JSON": (local("notjson.json"), "notjson.json"),
+    "missing column": (local("column.jsonl"), "output"),
+    "row without a completion": (local("answerless.jsonl"), "completion|output|answer"),
+    "wrong type": (local("typed.jsonl"), "output"),
+    "unknown speaker": ([*local("talk.jsonl"), "dataset.template=chat"], "wizard"),
+    "folder without data": (local("hollow"), "hollow"),
+    "nothing left after truncation": ([*local("long.jsonl"), "train.max_length=64"], "max_length"),
+    "missing model": (["model=local", "model.path={files}/nowhere"], "nowhere"),
+    "encoder-decoder": (["model=local", "model.path={files}/t5"], "causal"),
+    "encoder": (["model=local", "model.path={files}/encoder"], "causal"),
+    "no config.json": (["model=local", "model.path={files}/untold"], "config.json"),
+    "no tokenizer": (["model=local", "model.path={files}/wordless"], "tokenizer.json"),
+    "no weights": (["model=local", "model.path={files}/weightless"], "safetensors"),
+    "too few positions": (
+        [*local("long.jsonl"), "train.max_length=4096"],
+        "max_length.*512 positions",
+    ),
+    "unknown task": (["evaluate.tasks=[micro_knowlege]"], "micro_knowledge"),
+    "missing task file": (["evaluate.tasks=[{files}/task.yaml]"], "task.yaml"),
+    "unknown measure": (["evaluate.measures=[weight_distanec]"], "weight_distance"),
+    "no items": (["evaluate.limit=0"], "positive"),
+    "device": (["execution.device=tpu"], "cuda"),
+    "no threads": (["execution.threads=0"], "at least 1"),
+    "a grid about the command": (["out=a,b"], "one value"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_and_status_2(case, files, tmp_path, capsys):
+    words, expected = CASES[case]
+    words = [word.format(files=files) if "{files}" in word else word for word in words]
+    out = [] if case == "a grid about the command" else [f"out={tmp_path / 'out'}"]
+    assert cli.main(["sweep", *BASE, *out, *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0, told
+    assert told.startswith("ablate: ")
+    import re
+
+    assert re.search(expected, told), told
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_bad_verbs_folders_and_tables(tmp_path, capsys):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "scoreless.csv").write_text("a,b\n1,2\n")
+    for words, expected in [
+        (["swep"], "sweep"),
+        (["run", "plw=0,1", *BASE], "one cell"),
+        (["plan", "--format", "xml"], "json"),
+        (["status", str(tmp_path)], "no sweep"),
+        (["report", str(tmp_path / "nowhere.csv")], "no such table"),
+        (["report", str(tmp_path / "empty.csv")], "empty"),
+        (["report", str(tmp_path / "scoreless.csv")], "score"),
+        (["reproduce"], "name the study"),
+    ]:
+        assert cli.main(words) == 2, words
+        told = capsys.readouterr().err.strip()
+        assert told.count("\n") == 0
+        assert expected in told
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["sweep", *BASE, f"out={tmp_path / 'file' / 'out'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_disk_too_small_for_the_records(tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    assert cli.main(["sweep", *BASE, f"out={tmp_path / 'out'}"]) == 2
+    assert "MB are needed" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_the_good_rows_are_accepted(files, tmp_path):
+    """What the cases break is otherwise right: the same request with good rows is a plan."""
+    words = [word.format(files=files) for word in local("good.jsonl")]
+    assert cli.main(["plan", *BASE, *words, f"out={tmp_path / 'out'}"]) == 0

@@ -1,0 +1,218 @@
+"""Tuned learning rates: the lookup and its order, and the choice from a results table."""
+
+import dataclasses
+import io
+import math
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from ablate import config, tuning
+from ablate.composer import Composer, config_loader
+from ablate.errors import UserError
+from ablate.tuning import choose, tune, tuned_lr
+
+TABLE = """model,dataset,adapter,rank,lr,loss
+micro,micro,full,8,1e-3,1.0
+micro,micro,lora,2,2e-3,1.0
+micro,micro,lora,16,3e-3,1.0
+micro,micro_short,mora,8,4e-3,1.0
+micro,micro,mora,8,5e-3,1.0
+micro_1,micro,full,8,6e-3,1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def cell():
+    parts = Composer(config_loader()).cell([])
+    return config.build({name: part.value for name, part in parts.items()})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "micro.csv").write_text(TABLE)
+    return tmp_path
+
+
+def changed(cell, model="micro_0", dataset="micro", adapter="lora", rank=8):
+    return dataclasses.replace(
+        cell,
+        model=dataclasses.replace(cell.model, name=model),
+        dataset=dataclasses.replace(cell.dataset, name=dataset),
+        adapter=dataclasses.replace(cell.adapter, name=adapter),
+        rank=rank,
+    )
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ({"adapter": "full"}, 1e-3),
+        ({"adapter": "full", "rank": 64}, 1e-3),
+        ({"adapter": "full", "model": "micro_2"}, 1e-3),
+        ({"adapter": "full", "model": "micro_1"}, 6e-3),  # its own row before its family's
+        ({"rank": 2}, 2e-3),
+        ({"rank": 4}, 2e-3),  # log2: 2 is one step away, 16 two
+        ({"rank": 8}, 3e-3),
+        ({"rank": 64}, 3e-3),
+        ({"adapter": "mora", "dataset": "micro_short"}, 4e-3),
+        ({"adapter": "mora_rotation", "dataset": "micro_short"}, 4e-3),
+        ({"adapter": "mora", "dataset": "micro_short_but_odd"}, 4e-3),
+        ({"adapter": "mora_rotation", "dataset": "micro_designed"}, 5e-3),
+    ],
+)
+def test_lookup(cell, folder, levels, expected):
+    assert tuned_lr(changed(cell, **levels), folder) == expected
+
+
+@pytest.mark.parametrize(
+    "levels", [{"adapter": "dora"}, {"dataset": "local"}, {"model": "llama_2_7b"}]
+)
+def test_what_was_not_tuned_is_an_error(cell, folder, levels):
+    with pytest.raises(UserError, match=r"train.lr=tuned: no learning rate .*train.lr=NUMBER"):
+        tuned_lr(changed(cell, **levels), folder)
+
+
+def test_no_table_at_all(cell, tmp_path):
+    with pytest.raises(UserError, match=r"train.lr=tuned"):
+        tuned_lr(cell, tmp_path)
+
+
+def test_broken_table(cell, tmp_path):
+    (tmp_path / "mine.csv").write_text("model,lr\nmicro,fast\n")
+    with pytest.raises(UserError, match="needs the columns model, dataset, adapter, rank, lr"):
+        tuned_lr(cell, tmp_path)
+
+
+def test_a_changed_table_is_read_again(cell, folder):
+    import os
+
+    assert tuned_lr(changed(cell, rank=2), folder) == 2e-3
+    (folder / "micro.csv").write_text(TABLE.replace("2e-3", "7e-3"))
+    os.utime(folder / "micro.csv", (1, 1))
+    assert tuned_lr(changed(cell, rank=2), folder) == 7e-3
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+RATES = (1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2)
+
+
+def results(loss, models=("micro_0", "micro_1"), adapters=("full", "lora"), failed=()):
+    """Validation losses loss(adapter, model, lr), beside rows that must not matter."""
+    rows = []
+    for adapter in adapters:
+        for model in models:
+            for lr in RATES:
+                run = {
+                    "model": model, "dataset": "micro", "adapter": adapter, "rank": 8, "lr": lr,
+                    "train_key": f"{adapter}{model}{lr}",
+                }  # fmt: skip
+                if (model, lr) in failed:
+                    rows.append(run | dict.fromkeys(("task", "task_type", "metric")))
+                    continue
+                held = run | {"task": "heldout_validation", "task_type": "heldout"}
+                rows.append(held | {"metric": "loss_completion", "value": loss(adapter, model, lr)})
+                rows.append(held | {"metric": "loss_instruction", "value": lr})
+                rows.append(
+                    run | {"task": "facts", "task_type": "mc", "metric": "acc", "value": -lr}
+                )
+    base = {"model": "micro_0", "dataset": "micro", "adapter": "none", "rank": 8, "lr": 1e-3}
+    rows.append(base | {"task": "heldout_validation", "task_type": "heldout", "value": 0.0,
+                        "metric": "loss_completion", "train_key": "base"})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def bowl(adapter, model, lr, best=9e-3):
+    """A parabola in log lr whose two models disagree by a rate each, around `best`."""
+    shift = {"micro_0": 1, "micro_1": -1}[model]
+    return 1 + (math.log(lr / best, 3) - shift) ** 2 + (adapter == "lora")
+
+
+def test_choose_takes_the_lowest_mean_over_models():
+    table = choose(results(bowl))
+    assert table[["model", "dataset", "adapter", "rank", "lr", "edge"]].values.tolist() == [
+        ["micro", "micro", "full", 8, 9e-3, ""],
+        ["micro", "micro", "lora", 8, 9e-3, ""],
+    ]
+    assert table["loss"].tolist() == pytest.approx([2.0, 3.0])
+    assert table["tried"].tolist() == [5, 5]
+
+
+def test_choose_reports_an_edge():
+    low = choose(results(lambda a, m, lr: lr))
+    high = choose(results(lambda a, m, lr: -lr))
+    assert set(low["edge"]) == {"low"}
+    assert set(high["edge"]) == {"high"}
+
+
+def test_a_rate_at_which_a_model_failed_is_not_chosen():
+    table = choose(results(bowl, failed=[("micro_1", 9e-3)]))
+    assert set(table["lr"]) <= {3e-3, 2.7e-2}
+    assert set(table["tried"]) == {5}
+
+
+def test_all_rates_failed():
+    frame = results(bowl)
+    frame.loc[frame["adapter"] == "lora", "value"] = math.nan
+    table = choose(frame).set_index("adapter")
+    assert table["edge"].to_dict() == {"full": "", "lora": "failed"}
+
+
+def test_results_without_a_validation_loss():
+    frame = results(bowl)
+    with pytest.raises(UserError, match="no validation loss"):
+        choose(frame[frame["task_type"] == "mc"])
+
+
+def test_results_as_the_record_writes_them(tmp_path):
+    """The table on disk has nullable strings; a missing task must not count as a match."""
+    frame = results(bowl, failed=[("micro_0", 1e-3)])
+    text = ["model", "dataset", "adapter", "task", "task_type", "metric"]
+    frame[text] = frame[text].astype("string")
+    frame.to_parquet(tmp_path / "r.parquet")
+    assert choose(pd.read_parquet(tmp_path / "r.parquet"))["lr"].tolist() == [9e-3, 9e-3]
+
+
+# -- ablate tune --------------------------------------------------------------------------------
+
+
+def run_tune(tmp_path, monkeypatch, frame, *words, status=0):
+    (tmp_path / "conf").mkdir(exist_ok=True)
+    monkeypatch.setattr(tuning, "conf_dir", lambda: tmp_path / "conf")
+    asked = []
+
+    def sweep(overrides):
+        asked.append(overrides)
+        frame.to_parquet(tmp_path / "results.parquet")
+        return status
+
+    text = io.StringIO()
+    found = tune([f"out={tmp_path}", *words], sweep=sweep, console=Console(file=text, width=200))
+    return found, asked, text.getvalue()
+
+
+def test_tune_writes_the_table_and_saves_it(tmp_path, monkeypatch, cell):
+    status, asked, text = run_tune(tmp_path, monkeypatch, results(bowl), "rank=8", "--save")
+    assert status == 0
+    assert asked == [["study=tuning", f"out={tmp_path}", "rank=8"]]
+    assert "0.009" in text
+    assert len(pd.read_csv(tmp_path / "tuned.csv")) == 2
+    saved = tmp_path / "conf" / "tuned" / "micro.csv"
+    assert tuned_lr(changed(cell, adapter="full"), saved.parent) == 9e-3
+    more = results(lambda a, m, lr: bowl(a, m, lr, best=1.5e-2), adapters=("lora",))
+    run_tune(tmp_path, monkeypatch, more, "--save")
+    assert pd.read_csv(saved)["adapter"].tolist() == ["full", "lora"]
+
+
+def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
+    status, _, text = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr), "--save")
+    assert status == 1
+    assert "the end of what was tried" in text
+    assert not (tmp_path / "conf" / "tuned").exists()
+
+
+def test_tune_stops_where_the_sweep_was_refused(tmp_path, monkeypatch):
+    status, _, text = run_tune(tmp_path, monkeypatch, results(bowl), status=2)
+    assert (status, text) == (2, "")
