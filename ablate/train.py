@@ -177,7 +177,7 @@ class _Feed:
         self.make, self.goal, self.fleet = make, goal, fleet
 
     def __call__(self, rows: np.ndarray) -> tuple[list[Weighed], list[float]]:
-        """Return this process's work, and (divisor, supervised weight, tokens, examples) over all processes."""
+        """Return this process's work, and the `sums_C` of the step over all processes."""
         mine = rows[self.fleet.process_index :: self.fleet.num_processes]
         works = [weigh(part, self.goal) for part in self.make(mine if len(mine) else rows[:1])]
         if not len(mine):  # every process must take part in every step's collective calls

@@ -1,0 +1,265 @@
+import functools
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from ablate.config import Loss
+from ablate.data.batches import micro_batches
+from ablate.loss import TokenLossModel, logit_gradient_norms, predict, token_losses, weigh
+from ablate.roles import Role
+from ablate.weights import Objective, canonical, objective
+from tests import reference, toys
+
+EXACT = {"rtol": 1e-12, "atol": 1e-13}  # float64 sums in another order
+NORMALISERS = ("weight", "completion", "tokens", "nonzero", "examples")
+ROWS = toys.examples()
+
+
+@functools.cache
+def llama() -> Any:
+    return toys.llama()
+
+
+@functools.cache
+def naive_losses(smoothing: float = 0.0) -> list[list[Any]]:
+    """Return each row's token losses with their graph; longest row first, as batches are sorted."""
+    rows = sorted(ROWS, key=lambda row: -len(row[0]))
+    return [reference.token_losses(llama(), ids, smoothing) for ids, _ in rows]
+
+
+def naive_sums(
+    weights: dict[Role, float], normaliser: str, smoothing: float = 0.0
+) -> list[tuple[Any, float]]:
+    rows = sorted(ROWS, key=lambda row: -len(row[0]))
+    pairs = zip(naive_losses(smoothing), rows, strict=True)
+    return [
+        reference.example_sums(losses, roles, weights, normaliser) for losses, (_, roles) in pairs
+    ]
+
+
+def step(model: Any, goal: Objective, rows: Any = ROWS, **execution: Any) -> tuple[Tensor, Tensor]:
+    """Return the loss of one optimizer step over all `rows`, and its gradient."""
+    parts = micro_batches(
+        toys.tokenised(rows),
+        np.arange(len(rows)),
+        goal=goal,
+        execution=toys.execution(**execution),
+        permute_generator=np.random.default_rng(5),
+    )
+    works = [weigh(part, goal) for part in parts]
+    wrapped = TokenLossModel(model, label_smoothing=goal.label_smoothing)
+    loss = sum(wrapped(work).total for work in works) / sum(work.divisor for work in works)
+    return loss.detach(), gradient(loss, model)
+
+
+def gradient(loss: Tensor, model: Any) -> Tensor:
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def goal_of(
+    mode: str = "none", plw: float = 0.25, completion: float = 1.0, **loss: Any
+) -> Objective:
+    return objective(toys.masking(mode), plw, completion, Loss(**loss))
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("scope", ["batch", "example", "microbatch"])
+@pytest.mark.parametrize("mode", toys.MODES)
+def test_every_objective_is_its_definition(normaliser: str, scope: str, mode: str) -> None:
+    goal = goal_of(mode, completion=0.5, normaliser=normaliser, scope=scope)
+    loss, grad = step(llama(), goal, micro_batch_size=3)
+    weights = {r: 0.25 * (r.name.lower() in toys.MODES[mode]) for r in Role}
+    weights[Role.COMPLETION] = 0.5
+    sums = naive_sums(weights, normaliser)
+    expected = reference.step_loss([sums[:3], sums[3:6], sums[6:]], scope)
+    torch.testing.assert_close(loss, expected.detach(), **EXACT)
+    torch.testing.assert_close(grad, gradient(expected, llama()), **EXACT)
+
+
+@pytest.mark.parametrize("scope", ["batch", "example"])
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_micro_batches_and_packing_change_nothing(scope: str, normaliser: str) -> None:
+    """1 x 7 = 4 x 2 = one packed row, with uneven weights, gradients included."""
+    goal = goal_of(normaliser=normaliser, scope=scope)
+    whole = step(llama(), goal)
+    for execution in (
+        {"micro_batch_size": 2},
+        {"layout": "packed"},
+        {"layout": "packed", "micro_batch_size": 3},
+    ):
+        torch.testing.assert_close(step(llama(), goal, **execution), whole, **EXACT)
+
+
+def test_full_sequence_training_is_the_loss_of_transformers() -> None:
+    """`none` at PLW 1 is what a causal language model returns for labels = ids."""
+    ids_BL = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(ids) for ids, _ in ROWS], batch_first=True, padding_value=-100
+    )
+    output = llama()(
+        input_ids=ids_BL.clamp(min=0), attention_mask=(ids_BL >= 0).long(), labels=ids_BL
+    )
+    loss, grad = step(llama(), goal_of("none", plw=1.0))
+    # transformers computes its own loss in float32
+    torch.testing.assert_close(loss, output.loss.detach().double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad, gradient(output.loss, llama()), rtol=1e-5, atol=1e-7)
+
+
+def test_label_smoothing_is_its_definition() -> None:
+    goal = goal_of(label_smoothing=0.1)
+    loss, grad = step(llama(), goal, layout="packed")
+    weights = {r: 0.25 for r in Role} | {Role.COMPLETION: 1.0}
+    expected = reference.step_loss([naive_sums(weights, "weight", 0.1)], "batch")
+    torch.testing.assert_close(loss, expected.detach(), **EXACT)
+    torch.testing.assert_close(grad, gradient(expected, llama()), **EXACT)
+
+
+def test_cells_are_aliases_exactly_where_loss_and_gradient_agree() -> None:
+    """Over 60 independently built objectives, canonical form against what is computed."""
+    counts = dict(toys.tokenised(ROWS).counts)
+    known: dict[str, Tensor] = {}
+    for mode in toys.MODES:
+        for plw, completion in ((0.0, 1.0), (0.0, 0.25), (0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):
+            for normaliser in ("weight", "tokens", "nonzero"):
+                goal = goal_of(mode, plw, completion, normaliser=normaliser)
+                loss, grad = step(llama(), goal)
+                found = torch.cat([loss[None], grad])
+                known_as = known.setdefault(str(canonical(goal, counts)), found)
+                torch.testing.assert_close(found, known_as, **EXACT)
+    different = list(known.values())
+    assert 15 < len(different) < 45
+    for i, one in enumerate(different):
+        for other in different[:i]:
+            assert (one - other).abs().max() > 1e-6
+
+
+def test_completion_weight_acts_under_tokens_alone() -> None:
+    """0.2 against 1 at PLW 0: a fifth of the gradient under `tokens`, the same run else."""
+    full, fifth = (goal_of(plw=0.0, completion=c, normaliser="tokens") for c in (1.0, 0.2))
+    loss, grad = step(llama(), full)
+    loss_5, grad_5 = step(llama(), fifth)
+    torch.testing.assert_close(loss_5, 0.2 * loss, rtol=1e-6, atol=0)  # 0.2 in float32
+    torch.testing.assert_close(grad_5, 0.2 * grad, rtol=1e-6, atol=1e-7)
+    full, fifth = (goal_of(plw=0.0, completion=c) for c in (1.0, 0.2))
+    torch.testing.assert_close(step(llama(), full), step(llama(), fifth), rtol=1e-12, atol=1e-13)
+
+
+def test_an_example_without_weight_adds_nothing_and_still_counts() -> None:
+    silent = ([1, 2, 3, 4], [Role.SPECIAL] * 4)
+    goal = goal_of("instruction", scope="example")
+    loss, _ = step(llama(), goal, ROWS)
+    diluted, _ = step(llama(), goal, [*ROWS, silent])
+    torch.testing.assert_close(diluted, loss * len(ROWS) / (len(ROWS) + 1), **EXACT)
+
+
+def test_a_batch_without_weight_has_loss_and_gradient_zero() -> None:
+    goal = goal_of("instruction")
+    silent = [([1, 2, 3, 4], [Role.SPECIAL] * 4)]
+    parts = micro_batches(
+        toys.tokenised(silent), np.arange(1), goal=goal, execution=toys.execution()
+    )
+    work = weigh(parts[0], goal)
+    total = TokenLossModel(llama())(work).total
+    assert work.divisor == 0
+    assert total.item() == 0
+    assert not gradient(total, llama()).any()
+
+
+def test_losses_of_low_precision_logits_are_computed_in_float32() -> None:
+    logits = (torch.randn(50, 400, generator=torch.Generator().manual_seed(0)) * 4).bfloat16()
+    targets = torch.arange(50)
+    expected = token_losses(logits.double(), targets)
+    found = token_losses(logits, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_logit_gradient_norms_are_those_of_autograd(smoothing: float) -> None:
+    draws = torch.Generator().manual_seed(1)
+    logits = torch.randn(9, 11, dtype=torch.float64, generator=draws).requires_grad_()
+    targets = torch.randint(11, (9,), generator=draws)
+    (expected,) = torch.autograd.grad(token_losses(logits, targets, smoothing).sum(), logits)
+    found = logit_gradient_norms(logits, targets, smoothing)
+    torch.testing.assert_close(found, expected.norm(dim=-1), **EXACT)
+
+
+def small(name: str, **changes: Any) -> Any:
+    """Return a tiny float64 model of any decoder architecture, its dropout off."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(
+        name, **shape | {"vocab_size": toys.VOCAB, "initializer_range": 0.3} | changes
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config).double().eval()
+
+
+LLAMA_LIKE = {"intermediate_size": 24, "num_key_value_heads": 1}
+ARCHITECTURES = {
+    "llama": LLAMA_LIKE,
+    "qwen2": LLAMA_LIKE,
+    "gemma2": LLAMA_LIKE | {"head_dim": 8, "final_logit_softcapping": 3.0, "pad_token_id": 0},
+    "granite": LLAMA_LIKE | {"logits_scaling": 4.0},
+    "cohere": LLAMA_LIKE | {"logit_scale": 0.25},
+    "gpt2": {"n_positions": 256},
+    "gpt_neox": {"intermediate_size": 24},
+    "opt": {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 256},
+}
+LEAKY = ("opt",)  # ignores positions: see test_model
+ROUNDING = {"gemma2": 1e-5}  # its attention takes the softmax in float32; a leak is 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        *((name, "padded") for name in ARCHITECTURES),
+        *((name, "packed") for name in ARCHITECTURES if name not in LEAKY),
+    ],
+)
+def test_selected_logits_are_those_of_each_row_alone(name: str, layout: str) -> None:
+    """Whatever a model does to its logits afterwards, padded and packed, no row sees another."""
+    model = small(name, **ARCHITECTURES[name])
+    assert_logits_as_alone(model, layout, tolerance=ROUNDING.get(name, 1e-10))
+
+
+def assert_logits_as_alone(model: Any, layout: str, tolerance: float = 1e-10) -> None:
+    goal = goal_of("instruction")
+    (part,) = micro_batches(
+        toys.tokenised(ROWS),
+        np.arange(len(ROWS)),
+        goal=goal,
+        execution=toys.execution(layout=layout),
+    )
+    found_KV = predict(model, weigh(part, goal))
+    rows = sorted(ROWS, key=lambda row: -len(row[0]))
+    alone = []
+    for ids, roles in rows:
+        logits_LV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        alone += [logits_LV[len(logits_LV) - len(ids) + t - 1] for t in completion(roles)]
+    torch.testing.assert_close(found_KV, torch.stack(alone), rtol=0, atol=tolerance)
+
+
+def completion(roles: Any) -> list[int]:
+    return [t for t, role in enumerate(roles) if role == Role.COMPLETION]
+
+
+ADAPTERS = {
+    "lora": peft.LoraConfig(target_modules="all-linear", init_lora_weights=False),
+    "lora-head": peft.LoraConfig(target_modules=["q_proj", "lm_head"], init_lora_weights=False),
+    "trained-head": peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_selected_logits_under_an_adapter(name: str) -> None:
+    model = peft.get_peft_model(toys.llama(), ADAPTERS[name]).double().eval()
+    assert_logits_as_alone(model, "padded")
