@@ -75,13 +75,13 @@ def sweep_grid(
             store.forgive(key)
     watch = Shown(CONSOLE)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=watch)
-    conclude(outcome, study=request.grid.study)
+    conclude(outcome, study=request.grid.study, report=request.settings["report"])
     if outcome.status:
         raise SystemExit(outcome.status)
 
 
-def conclude(outcome: Any, *, study: dict[str, Any]) -> None:
-    """Print what a sweep came to and write the report."""
+def conclude(outcome: Any, *, study: dict[str, Any], report: bool) -> None:
+    """Print what a sweep came to and, where one is wanted, write the report."""
     from ablate.progress import duration
 
     CONSOLE.print(
@@ -93,7 +93,7 @@ def conclude(outcome: Any, *, study: dict[str, Any]) -> None:
         CONSOLE.print(f"  [red]failed[/red] {key}: {why}", highlight=False)
     results = outcome.out / "results.parquet"
     CONSOLE.print(f"table: {results}", highlight=False)
-    if study.get("report", True) is False:
+    if not report or study.get("report", True) is False:
         return
     page = _report(results, outcome.out / "report", outcome.trained > 0, study=study)
     if page:
@@ -105,9 +105,8 @@ def _report(results: Path, folder: Path, new: bool, *, study: dict[str, Any]) ->
     page = folder / "index.html"
     if page.exists() and not new:
         return page
-    from analysis.report.build import build
-
     from analysis.errors import AnalysisError
+    from analysis.report.build import build
 
     try:
         return build(results, folder, study=study.get("name"))
@@ -169,9 +168,8 @@ def _tokens(words: list[str]) -> int:
 
 
 def _report_verb(words: list[str]) -> int:
-    from analysis.report.build import build
-
     from analysis.errors import AnalysisError
+    from analysis.report.build import build
 
     parser = argparse.ArgumentParser("ablate report", description=VERBS["report"][1])
     parser.add_argument("source", help="a folder of results, or a CSV or parquet table")
@@ -218,9 +216,9 @@ def _tune(words: list[str]) -> int:
 
 
 def _pretrain(words: list[str]) -> int:
-    from ablate.micro.pretrain import main as pretrain
+    from ablate.pretrain import main as pretrain
 
-    return pretrain(words)
+    return pretrain(words, CONSOLE)
 
 
 def _option(
@@ -253,7 +251,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report_verb, "fit and write the report of results, or of any long table"),
     "reproduce": (_reproduce, "a paper's study, its figures beside the published numbers"),
     "tune": (_tune, "choose learning rates on the validation split"),
-    "pretrain": (_pretrain, "make a micro base model"),
+    "pretrain": (_pretrain, "make a small base model: micro's own, or one from your rows"),
 }
 
 

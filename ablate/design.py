@@ -170,9 +170,9 @@ def collect(out: Path) -> Path:
 
 def _mark_aliases(rows: list[dict[str, Any]]) -> None:
     """Mark every row whose score an earlier row already gives: one run must never count twice."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()  # a score has one row per metric
     for row in rows:
-        score = row.get("score_key")
-        row["alias"] = score in seen
+        score, metric = row.get("score_key"), row.get("metric")
+        row["alias"] = (score, metric) in seen
         if score is not None:
-            seen.add(f"{score}")
+            seen.add((f"{score}", f"{metric}"))

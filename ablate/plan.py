@@ -110,7 +110,7 @@ class _Sizes:
 def _pace(store: Store) -> tuple[float | None, str]:
     """Return model flops per core-second from recorded runs, and what that rests on."""
     paces = []
-    for key in store.keys()[:200]:
+    for key in store.recorded()[:200]:
         record = store.record(key)
         costs = record["costs"] if record else {}
         if record and costs.get("train_seconds"):

@@ -178,7 +178,7 @@ def _costs(course: Result) -> dict[str, float | None]:
         "clipped_share": float(steps["clipped"].mean()),
         "completion_grad_share": _mean(steps["completion_grad_share"]),
         "final_train_loss": float(losses.tail(max(1, len(losses) // 10)).mean()),
-        "train_loss_rsd": relative_deviation(losses[len(losses) // 2 :]),
+        "train_loss_rsd": relative_deviation(losses[len(losses) // 2 :].tolist()),
     }
 
 
@@ -202,7 +202,9 @@ def _write(
 ) -> None:
     (draft / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
     (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
-    pd.DataFrame(history).to_parquet(draft / "history.parquet", index=False)
+    steps = pd.DataFrame(history)  # a column of a role that never occurs is all missing: a float
+    unknown = steps.columns[steps.dtypes == "object"]
+    steps.astype(dict.fromkeys(unknown, float)).to_parquet(draft / "history.parquet", index=False)
     _items(scores).to_parquet(draft / "items.parquet", index=False)
 
 

@@ -68,7 +68,7 @@ class Store:
         record = self.record(key)
         return frozenset(record["score_keys"]) if record else frozenset()
 
-    def keys(self) -> list[str]:
+    def recorded(self) -> list[str]:
         """Return the keys of all records."""
         return sorted(p.parent.name for p in self.cells.glob(f"*/{RECORD}"))
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 GRID = [
     "masking=instruction,none", "plw=0.1", "adapter=lora,mora", "rank=2", "seed=0,1",
     "train.lr=1e-3", "train.max_steps=30", "evaluate=none", "evaluate.tasks=[micro_questions]",
-    "evaluate.limit=40", "study.report=false",
+    "evaluate.limit=40", "report=false",
 ]  # fmt: skip
 NOISE = ("costs", "provenance")  # time, host and process
 

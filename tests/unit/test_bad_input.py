@@ -1,6 +1,7 @@
 """Every kind of bad input: one clear line, exit status 2, nothing trained, nothing lost."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -29,7 +30,7 @@ def files(tmp_path_factory):
         "answerless.jsonl": jsonl([*GOOD, {"instruction": "a", "input": "", "output": ""}]),
         "typed.jsonl": jsonl([*GOOD, {"instruction": "a", "input": "", "output": 3}]),
         "talk.jsonl": jsonl([{"messages": [{"role": "wizard", "content": "a"}]}] * 9),
-        "long.jsonl": jsonl([{"instruction": "word " * 400, "input": "", "output": "b"}] * 20),
+        "long.jsonl": jsonl([row | {"instruction": "word " * 600} for row in GOOD * 2]),
         "data.xyz": "a,b\n",
         "notjson.json": "{",
     }
@@ -141,8 +142,6 @@ def test_bad_input_is_one_line_and_status_2(case, files, tmp_path, capsys):
     told = capsys.readouterr().err.strip()
     assert told.count("\n") == 0, told
     assert told.startswith("ablate: ")
-    import re
-
     assert re.search(expected, told), told
     assert not list(tmp_path.rglob("record.json"))
 

@@ -31,7 +31,7 @@ def test_a_record_is_there_only_after_the_block(store):
         (draft / "record.json").write_text('{"score_keys": []}')
         assert store.record(KEY) is None
     assert store.record(KEY) == {"score_keys": []}
-    assert store.keys() == [KEY]
+    assert store.recorded() == [KEY]
 
 
 def test_an_error_while_writing_leaves_nothing(store):

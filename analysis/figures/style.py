@@ -1,0 +1,193 @@
+"""How every figure looks: sizes for a paper column, one colour and marker per level, no chart junk.
+
+The six colours stay apart under the three kinds of colour blindness (a test measures it), and a
+marker repeats what the colour says. A level keeps its colour in every figure of a report: known
+levels have theirs here, others get the next free one in the order in which they are first seen.
+Figures are made without pyplot, so that nothing depends on a global state or a display.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLUMN = 3.4  # inches: one column of a two-column paper
+PAGE = 7.0  # inches: the full width
+INK, MUTED, RULE, PAPER = "#24292f", "#6b7480", "#d9dee4", "#ffffff"
+BLUE, VERMILION, GREEN, PLUM, GOLD, SKY = (
+    "#0b5cab", "#cf4a12", "#35a27a", "#5e1a5a", "#cfa21c", "#56a9e8",
+)  # fmt: skip
+PALETTE = (BLUE, VERMILION, GREEN, PLUM, GOLD, SKY)
+MARKERS = ("o", "s", "D", "^", "v", "P")
+# What stands for each colour in a dark page: the inlined figures refer to these by name.
+CSS_NAMES: Mapping[str, str] = {
+    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "card", BLUE: "blue",
+    VERMILION: "vermilion", GREEN: "green", PLUM: "plum", GOLD: "gold", SKY: "sky",
+}  # fmt: skip
+KNOWN: Mapping[str, tuple[str, str]] = {  # level -> colour, marker
+    "instruction": (INK, "X"),
+    "none": (BLUE, "o"),
+    "boilerplate": (VERMILION, "s"),
+    "special": (GREEN, "D"),
+    "im_released": (PLUM, "^"),
+    "placebo": (MUTED, "v"),
+    "full": (INK, "X"),
+    "lora": (BLUE, "o"),
+    "mora": (VERMILION, "s"),
+    "rslora": (GREEN, "D"),
+    "dora": (PLUM, "^"),
+    "here": (BLUE, "o"),
+    "published": (MUTED, "s"),
+}
+
+
+def _family() -> list[str]:
+    installed = set(font_manager.get_font_names())
+    wanted = ("Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
+    return [name for name in wanted if name in installed]
+
+
+PAPER_STYLE: Mapping[str, Any] = {
+    "font.family": _family(),
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 8.5,
+    "figure.labelsize": 7.5,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "svg.fonttype": "path",  # a figure looks the same where the font is not installed
+    "pdf.fonttype": 42,
+    "axes.unicode_minus": True,
+    "mathtext.default": "regular",
+}
+
+styled = mpl.rc_context(dict(PAPER_STYLE))  # decorates a figure function
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one level is drawn."""
+
+    color: str
+    marker: str
+
+    @property
+    def size(self) -> float:
+        """The marker's size in points; a cross needs more to weigh the same."""
+        return 5.2 if self.marker == "X" else 3.8
+
+
+KNOWN_LOOKS = {name: Look(*pair) for name, pair in KNOWN.items()}
+
+
+def looks(levels: Iterable[object]) -> dict[str, Look]:
+    """Return a colour and a marker per level; known levels keep theirs, others get the next."""
+    names = list(dict.fromkeys(str(level) for level in levels))
+    taken = {KNOWN[name][0] for name in names if name in KNOWN}
+    free = [pair for pair in zip(PALETTE, MARKERS, strict=True) if pair[0] not in taken]
+    free = free or list(zip(PALETTE, MARKERS, strict=True))
+    unknown = [name for name in names if name not in KNOWN]
+    chosen = {name: Look(*free[i % len(free)]) for i, name in enumerate(unknown)}
+    return {name: chosen[name] if name in chosen else KNOWN_LOOKS[name] for name in names}
+
+
+def grid(
+    panels: int, *, columns: int, height: float = 1.9, width: float = PAGE, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `panels` axes in rows of `columns`; `height` is one row's, in inches."""
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, axes[:panels]
+
+
+def spread(positions: Iterable[float], gap: float) -> list[float]:
+    """Return `positions` moved apart by at least `gap`, in their order, as little as one pass can.
+
+    For direct labels at line ends, which would otherwise overprint.
+    """
+    values = list(positions)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    moved = [values[i] for i in order]
+    for _ in range(50):
+        for i in range(1, len(moved)):
+            short = gap - (moved[i] - moved[i - 1])
+            if short > 1e-12:
+                moved[i - 1] -= short / 2
+                moved[i] += short / 2
+    back = [0.0] * len(values)
+    for place, i in enumerate(order):
+        back[i] = moved[place]
+    return back
+
+
+def note(axes: Axes, text: str, *, y: float = 0.5) -> None:
+    """Write a muted remark into the middle of `axes`, where there is nothing to draw."""
+    axes.text(
+        0.5, y, text, transform=axes.transAxes, ha="center", va="center", color=MUTED, wrap=True
+    )
+
+
+@mpl.rc_context(dict(PAPER_STYLE) | {"svg.hashsalt": "ablate"})
+def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write `stem`.svg and `stem`.png (300 dpi) and return both paths; no date is stored."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out now: once, not once per file
+    paths = stem.with_suffix(".svg"), stem.with_suffix(".png")
+    figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
+    figure.savefig(paths[1], dpi=300, metadata={"Software": None})
+    return paths
+
+
+def inline_svg(text: str, name: str) -> str:
+    """Return the text of an SVG file as an `<svg>` element to stand in a page beside others.
+
+    Ids carry `name` so that two figures never share one, and colours become the page's own
+    variables so that the figure follows a dark page.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for color, css in CSS_NAMES.items():
+        svg = svg.replace(color, f"var(--{css})")
+    return svg.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1).strip()

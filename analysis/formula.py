@@ -1,0 +1,308 @@
+"""Formulas: lme4's random-effects syntax, split off before formulaic sees the fixed part.
+
+    score ~ poly(wp, 2) * dataset_type + masking + (1 | task) + (1 + wp | run)
+
+A formula holds names, numbers, + - * / : ^ ( ) | and the functions of `FUNCTIONS`, nothing else:
+formulaic evaluates Python, so every token is checked here first. A name with other characters is
+written in `backticks`. `(1 + x || g)` is `(1 | g) + (0 + x | g)`, `(1 | a/b)` is
+`(1 | a) + (1 | a:b)`, and several bars over one group share its grouping factor.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import formulaic
+import numpy as np
+import pandas as pd
+from formulaic.errors import DataMismatchWarning, FormulaicError
+from scipy.linalg import block_diag
+from scipy.special import logit
+
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.linalg import Array, Index
+from analysis.lmm import Factor
+
+FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
+_CONTEXT = {"sqrt": np.sqrt, "logit": logit}
+KEYWORDS = ("degree", "raw", "True", "False")  # of poly
+_TOKEN = re.compile(
+    r"\s*(?:(?P<name>`[^`]+`|[A-Za-z_]\w*)|(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)"
+    r"|(?P<op>\*\*|\|\||[~+\-*/:^(),|=])|(?P<other>\S))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One random-effects term: what varies, over which group, correlated or not."""
+
+    expression: str
+    group: tuple[str, ...]  # the columns whose combinations are the levels
+    correlated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A formula in parts."""
+
+    response: str
+    fixed: str
+    bars: tuple[Bar, ...]
+    columns: tuple[str, ...]  # every column that is named
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The matrices of a formula on a table, rows with missing values left out."""
+
+    parsed: Parsed
+    spec: formulaic.ModelSpec  # rebuilds the fixed part for other rows, in the same coding
+    names: tuple[str, ...]
+    X_NB: Array
+    y_N: Array
+    factors: tuple[Factor, ...]
+    weights_N: Array | None
+    rows: "pd.Index[Any]"
+    dropped: int
+
+
+def parse(formula: str, columns: Iterable[str]) -> Parsed:
+    """Return the parts of `formula`; every fault of it is one `AnalysisError`.
+
+    Args:
+        formula: as in the module's docstring.
+        columns: the table's columns, against which names are checked.
+    """
+    tokens = list(_tokens(formula))
+    known = [str(c) for c in columns]
+    used = tuple(dict.fromkeys(_columns(formula, tokens, known)))
+    if tokens.count("~") != 1:
+        raise AnalysisError(f"formula={formula}: must have one ~ between the score and its terms")
+    tilde = tokens.index("~")
+    left, right = tokens[:tilde], tokens[tilde + 1 :]
+    if not left or not right:
+        raise AnalysisError(f"formula={formula}: nothing stands on one side of the ~")
+    if "|" in left or "||" in left:
+        raise AnalysisError(f"formula={formula}: a | belongs to the right of the ~")
+    fixed, bars = _split_bars(formula, right)
+    return Parsed(_text(left), _text(fixed) or "1", tuple(bars), used)
+
+
+def _tokens(formula: str) -> Iterator[str]:
+    for match in _TOKEN.finditer(formula.strip()):
+        if match["other"]:
+            raise AnalysisError(
+                f"formula={formula}: {match['other']!r} is not allowed; a formula holds column "
+                f"names, numbers, + - * / : ^ ( ) | and the functions {listed(FUNCTIONS)}; other "
+                f"names go in `backticks`"
+            )
+        yield "**" if match[0].strip() == "^" else match[0].strip()
+
+
+def _columns(formula: str, tokens: list[str], known: list[str]) -> Iterator[str]:
+    """Yield the columns named; an unknown name or function is an error with the nearest one."""
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+        if not re.match(r"[A-Za-z_`]", token):
+            continue
+        name = token.strip("`")
+        if after == "(" and not token.startswith("`"):
+            if token not in FUNCTIONS:
+                raise AnalysisError(
+                    f"formula={formula}: no function {token!r}; there are "
+                    f"{listed(FUNCTIONS)}.{nearest(token, FUNCTIONS)}"
+                )
+        elif name in known:
+            yield name
+        elif token not in KEYWORDS:
+            raise AnalysisError(
+                f"formula={formula}: no column {name!r}; the table has "
+                f"{listed(known)}.{nearest(name, known)}"
+            )
+
+
+def _split_bars(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar]]:
+    """Return the tokens of the fixed part, and the random-effects terms."""
+    fixed: list[str] = []
+    bars: list[Bar] = []
+    for sign, term in _terms(formula, tokens):
+        if "|" not in term and "||" not in term:
+            fixed += [*sign, *term]
+        elif term[0] == "(" and term[-1] == ")" and sign != ["-"]:
+            bars += _bars(formula, term[1:-1])
+        else:
+            raise AnalysisError(
+                f"formula={formula}: write a random term in brackets and join it by +, "
+                f"as in score ~ wp + (1 | task)"
+            )
+    return fixed[1:] if fixed[:1] == ["+"] else fixed, bars
+
+
+def _terms(formula: str, tokens: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the terms that + and - join outside brackets, each with its sign."""
+    sign: list[str] = []
+    term: list[str] = []
+    depth = 0
+    for token in tokens:
+        depth += (token == "(") - (token == ")")
+        if depth < 0:
+            raise AnalysisError(f"formula={formula}: a bracket closes that was never opened")
+        if depth == 0 and token in "+-" and (term or sign):
+            yield sign, term
+            sign, term = [token], []
+        elif depth == 0 and token in "+-":
+            sign = [token]
+        else:
+            term.append(token)
+    if depth:
+        raise AnalysisError(f"formula={formula}: a bracket is not closed")
+    yield sign, term
+
+
+def _bars(formula: str, tokens: list[str]) -> Iterator[Bar]:
+    """Yield the random terms of what stands inside one pair of brackets."""
+    marks = [i for i, token in enumerate(tokens) if token in ("|", "||")]
+    left, right = tokens[: marks[0]], tokens[marks[0] + 1 :]
+    names, joints = right[::2], right[1::2]
+    simple = all(re.match(r"[A-Za-z_`]", n) for n in names) and len(right) % 2 == 1
+    if len(marks) > 1 or not left or not simple or not set(joints) <= {":", "/"}:
+        raise AnalysisError(
+            f"formula={formula}: ({_text(tokens)}) is no random term; write (1 | g), (1 + x | g), "
+            f"(0 + x | g) or (1 + x || g), where g is a column, a:b or a/b"
+        )
+    columns = tuple(name.strip("`") for name in names)
+    correlated = tokens[marks[0]] == "|"
+    # a/b is a and a:b: every prefix that ends before a slash is a group of its own.
+    ends = [i + 1 for i, joint in enumerate(joints) if joint == "/"] + [len(columns)]
+    yield from (Bar(_text(left), columns[:end], correlated) for end in ends)
+
+
+def _text(tokens: list[str]) -> str:
+    """Return the tokens as formulaic and a reader like them: no space around brackets."""
+    text = " ".join(tokens).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
+    return re.sub(rf"\b({'|'.join(FUNCTIONS)}) \(", r"\1(", text)
+
+
+def design(parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None) -> Design:
+    """Return the matrices of a parsed formula on the complete rows of `frame`."""
+    if weights is not None and weights not in frame:
+        raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
+    extra = [weights] if weights and weights not in parsed.columns else []
+    used = frame[[*parsed.columns, *extra]]
+    data = used[used.notna().all(axis=1)]
+    if not len(data):
+        raise AnalysisError(f"no row has all of {listed(parsed.columns)}")
+    for name in data.columns[[isinstance(t, pd.CategoricalDtype) for t in data.dtypes]]:
+        data = data.assign(**{name: data[name].cat.remove_unused_categories()})
+    matrix = _matrix(parsed.fixed, data)
+    return Design(
+        parsed=parsed,
+        spec=matrix.model_spec,
+        names=tuple(str(name) for name in matrix.columns),
+        X_NB=_finite(matrix, parsed.fixed),
+        y_N=_response(parsed.response, data),
+        factors=tuple(_factors(parsed.bars, data)),
+        weights_N=None if weights is None else _positive(data[weights]),
+        rows=data.index,
+        dropped=len(frame) - len(data),
+    )
+
+
+def _response(expression: str, data: pd.DataFrame) -> Array:
+    name = expression.strip("`")
+    matrix = data[[name]] if name in data else _matrix(f"0 + {expression}", data)
+    if matrix.shape[1] != 1 or not pd.api.types.is_numeric_dtype(matrix.dtypes.iloc[0]):
+        raise AnalysisError(f"score={expression}: must be one column of numbers")
+    return _finite(matrix, expression)[:, 0]
+
+
+def matrix_for(found: Design, rows: pd.DataFrame) -> Array:
+    """Return the fixed-effects matrix of other `rows`, in the coding of the fitted ones."""
+    needed = [str(name) for name in found.spec.required_variables]
+    if missing := [name for name in needed if name not in rows]:
+        raise AnalysisError(f"the model cannot be applied: no column {listed(missing)}")
+    rows = rows[needed]  # other columns could hide a function's name
+    if rows.isna().any(axis=None):
+        raise AnalysisError("the model cannot be applied to rows with missing values")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)  # a level the fit has not seen
+            matrix = found.spec.get_model_matrix(rows, context=_CONTEXT)
+    except (FormulaicError, DataMismatchWarning, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AnalysisError(f"the model cannot be applied to these rows: {reason}") from error
+    return np.asarray(matrix, dtype=np.float64)
+
+
+def _matrix(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is reported by `_finite`
+            return formulaic.model_matrix(expression, data, context=_CONTEXT)
+    except (FormulaicError, ValueError, TypeError, SyntaxError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AnalysisError(f"formula: {expression!r} cannot be computed: {reason}") from error
+
+
+def _finite(matrix: pd.DataFrame, name: str) -> Array:
+    values = np.asarray(matrix, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=0))
+    if len(bad):
+        raise AnalysisError(f"{name}: {listed(matrix.columns[bad])} is not finite in every row")
+    return values
+
+
+def _positive(weights: pd.Series) -> Array:
+    if not pd.api.types.is_numeric_dtype(weights) or not (weights > 0).all():
+        raise AnalysisError(f"weights={weights.name}: must be a positive number in every row")
+    return weights.to_numpy(dtype=np.float64)
+
+
+def _factors(bars: tuple[Bar, ...], data: pd.DataFrame) -> Iterator[Factor]:
+    """Yield one factor for every group; the bars over one group become blocks of its Lambda."""
+    groups: dict[tuple[str, ...], list[tuple[list[str], Array]]] = {}
+    for bar in bars:
+        groups.setdefault(bar.group, []).extend(_blocks(bar, data))
+    for group, blocks in groups.items():
+        names = [name for names, _ in blocks for name in names]
+        label = ":".join(group)
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise AnalysisError(f"formula: {twice} varies over {label} twice; write it once")
+        index_N, levels = _levels(group, data)
+        free_PP = np.tril(block_diag(*[np.ones((len(n), len(n))) for n, _ in blocks])) > 0
+        columns_NP = np.column_stack([values for _, values in blocks])
+        _check_factor(label, len(levels), columns_NP)
+        yield Factor(label, tuple(names), columns_NP, index_N, levels, free_PP)
+
+
+def _blocks(bar: Bar, data: pd.DataFrame) -> Iterator[tuple[list[str], Array]]:
+    if bar.expression == "1":  # by far the most common, and formulaic takes milliseconds
+        yield ["Intercept"], np.ones((len(data), 1))
+        return
+    matrix = _matrix(bar.expression, data)
+    values = _finite(matrix, bar.expression)
+    whole = [slice(0, values.shape[1])]
+    for part in whole if bar.correlated else matrix.model_spec.term_slices.values():
+        yield [str(name) for name in matrix.columns[part]], values[:, part]
+
+
+def _levels(group: tuple[str, ...], data: pd.DataFrame) -> tuple[Index, tuple[str, ...]]:
+    if len(group) == 1:
+        index_N, levels = pd.factorize(data[group[0]], sort=True)
+        return index_N, tuple(str(level) for level in levels)
+    index_N, pairs = pd.MultiIndex.from_frame(data[list(group)]).factorize(sort=True)
+    return index_N, tuple(":".join(str(part) for part in pair) for pair in pairs)
+
+
+def _check_factor(group: str, levels: int, columns_NP: Array) -> None:
+    n = len(columns_NP)
+    if levels < 2:
+        raise AnalysisError(f"(... | {group}): {group} has one level only; it cannot vary")
+    if levels * columns_NP.shape[1] >= n:
+        raise AnalysisError(
+            f"(... | {group}): {levels * columns_NP.shape[1]} random effects for {n} rows; they "
+            f"cannot be told from the residual, leave the term out or make it simpler"
+        )
+    if not columns_NP.any(axis=0).all():
+        raise AnalysisError(f"(... | {group}): a column that varies over {group} is zero")

@@ -1,0 +1,270 @@
+"""The long-format frame that everything else in `analysis` starts from.
+
+`load` reads the results table of `ablate`, or any CSV or parquet table that has a score column.
+From a results table it keeps every run once (a run that is reached under several names is counted
+under the first), one primary metric per benchmark, and adds
+
+    score       points, higher is better: fractions times 100, the sign turned where low is good
+    wp          effective PLW ^ 0.30103, the PLW paper's scale; 0 for masking=instruction
+    mode        the masking mode whose curve a row belongs to; at PLW 0 all modes are one
+    run         the trained run a score belongs to
+    log2_rank   log2(rank / r0), 0 for full tuning; r0 is in `frame.attrs["rank0"]`
+    rate        the learning rate, or 0 where it does not vary within an arm (it was tuned)
+    task_group  task_type, with the side where one type has tasks on both sides
+    curved      1 where the mode has two levels above PLW 0, else 0: a line is all it can show
+    control     "", or "sham", "placebo", "shuffled": rows that the main model leaves out
+    is_base     the untouched base model
+
+`mode` and `curved` come from `study_rows`, which leaves out the controls and the base. What was
+left out, and why, is in `frame.attrs["notes"]`, a sentence each.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import AnalysisError, listed, nearest
+
+WP_EXPONENT = 0.30103  # w_p = PLW ^ log10(2), PLW paper section 4.3
+CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
+SCORED = ("mc", "short", "long")  # task types that are benchmarks
+NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
+FACTORS = (
+    "masking", "adapter", "dataset", "model", "seed", "sham", "normaliser", "scope", "embeddings",
+    "dataset_type", "task", "task_type", "side", "skill", "study", "train",
+)  # fmt: skip
+# The first of these that a benchmark has is the metric it is judged by.
+PRIMARY = ("acc_norm", "acc", "exact_match", "facts", "chrf", "bleu", "f1", "rougeL", "mc2")
+IN_POINTS = ("bleu", "ter")  # 0 to 100, even where a poor model leaves all of them below 1
+
+
+def load(path: str | Path, score: str | None = None) -> pd.DataFrame:
+    """Return the prepared frame of a results table, or of any table with a score column.
+
+    Args:
+        path: a .parquet, .csv or .tsv file, or a folder with results.parquet in it.
+        score: the score column; may be left out for our own tables and where it is `score`.
+
+    Raises:
+        AnalysisError: nothing there, not readable, no such column, a score that is not a number.
+    """
+    table = read(path)
+    if score is None and set(NEEDED) <= set(table.columns):
+        return from_results(table)
+    return from_table(table, score or "score")
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """Return the table in a file as it stands."""
+    file = Path(path)
+    file = file / "results.parquet" if file.is_dir() else file
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".tsv": lambda f: pd.read_csv(f, sep="\t"),
+    }
+    if not file.is_file():
+        raise AnalysisError(f"table={file}: there is no such file")
+    if file.suffix not in readers:
+        raise AnalysisError(f"table={file}: must end in one of {listed(readers)}")
+    try:
+        table = readers[file.suffix](file)
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are of these kinds
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise AnalysisError(f"table={file}: cannot be read: {reason}") from error
+    if table.empty:
+        raise AnalysisError(f"table={file}: has no rows")
+    table.columns = [str(name).strip() for name in table.columns]
+    return table
+
+
+def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return a stranger's table with its score column as `score`, and `wp` where it has a PLW."""
+    if score not in table:
+        numbers = table.select_dtypes("number").columns
+        raise AnalysisError(
+            f"score={score}: no such column; columns of numbers are {listed(numbers) or 'none'}."
+            f"{nearest(score, table.columns)}"
+        )
+    values = pd.to_numeric(table[score], errors="coerce")
+    broken = values.isna() & table[score].notna()
+    if broken.any():
+        raise AnalysisError(f"score={score}: {table[score][broken].iloc[0]!r} is not a number")
+    kept = values.notna() & np.isfinite(values)
+    notes = _note(int((~kept).sum()), "rows without a score were left out")
+    if not kept.any():
+        raise AnalysisError(f"score={score}: every row is empty")
+    frame = table.assign(score=values)[kept].reset_index(drop=True)
+    twice = int(frame.duplicated().sum())
+    notes += _note(twice, "rows repeat another row exactly; they were kept, check the table")
+    frame = _with_wp(frame)
+    frame.attrs = {"notes": notes, "score": score}
+    return frame
+
+
+def from_results(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the prepared frame of a results table: see the module's docstring."""
+    missing = [name for name in NEEDED if name not in table]
+    if missing:
+        raise AnalysisError(f"table: no column {listed(missing)}; it has {listed(table.columns)}")
+    present = table[table["value"].notna()]
+    notes = _note(len(table) - len(present), "rows without a value were left out")
+    once = _each_run_once(present)
+    notes += _note(len(present) - len(once), "rows are another name of a run that is here already")
+    kept = _primary_metrics(once)
+    notes += _note(len(once) - len(kept), "rows of secondary metrics were left out")
+    if kept.empty:
+        raise AnalysisError("table: no row has a value")
+    frame = _with_score(_with_factors(kept.reset_index(drop=True)))
+    frame.attrs["notes"] = notes
+    return frame
+
+
+def study_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the main model: trained runs on benchmarks, without the controls."""
+    kept = (frame["control"] == "") & ~frame["is_base"] & frame["task_type"].isin(SCORED)
+    rows = frame[kept].reset_index(drop=True)
+    if rows.empty:
+        raise AnalysisError("table: no trained run has a benchmark score")
+    for name in rows.columns[[isinstance(t, pd.CategoricalDtype) for t in rows.dtypes]]:
+        rows[name] = rows[name].cat.remove_unused_categories()
+    rows = rows.assign(mode=_modes(rows))
+    levels = rows[rows["wp"] > 0].groupby("mode", observed=True)["wp"].nunique()
+    curved = rows["mode"].astype(str).map(levels >= CURVED)
+    # An adapter that ran at one rank has no slope over rank to estimate.
+    ranks = rows.groupby("adapter", observed=True)["log2_rank"].transform("nunique")
+    slope = rows["log2_rank"].where(ranks > 1, 0.0)
+    return rows.assign(curved=curved.eq(True).astype(float), log2_rank=slope)
+
+
+def is_results(frame: pd.DataFrame) -> bool:
+    """Return whether a prepared frame came from a results table of ours."""
+    return {"run", "control", "is_base", "task_group"} <= set(frame.columns)
+
+
+def plw_of(wp: float) -> float:
+    """Return the prompt loss weight whose w_p this is; NaN below zero."""
+    return float(wp ** (1 / WP_EXPONENT)) if wp >= 0 else float("nan")
+
+
+def _note(count: int, what: str) -> list[str]:
+    return [f"{count} {what}."] if count else []
+
+
+def _each_run_once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without aliases: one row per run, task and metric, under its first name."""
+    first = table
+    if "alias" in table:
+        first = table.sort_values("alias", kind="stable")
+    return first.drop_duplicates(["train_key", "task", "metric"]).sort_index()
+
+
+def _primary_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one metric per benchmark; held-out losses and measures keep all."""
+    bench = table["task_type"].isin(SCORED) if "task_type" in table else table["task"].notna()
+    names = table[bench].groupby("task", observed=True)["metric"].unique()
+    chosen = {task: min(found, key=_preference) for task, found in names.items()}
+    return table[~bench | (table["metric"] == table["task"].map(chosen))]
+
+
+def _preference(metric: str) -> tuple[int, str]:
+    name = metric.split(",")[0]  # lm-eval writes "acc,none"
+    return (PRIMARY.index(name) if name in PRIMARY else len(PRIMARY), name)
+
+
+def _with_score(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with `score`, `score_se` and `score_chance` in points, higher is better."""
+    bench = frame["task_type"].isin(SCORED)
+    group = frame.groupby(["task", "metric"], observed=True)["value"]
+    fraction = group.transform("min").ge(0) & group.transform("max").le(1)
+    in_points = frame["metric"].str.split(",").str[0].isin(IN_POINTS)
+    scale = np.where(bench & fraction & ~in_points, 100.0, 1.0)
+    low_is_good = ~frame.get("higher_is_better", pd.Series(True, frame.index)).astype(bool)
+    sign = np.where(bench & low_is_good, -1.0, 1.0)
+    empty = pd.Series(np.nan, frame.index)
+    return frame.assign(
+        score=frame["value"] * scale * sign,
+        score_se=frame.get("se", empty) * scale,
+        score_chance=frame.get("chance", empty) * scale * sign,
+    )
+
+
+def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the derived columns and with categories for factors."""
+    frame = _with_wp(table)
+    defaults: dict[str, str | int] = {
+        "task_type": "mc", "side": "both", "adapter": "full", "masking": "none", "rank": 1,
+        "dataset": "data", "sham": "a", "seed": 0, "dataset_type": "data",
+        "shuffle_prompts": False,
+    }  # fmt: skip
+    for name, value in defaults.items():
+        if name not in frame:
+            frame[name] = pd.Series(value, frame.index)
+    frame["is_base"] = frame["adapter"].astype(str).eq("none")
+    frame["control"] = _controls(frame)
+    frame["run"] = frame["train_key"].astype(str)
+    ranked = ~frame["adapter"].astype(str).isin(["full", "none"])
+    ranks = np.unique(frame.loc[ranked, "rank"].astype(float))
+    rank0 = float(np.exp2(np.median(np.log2(ranks)))) if len(ranks) else 1.0
+    frame["log2_rank"] = np.where(ranked, np.log2(frame["rank"].astype(float) / rank0), 0.0)
+    frame["task_group"] = _task_groups(frame)
+    frame["rate"] = _rates(frame)
+    for name in FACTORS:
+        if name in frame:
+            frame[name] = frame[name].astype("category")
+    frame.attrs["rank0"] = rank0
+    return frame
+
+
+def _rates(frame: pd.DataFrame) -> pd.Series:
+    """Return the learning rate where it is a factor, 0 where every arm has its own tuned one."""
+    arm = [n for n in ("adapter", "rank", "dataset", "model", "train") if n in frame]
+    if "lr" not in frame or frame.groupby(arm, observed=True)["lr"].nunique().max() < 2:
+        return pd.Series(0.0, frame.index)
+    return pd.to_numeric(frame["lr"], errors="coerce")
+
+
+def _with_wp(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with `wp`, from the effective PLW or else from PLW and masking."""
+    if "wp" in frame:
+        return frame.copy()
+    if "effective_plw" in frame:
+        weight = frame["effective_plw"]
+    elif "plw" in frame and pd.api.types.is_numeric_dtype(frame["plw"]):
+        weight = frame["plw"].astype(float)
+        if "masking" in frame:
+            weight = weight.mask(frame["masking"].astype(str) == "instruction", 0.0)
+    else:
+        return frame.copy()
+    if not weight.dropna().between(0, 1).all():
+        raise AnalysisError("plw: must lie between 0 and 1 in every row")
+    return frame.assign(wp=weight**WP_EXPONENT)
+
+
+def _controls(frame: pd.DataFrame) -> pd.Series:
+    """Return which control a row belongs to, "" for none."""
+    sham = frame["sham"].astype(str) != "a"
+    placebo = frame["masking"].astype(str) == "placebo"
+    shuffled = frame["shuffle_prompts"].astype(str).str.lower() == "true"
+    if "shuffle_prompts" in frame:
+        shuffled |= frame["shuffle_prompts"].fillna(False).astype(bool)
+    names = np.select([placebo, shuffled, sham], ["placebo", "shuffled", "sham"], default="")
+    return pd.Series(names, frame.index)
+
+
+def _modes(rows: pd.DataFrame) -> pd.Series:
+    """Return the masking mode of every row; at wp 0 any name will do, so it takes the first."""
+    masking = rows["masking"].astype(str)
+    curved = masking[rows["wp"] > 0]
+    first = curved.value_counts().index[0] if len(curved) else "none"
+    return masking.mask(rows["wp"] == 0, first).astype("category")
+
+
+def _task_groups(frame: pd.DataFrame) -> pd.Series:
+    bench = frame[frame["task_type"].isin(SCORED)]
+    sides = bench.groupby("task_type", observed=True)["side"].nunique()
+    both = (sides > 1).any()
+    types = frame["task_type"].astype(str)
+    return (types + " " + frame["side"].astype(str) if both else types).astype("category")

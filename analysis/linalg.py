@@ -1,0 +1,87 @@
+"""The linear algebra that `analysis.lmm` stands on: least squares, and many small matrices at once.
+
+Letters in names: N rows, L levels, P columns of a factor, B fixed effects, M columns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import lapack, qr, solve_triangular
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+RANK_TOLERANCE = 1e-8  # of a column's own length, after the columns before it are taken out
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The fixed part after an orthogonal change of columns: well conditioned in any units."""
+
+    kept: Index  # the columns of X that earlier columns do not determine
+    q_NB: Array
+    r_BB: Array
+    ols_B: Array
+    residual_N: Array
+
+
+def independent_columns(X_NB: Array) -> Index:
+    """Return the columns of X that are not determined by the columns before them."""
+    length_B = np.linalg.norm(X_NB, axis=0)
+    kept = np.flatnonzero(length_B > 0)
+    r_BB = qr(X_NB[:, kept] / length_B[kept], mode="r", check_finite=False)[0][: len(kept)]
+    while True:
+        small = np.abs(np.diagonal(r_BB)) < RANK_TOLERANCE
+        # More columns than rows leave no diagonal for the last ones.
+        first = int(np.argmax(small)) if small.any() else len(small)
+        if first == r_BB.shape[1]:
+            return kept
+        kept = np.delete(kept, first)
+        r_BB = qr(np.delete(r_BB, first, axis=1), mode="r", check_finite=False)[0]
+
+
+def orthogonal(X_NB: Array, y_N: Array) -> Fixed:
+    """Return X = Q R without its dependent columns, and y without what X explains."""
+    kept = independent_columns(X_NB)
+    q_NB, r_BB = qr(X_NB[:, kept], mode="economic", check_finite=False)
+    fit_B = q_NB.T @ y_N
+    ols_B = solve_triangular(r_BB, fit_B, check_finite=False)
+    return Fixed(kept, np.asarray(q_NB), np.asarray(r_BB), ols_B, y_N - q_NB @ fit_B)
+
+
+def inverse(chol_MM: Array) -> Array:
+    """Return (L L')^-1."""
+    if not len(chol_MM):
+        return np.zeros((0, 0))
+    half_MM, _ = lapack.dpotri(chol_MM, lower=1)
+    return np.tril(half_MM) + np.tril(half_MM, -1).T
+
+
+def contracted(w_LPM: Array, inverse_MM: Array) -> Array:
+    """Return the sum over levels of w inverse w', a (P, P) matrix."""
+    levels, width, m = w_LPM.shape
+    product = (w_LPM.reshape(levels * width, m) @ inverse_MM).reshape(levels, width, m)
+    return np.tensordot(product, w_LPM, axes=([0, 2], [0, 2]))
+
+
+def times(a_LPP: Array, b_LPM: Array) -> Array:
+    """Return a b for every level; numpy's product of 1 x 1 matrices is slow."""
+    return a_LPP * b_LPM if a_LPP.shape[-1] == 1 else a_LPP @ b_LPM
+
+
+def sweep(c_LPP: Array) -> tuple[Array, float]:
+    """Return the inverses and the summed log determinant of small positive definite matrices.
+
+    Gauss-Jordan steps, all levels at once: LAPACK would be called once a level.
+    """
+    log_det = 0.0
+    for j in range(c_LPP.shape[-1]):
+        pivot_L = c_LPP[:, j, j].copy()
+        log_det += float(np.log(pivot_L).sum())
+        row_LP = c_LPP[:, j, :] / pivot_L[:, None]
+        column_LP = c_LPP[:, :, j].copy()
+        c_LPP = c_LPP - column_LP[:, :, None] * row_LP[:, None, :]
+        c_LPP[:, j, :], c_LPP[:, :, j] = row_LP, -column_LP / pivot_L[:, None]
+        c_LPP[:, j, j] = 1 / pivot_L
+    return c_LPP, log_det

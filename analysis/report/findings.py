@@ -1,0 +1,191 @@
+"""The headline findings in plain words: only what the intervals support.
+
+Every sentence carries its number and interval; what is not distinguishable is said to be so, with
+the smallest effect that would have been seen.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+
+import pandas as pd
+
+from analysis.controls import controls
+from analysis.optimum import INTERIOR
+from analysis.report import heldout, words
+from analysis.report.arms import SIDES, arm_differences, changes_table
+from analysis.report.page import Block, Head, Item, Listing, Section, Text
+from analysis.report.study import SCREENING_SEEDS, Study
+
+ALPHA = 0.05
+SAME = "no effect beyond the margin"
+
+
+def section(study: Study) -> Section:
+    """Return the headline findings."""
+    blocks: list[Block] = []
+    for head, entries in (
+        ("Prompt loss weight", tuple(_dose(study))),
+        ("Adapters", tuple(_arms(study))),
+        ("Held-out loss", tuple(heldout.findings(study.frame))),
+        ("Controls", tuple(_controls(study))),
+    ):
+        if entries:
+            blocks += [Head(head), Listing(entries, style="findings")]
+    if not blocks:
+        blocks = [Text("The table holds no comparison that this report knows; see the model.")]
+    return Section("findings", "Findings", tuple(blocks))
+
+
+def warning(study: Study) -> tuple[str, str] | None:
+    """Return the warning that stands above all findings, if there is one."""
+    if not study.fit.converged:
+        return (
+            "Not converged.",
+            "No interval here is to be used; see the diagnostics.",
+        )
+    if study.screening:
+        count = {1: "One seed", 2: "Two seeds"}.get(study.seeds, f"{study.seeds} seeds")
+        text = (
+            f"{count} per cell can screen, not conclude: use what follows to choose what to run "
+            f"with more than {SCREENING_SEEDS} seeds."
+        )
+        return ("Screening.", text)
+    return None
+
+
+def _dose(study: Study) -> Iterator[Item]:
+    """Yield a line per panel of the curved modes, and one per mode with a single weight."""
+    if not len(study.dose):
+        return
+    curved = study.dose[study.dose["curved"]]
+    for row in curved.sort_values("p_any_holm", kind="stable").to_dict("records"):
+        yield _panel(row, several=curved["mode"].nunique() > 1)
+    lines = study.dose[~study.dose["curved"]]
+    for mode, own in lines.groupby("mode", observed=True, sort=False):
+        yield _one_level(str(mode), own)
+
+
+def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
+    group = words.group_text(str(row["task_group"]))
+    data = words.data_text(str(row["dataset_type"]))
+    where = f"{group}, {data}" + (f", masking {row['mode']}" if several else "")
+    effect = _number(row, "effect")
+    size = (
+        f"PLW 1 scores {words.signed(effect)} points against PLW 0 "
+        f"({words.interval(_number(row, 'low'), _number(row, 'high'))})"
+    )
+    if row["optimum"] == INTERIOR and _number(row, "p_any_holm") < ALPHA:
+        return Item(f"{where}: {_inside(row)}", "interior optimum", "clear")
+    if _number(row, "p_holm") < ALPHA:
+        return Item(f"{where}: {size}; {row['optimum_words']}.", "distinguishable", "clear")
+    if _number(row, "p_any_holm") < ALPHA:
+        text = f"{where}: the score changes with PLW, but its two ends hardly differ: {size}."
+        return Item(text, "distinguishable", "clear")
+    if row["verdict"] == SAME:
+        tag = f"within ±{_number(row, 'margin'):g}"
+        return Item(f"{where}: {size}, so any effect of PLW 1 is smaller than that.", tag)
+    return Item(f"{where}: {size}; {_unseen(row)}.", "not distinguishable")
+
+
+def _unseen(row: Mapping[Hashable, object]) -> str:
+    """Say why an effect is not taken for one: its interval, or the number of comparisons."""
+    if _number(row, "p") < ALPHA:
+        return (
+            "zero lies outside this one interval, but not after adjustment for the number of "
+            f"comparisons (p = {_number(row, 'p_holm'):.2g})"
+        )
+    return f"a true effect of {_number(row, 'visible'):.1f} points would have been seen"
+
+
+def _inside(row: Mapping[Hashable, object]) -> str:
+    best, low, high = (
+        words.plw_text(_number(row, name)) for name in ("best_plw", "plw_low", "plw_high")
+    )
+    return (
+        f"best at PLW {best} (95 % interval {low} to {high}), "
+        f"{words.signed(_number(row, 'gain'))} points above PLW 0 (s.e. "
+        f"{_number(row, 'gain_se'):.1f})."
+    )
+
+
+def _number(row: Mapping[Hashable, object], name: str) -> float:
+    return float(str(row[name]))
+
+
+def _one_level(mode: str, own: pd.DataFrame) -> Item:
+    """Say in one line what a masking mode with one weight does against PLW 0."""
+    clear = own[own["p_holm"] < ALPHA]
+    if not len(clear):
+        low, high = own["visible"].min(), own["visible"].max()
+        seen = f"effects of {low:.1f} to {high:.1f} points would have been seen"
+        text = f"masking {mode} against no prompt weight: no difference in {len(own)} comparisons"
+        return Item(f"{text}; {seen}.", "not distinguishable")
+    told = "; ".join(
+        f"{words.group_text(str(r.task_group))}, {words.data_text(str(r.dataset_type))} "
+        f"{words.signed(float(str(r.effect)))} points "
+        f"({words.interval(float(str(r.low)), float(str(r.high)))})"
+        for r in clear.itertuples()
+    )
+    text = (
+        f"masking {mode} against no prompt weight, {len(clear)} of {len(own)} comparisons: {told}."
+    )
+    return Item(text, "distinguishable", "clear")
+
+
+def _arms(study: Study) -> Iterator[Item]:
+    changes = changes_table(study)
+    for row in changes.to_dict("records") if len(changes) else []:
+        if row["adapter"] == "full":
+            yield _full(row, several=changes["model"].nunique() > 1)
+    table = arm_differences(study)
+    if not len(table):
+        return
+    for (dataset, side), own in table.groupby(["dataset", "side"], sort=False):
+        yield _against(own, f"{dataset}, {SIDES[str(side)]}")
+
+
+def _full(row: Mapping[Hashable, object], *, several: bool) -> Item:
+    """Say what full fine-tuning learns and forgets; intervals that hold zero are called so."""
+    parts = []
+    for name, told in (("gain", "target tasks"), ("loss", "source tasks")):
+        mean, low, high = (_number(row, f"{name}_{end}") for end in ("mean", "low", "high"))
+        sign = 1 if name == "gain" else -1
+        low, high = sorted((sign * low, sign * high))
+        parts.append(f"{words.signed(sign * mean)} points on {told} ({words.interval(low, high)})")
+    where = f"{row['dataset']}, {row['model']}" if several else f"{row['dataset']}"
+    text = f"{where}: full fine-tuning against the untouched base: {', '.join(parts)}."
+    return Item(text, "learning, forgetting")
+
+
+def _against(own: pd.DataFrame, where: str) -> Item:
+    """Say which arms differ from the reference on one side of one data set."""
+    clear = own[own["verdict"] == "distinguishable"]
+    against = own["against"].iloc[0]
+    rest = [str(a) for a in own.loc[own["verdict"] != "distinguishable", "arm"]]
+    if not len(clear):
+        low, high = own["visible"].min(), own["visible"].max()
+        text = (
+            f"{where}: {', '.join(rest)} against {against}: differences of {low:.1f} to {high:.1f}"
+        )
+        return Item(f"{text} points would have been seen.", "not distinguishable")
+    told = ", ".join(
+        f"{r.arm} {words.signed(float(str(r.estimate)))} "
+        f"({words.plain(float(str(r.low)))} to {words.plain(float(str(r.high)))})"
+        for r in clear.itertuples()
+    )
+    tail = f" Not distinguishable from {against}: {', '.join(rest)}." if rest else ""
+    text = f"{where}, points against {against} with 95 % intervals: {told}.{tail}"
+    return Item(text, "distinguishable", "clear")
+
+
+def _controls(study: Study) -> Iterator[Item]:
+    for found in controls(study.frame):
+        if found.tasks != "all" or found.effect is None:
+            continue
+        seen = found.effect.p < ALPHA
+        alarm = found.name == "sham" and seen
+        tag = "alarm" if alarm else "distinguishable" if seen else "not distinguishable"
+        tone = "warn" if alarm else "clear" if seen else ""
+        head = {"sham": "A/A", "placebo": "placebo weights", "shuffled": "shuffled prompts"}
+        text = f"{head[found.name]}: {words.estimate_text(found.effect)}; {found.verdict}"
+        text += "." if seen else f"; {found.effect.visible:.1f} points would have been seen."
+        yield Item(text, tag, tone)

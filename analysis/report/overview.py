@@ -1,0 +1,223 @@
+"""What was run: grid, aliases, failures, learning rates and cost, counted from the raw table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ablate.record import LEVELS
+from analysis.figures import study as figures
+from analysis.report import words
+from analysis.report.page import Block, Plate, Section, Sheet, Text
+from analysis.report.tables import Table
+
+IDENTITY = [name for name in LEVELS if name != "study"]
+SHOWN = [name for name in IDENTITY if name not in ("lr", "train")]
+PER_CELL = [name for name in SHOWN if name not in ("seed", "model")]
+MANY_LEVELS = 12
+MANY_RATES = 3  # so many learning rates of one arm make a curve
+
+
+def section(raw: pd.DataFrame, folder: Path | None) -> Section:
+    """Return what was run according to the results table `raw`, whose folder is `folder`."""
+    cells = raw.drop_duplicates([name for name in IDENTITY if name in raw])
+    blocks: list[Block] = [Text(_sentence(raw, cells)), Sheet(_grid(cells), open=True)]
+    tables = [_aliases(cells), _failures(cells, folder), _cells(cells), _cost(cells)]
+    blocks += [Sheet(table) for table in tables if len(table.frame)]
+    return Section("run", "What was run", (*blocks, *_rates(cells, folder)))
+
+
+def counts(raw: pd.DataFrame) -> dict[str, int]:
+    """Return how many cells, runs, aliases and failures there are, and how far they reach."""
+    cells = raw.drop_duplicates([name for name in IDENTITY if name in raw])
+    trained = cells[_column(cells, "adapter") != "none"]
+    done = trained[_column(trained, "status", "done") == "done"]
+    runs = int(done["train_key"].nunique())
+    return {
+        "cells": len(trained),
+        "runs": runs,
+        "aliases": len(done) - runs,
+        "not finished": len(trained) - len(done),
+        "seeds": int(_column(done, "seed").nunique()),
+        "base models": int(_column(done, "model").nunique()),
+        "data sets": int(_column(done, "dataset").nunique()),
+        "tasks": int(_bench(raw)["task"].nunique()),
+    }
+
+
+def _bench(raw: pd.DataFrame) -> pd.DataFrame:
+    kind = _column(raw, "task_type")
+    return raw[kind.isin(["mc", "short", "long"])]
+
+
+def _column(frame: pd.DataFrame, name: str, default: str = "") -> "pd.Series[str]":
+    if name not in frame:
+        return pd.Series(default, frame.index, dtype=str)
+    return frame[name].astype(str)
+
+
+def _sentence(raw: pd.DataFrame, cells: pd.DataFrame) -> str:
+    n = counts(raw)
+    items = _bench(raw)["n"].dropna() if "n" in raw else pd.Series(dtype=float)
+    each = f" of {int(items.median())} items" if len(items) else ""
+    text = f"The grid names {words.count(n['cells'], 'cell')}: {words.count(n['runs'], 'run')}"
+    text += f", each scored on {words.count(n['tasks'], 'task')}{each}" if n["tasks"] else ""
+    if n["aliases"]:
+        same = "the same run under another name, which is not counted again"
+        text += f"; {words.count(n['aliases'], 'alias')} ({same})"
+    if n["not finished"]:
+        text += f"; {n['not finished']} without a result, listed below"
+    bases = int((_column(cells, "adapter") == "none").sum())
+    return text + (". The untouched base was scored too." if bases else ".")
+
+
+def _grid(cells: pd.DataFrame) -> Table:
+    rows = []
+    trained = cells[_column(cells, "adapter") != "none"]
+    for name in SHOWN:
+        if name in trained and trained[name].notna().any():
+            found = sorted(trained[name].dropna().unique(), key=_sort_key)
+            rows.append({"factor": name, "count": len(found), "levels": _listed(found)})
+    frame = pd.DataFrame(rows)
+    note = "Factors with one level are settings of this study, not something it compares."
+    return Table("grid", "Factors and their levels", frame, note, {"count": "levels, number"})
+
+
+def _sort_key(value: object) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def _listed(values: Sequence[object]) -> str:
+    words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values[:MANY_LEVELS]]
+    more = f" and {len(values) - MANY_LEVELS} more" if len(values) > MANY_LEVELS else ""
+    return ", ".join(words) + more
+
+
+def _aliases(cells: pd.DataFrame) -> Table:
+    """Say which names are one run; replicates and base models are told once."""
+    names = [name for name in PER_CELL if name in cells]
+    done = cells[cells["train_key"].notna() & (_column(cells, "adapter") != "none")]
+    again = done.duplicated("train_key")
+    first = done[~again].set_index("train_key")[names]
+    others = done[again]
+    rows = []
+    for record in others.to_dict("records"):
+        own = first.loc[record["train_key"]]
+        varied = [n for n in names if str(record[n]) != str(own[n])]
+        if varied:
+            same = ", ".join(f"{n}={_text(own[n])}" for n in varied)
+            rows.append({n: _text(record[n]) for n in _useful(cells)} | {"same run as": same})
+    frame = pd.DataFrame(rows).drop_duplicates() if rows else pd.DataFrame()
+    title = "Aliases: further names of a run"
+    return Table(
+        "aliases", title, frame, "Found from the tokens' roles and weights, not from names."
+    )
+
+
+def _useful(cells: pd.DataFrame) -> list[str]:
+    return [n for n in PER_CELL if n in cells and cells[n].nunique() > 1]
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _failures(cells: pd.DataFrame, folder: Path | None) -> Table:
+    status = _column(cells, "status", "done")
+    lost = cells[status != "done"]
+    names = [n for n in SHOWN if n in cells and cells[n].nunique() > 1]
+    frame = lost[[*names, "status"]].reset_index(drop=True) if len(lost) else pd.DataFrame()
+    if len(lost) and folder is not None:
+        frame["error"] = [_error(folder, str(key)) for key in lost["train_key"]]
+    return Table("failures", "Cells without a result", frame)
+
+
+def _error(folder: Path, key: str) -> str:
+    """Return the last line of the last failed attempt, as the store recorded it."""
+    attempts = sorted((folder / "failures").glob(f"{key}-*.json"))
+    if not attempts:
+        return ""
+    error = json.loads(attempts[-1].read_text(encoding="utf-8")).get("error", "")
+    return str(error).strip().splitlines()[-1] if str(error).strip() else ""
+
+
+def _cells(cells: pd.DataFrame) -> Table:
+    done = cells[
+        (_column(cells, "status", "done") == "done") & (_column(cells, "adapter") != "none")
+    ]
+    alias = done.duplicated("train_key")
+    names = [n for n in PER_CELL if n in cells and cells[n].nunique() > 1]
+    if not names or not len(done):
+        return Table("cells", "Cells", pd.DataFrame())
+    grouped = done.assign(alias=alias).groupby(names, sort=False, dropna=False)
+    frame = grouped.agg(names=("train_key", "size"), aliases=("alias", "sum")).reset_index()
+    frame["runs"] = frame["names"] - frame.pop("aliases")
+    return Table("cells", "Every cell and its runs", frame.drop(columns="names"))
+
+
+def _cost(cells: pd.DataFrame) -> Table:
+    """Say what a run of each adapter costs, and all runs together."""
+    wanted = {
+        "train_seconds": "training, s", "eval_seconds": "evaluation, s",
+        "tokens_per_second": "tokens/s", "peak_mb": "peak memory, MB",
+        "trainable_parameters": "trainable parameters", "clipped_share": "clipped steps",
+        "grad_norm_mean": "gradient norm", "completion_grad_share": "completion's gradient share",
+    }  # fmt: skip
+    names = [n for n in wanted if n in cells and cells[n].notna().any()]
+    runs = cells[_column(cells, "adapter") != "none"].drop_duplicates("train_key")
+    by = [n for n in ("adapter", "rank") if n in runs]
+    if not names or not by:
+        return Table("cost", "Cost", pd.DataFrame())
+    runs = (
+        runs.assign(rank=runs["rank"].mask(runs["adapter"] == "full")) if "rank" in runs else runs
+    )
+    grouped = runs.groupby(by, sort=False, dropna=False)
+    frame = grouped[names].mean().reset_index()
+    frame.insert(len(by), "runs", grouped.size().to_numpy())
+    total = runs[[n for n in names if n.endswith("_seconds")]].sum().sum() / 3600
+    note = f"Means over runs. All runs together took {total:.2g} hours of one worker's time."
+    formats = {"train_seconds": ".1f", "eval_seconds": ".1f", "clipped_share": ".0%"}
+    return Table("cost", "What a run costs", frame, note, wanted, formats)
+
+
+def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
+    """Say which learning rate every adapter had, and how it was chosen where that is known."""
+    blocks: list[Block] = []
+    tuned = folder / "tuned.csv" if folder is not None else None
+    if tuned is not None and tuned.is_file():
+        note = "Chosen by the loss on a validation split and with a seed that no report uses."
+        title = "How the learning rates were chosen"
+        heads = {"lr": "learning rate", "loss": "validation loss", "edge": "at the edge"}
+        table = Table("tuning", title, pd.read_csv(tuned), note, heads, {"loss": ".4f"})
+        blocks.append(Sheet(table))
+    names = [n for n in ("dataset", "adapter", "rank", "lr") if n in cells]
+    if "lr" in names:
+        used = cells[_column(cells, "adapter") != "none"].dropna(subset=["lr"])
+        used = used.drop_duplicates("train_key")[names].drop_duplicates()
+        note = "One rate for all adapters would confound the adapter with its rate."
+        table = Table("learning_rates", "Learning rates used", used, note, {"lr": "learning rate"})
+        blocks += [Sheet(table)] if len(used) else []
+    return blocks
+
+
+def tuning(raw: pd.DataFrame) -> Section | None:
+    """Return validation loss against learning rate; None where a rate does not vary by itself."""
+    by = [n for n in ("dataset", "adapter", "rank") if n in raw]
+    kind, metric = _column(raw, "task_type"), _column(raw, "metric")
+    rows = raw[(kind == "heldout") & metric.isin(["loss_completion", "loss_text"])]
+    rows = rows[_column(rows, "adapter") != "none"]
+    if "lr" not in rows or not len(rows) or rows.groupby(by)["lr"].nunique().max() < MANY_RATES:
+        return None
+    means = rows.groupby([*by, "lr"], observed=True)["value"].mean().rename("loss").reset_index()
+    best = means.groupby(by, observed=True)["loss"].transform("min")
+    label = means["adapter"].astype(str) + " r" + _column(means, "rank")
+    label = label.where(means["adapter"] != "full", "full")
+    means = means.assign(chosen=means["loss"] == best)
+    caption = "Validation loss against learning rate. Markers: the rate with the lowest loss."
+    plate = Plate("tuning_curves", figures.tuning(means.assign(label=label)), caption)
+    note = "Means over base models."
+    sheet = Sheet(Table("tuning_curves", "Loss by learning rate", means, note))
+    return Section("tuning", "Learning rates tried", (plate, sheet))

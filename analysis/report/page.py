@@ -1,0 +1,149 @@
+"""Sections of a report and how they become one self-contained page with its files beside it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.report.tables import Table, html_table, write_csv, write_tex
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A heading inside a section."""
+
+    text: str
+    kind: str = "head"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a list, with a verdict in front of it where there is one."""
+
+    text: str
+    tag: str = ""
+    tone: str = ""  # clear, warn or nothing
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list of findings or remarks."""
+
+    entries: tuple[Item, ...]
+    style: str = ""
+    kind: str = "list"
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure with its caption, which says what is drawn and what the intervals are."""
+
+    name: str
+    figure: Figure
+    caption: str
+    kind: str = "plate"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table, open or folded."""
+
+    table: Table
+    open: bool = False
+    kind: str = "table"
+
+
+Block = Text | Head | Listing | Plate | Sheet
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; `key` is its anchor."""
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page shows."""
+
+    title: str
+    source: str
+    version: str
+    sections: tuple[Section, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    warning: tuple[str, str] | None = None
+
+
+def write(page: Page, out: Path) -> Path:
+    """Write the page, its tables and its figures under `out`; return the page's path."""
+    _clear(out)
+    figures: dict[str, str] = {}
+    for block in [block for section in page.sections for block in section.blocks]:
+        if isinstance(block, Sheet):
+            write_csv(block.table, out / "tables" / f"{block.table.name}.csv")
+            write_tex(block.table, out / "tables" / f"{block.table.name}.tex")
+        elif isinstance(block, Plate):
+            svg, _ = style.save(block.figure, out / "figures" / block.name)
+            figures[block.name] = style.inline_svg(svg.read_text(encoding="utf-8"), block.name)
+    path = out / "index.html"
+    path.write_text(render(page, figures), encoding="utf-8")
+    return path
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier report left: no table of another fit may stand beside this one."""
+    out.mkdir(parents=True, exist_ok=True)
+    for folder, endings in (("tables", ("csv", "tex")), ("figures", ("svg", "png"))):
+        for ending in endings:
+            for path in (out / folder).glob(f"*.{ending}"):
+                path.unlink()
+
+
+def render(page: Page, figures: Mapping[str, str]) -> str:
+    """Return the page as HTML; figures and tables are numbered in the order in which they stand.
+
+    Args:
+        page: what to show.
+        figures: the `<svg>` element of every plate, by name.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    counts = {"plate": 0, "table": 0}
+    sections = [
+        {"key": s.key, "title": s.title, "blocks": [_prepared(b, counts) for b in s.blocks]}
+        for s in page.sections
+    ]
+    text = environment.get_template("page.html.j2").render(
+        title=page.title, facts=page.facts, warning=page.warning,
+        sections=sections, figures=figures, source=page.source, version=page.version,
+    )  # fmt: skip
+    return re.sub(r"\n\s*\n+", "\n", text) + "\n"
+
+
+def _prepared(block: Block, counts: dict[str, int]) -> dict[str, Any]:
+    prepared: dict[str, Any] = {f: getattr(block, f) for f in block.__dataclass_fields__}
+    if isinstance(block, Plate | Sheet):
+        counts[block.kind] += 1
+        prepared["number"] = counts[block.kind]
+    if isinstance(block, Sheet):
+        prepared["html"] = html_table(block.table)
+    return prepared

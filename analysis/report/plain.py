@@ -1,0 +1,31 @@
+"""The report of results that no model can be fitted to: what was run, scores, held-out losses."""
+
+import pandas as pd
+
+from analysis.frame import SCORED
+from analysis.report import heldout, words
+from analysis.report.overview import PER_CELL
+from analysis.report.page import Block, Head, Listing, Section, Sheet, Text
+from analysis.report.tables import Table
+
+
+def findings(frame: pd.DataFrame) -> Section:
+    """Return what can be said without a model of benchmark scores: the held-out loss."""
+    entries = tuple(heldout.findings(frame))
+    blocks: list[Block] = [Head("Held-out loss"), Listing(entries, style="findings")]
+    if not entries:
+        blocks = [Text("There is too little here to compare; the numbers stand below as they are.")]
+    return Section("findings", "Findings", tuple(blocks))
+
+
+def scores(frame: pd.DataFrame) -> Section | None:
+    """Return the mean score of every cell on every task, without any inference."""
+    rows = frame[frame["task_type"].isin(SCORED)]
+    if not len(rows):
+        return None
+    names = [n for n in PER_CELL if n in rows and rows[n].nunique() > 1]
+    grouped = rows.groupby([*names, "task"], observed=True, sort=False, dropna=False)["score"]
+    table = grouped.agg(runs="size", mean="mean").reset_index()
+    note = "Means over seeds and base models, in points; no interval can be given."
+    sheet = Sheet(Table("scores", "Scores", table, note, words.HEADS, {"mean": ".1f"}), open=True)
+    return Section("scores", "Scores", (sheet,))

@@ -1,0 +1,128 @@
+"""What every section of a study's report starts from: the frame, the fit and what it says."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.default_model import default_formula
+from analysis.effects import MARGIN, dose_table
+from analysis.errors import AnalysisError
+from analysis.frame import study_rows
+from analysis.inference import holm
+from analysis.mixed import MixedFit, fit_mixed
+from analysis.report import words
+
+GIVEN = "The formula was given by the user."
+SETTINGS = ("normaliser", "scope", "embeddings", "completion_weight")
+SCREENING_SEEDS = 2  # with so few replicates a study can only screen
+
+
+@dataclass(frozen=True)
+class Study:
+    """A results table, prepared and fitted."""
+
+    raw: pd.DataFrame
+    frame: pd.DataFrame
+    fit: MixedFit
+    reasons: tuple[str, ...]
+    folder: Path | None  # where the table was, for what lies beside it
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows of the main model: trained runs on benchmarks, without controls."""
+        return study_rows(self.frame)
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings beside the factors of interest that have several levels."""
+        return [n for n in SETTINGS if n in self.rows and self.rows[n].nunique() > 1]
+
+    @cached_property
+    def usual(self) -> dict[str, str]:
+        """The level of every varied setting that most runs have."""
+        runs = self.rows.drop_duplicates("run")
+        return {n: str(runs[n].astype(str).value_counts().index[0]) for n in self.varied}
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The rows at the usual level of every setting: what the figures show."""
+        kept = pd.Series(True, self.rows.index)
+        for name, level in self.usual.items():
+            kept &= self.rows[name].astype(str) == level
+        return self.rows[kept]
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds; of the arms that have most."""
+        return int(self.rows["seed"].nunique())
+
+    @property
+    def screening(self) -> bool:
+        """Whether there are too few seeds for more than a first look."""
+        return self.seeds <= SCREENING_SEEDS
+
+    @property
+    def dosed(self) -> bool:
+        """Whether the prompt loss weight varies and stands in the formula."""
+        used = set(self.fit.design.parsed.columns)
+        varies = "wp" in self.rows and self.rows["wp"].nunique() > 1
+        return varies and bool(used & {"wp", "effective_plw"})
+
+    @property
+    def variable(self) -> str:
+        """The scale of the weight that the formula uses."""
+        return "wp" if "wp" in self.fit.design.parsed.columns else "effective_plw"
+
+    @cached_property
+    def dose(self) -> pd.DataFrame:
+        """One row per masking mode, task group and data-set type; empty without a weight."""
+        return dose_rows(self.fit, self.frame) if self.dosed else pd.DataFrame()
+
+
+def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> pd.DataFrame:
+    """Return `dose_table`, curved modes first, with p_any adjusted for the number of panels."""
+    try:
+        table = dose_table(fit, frame, margin=margin)
+    except AnalysisError:  # a formula of the user's own that is not quadratic in the weight
+        return pd.DataFrame()
+    if not len(table):
+        return table
+    table = table.assign(p_any_holm=holm(table["p_any"].tolist()))
+    table = table.assign(curved=table["b2_se"].gt(0))
+    place = table["task_group"].map(words.group_order)
+    order = [
+        (not c, m, d, g)
+        for c, m, d, g in zip(
+            table["curved"], table["mode"], table["dataset_type"], place, strict=True
+        )
+    ]
+    return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
+
+
+class NoModel(AnalysisError):
+    """Results that are in order, but that no model can be fitted to."""
+
+
+def fitted(
+    raw: pd.DataFrame,
+    frame: pd.DataFrame,
+    *,
+    folder: Path | None = None,
+    formula: str | None = None,
+    family: str = "gaussian",
+) -> Study:
+    """Return the study of a prepared results table, fitted by `formula` or the default model.
+
+    Raises:
+        NoModel: no benchmark score, or too few scores to tell an effect from noise.
+    """
+    reasons: list[str] = [GIVEN]
+    try:
+        if formula is None:
+            formula, reasons = default_formula(frame)
+        fit = fit_mixed(study_rows(frame), formula, family)
+    except AnalysisError as error:
+        raise NoModel(str(error)) from error
+    return Study(raw, frame, fit, tuple(reasons), folder)

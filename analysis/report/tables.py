@@ -1,0 +1,163 @@
+"""A table as the report shows it, as CSV with every digit and as LaTeX for a paper.
+
+The page and the LaTeX show rounded numbers, the CSV the whole ones: `shown` is the one place where
+a number becomes text, so that the three cannot disagree.
+"""
+
+import html
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+MISSING = "–"
+P_VALUE = "p"  # the format of p-values
+LONG_TEXT = 34  # characters; a column of longer texts may wrap
+TONES = {  # verdicts that are marked in the page
+    "supported": "clear", "supported in part": "clear", "distinguishable": "clear",
+    "an effect": "clear", "interior optimum": "clear", "contradicted": "warn",
+    "contradicted in part": "warn", "not distinguishable": "", "undecided": "", "mixed": "",
+    "not testable here": "", "not identified": "", "no effect beyond the margin": "",
+    "a small effect": "", "no interior optimum": "",
+}  # fmt: skip
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "−": "$-$",
+    "±": r"$\pm$", "×": r"$\times$", "²": r"$^2$", "≥": r"$\geq$", "≤": r"$\leq$", "σ": r"$\sigma$",
+    "Δ": r"$\Delta$", "∞": r"$\infty$", "→": r"$\to$", "·": r"$\cdot$", "₂": r"$_2$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the report."""
+
+    name: str  # of the files
+    title: str
+    frame: pd.DataFrame
+    note: str = ""
+    heads: Mapping[str, str] = field(default_factory=dict)  # column -> heading shown
+    formats: Mapping[str, str] = field(default_factory=dict)  # column -> format spec
+
+    def heading(self, column: str) -> str:
+        """Return how `column` is called in the report."""
+        return self.heads.get(column, column.replace("_", " "))
+
+    def texts(self) -> list[list[str]]:
+        """Return the body as the report shows it, row by row."""
+        rows = self.frame.to_dict("records")
+        return [
+            [shown(row[c], self.formats.get(str(c), "")) for c in self.frame.columns]
+            for row in rows
+        ]
+
+
+def shown(value: Any, spec: str = "") -> str:
+    """Return `value` as text: a missing value as a dash, a number by `spec` or to 3 digits."""
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return MISSING
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Real):
+        return _p_value(float(value)) if spec == P_VALUE else _number(float(value), spec)
+    return str(value)
+
+
+def _p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _number(value: float, spec: str) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if spec:
+        text = format(value, spec)
+    elif value == int(value) and abs(value) < 1e15:
+        text = str(int(value))
+    else:
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if float(text.replace(",", "").rstrip("%")) == 0:  # no minus before a rounded zero
+        text = text.lstrip("-")
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def write_csv(table: Table, path: Path) -> Path:
+    """Write the table with every digit and its own column names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.frame.to_csv(path, index=False)
+    return path
+
+
+def write_tex(table: Table, path: Path) -> Path:
+    """Write the table as it is shown, as a booktabs `table` that can be put into a paper."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(latex(table), encoding="utf-8")
+    return path
+
+
+def latex(table: Table) -> str:
+    """Return the table in LaTeX; it needs `\\usepackage{booktabs}` and nothing else."""
+    columns = list(table.frame.columns)
+    align = "".join("r" if numeric(table.frame[c]) else "l" for c in columns)
+    head = " & ".join(escape_tex(table.heading(str(c))) for c in columns) + r" \\"
+    body = [" & ".join(escape_tex(text) for text in row) + r" \\" for row in table.texts()]
+    caption = table.title + (f". {table.note}" if table.note else "")
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering\small",
+        rf"\caption{{{escape_tex(caption)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule", head, r"\midrule", *body, r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def escape_tex(text: str) -> str:
+    """Return `text` with every character that LaTeX would act on made plain."""
+    return "".join(_TEX.get(c, c) for c in text)
+
+
+def numeric(column: "pd.Series[Any]") -> bool:
+    """Return whether `column` holds numbers, and so is set flush right."""
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
+def html_table(table: Table) -> str:
+    """Return the table as HTML, as it is shown; all text is escaped."""
+    columns = list(table.frame.columns)
+    texts = table.texts()
+    kinds = [_kind(table.frame[c], [row[i] for row in texts]) for i, c in enumerate(columns)]
+    heads = [table.heading(str(c)) for c in columns]
+    head = "".join(
+        f'<th scope="col" class="{k}">{html.escape(h)}</th>'
+        for k, h in zip(kinds, heads, strict=True)
+    )
+    body = "".join(_html_row(row, kinds) for row in texts)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _kind(column: "pd.Series[Any]", texts: list[str]) -> str:
+    if numeric(column):
+        return "num"
+    return "long" if max(map(len, texts), default=0) > LONG_TEXT else "txt"
+
+
+def _html_row(texts: list[str], kinds: list[str]) -> str:
+    cells = "".join(f'<td class="{k}">{_marked(t)}</td>' for k, t in zip(kinds, texts, strict=True))
+    return f"<tr>{cells}</tr>"
+
+
+def _marked(text: str) -> str:
+    if text in TONES:
+        return f'<span class="tag {TONES[text]}">{html.escape(text)}</span>'
+    return html.escape(text)

@@ -1,0 +1,91 @@
+"""Numbers and levels in words, the same in every sentence, table and figure of a report."""
+
+import math
+import re
+
+from analysis.inference import Estimate
+
+TASK_TYPES = {
+    "mc": "multiple choice",
+    "short": "short generation",
+    "long": "long generation",
+}
+DATASET_TYPES = {"short": "short completions", "long": "long completions", "text": "plain text"}
+HEADS = {
+    "mode": "masking", "task_group": "tasks", "dataset_type": "data", "plw": "PLW", "wp": "w_p",
+    "estimate": "estimate", "low": "95 % low", "high": "95 % high", "p": "p", "p_holm": "p (Holm)",
+    "visible": "smallest visible", "df": "df", "se": "s.e.", "n": "n",
+}  # fmt: skip
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 run, 2 runs, 3 aliases."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def group_order(group: str) -> tuple[int, str]:
+    """Return where a task group stands: multiple choice, short, long generation, others."""
+    kind, _, side = group.partition(" ")
+    kinds = list(TASK_TYPES)
+    return (kinds.index(kind) if kind in kinds else len(kinds), side)
+
+
+def group_text(group: str) -> str:
+    """Return a task group in words: "mc source" is "multiple choice (source)"."""
+    kind, _, side = group.partition(" ")
+    name = TASK_TYPES.get(kind, kind)
+    return f"{name} ({side})" if side else name
+
+
+def data_text(kind: str) -> str:
+    """Return a data-set type in words; other names stay as they are."""
+    return DATASET_TYPES.get(kind, kind)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign, a real minus included."""
+    text = f"{value:+.{digits}f}"
+    if float(text) == 0:
+        text = text[1:]
+    return text.replace("-", "−")
+
+
+def plain(value: float, digits: int = 1) -> str:
+    """Return a number without a plus, with a real minus."""
+    return signed(value, digits).removeprefix("+")
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """Return a 95 % interval in words."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return f"95 % interval {plain(low, digits)} to {plain(high, digits)}"
+
+
+def estimate_text(found: Estimate, unit: str = "points") -> str:
+    """Return an estimate with unit and interval."""
+    return f"{signed(found.estimate)} {unit} ({interval(found.low, found.high)})"
+
+
+def plw_text(plw: float) -> str:
+    """Return a PLW to two digits."""
+    return f"{plw:.2g}"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value as papers write it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def term_text(name: str) -> str:
+    """Return a coefficient's name without the marks of the formula machinery."""
+    text = re.sub(r"task_group\[(?:T\.)?([^\]]*)\]", lambda m: group_text(m[1]), name)
+    text = re.sub(r"dataset_type\[(?:T\.)?([^\]]*)\]", lambda m: data_text(m[1]), text)
+    text = re.sub(r"\[(?:T\.)?([^\]]*)\]", r" \1", text)
+    text = re.sub(r"I\((\w+) \*\* 2\)", r"\1²", text)
+    text = re.sub(r":curved\b|\bcurved:", "", text)
+    text = re.sub(r"\b(mode|task|dataset|adapter) ", "", text)
+    text = text.replace("log2_rank", "log₂ rank")
+    return text.replace(":", " · ")

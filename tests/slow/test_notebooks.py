@@ -1,0 +1,74 @@
+"""The notebooks run from top to bottom, on the data they ship with, and say what they promise."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+pytestmark = [
+    pytest.mark.slow,
+    # Of the kernel's client and its sockets, not of ours.
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*:RuntimeWarning:zmq.*"),
+    pytest.mark.filterwarnings("ignore:unclosed.*:ResourceWarning"),
+]
+
+
+def run(path, folder):
+    """Return the executed notebook; any cell that raises, raises here."""
+    shutil.copytree(FOLDER / "data", folder / "data")
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    return notebook
+
+
+def outputs(notebook):
+    return [out for cell in notebook.cells for out in cell.get("outputs", [])]
+
+
+def text_of(notebook):
+    return "".join(out.get("text", "") for out in outputs(notebook))
+
+
+@pytest.fixture(autouse=True)
+def own_kernel(monkeypatch):
+    """The kernel imports this checkout, whatever is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_there_are_two_notebooks_and_both_name_a_kernel():
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02"]
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert sys.prefix not in path.read_text(encoding="utf-8")
+        assert str(FOLDER.parent) not in path.read_text(encoding="utf-8")
+
+
+def test_a_study_in_five_minutes(tmp_path):
+    notebook = run(FOLDER / "01_a_study_in_five_minutes.ipynb", tmp_path)
+    said = text_of(notebook)
+    assert "converged: True" in said
+    assert "index.html" in said
+    figures = [out for out in outputs(notebook) if "image/png" in out.get("data", {})]
+    assert len(figures) == 1
+    tables = [out for out in outputs(notebook) if "text/html" in out.get("data", {})]
+    assert len(tables) >= 5
+
+
+def test_your_own_table(tmp_path):
+    notebook = run(FOLDER / "02_your_own_table.ipynb", tmp_path)
+    said = text_of(notebook)
+    assert "converged: True" in said
+    assert "Did you mean 'mean'?" in said
+    assert "coefficients.csv" in said
+    assert any("image/png" in out.get("data", {}) for out in outputs(notebook))

@@ -1,0 +1,286 @@
+"""Figures: what is drawn is what was given, labels say what is published, colours stay apart."""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from analysis.figures import draw, plw, study, style
+
+# Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+NOTICEABLE = 10  # distance in CIELAB; 2.3 is just noticeable side by side
+DOSES = [(0.0, 0.0), (0.01, 0.25), (0.1, 0.5), (1.0, 1.0)]
+
+
+def lab(color, matrix):
+    rgb = np.asarray(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.asarray(matrix) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.asarray(to_xyz) @ linear / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_the_palette_stays_apart_for_colour_blind_eyes(kind):
+    colours = {c: lab(c, BLINDNESS[kind]) for c in style.PALETTE}
+    for a, b in itertools.combinations(colours, 2):
+        assert np.linalg.norm(colours[a] - colours[b]) > NOTICEABLE, (kind, a, b)
+
+
+def test_a_level_keeps_its_look_and_new_levels_get_their_own():
+    first = style.looks(["none", "mine", "yours", "special"])
+    again = style.looks(["special", "none"])
+    assert first["none"] == again["none"] == style.Look(style.BLUE, "o")
+    assert len({look.color for look in first.values()}) == 4
+    assert len({look.marker for look in first.values()}) == 4
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0, 1.0], [5.0, 1.0, 1.1], [3.0, 2.0, 1.0], [2.0]])
+def test_labels_are_moved_apart_and_keep_their_order_and_middle(values):
+    moved = style.spread(values, 0.5)
+    assert np.all(np.diff(np.sort(moved)) >= 0.5 - 1e-6)
+    for a, b in itertools.combinations(range(len(values)), 2):
+        if values[a] < values[b]:
+            assert moved[a] < moved[b]
+    assert np.mean(moved) == pytest.approx(np.mean(values))
+
+
+def dose_points(**panel):
+    rows = [
+        panel | {"masking": m, "plw": plw, "wp": wp, "estimate": 50 + k + 10 * wp}
+        for k, m in enumerate(("none", "special"))
+        for plw, wp in DOSES
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(low=frame["estimate"] - 1, high=frame["estimate"] + 2)
+
+
+def markers_of(axis):
+    """Return label -> (x, y) of the markers drawn with errorbars."""
+    found = {}
+    for bars in axis.containers:
+        line = bars.lines[0]
+        found[bars.get_label()] = (line.get_xdata(), line.get_ydata())
+    return found
+
+
+def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
+    points = pd.concat([dose_points(dataset=d, task=t) for d in ("a", "b") for t in ("x", "y")])
+    wp = np.linspace(0, 1, 11)
+    curve = pd.DataFrame({"dataset": "b", "task": "y", "masking": "none", "wp": wp})
+    curve = curve.assign(estimate=40 + wp, low=39 + wp, high=41 + wp)
+    base = pd.DataFrame({"task": ["x", "y"], "estimate": [33.0, 44.0]})
+    figure = study.score_curves(points, curve, base=base)
+    assert len(figure.axes) == 4
+    axis = figure.axes[3]  # data set b, task y
+    x, y = markers_of(axis)["none"]
+    np.testing.assert_allclose(y, [50 + 10 * wp for _, wp in DOSES])
+    np.testing.assert_allclose(x, [wp for _, wp in DOSES], atol=draw.DODGE)
+    smooth = [line for line in axis.lines if len(line.get_xdata()) == 11]
+    np.testing.assert_allclose(smooth[0].get_ydata(), curve["estimate"])
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(39)
+    assert band[:, 1].max() == pytest.approx(42)
+    assert 44.0 in [line.get_ydata()[0] for line in axis.lines]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["0", ".01", ".1", "1"]
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"none", "special"}
+    assert figure.axes[0].get_title(loc="left") == "x"
+
+
+def test_an_interval_has_the_length_that_was_given():
+    figure = study.score_curves(dose_points(dataset="a", task="x"), pd.DataFrame())
+    segments = figure.axes[0].containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(
+        [s[:, 1] for s in segments], [[49, 52], [51.5, 54.5], [54, 57], [59, 62]]
+    )
+
+
+def test_full_tuning_is_a_level_and_adapters_are_labelled_at_their_ends():
+    rows = [("full", 0, 60.0), ("lora", 4, 50.0), ("lora", 8, 52.0), ("mora", 4, 50.5)]
+    points = pd.DataFrame(rows, columns=["adapter", "rank", "estimate"])
+    points = points.assign(panel="p", low=points["estimate"] - 1, high=points["estimate"] + 1)
+    axis = study.capacity(points).axes[0]
+    levels = [line for line in axis.lines if list(line.get_ydata()) == [60.0, 60.0]]
+    assert len(levels) == 1
+    assert {t.get_text() for t in axis.texts} == {"full", "lora", "mora"}
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["4", "8"]
+    assert axis.get_xscale() == "log"
+
+
+def forest_rows():
+    return pd.DataFrame(
+        {
+            "group": ["one", "one", "two"],
+            "label": ["a", "b", "c"],
+            "estimate": [1.0, -2.0, 3.0],
+            "low": [0.5, -5.0, 2.0],
+            "high": [1.5, 1.0, 4.0],
+            "verdict": ["distinguishable", "not distinguishable", "distinguishable"],
+        }
+    )
+
+
+def test_a_forest_is_hollow_where_nothing_can_be_told():
+    axis = study.forest(forest_rows(), margin=1.0).axes[0]
+    lines = {bars.lines[0].get_xdata()[0]: bars for bars in axis.containers}
+    assert set(lines) == {1.0, -2.0, 3.0}
+    assert lines[-2.0].lines[0].get_markerfacecolor() == style.PAPER
+    assert lines[1.0].lines[0].get_markerfacecolor() == style.BLUE
+    np.testing.assert_allclose(lines[3.0].lines[2][0].get_segments()[0][:, 0], [2.0, 4.0])
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    assert labels == ["one", "a", "b", "two", "c"]
+    bold = [t.get_text() for t in axis.get_yticklabels() if t.get_fontweight() == "bold"]
+    assert bold == ["one", "two"]
+
+
+def test_learning_is_drawn_over_forgetting():
+    row = {"dataset": "d", "adapter": "lora", "label": "8", "forgetting": 9.0, "learning": 20.0}
+    ends = {"forgetting_low": 8.0, "forgetting_high": 10.0, "learning_low": 18, "learning_high": 22}
+    axis = study.trade_off(pd.DataFrame([row | ends])).axes[0]
+    bars = axis.containers[0].lines[0]
+    assert (bars.get_xdata()[0], bars.get_ydata()[0]) == (9.0, 20.0)
+    assert "forgetting" in axis.get_xlabel()
+    assert "learning" in axis.get_ylabel()
+
+
+def test_the_chosen_learning_rate_is_marked():
+    table = pd.DataFrame({"dataset": "d", "label": "full", "lr": [1e-3, 3e-3], "loss": [2.0, 1.0]})
+    axis = study.tuning(table.assign(chosen=[False, True])).axes[0]
+    marked = [line for line in axis.lines if line.get_marker() == "X"]
+    assert [float(line.get_xdata()[0]) for line in marked] == [3e-3]
+
+
+def test_residuals_of_a_normal_lie_on_the_line():
+    rng = np.random.default_rng(0)
+    residual = pd.Series(rng.normal(0, 2, 400))
+    axis = study.residuals(pd.Series(np.zeros(400)), residual).axes[1]
+    dots = axis.lines[0]
+    slope = np.polyfit(dots.get_xdata(), dots.get_ydata(), 1)[0]
+    assert slope == pytest.approx(2, rel=0.1)
+
+
+# -- the PLW paper ----------------------------------------------------------------------------
+
+
+def test_the_published_curve_has_the_values_of_the_published_table():
+    levels = pd.read_csv(plw.FOLDER / "plw_levels.csv")
+    found = plw.published_curve(levels["w_p"].to_numpy())
+    np.testing.assert_allclose(found["estimate"], levels["curve_value_short"], atol=2e-3)
+    wp = levels["plw"] ** 0.30103
+    np.testing.assert_allclose(wp, levels["w_p"], atol=1e-4)
+
+
+def test_every_panel_says_here_or_published():
+    points = pd.concat(
+        [
+            dose_points(dataset=d, task_type="multiple choice")
+            for d in ("micro", "micro_short", "own")
+        ]
+    )
+    figure = plw.score(points[points["masking"] == "none"], pd.DataFrame())
+    titles = [axis.get_title(loc="left") for axis in figure.axes[:2]]
+    assert titles[0].startswith("here:")
+    assert titles[1].startswith("published:")
+    micro, short, own = (figure.axes[i] for i in (1, 3, 5))
+    assert "0.237" in micro.texts[0].get_text()  # the p-value of a fit that did not converge
+    assert "converge" in micro.texts[0].get_text()
+    curve = short.lines[0]
+    assert curve.get_xdata()[np.argmax(curve.get_ydata())] == pytest.approx(0.652, abs=0.01)
+    assert "not stated" in short.get_ylabel()
+    assert own.texts[0].get_text() == "no counterpart"
+
+
+def optimum_rows():
+    return pd.DataFrame(
+        {
+            "group": ["short", "short"],
+            "label": ["mc", "long"],
+            "estimate": [0.1, np.nan],
+            "low": [0.01, np.nan],
+            "high": [0.5, np.nan],
+            "verdict": ["interior optimum", "not identified"],
+        }
+    )
+
+
+def test_an_optimum_is_drawn_only_where_it_is_known():
+    axis = plw.optimum(optimum_rows()).axes[0]
+    spans = [
+        line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    ]
+    assert len(spans) == 1
+    np.testing.assert_allclose(spans[0].get_xdata(), [0.25, 0.5**0.30103], atol=1e-4)
+    texts = [t.get_text() for t in axis.texts]
+    assert texts.count("not identified") == 1
+    dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert dashed[0].get_xdata()[0] == pytest.approx(0.242**0.30103)
+    assert any("published: 0.242" in t for t in texts)
+    assert not any(
+        "published" in t.get_text() for t in plw.optimum(optimum_rows(), theirs=False).axes[0].texts
+    )
+
+
+@pytest.mark.parametrize(
+    "draw_it", [plw.loss_deviation, plw.weight_distance, plw.prompt_bleu, plw.generation_length]
+)
+def test_a_measure_is_drawn_here_and_what_was_published_is_said(draw_it):
+    points = dose_points(dataset="micro_short").rename(columns={"masking": "model"})
+    figure = draw_it(points)
+    axis = figure.axes[0]
+    assert axis.get_title(loc="left") == "here: micro_short"
+    assert figure.get_supxlabel().startswith("published:")
+    np.testing.assert_allclose(markers_of(axis)["none"][1], [50, 52.5, 55, 60])
+
+
+def test_published_ranges_stand_where_they_were_published():
+    points = dose_points(dataset="micro_short").rename(columns={"masking": "model"})
+    near = plw.weight_distance(points).axes[0].patches[0]
+    x = [near.get_x(), near.get_x() + near.get_width()]
+    np.testing.assert_allclose(x, [0.0005**0.30103, 0.5], atol=1e-4)
+    lines = plw.prompt_bleu(points).axes[0].lines
+    plateau = [line for line in lines if list(line.get_ydata()) == [80, 80]]
+    np.testing.assert_allclose(plateau[0].get_xdata(), [0, 0.5], atol=1e-4)
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def test_the_same_figure_gives_the_same_files(tmp_path):
+    for name in ("a", "b"):
+        style.save(study.forest(forest_rows()), tmp_path / name / "forest")
+    for ending in ("svg", "png"):
+        files = [(tmp_path / n / f"forest.{ending}").read_bytes() for n in ("a", "b")]
+        assert files[0] == files[1]
+    assert b"<text" not in files[0]  # letters are paths: no font is needed
+
+
+def test_an_inlined_figure_has_ids_of_its_own_and_the_pages_colours(tmp_path):
+    svg, _ = style.save(study.forest(forest_rows()), tmp_path / "forest")
+    text = style.inline_svg(svg.read_text(), "mine")
+    assert text.startswith("<svg")
+    assert all(i.startswith("mine-") for i in re.findall(r'\bid="([^"]+)"', text))
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    assert used
+    assert all(name.startswith("mine-") for pair in used for name in pair if name)
+    assert style.BLUE not in text
+    assert "var(--blue)" in text
+
+
+def test_plw_labels_are_as_many_as_have_room():
+    figure, (axis,) = style.grid(1, columns=1)
+    draw.plw_axis([axis], [0, 5e-4, 2.236e-3, 0.01, 0.02463, 0.05, 0.1, 0.2463, 0.5, 1])
+    places = axis.get_xticks()
+    assert np.diff(places).min() >= 0.085
+    labels = [t.get_text() for t in axis.get_xticklabels()]
+    assert {"0", "1", ".1", ".01"} <= set(labels)
+    assert figure.axes == [axis]

@@ -1,0 +1,217 @@
+"""Formulas: what they are split into, the matrices they give, and every way to get one wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.errors import AnalysisError
+from analysis.formula import Bar, design, matrix_for, parse
+
+COLUMNS = ("score", "wp", "task", "run", "dataset", "learning rate", "I")
+
+
+def table(n=24):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "score": rng.normal(size=n),
+            "wp": np.tile([0.0, 0.25, 0.5, 1.0], n // 4),
+            "task": np.repeat(["a", "b", "c"], n // 3),
+            "run": [f"r{i % 6}" for i in range(n)],
+            "dataset": np.tile(["x", "y"], n // 2),
+            "learning rate": rng.uniform(1, 2, n),
+            "I": 1.0,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("formula", "fixed", "bars"),
+    [
+        ("score ~ wp", "wp", []),
+        ("score ~ 1", "1", []),
+        ("score~wp+(1|task)", "wp", [Bar("1", ("task",), True)]),
+        ("score ~ (1 | task)", "1", [Bar("1", ("task",), True)]),
+        ("score ~ (1 | task) + wp", "wp", [Bar("1", ("task",), True)]),
+        ("score ~ 0 + wp + (0 + wp | run)", "0 + wp", [Bar("0 + wp", ("run",), True)]),
+        ("score ~ wp - 1 + (wp || task)", "wp - 1", [Bar("wp", ("task",), False)]),
+        ("score ~ -1 + wp", "- 1 + wp", []),
+        ("score ~ (wp + task)^2", "(wp + task) ** 2", []),
+        ("score ~ poly(wp, 2) * dataset", "poly(wp, 2) * dataset", []),
+        ("score ~ I(wp^2):task", "I(wp ** 2) : task", []),
+        ("score ~ `learning rate` + I", "`learning rate` + I", []),
+        (
+            "score ~ 1 + (1 | dataset/run)",
+            "1",
+            [Bar("1", ("dataset",), True), Bar("1", ("dataset", "run"), True)],
+        ),
+        ("score ~ (1 | task:run)", "1", [Bar("1", ("task", "run"), True)]),
+        (
+            "score ~ wp + (1 | task) + (1 + wp | run) + dataset",
+            "wp + dataset",
+            [Bar("1", ("task",), True), Bar("1 + wp", ("run",), True)],
+        ),
+    ],
+)
+def test_a_formula_is_split_into_its_parts(formula, fixed, bars):
+    parsed = parse(formula, COLUMNS)
+    assert parsed.response == "score"
+    assert parsed.fixed == fixed
+    assert list(parsed.bars) == bars
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("score wp", "must have one ~"),
+        ("score ~ wp ~ task", "must have one ~"),
+        ("score ~", "nothing stands on one side"),
+        ("~ wp", "nothing stands on one side"),
+        ("score ~ wpp", "no column 'wpp'.*Did you mean 'wp'"),
+        ("scor ~ wp", "no column 'scor'.*Did you mean 'score'"),
+        ("score ~ (1 | tsk)", "no column 'tsk'.*Did you mean 'task'"),
+        ("score ~ ply(wp, 2)", "no function 'ply'.*Did you mean 'poly'"),
+        ("score ~ wp + 1 | task", "write a random term in brackets"),
+        ("score ~ wp * (1 | task)", "write a random term in brackets"),
+        ("score ~ wp - (1 | task)", "write a random term in brackets"),
+        ("score ~ ((1 | task))", "is no random term"),
+        ("score ~ (1 | task | run)", "is no random term"),
+        ("score ~ ( | task)", "is no random term"),
+        ("score ~ (1 | )", "is no random term"),
+        ("score ~ (1 | task + run)", "is no random term"),
+        ("score ~ (1 | 2)", "is no random term"),
+        ("score ~ (1 | task", "a bracket is not closed"),
+        ("score ~ wp)", "a bracket closes that was never opened"),
+        ("(1 | task) ~ wp", "belongs to the right"),
+        ("score ~ __import__('os')", "no function '__import__'|is not allowed"),
+        ("score ~ wp.mean()", "'.' is not allowed"),
+        ("score ~ wp[0]", r"'\[' is not allowed"),
+        ("score ~ {wp}", "'{' is not allowed"),
+        ("score ~ wp; task", "';' is not allowed"),
+        ("score ~ 'wp'", '"\'" is not allowed'),
+        ("score ~ exec(wp)", "no function 'exec'"),
+        ("score ~ I(lambda)", "no column 'lambda'"),
+        ("score ~ True", "no column 'True'|cannot be computed"),
+    ],
+)
+def test_a_wrong_formula_is_one_clear_line(formula, message):
+    with pytest.raises(AnalysisError, match=message) as caught:
+        design(parse(formula, COLUMNS), table())
+    assert "\n" not in str(caught.value)
+
+
+def test_matrices_of_a_formula():
+    found = design(parse("score ~ wp + I(wp^2) + task + (1 + wp | run)", COLUMNS), table())
+    data = table()
+    assert found.names == ("Intercept", "wp", "I(wp ** 2)", "task[T.b]", "task[T.c]")
+    np.testing.assert_allclose(found.X_NB[:, 2], data["wp"] ** 2)
+    np.testing.assert_allclose(found.X_NB[:, 4], data["task"] == "c")
+    (factor,) = found.factors
+    assert factor.group == "run"
+    assert factor.names == ("Intercept", "wp")
+    assert factor.levels == tuple(f"r{i}" for i in range(6))
+    np.testing.assert_array_equal(factor.index_N, np.arange(24) % 6)
+    np.testing.assert_allclose(factor.columns_NP[:, 1], data["wp"])
+    np.testing.assert_array_equal(factor.free_PP, [[True, False], [True, True]])
+
+
+def test_poly_is_orthogonal_and_of_the_right_degree():
+    found = design(parse("score ~ poly(wp, 2)", COLUMNS), table())
+    np.testing.assert_allclose(found.X_NB[:, 1:].T @ found.X_NB[:, 1:], np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(found.X_NB[:, 1:].sum(axis=0), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("bars", "free"),
+    [
+        ("(1 + wp || run)", [[1, 0], [0, 1]]),
+        ("(1 | run) + (0 + wp | run)", [[1, 0], [0, 1]]),
+        ("(1 + wp | run)", [[1, 0], [1, 1]]),
+        ("(1 + wp + dataset || run)", [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        ("(1 + wp | run) + (0 + I | run)", [[1, 0, 0], [1, 1, 0], [0, 0, 1]]),
+    ],
+)
+def test_bars_of_one_group_share_its_factor(bars, free):
+    found = design(parse(f"score ~ 1 + {bars}", COLUMNS), table())
+    assert [f.group for f in found.factors] == ["run"]
+    np.testing.assert_array_equal(found.factors[0].free_PP, np.array(free, dtype=bool))
+
+
+def test_a_pair_of_columns_is_a_group():
+    found = design(parse("score ~ 1 + (1 | task:dataset)", COLUMNS), table())
+    (factor,) = found.factors
+    assert factor.levels == ("a:x", "a:y", "b:x", "b:y", "c:x", "c:y")
+    data = table()
+    expected = data["task"] + ":" + data["dataset"]
+    assert [factor.levels[i] for i in factor.index_N] == list(expected)
+
+
+def test_the_same_term_twice_is_an_error():
+    with pytest.raises(AnalysisError, match="Intercept varies over run twice"):
+        design(parse("score ~ 1 + (1 | run) + (1 + wp | run)", COLUMNS), table())
+
+
+def test_rows_with_missing_values_are_dropped_and_counted():
+    data = table()
+    data.loc[[1, 5], "wp"] = np.nan
+    data.loc[7, "run"] = None
+    data.loc[9, "learning rate"] = np.nan  # not in the formula: no reason to drop the row
+    found = design(parse("score ~ wp + (1 | run)", COLUMNS), data)
+    assert found.dropped == 3
+    assert list(found.rows) == [i for i in range(24) if i not in (1, 5, 7)]
+    with pytest.raises(AnalysisError, match="no row has all of"):
+        design(parse("score ~ wp", COLUMNS), data.assign(wp=np.nan))
+
+
+def test_values_that_are_not_finite_are_named():
+    with pytest.raises(AnalysisError, match=r"log\(wp\) is not finite"):
+        design(parse("score ~ log(wp)", COLUMNS), table())
+    with pytest.raises(AnalysisError, match="score is not finite"):
+        design(parse("score ~ wp", COLUMNS), table().assign(score=np.inf))
+
+
+def test_a_response_may_be_transformed():
+    data = table().assign(score=np.linspace(0.1, 0.9, 24))
+    found = design(parse("logit(score) ~ wp", COLUMNS), data)
+    np.testing.assert_allclose(found.y_N, np.log(data["score"] / (1 - data["score"])))
+
+
+def test_levels_that_do_not_occur_give_no_column():
+    data = table().assign(task=lambda d: d["task"].astype("category"))
+    found = design(parse("score ~ task", COLUMNS), data[data["task"] != "a"])
+    assert found.names == ("Intercept", "task[T.c]")
+
+
+def test_other_rows_are_coded_as_the_fitted_ones():
+    found = design(parse("score ~ poly(wp, 2) + task", COLUMNS), table())
+    some = table().iloc[[3, 20]].assign(score=np.nan)
+    np.testing.assert_allclose(matrix_for(found, some), found.X_NB[[3, 20]], atol=1e-12)
+    for change, message in [
+        ({"task": "never seen"}, "these rows: .*never seen"),
+        ({"wp": np.nan}, "rows with missing values"),
+    ]:
+        with pytest.raises(AnalysisError, match=message):
+            matrix_for(found, some.assign(**change))
+    with pytest.raises(AnalysisError, match="no column task"):
+        matrix_for(found, some.drop(columns="task"))
+
+
+def test_a_column_does_not_hide_a_function():
+    found = design(parse("score ~ I(wp^2)", COLUMNS), table())
+    np.testing.assert_allclose(matrix_for(found, table()), found.X_NB)
+
+
+def test_a_formula_cannot_reach_python(tmp_path):
+    # Every name that formulaic would evaluate is a column, a keyword or one of FUNCTIONS.
+    target = tmp_path / "written"
+    attempts = [
+        f"score ~ I(open('{target}', 'w'))",
+        "score ~ I(np)",
+        "score ~ Q(wp)",
+        "score ~ I((1).__class__)",
+        "score ~ eval(wp)",
+    ]
+    for attempt in attempts:
+        with pytest.raises(AnalysisError):
+            design(parse(attempt, COLUMNS), table())
+    assert not target.exists()

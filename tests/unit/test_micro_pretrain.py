@@ -1,0 +1,62 @@
+"""Pretraining of a micro model: a shorter one can be made again; the shipped ones are as said."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ablate.micro
+from ablate.config import Execution
+from ablate.micro import corpus
+from ablate.micro.pretrain import pretrain
+from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
+from ablate.micro.world import world
+
+CHECKPOINTS = Path(ablate.micro.__file__).parent / "checkpoints"
+NAMES = ("micro_0", "micro_1", "micro_2")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_short_pretraining_learns_and_is_the_same_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    execution = Execution(device="cpu")
+    course = pretrain(tmp_path / "a", 0, pages=320, execution=execution)
+    pretrain(tmp_path / "b", 0, pages=320, execution=execution)
+    pretrain(tmp_path / "c", 1, pages=320, execution=execution)
+    assert course.history[-1]["loss"] < course.history[0]["loss"] - 1
+    for name in FILES:
+        assert _hash(tmp_path / "a" / name) == _hash(tmp_path / "b" / name)
+    assert _hash(tmp_path / "a" / FILES[1]) != _hash(tmp_path / "c" / FILES[1])
+    assert not [p for p in tmp_path.iterdir() if p.name not in ("a", "b", "c", "cache")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_model_is_small_and_complete(name):
+    weights = load_file(CHECKPOINTS / name / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert 200_000 <= sum(tensor.numel() for tensor in weights.values()) <= 300_000
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    assert config["hidden_size"] % 16 == 0
+
+
+def test_shipped_models_share_a_tokenizer_and_differ_in_weights():
+    weights = {_hash(CHECKPOINTS / name / "model.safetensors") for name in NAMES}
+    tokenizers = {_hash(CHECKPOINTS / name / "tokenizer.json") for name in NAMES}
+    assert len(weights) == len(NAMES)
+    assert len(tokenizers) == 1
+
+
+def test_the_shipped_tokenizer_is_the_one_that_this_code_trains(tmp_path):
+    tokenizer = train_tokenizer(corpus.vocabulary_texts(world(), rows=5000))
+    save_tokenizer(tokenizer, tmp_path, max_length=512)
+    for name in FILES[2:]:
+        assert _hash(tmp_path / name) == _hash(CHECKPOINTS / NAMES[0] / name)

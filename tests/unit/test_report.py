@@ -1,0 +1,491 @@
+"""The report: its sections, its numbers in page, CSV and LaTeX, its words, its refusals."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.errors import AnalysisError
+from analysis.frame import from_results
+from analysis.report import findings, heldout, settings, words
+from analysis.report.arms import arm_differences
+from analysis.report.build import build
+from analysis.report.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNTESTABLE, plw_claims
+from analysis.report.dose import dose_points
+from analysis.report.numbers import level_means
+from analysis.report.overview import counts
+from analysis.report.study import fitted
+from analysis.report.tables import Table, escape_tex, html_table, latex, shown
+from tests.fake_results import Truth, fake_results
+
+PLWS = (0.0, 0.1, 1.0)
+FLAT = {key: (0.0, 0.0) for key in Truth().dose}
+
+
+class Tables(HTMLParser):
+    """Every table of a page as rows of cell texts, by the id of the block it stands in."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.name, self.cell = {}, None, None
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "details":
+            self.name = given["id"].removeprefix("table-")
+            self.found[self.name] = []
+        elif tag == "tr" and self.name:
+            self.found[self.name].append([])
+        elif tag in ("td", "th") and self.name:
+            self.cell = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self.name:
+            self.found[self.name][-1].append(self.cell)
+            self.cell = None
+        elif tag == "details":
+            self.name = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell += data
+
+
+def tables_of(page):
+    parser = Tables()
+    parser.feed(page)
+    return parser.found
+
+
+def with_failure(results):
+    lost = results[results["adapter"] == "mora"].iloc[[0]]
+    blank = {"task": None, "task_type": None, "metric": None, "value": np.nan, "seed": 7}
+    lost = lost.assign(status="failed", train_key="lost", alias=False, **blank)
+    return pd.concat([results, lost], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report of a study of the quick one's shape, with a failed cell and a stale table."""
+    folder = tmp_path_factory.mktemp("study")
+    with_failure(fake_results(plws=PLWS)).to_parquet(folder / "results.parquet")
+    (folder / "failures").mkdir()
+    error = {"error": "Traceback\n  ...\nFloatingPointError: the loss is NaN at step 3"}
+    (folder / "failures" / "lost-0.json").write_text(json.dumps(error))
+    (folder / "report" / "tables").mkdir(parents=True)
+    (folder / "report" / "tables" / "stale.csv").write_text("old")
+    assert build(folder, folder / "report") == folder / "report" / "index.html"
+    return folder / "report"
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return (report / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_study_has_its_sections_in_order(page):
+    assert re.findall(r'<section id="([^"]+)"', page) == [
+        "findings", "run", "plw", "adapters", "trade-off", "best", "controls", "heldout", "model",
+        "diagnostics", "methods",
+    ]  # fmt: skip
+    linked = re.findall(r'<li><a href="#([^"]+)"', page)
+    assert linked == re.findall(r'<section id="([^"]+)"', page)
+
+
+def test_the_page_fetches_nothing(page):
+    targets = re.findall(r'(?:src|href|action|poster|data)="([^"]*)"', page)
+    assert targets
+    for target in targets:
+        assert target.startswith("#") or re.fullmatch(r"(tables|figures)/\w+\.\w+", target), target
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)|<link|<iframe|<script[^>]+src", page)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import)\s*\(", page)
+
+
+def test_every_link_of_the_page_has_its_file(report, page):
+    linked = set(re.findall(r'href="((?:tables|figures)/[^"]+)"', page))
+    files = {str(p.relative_to(report)) for p in report.rglob("*") if p.is_file()} - {"index.html"}
+    assert linked == files
+    assert not any("stale" in name for name in files)
+    stems = {p.stem for p in (report / "figures").iterdir()}
+    assert stems == set(re.findall(r'<figure id="figure-([^"]+)"', page))
+    assert all(
+        (report / "figures" / f"{stem}.png").read_bytes()[:4] == b"\x89PNG" for stem in stems
+    )
+
+
+def agree(text, value):
+    """Whether the text shown is the value rounded to the digits shown."""
+    if text == "–":
+        return pd.isna(value)
+    if text in ("yes", "no"):
+        return (text == "yes") == bool(value)
+    if text.startswith("<"):
+        return value < float(text[1:])
+    number = text.replace("−", "-").replace(",", "")
+    share = number.endswith("%")
+    try:
+        told = float(number.rstrip("%")) / (100 if share else 1)
+    except ValueError:
+        return str(value) == text
+    mantissa, _, power = number.rstrip("%").partition("e")
+    digits = len(mantissa.partition(".")[2]) + (2 if share else 0) - int(power or 0)
+    whole = "." not in mantissa and not share and len(mantissa.strip("-")) > 3
+    slack = 0.5 if whole else 0.5 * 10.0**-digits
+    return abs(told - float(value)) <= slack * (1 + 1e-9) + 1e-12
+
+
+def test_every_table_shows_the_numbers_of_its_csv(report, page):
+    shown_tables = tables_of(page)
+    assert len(shown_tables) >= 15
+    compared = 0
+    for name, (head, *rows) in shown_tables.items():
+        frame = pd.read_csv(report / "tables" / f"{name}.csv", keep_default_na=True)
+        assert len(rows) == len(frame), name
+        assert len(head) == frame.shape[1], name
+        for texts, values in zip(rows, frame.itertuples(index=False), strict=True):
+            for text, value in zip(texts, values, strict=True):
+                assert agree(text, value), (name, text, value)
+                compared += 1
+    assert compared > 2000
+
+
+def test_the_check_of_shown_numbers_can_fail():
+    assert agree("1.23", 1.2349)
+    assert not agree("1.23", 1.2351)
+    assert not agree("<0.001", 0.002)
+    assert not agree("–", 1.0)
+
+
+def test_latex_has_the_rows_of_the_page_and_balanced_braces(report, page):
+    for name, (head, *rows) in tables_of(page).items():
+        text = (report / "tables" / f"{name}.tex").read_text(encoding="utf-8")
+        body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(lines) == len(rows), name
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(head) - 1}
+        plain = re.sub(r"\\[{}]", "", text)
+        assert plain.count("{") == plain.count("}")
+        label = rf"\label{{tab:{name.replace('_', '-')}}}"
+        assert label in text
+        assert not re.search(r"(?<!\\)[_%#]", text.replace(label, "")), name
+
+
+def test_two_seeds_are_called_screening(page):
+    assert "Screening." in page
+    assert "Two seeds" in page
+
+
+def test_what_was_run_counts_runs_aliases_and_failures(report, page):
+    results = with_failure(fake_results(plws=PLWS))
+    found = counts(results)
+    trained = results[(results["adapter"] != "none") & (results["status"] == "done")]
+    names = trained.drop_duplicates(
+        ["masking", "plw", "adapter", "rank", "dataset", "seed", "sham"]
+    )
+    assert found["runs"] == trained["train_key"].nunique()
+    assert found["aliases"] == len(names) - found["runs"]
+    assert found["not finished"] == 1
+    assert f"{found['aliases']} aliases" in page
+    lost = pd.read_csv(report / "tables" / "failures.csv")
+    assert lost["error"].tolist() == ["FloatingPointError: the loss is NaN at step 3"]
+    same = pd.read_csv(report / "tables" / "aliases.csv")
+    full = same[(same["adapter"] == "full") & (same["rank"] == 8)]
+    assert full["same run as"].str.contains("rank=4").all()
+
+
+def test_no_text_of_the_table_reaches_the_page_as_markup(tmp_path):
+    frame = pd.DataFrame({"x": ["<b>&</b>", "a_b%"], "n": [1.0, -0.0001]})
+    text = html_table(Table("t", "T", frame, formats={"n": ".2f"}))
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;" in text
+    assert re.findall(r'<td class="num">([^<]*)', text) == ["1.00", "0.00"]
+    assert r"a\_b\%" in latex(Table("t", "T", frame))
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (None, "", "–"), (float("nan"), ".2f", "–"), (-1.5, ".1f", "−1.5"), (4e-5, "p", "<0.001"),
+        (0.25, ".0%", "25%"), (True, "", "yes"), (12345.6, "", "12,346"), (3, "", "3"),
+        (float("-inf"), "", "−∞"), ("a", "", "a"), (-0.001, ".2f", "0.00"),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_as_papers_show_it(value, spec, text):
+    assert shown(value, spec) == text
+
+
+def test_latex_escapes_what_it_would_act_on():
+    assert escape_tex(r"50% of a_b & {c} \ ~^ #$") == (
+        r"50\% of a\_b \& \{c\} \textbackslash{} \textasciitilde{}\textasciicircum{} \#\$"
+    )
+
+
+# -- adjusted means ---------------------------------------------------------------------------
+
+
+def balanced(effect=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"masking": m, "seed": s, "score": 10.0 * s + effect * (m == "b") + rng.normal(0, 1)}
+        for m in "ab"
+        for s in range(6)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_adjusted_means_of_a_balanced_table_are_its_means_and_the_paired_t():
+    rows = balanced()
+    found = level_means(rows, ["masking"])
+    means = rows.groupby("masking")["score"].mean()
+    np.testing.assert_allclose(found.table["estimate"], means)
+    wide = rows.pivot(index="seed", columns="masking", values="score")
+    gap = wide["b"] - wide["a"]
+    b = found.table["masking"] == "b"
+    effect = found.compare(b, ~b)
+    assert effect.estimate == pytest.approx(gap.mean())
+    assert effect.se == pytest.approx(gap.std(ddof=1) / np.sqrt(6))  # the paired t-test
+    assert effect.df == pytest.approx(5)
+
+
+def test_a_block_that_one_level_lacks_does_not_bias_the_comparison():
+    rows = balanced(effect=0.0)
+    rows = rows[~((rows["masking"] == "b") & (rows["seed"] == 0))]
+    found = level_means(rows, ["masking"])
+    b = found.table["masking"] == "b"
+    assert abs(found.compare(b, ~b).estimate) < 2  # the raw means differ by 5
+    plain = rows.groupby("masking")["score"].mean()
+    assert abs(plain["b"] - plain["a"]) > 4
+
+
+def test_one_run_a_level_has_means_but_no_interval():
+    found = level_means(pd.DataFrame({"masking": ["a", "b"], "score": [1.0, 2.0]}), ["masking"])
+    assert found.table["estimate"].tolist() == [1.0, 2.0]
+    assert found.table["low"].isna().all()
+    assert found.compare(found.table["masking"] == "a", found.table["masking"] == "b") is None
+
+
+def test_levels_that_share_no_block_are_compared_without_it():
+    rows = balanced().assign(model=lambda d: d["masking"])
+    found = level_means(rows, ["masking"], block=["model"])
+    assert found.table["low"].notna().all()
+    np.testing.assert_allclose(found.table["estimate"], rows.groupby("masking")["score"].mean())
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def items_of(section):
+    return [item for block in section.blocks if block.kind == "list" for item in block.entries]
+
+
+def test_findings_say_what_is_true_and_no_more():
+    study = fitted(pd.DataFrame(), from_results(fake_results(seeds=4, plws=PLWS)))
+    found = items_of(findings.section(study))
+    told = {item.text.partition(":")[0]: item for item in found}
+    rising = told["long generation (target), short completions"]
+    assert rising.tag == "distinguishable"
+    assert "rises throughout" in rising.text
+    assert told["multiple choice (source), short completions"].tag == "interior optimum"
+    for group in ("multiple choice (source)", "short generation (target)"):
+        assert told[f"{group}, long completions"].tag in ("within ±2", "not distinguishable")
+    assert told["A/A"].tag == "not distinguishable"
+    assert findings.warning(study) is None  # four seeds
+
+
+def test_no_effect_is_never_found_where_there_is_none():
+    truth = Truth(dose=FLAT, adapter=dict.fromkeys(Truth().adapter, 0.0), per_log2_rank={})
+    frame = from_results(fake_results(3, seeds=3, plws=PLWS, truth=truth, controls=False))
+    study = fitted(pd.DataFrame(), frame)
+    dose = [item for item in items_of(findings.section(study)) if "PLW 1 scores" in item.text]
+    assert len(dose) == 8
+    assert {item.tag for item in dose} <= {"within ±2", "not distinguishable"}
+    table = arm_differences(study)
+    assert (table["verdict"] == "not distinguishable").all()
+    assert (table["visible"] > 0).all()
+
+
+def test_every_null_has_the_smallest_visible_effect_beside_it():
+    truth = Truth(dose=FLAT, residual_sd=4.0, run_sd=3.0)
+    frame = from_results(fake_results(1, seeds=2, plws=PLWS, truth=truth))
+    study = fitted(pd.DataFrame(), frame)
+    nulls = [i for i in items_of(findings.section(study)) if i.tag == "not distinguishable"]
+    assert nulls
+    for item in nulls:
+        assert "would have been seen" in item.text or "adjustment" in item.text, item.text
+
+
+def test_terms_and_counts_are_told_in_words():
+    name = "wp:mode[none]:task_group[mc source]:dataset_type[short]"
+    assert words.term_text(name) == "wp · none · multiple choice (source) · short completions"
+    assert words.count(1, "alias") == "1 alias"
+    assert words.count(3, "alias") == "3 aliases"
+    assert words.signed(-0.04) == "0.0"
+    assert words.interval(-1.25, float("inf")) == "no interval"
+
+
+def test_held_out_loss_is_compared_with_weight_zero():
+    results = fake_results(seeds=4, plws=PLWS, controls=False)
+    learnt = (results["metric"] == "loss_completion") & (results["wp"] == 1)
+    results.loc[learnt, "value"] += 0.5
+    table = heldout.differences(from_results(results))
+    one = table[table["plw"] == 1]
+    assert (one["verdict"] == "distinguishable").all()
+    assert one["estimate"].between(0.4, 0.6).all()
+    assert (table.loc[table["plw"] < 1, "verdict"] == "not distinguishable").all()
+
+
+def test_other_settings_are_compared_with_the_usual_one_and_kept_out_of_the_figures():
+    results = fake_results(seeds=3, plws=PLWS, controls=False)
+    some = (results["adapter"] == "full") & (results["masking"] == "none") & (results["plw"] == 1)
+    other = results[some & ~results["alias"]].copy()
+    other["value"] *= 0.5
+    other = other.assign(normaliser="completion", train_key=other["train_key"] + "-c")
+    frame = from_results(pd.concat([results, other], ignore_index=True))
+    study = fitted(pd.DataFrame(), frame)
+    assert study.usual == {"normaliser": "weight"}
+    table = settings.differences(study)
+    assert (table["level"] == "completion").all()
+    assert (table["estimate"] < -10).all()
+    alone = fitted(pd.DataFrame(), from_results(results))
+    pd.testing.assert_frame_equal(
+        dose_points(study.main), dose_points(alone.rows), check_categorical=False
+    )
+
+
+# -- the PLW paper ----------------------------------------------------------------------------
+
+
+def plw_study(truth=None, **options):
+    results = fake_results(
+        2, seeds=4, plws=(0.0, 5e-4, 0.01, 0.1, 0.5, 1.0), truth=truth, controls=False, **options
+    )
+    kept = results["adapter"].isin(["full", "none"]) & (results["masking"] == "none")
+    results = results[kept]
+    # The fake's aliases of `instruction` at PLW 0 stand alone here.
+    return results.drop(columns="alias").reset_index(drop=True)
+
+
+def verdicts(table, claim):
+    return set(table.loc[table["claim"] == CLAIMS[claim], "verdict"])
+
+
+def test_the_papers_claims_are_judged_by_the_data():
+    table = plw_claims(from_results(plw_study()))
+    assert list(dict.fromkeys(table["claim"])) == list(CLAIMS.values())
+    assert verdicts(table, "long_rises") == {SUPPORTED}
+    assert verdicts(table, "largest_long") == {SUPPORTED}
+    assert verdicts(table, "rsd_small") == {SUPPORTED}
+    assert verdicts(table, "bleu_falls") == {SUPPORTED}
+    assert verdicts(table, "longer") == {SUPPORTED}
+    assert CONTRADICTED not in verdicts(table, "quadratic")
+    for row in table[table["verdict"] == SUPPORTED].itertuples():
+        assert row.low <= row.estimate <= row.high
+
+
+def test_a_claim_that_is_false_is_contradicted():
+    dose = dict(Truth().dose) | {("long", "short"): (-12.0, 0.0), ("mc", "long"): (12.0, 0.0)}
+    results = plw_study(Truth(dose=dose))
+    length = results["metric"] == "generation_length"
+    results.loc[length, "value"] = 60 - results.loc[length, "value"]
+    table = plw_claims(from_results(results))
+    assert verdicts(table, "long_rises") == {CONTRADICTED}
+    assert CONTRADICTED in verdicts(table, "no_relation")
+    assert verdicts(table, "longer") == {CONTRADICTED}
+
+
+def test_a_claim_without_its_measure_is_not_testable():
+    results = plw_study()
+    results = results[(results["dataset_type"] != "short") & (results["task_type"] != "measure")]
+    results = results.drop(columns="train_loss_rsd")
+    table = plw_claims(from_results(results))
+    for claim in ("quadratic", "long_rises", "rsd_small", "distance", "bleu_flat", "longer"):
+        assert verdicts(table, claim) == {UNTESTABLE}, claim
+    assert UNTESTABLE not in verdicts(table, "no_relation")
+
+
+# -- other tables -----------------------------------------------------------------------------
+
+
+def strangers(optimum=0.5):
+    rng = np.random.default_rng(5)
+    rows = []
+    for lab in "ABC":
+        for plw in PLWS:
+            for seed in range(4):
+                wp = plw**0.30103
+                score = 0.7 - 0.3 * (wp - optimum) ** 2 + 0.05 * (lab == "B")
+                rows.append((lab, plw, seed, score + rng.normal(0, 0.01)))
+    return pd.DataFrame(rows, columns=["lab", "plw", "seed", "accuracy"])
+
+
+def test_a_strangers_table_gives_a_report(tmp_path):
+    path = tmp_path / "mine.csv"
+    strangers().to_csv(path, index=False)
+    page = build(path, tmp_path / "out", score="accuracy").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    assert sections == ["findings", "table", "plw", "means", "model", "diagnostics"]
+    best = pd.read_csv(tmp_path / "out" / "tables" / "optimum.csv").iloc[0]
+    assert best["low"] < 0.1 < best["high"]  # PLW 0.1 is w_p 0.5
+    labs = pd.read_csv(tmp_path / "out" / "tables" / "level_means.csv").set_index("level")
+    assert labs.loc["B", "estimate"] - labs.loc["A", "estimate"] == pytest.approx(0.05, abs=0.02)
+    assert "lab B against A" in page
+
+
+def test_a_table_without_a_weight_has_no_section_on_it(tmp_path):
+    table = strangers()[["lab", "accuracy"]]
+    formula = "score ~ lab"
+    page = build(table, tmp_path, score="accuracy", formula=formula).read_text(encoding="utf-8")
+    assert 'id="plw"' not in page
+    assert formula in page
+
+
+def test_results_without_benchmarks_give_the_losses_and_say_why(tmp_path):
+    results = fake_results(plws=PLWS, controls=False)
+    results = results[results["task_type"] == "heldout"]
+    page = build(results, tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r'<section id="([^"]+)"', page) == ["findings", "run", "heldout"]
+    assert "no trained run has a benchmark score" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"score": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"score": "lab"}, "is not a number"),
+        ({"score": "accuracy", "formula": "score ~ labb"}, "Did you mean 'lab'"),
+        ({"score": "accuracy", "formula": "score ~ lab + (1 | lab"}, "formula"),
+        ({"score": "accuracy", "family": "gausian"}, "family=gausian"),
+        ({}, "score=score"),
+    ],
+)
+def test_a_bad_request_is_one_clear_line(tmp_path, arguments, said):
+    with pytest.raises(AnalysisError) as caught:
+        build(strangers(), tmp_path / "out", **arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+@pytest.mark.parametrize("name", ["none.csv", "empty.csv", "table.xlsx"])
+def test_a_bad_file_is_one_clear_line(tmp_path, name):
+    path = tmp_path / name
+    if name != "none.csv":
+        path.write_text("")
+    with pytest.raises(AnalysisError, match=re.escape(name)) as caught:
+        build(path, tmp_path / "out", score="x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnalysisError, match="cannot be written"):
+        build(strangers(), tmp_path / "file" / "out", score="accuracy", formula="score ~ lab")
+
+
+def test_a_formula_of_ones_own_is_used_and_its_faults_are_told(tmp_path):
+    results = fake_results(plws=PLWS, controls=False)
+    with pytest.raises(AnalysisError, match="no column"):
+        build(results, tmp_path, formula="score ~ nothing")
