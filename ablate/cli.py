@@ -16,7 +16,7 @@ from ablate import __version__
 from ablate.errors import UserError, nearest
 
 CONSOLE = Console()
-OPTIONAL_HYDRA = ("--cfg", "--info", "--config-dir", "--help", "--hydra-help", "--package")
+HYDRA_ASKS = ("--cfg", "-c", "--info", "-i", "--help", "--hydra-help", "--shell-completion", "-sc")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,16 +116,16 @@ def _report(results: Path, folder: Path, new: bool, *, study: dict[str, Any]) ->
 
 
 def _run(words: list[str]) -> int:
-    from ablate import app
-
-    return app.main(["-m", "hydra/launcher=basic", "single=true", *words])
+    return _sweep(["hydra/launcher=basic", "single=true", *words])
 
 
 def _sweep(words: list[str]) -> int:
     from ablate import app
 
     retry = ["retry_failed=true"] if "--retry-failed" in words else []
-    return app.main(["-m", *(w for w in words if w != "--retry-failed"), *retry])
+    words = [word for word in words if word != "--retry-failed"]
+    asks = any(word.split("=")[0] in HYDRA_ASKS for word in words)  # Hydra takes these alone
+    return app.main([*([] if asks else ["-m"]), *words, *retry])
 
 
 def _plan(words: list[str]) -> int:
@@ -175,7 +175,7 @@ def _report_verb(words: list[str]) -> int:
     parser.add_argument("source", help="a folder of results, or a CSV or parquet table")
     parser.add_argument("--out", help="where to write (default: SOURCE/report)")
     parser.add_argument("--score", help="the column with the score")
-    parser.add_argument("--formula", help="e.g. 'score ~ wp + I2(wp) + (1 | run)'")
+    parser.add_argument("--formula", help="e.g. 'score ~ wp + I(wp^2) + (1 | run)'")
     parser.add_argument("--family", default="gaussian", choices=["gaussian"])
     asked = parser.parse_args(words)
     source = Path(asked.source)

@@ -37,9 +37,7 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from ablate.cli import sweep_grid
 
-        return sweep_grid(
-            arguments, self._launch, workers=self._workers(), loader=self.loader
-        )
+        return sweep_grid(arguments, self._launch, workers=self._workers(), loader=self.loader)
 
     def _workers(self) -> int:
         jobs = OmegaConf.select(self.config, "hydra.launcher.n_jobs")

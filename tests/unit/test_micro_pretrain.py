@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 import ablate.micro
-from ablate.config import Execution
+from ablate import compose
+from ablate.grid import cells
 from ablate.micro import corpus
-from ablate.micro.pretrain import pretrain
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
+from ablate.pretrain import pretrain
 
 CHECKPOINTS = Path(ablate.micro.__file__).parent / "checkpoints"
 NAMES = ("micro_0", "micro_1", "micro_2")
@@ -25,17 +26,33 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def _official(*words: str) -> tuple:
+    """Return the cell and the model shape that `ablate pretrain` takes."""
+    defaults = ["dataset=micro_pretraining", "train=pretrain", "evaluate=none"]
+    grid = compose.expand([*defaults, *words])
+    (entry,) = cells(grid)
+    return entry.cell, grid.settings["pretrain"]
+
+
 def test_a_short_pretraining_learns_and_is_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
-    execution = Execution(device="cpu")
-    course = pretrain(tmp_path / "a", 0, pages=320, execution=execution)
-    pretrain(tmp_path / "b", 0, pages=320, execution=execution)
-    pretrain(tmp_path / "c", 1, pages=320, execution=execution)
-    assert course.history[-1]["loss"] < course.history[0]["loss"] - 1
+    cell, shape = _official("dataset.options.train_size=240")
+    losses = {}
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        course = pretrain(tmp_path / name, cell.dataset, cell.train, shape=shape, seed=seed)
+        losses[name] = [entry["loss"] for entry in course.history]
+    assert losses["a"][-1] < losses["a"][0] - 1
+    assert losses["a"] == losses["b"] != losses["c"]
     for name in FILES:
         assert _hash(tmp_path / "a" / name) == _hash(tmp_path / "b" / name)
     assert _hash(tmp_path / "a" / FILES[1]) != _hash(tmp_path / "c" / FILES[1])
-    assert not [p for p in tmp_path.iterdir() if p.name not in ("a", "b", "c", "cache")]
+
+
+def test_shipped_models_have_the_official_shape():
+    _, shape = _official()
+    for name in NAMES:
+        config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+        assert {key: config[key] for key in shape} == dict(shape)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -183,7 +183,7 @@ def test_what_was_run_counts_runs_aliases_and_failures(report, page):
     found = counts(results)
     trained = results[(results["adapter"] != "none") & (results["status"] == "done")]
     names = trained.drop_duplicates(
-        ["masking", "plw", "adapter", "rank", "dataset", "seed", "sham"]
+        ["masking", "plw", "adapter", "rank", "dataset", "seed", "sham", "shuffle_prompts"]
     )
     assert found["runs"] == trained["train_key"].nunique()
     assert found["aliases"] == len(names) - found["runs"]
