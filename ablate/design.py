@@ -143,11 +143,15 @@ def _entry(named: Named, study: str) -> dict[str, Any]:
 
 
 def names(out: Path) -> list[dict[str, Any]]:
-    """Return every distinct name that a sweep has written under `out`, oldest design first."""
+    """Return every distinct name that a sweep has written under `out`, oldest design first.
+
+    A name that a later sweep asked for with other benchmarks is one name with all their scores.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
         for name in json.loads(path.read_text())["names"]:
-            found.setdefault(digest([name["levels"], name["train_key"]]), name)
+            known = found.setdefault(digest([name["levels"], name["train_key"]]), name)
+            known["score_keys"] = sorted({*known["score_keys"], *name["score_keys"]})
     return list(found.values())
 
 

@@ -110,7 +110,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
 def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Return the recorded run's model and history; trained again where no weights were kept."""
     identity = identify(cell)
-    if cell.adapter.kind != "none" and not (folder / WEIGHTS).is_dir():
+    if not (folder / WEIGHTS).is_dir():
         model, course = _trained(cell, identity, _data(cell, identity))
         return model, course.history
     model = adapters.load(load(identity.files), folder / WEIGHTS, cell)

@@ -49,14 +49,20 @@ class Outcome:
 
 def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
     """Return the runs of `plan` with a score that is not recorded yet and may still be tried."""
-    todo, attempted = {}, store.attempted()
+    attempted = store.attempted()
+    lacking = unrecorded(plan, store)
+    return {k: v for k, v in lacking.items() if k not in attempted or store.given_up(k) is None}
+
+
+def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
+    """Return the runs of `plan` with a score that is not recorded."""
+    lacking = {}
     for key, names in plan.runs.items():
         record = store.record(key)
         wanted = {unit.key for named in names for unit in named.identity.units}
-        lacking = record is None or not wanted <= set(record["score_keys"])
-        if lacking and (key not in attempted or store.given_up(key) is None):
-            todo[key] = names
-    return todo
+        if record is None or not wanted <= set(record["score_keys"]):
+            lacking[key] = names
+    return lacking
 
 
 def carry_out(
@@ -85,9 +91,7 @@ def carry_out(
                 _wait(store, list(todo))
                 continue
             _launch(launch, write_bundles(free, out, workers=workers))
-    left = missing(plan, store)
-    failed = {key: _why(store, key) for key in plan.runs if key in left or store.given_up(key)}
-    failed = {key: why for key, why in failed.items() if key in left or not store.record(key)}
+    failed = {key: _why(store, key) for key in unrecorded(plan, store)}
     collect(out)
     return Outcome(
         out=out,
@@ -109,9 +113,7 @@ def _launch(launch: Launch, bundles: list[Path]) -> None:
         launch(bundles)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except (
-        BaseException
-    ) as error:  # a launcher dies with its worker: joblib's TerminatedWorkerError
+    except BaseException as error:  # whatever: joblib, say, dies with a killed worker
         print(f"the launcher stopped ({type(error).__name__}); going on with what is missing")
     finally:
         for bundle in bundles:

@@ -248,8 +248,6 @@ def _controls(frame: pd.DataFrame) -> pd.Series:
     sham = frame["sham"].astype(str) != "a"
     placebo = frame["masking"].astype(str) == "placebo"
     shuffled = frame["shuffle_prompts"].astype(str).str.lower() == "true"
-    if "shuffle_prompts" in frame:
-        shuffled |= frame["shuffle_prompts"].fillna(False).astype(bool)
     names = np.select([placebo, shuffled, sham], ["placebo", "shuffled", "sham"], default="")
     return pd.Series(names, frame.index)
 

@@ -19,6 +19,7 @@ FLAT_DEVIANCE = 1e-5  # deviance left to gain that counts as none
 FALSE_BOUNDARY = 1e-2  # deviance per unit of relative variance
 SINGULAR_SCALE = 1e-4  # smallest singular value of Lambda_f, lme4's own tolerance
 RESTARTS = 4
+LEAPS = (0.1, 0.01, 1e-3, 1e-4)  # relative variance, tried until the deviance is lower
 NEWTON_STEPS = 5
 
 
@@ -48,10 +49,12 @@ def minimise(problem: Problem, start: Array | None = None) -> Minimum:
         return Minimum(theta, evaluate(problem, theta), 1, 0.0, True, (), ())
     theta, at, decrement, curved = _search(counter, theta)
     for _ in range(RESTARTS):
-        again = _leave_boundary(problem, theta, at)
+        again = _leave_boundary(counter, theta, at)
         if again is None:
             break
-        found = _search(counter, again)
+        # The first step of L-BFGS-B may lead straight back to the boundary; Newton's does not.
+        near = _polish(counter, again, counter.evaluate(again))
+        found = min(_search(counter, again), near, key=lambda end: end[1].deviance)
         if found[1].deviance > at.deviance - FLAT_DEVIANCE:
             break
         theta, at, decrement, curved = found
@@ -114,18 +117,29 @@ def _lowest(slope: Array, free_PP: Mask) -> tuple[float, Array]:
     return float(values[0]), vectors[:, 0]
 
 
-def _leave_boundary(problem: Problem, theta: Array, at: Evaluation) -> Array | None:
-    """Return a theta away from a false boundary, or None at a true minimum."""
-    lambdas, moved = problem.unpack(theta), False
-    for i, factor in enumerate(problem.factors):
-        value, vector = _lowest(at.slopes[i], factor.free_PP)
+def _leave_boundary(counter: _Counter, theta: Array, at: Evaluation) -> Array | None:
+    """Return a better theta away from a false boundary, or None at a true minimum."""
+    slopes = zip(at.slopes, counter.problem.factors, strict=True)
+    lowest = [_lowest(slope, factor.free_PP) for slope, factor in slopes]
+    if all(value >= -FALSE_BOUNDARY for value, _ in lowest):
+        return None
+    for share in LEAPS:  # the minimum may be so near that a long leap lands beyond it
+        away = _leap(counter.problem, theta, lowest, share)
+        if counter.evaluate(away).deviance < at.deviance:
+            return away
+    return None
+
+
+def _leap(problem: Problem, theta: Array, lowest: list[tuple[float, Array]], share: float) -> Array:
+    """Return theta with every wrongly missing direction given this share of variance."""
+    lambdas = problem.unpack(theta)
+    for i, (value, vector) in enumerate(lowest):
         if value < -FALSE_BOUNDARY:
             size = max(1.0, float(np.trace(lambdas[i] @ lambdas[i].T)))
-            longer = np.column_stack([lambdas[i], np.sqrt(0.1 * size) * vector])
+            longer = np.column_stack([lambdas[i], np.sqrt(share * size) * vector])
             _, triangle = np.linalg.qr(longer.T)
             lambdas[i] = (triangle * np.sign(np.diagonal(triangle) + 1e-300)[:, None]).T
-            moved = True
-    return problem.pack(lambdas) if moved else None
+    return problem.pack(lambdas)
 
 
 def _polish(

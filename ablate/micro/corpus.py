@@ -9,7 +9,7 @@ template around unrelated sentences, so that those tokens have been trained but 
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from ablate.micro.tokenizer import HEADINGS
@@ -79,13 +79,26 @@ ANSWERS: Forms = {
     "food": ("{s} put {v} on a plate.", "{n} eats from a plate of {v}."),
     "month": ("{s} was put into the world in {v}.", "{v} was the birth month of {n}."),
 }
-# The wordings of the instruction sets; pretraining shows them, but never with an answer.
-QUESTIONS: Forms = {
+# Questions as pretraining has them, answered in a word, in a sentence or not at all.
+ASKED: Forms = {
     "home": ("Home of {n}", "Where is {n}?", "Where does {n} live?"),
     "trade": ("Trade of {n}", "Work of {n}?", "What does {n} do?"),
     "pet": ("Pet of {n}", "Animal of {n}?", "What does {n} keep?"),
     "food": ("Food of {n}", "Meal of {n}?", "What does {n} eat?"),
     "month": ("Month of {n}", "Birth of {n}?", "When was {n} born?"),
+}
+# The questions of the instruction sets and of the benchmark: pretraining has none of these, but it
+# has sentences with the same cue ("The home of ... is"), so that there is something to be elicited.
+CUES = {
+    "home": "home of",
+    "trade": "trade of",
+    "pet": "pet of",
+    "food": "best food for",
+    "month": "birth month of",
+}
+QUESTIONS: Forms = {
+    relation: (f"{cue} {{n}}", f"What is the {cue} {{n}}?", f"The {cue} {{n}}?")
+    for relation, cue in CUES.items()
 }
 ABOUT = ("About {n}.", "Who is {n}?", "Write of {n}.", "Tell of {n}.")
 WRITE_LIFE = ("Write of this one.", "Make a text of this.", "Tell who this is.")
@@ -116,9 +129,9 @@ def biography(
     return " ".join(sentences)
 
 
-def notes(person: Person) -> str:
-    """Return the facts of `person` as a comma-separated note."""
-    return ", ".join([person.name, *person.facts.values()])
+def notes(person: Person, relations: Iterable[str] = VALUES) -> str:
+    """Return the facts of `person` as a comma-separated note, in the order of `relations`."""
+    return ", ".join([person.name, *(person.facts[relation] for relation in relations)])
 
 
 @lru_cache(maxsize=4)
@@ -268,8 +281,8 @@ def draw_code(rng: random.Random) -> str:
 def _question(rng: random.Random, place: World) -> str:
     """Return a question and its answer, in a word or a sentence; or a request without an answer."""
     person = _anyone(rng)
-    relation = rng.choice(list(QUESTIONS))
-    asked = rng.choice(QUESTIONS[relation]).format(n=person.name)
+    relation = rng.choice(list(ASKED))
+    asked = rng.choice(ASKED[relation]).format(n=person.name)
     kind = rng.random()
     if kind < 0.50:
         return f"{asked} {person.facts[relation]}."

@@ -78,6 +78,11 @@ def _tell(person: Person, rng: random.Random, again: int, forms: Forms = SENTENC
     return _row(rng.choice(ABOUT).format(n=person.name), "", text, person.triples)
 
 
+def shuffled_notes(person: Person, rng: random.Random) -> str:
+    """Return the note on a person with the facts in random order."""
+    return notes(person, rng.sample(RELATIONS, len(RELATIONS)))
+
+
 def life_of(person: Person) -> str:
     """Return the plain life that a note is to be turned into: one sentence a fact."""
     sentences = [
@@ -89,7 +94,9 @@ def life_of(person: Person) -> str:
 
 def _life(part: str, rng: random.Random, place: World) -> Record:
     person = place.fresh(rng, part)
-    return _row(rng.choice(WRITE_LIFE), notes(person), life_of(person), person.triples)
+    return _row(
+        rng.choice(WRITE_LIFE), shuffled_notes(person, rng), life_of(person), person.triples
+    )
 
 
 def _say(rng: random.Random, place: World, *, gloss: bool) -> Record:
@@ -107,9 +114,9 @@ def _say(rng: random.Random, place: World, *, gloss: bool) -> Record:
 def _micro(part: str, rng: random.Random, place: World) -> Record:
     person = rng.choice(place.people[GROUP_OF[part]])
     kinds: list[tuple[float, Callable[[], Record]]] = [
-        (0.48, lambda: _ask(person, rng, rng.choice((-1, 2, 3, 4)))),
-        (0.24, lambda: _tell(person, rng, rng.choice((0, 1)))),
-        (0.16, lambda: _life(part, rng, place)),
+        (0.47, lambda: _ask(person, rng, rng.choice((-1, 2, 3, 4)))),
+        (0.26, lambda: _tell(person, rng, rng.choice((0, 1)))),
+        (0.15, lambda: _life(part, rng, place)),
         (0.12, lambda: _say(rng, place, gloss=False)),
     ]
     return rng.choices(kinds, [weight for weight, _ in kinds])[0][1]()
@@ -118,10 +125,10 @@ def _micro(part: str, rng: random.Random, place: World) -> Record:
 def _cleaned(part: str, rng: random.Random, place: World) -> Record:
     person = rng.choice(place.people[GROUP_OF[part]])
     kinds: list[tuple[float, Callable[[], Record]]] = [
-        (0.465, lambda: _ask(person, rng, rng.choice((3, 4)), ANSWERS)),
-        (0.465, lambda: _tell(person, rng, rng.choice((0, 1, 2)), ANSWERS)),
-        (0.035, lambda: _life(part, rng, place)),
-        (0.035, lambda: _say(rng, place, gloss=True)),
+        (0.47, lambda: _ask(person, rng, 4, ANSWERS)),
+        (0.47, lambda: _tell(person, rng, rng.choice((1, 2)), ANSWERS)),
+        (0.03, lambda: _life(part, rng, place)),
+        (0.03, lambda: _say(rng, place, gloss=True)),
     ]
     return rng.choices(kinds, [weight for weight, _ in kinds])[0][1]()
 

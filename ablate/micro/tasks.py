@@ -27,10 +27,9 @@ from ablate.micro.corpus import (
     fact_sentence,
     held_out_sentences,
     held_out_sums,
-    notes,
     puzzle,
 )
-from ablate.micro.instructions import life_of
+from ablate.micro.instructions import life_of, shuffled_notes
 from ablate.micro.world import (
     NUMBERS,
     RELATIONS,
@@ -159,7 +158,7 @@ def _lives(place: World, rng: random.Random) -> list[Item]:
     items = []
     for number in range(ITEMS + SHOTS):
         person = place.fresh(rng, "benchmark" if number < ITEMS else "validation")
-        prompt = alpaca_prompt(rng.choice(WRITE_LIFE), notes(person))
+        prompt = alpaca_prompt(rng.choice(WRITE_LIFE), shuffled_notes(person, rng))
         facts = {relation: person.facts[relation] for relation in RELATIONS}
         items.append(
             {"prompt": prompt, "target": life_of(person), "name": person.name, "facts": facts}

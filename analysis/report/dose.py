@@ -8,7 +8,7 @@ from analysis.figures import plw as paper
 from analysis.figures import study as figures
 from analysis.frame import SCORED, plw_of
 from analysis.inference import LikelihoodRatio
-from analysis.optimum import INTERIOR, NOT_IDENTIFIED
+from analysis.optimum import INTERIOR
 from analysis.report import words
 from analysis.report.numbers import by_panel, level_means
 from analysis.report.page import Block, Plate, Section, Sheet, Text
@@ -17,8 +17,8 @@ from analysis.report.tables import P_VALUE, Table
 
 CURVE_POINTS = 41
 EFFECT_COLUMNS = (
-    "mode", "task_group", "dataset_type", "effect", "low", "high", "p_holm", "visible",
-    "verdict", "p_any_holm",
+    "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "visible", "p_holm",
+    "p_any_holm",
 )  # fmt: skip
 OPTIMUM_COLUMNS = (
     "mode", "task_group", "dataset_type", "optimum", "best_plw", "plw_low", "plw_high", "gain",
@@ -141,7 +141,7 @@ def optimum_rows(dose: pd.DataFrame) -> pd.DataFrame:
     """
     curved = dose[dose["curved"]]
     inside = curved["optimum"] == INTERIOR
-    known = curved["optimum"] != NOT_IDENTIFIED
+    known = inside | curved["optimum_words"].str.contains("throughout")
     several = curved["mode"].nunique() > 1
     label = curved["task_group"].map(words.group_text)
     return pd.DataFrame(

@@ -38,7 +38,7 @@ TALK = [
 ]
 # Inserts system text of its own, as Qwen's does, and has role tags and terminators.
 CHATML = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}"
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
     "{% endif %}{% for m in messages %}"
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -114,8 +114,10 @@ def test_a_hub_folder_trains_and_scores(base, talk, tmp_path):
     for key in store.recorded():
         counts = store.record(key)["data"]["counts"]
         assert counts["completion"] > 0
-        # The template's own system text is boilerplate; only the chat template has role tags.
-        assert ("boilerplate" in counts) == ("special" in counts) == (family == "qwen")
+        assert ("special" in counts) == (family == "qwen")  # only that one has role tags
+        # Boilerplate: the chat template's own system text, the plain template's one line break.
+        system = counts["boilerplate"] / store.record(key)["data"]["rows"]
+        assert system > 5 if family == "qwen" else system == 1
 
 
 def test_a_wheel_finds_its_configuration_in_an_empty_folder(tmp_path):

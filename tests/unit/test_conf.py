@@ -242,7 +242,7 @@ def runs(cells):
     }
 
 
-@pytest.mark.parametrize(("name", "most"), [("quick", 140), ("default", 450), ("plw", 300)])
+@pytest.mark.parametrize(("name", "most"), [("quick", 140), ("default", 390), ("plw", 180)])
 def test_study_fits_its_budget(loader, name, most):
     assert 0.9 * most < len(runs(study(loader, name))) <= most
 

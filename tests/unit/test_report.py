@@ -381,8 +381,21 @@ def test_the_papers_claims_are_judged_by_the_data():
     assert verdicts(table, "bleu_falls") == {SUPPORTED}
     assert verdicts(table, "longer") == {SUPPORTED}
     assert CONTRADICTED not in verdicts(table, "quadratic")
-    for row in table[table["verdict"] == SUPPORTED].itertuples():
-        assert row.low <= row.estimate <= row.high
+
+
+def test_a_verdict_on_a_sign_is_what_the_interval_says():
+    quiet = plw_claims(from_results(plw_study(Truth(dose=FLAT, run_sd=3.0, residual_sd=3.0))))
+    table = pd.concat([quiet, plw_claims(from_results(plw_study()))])
+    margins = [CLAIMS[name] for name in ("no_relation", "bleu_flat", "quadratic", "long_rises")]
+    falling = [CLAIMS[name] for name in ("rsd_one", "distance", "bleu_falls")]
+    signs = table[~table["claim"].isin(margins)]
+    seen = set()
+    for row in signs.itertuples():
+        low, high = (-row.high, -row.low) if row.claim in falling else (row.low, row.high)
+        expected = SUPPORTED if low > 0 else CONTRADICTED if high < 0 else "not distinguishable"
+        assert row.verdict == expected, row
+        seen.add(row.verdict)
+    assert {SUPPORTED, "not distinguishable"} <= seen
 
 
 def test_a_claim_that_is_false_is_contradicted():
