@@ -19,7 +19,7 @@ FLAT_DEVIANCE = 1e-5  # deviance left to gain that counts as none
 FALSE_BOUNDARY = 1e-2  # deviance per unit of relative variance
 SINGULAR_SCALE = 1e-4  # smallest singular value of Lambda_f, lme4's own tolerance
 RESTARTS = 4
-LEAPS = (0.1, 0.01, 1e-3, 1e-4)  # relative variance, tried until the deviance is lower
+LEAPS = 10.0 ** np.arange(-1, -7, -1)  # relative variance, tried until the deviance is lower
 NEWTON_STEPS = 5
 
 
@@ -48,18 +48,24 @@ def minimise(problem: Problem, start: Array | None = None) -> Minimum:
     if not len(theta):
         return Minimum(theta, evaluate(problem, theta), 1, 0.0, True, (), ())
     theta, at, decrement, curved = _search(counter, theta)
+    gain = np.inf
     for _ in range(RESTARTS):
         again = _leave_boundary(counter, theta, at)
         if again is None:
+            gain = 0.0
             break
         # The first step of L-BFGS-B may lead straight back to the boundary; Newton's does not.
         near = _polish(counter, again, counter.evaluate(again))
         found = min(_search(counter, again), near, key=lambda end: end[1].deviance)
-        if found[1].deviance > at.deviance - FLAT_DEVIANCE:
+        gain = at.deviance - found[1].deviance
+        if gain < FLAT_DEVIANCE:
             break
         theta, at, decrement, curved = found
     names = [f.group for f in problem.factors]
     low = [_lowest(d, f.free_PP)[0] for d, f in zip(at.slopes, problem.factors, strict=True)]
+    # A slope that leads to nothing worth having is no false boundary.
+    worth = gain >= FLAT_DEVIANCE
+    false = [g for g, d in zip(names, low, strict=True) if worth and d < -FALSE_BOUNDARY]
     small = [np.linalg.svd(m, compute_uv=False)[-1] for m in problem.unpack(theta)]
     return Minimum(
         theta=theta,
@@ -67,7 +73,7 @@ def minimise(problem: Problem, start: Array | None = None) -> Minimum:
         evaluations=counter.calls,
         decrement=decrement,
         curved=curved,
-        false_boundary=tuple(g for g, d in zip(names, low, strict=True) if d < -FALSE_BOUNDARY),
+        false_boundary=tuple(false),
         singular=tuple(g for g, s in zip(names, small, strict=True) if s < SINGULAR_SCALE),
     )
 

@@ -357,6 +357,21 @@ def test_a_false_boundary_of_a_covariance_is_left_again():
     assert found.at.deviance == pytest.approx(fit.minimum.at.deviance, abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", [1371, 1489, 2315])
+def test_a_slope_at_the_boundary_that_leads_to_next_to_nothing_is_no_failure(seed):
+    # The minimum is so near zero that a long leap from the boundary lands beyond it.
+    rng = np.random.default_rng(seed)
+    y = rng.normal(0, 1, 144) + np.repeat(rng.normal(0, 0.15, 24), 6)
+    between = np.repeat(rng.normal(0, 1, (24, 9)), 6, axis=0)
+    X = np.column_stack([np.tile(np.eye(6), (24, 1)), between])
+    problem = Problem(X, y, factors=(factor("run", np.repeat(np.arange(24), 6), np.ones(144)),))
+    found = minimise(problem)
+    assert found.converged
+    near = np.concatenate([[0.0], np.geomspace(1e-3, 1, 400)])
+    lowest = min(evaluate(problem, np.array([theta])).deviance for theta in near)
+    assert found.at.deviance <= lowest + 1e-5
+
+
 def test_a_true_boundary_is_called_singular_and_converged():
     data = one_way(between=0.0, seed=10)
     fit = fit_mixed(data, "score ~ 1 + (1 | group)")
