@@ -267,7 +267,7 @@ def code_lines(rng: random.Random) -> str:
 
 def draw_product(rng: random.Random) -> str:
     """Return a fact of the new arithmetic, multiplication, which pretraining never mentions."""
-    a, b = rng.randrange(5), rng.randrange(6)
+    a, b = rng.randrange(5), rng.randrange(5)
     return f"{NUMBERS[a]} times {NUMBERS[b]} is {NUMBERS[a * b]}."
 
 
