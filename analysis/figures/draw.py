@@ -19,6 +19,7 @@ from analysis.figures.style import MUTED, PAPER, Look
 
 DODGE = 0.014  # of the w_p axis, between levels that share a PLW
 CAPACITY_DODGE = 1.012  # factor between adapters at the same capacity
+PLW = "prompt loss weight"
 DASHED = (0, (4, 2))
 
 
@@ -94,15 +95,10 @@ def dose_panel(
             markers(axis, shifted, rows, look, linestyle=line, linewidth=0.8, label=level)
 
 
-def reference(axis: Axes, values: Iterable[float], text: str = "") -> None:
-    """Draw a dashed level across the panel, with its name at the right end."""
+def reference(axis: Axes, values: Iterable[float]) -> None:
+    """Draw dashed levels across the panel."""
     for value in values:
         axis.axhline(value, color=MUTED, linewidth=0.8, linestyle=DASHED)
-        if text:
-            axis.annotate(
-                text, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                textcoords="offset points", ha="right", fontsize=6, color=MUTED,
-            )  # fmt: skip
 
 
 def capacity_panel(axis: Axes, rows: pd.DataFrame, *, looks: Mapping[str, Look], x: str) -> None:
@@ -183,7 +179,7 @@ def corner(axis: Axes, text: str) -> None:
 
 
 def plw_axis(axes: Iterable[Axes], plws: Iterable[float], *, least: float = 0.085) -> None:
-    """Label the w_p axis of each of `axes` with PLW, as many levels as have room."""
+    """Mark the w_p axis of each of `axes` with PLW, as many levels as have room."""
     ticks: list[tuple[float, float]] = []
     for plw in sorted({float(p) for p in plws} | {0.0, 1.0}, key=_roundness):
         wp = plw**WP_EXPONENT
@@ -193,7 +189,6 @@ def plw_axis(axes: Iterable[Axes], plws: Iterable[float], *, least: float = 0.08
     for axis in axes:
         axis.set_xticks([wp for wp, _ in ticks], [plw_text(plw) for _, plw in ticks])
         axis.set_xlim(-0.06, 1.06)
-        axis.set_xlabel("prompt loss weight")
 
 
 def plw_text(plw: float) -> str:
@@ -207,14 +202,27 @@ def _roundness(plw: float) -> tuple[int, float]:
     return (0 if plw in (0.0, 1.0) else len(mantissa), -plw)
 
 
-def legend(figure: Figure, looks: Mapping[str, Look], *, title: str = "") -> None:
-    """Write one legend above the panels; it is left out where there is nothing to tell apart."""
-    if len(looks) < 2:
-        return
+def legend(figure: Figure, looks: Mapping[str, Look], *, dashed: str = "") -> None:
+    """Write one legend above the panels; it is left out where there is nothing to tell apart.
+
+    Args:
+        figure: where to.
+        looks: the levels and how they are drawn.
+        dashed: what a dashed level stands for, if there is one.
+    """
     handles = [
         Line2D([], [], color=look.color, marker=look.marker, markersize=4, label=name)
         for name, look in looks.items()
     ]
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=min(7, len(handles)), title=title or None
-    )
+    if dashed:
+        handles.append(Line2D([], [], color=MUTED, linestyle=DASHED, linewidth=0.8, label=dashed))
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(7, len(handles)))
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return the names without the first word that all of them share: micro_facts is facts."""
+    heads = {name.partition("_")[0] for name in names}
+    if len(names) < 2 or len(heads) > 1 or not all(name.partition("_")[2] for name in names):
+        return list(names)
+    return [name.partition("_")[2] for name in names]

@@ -73,6 +73,7 @@ def score(points: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         _published_score(axes[i, -1], COUNTERPARTS.get(dataset))
         axes[i, -1].set_title("published:\nall tasks" if i == 0 else "", color=MUTED)
     figure.supylabel("score (points)")
+    figure.supxlabel(draw.PLW)
     draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16)
     draw.legend(figure, looks)
     return figure
@@ -221,6 +222,8 @@ def _measure(points: pd.DataFrame, ylabel: str, said: str) -> Figure:
         draw.dose_panel(axis, rows, points.iloc[:0], by="model", looks=looks)
         axis.set_title(f"here: {dataset}")
     draw.plw_axis(axes, points["plw"].unique(), least=0.13)
+    for axis in axes:
+        axis.set_xlabel(draw.PLW)
     axes[0].set_ylabel(ylabel)
     figure.supxlabel(said, x=0.01, ha="left", fontsize=6.5, color=MUTED)
     draw.legend(figure, looks)

@@ -37,6 +37,7 @@ def score_curves(
     """
     datasets, tasks = levels(points, "dataset"), levels(points, "task")
     figure, axes = _lattice(len(datasets), len(tasks), sharey="col")
+    titles = draw.short_names(tasks)
     looks = style.looks(levels(points, "masking"))
     for i, dataset in enumerate(datasets):
         for j, task in enumerate(tasks):
@@ -44,13 +45,14 @@ def score_curves(
             draw.dose_panel(
                 axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
             )
-            text = "untouched base" if (i, j) == (0, 0) else ""
-            draw.reference(axes[i, j], at(base, where)["estimate"], text)
-            axes[i, j].set_title(task if i == 0 else "")
+            draw.reference(axes[i, j], at(base, where)["estimate"])
+            axes[i, j].set_title(titles[j] if i == 0 else "")
         axes[i, 0].set_ylabel(dataset, fontweight="bold")
     figure.supylabel(unit)
+    figure.supxlabel(draw.PLW)
     draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(tasks) > 3 else 0.085)
-    draw.legend(figure, looks)
+    dashed = "untouched base" if base is not None and len(base) else ""
+    draw.legend(figure, looks, dashed=dashed)
     return figure
 
 
@@ -174,6 +176,7 @@ def heldout(points: pd.DataFrame) -> Figure:
             axes[i, j].set_title(role if i == 0 else "")
         axes[i, 0].set_ylabel(dataset, fontweight="bold")
     figure.supylabel("loss (nats/token)")
+    figure.supxlabel(draw.PLW)
     draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(roles) > 3 else 0.085)
     draw.legend(figure, looks)
     return figure

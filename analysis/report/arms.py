@@ -47,7 +47,7 @@ def sides(rows: pd.DataFrame) -> list[tuple[dict[str, str], Levels]]:
         return []
     found = []
     for side in [s for s in SIDES if (rows["side"] == s).any()]:
-        runs = without_rank(run_means(rows, side=side))
+        runs = without_rank(run_means(rows, side=side)).sort_values("dataset", kind="stable")
         for labels, means in panels(runs, ["dataset"], lambda own: level_means(own, ARM)):
             found.append(({"side": side, **labels}, means))
     return found

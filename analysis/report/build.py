@@ -62,11 +62,11 @@ def build(
         frame = from_results(raw)
         try:
             found = fitted(raw, frame, folder=folder, formula=formula, family=family)
-            page = _study_page(found, study or _name(raw), source)
+            page = _study_page(found, _title(study, raw), source)
         except NoModel as error:
             if formula is not None:
                 raise
-            page = _plain_page(raw, frame, (source, folder), (study or _name(raw), str(error)))
+            page = _plain_page(raw, frame, (source, folder), (_title(study, raw), str(error)))
     else:
         page = _stranger_page(_strangers(raw, score, formula, family), source)
     return write(page, _writable(Path(out)))
@@ -84,18 +84,19 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _name(raw: pd.DataFrame) -> str:
+def _title(study: str | None, raw: pd.DataFrame) -> str:
+    """Return the study's name, as given or as the table has it; "" where it has none."""
     names = list(raw["study"].dropna().astype(str).unique()) if "study" in raw else []
-    named = [name for name in names if name not in ("", "none")]
-    return named[0] if len(named) == 1 else ""
+    name = study or (names[0] if len(names) == 1 else "")
+    return "" if name == "none" else name
 
 
 def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         findings.section(study),
+        paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
         overview.section(study.raw, study.folder),
         dose.section(study),
-        paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
         arms.adapters(study),
         arms.trade_off(study),
         arms.best(study),
@@ -112,7 +113,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         version=_version(),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
-        warning=findings.warning(study),
+        warnings=findings.warnings(study),
     )
 
 
@@ -137,7 +138,7 @@ def _plain_page(
         version=_version(),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(raw).items()),
-        warning=("No model of the scores.", f"{reason.removeprefix('table: ').rstrip('.')}."),
+        warnings=(("No model of the scores.", f"{reason.removeprefix('table: ').rstrip('.')}."),),
     )
 
 
@@ -153,16 +154,15 @@ def _strangers(
 
 def _stranger_page(found: stranger.Fitted, source: str) -> Page:
     sections: list[Section] = stranger.sections(found)
-    warning = None
-    if not found.fit.converged:
-        warning = ("Not converged.", "No interval here is to be used; simplify the model.")
+    warned = ("Not converged.", "No interval here is to be used; simplify the model.")
+    warnings = () if found.fit.converged else (warned,)
     facts = (
         ("rows", f"{len(found.frame):,}"),
         ("columns", f"{found.frame.shape[1]:,}"),
         ("coefficients", f"{len(found.fit.fixef):,}"),
     )
     title = f"Regression report: {found.score}"
-    return Page(title, source, _version(), tuple(sections), facts=facts, warning=warning)
+    return Page(title, source, _version(), tuple(sections), facts=facts, warnings=warnings)
 
 
 def _version() -> str:

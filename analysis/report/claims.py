@@ -31,6 +31,8 @@ CONTRADICTED = "contradicted"
 UNDECIDED = "not distinguishable"
 UNTESTABLE = "not testable here"
 SMALL, NEAR = 0.01, 0.1  # "small PLW" and the end of the near range, as the paper has them
+# A measure's first metric, where it has several under other names than its own.
+MEASURED_BY = {"weight_distance": "relative", "prompt_bleu": "bleu", "generation_length": "tokens"}
 BLEU_MARGIN = 5.0  # BLEU points that count as flat: "near 80"
 
 CLAIMS: Mapping[str, str] = {
@@ -199,22 +201,27 @@ def _zero_worst(rows: pd.DataFrame, datasets: Iterable[str]) -> Iterator[Line]:
 
 
 def _largest_long(curves: list[_Curve]) -> Iterator[Line]:
-    """Compare the gains at the fitted best weights, taking those weights as given."""
+    """Compare how far the fitted curves reach, taking the weights of their extremes as given."""
     long = [c for c in curves if c.group.startswith("long")]
     for curve in long:
-        own = _best_gain(curve)
+        own = _reach(curve)
         for other in (c for c in curves if c not in long):
             same = other.panel.labels["dataset_type"] == curve.panel.labels["dataset_type"]
             if same:
-                gap = contrast(curve.response.fit, own - _best_gain(other))
+                gap = contrast(curve.response.fit, own - _reach(other))
                 where = f"{curve.place} − {words.group_text(other.group)}"
-                measure = "points, best fitted gain over PLW 0, difference"
+                measure = "points from the lowest to the highest fitted score, difference"
                 yield Line("largest_long", where, measure, gap, _verdict(gap, 1))
 
 
-def _best_gain(curve: _Curve) -> Array:
-    x = optimum(curve.response.quadratic).at
-    return x * curve.response.l_3B[1] + x * x * curve.response.l_3B[2]
+def _reach(curve: _Curve) -> Array:
+    """Return the contrast that is the curve's highest value on [0, 1] less its lowest."""
+    quadratic, (_, l1_B, l2_B) = curve.response.quadratic, curve.response.l_3B
+    vertex = -quadratic.b1 / (2 * quadratic.b2) if quadratic.b2 else 0.0
+    places = [0.0, 1.0, *([vertex] if 0 < vertex < 1 else [])]
+    heights = {x: quadratic.b1 * x + quadratic.b2 * x * x for x in places}
+    top, bottom = max(heights, key=heights.__getitem__), min(heights, key=heights.__getitem__)
+    return (top - bottom) * l1_B + (top**2 - bottom**2) * l2_B
 
 
 def _measure_claims(frame: pd.DataFrame) -> Iterator[Line]:
@@ -245,7 +252,10 @@ def measure_means(frame: pd.DataFrame, name: str) -> list[tuple[str, Levels]]:
     if name in rows:
         rows = rows.drop_duplicates("run").assign(value=lambda d: d[name].astype(float))
     else:
-        rows = rows[rows["metric"] == name]
+        rows = rows[rows["task"].astype(str) == name]
+        metrics = list(dict.fromkeys(rows["metric"].astype(str)))
+        wanted = MEASURED_BY.get(name, name)
+        rows = rows[rows["metric"] == (wanted if wanted in metrics else name)]
     rows = rows.dropna(subset=["value"]) if "wp" in rows else rows.iloc[:0]
     above = rows[rows["wp"] > 0]
     if not len(above):

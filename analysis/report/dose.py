@@ -129,7 +129,7 @@ def _smallest(study: Study) -> str:
     low, high = study.dose["visible"].min(), study.dose["visible"].max()
     return (
         f"The smallest difference between PLW 1 and 0 that this design would have shown with 80 % "
-        f"power is {low:.1f} to {high:.1f} points, depending on the combination."
+        f"power is {words.span(low, high)} points, depending on the combination."
     )
 
 
@@ -176,8 +176,11 @@ def _optima(study: Study) -> list[Block]:
     formats = dict.fromkeys(("gain", "gain_se", "b1", "b1_se", "b2", "b2_se"), ".2f")
     formats |= dict.fromkeys(("best_plw", "plw_low", "plw_high"), ".2g")
     table = Table("optimum", "Optimum prompt loss weight", frame, note, heads, formats)
-    plate = Plate("optimum", paper.optimum(rows, theirs=False), caption)
-    return [plate, Sheet(table), *_shape(study)]
+    if rows["estimate"].isna().all():
+        drawn: Block = Text("Nowhere can it be told at which weight the score is highest.")
+    else:
+        drawn = Plate("optimum", paper.optimum(rows, theirs=False), caption)
+    return [drawn, Sheet(table), *_shape(study)]
 
 
 def _shape(study: Study) -> list[Block]:

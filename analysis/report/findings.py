@@ -35,26 +35,25 @@ def section(study: Study) -> Section:
     return Section("findings", "Findings", tuple(blocks))
 
 
-def warning(study: Study) -> tuple[str, str] | None:
-    """Return the warning that stands above all findings, if there is one."""
+def warnings(study: Study) -> tuple[tuple[str, str], ...]:
+    """Return the warnings that stand above all findings."""
+    found = []
     if not study.fit.converged:
-        return (
-            "Not converged.",
-            "No interval here is to be used; see the diagnostics.",
-        )
+        text = "Nothing is concluded from the model's intervals; see the diagnostics."
+        found.append(("Not converged.", text))
     if study.screening:
-        count = {1: "One seed", 2: "Two seeds"}.get(study.seeds, f"{study.seeds} seeds")
+        count = {1: "One seed", 2: "Two seeds"}[study.seeds]
         text = (
             f"{count} per cell can screen, not conclude: use what follows to choose what to run "
             f"with more than {SCREENING_SEEDS} seeds."
         )
-        return ("Screening.", text)
-    return None
+        found.append(("Screening.", text))
+    return tuple(found)
 
 
 def _dose(study: Study) -> Iterator[Item]:
     """Yield a line per panel of the curved modes, and one per mode with a single weight."""
-    if not len(study.dose):
+    if not len(study.dose) or not study.fit.converged:
         return
     curved = study.dose[study.dose["curved"]]
     for row in curved.sort_values("p_any_holm", kind="stable").to_dict("records"):
@@ -81,8 +80,9 @@ def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
         text = f"{where}: the score changes with PLW, but its two ends hardly differ: {size}."
         return Item(text, "distinguishable", "clear")
     if row["verdict"] == SAME:
-        tag = f"within ±{_number(row, 'margin'):g}"
-        return Item(f"{where}: {size}, so any effect of PLW 1 is smaller than that.", tag)
+        margin = f"{_number(row, 'margin'):g}"
+        text = f"{where}: {size}: any effect of PLW 1 is smaller than {margin} points."
+        return Item(text, f"within ±{margin}")
     return Item(f"{where}: {size}; {_unseen(row)}.", "not distinguishable")
 
 
@@ -116,7 +116,7 @@ def _one_level(mode: str, own: pd.DataFrame) -> Item:
     clear = own[own["p_holm"] < ALPHA]
     if not len(clear):
         low, high = own["visible"].min(), own["visible"].max()
-        seen = f"effects of {low:.1f} to {high:.1f} points would have been seen"
+        seen = f"effects of {words.span(low, high)} points would have been seen"
         text = f"masking {mode} against no prompt weight: no difference in {len(own)} comparisons"
         return Item(f"{text}; {seen}.", "not distinguishable")
     told = "; ".join(
@@ -163,10 +163,9 @@ def _against(own: pd.DataFrame, where: str) -> Item:
     rest = [str(a) for a in own.loc[own["verdict"] != "distinguishable", "arm"]]
     if not len(clear):
         low, high = own["visible"].min(), own["visible"].max()
-        text = (
-            f"{where}: {', '.join(rest)} against {against}: differences of {low:.1f} to {high:.1f}"
-        )
-        return Item(f"{text} points would have been seen.", "not distinguishable")
+        seen = f"a true difference of {words.span(low, high)} points would have been seen"
+        text = f"{where}: {', '.join(rest)} against {against}; {seen}."
+        return Item(text, "not distinguishable")
     told = ", ".join(
         f"{r.arm} {words.signed(float(str(r.estimate)))} "
         f"({words.plain(float(str(r.low)))} to {words.plain(float(str(r.high)))})"

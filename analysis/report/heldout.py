@@ -56,7 +56,7 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
     roles = rows["metric"].astype(str).str.removeprefix("loss_")
     present = [role for role in ROLES if (roles == role).any()]
     rows = rows.assign(role=pd.Categorical(roles, present)).dropna(subset=["role"])
-    return rows.sort_values("role", kind="stable")
+    return rows.sort_values(["dataset", "role"], kind="stable")
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def _finding(dataset: str, own: pd.DataFrame) -> Item:
     clear = own[own["verdict"] == "distinguishable"]
     if not len(clear):
         low, high = own["visible"].min(), own["visible"].max()
-        seen = f"differences of {low:.3f} to {high:.3f} nats a token would have been seen"
+        seen = f"differences of {words.span(low, high, 3)} nats a token would have been seen"
         text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
         return Item(text, "not distinguishable")
     told = "; ".join(

@@ -87,7 +87,7 @@ class Page:
     version: str
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...] = ()
-    warning: tuple[str, str] | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 def write(page: Page, out: Path) -> Path:
@@ -133,7 +133,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         for s in page.sections
     ]
     text = environment.get_template("page.html.j2").render(
-        title=page.title, facts=page.facts, warning=page.warning,
+        title=page.title, facts=page.facts, warnings=page.warnings,
         sections=sections, figures=figures, source=page.source, version=page.version,
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", text) + "\n"

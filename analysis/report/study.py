@@ -15,6 +15,9 @@ from analysis.mixed import MixedFit, fit_mixed
 from analysis.report import words
 
 GIVEN = "The formula was given by the user."
+ALPHA = 0.05
+# What a verdict comes to when the effect does not outlive the adjustment.
+UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SETTINGS = ("normaliser", "scope", "embeddings", "completion_weight")
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 
@@ -32,7 +35,7 @@ class Study:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """The rows of the main model: trained runs on benchmarks, without controls."""
-        return study_rows(self.frame)
+        return _ordered(study_rows(self.frame))
 
     @property
     def varied(self) -> list[str]:
@@ -81,8 +84,18 @@ class Study:
         return dose_rows(self.fit, self.frame) if self.dosed else pd.DataFrame()
 
 
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by data set, then by kind and name of task: the order of all figures."""
+    place = rows["task_group"].astype(str).map(words.group_order)
+    side = place.map(lambda p: "" if p[1] == "source" else p[1] or "z")
+    keys = pd.DataFrame({"kind": place.map(lambda p: p[0]), "side": side})
+    keys = keys.assign(dataset=rows["dataset"].astype(str), task=rows["task"].astype(str))
+    order = keys.sort_values(["dataset", "kind", "side", "task"], kind="stable").index
+    return rows.loc[order].reset_index(drop=True)
+
+
 def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> pd.DataFrame:
-    """Return `dose_table`, curved modes first, with p_any adjusted for the number of panels."""
+    """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm."""
     try:
         table = dose_table(fit, frame, margin=margin)
     except AnalysisError:  # a formula of the user's own that is not quadratic in the weight
@@ -90,6 +103,8 @@ def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> 
     if not len(table):
         return table
     table = table.assign(p_any_holm=holm(table["p_any"].tolist()))
+    unclear = table["p_holm"] >= ALPHA
+    table["verdict"] = table["verdict"].mask(unclear, table["verdict"].replace(UNADJUSTED))
     table = table.assign(curved=table["b2_se"].gt(0))
     place = table["task_group"].map(words.group_order)
     order = [

@@ -57,6 +57,12 @@ def plain(value: float, digits: int = 1) -> str:
     return signed(value, digits).removeprefix("+")
 
 
+def span(low: float, high: float, digits: int = 1) -> str:
+    """Return a range in words, or one number where both ends read the same."""
+    ends = plain(low, digits), plain(high, digits)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
 def interval(low: float, high: float, digits: int = 1) -> str:
     """Return a 95 % interval in words."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -93,7 +93,8 @@ def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
     assert band[:, 1].max() == pytest.approx(42)
     assert 44.0 in [line.get_ydata()[0] for line in axis.lines]
     assert [t.get_text() for t in axis.get_xticklabels()] == ["0", ".01", ".1", "1"]
-    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"none", "special"}
+    labels = {t.get_text() for t in figure.legends[0].get_texts()}
+    assert labels == {"none", "special", "untouched base"}
     assert figure.axes[0].get_title(loc="left") == "x"
 
 
