@@ -75,7 +75,9 @@ def test_killed_sweeps_end_with_the_records_of_an_undisturbed_one(undisturbed, t
     random.seed(seed)
     for kill in random.sample([kill_all, kill_all, kill_worker], k=3):
         process = start(tmp_path)
-        time.sleep(random.uniform(0.1, 0.9) * seconds)
+        moment = time.monotonic() + random.uniform(0.1, 0.9) * seconds
+        while process.poll() is None and time.monotonic() < moment:
+            time.sleep(0.05)
         if process.poll() is None:
             kill(process)
             if kill is kill_all:
