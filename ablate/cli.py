@@ -62,6 +62,7 @@ def sweep_grid(
     from ablate.progress import Shown
     from ablate.store import Store
     from ablate.sweep import carry_out
+    from ablate.tuning import write_used
 
     request = plan_grid(overrides, loader=loader)
     if request.settings["single"] and len(request.grid.points) != 1:
@@ -75,6 +76,9 @@ def sweep_grid(
             store.forgive(key)
     watch = Shown(CONSOLE)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=watch)
+    write_used((named.cell for named in request.design.cells), request.out / "tuned.csv")
+    about = {key: request.grid.study.get(key) for key in ("name", "question")}
+    (request.out / "study.json").write_text(json.dumps(about))
     conclude(outcome, study=request.grid.study, report=request.settings["report"])
     if outcome.status:
         raise SystemExit(outcome.status)

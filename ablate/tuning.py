@@ -12,9 +12,10 @@ the scale of log2. What is not found is an error, never a guess.
 """
 
 import csv
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,10 +41,17 @@ class Tuned:
     adapter: str
     rank: int
     lr: float
+    loss: float | None = None  # on the validation split, at this rate
+    tried: int | None = None  # how many rates were
 
 
 def tuned_lr(cell: Cell, folder: Path | None = None) -> float:
-    """Return the learning rate tuned for `cell`.
+    """Return the learning rate tuned for `cell`; arguments and errors as of `tuned_row`."""
+    return tuned_row(cell, folder).lr
+
+
+def tuned_row(cell: Cell, folder: Path | None = None) -> Tuned:
+    """Return the row of the tables that gives `cell` its learning rate.
 
     Args:
         cell: the cell; its `train.lr` is not looked at.
@@ -58,13 +66,31 @@ def tuned_lr(cell: Cell, folder: Path | None = None) -> float:
         for adapter in _shorter(cell.adapter.name):
             fitting = [r for r in rows if (r.dataset, r.adapter) == (dataset, adapter)]
             if fitting:
-                return min(fitting, key=lambda row: _distance(row, cell)).lr
+                return min(fitting, key=lambda row: _distance(row, cell))
     raise UserError(
         f"train.lr=tuned: no learning rate is tuned for model={cell.model.name} "
         f"dataset={cell.dataset.name} adapter={cell.adapter.name}; give train.lr=NUMBER or run "
         f"ablate tune model={cell.model.name} dataset={cell.dataset.name} "
         f"adapter={cell.adapter.name}"
     )
+
+
+def write_used(cells: Iterable[Cell], path: Path) -> None:
+    """Write the rows of the tables that gave `cells` their learning rates; nothing if none did."""
+    used: dict[Tuned, None] = {}
+    for cell in cells:
+        try:
+            row = tuned_row(cell)
+        except UserError:
+            continue
+        if row.lr == cell.train.lr:
+            used[row] = None
+    if not used:
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow((*COLUMNS, "loss", "tried"))
+        table.writerows(dataclasses.astuple(row) for row in sorted(used, key=repr))
 
 
 def family(model: str) -> str:
@@ -99,7 +125,13 @@ def _read(path: Path) -> list[Tuned]:
             lines = list(csv.DictReader(file))
         try:
             _read_before[mark] = [
-                Tuned(r["model"], r["dataset"], r["adapter"], int(r["rank"]), float(r["lr"]))
+                Tuned(
+                    **{name: r[name] for name in ("model", "dataset", "adapter")},
+                    rank=int(r["rank"]),
+                    lr=float(r["lr"]),
+                    loss=float(r["loss"]) if r.get("loss") else None,
+                    tried=int(r["tried"]) if r.get("tried") else None,
+                )
                 for r in lines
             ]
         except (KeyError, ValueError, TypeError) as error:

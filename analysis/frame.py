@@ -131,8 +131,9 @@ def study_rows(frame: pd.DataFrame) -> pd.DataFrame:
     for name in rows.columns[[isinstance(t, pd.CategoricalDtype) for t in rows.dtypes]]:
         rows[name] = rows[name].cat.remove_unused_categories()
     rows = rows.assign(mode=_modes(rows))
-    levels = rows[rows["wp"] > 0].groupby("mode", observed=True)["wp"].nunique()
-    curved = rows["mode"].astype(str).map(levels >= CURVED)
+    # One PLW is another w_p on each data set where a mode weights a part of the prompt.
+    doses = rows[rows["wp"] > 0].groupby(["mode", "dataset"], observed=True)["wp"].nunique()
+    curved = rows["mode"].astype(str).map(doses.groupby("mode", observed=True).max() >= CURVED)
     # An adapter that ran at one rank has no slope over rank to estimate.
     ranks = rows.groupby("adapter", observed=True)["log2_rank"].transform("nunique")
     slope = rows["log2_rank"].where(ranks > 1, 0.0)

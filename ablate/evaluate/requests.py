@@ -98,6 +98,8 @@ def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None) -> None:
     """Build the requests of `task` and make lm-eval find them built from now on."""
     if evaluate.num_fewshot is not None and task.config.num_fewshot != 0:
         task.set_config("num_fewshot", evaluate.num_fewshot)  # 0 in a task's file is final
+    elif task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
     if evaluate.max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
         limits = {"max_gen_toks": evaluate.max_new_tokens}
         task.set_config("generation_kwargs", limits, update=True)

@@ -207,7 +207,6 @@ def _yaml(name: str, folder: str, version: str) -> str:
         "task": name,
         "test_split": "test",
         "fewshot_split": "fewshot",
-        "num_fewshot": 0,
         "doc_to_text": "{{prompt}}",
         "target_delimiter": " " if info.side == "source" else "",
         "dataset_kwargs": {"path": folder},

@@ -5,6 +5,7 @@ OUT/tables/       every table as CSV with all digits, and as LaTeX
 OUT/figures/      every figure as SVG and PNG
 """
 
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def _title(study: str | None, raw: pd.DataFrame) -> str:
     return "" if name == "none" else name
 
 
+def _question(folder: Path | None) -> str:
+    """Return what the study asks, as the sweep wrote it beside its table; "" where it did not."""
+    about = folder / "study.json" if folder is not None else None
+    if about is None or not about.is_file():
+        return ""
+    return str(json.loads(about.read_text(encoding="utf-8")).get("question") or "")
+
+
 def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         findings.section(study),
@@ -109,6 +118,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
     ]
     return Page(
         title=f"Study {name}" if name else "Study",
+        question=_question(study.folder),
         source=source,
         version=_version(),
         sections=tuple(part for part in sections if part is not None),
@@ -134,6 +144,7 @@ def _plain_page(
     ]
     return Page(
         title=f"Study {name}" if name else "Study",
+        question=_question(folder),
         source=source,
         version=_version(),
         sections=tuple(part for part in sections if part is not None),

@@ -88,6 +88,7 @@ class Page:
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
+    question: str = ""
 
 
 def write(page: Page, out: Path) -> Path:
@@ -133,7 +134,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         for s in page.sections
     ]
     text = environment.get_template("page.html.j2").render(
-        title=page.title, facts=page.facts, warnings=page.warnings,
+        title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
         sections=sections, figures=figures, source=page.source, version=page.version,
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", text) + "\n"

@@ -124,7 +124,8 @@ def test_a_hub_folder_trains_and_scores(base, talk, tmp_path):
 def test_a_wheel_finds_its_configuration_in_an_empty_folder(tmp_path):
     """Built, unpacked and run away from the checkout; a user's own analysis.py must not win."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     site, empty = tmp_path / "site", tmp_path / "empty"
     with zipfile.ZipFile(wheel) as archive:
