@@ -16,6 +16,7 @@ from analysis.report.study import GIVEN, Study
 from analysis.report.tables import P_VALUE, Table
 
 CURVE_POINTS = 41
+BLOCK = ("adapter", "rank", "model", "seed")  # what an adjusted mean is a mean over
 EFFECT_COLUMNS = (
     "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "visible", "p_holm",
     "p_any_holm",
@@ -78,12 +79,21 @@ def dose_curves(study: Study, *, panel: tuple[str, ...] = ("dataset", "task")) -
 
 
 def base(study: Study) -> pd.DataFrame:
-    """Return the untouched base models' mean score per task: task, estimate."""
+    """Return the untouched base models' score per task: task, estimate.
+
+    A base counts as often as the runs on it do in the adjusted means, so that the two compare.
+    """
     rows = study.frame[study.frame["is_base"] & study.frame["task_type"].isin(SCORED)]
-    models = study.rows["model"].unique() if "model" in study.rows else None
-    rows = rows[rows["model"].isin(models)] if models is not None else rows
-    means = rows.groupby("task", observed=True)["score"].mean()
-    return means.rename("estimate").reset_index()
+    if "model" not in study.rows:
+        means = rows.groupby("task", observed=True)["score"].mean()
+        return means.rename("estimate").reset_index()
+    blocks = study.main[[n for n in BLOCK if n in study.main]].drop_duplicates()
+    share = blocks["model"].astype(str).value_counts(normalize=True)
+    weight = rows["model"].astype(str).map(share)
+    rows = rows[weight.notna()].assign(weight=weight)
+    rows = rows.assign(part=rows["score"] * rows["weight"])
+    sums = rows.groupby("task", observed=True)[["part", "weight"]].sum()
+    return (sums["part"] / sums["weight"]).rename("estimate").reset_index()
 
 
 def effect_table(study: Study) -> Table:
