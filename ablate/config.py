@@ -63,8 +63,65 @@ class Adapter:
 
     name: str
     kind: str
-    targets: str | tuple[str, ...] = "all-linear"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """How an adapter's weights start: a rule of `ablate.adapters.legality` and its options."""
+
+    name: str = "default"
+    kind: str = "default"  # the method's own start
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """What turns gradients into steps: AdamW, or a rule made for adapters on top of it."""
+
+    name: str = "adamw"
+    kind: str = "adamw"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which matrices an adapter changes: by the part of a layer, and by layer."""
+
+    name: str = "all"
+    modules: Literal["all", "attention", "mlp"] | tuple[str, ...] = "all"
+    layers: Literal["all"] | tuple[int, ...] = "all"  # negative numbers count from the last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regulariser:
+    """What holds a fine-tuned model back, beside the loss weights; each is off by default.
+
+    Where `weight_decay`, `label_smoothing` or `adapter_dropout` is null, `train.weight_decay`,
+    `loss.label_smoothing` or the adapter's own option stands.
+    """
+
+    name: str = "none"
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    adapter_dropout: float | None = None
+    rank_dropout: float = 0.0  # DropLoRA: a fresh mask over the rank at each step
+    attention_dropout: float = 0.0  # 0: as the model has it
+    neftune: float = 0.0  # noise alpha on the embedded tokens, arXiv 2310.05914
+    minkowski: float = 0.0  # weight of the distance to the base weights
+    minkowski_p: float = 2.0
+    kl: float = 0.0  # weight of the full-vocabulary KL divergence to the base's predictions
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "adapter_dropout", "rank_dropout", "attention_dropout"):
+            value = getattr(self, name)
+            ok = value is None or 0 <= value < 1
+            _require(ok, f"regulariser.{name}", value, "in [0, 1)")
+        for name in ("weight_decay", "neftune", "minkowski", "kl"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"regulariser.{name}", value, "at least 0")
+        ok = self.minkowski_p >= 1
+        _require(ok, "regulariser.minkowski_p", self.minkowski_p, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +192,6 @@ class Train:
 
     name: str
     lr: float | Literal["tuned"]
-    optimizer: Literal["adamw"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -217,6 +273,11 @@ class Cell:
     loss: Loss
     adapter: Adapter
     rank: int
+    init: Init = field(default_factory=Init)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    placement: Placement = field(default_factory=Placement)
+    regulariser: Regulariser = field(default_factory=Regulariser)
+    base_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     embeddings: Literal["frozen", "trained"] = "frozen"
     dataset: Dataset
     model: Model

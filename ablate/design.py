@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablate import record
+from ablate import record, regularisers
 from ablate.config import Adapter, Cell, plain
 from ablate.errors import UserError
 from ablate.grid import GridCell
@@ -60,7 +60,7 @@ def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False)
         try:
             if entry.cell is None:
                 raise UserError(entry.error or "cannot be built")
-            cell = settle(entry.cell)
+            cell = settle(entry.cell, memo)
             legal.append(Named(cell, identify(cell, memo), entry.levels))
         except UserError as error:
             illegal.append((dict(entry.levels), str(error)))
@@ -83,11 +83,41 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
     )
 
 
-def settle(cell: Cell) -> Cell:
-    """Return `cell` with its tuned learning rate looked up."""
-    if cell.train.lr != "tuned" or cell.adapter.kind == "none":
+def settle(cell: Cell, memo: Memo) -> Cell:
+    """Return `cell` with its tuned learning rate looked up and its regulariser's settings in place.
+
+    Equal settings are one run, whatever name they were asked for by. The cell itself is returned
+    where nothing changes.
+
+    Raises:
+        UserError: nothing was tuned for it, or it would not carry its regulariser out.
+    """
+    if cell.adapter.kind == "none":
         return cell
-    return replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
+    if cell.train.lr == "tuned":
+        cell = replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
+    regularisers.check(cell)
+    asked, left = cell.regulariser, regularisers.left(cell.regulariser)
+    if left is asked:
+        return cell
+    changes: dict[str, Any] = {"regulariser": left}
+    if asked.weight_decay is not None:
+        changes["train"] = replace(cell.train, weight_decay=asked.weight_decay)
+    if asked.label_smoothing is not None:
+        changes["loss"] = replace(cell.loss, label_smoothing=asked.label_smoothing)
+    if asked.adapter_dropout is not None:
+        changes["adapter"] = _dropping(cell, asked.adapter_dropout, memo)
+    return replace(cell, **changes)
+
+
+def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
+    """Return the cell's adapter with a dropout; one object for all cells, as the memo needs it."""
+
+    def make() -> Adapter:
+        return replace(cell.adapter, options=regularisers.options_with_dropout(cell, share))
+
+    found: Adapter = memo.get(cell.adapter, ("dropout", share), make)
+    return found
 
 
 def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
@@ -131,6 +161,7 @@ def _entry(named: Named, study: str) -> dict[str, Any]:
     levels = record.levels_of(plain(named.cell), study)
     if named.cell.adapter.kind == "none":  # the base has no loss and no learning rate
         levels |= {"masking": "none", "plw": 0.0, "lr": None}
+    levels |= record.other_levels(named.levels)
     return {
         "levels": levels,
         "train_key": named.key,

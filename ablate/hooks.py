@@ -1,4 +1,4 @@
-"""The four places where a method may act during training, and what it is shown there.
+"""The five places where a method may act during training, and what it is shown there.
 
 A stock method needs none. Orthogonality penalties and distances to the base are `extra_loss`,
 gradient projections `after_backward`, rank allocation and restarts `after_step`, methods that train
@@ -44,7 +44,7 @@ def _one_stage(model: nn.Module, steps: Steps) -> Iterable[Steps]:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The four places where a method may act during training; each default does nothing.
+    """The five places where a method may act during training; each default does nothing.
 
     extra_loss: a term added to the objective at each micro-batch; summed over a step's
         micro-batches and averaged over devices.
@@ -52,12 +52,43 @@ class Hooks:
     after_step: after the optimizer moved, the gradients still in place.
     stages: from the model and all steps, the steps of each pass in turn; a generator may change the
         model between two of them. Every stage has its own optimizer and schedule.
+    before_forward: with a micro-batch at hand that the model is about to read.
     """
 
     extra_loss: Callable[[Moment], Tensor | float] = _no_loss
     after_backward: Callable[[Moment], None] = _nothing
     after_step: Callable[[Moment], None] = _nothing
     stages: Callable[[nn.Module, Steps], Iterable[Steps]] = _one_stage
+    before_forward: Callable[[Moment], None] = _nothing
 
 
 NO_HOOKS = Hooks()
+
+
+def combine(*several: Hooks) -> Hooks:
+    """Return hooks that act as all of `several`, one after the other.
+
+    Raises:
+        ValueError: more than one of them brings its own stages, which cannot be interleaved.
+    """
+    staged = [one.stages for one in several if one.stages is not _one_stage]
+    if len(staged) > 1:
+        raise ValueError("only one method of a cell may train in stages")
+
+    def extra_loss(moment: Moment) -> Tensor | float:
+        return sum((one.extra_loss(moment) for one in several), start=0.0)
+
+    def after_backward(moment: Moment) -> None:
+        for one in several:
+            one.after_backward(moment)
+
+    def after_step(moment: Moment) -> None:
+        for one in several:
+            one.after_step(moment)
+
+    def before_forward(moment: Moment) -> None:
+        for one in several:
+            one.before_forward(moment)
+
+    stages = staged[0] if staged else _one_stage
+    return Hooks(extra_loss, after_backward, after_step, stages, before_forward)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate import weights
-from ablate.adapters import table
-from ablate.config import Cell, Evaluate
+from ablate.adapters import legality, table
+from ablate.config import Cell, Evaluate, plain
 from ablate.data.tokenise import Summary, summary
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_version
@@ -23,6 +23,7 @@ from ablate.model_files import ModelFiles, resolve
 # Raise when a change of ours alters trained weights on purpose: old records then no longer match.
 NUMERICS_VERSION = 1
 KEY_LENGTH = 16
+WEIGHTS = "weight_distance"  # the measure that needs the change as numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,12 @@ def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summar
 
 
 def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
-    if data.max_length > files.max_positions:
+    virtual = table.virtual_tokens(cell, files.linear_shapes)
+    if data.max_length + virtual > files.max_positions:
+        before = f" behind {virtual} virtual ones" if virtual else ""
         raise UserError(
             f"train.max_length={cell.train.max_length}: the longest row has {data.max_length} "
-            f"tokens and model={cell.model.name} has {files.max_positions} positions"
+            f"tokens{before} and model={cell.model.name} has {files.max_positions} positions"
         )
     if data.largest_id >= files.vocab_size:
         raise UserError(
@@ -131,19 +134,26 @@ def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
 
 
 def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
-    table.check(cell.adapter, cell.rank, files.linear_shapes)
-    return table.capacity(cell.adapter, cell.rank, files.linear_shapes)
+    legality.check(cell, architecture=files.architecture, shapes=files.linear_shapes)
+    table.check(cell, files.linear_shapes)
+    found = table.capacity(cell, files.linear_shapes)
+    if "init" in found:  # options left out and options given as they are by default are one start
+        found["init"] = [cell.init.kind, legality.init_of(cell)[1]]
+    return found
 
 
 def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[str, Any]:
     base = {"numerics": NUMERICS_VERSION, "model": files.content_hash}
     if cell.adapter.kind == "none":
-        return base
+        legality.check(cell, architecture=files.architecture)
+        exact = cell.base_precision == "fp32"
+        return base if exact else base | {"base_precision": cell.base_precision}
     goal = weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
     train = cell.train
     schedule = {
         "lr": train.lr,
-        "optimizer": [train.optimizer, *train.betas, train.eps, train.weight_decay],
+        "optimizer": [*train.betas, train.eps, train.weight_decay],
+        "rule": [cell.optimizer.kind, legality.optimizer_of(cell.optimizer)[1]],
         "schedule": [train.schedule, train.warmup_ratio],
         "length": [train.epochs, train.max_steps, train.batch_size, train.batch_unit],
         "clip": train.clip,
@@ -154,13 +164,21 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
     return base | {
         "data": data.content_hash,
         "loss": weights.canonical(goal, dict(data.counts)),
-        "adapter": memo.get(
-            cell.adapter, (cell.rank, files.content_hash), lambda: _capacity(cell, files)
-        ),
+        "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),
+        "regulariser": {k: v for k, v in plain(cell.regulariser).items() if k != "name"},
+        "base_precision": cell.base_precision,
         "embeddings": cell.embeddings,
         "train": schedule,
         "seed": [cell.seed, cell.sham],
     }
+
+
+def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
+    """Return all that the capacity of an adapter and its legality depend on."""
+    factors = (cell.init, cell.optimizer, cell.placement, cell.base_precision)
+    run = (cell.execution.layout, cell.execution.device)
+    text = (cell.dataset.template, cell.dataset.format)
+    return (cell.rank, files.content_hash, *run, *text, *map(repr, factors))
 
 
 def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
@@ -175,7 +193,8 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
     if cell.adapter.kind != "none":  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
-        found = [*found, *(("measure", name, rest) for name in wanted.measures)]
+        measures = [n for n in wanted.measures if n != WEIGHTS or legality.folds(cell)]
+        found = [*found, *(("measure", name, rest) for name in measures)]
     return tuple(Unit(k, name, digest([train_key, k, name, rest])) for k, name, rest in found)
 
 

@@ -38,6 +38,7 @@ class Weighed:
     supervised: float  # sum of the objective's weights, before any division
     tokens: int  # without pads
     examples: int
+    lengths: tuple[int, ...]  # of the examples in it, in their order
 
     @property
     def sums_C(self) -> Tensor:
@@ -135,6 +136,7 @@ def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
         supervised=float(batch.num_BL.double().sum()),
         tokens=batch.tokens,
         examples=batch.examples,
+        lengths=tuple(batch.lengths_E.tolist()),
     )
 
 
@@ -177,7 +179,11 @@ def predict(model: Any, work: Weighed) -> Tensor:
     """
     with _head_at(model, work.index_K, work.ids_BL.shape[1]):
         output = model(input_ids=work.ids_BL, position_ids=work.positions_BL, use_cache=False)
-    logits_BLV: Tensor = output.logits
+    return at_targets(output.logits, work)
+
+
+def at_targets(logits_BLV: Tensor, work: Weighed) -> Tensor:
+    """Return the targets' logits (K, V) from what a model gave within `predict`."""
     if logits_BLV.shape[:2] == (1, len(work.index_K)):
         return logits_BLV[0]
     logits_BLV = logits_BLV[:, -work.ids_BL.shape[1] :]  # behind the virtual tokens of a prompt

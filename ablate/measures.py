@@ -8,6 +8,10 @@ The paper leaves open which norm, which steps and which decoding it used. Here:
     prompt_bleu        the model answers training prompts greedily, for at most as long as the
                        longest true answer among them; corpus BLEU (sacrebleu's defaults, 0 to 100)
                        against the answers it was trained on. Rows evenly spaced over the data set
+    memorised          share of the characters (letters and digits; dashes are given) of the answers
+                       to training prompts that the model's greedy answers have at their place;
+                       `whole` is the share of answers that are right from end to end. The MoRA
+                       paper's measure on UUID pairs (arXiv 2405.12130, section 3.1): chance is 0.1
     generation_length  mean number of tokens, without the stop token, that it generates greedily on
                        held-out prompts, for at most `evaluate.max_new_tokens` (128); `capped` is
                        the share that did not stop by then
@@ -133,18 +137,45 @@ def _train_loss_rsd(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
 
 
 def _prompt_bleu(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
-    rows = answered_rows(subject.train, how.rows)
+    rows, texts, wanted = _recited(subject, how)
     if not rows:
         return
+    value = sacrebleu.corpus_bleu(texts, [wanted], force=True).score
+    single = [sacrebleu.sentence_bleu(t, [w]).score for t, w in zip(texts, wanted, strict=True)]
+    items = tuple(zip(rows, single, strict=True))
+    yield _made("prompt_bleu", "bleu", value, n=len(rows), items=items)
+
+
+def _memorised(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
+    rows, texts, wanted = _recited(subject, how)
+    if not rows:
+        return
+    shares = [right_characters(text, truth) for text, truth in zip(texts, wanted, strict=True)]
+    items = tuple(zip(rows, shares, strict=True))
+    yield _made("memorised", "characters", float(np.mean(shares)), n=len(rows), items=items)
+    whole = [float(t.strip() == w.strip()) for t, w in zip(texts, wanted, strict=True)]
+    yield _made("memorised", "whole", float(np.mean(whole)), n=len(rows))
+
+
+def right_characters(said: str, truth: str) -> float:
+    """Return the share of the letters and digits of `truth` that `said` has at their place."""
+    said, truth = said.strip(), truth.strip()
+    places = [i for i, character in enumerate(truth) if character.isalnum()]
+    right = [i for i in places if said[i : i + 1] == truth[i]]
+    return len(right) / len(places) if places else 0.0
+
+
+def _recited(subject: Subject, how: Decoding) -> tuple[list[int], list[str], list[str]]:
+    """Return training rows, what the model answers to their prompts, and their true answers."""
+    rows = answered_rows(subject.train, how.rows)
+    if not rows:
+        return [], [], []
     truths = [subject.train.answer_ids(row) for row in rows]
     longest = _within_positions(subject, subject.train, rows, max(map(len, truths)))
     said = _answers(subject, subject.train, rows, replace(how, max_new=longest))
     texts = [subject.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
     wanted = [subject.tokenizer.decode(ids, skip_special_tokens=True) for ids in truths]
-    value = sacrebleu.corpus_bleu(texts, [wanted], force=True).score
-    single = [sacrebleu.sentence_bleu(t, [w]).score for t, w in zip(texts, wanted, strict=True)]
-    items = tuple(zip(rows, single, strict=True))
-    yield _made("prompt_bleu", "bleu", value, n=len(rows), items=items)
+    return rows, texts, wanted
 
 
 def _generation_length(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
@@ -211,6 +242,7 @@ def _made(name: str, metric: str, value: float, *, n: int, items: Items = ()) ->
 MEASURES: dict[str, Callable[[Subject, Decoding], Iterator[TaskScore]]] = {
     "weight_distance": _weight_distance,
     "prompt_bleu": _prompt_bleu,
+    "memorised": _memorised,
     "generation_length": _generation_length,
     "train_loss_rsd": _train_loss_rsd,
 }

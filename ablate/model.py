@@ -6,13 +6,20 @@ untouched; a cell trains its own copy.
 
 import copy
 import functools
+import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as progress
 
@@ -24,6 +31,10 @@ if TYPE_CHECKING:
 
 # A pristine copy doubles the memory of a base: above this size it is read again instead.
 KEEP_BYTES = 2**30
+CPU = torch.device("cpu")
+# What is left of a packed example's outputs by rounding, as a share of the largest; a leak is 0.3.
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
+COARSE = 0.05  # in 16 bits and below
 
 
 def device_of(name: str) -> torch.device:
@@ -40,28 +51,67 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def load(files: "ModelFiles") -> PreTrainedModel:
-    """Return a copy of the base model in `files`, in float32 on the CPU, free to be changed.
+def load(
+    files: "ModelFiles", precision: str = "fp32", *, device: torch.device = CPU
+) -> PreTrainedModel:
+    """Return a copy of the base model in `files` on `device`, free to be changed.
+
+    Args:
+        files: where it is.
+        precision: of its weights, as `base_precision` has it: int8 after LLM.int8 (arXiv
+            2208.07339), nf4 with quantised constants as in QLoRA (2305.14314).
+        device: where to; a GPU for int8 and nf4.
 
     Raises:
-        UserError: the folder holds no causal language model.
+        UserError: the folder holds no causal language model, or it cannot be quantised here.
     """
+    if precision in ("int8", "nf4"):
+        return _read(files.folder, **_quantised(precision, device))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if files.parameters * 4 > KEEP_BYTES:
-        return _read(files.folder)
-    return copy.deepcopy(_pristine(files.folder, files.content_hash))
+        return _read(files.folder, dtype=dtype).to(device)
+    return copy.deepcopy(_pristine(files.folder, files.content_hash, dtype)).to(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _pristine(folder: Path, content_hash: str) -> PreTrainedModel:
-    return _read(folder)
+def _pristine(folder: Path, content_hash: str, dtype: torch.dtype) -> PreTrainedModel:
+    return _read(folder, dtype=dtype)
 
 
-def _read(folder: Path) -> PreTrainedModel:
+def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
+    """Return what transformers is told to quantise the linear layers as it reads them."""
+    if device.type != "cuda":
+        raise UserError(
+            f"base_precision={precision}: needs a GPU, and the run is on {device.type}; use fp32 "
+            "or bf16"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"base_precision={precision}: needs bitsandbytes, which is not installed; "
+            'pip install "ablate[gpu]"'
+        )
+    # LLM.int8 computes in float16 whatever comes in, and would say so at every layer and step.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    settings: dict[str, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "nf4": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.float32,
+        },
+    }
+    return {
+        "quantization_config": BitsAndBytesConfig(**settings[precision]),
+        "dtype": torch.float32,  # of all else: what is computed in is train.precision
+        "device_map": {"": device},
+    }
+
+
+def _read(folder: Path, **settings: Any) -> PreTrainedModel:
     try:
         with _quiet():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32
-            )
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={folder}: no causal language model ({first})") from None
@@ -121,6 +171,8 @@ def keeps_packed_apart(model: Any) -> bool:
     Most architectures do, told by positions that restart; some (OPT) ignore these and would let the
     second example see the first, silently. What is asked here is what a packed batch relies on.
     """
+    if _invoked(model):
+        return False  # aLoRA looks for the last invocation in a row, and acts from there on
     device = next(model.parameters()).device
     one, other = torch.tensor([[3, 1, 2, 5, 4]]), torch.tensor([[2, 4, 1, 3]])
     length = other.shape[1]
@@ -136,4 +188,10 @@ def keeps_packed_apart(model: Any) -> bool:
     )
     model.train(was_training)
     error = (packed[:, -length:] - alone[:, -length:]).abs().max()
-    return bool(error < 1e-4 * alone.abs().max())  # a leak is 0.3 and more, float32 noise 1e-6
+    noise = ROUNDING.get(next(model.parameters()).dtype, COARSE)
+    return bool(error < noise * alone.abs().max())
+
+
+def _invoked(model: Any) -> bool:
+    configs = getattr(model, "peft_config", {}).values()
+    return any(getattr(config, "alora_invocation_tokens", None) for config in configs)

@@ -41,6 +41,7 @@ class ModelFiles:
     linear_shapes: dict[str, tuple[int, int]]  # module name -> (out, in); no embedding, no head
     parameters: int  # a tied matrix counts once, as it is stored
     embedding_parameters: int  # of the token embedding, and of the head where it is not tied
+    norm_parameters: int  # weights and biases of the normalisation layers
     vocab_size: int
     max_positions: int
     architecture: str
@@ -153,6 +154,7 @@ def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
         linear_shapes=linear_shapes(shapes, str(settings.get("model_type"))),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         embedding_parameters=_vocabulary_rows(shapes, vocabulary),
+        norm_parameters=_norms(shapes),
         vocab_size=vocabulary,
         max_positions=_number(
             settings, ("max_position_embeddings", "n_positions", "n_ctx"), path, default=NO_LIMIT
@@ -211,6 +213,14 @@ def _vocabulary_rows(shapes: dict[str, Shape], vocabulary: int) -> int:
     blocks = [name for name in shapes if any(part.isdigit() for part in name.split("."))]
     ends = [shape for name, shape in shapes.items() if name not in blocks]
     return sum(math.prod(shape) for shape in ends if len(shape) == 2 and shape[0] == vocabulary)
+
+
+def _norms(shapes: dict[str, Shape]) -> int:
+    """Return the size of the normalisation layers: the modules whose weight is a vector."""
+    weights = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
+    norms = [module for module in weights if len(shapes[f"{module}.weight"]) == 1]
+    parts = [f"{module}.{part}" for module in norms for part in ("weight", "bias")]
+    return sum(math.prod(shapes[part]) for part in parts if part in shapes)
 
 
 def _in_full(module: str) -> str:

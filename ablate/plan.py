@@ -88,9 +88,7 @@ class _Sizes:
 
     def __init__(self, named: Named) -> None:
         cell, files, data = named.cell, named.identity.files, named.identity.data
-        trained = table.trainable_parameters(
-            cell.adapter, cell.rank, files, embeddings=cell.embeddings
-        )
+        trained = table.trainable_parameters(cell, files)
         rows = data.rows * cell.train.epochs
         if cell.train.max_steps is not None and cell.train.batch_unit == "examples":
             rows = min(rows, cell.train.max_steps * cell.train.batch_size)
@@ -184,22 +182,23 @@ def _adapters(plan: Design) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for named in plan.cells:
         cell, files = named.cell, named.identity.files
-        key = (cell.model.name, cell.adapter.name, cell.rank, cell.embeddings)
+        placed = (cell.placement.name, cell.embeddings)
+        key = (cell.model.name, cell.adapter.name, cell.rank, *placed)
         if key in found:
             continue
-        budget = table.budget(cell.adapter, cell.rank, files.linear_shapes)
-        count = table.trainable_parameters(
-            cell.adapter, cell.rank, files, embeddings=cell.embeddings
-        )
+        budget = table.budget(cell, files.linear_shapes, norms=files.norm_parameters)
+        count = table.trainable_parameters(cell, files)
         found[key] = {
             "model": cell.model.name,
             "adapter": cell.adapter.name,
+            "placement": cell.placement.name,
             "rank": cell.rank if budget else None,
             "trainable": count,
             "share": round(count / files.parameters, 5),
             "budget_asked": budget.asked if budget else None,
             "budget_got": budget.got if budget else None,
             "ratio": round(budget.ratio, 4) if budget else None,
+            "budget": budget.status if budget else None,
         }
     unique = {json.dumps(row, sort_keys=True): row for row in found.values()}
     return list(unique.values())

@@ -19,7 +19,8 @@ WP_EXPONENT = math.log10(2)  # w_p = PLW^0.30103, arXiv 2401.13586 section 4.3: 
 
 LEVELS = (
     "study", "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank",
-    "embeddings", "dataset", "model", "train", "lr", "seed", "sham", "shuffle_prompts",
+    "init", "optimizer", "placement", "regulariser", "base_precision", "embeddings",
+    "dataset", "model", "train", "lr", "seed", "sham", "shuffle_prompts",
 )  # fmt: skip
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
@@ -34,6 +35,7 @@ COSTS = (
     "grad_norm_mean", "clipped_share", "completion_grad_share", "supervised_share",
     "final_train_loss", "train_loss_rsd",
 )  # fmt: skip
+GROUPS = ("evaluate",)
 RESULT_COLUMNS: tuple[str, ...] = LEVELS + FACTS + SCORES + COSTS
 
 
@@ -48,6 +50,11 @@ def levels_of(config: Mapping[str, Any], study: str) -> dict[str, Any]:
         "scope": config["loss"]["scope"],
         "adapter": config["adapter"]["name"],
         "rank": config["rank"],
+        "init": config["init"]["name"],
+        "optimizer": config["optimizer"]["name"],
+        "placement": config["placement"]["name"],
+        "regulariser": config["regulariser"]["name"],
+        "base_precision": config["base_precision"],
         "embeddings": config["embeddings"],
         "dataset": config["dataset"]["name"],
         "model": config["model"]["name"],
@@ -57,6 +64,15 @@ def levels_of(config: Mapping[str, Any], study: str) -> dict[str, Any]:
         "sham": config["sham"],
         "shuffle_prompts": config["dataset"]["shuffle_prompts"],
     }
+
+
+def other_levels(varied: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the factors that varied in a grid and have no column of their own, by full name.
+
+    A group's own choice (train=micro) and the settings that `levels_of` shows are left out.
+    """
+    shown = {"train.lr", "loss.normaliser", "loss.scope", "dataset.shuffle_prompts", *GROUPS}
+    return {k: v for k, v in varied.items() if k not in shown and k not in LEVELS}
 
 
 def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -97,8 +113,12 @@ def rows_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[d
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Write the long table whole or not at all; return its number of rows."""
-    frame = pd.DataFrame(list(rows), columns=list(RESULT_COLUMNS))
-    text = [*LEVELS[:2], "normaliser", "scope", "adapter", "embeddings", "dataset", "model"]
+    made = list(rows)
+    known = set(RESULT_COLUMNS)
+    others = dict.fromkeys(name for row in made for name in row if name not in known)
+    frame = pd.DataFrame(made, columns=[*RESULT_COLUMNS, *others])
+    numbers = ("plw", "completion_weight", "rank", "lr", "seed", "train", "sham", "shuffle_prompts")
+    text = [level for level in LEVELS if level not in numbers]
     frame[text] = frame[text].astype("string")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     frame.to_parquet(draft, index=False)

@@ -18,13 +18,14 @@ import torch
 import yaml
 from torch import nn
 
-from ablate import provenance, weights
+from ablate import provenance, regularise, weights
+from ablate.adapters import acting, table
 from ablate.adapters import apply as adapters
-from ablate.adapters import table
 from ablate.config import Cell, plain
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import ready, score
+from ablate.hooks import combine
 from ablate.identity import Identity, Unit, identify
 from ablate.log import logged, say
 from ablate.measures import relative_deviation
@@ -49,7 +50,9 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     missing = _missing(cells, recorded)
     if recorded is not None:
         model, history = _restored(cells[0], store.folder(key))
-        _amend(store, key, recorded, score(model, history, missing))
+        scores = score(model, history, missing)
+        recorded["score_keys"] = sorted({*recorded["score_keys"], *_tried(missing)})
+        _amend(store, key, recorded, scores)
         return
     with store.writing(key) as draft, logged(draft / "log.txt"):
         cell, identity = cells[0], identify(cells[0])
@@ -61,7 +64,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         spent = time.perf_counter() - started
         record = _record(cell, identity, model, course) | {"scores": _entries(scores)}
         record["costs"]["eval_seconds"] = spent
-        record["score_keys"] = sorted({s.score_key for s in scores})
+        record["score_keys"] = sorted(_tried(missing))
         _write(draft, record, course.history, scores)
         _keep(model, draft / WEIGHTS, cell.execution.keep_weights_mb)
 
@@ -77,6 +80,11 @@ def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[tup
     return list(found.values())
 
 
+def _tried(units: Sequence[tuple[Cell, Unit]]) -> set[str]:
+    """Return the keys of the units: a measure that does not apply has been tried, for no score."""
+    return {unit.key for _, unit in units}
+
+
 def _data(cell: Cell, identity: Identity) -> Tokenised:
     return tokenise(
         cell.dataset,
@@ -90,19 +98,22 @@ def _data(cell: Cell, identity: Identity) -> Tokenised:
 def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:
     """Return the cell's model after training, and the course of it; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
-    model = adapters.apply(load(identity.files), cell, streams=streams)
-    model.to(device_of(cell.execution.device))
+    base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
+    model = adapters.apply(base, cell, streams=streams, data=data)
     if cell.adapter.kind == "none":
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
-    course = train(
-        model,
-        data,
-        cell.train,
-        goal=weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
-        streams=streams,
-        execution=cell.execution,
-    )
+    with regularise.acting(model, cell, streams=streams) as held:
+        course = train(
+            model,
+            data,
+            cell.train,
+            goal=weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+            streams=streams,
+            execution=cell.execution,
+            hooks=combine(acting.hooks(cell, streams=streams), held),
+            rule=cell.optimizer,
+        )
     say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
     return model, course
 
@@ -113,16 +124,18 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
     if not (folder / WEIGHTS).is_dir():
         model, course = _trained(cell, identity, _data(cell, identity))
         return model, course.history
-    model = adapters.load(load(identity.files), folder / WEIGHTS, cell)
+    base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
+    streams = Streams(cell.seed, cell.sham)
+    model = adapters.load(base, folder / WEIGHTS, cell, streams=streams)
     steps = pd.read_parquet(folder / "history.parquet")
     history = [{str(k): v for k, v in entry.items()} for entry in steps.to_dict("records")]
-    return model.to(device_of(cell.execution.device)), history
+    return model, history
 
 
 def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) -> dict[str, Any]:
     sizes = identity.files
     goal = weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
-    budget = table.budget(cell.adapter, cell.rank, sizes.linear_shapes)
+    budget = table.budget(cell, sizes.linear_shapes, norms=sizes.norm_parameters)
     return {
         "schema": SCHEMA,
         "train_key": identity.train_key,
@@ -134,6 +147,7 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
             "base": sizes.parameters,
             "budget_asked": budget.asked if budget else None,
             "budget_got": budget.got if budget else None,
+            "budget": budget.status if budget else None,
         },
         "training": {
             "steps": len(course.history),
@@ -209,15 +223,14 @@ def _write(
 
 
 def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    if 0 < trained <= limit_mb * 2**20:
+    size = sum(t.numel() * t.element_size() for t in adapters.kept(model).values())
+    if 0 < size <= limit_mb * 2**20:
         adapters.save(model, folder)
 
 
 def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:
     """Add scores to a record; what it already says stays."""
     recorded["scores"] += _entries(scores)
-    recorded["score_keys"] = sorted({*recorded["score_keys"], *(s.score_key for s in scores)})
     items = pd.concat([pd.read_parquet(store.folder(key) / "items.parquet"), _items(scores)])
     buffer = BytesIO()
     items.to_parquet(buffer, index=False)

@@ -1,7 +1,7 @@
 """The one training loop: every cell of every grid, and pretraining, go through it.
 
 A level changes the data, the weights, the model or the settings before the loop. What truly acts
-during training does so through four hooks; there is no other branch on a level in here.
+during training does so through five hooks; there is no other branch on a level in here.
 
 The gradient of an optimizer step is that of `sum u_t loss_t / W` with W known beforehand over all
 micro-batches and devices (`ablate.loss`). Devices average their gradients, so each scales its part
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ablate import optim
-from ablate.config import Execution, Train
+from ablate.config import Execution, Optimizer, Train
 from ablate.data import batches
 from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
@@ -100,12 +100,14 @@ def train(
     streams: Streams,
     execution: Execution,
     hooks: Hooks = NO_HOOKS,
+    rule: Optimizer | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Return the course of training `model`, in place, on `tokenised`.
 
     The order of the examples and dropout come from `streams`; torch's global random state is left
-    as it was. `tick` is told the steps done and all the steps of the stage after each.
+    as it was. `rule` is the optimizer, AdamW by default. `tick` is told the steps done and all the
+    steps of the stage after each.
 
     Raises:
         UserError: nothing to train on, or nothing that trains.
@@ -125,7 +127,7 @@ def train(
     dropout = streams.global_torch("dropout", fleet.process_index, device=device)
     with _training(model, execution, fleet), dropout:
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
-            optimizer = optim.optimizer(model, settings)
+            optimizer = optim.optimizer(model, settings, rule)
             wrapped = TokenLossModel(model, label_smoothing=goal.label_smoothing)
             wrapped, optimizer = fleet.prepare(wrapped, optimizer)
             schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
@@ -139,6 +141,7 @@ def train(
                     work = work.to(device)
                     last = i == len(works)
                     moment = Moment(number, len(stage_steps), model, optimizer, work, divisor, last)
+                    hooks.before_forward(moment)
                     with nullcontext() if last else fleet.no_sync(wrapped):
                         with _autocast(settings, device):
                             loss = wrapped(work, share)
@@ -150,7 +153,7 @@ def train(
                 entry: Entry = {
                     "step": len(result.history) + 1,
                     "stage": stage,
-                    "lr": float(schedule.get_last_lr()[0]),
+                    "lr": float(optimizer.param_groups[0]["lr"]),
                     **_loss_columns(_summed(fleet, sum(losses)), divisor, share=share),
                     "grad_norm": norm,
                     "clipped": settings.clip is not None and norm > settings.clip,

@@ -3,12 +3,14 @@
 One learning rate for every adapter would be a confound, so each adapter and rank has its own on
 each data set: the one with the lowest loss on the completions of the validation split, averaged
 over base models, on a seed that no report uses (conf/study/tuning.yaml). Tables are
-conf/tuned/*.csv with the columns model, dataset, adapter, rank, lr; `model` is a family, the name
-without its number (micro_0, micro_1 and micro_2 are micro).
+conf/tuned/*.csv with the columns model, dataset, adapter, rank, lr and, where they are not the
+default, init and optimizer; `model` is a family, the name without its number (micro_0, micro_1 and
+micro_2 are micro).
 
-A cell that has no row of its own takes, in this order, the data set's and the adapter's shorter
-names (micro_designed -> micro, mora_rotation -> mora), and of the ranks tuned the nearest one on
-the scale of log2. What is not found is an error, never a guess.
+A cell that has no row of its own takes, in this order, the data set's shorter name
+(micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
+and of the ranks tuned the nearest one on the scale of log2. What is not found is an error, never a
+guess.
 """
 
 import csv
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLUMNS = ("model", "dataset", "adapter", "rank", "lr")
-_BY = ["model", "dataset", "adapter", "rank"]
+AROUND = {"init": "default", "optimizer": "adamw"}  # further columns, and what stands for none
+_BY = ["model", "dataset", "adapter", *AROUND, "rank"]
+STEP = 4.0  # factor by which a range whose best rate is its last one is widened
+ROUNDS = 3  # how often it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Tuned:
     lr: float
     loss: float | None = None  # on the validation split, at this rate
     tried: int | None = None  # how many rates were
+    init: str = AROUND["init"]
+    optimizer: str = AROUND["optimizer"]
 
 
 def tuned_lr(cell: Cell, folder: Path | None = None) -> float:
@@ -62,17 +69,32 @@ def tuned_row(cell: Cell, folder: Path | None = None) -> Tuned:
     """
     rows = [row for path in _tables(folder) for row in _read(path)]
     rows = [row for row in rows if row.model in (cell.model.name, family(cell.model.name))]
+    around = cell.init.name, cell.optimizer.name
+    rows = [row for row in rows if (row.init, row.optimizer) == around]
     for dataset in _shorter(cell.dataset.name):
-        for adapter in _shorter(cell.adapter.name):
+        for adapter in _names(cell):
             fitting = [r for r in rows if (r.dataset, r.adapter) == (dataset, adapter)]
             if fitting:
                 return min(fitting, key=lambda row: _distance(row, cell))
     raise UserError(
         f"train.lr=tuned: no learning rate is tuned for model={cell.model.name} "
-        f"dataset={cell.dataset.name} adapter={cell.adapter.name}; give train.lr=NUMBER or run "
-        f"ablate tune model={cell.model.name} dataset={cell.dataset.name} "
-        f"adapter={cell.adapter.name}"
+        f"dataset={cell.dataset.name} adapter={cell.adapter.name}{_told(cell)}; give "
+        f"train.lr=NUMBER or run ablate tune model={cell.model.name} dataset={cell.dataset.name} "
+        f"adapter={cell.adapter.name}{_told(cell)}"
     )
+
+
+def _told(cell: Cell) -> str:
+    """Return init and optimizer as overrides, where they are not the usual ones."""
+    levels = {"init": cell.init.name, "optimizer": cell.optimizer.name}
+    return "".join(f" {key}={level}" for key, level in levels.items() if level != AROUND[key])
+
+
+def _names(cell: Cell) -> Iterator[str]:
+    """Yield the names under which a cell's adapter may have been tuned."""
+    yield cell.adapter.name
+    if cell.adapter.name.startswith(f"{cell.adapter.kind}_"):
+        yield cell.adapter.kind
 
 
 def write_used(cells: Iterable[Cell], path: Path) -> None:
@@ -89,7 +111,7 @@ def write_used(cells: Iterable[Cell], path: Path) -> None:
         return
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow((*COLUMNS, "loss", "tried"))
+        table.writerow((*COLUMNS, "loss", "tried", *AROUND))
         table.writerows(dataclasses.astuple(row) for row in sorted(used, key=repr))
 
 
@@ -131,6 +153,7 @@ def _read(path: Path) -> list[Tuned]:
                     lr=float(r["lr"]),
                     loss=float(r["loss"]) if r.get("loss") else None,
                     tried=int(r["tried"]) if r.get("tried") else None,
+                    **{name: r.get(name) or usual for name, usual in AROUND.items()},
                 )
                 for r in lines
             ]
@@ -163,12 +186,14 @@ def choose(results: "pd.DataFrame") -> "pd.DataFrame":
         {**dict(zip(_BY, key, strict=True)), **_best(group)}
         for key, group in losses.groupby(_BY, sort=True)
     ]
-    return pd.DataFrame(chosen, columns=[*COLUMNS, "loss", "tried", "edge"])
+    return pd.DataFrame(chosen, columns=[*COLUMNS, "loss", "tried", *AROUND, "edge"])
 
 
 def _validation_losses(results: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per run and rate; a failed run keeps its row, with no loss."""
     runs = results[results["adapter"] != "none"].copy()
+    for name, usual in AROUND.items():
+        runs[name] = runs.get(name, usual)
     held = runs["task_type"].eq("heldout") & runs["task"].str.contains("validation")
     learnt = runs["metric"].str.contains("completion|text")
     scored = runs[(held & learnt).fillna(False)]
@@ -195,22 +220,34 @@ def _best(group: "pd.DataFrame") -> dict[str, object]:
 def tune(words: list[str], *, sweep: Callable[[list[str]], int], console: "Console") -> int:
     """Run the tuning study, print the table it gives and return the exit status.
 
-    The table is OUT/tuned.csv. `--save` also puts its rows into conf/tuned/micro.csv, unless an
-    optimum lies at the edge of the rates tried.
+    An optimum at the edge of the rates tried widens the range there, up to `ROUNDS` times. The
+    table is OUT/tuned.csv. `--save` also puts its rows into conf/tuned/micro.csv, those apart whose
+    optimum still lies at an edge.
     """
     import pandas as pd
 
     overrides = [word for word in words if word != "--save"]
     given = [word.partition("=")[2] for word in overrides if word.startswith("out=")]
     out = Path(given[-1] if given else "results/tuning")
-    status = sweep(["study=tuning", f"out={out}", *(w for w in overrides if w[:4] != "out=")])
-    if status == 2:
-        return status
+    study = [] if any(word.startswith("study=") for word in overrides) else ["study=tuning"]
+    asked = [*study, f"out={out}", *(w for w in overrides if w[:4] != "out=")]
+    status = sweep(asked)
+    for _ in range(ROUNDS):
+        if status == 2:
+            return status
+        table = choose(pd.read_parquet(out / "results.parquet"))
+        edges = table[table["edge"].isin(["low", "high"])]
+        if edges.empty:
+            break
+        for wider in _wider(edges, asked):
+            status = sweep(wider)
     table = choose(pd.read_parquet(out / "results.parquet"))
     table.to_csv(out / "tuned.csv", index=False)
     console.print(table.to_string(index=False), highlight=False)
-    edges = table[table["edge"] != ""]
-    for row in edges.itertuples():
+    found = table[table["edge"] == ""]
+    if "--save" in words and len(found):
+        _save(found, conf_dir() / "tuned" / "micro.csv")
+    for row in table[table["edge"] != ""].itertuples():
         fault = f"best at lr={row.lr}, the end of what was tried; try rates beyond it: train.lr=..."
         if row.edge == "failed":
             fault = "failed at every rate tried"
@@ -218,11 +255,25 @@ def tune(words: list[str], *, sweep: Callable[[list[str]], int], console: "Conso
             f"[red]not tuned[/red]: {row.adapter} rank {row.rank} on {row.dataset}: {fault}",
             highlight=False,
         )
-    if len(edges):
-        return 1
-    if "--save" in words:
-        _save(table, conf_dir() / "tuned" / "micro.csv")
-    return status
+    return status if len(found) == len(table) else 1
+
+
+def _wider(edges: "pd.DataFrame", asked: list[str]) -> Iterator[list[str]]:
+    """Yield a request for each rate beyond the edges: its levels in place of the study's own."""
+    replaced = ("adapter", "rank", "dataset", "train.lr", *AROUND)
+    rest = [word for word in asked if word.split("=")[0] not in replaced]
+    by = ["dataset", "rank", "lr", "edge", *AROUND]
+    for (dataset, rank, lr, edge, init, optimizer), own in edges.groupby(by, sort=False):
+        beyond = float(str(lr)) * STEP if edge == "high" else float(str(lr)) / STEP
+        yield [
+            *rest,
+            f"dataset={dataset}",
+            f"adapter={','.join(sorted(set(own['adapter'])))}",
+            f"rank={rank}",
+            f"train.lr={beyond:.3g}",
+            f"init={init}",
+            f"optimizer={optimizer}",
+        ]
 
 
 def _save(table: "pd.DataFrame", path: Path) -> None:
@@ -230,6 +281,8 @@ def _save(table: "pd.DataFrame", path: Path) -> None:
     import pandas as pd
 
     old = pd.read_csv(path) if path.is_file() else table.iloc[:0]
+    for name, usual in AROUND.items():
+        old[name] = old[name].fillna(usual) if name in old else usual
     both = pd.concat([old, table]) if len(old) else table
     rows = both.drop_duplicates(_BY, keep="last").sort_values(_BY)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,7 @@ def _batch_losses(
         ids_BL[number, : len(ids)], roles_BL[number, : len(ids)] = ids, roles
     inputs_BL = torch.from_numpy(ids_BL).to(device)
     logits_BLV = model(input_ids=inputs_BL, use_cache=False).logits
+    logits_BLV = logits_BLV[:, -shape[1] :]  # behind the virtual tokens of a prompt
     loss_BL = _token_losses(logits_BLV[:, :-1], inputs_BL[:, 1:])
     targets_BLR = roles_BL[:, 1:, None] == np.arange(len(NAMES))
     targets_BLR[:, :, Role.PAD] = False

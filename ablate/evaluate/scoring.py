@@ -13,7 +13,7 @@ from ablate.evaluate import harness, heldout
 from ablate.evaluate.scores import TaskScore
 from ablate.identity import Unit, identify
 from ablate.log import say
-from ablate.model import load, load_tokenizer
+from ablate.model import device_of, load, load_tokenizer
 
 Wanted = Sequence[tuple[Cell, Unit]]
 
@@ -70,7 +70,9 @@ def _measures(
         files = identify(cell).files
         subject = measures.Subject(
             model=model,
-            base=lambda files=files: load(files),  # type: ignore[misc]
+            base=lambda files=files, cell=cell: load(  # type: ignore[misc]
+                files, cell.base_precision, device=device_of(cell.execution.device)
+            ),
             tokenizer=load_tokenizer(files.folder, cell.model.chat_template),
             train=_part(cell, "train"),
             heldout=_part(cell, "test"),

@@ -28,7 +28,11 @@ def inner(model: nn.Module) -> Any:
 def short_ways(model: nn.Module) -> bool:
     """Return whether `model` is one that `choices` and `generate` are known to be exact for."""
     core = inner(model)
-    prompts = any(c.is_prompt_learning for c in getattr(model, "peft_config", {}).values())
+    # A prompt's virtual tokens, and an adapter that looks for its invocation in what it is given.
+    configs = getattr(model, "peft_config", {}).values()
+    prompts = any(
+        c.is_prompt_learning or getattr(c, "alora_invocation_tokens", None) for c in configs
+    )
     window = getattr(core.config, "sliding_window", None)
     attention = getattr(core.config, "_attn_implementation", None)
     known = type(core).__name__ in CHECKED and attention in ("sdpa", "eager")

@@ -24,6 +24,7 @@ from ablate.paths import cache_dir
 
 MEASURES: dict[str, str] = {
     "weight_distance": "how far the weights moved from the base, relative Frobenius norm",
+    "memorised": "characters of the training answers that come back in their place",
     "prompt_bleu": "memorisation: BLEU of the answers to training prompts",
     "generation_length": "tokens generated on held-out prompts",
     "train_loss_rsd": "relative standard deviation of the training loss over steps",

@@ -21,6 +21,7 @@ from analysis.report import (
     dose,
     findings,
     heldout,
+    memorised,
     methods,
     overview,
     paper,
@@ -112,6 +113,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         settings.section(study),
         checks.controls(study),
         heldout.section(study.frame),
+        memorised.section(study.frame),
         checks.model(study),
         checks.diagnostics(study),
         methods.section(study),
@@ -136,7 +138,7 @@ def _plain_page(
     """Return the page of results that no model can be fitted to, and say why."""
     (source, folder), (name, reason) = place, told
     sections = [
-        plain.findings(frame),
+        memorised.section(frame) or plain.findings(frame),
         overview.section(raw, folder),
         overview.tuning(raw),
         plain.scores(frame),

@@ -13,7 +13,10 @@ from ablate.composer import CELL_KEYS, Composer, config_loader
 from ablate.paths import conf_dir
 from ablate.roles import MASKED_ROLES
 
-GROUPS = ("masking", "adapter", "dataset", "model", "train", "evaluate")
+GROUPS = (
+    "masking", "adapter", "init", "optimizer", "placement", "regulariser", "dataset", "model",
+    "train", "evaluate",
+)  # fmt: skip
 OPTIONS = [
     (group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))
 ]
@@ -77,6 +80,8 @@ def test_groups_are_those_of_the_tree(composer):
 
 TABLES = {
     "loss": config.Loss, "masking": config.Masking, "adapter": config.Adapter,
+    "init": config.Init, "optimizer": config.Optimizer, "placement": config.Placement,
+    "regulariser": config.Regulariser,
     "dataset": config.Dataset, "model": config.Model, "train": config.Train,
     "evaluate": config.Evaluate, "execution": config.Execution,
 }  # fmt: skip
@@ -92,6 +97,8 @@ def test_every_setting_can_be_overridden_and_its_default_is_the_types(key):
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         else:
+            continue
+        if field.name == "name":  # the level's file gives it
             continue
         assert field.name in root, f"{key}.{field.name}"
         found = root[field.name]
@@ -197,7 +204,6 @@ def test_plw_paper_hyperparameters(loader):
     assert train == config.Train(
         name="alpaca",
         lr=2e-5,
-        optimizer="adamw",
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=0.0,
@@ -307,7 +313,14 @@ def test_tuning_tries_five_rates_a_factor_of_three_apart(loader):
 
 
 def test_every_tuned_cell_of_a_study_has_a_row_of_the_tuning_study(loader):
-    tuned = {(c.dataset.name, c.adapter.name) for c in study(loader, "tuning")}
+    """Of the one for all studies, or of its own."""
+    common = {rated(c) for c in study(loader, "tuning")}
     for name, scale in SCALES:
+        own = study(loader, name, "tuning") if (name, "tuning") in SCALES else []
         for c in study(loader, name, scale) if name != "none" else []:
-            assert c.train.lr != "tuned" or (c.dataset.name, c.adapter.name) in tuned
+            assert c.train.lr != "tuned" or rated(c) in common | {rated(c) for c in own}
+
+
+def rated(cell):
+    """What a learning rate is tuned for, the rank apart."""
+    return cell.dataset.name, cell.adapter.name, cell.init.name, cell.optimizer.name

@@ -1,4 +1,4 @@
-"""MoRA against a dense Delta-W built here from the formulas alone (arXiv 2405.12130, Eq. 6, 9)."""
+"""MoRA against a dense Delta-W built from the formulas alone."""
 
 import math
 import warnings
@@ -7,12 +7,12 @@ import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from ablate.adapters import mora, table
 from ablate.adapters.mora import MoraConfig, MoraLinear
+from ablate.adapters.rows.mora import ROWS, TYPES, mora_type, square_side
+from ablate.adapters.square import MAPS
+from tests.dense import GROUPED, base, dense, maps, normal
 
-TYPES = ("sharing", "rotation")
 # (d outputs, k inputs, r): what is special about it
 SHAPES = {
     "square, no padding": (64, 64, 2),
@@ -33,54 +33,6 @@ SHAPES = {
     "rank one": (40, 40, 1),
 }
 EXACT = 1e-10  # float64, sums of at most some hundred terms of order one
-
-
-def turn(i: int, q: int) -> Tensor:
-    """R_i of the paper as a matrix: rotate-half pairs, angle i * 10000^(-2s/q)."""
-    R = torch.zeros(q, q, dtype=torch.float64)
-    for s in range(q // 2):
-        angle = i * 10000 ** (-2 * s / q)
-        R[s, s] = R[s + q // 2, s + q // 2] = math.cos(angle)
-        R[s, s + q // 2] = -math.sin(angle)
-        R[s + q // 2, s] = math.sin(angle)
-    return R
-
-
-def maps(d: int, k: int, q: int) -> tuple[Tensor, Tensor]:
-    """E (d, q) and C (q, k) of sharing: Delta-W = E M C."""
-    C = torch.zeros(q, k, dtype=torch.float64)
-    for t in range(math.ceil(k / q) * q):
-        C[t % q, t % k] += 1
-    E = torch.zeros(d, q, dtype=torch.float64)
-    for i in range(d):
-        E[i, i % q] = 1
-    return E, C
-
-
-def dense(kind: str, M: Tensor, d: int, k: int) -> Tensor:
-    q = len(M)
-    n = math.ceil(k / q)
-    if kind == "sharing":
-        E, C = maps(d, k, q)
-        return E @ M @ C
-    blocks = torch.zeros(n * q, n * q, dtype=torch.float64)
-    for i in range(n):
-        blocks[i * q : (i + 1) * q, i * q : (i + 1) * q] = M @ turn(i, q)
-    folded = torch.zeros(n * q, k, dtype=torch.float64)
-    for t in range(n * q):
-        folded[:, t % k] += blocks[:, t]
-    return torch.stack([folded[i % (n * q)] for i in range(d)])
-
-
-def normal(*size: int, seed: int = 0) -> Tensor:
-    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def base(d: int, k: int, *, conv: bool = False) -> nn.Module:
-    layer = Conv1D(d, k) if conv else nn.Linear(k, d)
-    layer.weight.data = normal(k, d, seed=1) if conv else normal(d, k, seed=1)
-    layer.bias.data = normal(d, seed=2)
-    return layer.double()
 
 
 def adapted(d: int, k: int, r: int, kind: str, *, conv: bool = False, seed: int = 3) -> MoraLinear:
@@ -142,14 +94,15 @@ def test_merge_equals_forward_and_unmerge_restores(kind, shape, conv):
     ],
 )
 def test_side_of_the_square_is_the_papers_floor(d, k, r, sharing, rotation):
-    assert table.square_side(r, (d, k), "sharing") == sharing
-    assert table.square_side(r, (d, k), "rotation") == rotation
+    assert square_side(r, (d, k), "sharing") == sharing
+    assert square_side(r, (d, k), "truncate") == sharing
+    assert square_side(r, (d, k), "rotation") == rotation
 
 
 def test_auto_rotates_at_the_papers_small_rank_and_shares_at_its_large_ones():
     def chosen(rank: int, width: int) -> str:
         shapes = {"q_proj": (width, width), "down_proj": (width, 3 * width)}
-        return table.mora_type(rank, shapes, {"type": "auto"})
+        return mora_type(rank, shapes, {"type": "auto"})
 
     assert chosen(8, 4096) == "rotation"
     assert [chosen(256, 4096), chosen(128, 2048), chosen(128, 768)] == ["sharing"] * 3
@@ -157,21 +110,41 @@ def test_auto_rotates_at_the_papers_small_rank_and_shares_at_its_large_ones():
 
 
 @pytest.mark.parametrize(("d", "k"), [(64, 64), (48, 96), (96, 48), (10, 64), (64, 10)])
-def test_rank_of_the_change(d, k):
+@pytest.mark.parametrize("kind", TYPES)
+def test_rank_of_the_change(kind, d, k):
     M = normal(16, 16)
-    rank = torch.linalg.matrix_rank
-    assert rank(mora.sharing_delta(M, d, k)) == min(16, d, k)
-    assert rank(mora.rotation_delta(M, d, k)) == min(d, k)
+    limit = max(d, k) if kind in ("rotation", "decouple") else 16
+    assert torch.linalg.matrix_rank(MAPS[kind].delta(M, d, k)) == min(limit, d, k)
 
 
-def test_spectrum_of_the_change():
+@pytest.mark.parametrize("kind", TYPES)
+def test_spectrum_of_the_change(kind):
     M = normal(16, 16)
     values = torch.linalg.svdvals(M)
     n, m = 4, 3
-    shared = torch.linalg.svdvals(mora.sharing_delta(M, m * 16, n * 16))[:16]
-    assert_close(shared, math.sqrt(n * m) * values)
-    turned = torch.linalg.svdvals(mora.rotation_delta(M, n * 16, n * 16))
-    assert_close(turned, values.repeat_interleave(n))
+    if kind in ("rotation", "decouple"):
+        square = torch.linalg.svdvals(MAPS[kind].delta(M, n * 16, n * 16))
+        assert_close(square, values.repeat_interleave(n))
+        return
+    factor = 1.0 if kind == "truncate" else math.sqrt(n * m)
+    assert_close(torch.linalg.svdvals(MAPS[kind].delta(M, m * 16, n * 16))[:16], factor * values)
+
+
+def test_every_type_has_its_maps_and_its_closed_form():
+    assert set(TYPES) == set(MAPS)
+    shapes = {str(i): (d, k) for i, (d, k, _) in enumerate(SHAPES.values())}
+    row = ROWS["mora"]
+    for kind in TYPES:
+        options = {"type": kind, "dropout": 0.1}
+        arguments = row.arguments_at(5, shapes, options)
+        config = MoraConfig(**arguments)
+        assert (config.r, config.mora_type, config.mora_dropout) == (5, kind, 0.1)
+        layers = [MoraLinear(base(d, k), "default", config) for d, k in shapes.values()]
+        counted = sum(layer.mora_M["default"].numel() for layer in layers)
+        assert row.parameters_at(5, shapes, options) == counted
+        sides = {f"{d}x{k}": square_side(5, (d, k), kind) for d, k in shapes.values()}
+        found = {"type": kind, "q": sides, "dropout": 0.1}
+        assert row.capacity_at(5, shapes, options) == found
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -185,8 +158,8 @@ def test_starts_as_a_no_op_with_the_gradient_of_the_formula(kind, shape):
     G = slope.T @ x  # gradient with respect to Delta-W
     actual = layer.mora_M["default"].grad
     q = len(actual)
-    if kind == "sharing":
-        E, C = maps(d, k, q)
+    if kind in GROUPED:
+        E, C = maps(kind, d, k, q)
         assert_close(actual, E.T @ G @ C.T)
     # Delta-W is linear in M: each entry's gradient is G's inner product with that entry's change.
     units = torch.eye(q * q, dtype=torch.float64).view(q * q, q, q)
@@ -199,7 +172,7 @@ def test_two_adapters_of_different_rank_and_type_on_one_layer():
     d, k = 40, 56
     layer = adapted(d, k, 2, "sharing")
     layer.update_layer("other", MoraConfig(r=7, mora_type="rotation"))
-    q = table.square_side(7, (d, k), "rotation")
+    q = square_side(7, (d, k), "rotation")
     layer.mora_M["other"].data = normal(q, q, seed=6)
     x = normal(3, k, seed=4)
     out, W = layer.base_layer(x), layer.base_layer.weight.data.clone()
@@ -308,7 +281,7 @@ def test_unmerge_without_a_merge_warns():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"mora_type": "rotate"}, "must be one of sharing, rotation"), ({"r": 0}, "at least 1")],
+    [({"mora_type": "rotate"}, "must be one of sharing, grouped_2"), ({"r": 0}, "at least 1")],
 )
 def test_a_wrong_configuration_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):

@@ -40,7 +40,7 @@ def changed(cell, model="micro_0", dataset="micro", adapter="lora", rank=8):
         cell,
         model=dataclasses.replace(cell.model, name=model),
         dataset=dataclasses.replace(cell.dataset, name=dataset),
-        adapter=dataclasses.replace(cell.adapter, name=adapter),
+        adapter=dataclasses.replace(cell.adapter, name=adapter, kind=adapter.split("_")[0]),
         rank=rank,
     )
 
@@ -72,6 +72,24 @@ def test_lookup(cell, folder, levels, expected):
 def test_what_was_not_tuned_is_an_error(cell, folder, levels):
     with pytest.raises(UserError, match=r"train.lr=tuned: no learning rate .*train.lr=NUMBER"):
         tuned_lr(changed(cell, **levels), folder)
+
+
+def test_another_method_is_not_tuned_by_a_shorter_name(cell, folder):
+    cell = changed(cell, adapter="lora_xs")
+    cell = dataclasses.replace(cell, adapter=dataclasses.replace(cell.adapter, kind="psoft"))
+    with pytest.raises(UserError, match=r"adapter=lora_xs"):
+        tuned_lr(cell, folder)
+
+
+def test_a_start_and_an_optimizer_have_rates_of_their_own(cell, folder):
+    text = TABLE.replace(",loss\n", ",loss,init,optimizer\n")
+    (folder / "micro.csv").write_text(text + "micro,micro,lora,2,8e-3,1.0,pissa,\n")
+    pissa = dataclasses.replace(cell, init=dataclasses.replace(cell.init, name="pissa"))
+    assert tuned_lr(changed(pissa, rank=2), folder) == 8e-3
+    assert tuned_lr(changed(cell, rank=2), folder) == 2e-3
+    olora = dataclasses.replace(cell, init=dataclasses.replace(cell.init, name="olora"))
+    with pytest.raises(UserError, match=r"adapter=lora init=olora; give"):
+        tuned_lr(changed(olora), folder)
 
 
 def test_no_table_at_all(cell, tmp_path):
@@ -203,6 +221,9 @@ def test_tune_writes_the_table_and_saves_it(tmp_path, monkeypatch, cell):
     assert tuned_lr(changed(cell, adapter="full"), saved.parent) == 9e-3
     more = results(lambda a, m, lr: bowl(a, m, lr, best=1.5e-2), adapters=("lora",))
     run_tune(tmp_path, monkeypatch, more, "--save")
+    lines = saved.read_text().splitlines()
+    saved.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
+    run_tune(tmp_path, monkeypatch, more, "--save")  # a table without the later columns
     assert pd.read_csv(saved)["adapter"].tolist() == ["full", "lora"]
 
 
@@ -211,6 +232,13 @@ def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
     assert status == 1
     assert "the end of what was tried" in text
     assert not (tmp_path / "conf" / "tuned").exists()
+
+
+def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
+    _, asked, _ = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr))
+    assert len(asked) == 1 + tuning.ROUNDS
+    for word in ("adapter=full,lora", "train.lr=0.00025", "init=default", "rank=8"):
+        assert word in asked[1]
 
 
 def test_tune_stops_where_the_sweep_was_refused(tmp_path, monkeypatch):

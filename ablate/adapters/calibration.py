@@ -1,0 +1,226 @@
+"""What a start may know of a run before it begins: its first batches, on the base model.
+
+Starts that look at data (EVA, CorDA, LoRA-GA, LoRA-SB, VeLoRA, aLoRA) see the rows that the run
+will train on first, in the order of its own stream and under its own weighted loss, and no others.
+Everything here is without dropout and leaves the model as it was; an adapter that changes nothing
+yet may be on it. Nothing depends on how a step is split into micro-batches.
+
+Shapes: B rows, L positions, N examples, D outputs and K inputs of a matrix.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ablate import weights
+from ablate.config import Cell
+from ablate.data import batches
+from ablate.data.batches import Batch
+from ablate.data.tokenise import Tokenised
+from ablate.errors import UserError
+from ablate.loss import TokenLossModel, weigh
+from ablate.roles import Role
+from ablate.streams import Streams
+
+BATCHES = 8  # for a method that does not say how many
+
+
+class Calibration:
+    """The first batches of a cell's run, and what its base model does with them."""
+
+    def __init__(
+        self, model: nn.Module, data: Tokenised | None, cell: Cell, *, streams: Streams
+    ) -> None:
+        self.model = model
+        self._data, self._cell, self._streams = data, cell, streams
+
+    @property
+    def data(self) -> Tokenised:
+        """The rows that the cell trains on.
+
+        Raises:
+            UserError: they were not given.
+        """
+        if self._data is None:
+            raise UserError(
+                f"adapter={self._cell.adapter.name} init={self._cell.init.name}: starts from the "
+                "data that it trains on, which are not at hand here"
+            )
+        return self._data
+
+    @functools.cached_property
+    def _goal(self) -> weights.Objective:
+        cell = self._cell
+        return weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def batches(self, count: int, *, whole: bool = True) -> list[list[Batch]]:
+        """Return the micro-batches of each of the first `count` steps, fewer if the run is shorter.
+
+        Rows are padded; `whole` leaves each step in one piece, else it is split as in training.
+        """
+        cell = self._cell
+        steps = batches.order(self.data, train=cell.train, generator=self._streams.numpy("order"))
+        execution = replace(cell.execution, layout="padded")
+        if whole:
+            execution = replace(execution, micro_batch_size=None)
+        permute = self._streams.numpy("permute")
+        return [
+            batches.micro_batches(
+                self.data, rows, goal=self._goal, execution=execution, permute_generator=permute
+            )
+            for rows in steps[:count]
+        ]
+
+    def examples(self, count: int) -> Iterator[Tensor]:
+        """Yield the ids (1, L) of every row of the first batches, one at a time and unpadded."""
+        for (batch,) in self.batches(count):
+            for ids_L, length in zip(batch.ids_BL, batch.lengths_E.tolist(), strict=True):
+                yield ids_L[None, :length].to(self._device)
+
+    # --- gradients
+
+    def backward(self, count: int, *, times: float = 1.0) -> None:
+        """Add the gradient of the mean loss of the first batches to what requires a gradient."""
+        model = TokenLossModel(self.model, label_smoothing=self._goal.label_smoothing)
+        steps = self.batches(count, whole=False)
+        with still(self.model), torch.enable_grad():
+            for step in steps:
+                works = [weigh(part, self._goal) for part in step]
+                divisor = sum(work.divisor for work in works) or 1.0
+                for work in works:
+                    loss = model(work.to(self._device))
+                    (loss.total * (times / (divisor * len(steps)))).backward()
+
+    def passes(self, count: int) -> int:
+        """Return how many forward passes `backward` makes."""
+        return sum(len(step) for step in self.batches(count, whole=False))
+
+    def gradients(self, names: Sequence[str], count: int = BATCHES) -> dict[str, Tensor]:
+        """Return the gradient (D, K) of the mean loss by the weight of each module in `names`."""
+        modules = {name: _base_layer(self.model.get_submodule(name)) for name in names}
+        with only(self.model, [module.weight for module in modules.values()]):
+            self.backward(count)
+            found = {name: _taken(module.weight) for name, module in modules.items()}
+        return {
+            name: gradient.T.contiguous() if isinstance(modules[name], Conv1D) else gradient
+            for name, gradient in found.items()
+        }
+
+    # --- inputs
+
+    @torch.no_grad()
+    def mean_inputs(self, names: Sequence[str], count: int) -> dict[str, Tensor]:
+        """Return the mean over tokens of what enters each module (K,), pads left out."""
+        sums: dict[str, Tensor] = {}
+        tokens = 0
+
+        def add(name: str, real_BL: Tensor, _module: nn.Module, args: tuple[Any, ...]) -> None:
+            sums[name] = sums.get(name, torch.zeros(())) + args[0][real_BL].double().sum(0).cpu()
+
+        for (batch,) in self.batches(count):
+            real_BL = (batch.roles_BL != Role.PAD).to(self._device)
+            tokens += int(real_BL.sum())
+            handles = [
+                self.model.get_submodule(name).register_forward_pre_hook(
+                    functools.partial(add, name, real_BL)
+                )
+                for name in names
+            ]
+            with still(self.model):
+                self.model(input_ids=batch.ids_BL.to(self._device), use_cache=False)
+            for handle in handles:
+                handle.remove()
+        return {name: total / tokens for name, total in sums.items()}
+
+    # --- words
+
+    def invocation(self) -> list[int]:
+        """Return the tokens that stand right before every answer: the end of the template.
+
+        Raises:
+            UserError: the rows have nothing in common there, or several answers.
+        """
+        common: list[int] | None = None
+        for row in range(len(self.data)):
+            ending = _template_ending(*self.data.row(row))
+            common = ending if common is None else _common_suffix(common, ending)
+        if not common:
+            raise UserError(
+                f"adapter={self._cell.adapter.name}: acts from the template's last words before an "
+                "answer on, and the rows of this data set have none in common; use "
+                "dataset.template=alpaca or chat"
+            )
+        return common
+
+
+def _template_ending(ids_L: np.ndarray, roles_L: np.ndarray) -> list[int]:
+    """Return the tokens of the template that lead into a row's answer."""
+    answer = roles_L == Role.COMPLETION
+    starts = np.flatnonzero(answer & ~np.roll(answer, 1))
+    if len(starts) > 1:
+        raise UserError(
+            "dataset.turns=all: this adapter acts on the last answer of a row alone, and rows "
+            "have several; use dataset.turns=last"
+        )
+    if not len(starts):
+        return []
+    template = np.isin(roles_L, (Role.SPECIAL, Role.BOILERPLATE))
+    before = np.flatnonzero(~template[: starts[0]])
+    first = before[-1] + 1 if len(before) else 0
+    return [int(token) for token in ids_L[first : starts[0]]]
+
+
+def _common_suffix(one: list[int], other: list[int]) -> list[int]:
+    size = 0
+    while size < min(len(one), len(other)) and one[-1 - size] == other[-1 - size]:
+        size += 1
+    return one[len(one) - size :]
+
+
+def _base_layer(module: Any) -> Any:
+    """Return the layer of the base, which an adapter may already be on."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _taken(weight: nn.Parameter) -> Tensor:
+    """Return the gradient of a weight and leave it without one."""
+    gradient = weight.grad
+    weight.grad = None
+    return torch.zeros_like(weight) if gradient is None else gradient
+
+
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Run a block with `model` in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def only(model: nn.Module, chosen: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Run a block in which the given weights of `model` require a gradient, and no others."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    for weight in chosen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)

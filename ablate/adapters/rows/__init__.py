@@ -1,0 +1,1 @@
+"""The rows of the adapter table, a module a family. No torch."""

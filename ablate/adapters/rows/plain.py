@@ -1,0 +1,8 @@
+"""No adapter at all: the untouched base, and full fine-tuning."""
+
+from ablate.adapters.method import Method
+
+ROWS = {
+    "none": Method(adapts=False),
+    "full": Method(adapts=False, trains_base=True, precisions=("fp32", "bf16")),
+}

@@ -1,0 +1,170 @@
+"""Products of small matrices other than LoRA's single one.
+
+LoHa (arXiv 2108.06098), LoKr (2309.14859), GraLoRA (2505.20355), GLoRA (2306.07967), DeLoRA
+(2503.18225), HiRA (openreview.net, TwJrTz9cRS) and MiSS (2409.15371).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ablate.adapters.method import (
+    PRECISIONS,
+    UNQUANTISED,
+    Choice,
+    Method,
+    Options,
+    Shapes,
+    Size,
+    divisors,
+    each,
+    lora_count,
+    positive,
+    share,
+    smallest_side,
+    total,
+    whole,
+)
+from ablate.errors import UserError
+
+LARGEST_FACTOR = 16  # of LoKr's left matrix; a larger one costs f^2 and leaves the right one coarse
+REACHED = 0.95  # share of the budget that a Kronecker factor must be able to reach
+
+
+def scaled(alpha: str = "alpha") -> Callable[[dict[str, Any], Shapes], dict[str, Any]]:
+    """Return what turns the option alpha_over_rank into the setting `alpha`, at the method's r."""
+
+    def complete(arguments: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+        rest = {k: v for k, v in arguments.items() if k != "alpha_over_rank"}
+        return {**rest, alpha: arguments["alpha_over_rank"] * arguments["r"]}
+
+    return complete
+
+
+def common_divisor(shapes: Shapes) -> int:
+    """Return the greatest number that divides both sides of every matrix."""
+    return math.gcd(*(side for shape in shapes.values() for side in shape))
+
+
+# --- LoKr: delta = (f x f) kron (d/f x k/f), the right matrix of low rank r or whole
+
+
+def _lokr_count(settings: Options, shapes: Shapes, options: Options) -> int:
+    factor, r = settings["decompose_factor"], settings["r"]
+
+    def right(d: int, k: int) -> int:
+        low = r < max(d, k) // factor / 2  # PEFT's rule: from half of the side on it is whole
+        return r * (d + k) // factor if low else d * k // factor**2
+
+    return total(shapes, lambda d, k: factor**2 + right(d, k))
+
+
+def _lokr_ranks(factor: int, shapes: Shapes) -> list[int]:
+    """Return the ranks at which all right matrices are of low rank, and one at which none is."""
+    sides = [max(shape) // factor for shape in shapes.values()]
+    return [*range(1, math.ceil(min(sides) / 2)), math.ceil(max(sides) / 2)]
+
+
+def _lokr_candidates(rank: int, shapes: Shapes, options: Options) -> Iterable[dict[str, Any]]:
+    """Return the settings under the largest factor that can reach the budget."""
+    common = common_divisor(shapes)
+    factors = [f for f in divisors(common) if 1 < f <= LARGEST_FACTOR]
+    if not factors:
+        raise UserError(
+            "adapter.kind=lokr: the sides of the adapted matrices have no common divisor from 2 to "
+            f"{LARGEST_FACTOR}; choose other modules"
+        )
+    found = {f: [{"decompose_factor": f, "r": r} for r in _lokr_ranks(f, shapes)] for f in factors}
+    reach = {f: max(_lokr_count(s, shapes, options) for s in found[f][-2:]) for f in factors}
+    enough = [f for f in factors if reach[f] >= REACHED * lora_count(rank, shapes)]
+    return found[max(enough) if enough else max(factors, key=reach.__getitem__)]
+
+
+def _gralora_step(shapes: Shapes, options: Options) -> int:
+    blocks = int(options["blocks"])
+    if common_divisor(shapes) % blocks:
+        raise UserError(
+            f"adapter.options.blocks={blocks}: must divide the sides of all adapted matrices, "
+            f"whose greatest common divisor is {common_divisor(shapes)}"
+        )
+    return blocks
+
+
+ROWS = {
+    "loha": Method(
+        paper="2108.06098",
+        config="LoHaConfig",
+        formula="2 r (d + k)",
+        options={"alpha_over_rank": positive(1.0)},
+        size=Size(setting="r", count=each(lambda r, d, k: 2 * r * (d + k)), largest=smallest_side),
+        complete=scaled(),
+        conv1d=False,
+        precisions=(*UNQUANTISED, "int8"),
+    ),
+    "lokr": Method(
+        paper="2309.14859",
+        config="LoKrConfig",
+        formula="f^2 + r (d + k) / f, or f^2 + d k / f^2",
+        options={"alpha_over_rank": positive(1.0)},
+        size=Choice(setting="decompose_factor, r", candidates=_lokr_candidates, count=_lokr_count),
+        complete=scaled(),
+        conv1d=False,
+        precisions=(*UNQUANTISED, "int8"),
+    ),
+    "gralora": Method(
+        paper="2505.20355",
+        config="GraloraConfig",
+        formula="r (d + k)",
+        options={"blocks": whole(2), "alpha_over_rank": positive(2.0), "dropout": share()},
+        names={"blocks": "gralora_k", "dropout": "gralora_dropout"},
+        size=Size(
+            setting="r",
+            count=each(lambda r, d, k: r * (d + k)),
+            largest=smallest_side,
+            step=_gralora_step,
+        ),
+        complete=scaled(),
+        precisions=PRECISIONS,
+    ),
+    # The paths that act on biases are off: what trains then depends on the shapes alone.
+    "glora": Method(
+        paper="2306.07967",
+        config="GloraConfig",
+        formula="2 r (d + k)",
+        fixed={"config_A_B": "lora", "config_C": "none", "config_D_E": "none"},
+        size=Size(setting="r", count=each(lambda r, d, k: 2 * r * (d + k)), largest=smallest_side),
+        conv1d=False,
+    ),
+    "delora": Method(
+        paper="2503.18225",
+        config="DeloraConfig",
+        formula="r (d + k) + 1",
+        options={"lambda": positive(15.0), "dropout": share()},
+        names={"lambda": "delora_lambda", "dropout": "module_dropout"},
+        size=Size(setting="r", count=each(lambda r, d, k: r * (d + k) + 1), largest=smallest_side),
+        conv1d=False,
+    ),
+    "hira": Method(
+        paper="openreview TwJrTz9cRS",
+        config="HiraConfig",
+        formula="r (d + k)",
+        options={"dropout": share()},
+        names={"dropout": "hira_dropout"},
+        size=Size(setting="r", count=each(lambda r, d, k: r * (d + k)), largest=smallest_side),
+        precisions=PRECISIONS,
+    ),
+    "miss": Method(
+        paper="2409.15371",
+        config="MissConfig",
+        formula="r d",
+        options={"dropout": share()},
+        names={"dropout": "miss_dropout"},
+        size=Size(
+            setting="r",
+            count=each(lambda r, d, k: r * d),
+            largest=lambda shapes, options: min(k for _, k in shapes.values()),
+        ),
+        precisions=PRECISIONS,
+        conv1d=False,
+    ),
+}

@@ -1,0 +1,91 @@
+"""Runs under a regulariser, and a naive distance, that its tests share."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ablate import regularise
+from ablate.adapters import acting, apply
+from ablate.config import Regulariser
+from ablate.data import batches
+from ablate.hooks import Moment, combine
+from ablate.loss import weigh
+from ablate.streams import Streams
+from ablate.train import train
+from ablate.weights import objective
+from tests import levels, toys
+
+# Strong enough to show within a few steps.
+STRONG = {
+    "minkowski": Regulariser(minkowski=0.5),
+    "kl": Regulariser(kl=0.5),
+    "neftune": Regulariser(neftune=5.0),
+    "rank_dropout": Regulariser(rank_dropout=0.4),
+    "attention_dropout": Regulariser(attention_dropout=0.2),
+}
+
+
+def cell(adapter="lora", regulariser=None, **changes):
+    plain = toys.train_settings(batch_size=7, max_steps=4, schedule="constant", clip=None, lr=0.01)
+    settings = {"train": plain, "regulariser": regulariser or Regulariser()}
+    return levels.cell(adapter, **settings | changes)
+
+
+def model_of(asked, base=None):
+    base = toys.llama() if base is None else base
+    return apply.apply(base, asked, streams=Streams(0), data=levels.DATA)
+
+
+def perturb(model, size=0.05):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p += size * torch.randn(p.shape, generator=generator).to(p.dtype)
+    return model
+
+
+def works(asked, execution=None):
+    """The micro-batches of a step on all rows."""
+    goal = objective(asked.masking, asked.plw, asked.completion_weight, asked.loss)
+    rows = np.arange(len(levels.DATA))
+    made = batches.micro_batches(
+        levels.DATA, rows, goal=goal, execution=execution or asked.execution
+    )
+    return [weigh(batch, goal) for batch in made]
+
+
+def moment_of(model, work, divisor=1.0):
+    return Moment(0, 1, model, None, work, divisor, True)  # type: ignore[arg-type]
+
+
+def run(asked, seed=0, base=None, **execution):
+    """The losses of a run, and the trained weights."""
+    model = model_of(asked, base)
+    streams = Streams(seed)
+    with regularise.acting(model, asked, streams=streams) as held:
+        course = train(
+            model,
+            levels.DATA,
+            asked.train,
+            goal=objective(asked.masking, asked.plw, asked.completion_weight, asked.loss),
+            streams=streams,
+            execution=dataclasses.replace(asked.execution, **execution),
+            hooks=combine(acting.hooks(asked, streams=streams), held),
+            rule=asked.optimizer,
+        )
+    weights = {n: p.detach().clone() for n, p in apply.trained(model).items()}
+    return [entry["loss"] for entry in course.history], weights, model
+
+
+def number(value):
+    return float(value.detach())
+
+
+def naive_norm(changes, p):
+    total = 0.0
+    for change in changes:
+        for entry in change.detach().numpy().astype(np.float64).ravel():
+            total += abs(entry) ** p
+    return total ** (1 / p)

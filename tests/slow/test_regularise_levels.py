@@ -1,0 +1,111 @@
+"""Every adapter level under the regularisers: what is said of a kind is true of it."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from ablate import design, regularise, regularisers
+from ablate.adapters import apply, table
+from ablate.config import Regulariser
+from ablate.identity import Memo
+from ablate.loss import predict
+from ablate.streams import Streams
+from tests import levels
+from tests.regularised import (
+    STRONG,
+    cell,
+    moment_of,
+    naive_norm,
+    number,
+    perturb,
+    works,
+)
+
+pytestmark = pytest.mark.slow
+
+ADAPTERS = levels.ADAPTING
+SINGLE = 2e-3  # a merged weight less the base's, both float32; of the whole distance
+
+
+def kind(level):
+    return levels.SUBJECTS[level].adapter.kind
+
+
+def test_weight_decay_is_refused_exactly_where_only_vectors_train():
+    for name in ADAPTERS:
+        trained = apply.trained(levels.applied(cell(name)))
+        vectors = all(p.ndim < 2 for p in trained.values())
+        assert vectors == regularisers.trains_vectors(cell(name)), name
+
+
+MEASURED = [
+    name
+    for name, subject in levels.SUBJECTS.items()
+    if subject.adapter.kind in regularisers.WITH_DELTA
+    and not subject.adapter.options.get("dora")
+    and name != "init=loftq"
+]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_distance_is_that_of_the_merged_weights(name):
+    """What PEFT folds into the weights is what was measured, whatever the start took out."""
+    asked = dataclasses.replace(levels.SUBJECTS[name], train=cell().train)
+    model = perturb(levels.applied(asked))
+    before = dict(levels.pristine("llama").named_parameters())
+    distance = number(regularise.distance(model, {}, 2.0))
+    merged = copy.deepcopy(model).merge_and_unload()
+    changes = [w.detach() - before[n].detach() for n, w in merged.named_parameters()]
+    assert distance > 0
+    assert distance == pytest.approx(naive_norm(changes, 2.0), rel=SINGLE)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_kl_is_to_the_base_under_every_adapter_and_leaves_what_trains(name):
+    asked = cell(name, STRONG["kl"])
+    model = levels.applied(asked)
+    declared, [work] = set(apply.trained(model)), works(asked)
+    with regularise.acting(model, asked, streams=Streams(0)) as held:
+        model.train()
+        predict(model, work)
+        start = held.extra_loss(moment_of(model, work, divisor=100.0))
+        perturb(model, size=0.1)
+        predict(model, work)
+        penalty = held.extra_loss(moment_of(model, work, divisor=100.0))
+    assert set(apply.trained(model)) == declared
+    assert all(m.training for m in model.modules())
+    if table.method(asked.adapter).starts_at_base:
+        virtual = table.virtual_tokens(asked, apply.linear_shapes(levels.pristine("llama")))
+        assert virtual or abs(number(start)) < 1e-5
+    assert number(penalty) > 1e-5
+    penalty.backward()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in apply.trained(model).values()
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in ADAPTERS if kind(n) in regularisers.WITH_RANK])
+def test_rank_dropout_acts_on_every_kind_that_is_said_to_have_a_rank(name):
+    asked = cell(name, STRONG["rank_dropout"])
+    model = perturb(levels.applied(asked)).train()
+    clean = levels.logits(model)
+    with regularise.acting(model, asked, streams=Streams(0)):
+        masked = levels.logits(model)
+    assert (masked - clean).abs().max() > 1e-4
+    assert torch.equal(levels.logits(model), clean)
+
+
+WITH_DROPOUT = [n for n in ADAPTERS if "dropout" in table.method(levels.adapter(n)).options]
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_adapter_dropout_acts_on_every_kind_that_has_it(name):
+    settled = design.settle(cell(name, Regulariser(adapter_dropout=0.5)), Memo())
+    model = perturb(levels.applied(settled))
+    clean = levels.logits(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dropped = levels.logits(model.train())
+    assert (dropped - clean).abs().max() > 1e-6

@@ -1,0 +1,273 @@
+"""Combinations of adapter, init, optimizer and base precision that are refused, and why."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+import torch
+
+from ablate import config, model_files
+from ablate.adapters import apply, inits, legality, table
+from ablate.errors import UserError
+from ablate.model import keeps_packed_apart, load
+from ablate.plan import plan_grid
+from tests import levels, toys
+from tests.levels import ADAPTING, adapter, cell
+
+SHAPES = {"layers.0.q_proj": (64, 64), "layers.0.k_proj": (16, 64), "layers.0.up_proj": (170, 64)}
+LLAMA, GPT2 = "LlamaForCausalLM", "GPT2LMHeadModel"
+GPU = config.Execution(device="cuda")
+
+
+def init(level: str, **options) -> config.Init:
+    tree = levels.read("init", level)
+    return config.Init(**tree | {"options": tree["options"] | options})
+
+
+def refused(said: str, asked: config.Cell, architecture: str = LLAMA) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        legality.check(asked, architecture=architecture, shapes=SHAPES)
+    assert "\n" not in str(raised.value)
+
+
+def allowed(asked: config.Cell, architecture: str = LLAMA) -> None:
+    legality.check(asked, architecture=architecture, shapes=SHAPES)
+
+
+# --- init
+
+
+@pytest.mark.parametrize("level", ["mora", "kasa", "mica", "adalora", "vera", "full"])
+def test_starts_of_lora_are_refused_elsewhere(level):
+    for start in ("gaussian", "pissa", "eva", "lora_ga"):
+        refused(
+            f"^init={start}: adapter={level} does not carry it out", cell(level, init=init(start))
+        )
+
+
+def test_ranks_that_a_start_cannot_have():
+    refused(
+        "^rank=3: init=orthogonal needs an even rank", cell("lora", rank=3, init=init("orthogonal"))
+    )
+    allowed(cell("lora", rank=16, init=init("orthogonal")))
+    refused(
+        r"^rank=9: init=lora_ga needs a rank of at most 8 for layers.0.k_proj \(16 x 64\)",
+        cell("lora", rank=9, init=init("lora_ga")),
+    )
+    allowed(cell("lora", rank=8, init=init("lora_ga")))
+    small = {"down": (64, 24)}
+    with pytest.raises(UserError, match=r"rank=13: init=eva needs a rank of at most 12 for down"):
+        legality.check(cell("lora", rank=13, init=init("eva")), architecture=LLAMA, shapes=small)
+
+
+def test_only_adapted_matrices_limit_the_rank():
+    part = config.Placement(name="q", modules=("q_proj",))
+    allowed(cell("lora", rank=32, init=init("lora_ga"), placement=part))
+
+
+def test_starts_that_are_wrong_on_gpt2_are_refused_there():
+    for level in ("olora", "lora_ga"):
+        refused(f"init={level}: is not made for GPT-2", cell("lora", init=init(level)), GPT2)
+    for level in ("pissa", "corda", "orthogonal"):
+        allowed(cell("lora", init=init(level)), GPT2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (config.Init(kind="pisa"), "init.kind=pisa.*Did you mean 'pissa'"),
+        (init("eva", batches=0), "init.options.batches=0: must be a whole number of at least 1"),
+        (init("eva", converged=1.5), r"init.options.converged=1.5: must be a number in \(0, 1\]"),
+        (init("pissa", iterations=0), "init.options.iterations=0: must be a positive whole"),
+        (init("lora_ga", direction="AB"), "init.options.direction=AB: must be one of ArB2r"),
+        (config.Init(kind="olora", options={"rank": 2}), "olora has no such option, only none"),
+    ],
+)
+def test_bad_inits_are_one_line(asked, said):
+    refused(said, cell("lora", init=asked))
+
+
+def test_options_that_are_left_out_are_the_default():
+    told = legality.init_of(cell("lora", init=config.Init(kind="lora_ga", options={"gamma": 16})))
+    full = legality.init_of(cell("lora", init=init("lora_ga")))
+    assert told == full
+    assert isinstance(told[1]["gamma"], float)
+
+
+# --- what only some data have
+
+
+def test_alora_needs_a_template():
+    data = config.Dataset(name="d", source="local", path="x", template="plain")
+    refused(
+        "adapter=alora: acts from .* dataset.template=plain has none", cell("alora", dataset=data)
+    )
+    text = dataclasses.replace(data, template="alpaca", format="text")
+    refused("adapter=alora: acts from .* dataset.format=text has none", cell("alora", dataset=text))
+
+
+def test_alora_is_never_packed():
+    refused("execution.layout=packed", cell("alora", execution=config.Execution(layout="packed")))
+    assert not keeps_packed_apart(levels.run("alora", "llama").module)
+    assert keeps_packed_apart(levels.run("lora", "llama").module)
+
+
+# --- base precision
+
+# Run on a 4-bit base: what fails there, and what PEFT makes a plain LoRA of in silence.
+NO_4_BIT = ("kasa", "mica", "velora")
+ON_4_BIT = ("lora", "rslora", "dora", "adalora", "alora")
+
+
+@pytest.fixture
+def with_bitsandbytes(monkeypatch):
+    real = importlib.util.find_spec
+    found = importlib.util.find_spec("json")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: found if n == "bitsandbytes" else real(n, *a)
+    )
+
+
+@pytest.mark.usefixtures("with_bitsandbytes")
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_adapters_on_quantised_weights(precision):
+    for level in ON_4_BIT:
+        allowed(cell(level, base_precision=precision, execution=GPU))
+    for level in NO_4_BIT:
+        asked = cell(level, base_precision=precision, execution=GPU)
+        refused(f"base_precision={precision}: adapter={level} does not carry", asked)
+
+
+@pytest.mark.usefixtures("with_bitsandbytes")
+def test_inits_on_quantised_weights():
+    for level in ("orthogonal", "pissa", "olora", "corda", "lora_ga"):
+        asked = cell("lora", init=init(level), base_precision="nf4", execution=GPU)
+        refused(f"base_precision=nf4: not with init={level}", asked)
+    refused(
+        "base_precision=fp32: not with init=loftq; with it base_precision must be nf4",
+        cell("lora", init=init("loftq")),
+    )
+    allowed(cell("lora", init=init("loftq"), base_precision="nf4", execution=GPU))
+
+
+def test_quantised_weights_need_a_gpu_and_bitsandbytes(monkeypatch):
+    asked = cell("lora", base_precision="nf4", execution=toys.execution())
+    refused("base_precision=nf4: needs a GPU, and execution.device=cpu; use fp32 or bf16", asked)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    for level in ("lora", "none"):
+        asked = cell(level, base_precision="int8", execution=GPU)
+        refused("base_precision=int8: needs bitsandbytes, which is not installed", asked)
+
+
+MICRO = model_files.resolve(config.Model(name="m", source="micro", path="micro_0"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_without_a_gpu_a_quantised_base_is_not_read(precision):
+    with pytest.raises(UserError, match=f"base_precision={precision}: needs a GPU, and the run"):
+        load(MICRO, precision, device=torch.device("cpu"))
+
+
+def test_a_base_in_16_bits_has_adapters_in_32():
+    asked = cell("lora", base_precision="bf16")
+    model = load(MICRO, "bf16")
+    positions = [b.dtype for name, b in model.named_buffers() if "inv_freq" in name]
+    assert positions
+    assert set(positions) == {torch.float32}  # positions in 16 bits would be other positions
+    module = apply.apply(model, asked, streams=levels.Streams(0))
+    assert {p.dtype for p in apply.trained(module).values()} == {torch.float32}
+    assert {p.dtype for p in module.parameters() if not p.requires_grad} == {torch.bfloat16}
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        near, exact = (m(input_ids=ids).logits.float() for m in (module, load(MICRO)))
+    assert 0 < (near - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_an_adapter_trains_on_16_bits_and_is_loaded_as_it_was(tmp_path):
+    for level, start in (("lora", "default"), ("lora", "pissa"), ("kasa", "default")):
+        asked = cell(level, init=init(start), base_precision="bf16")
+        folder = tmp_path / f"{level}-{start}"
+        module = apply.apply(
+            levels.base("llama").to(torch.bfloat16), asked, streams=levels.Streams(0)
+        )
+        losses = levels.fit(module, asked)
+        assert losses[-1] < losses[0] - 0.1
+        apply.save(module, folder)
+        base = levels.base("llama").to(torch.bfloat16)
+        loaded = apply.load(base, folder, asked, streams=levels.Streams(0))
+        torch.testing.assert_close(levels.logits(loaded), levels.logits(module), rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize("level", ["lora", "dora", "adalora"])
+def test_an_adapter_trains_on_a_quantised_base(level, precision, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    asked = cell(level, base_precision=precision, execution=GPU)
+
+    def base():
+        return load(MICRO, precision, device=torch.device("cuda"))
+
+    module = apply.apply(base(), asked, streams=levels.Streams(0), data=levels.DATA)
+    losses = levels.fit(module, asked)
+    assert losses[-1] < losses[0]
+    apply.save(module, tmp_path)
+    loaded = apply.load(base(), tmp_path, asked, streams=levels.Streams(0))
+    ids = levels.tokens().cuda()
+    with torch.no_grad():
+        one, other = (m(input_ids=ids).logits for m in (module.eval(), loaded.eval()))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_loftq_makes_up_for_a_part_of_the_quantisation():
+    pytest.importorskip("bitsandbytes")
+    ids, device = torch.arange(40)[None].cuda(), torch.device("cuda")
+    with torch.no_grad():
+        exact = load(MICRO, device=device)(input_ids=ids).logits
+        errors = []
+        for start in ("default", "loftq"):
+            asked = cell("lora", rank=16, init=init(start), base_precision="nf4", execution=GPU)
+            base = load(MICRO, "nf4", device=device)
+            module = apply.apply(base, asked, streams=levels.Streams(0))
+            errors.append(float((module(input_ids=ids).logits.float() - exact).norm()))
+    assert errors[1] < 0.9 * errors[0]
+
+
+# --- the tables
+
+
+def test_every_rule_has_a_level_and_every_level_a_start():
+    for group, rules in (("init", legality.INITS), ("optimizer", legality.OPTIMIZERS)):
+        told = [levels.read(group, level) for level in levels.files(group)]
+        assert {tree["kind"] for tree in told} == set(rules)
+        for tree in told:
+            assert set(tree["options"]) == set(rules[tree["kind"]].options)
+    assert set(inits.INITS) == set(legality.INITS) - {"default"}
+    kinds = {adapter(level).kind for level in ADAPTING}
+    assert set(inits.KINDS) <= kinds
+    for kind in kinds:
+        row = table.KINDS[kind]
+        assert set(row.inits) <= set(legality.INITS)
+        assert set(row.optimizers) <= set(legality.OPTIMIZERS)
+
+
+def test_the_plan_refuses_before_anything_is_trained():
+    with pytest.raises(UserError, match="init=orthogonal needs an even rank"):
+        plan_grid(["init=orthogonal", "rank=3", "train.lr=0.01"])
+    with pytest.raises(UserError, match="optimizer=lora_fa: adapter=mora does not carry it out"):
+        plan_grid(["optimizer=lora_fa", "adapter=mora", "train.lr=0.01"])
+
+
+def test_a_base_in_another_precision_is_another_run():
+    keys = {
+        named.identity.train_key
+        for adapter_ in ("none", "lora")
+        for precision in ("fp32", "bf16")
+        for named in plan_grid(
+            [f"adapter={adapter_}", f"base_precision={precision}", "train.lr=0.01"]
+        ).design.cells
+    }
+    assert len(keys) == 4
