@@ -182,8 +182,8 @@ def _adapters(plan: Design) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for named in plan.cells:
         cell, files = named.cell, named.identity.files
-        placed = (cell.placement.name, cell.embeddings)
-        key = (cell.model.name, cell.adapter.name, cell.rank, *placed)
+        around = (cell.placement.name, cell.optimizer.name, cell.embeddings)
+        key = (cell.model.name, cell.adapter.name, cell.rank, *around)
         if key in found:
             continue
         budget = table.budget(cell, files.linear_shapes, norms=files.norm_parameters)
@@ -192,6 +192,7 @@ def _adapters(plan: Design) -> list[dict[str, Any]]:
             "model": cell.model.name,
             "adapter": cell.adapter.name,
             "placement": cell.placement.name,
+            "optimizer": cell.optimizer.name,
             "rank": cell.rank if budget else None,
             "trainable": count,
             "share": round(count / files.parameters, 5),

@@ -23,7 +23,8 @@ VALUES = [
     "train.betas=[0.8,0.95]", "train.max_steps=null", "train.boundary='segment'", "~train.clip",
     "dataset.splits.train=[0.0,0.5]", "+dataset.columns.output=answer", "dataset.max_rows=100",
     "dataset={turns: last, max_rows: 3}", "execution.device=cpu", "evaluate.limit=10",
-    "evaluate.heldout=[]", "placement.modules=[q_proj,v_proj]", "+adapter.options.extra={a: [1, x]}",
+    "evaluate.heldout=[]", "placement.modules=[q_proj,v_proj]",
+    "+adapter.options.extra={a: [1, x]}",
     "train.max_steps=${rank}", "model.revision=a-b_c/d.1",
 ]  # fmt: skip
 TIMES_ALLOWED = 2  # a machine that is busy with other work
