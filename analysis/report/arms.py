@@ -2,15 +2,15 @@
 
 import pandas as pd
 
-from analysis.cells import Best, best_cells, learning_forgetting, run_means
 from analysis.errors import AnalysisError
 from analysis.figures import study as figures
-from analysis.inference import holm
+from analysis.inference.estimates import holm
 from analysis.report import words
 from analysis.report.numbers import Levels, level_means, panels
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.study import Study
 from analysis.report.tables import P_VALUE, Table
+from analysis.study.cells import Best, best_cells, learning_forgetting, run_means
 
 SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
 ARM = ["adapter", "rank"]

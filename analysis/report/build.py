@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.default_model import default_formula
 from analysis.errors import AnalysisError
-from analysis.frame import NEEDED, from_results, from_table, read
 from analysis.mixed import fit_mixed
 from analysis.report import (
     arms,
@@ -31,6 +29,8 @@ from analysis.report import (
 )
 from analysis.report.page import Page, Section, write
 from analysis.report.study import GIVEN, NoModel, Study, fitted
+from analysis.study.default_model import default_formula
+from analysis.study.frame import NEEDED, from_results, from_table, read
 
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
 
@@ -50,7 +50,7 @@ def build(
         results: a table, or a .parquet, .csv or .tsv file, or a folder with results.parquet.
         out: the folder of the report; what an earlier report left there is replaced.
         score: the score column; may be left out for our own tables, and where it is `score`.
-        formula: as in `analysis.formula`; without one the default model is built from the table.
+        formula: as in `engine.formula`; without one the default model is built from the table.
         family: of the mixed model.
         study: the study's name; by default what the table says.
 

@@ -3,17 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from analysis.controls import NOT_RUN, control_table
-from analysis.default_model import default_formula
 from analysis.errors import AnalysisError
 from analysis.figures import study as figures
-from analysis.frame import study_rows
-from analysis.inference import coefficients, variances
+from analysis.inference.estimates import coefficients, variances
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet, Text
 from analysis.report.study import Study, dose_rows
 from analysis.report.tables import P_VALUE, Table
+from analysis.study.controls import NOT_RUN, control_table
+from analysis.study.default_model import default_formula
+from analysis.study.frame import study_rows
 
 CONTROL_NAMES = {
     "sham": "A/A: a label that changes nothing",

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.default_model import default_formula
-from analysis.effects import MARGIN, Panel, Response, panels, response
 from analysis.errors import AnalysisError
-from analysis.frame import SCORED, study_rows
-from analysis.inference import Estimate, contrast, equivalence
+from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.optimum import INTERIOR, NO_INTERIOR, optimum
 from analysis.report import words
 from analysis.report.numbers import Array, Levels, level_means
+from analysis.study.default_model import default_formula
+from analysis.study.effects import MARGIN, Panel, Response, panels, response
+from analysis.study.frame import SCORED, study_rows
+from analysis.study.optimum import INTERIOR, NO_INTERIOR, optimum
 
 SUPPORTED = "supported"
 CONTRADICTED = "contradicted"
@@ -89,7 +89,7 @@ def plw_claims(frame: pd.DataFrame) -> pd.DataFrame:
     """Return claim, where, measure, estimate, low, high, visible, verdict: a row per place.
 
     Args:
-        frame: a prepared results table of `analysis.frame`.
+        frame: a prepared results table of `analysis.study.frame`.
     """
     lines = [*_curve_claims(frame), *_measure_claims(frame)]
     for claim in CLAIMS:

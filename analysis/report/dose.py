@@ -3,17 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from analysis.effects import response
 from analysis.figures import plw as paper
 from analysis.figures import study as figures
-from analysis.frame import SCORED, plw_of
-from analysis.inference import LikelihoodRatio
-from analysis.optimum import INTERIOR
+from analysis.inference.estimates import LikelihoodRatio
 from analysis.report import words
 from analysis.report.numbers import by_panel, level_means
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.study import GIVEN, Study
 from analysis.report.tables import P_VALUE, Table
+from analysis.study.effects import response
+from analysis.study.frame import SCORED, plw_of
+from analysis.study.optimum import INTERIOR
 
 CURVE_POINTS = 41
 BLOCK = ("adapter", "rank", "model", "seed")  # what an adjusted mean is a mean over
@@ -195,7 +195,7 @@ def _optima(study: Study) -> list[Block]:
 
 def _shape(study: Study) -> list[Block]:
     """Say whether the weight acts at all and whether a line is enough, by likelihood ratios."""
-    from analysis.effects import linear_against_quadratic
+    from analysis.study.effects import linear_against_quadratic
 
     if study.reasons == (GIVEN,):
         return []

@@ -8,12 +8,12 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import pandas as pd
 
-from analysis.controls import controls
-from analysis.optimum import INTERIOR
 from analysis.report import heldout, words
 from analysis.report.arms import SIDES, arm_differences, changes_table
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
 from analysis.report.study import SCREENING_SEEDS, Study
+from analysis.study.controls import controls
+from analysis.study.optimum import INTERIOR
 
 ALPHA = 0.05
 SAME = "no effect beyond the margin"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import study as figures
-from analysis.inference import holm
+from analysis.inference.estimates import holm
 from analysis.report import words
 from analysis.report.numbers import Levels, level_means, panels
 from analysis.report.page import Block, Item, Plate, Section, Sheet

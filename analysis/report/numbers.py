@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference import Estimate, contrast
+from analysis.inference.estimates import Estimate, contrast
 from analysis.mixed import MixedFit, fit_mixed
 
 Array = npt.NDArray[np.float64]

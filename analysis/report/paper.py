@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.default_model import default_formula
 from analysis.errors import AnalysisError
 from analysis.figures import plw as figures
-from analysis.frame import study_rows
 from analysis.mixed import fit_mixed
 from analysis.report import words
 from analysis.report.claims import by_dataset, measure_means, plw_claims, summary
@@ -15,6 +13,8 @@ from analysis.report.dose import dose_curves, dose_points, optimum_rows
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.study import Study, dose_rows
 from analysis.report.tables import Table
+from analysis.study.default_model import default_formula
+from analysis.study.frame import study_rows
 
 CANNOT = (
     "What cannot be compared: the paper's models have 7 billion parameters and its data sets are "

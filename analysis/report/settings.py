@@ -6,15 +6,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.cells import run_means
 from analysis.figures import study as figures
-from analysis.inference import holm
+from analysis.inference.estimates import holm
 from analysis.report import words
 from analysis.report.arms import SIDES
 from analysis.report.numbers import FACTORS, level_means, panels
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.study import SETTINGS, Study
 from analysis.report.tables import P_VALUE, Table
+from analysis.study.cells import run_means
 
 
 def section(study: Study) -> Section | None:

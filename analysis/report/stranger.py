@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.effects import response
 from analysis.errors import AnalysisError
 from analysis.figures import plw as paper
 from analysis.figures import study as figures
-from analysis.frame import plw_of
-from analysis.inference import coefficients
+from analysis.inference.estimates import coefficients
 from analysis.mixed import MixedFit
-from analysis.optimum import INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 from analysis.report import words
 from analysis.report.checks import coefficient_table, health, variance_table
 from analysis.report.numbers import level_means
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet, Text
 from analysis.report.tables import Table, shown
+from analysis.study.effects import response
+from analysis.study.frame import plw_of
+from analysis.study.optimum import INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 
 SHOWN_TERMS = 60  # more lines than this no forest plot can carry
 FEW_LEVELS = 12

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.default_model import default_formula
-from analysis.effects import MARGIN, dose_table
 from analysis.errors import AnalysisError
-from analysis.frame import study_rows
-from analysis.inference import holm
+from analysis.inference.estimates import holm
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.report import words
+from analysis.study.default_model import default_formula
+from analysis.study.effects import MARGIN, dose_table
+from analysis.study.frame import study_rows
 
 GIVEN = "The formula was given by the user."
 ALPHA = 0.05

@@ -3,7 +3,7 @@
 import math
 import re
 
-from analysis.inference import Estimate
+from analysis.inference.estimates import Estimate
 
 TASK_TYPES = {
     "mc": "multiple choice",

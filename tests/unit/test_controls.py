@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.controls import NOT_RUN, TOO_FEW, compare, control, control_table, differences
-from analysis.frame import from_results
+from analysis.study.controls import NOT_RUN, TOO_FEW, compare, control, control_table, differences
+from analysis.study.frame import from_results
 from tests.fake_results import TASKS, Truth, fake_results
 
 

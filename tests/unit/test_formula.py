@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.engine.formula import Bar, design, matrix_for, parse
 from analysis.errors import AnalysisError
-from analysis.formula import Bar, design, matrix_for, parse
 
 COLUMNS = ("score", "wp", "task", "run", "dataset", "learning rate", "I")
 

@@ -8,13 +8,16 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.inference import (
+from analysis.inference.boundary import mixture_p
+from analysis.inference.estimates import (
     NOT_ESTIMABLE,
     Estimate,
     coefficients,
     contrast,
+    covariance,
     equivalence,
     holm,
+    joint,
     likelihood_ratio,
     smallest_visible,
     table,
@@ -52,7 +55,7 @@ def test_a_contrast_uses_the_covariance(fit):
     nothing = contrast(fit, np.zeros(3))
     assert (nothing.estimate, nothing.se, nothing.low) == (0.0, 0.0, 0.0)
     assert np.isnan(nothing.p)
-    with pytest.raises(AnalysisError, match="df=kenward: not one of satterthwaite, normal"):
+    with pytest.raises(AnalysisError, match=r"df=kenward: .* Did you mean .kenward-roger"):
         contrast(fit, l_B, df="kenward")
 
 
@@ -82,6 +85,44 @@ def test_a_likelihood_ratio_is_of_ml_fits_and_compares_aic(fit):
     assert slope.df == 2
     assert slope.joint is None
     assert "variance is zero under the small model" in slope.note
+    mixed = (stats.chi2.sf(slope.statistic, 1) + stats.chi2.sf(slope.statistic, 2)) / 2
+    assert slope.p == pytest.approx(mixed)
+
+
+def test_a_likelihood_ratio_knows_the_boundary(fit):
+    one = likelihood_ratio(fit_mixed(GRID, "score ~ wp + adapter + (1 | task)"), fit)
+    assert one.df == 1
+    assert one.p == pytest.approx(stats.chi2.sf(one.statistic, 1) / 2)
+    assert "0 and 1 degrees of freedom" in one.note
+    # Correlations alone are no boundary; two new variances have weights of their own.
+    free = fit_mixed(GRID, "score ~ wp + adapter + (1 + wp || task) + (1 | run)")
+    tied = fit_mixed(GRID, "score ~ wp + adapter + (1 + wp | task) + (1 | run)")
+    correlation = likelihood_ratio(free, tied)
+    assert correlation.note == ""
+    assert correlation.p == pytest.approx(stats.chi2.sf(correlation.statistic, 1))
+    both = likelihood_ratio(fit_mixed(GRID, "score ~ wp + adapter"), fit)
+    assert both.p == pytest.approx(stats.chi2.sf(both.statistic, 2))
+    assert "2 variances are zero" in both.note
+    assert "bootstrap_ratio" in both.note
+
+
+def test_the_boundarys_mixture_is_the_null_distribution():
+    # Stram and Lee's case: one variance beside an intercept's, in balanced groups.
+    assert mixture_p(0.0, 1) == 1.0
+    assert mixture_p(2.705543, 1) == pytest.approx(0.05, abs=1e-6)
+    assert mixture_p(5.138, 2) == pytest.approx(0.05, abs=1e-4)
+
+
+def test_joint_tests_follow_the_df_rule(fit):
+    wp = np.array([[0.0, 1.0, 0.0]])
+    for rule in ("satterthwaite", "kenward-roger", "normal"):
+        single = contrast(fit, wp[0], df=rule)
+        together = joint(fit, wp, df=rule)
+        assert together.statistic == pytest.approx(single.t**2, rel=1e-6)
+        assert together.df_residual == pytest.approx(single.df)
+        assert together.p == pytest.approx(single.p)
+        cov = covariance(fit, rule)
+        assert single.se == pytest.approx(np.sqrt(cov[1, 1]))
 
 
 def test_a_likelihood_ratio_of_unlike_models_is_refused(fit):

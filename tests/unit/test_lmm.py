@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.engine.linalg import independent_columns
+from analysis.engine.lmm import Factor, Problem, evaluate, solution
+from analysis.engine.lmm_fit import minimise
+from analysis.engine.satterthwaite import curvature
 from analysis.errors import AnalysisError
-from analysis.inference import joint
-from analysis.linalg import independent_columns
-from analysis.lmm import Factor, Problem, evaluate, solution
-from analysis.lmm_fit import minimise
+from analysis.inference.estimates import joint
 from analysis.mixed import fit_mixed, refit
-from analysis.satterthwaite import curvature
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 STORED = json.loads((ORACLES / "lme4_models.json").read_text())
@@ -387,8 +387,8 @@ def test_the_search_is_short():
 
 
 def test_a_fit_that_was_cut_short_is_not_called_converged(monkeypatch):
-    monkeypatch.setattr("analysis.lmm_fit.minimize", _stays_put)
-    monkeypatch.setattr("analysis.lmm_fit.NEWTON_STEPS", 1)
+    monkeypatch.setattr("analysis.engine.lmm_fit.minimize", _stays_put)
+    monkeypatch.setattr("analysis.engine.lmm_fit.NEWTON_STEPS", 1)
     data = pd.read_csv(ORACLES / "grid.csv")
     fit = fit_mixed(data, "score ~ wp + (1 | task) + (1 | run)")
     assert not fit.converged

@@ -7,8 +7,8 @@ import pytest
 from ablate.measures import right_characters
 from ablate.record import other_levels, write_table
 from analysis.figures import mora as figures
-from analysis.frame import from_results
 from analysis.report import memorised
+from analysis.study.frame import from_results
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.frame import WP_EXPONENT, plw_of
-from analysis.optimum import (
+from analysis.study.frame import WP_EXPONENT, plw_of
+from analysis.study.optimum import (
     INTERIOR,
     NO_INTERIOR,
     NOT_IDENTIFIED,

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.frame import from_results
 from analysis.report import findings, heldout, settings, words
 from analysis.report.arms import arm_differences
 from analysis.report.build import build
@@ -19,6 +18,7 @@ from analysis.report.numbers import level_means
 from analysis.report.overview import counts
 from analysis.report.study import fitted
 from analysis.report.tables import Table, escape_tex, html_table, latex, shown
+from analysis.study.frame import from_results
 from tests.fake_results import Truth, fake_results
 
 PLWS = (0.0, 0.1, 1.0)

@@ -33,6 +33,9 @@ ARROW = [
     {"cli"},
     {"app", "__main__"},
 ]
+ARROW_OF_ANALYSIS = [
+    {"errors"}, {"engine"}, {"mixed"}, {"inference"}, {"study"}, {"figures"}, {"report"}
+]  # fmt: skip
 TORCH_FREE = [
     "ablate.config", "ablate.weights", "ablate.record", "ablate.store", "ablate.compose",
     "ablate.grid", "ablate.identity", "ablate.design", "ablate.sweep", "ablate.plan",
@@ -40,7 +43,7 @@ TORCH_FREE = [
     "ablate.data.tokenise", "ablate.data.rows", "ablate.preview", "ablate.micro.tasks",
     "ablate.micro.instructions", "ablate.evaluate.tasks_index",
     "ablate.adapters.table", "ablate.adapters.legality", "ablate.regularisers",
-    "analysis.frame", "analysis.mixed", "analysis.effects", "analysis.report.build",
+    "analysis.study.frame", "analysis.mixed", "analysis.study.effects", "analysis.report.build",
     "analysis.figures.plw",
 ]  # fmt: skip
 
@@ -92,6 +95,24 @@ def test_analysis_reads_results_only():
         for target in top_level_imports(path):
             assert not target.startswith("ablate.") or target.startswith("ablate.record"), path
             assert target.split(".")[0] not in ("torch", "transformers", "peft"), path
+
+
+def room_of_analysis(module):
+    rooms = [i for i, room in enumerate(ARROW_OF_ANALYSIS) if module.split(".")[1] in room]
+    return rooms[0] if rooms else None
+
+
+@pytest.mark.parametrize("path", modules("analysis"), ids=name_of)
+def test_imports_of_the_analysis_point_one_way(path):
+    own = name_of(path)
+    if own == "analysis":
+        return
+    here = room_of_analysis(own)
+    assert here is not None, f"{own} has no place on the arrow"
+    for target in top_level_imports(path):
+        if target.startswith("analysis."):
+            there = room_of_analysis(target)
+            assert there is not None and there <= here, f"{own} imports {target}"
 
 
 def test_only_the_command_line_knows_the_analysis():

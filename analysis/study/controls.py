@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL, PLACE, run_means
-from analysis.frame import SCORED
-from analysis.inference import Estimate
+from analysis.inference.estimates import Estimate
+from analysis.study.cells import CELL, PLACE, run_means
+from analysis.study.frame import SCORED
 
 KEYS = (
     *(n for n in CELL if n != "rank"),

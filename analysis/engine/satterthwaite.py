@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.linalg import Array
-from analysis.lmm import Evaluation, Problem, evaluate, solution
+from analysis.engine.linalg import Array
+from analysis.engine.lmm import Evaluation, Problem, evaluate, solution
 
 STEP = 1e-4  # of theta, for central differences
 LOST = 1e-10  # eigenvalues of H below this share of the largest carry no information

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.linalg import Array
 
 INTERIOR = "interior optimum"
 NO_INTERIOR = "no interior optimum"

@@ -5,13 +5,14 @@
 A formula holds names, numbers, + - * / : ^ ( ) | and the functions of `FUNCTIONS`, nothing else:
 formulaic evaluates Python, so every token is checked here first. A name with other characters is
 written in `backticks`. `(1 + x || g)` is `(1 | g) + (0 + x | g)`, `(1 | a/b)` is
-`(1 | a) + (1 | a:b)`, and several bars over one group share its grouping factor.
+`(1 | a) + (1 | a:b)`, and several bars over one group share its grouping factor. `offset(x)` adds
+x to the linear predictor with a coefficient of one.
 """
 
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import formulaic
@@ -21,11 +22,12 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from scipy.linalg import block_diag
 from scipy.special import logit
 
+from analysis.engine.layout import Factor
+from analysis.engine.linalg import Array, Index, Mask
 from analysis.errors import AnalysisError, listed, nearest
-from analysis.linalg import Array, Index
-from analysis.lmm import Factor
 
 FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
+OFFSET = "offset"
 _CONTEXT = {"sqrt": np.sqrt, "logit": logit}
 KEYWORDS = ("degree", "raw", "True", "False")  # of poly
 _TOKEN = re.compile(
@@ -51,6 +53,7 @@ class Parsed:
     fixed: str
     bars: tuple[Bar, ...]
     columns: tuple[str, ...]  # every column that is named
+    offsets: tuple[str, ...] = ()  # what stands in offset( )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Design:
     weights_N: Array | None
     rows: "pd.Index[Any]"
     dropped: int
+    offset_N: Array | None = None
 
 
 def parse(formula: str, columns: Iterable[str]) -> Parsed:
@@ -86,8 +90,14 @@ def parse(formula: str, columns: Iterable[str]) -> Parsed:
         raise AnalysisError(f"formula={formula}: nothing stands on one side of the ~")
     if "|" in left or "||" in left:
         raise AnalysisError(f"formula={formula}: a | belongs to the right of the ~")
-    fixed, bars = _split_bars(formula, right)
-    return Parsed(_text(left), _text(fixed) or "1", tuple(bars), used)
+    fixed, bars, offsets = _split(formula, right)
+    texts = (_text(left), _text(fixed), *(bar.expression for bar in bars))
+    if any(re.search(rf"(?<![\w`]){OFFSET} ?\(", text) for text in texts):
+        raise AnalysisError(
+            f"formula={formula}: offset(x) is a term of its own, joined by +, as in "
+            f"score ~ wp + offset(x)"
+        )
+    return Parsed(_text(left), _text(fixed) or "1", tuple(bars), used, tuple(offsets))
 
 
 def _tokens(formula: str) -> Iterator[str]:
@@ -108,10 +118,10 @@ def _columns(formula: str, tokens: list[str], known: list[str]) -> Iterator[str]
             continue
         name = token.strip("`")
         if after == "(" and not token.startswith("`"):
-            if token not in FUNCTIONS:
+            if token not in (*FUNCTIONS, OFFSET):
                 raise AnalysisError(
                     f"formula={formula}: no function {token!r}; there are "
-                    f"{listed(FUNCTIONS)}.{nearest(token, FUNCTIONS)}"
+                    f"{listed(FUNCTIONS)}.{nearest(token, (*FUNCTIONS, OFFSET))}"
                 )
         elif name in known:
             yield name
@@ -122,12 +132,15 @@ def _columns(formula: str, tokens: list[str], known: list[str]) -> Iterator[str]
             )
 
 
-def _split_bars(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar]]:
-    """Return the tokens of the fixed part, and the random-effects terms."""
+def _split(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar], list[str]]:
+    """Return the tokens of the fixed part, the random-effects terms, and the offsets."""
     fixed: list[str] = []
     bars: list[Bar] = []
+    offsets: list[str] = []
     for sign, term in _terms(formula, tokens):
-        if "|" not in term and "||" not in term:
+        if term[:2] == [OFFSET, "("] and _closes(term[1:]) and sign != ["-"]:
+            offsets.append(_text(term[2:-1]))
+        elif "|" not in term and "||" not in term:
             fixed += [*sign, *term]
         elif term[0] == "(" and term[-1] == ")" and sign != ["-"]:
             bars += _bars(formula, term[1:-1])
@@ -136,7 +149,13 @@ def _split_bars(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar]]:
                 f"formula={formula}: write a random term in brackets and join it by +, "
                 f"as in score ~ wp + (1 | task)"
             )
-    return fixed[1:] if fixed[:1] == ["+"] else fixed, bars
+    return fixed[1:] if fixed[:1] == ["+"] else fixed, bars, offsets
+
+
+def _closes(tokens: list[str]) -> bool:
+    """Return whether the first bracket closes with the last token."""
+    depth = np.cumsum([(token == "(") - (token == ")") for token in tokens])
+    return len(tokens) > 2 and bool((depth[:-1] > 0).all()) and not depth[-1]
 
 
 def _terms(formula: str, tokens: list[str]) -> Iterator[tuple[list[str], list[str]]]:
@@ -201,19 +220,50 @@ def design(parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None) -
         spec=matrix.model_spec,
         names=tuple(str(name) for name in matrix.columns),
         X_NB=_finite(matrix, parsed.fixed),
-        y_N=_response(parsed.response, data),
+        y_N=_one_column(parsed.response, data, "score"),
         factors=tuple(_factors(parsed.bars, data)),
         weights_N=None if weights is None else _positive(data[weights]),
         rows=data.index,
         dropped=len(frame) - len(data),
+        offset_N=_offset(parsed.offsets, data),
     )
 
 
-def _response(expression: str, data: pd.DataFrame) -> Array:
+def _offset(expressions: tuple[str, ...], data: pd.DataFrame) -> Array | None:
+    """Return the sum of the offsets, each of which is one column of numbers."""
+    columns = [_one_column(expression, data, "offset") for expression in expressions]
+    return np.sum(columns, axis=0) if columns else None
+
+
+def of_rows(found: Design, keep_N: Mask) -> Design:
+    """Return the design of some of its rows; levels that have none left are dropped."""
+    factors = [_of_rows(factor, keep_N) for factor in found.factors]
+    for factor in factors:
+        _check_factor(factor.group, len(factor.levels), factor.columns_NP)
+    return replace(
+        found,
+        X_NB=found.X_NB[keep_N],
+        y_N=found.y_N[keep_N],
+        factors=tuple(factors),
+        weights_N=None if found.weights_N is None else found.weights_N[keep_N],
+        rows=found.rows[keep_N],
+        offset_N=None if found.offset_N is None else found.offset_N[keep_N],
+    )
+
+
+def _of_rows(factor: Factor, keep_N: Mask) -> Factor:
+    used, index_N = np.unique(factor.index_N[keep_N], return_inverse=True)
+    levels = tuple(factor.levels[i] for i in used)
+    columns_NP = factor.columns_NP[keep_N]
+    return replace(factor, columns_NP=columns_NP, index_N=index_N.astype(np.intp), levels=levels)
+
+
+def _one_column(expression: str, data: pd.DataFrame, role: str) -> Array:
+    """Return the one column of numbers that an expression stands for."""
     name = expression.strip("`")
     matrix = data[[name]] if name in data else _matrix(f"0 + {expression}", data)
     if matrix.shape[1] != 1 or not pd.api.types.is_numeric_dtype(matrix.dtypes.iloc[0]):
-        raise AnalysisError(f"score={expression}: must be one column of numbers")
+        raise AnalysisError(f"{role}={expression}: must be one column of numbers")
     return _finite(matrix, expression)[:, 0]
 
 

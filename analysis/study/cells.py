@@ -13,11 +13,11 @@ import pandas as pd
 from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
+from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.frame import SCORED, study_rows
-from analysis.inference import contrast, holm
-from analysis.linalg import Array
+from analysis.inference.estimates import contrast, holm
 from analysis.mixed import MixedFit, fit_mixed
+from analysis.study.frame import SCORED, study_rows
 
 CELL = (
     "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank", "embeddings",

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.frame import is_results, study_rows
 from analysis.mixed import MixedFit, fit_mixed
+from analysis.study.frame import is_results, study_rows
 
 MANY = 8  # levels from which a factor can stand for a population
 PLAIN = (
@@ -44,7 +44,7 @@ class _Draft:
 def default_formula(
     frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2
 ) -> tuple[str, list[str]]:
-    """Return the default model's formula for a frame of `analysis.frame`, and why it is that.
+    """Return the default model's formula for a frame of `analysis.study.frame`, and why it is that.
 
     Args:
         frame: a prepared frame. For a table that is not ours the formula has every usable column.

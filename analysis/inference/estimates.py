@@ -1,26 +1,30 @@
 """Tests and intervals from a fit: contrasts, likelihood ratios, equivalence, visible effects.
 
-An interval is estimate +- t se, with Satterthwaite's degrees of freedom (`analysis.satterthwaite`)
-unless the normal is asked for. "No effect" is never a large p-value: it is an equivalence test
-with its margin (two one-sided tests, Schuirmann 1987), and beside every null stands the smallest
-effect that the data would have shown with 80 % power.
+An interval is estimate +- t se, with Satterthwaite's degrees of freedom (`engine.satterthwaite`)
+unless Kenward and Roger's (`inference.kenward_roger`) or the normal are asked for. "No effect" is
+never a large p-value: it is an equivalence test with its margin (two one-sided tests, Schuirmann
+1987), and beside every null stands the smallest effect that the data would have shown with 80 %
+power.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.errors import AnalysisError
-from analysis.linalg import Array
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError, nearest
+from analysis.inference.boundary import boundary_p
+from analysis.inference.kenward_roger import kenward_roger
+from analysis.inference.multiplicity import holm as holm
 from analysis.mixed import MixedFit, refit
 
 LEVEL = 0.95
 POWER = 0.80
 NOT_ESTIMABLE = "not estimable"  # the table does not determine it
-DF_RULES = ("satterthwaite", "normal")
+DF_RULES = ("satterthwaite", "kenward-roger", "normal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,33 @@ def contrast(
     fit: MixedFit, l_B: Array, *, name: str = "", level: float = LEVEL, df: str = DF_RULES[0]
 ) -> Estimate:
     """Return the estimate of l' beta; all of it is NaN for a contrast that is not estimable."""
-    if df not in DF_RULES:
-        raise AnalysisError(f"df={df}: not one of {', '.join(DF_RULES)}")
+    _check_rule(df)
     if np.isnan(l_B).any():
         return Estimate(name, float("nan"), float("nan"), float("nan"), level)
-    se = float(np.sqrt(max(float(l_B @ fit.cov.to_numpy() @ l_B), 0.0)))
-    freedom = float("inf") if df == "normal" or se == 0 else fit.curvature.df(l_B)
+    if df == "kenward-roger":
+        se = kenward_roger(fit).se(l_B)
+    else:
+        se = float(np.sqrt(max(float(l_B @ fit.cov.to_numpy() @ l_B), 0.0)))
+    freedom = float("inf") if se == 0 else _freedom(fit, l_B, df)
     return Estimate(name, float(l_B @ fit.fixef.to_numpy()), se, freedom, level)
+
+
+def covariance(fit: MixedFit, df: str = DF_RULES[0]) -> Array:
+    """Return the covariance of `fixef` that goes with this rule, (B, B)."""
+    _check_rule(df)
+    return kenward_roger(fit).cov if df == "kenward-roger" else fit.cov.to_numpy()
+
+
+def _check_rule(df: str) -> None:
+    if df not in DF_RULES:
+        near = nearest(df, DF_RULES)
+        raise AnalysisError(f"df={df}: not one of {', '.join(DF_RULES)}.{near}")
+
+
+def _freedom(fit: MixedFit, l_B: Array, df: str) -> float:
+    if df == "normal":
+        return float("inf")
+    return kenward_roger(fit).df(l_B) if df == "kenward-roger" else fit.curvature.df(l_B)
 
 
 def coefficients(fit: MixedFit, *, level: float = LEVEL, df: str = DF_RULES[0]) -> pd.DataFrame:
@@ -143,6 +167,9 @@ def variances(fit: MixedFit) -> pd.DataFrame:
 def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
     """Return the test of `small` within `large`; both are refitted by ML where they are not.
 
+    Where one variance is zero under `small`, p is of the mixture of chi-squares that holds on the
+    boundary, see `analysis.inference.boundary`.
+
     Raises:
         AnalysisError: the models are of different rows, or `large` has no more parameters.
     """
@@ -154,37 +181,40 @@ def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
         raise AnalysisError("likelihood ratio: the larger model has no more parameters")
     statistic = max(2 * (b.loglik - a.loglik), 0.0)
     random = len(b.minimum.theta) > len(a.minimum.theta)
-    note = "a variance is zero under the small model, so p is too large (at most twofold for one)"
+    p, note = boundary_p(a, b, statistic)
     return LikelihoodRatio(
         small=small.formula,
         large=large.formula,
         statistic=statistic,
         df=df,
-        p=float(stats.chi2.sf(statistic, df)),
+        p=p,
         aic_small=a.aic,
         aic_large=b.aic,
-        note=note if random else "",
+        note=note,
         joint=None if random else _extra(small, large),
     )
 
 
-def joint(fit: MixedFit, l_KB: Array) -> Joint:
+def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
     """Return the F test of l beta = 0, its residual df by Satterthwaite's method.
 
     Reference: Kuznetsova et al. 2017, section 2.2; the contrasts are turned so that they are
-    uncorrelated, each has its own df, and theirs are joined.
+    uncorrelated, each has its own df, and theirs are joined. With df="kenward-roger" F and its
+    df are Kenward and Roger's; with df="normal" the residual df is infinite.
     """
+    _check_rule(df)
+    if df == "kenward-roger":
+        found = kenward_roger(fit).test(l_KB, fit.fixef.to_numpy())
+        return Joint(found.statistic, found.df, found.df_residual, found.p)
     values, vectors = np.linalg.eigh(l_KB @ fit.cov.to_numpy() @ l_KB.T)
     firm = values > 1e-10 * values.max()
     turned_KB = vectors[:, firm].T @ l_KB
     statistic = float(((turned_KB @ fit.fixef.to_numpy()) ** 2 / values[firm]).mean())
-    parts = np.array([fit.curvature.df(l_B) for l_B in turned_KB])
-    return Joint(
-        statistic,
-        len(parts),
-        _joined(parts),
-        float(stats.f.sf(statistic, len(parts), _joined(parts))),
-    )
+    parts = len(turned_KB)
+    if df == "normal":
+        return Joint(statistic, parts, float("inf"), float(stats.chi2.sf(parts * statistic, parts)))
+    residual = _joined(np.array([fit.curvature.df(l_B) for l_B in turned_KB]))
+    return Joint(statistic, parts, residual, float(stats.f.sf(statistic, parts, residual)))
 
 
 def _joined(parts: Array) -> float:
@@ -224,16 +254,6 @@ def equivalence(effect: Estimate, margin: float) -> Equivalence:
 def smallest_visible(se: float, df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
     """Return the true effect that a two-sided test at `alpha` finds with this power."""
     return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)) * se)
-
-
-def holm(p_values: Sequence[float]) -> Array:
-    """Return p-values adjusted for their number (Holm 1979), in the order given; NaN stays NaN."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
-    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    adjusted = np.full_like(p, np.nan)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
 
 
 def table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:

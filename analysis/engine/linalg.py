@@ -1,4 +1,4 @@
-"""The linear algebra that `analysis.lmm` stands on: least squares, and many small matrices at once.
+"""The linear algebra that `engine.lmm` stands on: least squares, and many small matrices at once.
 
 Letters in names: N rows, L levels, P columns of a factor, B fixed effects, M columns.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack, qr, solve_triangular
+from scipy.linalg import qr, solve_triangular
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -50,19 +50,11 @@ def orthogonal(X_NB: Array, y_N: Array) -> Fixed:
     return Fixed(kept, np.asarray(q_NB), np.asarray(r_BB), ols_B, y_N - q_NB @ fit_B)
 
 
-def inverse(chol_MM: Array) -> Array:
-    """Return (L L')^-1."""
-    if not len(chol_MM):
-        return np.zeros((0, 0))
-    half_MM, _ = lapack.dpotri(chol_MM, lower=1)
-    return np.tril(half_MM) + np.tril(half_MM, -1).T
-
-
-def contracted(w_LPM: Array, inverse_MM: Array) -> Array:
-    """Return the sum over levels of w inverse w', a (P, P) matrix."""
-    levels, width, m = w_LPM.shape
-    product = (w_LPM.reshape(levels * width, m) @ inverse_MM).reshape(levels, width, m)
-    return np.tensordot(product, w_LPM, axes=([0, 2], [0, 2]))
+def symmetric(lower_MM: Array) -> Array:
+    """Return the symmetric matrix with this lower triangle."""
+    found = np.tril(lower_MM)
+    found += np.tril(lower_MM, -1).T
+    return found
 
 
 def times(a_LPP: Array, b_LPM: Array) -> Array:
@@ -74,10 +66,15 @@ def sweep(c_LPP: Array) -> tuple[Array, float]:
     """Return the inverses and the summed log determinant of small positive definite matrices.
 
     Gauss-Jordan steps, all levels at once: LAPACK would be called once a level.
+
+    Raises:
+        numpy.linalg.LinAlgError: one of them is not positive definite.
     """
     log_det = 0.0
     for j in range(c_LPP.shape[-1]):
         pivot_L = c_LPP[:, j, j].copy()
+        if not pivot_L.min(initial=1.0) > 0:
+            raise np.linalg.LinAlgError("a block is not positive definite")
         log_det += float(np.log(pivot_L).sum())
         row_LP = c_LPP[:, j, :] / pivot_L[:, None]
         column_LP = c_LPP[:, :, j].copy()

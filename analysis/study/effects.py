@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.default_model import default_formula
+from analysis.engine.formula import matrix_for
+from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.formula import matrix_for
-from analysis.frame import plw_of, study_rows
-from analysis.inference import (
+from analysis.inference.estimates import (
     Estimate,
     LikelihoodRatio,
     contrast,
@@ -24,9 +23,10 @@ from analysis.inference import (
     holm,
     likelihood_ratio,
 )
-from analysis.linalg import Array
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.optimum import NOT_IDENTIFIED, Optimum, Quadratic, optimum
+from analysis.study.default_model import default_formula
+from analysis.study.frame import plw_of, study_rows
+from analysis.study.optimum import NOT_IDENTIFIED, Optimum, Quadratic, optimum
 
 MARGIN = 2.0  # points; the default smallest effect of interest
 PANEL = ("mode", "task_group", "dataset_type")
@@ -138,7 +138,7 @@ def dose_table(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) ->
     `effect` is the score at PLW 1 less that at PLW 0, in points, with interval, Holm-adjusted p,
     the smallest effect that would have been seen, and the verdict of the equivalence test at
     +- `margin`. `p_any` tests the whole curve against a flat one: a curve that comes back down has
-    an effect, though none at PLW 1. The optimum has the verdict of `analysis.optimum` and is given
+    an effect, though none at PLW 1. The optimum has the verdict of `study.optimum` and is given
     as wp and as PLW.
     """
     rows = []

@@ -1,0 +1,1 @@
+"""Mixed models from matrices and formulas: profiled deviance, Laplace approximation, search."""

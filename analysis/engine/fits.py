@@ -1,0 +1,195 @@
+"""What a fitted mixed model says of itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from analysis.engine.formula import Design, matrix_for
+from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
+from analysis.engine.linalg import Array
+from analysis.engine.lmm import Evaluation, Problem
+from analysis.engine.lmm_fit import Minimum
+from analysis.engine.satterthwaite import Curvature, curvature
+
+ESTIMABLE = 1e-6  # how far a contrast may be from the rows' own dependence
+
+
+@dataclass(frozen=True, slots=True)
+class RandomEffect:
+    """What varies over one group: covariance and the predicted deviation of every level."""
+
+    group: str
+    cov: pd.DataFrame  # (P, P)
+    modes: pd.DataFrame  # (L, P), conditional modes, indexed by level
+
+    @property
+    def sd(self) -> pd.Series:
+        """The standard deviations."""
+        return pd.Series(np.sqrt(np.diagonal(self.cov)), index=self.cov.index)
+
+    @property
+    def corr(self) -> pd.DataFrame:
+        """The correlations; NaN beside a standard deviation of zero."""
+        sd = self.sd.replace(0.0, np.nan)
+        return self.cov.div(sd, axis=0).div(sd, axis=1)
+
+
+@dataclass(frozen=True)
+class MixedFit:
+    """A fitted mixed model; indices are the names that formulaic gives the columns."""
+
+    formula: str
+    method: str
+    fixef: pd.Series  # (B,)
+    cov: pd.DataFrame  # (B, B), of fixef given theta
+    sigma: float
+    loglik: float  # the restricted one under REML
+    random: Mapping[str, RandomEffect]
+    diagnosis: tuple[str, ...]  # in plain words; empty when there is nothing to say
+    left_out: tuple[str, ...]  # columns that earlier columns determine
+    design: Design
+    problem: Problem
+    minimum: Minimum[Evaluation]
+    family: str = "gaussian"
+    link: str = "identity"
+
+    @property
+    def se(self) -> pd.Series:
+        """The standard errors of `fixef`."""
+        return pd.Series(np.sqrt(np.diagonal(self.cov)), index=self.fixef.index)
+
+    @property
+    def n(self) -> int:
+        """The number of rows used."""
+        return self.problem.n
+
+    @property
+    def parameters(self) -> int:
+        """Fixed effects, entries of theta and sigma."""
+        return len(self.fixef) + len(self.minimum.theta) + 1
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion; under REML comparable between equal fixed parts alone."""
+        return 2 * self.parameters - 2 * self.loglik
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, by the number of rows; comparable as `aic` is."""
+        return float(np.log(self.n)) * self.parameters - 2 * self.loglik
+
+    @property
+    def converged(self) -> bool:
+        """Whether the checks at the end of the search passed."""
+        return self.minimum.converged
+
+    @property
+    def singular(self) -> bool:
+        """Whether a random-effects covariance has lost rank (a variance of zero, say)."""
+        return bool(self.minimum.singular)
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """What Satterthwaite's degrees of freedom are computed from; made when first asked for."""
+        return curvature(self.problem, self.minimum.theta, self.minimum.at)
+
+    @property
+    def linear(self) -> pd.Series:
+        """The linear predictor: fixed and random parts and offset together."""
+        eta_N = self.design.X_NB[:, self.problem.fixed.kept] @ self.fixef.to_numpy()
+        for f in self.problem.factors:
+            modes_LP = self.random[f.group].modes.to_numpy()
+            eta_N += (f.columns_NP * modes_LP[f.index_N]).sum(axis=1)
+        if self.design.offset_N is not None:
+            eta_N += self.design.offset_N
+        return pd.Series(eta_N, index=self.design.rows)
+
+    @property
+    def fitted(self) -> pd.Series:
+        """The score as fitted, random effects included."""
+        return self.linear
+
+    @property
+    def residuals(self) -> pd.Series:
+        """The score less `fitted`."""
+        return pd.Series(self.design.y_N, index=self.design.rows) - self.fitted
+
+    def matrix(self, rows: pd.DataFrame) -> Array:
+        """Return the fixed-effects matrix (N, B) of other `rows`, columns as in `fixef`.
+
+        A row whose mean this table does not determine is NaN, see `kept`.
+        """
+        return self.kept(matrix_for(self.design, rows))
+
+    def kept(self, l_NC: Array) -> Array:
+        """Return contrasts of all columns as contrasts of `fixef`, NaN where not estimable.
+
+        A column that was left out repeats others, and a contrast can be estimated only if it
+        repeats them likewise: l_left_out = l_kept A, where X_left_out = X_kept A.
+        """
+        kept = self.problem.fixed.kept
+        gone = np.setdiff1d(np.arange(len(self.design.names)), kept)
+        l_NB = l_NC[:, kept]
+        if not len(gone):
+            return l_NB
+        off = np.abs(l_NC[:, gone] - l_NB @ self._repeats).max(axis=1)
+        size = 1 + np.abs(l_NC).max(axis=1)
+        return np.where((off <= ESTIMABLE * size)[:, None], l_NB, np.nan)
+
+    @cached_property
+    def _repeats(self) -> Array:
+        """A in X_left_out = X_kept A."""
+        kept, X_NC = self.problem.fixed.kept, self.design.X_NB
+        gone = np.setdiff1d(np.arange(X_NC.shape[1]), kept)
+        repeats = np.linalg.lstsq(X_NC[:, kept], X_NC[:, gone], rcond=None)[0]
+        return np.asarray(repeats, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class GlmmFit(MixedFit):
+    """A fitted generalised linear mixed model; `fixef` and `random` are on the link's scale.
+
+    `method` is "ML" by Laplace's approximation, `sigma` is NaN, and every df is infinite.
+    """
+
+    problem: GlmmProblem  # type: ignore[assignment]  # what both kinds are asked for, both have
+    minimum: Minimum[GlmmEvaluation]  # type: ignore[assignment]
+    link: str = "logit"
+    phi: float = float("nan")  # of a beta distribution
+    inflation: Mapping[float, float] = field(default_factory=dict)  # shares of exact 0 and 1
+    total: int = 0  # rows, those that `inflation` took included
+    separated: bool = False
+
+    @property
+    def n(self) -> int:
+        """The number of rows used."""
+        return self.total
+
+    @property
+    def parameters(self) -> int:
+        """Fixed effects, entries of theta, log phi where there is one, and `inflation`."""
+        dispersion = int(self.problem.family.dispersed)
+        return len(self.fixef) + len(self.minimum.theta) + dispersion + len(self.inflation)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the checks at the end of the search passed and no coefficient is infinite."""
+        return self.minimum.converged and not self.separated
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """The covariance of `fixef`; its degrees of freedom are infinite."""
+        b = len(self.fixef)
+        return Curvature(self.cov.to_numpy(), np.zeros((0, b, b)), np.zeros((0, 0)))
+
+    @property
+    def fitted(self) -> pd.Series:
+        """The mean score of every row, random effects included.
+
+        Where exact 0 and 1 were modelled apart, it is the mean of the scores between them.
+        """
+        return pd.Series(expit(self.linear.to_numpy()), index=self.design.rows)

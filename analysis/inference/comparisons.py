@@ -1,0 +1,187 @@
+"""Comparisons of marginal means: all pairs, against a reference, or any given contrasts.
+
+Letters in names: K means, C contrasts, B fixed effects.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.linalg import Array, Index
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.inference.estimates import Equivalence, Estimate, contrast, covariance, equivalence
+from analysis.inference.means import Means, named
+from analysis.inference.multiplicity import (
+    ADJUSTMENTS,
+    adjusted,
+    max_t_critical,
+    max_t_p,
+    tukey_critical,
+    tukey_p,
+)
+
+Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array]
+Make = Callable[[list[str]], dict[str, Array]]  # from the names of a family's means
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Contrasts of means, with p-values and intervals for the whole family.
+
+    Every combination of `within` is a family of its own.
+    """
+
+    labels: pd.DataFrame  # (C, ...): "contrast" and the levels of `within`
+    estimates: tuple[Estimate, ...]
+    l_CB: Array
+    adjust: str
+    p: Array  # adjusted, (C,)
+    half_width: Array  # simultaneous where the adjustment has intervals, else of one contrast
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per contrast: estimate, se, df, t, p, p_adjusted, low, high."""
+        names = ("estimate", "se", "df", "t", "p")
+        found = pd.DataFrame([{n: getattr(e, n) for n in names} for e in self.estimates])
+        found["p_adjusted"] = self.p
+        found["low"] = found["estimate"] - self.half_width
+        found["high"] = found["estimate"] + self.half_width
+        return pd.concat([self.labels.reset_index(drop=True), found], axis=1)
+
+    def equivalent(self, margin: float) -> tuple[Equivalence, ...]:
+        """Return of every contrast whether it lies within +- margin (two one-sided tests)."""
+        return tuple(equivalence(e, margin) for e in self.estimates)
+
+
+def pairwise(found: Means, *, adjust: str = "tukey") -> Comparisons:
+    """Return all differences of two means, first less second, within every family."""
+    return _compared(found, _pairs, adjust)
+
+
+def against(found: Means, reference: object, *, adjust: str = "mvt") -> Comparisons:
+    """Return the differences of all means from the one at `reference` (Dunnett's comparisons).
+
+    Args:
+        found: means of one column.
+        reference: that column's level.
+        adjust: of `analysis.inference.multiplicity.ADJUSTMENTS`; "tukey" is for all pairs only.
+    """
+    levels = [str(v) for v in found.labels[found.of[0]]] if len(found.of) == 1 else []
+    if str(reference) not in levels:
+        known = list(dict.fromkeys(levels))
+        raise AnalysisError(
+            f"reference={reference}: not a level compared here ({listed(known)})."
+            f"{nearest(reference, known)}"
+        )
+
+    def differences(names: list[str]) -> dict[str, Array]:
+        if str(reference) not in names:
+            return {}
+        base = names.index(str(reference))
+        eye = np.eye(len(names))
+        return {f"{n} - {reference}": eye[i] - eye[base] for i, n in enumerate(names) if i != base}
+
+    return _compared(found, differences, adjust)
+
+
+def custom(
+    found: Means, weights: Mapping[str, Sequence[float]], *, adjust: str = "holm"
+) -> Comparisons:
+    """Return given combinations of the means, a weight for every mean of a family in its order."""
+
+    def combine(names: list[str]) -> dict[str, Array]:
+        rows = {name: np.asarray(w, dtype=np.float64) for name, w in weights.items()}
+        for name, row in rows.items():
+            if row.shape != (len(names),):
+                raise AnalysisError(
+                    f"contrast {name}: {row.size} weights for {len(names)} means ({listed(names)})"
+                )
+        return rows
+
+    return _compared(found, combine, adjust)
+
+
+def _pairs(names: list[str]) -> dict[str, Array]:
+    eye = np.eye(len(names))
+    return {
+        f"{names[i]} - {names[j]}": eye[i] - eye[j] for i, j in combinations(range(len(names)), 2)
+    }
+
+
+def _compared(found: Means, make: Make, adjust: str) -> Comparisons:
+    if adjust not in ADJUSTMENTS:
+        raise AnalysisError(
+            f"adjust={adjust}: not one of {listed(ADJUSTMENTS)}.{nearest(adjust, ADJUSTMENTS)}"
+        )
+    if adjust == "tukey" and make is not _pairs:
+        raise AnalysisError("adjust=tukey: for all pairs only; use mvt or holm here")
+    parts = [_family(found, rows, make, adjust) for rows in _families(found)]
+    labels, estimates, l_CB, p, width = zip(*parts, strict=True)
+    return Comparisons(
+        labels=pd.concat(labels, ignore_index=True),
+        estimates=tuple(e for part in estimates for e in part),
+        l_CB=np.vstack(l_CB),
+        adjust=adjust,
+        p=np.concatenate(p),
+        half_width=np.concatenate(width),
+    )
+
+
+def _families(found: Means) -> list[Index]:
+    if not found.within:
+        return [np.arange(len(found.labels))]
+    groups = found.labels.groupby(list(found.within), sort=False, observed=True).ngroup()
+    return [np.flatnonzero(groups == g) for g in range(int(groups.max()) + 1)]
+
+
+def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
+    """Return labels, estimates, contrasts, adjusted p and half widths of one family."""
+    own = found.labels.iloc[rows]
+    contrasts = make(named(own[list(found.of)]))
+    w_CK = np.array(list(contrasts.values())).reshape(len(contrasts), len(rows))
+    # A mean that is not estimable spoils the contrasts it is part of, no other.
+    l_KB = np.nan_to_num(found.l_KB[rows])
+    lost_C = (w_CK[:, np.isnan(found.l_KB[rows]).any(axis=1)] != 0).any(axis=1)
+    l_CB = np.where(lost_C[:, None], np.nan, w_CK @ l_KB)
+    estimates = [
+        contrast(found.fit, l_B, name=name, level=found.level, df=found.df)
+        for name, l_B in zip(contrasts, l_CB, strict=True)
+    ]
+    labels = pd.DataFrame({"contrast": list(contrasts)})
+    for i, name in enumerate(found.within):
+        labels.insert(i, name, [own[name].iloc[0]] * len(labels))
+    p, width = _adjustment(found, estimates, (l_CB, ~lost_C), adjust, len(rows))
+    return labels, estimates, l_CB, p, width
+
+
+def _adjustment(
+    found: Means,
+    estimates: list[Estimate],
+    contrasts: tuple[Array, Array],
+    adjust: str,
+    count: int,
+) -> tuple[Array, Array]:
+    """Return the family's p-values and half widths; what is not estimable is no part of it."""
+    l_CB, there = contrasts
+    p, width = np.full((2, len(estimates)), np.nan)
+    known = [e for e, good in zip(estimates, there, strict=True) if good and e.se > 0]
+    there = there & np.array([e.se > 0 for e in estimates], dtype=bool)
+    if not known:
+        return p, width
+    t, df, se = (np.array([getattr(e, n) for e in known]) for n in ("t", "df", "se"))
+    if adjust == "tukey" and count > 2:
+        p[there], width[there] = tukey_p(t, df, count), se * tukey_critical(found.level, df, count)
+    elif adjust == "mvt" and len(known) > 1:
+        cov_CC = l_CB[there] @ covariance(found.fit, found.df) @ l_CB[there].T
+        p[there] = max_t_p(t, df, cov_CC)
+        width[there] = se * max_t_critical(found.level, df, cov_CC)
+    else:
+        plain = "none" if adjust in ("tukey", "mvt") else adjust
+        p[there] = adjusted([e.p for e in known], plain)
+        level = found.level
+        if plain == "bonferroni":
+            level = 1 - (1 - level) / len(known)
+        width[there] = [Estimate(e.name, e.estimate, e.se, e.df, level).half_width for e in known]
+    return p, width

@@ -1,0 +1,188 @@
+"""Estimated marginal means and slopes of a fitted model; `inference.comparisons` compares them.
+
+Reference: Searle, Speed and Milliken 1980, Am. Stat. 34(4); the names follow R's emmeans. A
+reference grid crosses all levels of the factors in the formula with every covariate at its mean
+(or at given values). A mean is the average of the grid's predictions over what is not asked for,
+every level counting the same, or as often as it occurs (`weights="proportional"`). Being an
+average of rows of the fixed-effects matrix, it is a contrast l' beta: its standard error and
+degrees of freedom are those of `inference.estimates`. A mean over cells that the table does not
+hold is NaN, unless the model determines it all the same.
+
+Letters in names: G rows of the grid, K means, C columns of the matrix, B of them fixed effects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.formula import matrix_for
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.inference.estimates import DF_RULES, LEVEL, Estimate, contrast
+from analysis.inference.reference_grid import Grid, Values
+from analysis.mixed import MixedFit
+
+WEIGHTS = ("equal", "proportional")
+SLOPE_STEP = 1e-3  # of the covariate's range, for a central difference
+
+Names = str | Sequence[str]
+Asked = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Marginal means (or slopes), one for every row of `labels`, as contrasts of a fit."""
+
+    fit: MixedFit
+    labels: pd.DataFrame  # (K, ...), the levels asked for
+    l_KB: Array  # NaN where not estimable
+    of: tuple[str, ...]  # what is compared
+    within: tuple[str, ...]  # what stays apart in comparisons
+    df: str
+    level: float
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """Every mean with its uncertainty, named by its levels."""
+        return [
+            contrast(self.fit, l_B, name=name, level=self.level, df=self.df)
+            for l_B, name in zip(self.l_KB, named(self.labels), strict=True)
+        ]
+
+    def table(self) -> pd.DataFrame:
+        """Return the levels beside estimate, se, df, low and high."""
+        names = ("estimate", "se", "df", "low", "high")
+        found = pd.DataFrame([{n: getattr(e, n) for n in names} for e in self.estimates])
+        return pd.concat([self.labels.reset_index(drop=True), found], axis=1)
+
+
+def means(
+    fit: MixedFit,
+    frame: pd.DataFrame,
+    of: Names = (),
+    *,
+    within: Names = (),
+    at: Values | None = None,
+    weights: str = "equal",
+    df: str = DF_RULES[0],
+    level: float = LEVEL,
+) -> Means:
+    """Return the marginal mean of every combination of levels of `of` and `within`.
+
+    Args:
+        fit: a fit of `frame`.
+        frame: the table that was fitted.
+        of: columns whose levels are to be compared.
+        within: columns within whose levels they are compared.
+        at: values of covariates, or a choice of a factor's levels: one value or several.
+        weights: "equal", or "proportional" to how often the levels averaged over occur together.
+        df: as in `analysis.inference.estimates.contrast`.
+        level: of the intervals.
+
+    Raises:
+        AnalysisError: an unknown column, level, weighting or df; a grid of too many rows.
+    """
+    if weights not in WEIGHTS:
+        raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
+    grid = Grid.of(fit, frame, at or {})
+    asked = _checked(of, within, grid)
+    return _averaged(grid, matrix_for(fit.design, grid.rows), (asked, weights), df, level)
+
+
+def slopes(
+    fit: MixedFit,
+    frame: pd.DataFrame,
+    variable: str,
+    *,
+    of: Names = (),
+    within: Names = (),
+    at: Values | None = None,
+    weights: str = "equal",
+    df: str = DF_RULES[0],
+    level: float = LEVEL,
+) -> Means:
+    """Return the slope over a covariate, averaged as `means` are; exact up to a quadratic.
+
+    Args:
+        fit: a fit of `frame`.
+        frame: the table that was fitted.
+        variable: the covariate; its slope is at its mean, or where `at` says.
+        of: columns whose levels are to be compared.
+        within: columns within whose levels they are compared.
+        at: as in `means`.
+        weights: as in `means`.
+        df: as in `means`.
+        level: as in `means`.
+    """
+    if weights not in WEIGHTS:
+        raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
+    grid = Grid.of(fit, frame, at or {})
+    if variable not in grid.covariates:
+        raise AnalysisError(
+            f"slope over {variable}: not a covariate of this model; there are "
+            f"{listed(grid.covariates) or 'none'}.{nearest(variable, grid.covariates)}"
+        )
+    asked = _checked(of, within, grid)
+    step = SLOPE_STEP * float(np.ptp(grid.used[variable].to_numpy(dtype=np.float64)))
+    ends = [grid.rows.assign(**{variable: grid.rows[variable] + s}) for s in (step, -step)]
+    up, down = (matrix_for(fit.design, rows) for rows in ends)
+    return _averaged(grid, (up - down) / (2 * step), (asked, weights), df, level)
+
+
+def _checked(of: Names, within: Names, grid: Grid) -> Asked:
+    """Return both lists of names."""
+    names = [(n,) if isinstance(n, str) else tuple(n) for n in (of, within)]
+    known = list(grid.rows.columns)
+    for name in [*names[0], *names[1]]:
+        if name not in known:
+            raise AnalysisError(
+                f"means of {name}: not in the fixed part of the formula, which has "
+                f"{listed(known)}.{nearest(name, known)}"
+            )
+    if both := set(names[0]) & set(names[1]):
+        raise AnalysisError(f"means of {both.pop()}: it cannot be compared within itself")
+    return names[0], names[1]
+
+
+def _averaged(
+    grid: Grid,
+    matrix_GC: Array,
+    asked: tuple[Asked, str],
+    df: str,
+    level: float,
+) -> Means:
+    """Return the averages over what is not asked for; averaging comes before estimability."""
+    (of, within), weights = asked
+    keys = [*within, *of]
+    weight_G = _weights(grid, keys, weights)
+    if keys:
+        groups = grid.rows.groupby(keys, sort=False, observed=True)
+        places = groups.ngroup().to_numpy()
+        labels = grid.rows[keys].drop_duplicates().reset_index(drop=True)
+    else:
+        places, labels = np.zeros(len(grid.rows), dtype=int), pd.DataFrame(index=range(1))
+    member_KG = (places == np.arange(len(labels))[:, None]) * weight_G
+    total_K = member_KG.sum(axis=1)
+    l_KC = (member_KG @ matrix_GC) / total_K[:, None]
+    return Means(grid.fit, labels, grid.fit.kept(l_KC), of, within, df, level)
+
+
+def _weights(grid: Grid, keys: list[str], weights: str) -> Array:
+    """Return how much every row of the grid counts."""
+    over = [f for f in grid.factors if f not in keys]
+    if weights == "equal" or not over:
+        return np.ones(len(grid.rows))
+    counts = grid.used.groupby(over, observed=True).size()
+    index = pd.MultiIndex.from_frame(grid.rows[over]) if len(over) > 1 else grid.rows[over[0]]
+    return np.asarray(counts.reindex(index).fillna(0), dtype=np.float64)
+
+
+def named(labels: pd.DataFrame) -> list[str]:
+    """Return every row of levels as one name."""
+    return [" ".join(_text(v) for v in row) for row in labels.itertuples(index=False)]
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""What a study of fine-tuning runs asks of its table: doses, cells, controls, optima."""

@@ -1,0 +1,100 @@
+"""Adjusted p-values against statsmodels, scipy's Tukey and Dunnett tests, and mvtnorm's numbers."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.errors import AnalysisError
+from analysis.inference.multiplicity import (
+    adjusted,
+    max_t_critical,
+    max_t_p,
+    range_tail,
+    tukey_critical,
+    tukey_p,
+)
+
+P_MAX_T = 1e-4  # 2^13 directions
+
+
+@pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.2], [0.5], [1.0, 1.0], [0.02, 0.02, 0.9]])
+@pytest.mark.parametrize(("ours", "theirs"), [("holm", "holm"), ("bh", "fdr_bh"),
+                                              ("bonferroni", "bonferroni")])  # fmt: skip
+def test_adjusted_p_values_are_statsmodels(p, ours, theirs):
+    from statsmodels.stats.multitest import multipletests
+
+    np.testing.assert_allclose(adjusted(p, ours), multipletests(p, method=theirs)[1])
+    with_gap = adjusted([*p, np.nan], ours)
+    np.testing.assert_allclose(with_gap[:-1], multipletests(p, method=theirs)[1])
+    assert np.isnan(with_gap[-1])
+    np.testing.assert_array_equal(adjusted(p, "none"), p)
+
+
+def test_an_unknown_adjustment_is_told():
+    with pytest.raises(AnalysisError, match=r"adjust=holms: not one of .* Did you mean 'holm'"):
+        adjusted([0.1], "holms")
+
+
+def three_groups():
+    rng = np.random.default_rng(3)
+    return [rng.normal(m, 1, n) for m, n in ((0.0, 8), (0.6, 12), (1.4, 9))]
+
+
+def pooled(groups, pairs):
+    """t statistics, df and the covariance of differences of means, by the textbook."""
+    df = sum(len(g) - 1 for g in groups)
+    s2 = sum(((g - g.mean()) ** 2).sum() for g in groups) / df
+    l_CK = np.zeros((len(pairs), len(groups)))
+    for row, (i, j) in enumerate(pairs):
+        l_CK[row, i], l_CK[row, j] = 1, -1
+    cov = l_CK @ np.diag([s2 / len(g) for g in groups]) @ l_CK.T
+    t = l_CK @ [g.mean() for g in groups] / np.sqrt(np.diagonal(cov))
+    return t, np.full(len(pairs), float(df)), cov
+
+
+def test_tukey_is_scipys():
+    groups = three_groups()
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    t, df, cov = pooled(groups, pairs)
+    theirs = stats.tukey_hsd(*groups)
+    np.testing.assert_allclose(tukey_p(t, df, 3), [theirs.pvalue[i, j] for i, j in pairs])
+    ends = theirs.confidence_interval(0.95)
+    half = tukey_critical(0.95, df, 3) * np.sqrt(np.diagonal(cov))
+    low = t * np.sqrt(np.diagonal(cov)) - half
+    np.testing.assert_allclose(low, [ends.low[i, j] for i, j in pairs], rtol=1e-6)
+    # All pairs of means of equal variance: the multivariate t is the studentised range.
+    equal = np.array([[1.0, 0.5, -0.5], [0.5, 1.0, 0.5], [-0.5, 0.5, 1.0]])
+    np.testing.assert_allclose(max_t_p(t, df, equal), tukey_p(t, df, 3), atol=P_MAX_T)
+    endless = tukey_p(np.array([2.0]), np.array([np.inf]), 3)
+    np.testing.assert_allclose(max_t_p([2.0], [np.inf], equal), endless, atol=P_MAX_T)
+
+
+@pytest.mark.parametrize(("q", "df", "means"), [(3.0, 1.5, 3), (4.2, 7.3, 5), (0.4, 30.0, 2),
+                                                (9.0, 12.0, 12), (5.0, 4000.0, 40)])  # fmt: skip
+def test_the_studentised_range_is_scipys(q, df, means):
+    expected = stats.studentized_range.sf(q, means, df)
+    assert range_tail(q, df, means) == pytest.approx(expected, abs=1e-8)
+    if means == 2:  # two means: Student's t
+        assert range_tail(q, df, 2) == pytest.approx(2 * stats.t.sf(q / np.sqrt(2), df), abs=1e-9)
+
+
+def test_the_multivariate_t_is_scipys_dunnett():
+    groups = three_groups()
+    t, df, cov = pooled(groups, [(1, 0), (2, 0)])
+    theirs = stats.dunnett(*groups[1:], control=groups[0], rng=np.random.default_rng(0))
+    np.testing.assert_allclose(max_t_p(t, df, cov), theirs.pvalue, atol=3e-4)  # theirs is random
+    ends = theirs.confidence_interval(0.95)
+    half = max_t_critical(0.95, df, cov) * np.sqrt(np.diagonal(cov))
+    np.testing.assert_allclose(t * np.sqrt(np.diagonal(cov)) - half, ends.low, atol=2e-3)
+
+
+def test_the_multivariate_t_in_closed_form():
+    # Uncorrelated and without end of df: 1 - (1 - p)^k; wholly correlated: p itself.
+    t = np.array([2.5])
+    p = 2 * stats.norm.sf(2.5)
+    assert max_t_p(t, [np.inf], np.eye(4))[0] == pytest.approx(1 - (1 - p) ** 4, abs=P_MAX_T)
+    assert max_t_p(t, [7.0], np.ones((3, 3)))[0] == pytest.approx(2 * stats.t.sf(2.5, 7))
+    critical = max_t_critical(0.9, [7.0, 9.0], np.eye(2))
+    np.testing.assert_allclose(max_t_p(critical, [7.0, 9.0], np.eye(2)), 0.1, atol=1e-6)
+    with pytest.raises(AnalysisError, match="a comparison has no variance"):
+        max_t_p(t, [7.0], np.zeros((1, 1)))
