@@ -24,7 +24,7 @@ LEVELS = (
 )  # fmt: skip
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
-    "train_rows", "train_key", "alias", "status",
+    "budget_asked", "budget", "train_rows", "train_key", "alias", "status",
 )  # fmt: skip
 SCORES = (
     "score_key", "task", "task_type", "side", "skill", "metric", "value", "n", "se",
@@ -86,6 +86,8 @@ def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[
         "dataset_type": dataset_type(name["rg"]),
         "trainable_parameters": counts.get("trainable"),
         "total_parameters": counts.get("total"),
+        "budget_asked": counts.get("budget_asked"),
+        "budget": counts.get("budget"),  # how the counts compare, in a word
         "train_rows": name["train_rows"],
         "train_key": name["train_key"],
         "alias": name["alias"],

@@ -14,7 +14,15 @@ from analysis.study.cells import Best, best_cells, learning_forgetting, run_mean
 
 SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
 ARM = ["adapter", "rank"]
+MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
 POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "visible"), ".2f")
+
+
+def many(study: Study) -> bool:
+    """Return whether there are so many arms that each is a line."""
+    if "adapter" not in study.main:
+        return False
+    return len(without_rank(study.main)[ARM].drop_duplicates()) > MANY
 
 
 def adapters(study: Study) -> Section | None:
@@ -28,7 +36,7 @@ def adapters(study: Study) -> Section | None:
         "intervals. Dashed, with its band: full fine-tuning, which has no rank."
     )
     blocks: list[Block] = []
-    if points.loc[points["adapter"] != "full", "rank"].nunique() > 1:
+    if not many(study) and points.loc[points["adapter"] != "full", "rank"].nunique() > 1:
         plate = Plate("score_against_rank", figures.capacity(points), "Rank. " + caption)
         blocks.append(plate)
         if points["trainable_parameters"].notna().all():
@@ -135,7 +143,7 @@ def _differences(study: Study) -> list[Block]:
 def trade_off(study: Study) -> Section | None:
     """Return the section on learning against forgetting; None without base or without a side."""
     changes = changes_table(study)
-    if not len(changes):
+    if not len(changes) or many(study):
         return None
     points = changes.rename(columns=_FIGURE_NAMES)
     points = points.assign(label=[_short(a, r) for a, r in changes[ARM].itertuples(index=False)])

@@ -18,7 +18,7 @@ from analysis.mixed import MixedFit, fit_mixed
 Array = npt.NDArray[np.float64]
 FACTORS = (
     "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank", "embeddings",
-    "dataset", "model", "lr", "seed",
+    "placement", "regulariser", "base_precision", "dataset", "model", "lr", "seed",
 )  # fmt: skip
 
 

@@ -18,7 +18,10 @@ GIVEN = "The formula was given by the user."
 ALPHA = 0.05
 # What a verdict comes to when the effect does not outlive the adjustment.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
-SETTINGS = ("normaliser", "scope", "embeddings", "completion_weight")
+SETTINGS = (
+    "normaliser", "scope", "embeddings", "placement", "regulariser", "base_precision",
+    "completion_weight",
+)  # fmt: skip
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 
 

@@ -21,7 +21,7 @@ from analysis.study.frame import SCORED, study_rows
 
 CELL = (
     "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank", "embeddings",
-    "train", "rate",
+    "placement", "regulariser", "base_precision", "train", "rate",
 )  # fmt: skip
 PLACE = ("dataset", "model")  # cells are compared within one of these
 BIAS = (
@@ -41,7 +41,7 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
-class _Adjusted:
+class Adjusted:
     """A least-squares fit over runs and the contrasts that are its cells' means."""
 
     fit: MixedFit
@@ -78,11 +78,11 @@ def best_cells(frame: pd.DataFrame, *, side: str | None = None, level: float = 0
 
 
 def _best(place: str, runs: pd.DataFrame, names: list[str], level: float) -> Best:
-    runs = _labelled(runs, "cell", names)
+    runs = labelled(runs, "cell", names)
     columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
     cells = runs.groupby("cell", observed=True).agg(**columns)
     try:
-        found = _compared(_adjusted(runs, "seed"), level)
+        found = _compared(adjusted(runs, "seed"), level)
     except AnalysisError as error:
         means = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
         note = f"The noise between runs cannot be estimated here, so no cell is best: {error}."
@@ -93,13 +93,13 @@ def _best(place: str, runs: pd.DataFrame, names: list[str], level: float) -> Bes
     return Best(place, cells, BIAS.format(n=len(cells), lead=lead) if len(cells) > 1 else "")
 
 
-def _labelled(runs: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
+def labelled(runs: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
     """Return the runs with the levels of `names` joined into one column."""
     joined = runs[names].astype(str).agg(" ".join, axis=1) if names else "all"
     return runs.assign(**{label: joined})
 
 
-def _adjusted(runs: pd.DataFrame, block: str) -> _Adjusted:
+def adjusted(runs: pd.DataFrame, block: str) -> Adjusted:
     """Return score ~ cell + block by least squares, and every cell's mean over the blocks."""
     runs = runs.assign(**{block: runs[block].astype(str)})
     terms = [n for n in ("cell", block) if runs[n].nunique() > 1]
@@ -107,10 +107,10 @@ def _adjusted(runs: pd.DataFrame, block: str) -> _Adjusted:
     labels, blocks = sorted(runs["cell"].unique()), sorted(runs[block].unique())
     grid = {"cell": np.repeat(labels, len(blocks)), block: blocks * len(labels)}
     l_CB = fit.matrix(pd.DataFrame(grid)).reshape(len(labels), len(blocks), -1).mean(axis=1)
-    return _Adjusted(fit, labels, l_CB)
+    return Adjusted(fit, labels, l_CB)
 
 
-def _compared(means: _Adjusted, level: float) -> pd.DataFrame:
+def _compared(means: Adjusted, level: float) -> pd.DataFrame:
     """Return every cell's mean, its distance behind the best, and whether that is beyond doubt."""
     found = means.table(level)
     if found["mean"].isna().any():
@@ -155,7 +155,7 @@ def _against_base(rows: pd.DataFrame, side: str, level: float) -> pd.DataFrame:
     runs = run_means(rows, side=side)
     places, arms = ([n for n in names if n in runs] for names in (PLACE, ("adapter", "rank")))
     others = [n for n in CELL if n in runs and n not in arms]
-    runs = _labelled(runs, "condition", others)
+    runs = labelled(runs, "condition", others)
     reached = runs.groupby("condition")[places + arms].apply(lambda own: len(own.drop_duplicates()))
     shared = runs[runs["condition"].isin(reached.index[reached == reached.max()])]
     parts = []

@@ -9,6 +9,8 @@ under the first), one primary metric per benchmark, and adds
     mode        the masking mode whose curve a row belongs to; at PLW 0 all modes are one
     run         the trained run a score belongs to
     log2_rank   log2(rank / r0), 0 for full tuning; r0 is in `frame.attrs["rank0"]`
+    adapter     the arm: the adapter's level, with its init and optimizer where those are not the
+                usual ones; the level alone is in `method`
     rate        the learning rate, or 0 where it does not vary within an arm (it was tuned)
     task_group  task_type, with the side where one type has tasks on both sides
     curved      1 where the mode has two levels above PLW 0, else 0: a line is all it can show
@@ -32,9 +34,11 @@ CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
 FACTORS = (
-    "masking", "adapter", "dataset", "model", "seed", "sham", "normaliser", "scope", "embeddings",
-    "dataset_type", "task", "task_type", "side", "skill", "study", "train",
+    "masking", "adapter", "method", "dataset", "model", "seed", "sham", "normaliser", "scope",
+    "embeddings", "placement", "regulariser", "base_precision", "dataset_type", "task", "task_type",
+    "side", "skill", "study", "train",
 )  # fmt: skip
+USUAL = {"init": "default", "optimizer": "adamw"}  # what an arm's name need not say
 # The first of these that a benchmark has is the metric it is judged by.
 PRIMARY = ("acc_norm", "acc", "exact_match", "facts", "chrf", "bleu", "f1", "rougeL", "mc2")
 IN_POINTS = ("bleu", "ter")  # 0 to 100, even where a poor model leaves all of them below 1
@@ -203,7 +207,9 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = pd.Series(value, frame.index)
-    frame["is_base"] = frame["adapter"].astype(str).eq("none")
+    frame["method"] = frame["adapter"].astype(str)
+    frame["adapter"] = _arms(frame)
+    frame["is_base"] = frame["method"].eq("none")
     frame["control"] = _controls(frame)
     frame["run"] = frame["train_key"].astype(str)
     ranked = ~frame["adapter"].astype(str).isin(["full", "none"])
@@ -217,6 +223,16 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
             frame[name] = frame[name].astype("category")
     frame.attrs["rank0"] = rank0
     return frame
+
+
+def _arms(frame: pd.DataFrame) -> pd.Series:
+    """Return the adapter with the init and the optimizer that are not the usual ones."""
+    arms = frame["adapter"].astype(str)
+    for name, usual in USUAL.items():
+        if name in frame:
+            level = frame[name].astype("string").fillna(usual).astype(str)
+            arms = arms.where(level == usual, arms + "+" + level)
+    return arms
 
 
 def _rates(frame: pd.DataFrame) -> pd.Series:

@@ -112,7 +112,8 @@ def test_imports_of_the_analysis_point_one_way(path):
     for target in top_level_imports(path):
         if target.startswith("analysis."):
             there = room_of_analysis(target)
-            assert there is not None and there <= here, f"{own} imports {target}"
+            assert there is not None, f"{target} has no place on the arrow"
+            assert there <= here, f"{own} imports {target}"
 
 
 def test_only_the_command_line_knows_the_analysis():
