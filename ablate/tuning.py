@@ -9,8 +9,9 @@ micro_2 are micro).
 
 A cell that has no row of its own takes, in this order, the data set's shorter name
 (micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
-and of the ranks tuned the nearest one on the scale of log2. What is not found is an error, never a
-guess.
+and of the ranks tuned the nearest one on the scale of log2. What has no rank (full fine-tuning) is
+one run under every rank, so it takes the rate that did best under any. What is not found is an
+error, never a guess.
 """
 
 import csv
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablate.adapters.table import method
 from ablate.config import Cell
 from ablate.errors import UserError
 from ablate.paths import conf_dir
@@ -75,7 +77,7 @@ def tuned_row(cell: Cell, folder: Path | None = None) -> Tuned:
         for adapter in _names(cell):
             fitting = [r for r in rows if (r.dataset, r.adapter) == (dataset, adapter)]
             if fitting:
-                return min(fitting, key=lambda row: _distance(row, cell))
+                return min(fitting, key=lambda row: _order(row, cell))
     raise UserError(
         f"train.lr=tuned: no learning rate is tuned for model={cell.model.name} "
         f"dataset={cell.dataset.name} adapter={cell.adapter.name}{_told(cell)}; give "
@@ -128,8 +130,12 @@ def _shorter(name: str) -> Iterator[str]:
         yield name
 
 
-def _distance(row: Tuned, cell: Cell) -> tuple[float, bool]:
-    return abs(math.log2(row.rank / cell.rank)), row.model != cell.model.name
+def _order(row: Tuned, cell: Cell) -> tuple[float, bool]:
+    """Return what is least for the row to take: distance in rank, or the loss where it has none."""
+    kind = method(cell.adapter)
+    if kind.adapts and (kind.size or kind.arguments):
+        return abs(math.log2(row.rank / cell.rank)), row.model != cell.model.name
+    return math.inf if row.loss is None else row.loss, row.model != cell.model.name
 
 
 def _tables(folder: Path | None) -> list[Path]:

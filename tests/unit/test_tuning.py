@@ -92,6 +92,14 @@ def test_a_start_and_an_optimizer_have_rates_of_their_own(cell, folder):
         tuned_lr(changed(olora), folder)
 
 
+def test_full_tuning_has_one_rate_whatever_the_rank(cell, tmp_path):
+    """Two rates would make two runs of what is one."""
+    rows = ("micro,micro,full,8,1e-3,0.7", "micro,micro,full,2,2e-3,0.8")
+    (tmp_path / "micro.csv").write_text("\n".join([TABLE.splitlines()[0], *rows]))
+    rates = {tuned_lr(changed(cell, adapter="full", rank=r), tmp_path) for r in (1, 2, 8, 64)}
+    assert rates == {1e-3}
+
+
 def test_no_table_at_all(cell, tmp_path):
     with pytest.raises(UserError, match=r"train.lr=tuned"):
         tuned_lr(cell, tmp_path)
