@@ -179,8 +179,12 @@ def _report_verb(words: list[str]) -> int:
     parser.add_argument("source", help="a folder of results, or a CSV or parquet table")
     parser.add_argument("--out", help="where to write (default: SOURCE/report)")
     parser.add_argument("--score", help="the column with the score")
-    parser.add_argument("--formula", help="e.g. 'score ~ wp + I(wp^2) + (1 | run)'")
-    parser.add_argument("--family", default="gaussian", choices=["gaussian"])
+    parser.add_argument("--formula", help="e.g. 'score ~ wp + I(wp^2) + (1 | run)'; else proposed")
+    families = "gaussian, binomial (0/1, or shares with --weights), beta, beta_squeezed, ..."
+    parser.add_argument("--family", help=f"{families}; else as the scores suggest")
+    parser.add_argument("--weights", help="a column: trials of a binomial, else weights of rows")
+    parser.add_argument("--df", help="satterthwaite, kenward-roger or normal; else the affordable")
+    parser.add_argument("--margin", type=float, help="an effect within +- this counts as none")
     asked = parser.parse_args(words)
     source = Path(asked.source)
     if source.is_dir() and (source / "designs").is_dir():
@@ -195,8 +199,9 @@ def _report_verb(words: list[str]) -> int:
     out = Path(asked.out) if asked.out else table.parent / "report"
     try:
         page = build(
-            table, out, score=asked.score, formula=asked.formula, family=asked.family, study=None
-        )
+            table, out, score=asked.score, formula=asked.formula, family=asked.family,
+            weights=asked.weights, df=asked.df, margin=asked.margin,
+        )  # fmt: skip
     except AnalysisError as error:
         raise UserError(str(error)) from None
     CONSOLE.print(f"report: {page}", highlight=False)

@@ -209,7 +209,7 @@ class Train:
     def __post_init__(self) -> None:
         ok = self.lr == "tuned" or (isinstance(self.lr, float) and 0 < self.lr < 10)
         _require(ok, "train.lr", self.lr, "a number in (0, 10) or tuned")
-        _require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "a positive number")
+        _require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "above 0, at most 10000")
         _require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
         _require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
         _require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")

@@ -25,6 +25,7 @@ from analysis.engine.lmm import Evaluation, Problem, solution
 from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, minimise
 from analysis.engine.newton import minimize
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import same_family
 from analysis.inference.marginal import relative_factors, root_weights
 from analysis.inference.response import with_response
 from analysis.mixed import MixedFit, refit
@@ -109,6 +110,7 @@ def bootstrap_ratio(
     Raises:
         AnalysisError: the models are of different rows.
     """
+    same_family(small, large, "bootstrap")
     if not small.design.rows.equals(large.design.rows):
         raise AnalysisError("bootstrap: the two models are of different rows")
     a, b = refit(small, "ML"), refit(large, "ML")

@@ -22,6 +22,7 @@ from analysis.inference.multiplicity import (
     tukey_critical,
     tukey_p,
 )
+from analysis.inference.scale import IDENTITY, Scale, checked, scale_of
 
 Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array]
 Make = Callable[[list[str]], dict[str, Array]]  # from the names of a family's means
@@ -40,15 +41,36 @@ class Comparisons:
     adjust: str
     p: Array  # adjusted, (C,)
     half_width: Array  # simultaneous where the adjustment has intervals, else of one contrast
+    scale: Scale = IDENTITY  # that the means are on
 
-    def table(self) -> pd.DataFrame:
-        """Return one row per contrast: estimate, se, df, t, p, p_adjusted, low, high."""
+    def table(self, *, type: str = "link") -> pd.DataFrame:
+        """Return one row per contrast: estimate, se, df, t, p, p_adjusted, low, high.
+
+        Args:
+            type: "link", or "response" for ratios (of odds, on the logit scale) in place of
+                differences; t and p are of the difference still.
+
+        Raises:
+            AnalysisError: ratios where a difference is the logarithm of none.
+        """
         names = ("estimate", "se", "df", "t", "p")
         found = pd.DataFrame([{n: getattr(e, n) for n in names} for e in self.estimates])
         found["p_adjusted"] = self.p
         found["low"] = found["estimate"] - self.half_width
         found["high"] = found["estimate"] + self.half_width
+        if checked(type) and self.scale is not IDENTITY:
+            found = self._ratios(found)
         return pd.concat([self.labels.reset_index(drop=True), found], axis=1)
+
+    def _ratios(self, found: pd.DataFrame) -> pd.DataFrame:
+        base, name = self.scale.base, self.scale.ratio.replace(" ", "_")
+        if not name:
+            raise AnalysisError(
+                f"type=response: a difference of {self.scale.name} is no ratio; compare on the link"
+            )
+        ends = {column: base ** found[column] for column in ("estimate", "low", "high")}
+        se = np.log(base) * ends["estimate"] * found["se"]
+        return found.assign(**ends, se=se).rename(columns={"estimate": name})
 
     def equivalent(self, margin: float) -> tuple[Equivalence, ...]:
         """Return of every contrast whether it lies within +- margin (two one-sided tests)."""
@@ -126,6 +148,7 @@ def _compared(found: Means, make: Make, adjust: str) -> Comparisons:
         adjust=adjust,
         p=np.concatenate(p),
         half_width=np.concatenate(width),
+        scale=IDENTITY if found.sloped else scale_of(found.fit),
     )
 
 

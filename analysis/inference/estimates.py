@@ -4,7 +4,7 @@ An interval is estimate +- t se, with Satterthwaite's degrees of freedom (`engin
 unless Kenward and Roger's (`inference.kenward_roger`) or the normal are asked for. "No effect" is
 never a large p-value: it is an equivalence test with its margin (two one-sided tests, Schuirmann
 1987), and beside every null stands the smallest effect that the data would have shown with 80 %
-power.
+power. Of a generalised model all of it is on the link's scale and normal: its df are infinite.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from analysis.errors import AnalysisError, nearest
 from analysis.inference.boundary import boundary_p
 from analysis.inference.kenward_roger import kenward_roger
 from analysis.inference.multiplicity import holm as holm
-from analysis.mixed import MixedFit, refit
+from analysis.mixed import GlmmFit, MixedFit, refit
 
 LEVEL = 0.95
 POWER = 0.80
@@ -154,14 +154,18 @@ def coefficients(fit: MixedFit, *, level: float = LEVEL, df: str = DF_RULES[0]) 
 
 
 def variances(fit: MixedFit) -> pd.DataFrame:
-    """Return one row per standard deviation: group, name, sd, levels; the residual comes last."""
+    """Return one row per standard deviation: group, name, sd, levels; the residual comes last.
+
+    A generalised model has no residual: its standard deviations are on the link's scale.
+    """
     rows = [
         {"group": group, "name": name, "sd": sd, "levels": len(effect.modes)}
         for group, effect in fit.random.items()
         for name, sd in effect.sd.items()
     ]
-    rows.append({"group": "residual", "name": "", "sd": fit.sigma, "levels": fit.n})
-    return pd.DataFrame(rows)
+    if not isinstance(fit, GlmmFit):
+        rows.append({"group": "residual", "name": "", "sd": fit.sigma, "levels": fit.n})
+    return pd.DataFrame(rows, columns=["group", "name", "sd", "levels"])
 
 
 def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
@@ -171,8 +175,10 @@ def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
     boundary, see `analysis.inference.boundary`.
 
     Raises:
-        AnalysisError: the models are of different rows, or `large` has no more parameters.
+        AnalysisError: the models are of different rows or families, or `large` has no more
+            parameters.
     """
+    same_family(small, large, "likelihood ratio")
     if not small.design.rows.equals(large.design.rows):
         raise AnalysisError("likelihood ratio: the two models are of different rows")
     a, b = refit(small, "ML"), refit(large, "ML")
@@ -195,6 +201,18 @@ def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
     )
 
 
+def same_family(small: MixedFit, large: MixedFit, asked: str) -> None:
+    """Refuse two fits that are not of one family and one score.
+
+    Raises:
+        AnalysisError: they are not.
+    """
+    for what in ("family", "score"):
+        a, b = (f.family if what == "family" else f.design.parsed.response for f in (small, large))
+        if a != b:
+            raise AnalysisError(f"{asked}: {what}={a} in one model and {b} in the other")
+
+
 def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
     """Return the F test of l beta = 0, its residual df by Satterthwaite's method.
 
@@ -211,7 +229,7 @@ def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
     turned_KB = vectors[:, firm].T @ l_KB
     statistic = float(((turned_KB @ fit.fixef.to_numpy()) ** 2 / values[firm]).mean())
     parts = len(turned_KB)
-    if df == "normal":
+    if df == "normal" or isinstance(fit, GlmmFit):
         return Joint(statistic, parts, float("inf"), float(stats.chi2.sf(parts * statistic, parts)))
     residual = _joined(np.array([fit.curvature.df(l_B) for l_B in turned_KB]))
     return Joint(statistic, parts, residual, float(stats.f.sf(statistic, parts, residual)))

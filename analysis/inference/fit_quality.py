@@ -1,4 +1,4 @@
-"""How much a linear mixed model explains, and predictions and random effects with their errors.
+"""How much a mixed model explains, and predictions and random effects with their errors.
 
 R2 of Nakagawa and Schielzeth (2013, Methods Ecol. Evol. 4(2)), with Johnson's (2014, ibid. 5(9))
 mean variance for random slopes: of the variance of the fixed part f, the mean over rows of the
@@ -6,9 +6,15 @@ random part z' Sigma z, and the residual e,
 
     marginal = f / (f + r + e)      conditional = (f + r) / (f + r + e)     ICC = r / (r + e)
 
+Of a generalised model all three are on the link's scale (Nakagawa, Johnson and Schielzeth 2017, J.
+R. Soc. Interface 14(134)): e is pi^2 / 3 for a binomial, and by the delta method
+1 / ((1 + phi) mu (1 - mu)) for a beta, mu the mean score of the fixed part.
+
 A random effect's standard error is conditional on beta and theta, as lme4's condVar: the root of
 the diagonal of sigma^2 Lambda C^-1 Lambda', C = I + Lambda' Z' W Z Lambda. That of a fitted value
-adds what beta's error brings, with the random effects' answer to it.
+adds what beta's error brings, with the random effects' answer to it. W are the observed weights of
+a generalised model, sigma is one, and fitted values are carried back to the score's scale
+(`inference.scale`).
 
 Letters in names: N rows, L levels, P columns of a factor, Q columns of Z, B fixed effects.
 """
@@ -18,12 +24,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import expit
 
 from analysis.engine.blocked import inverse_of_leading, sandwiched
+from analysis.engine.formula import offset_for
 from analysis.engine.linalg import Array, symmetric
 from analysis.inference.estimates import LEVEL
 from analysis.inference.marginal import marginal, relative_factors
-from analysis.mixed import MixedFit
+from analysis.inference.scale import scale_of
+from analysis.mixed import GlmmFit, MixedFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +46,32 @@ class Explained:
 
 
 def explained(fit: MixedFit) -> Explained:
-    """Return R2 and intraclass correlations; the residual variance is its mean over rows."""
+    """Return R2 and intraclass correlations; the residual variance is its mean over rows.
+
+    They are of the scores between 0 and 1 where those are modelled apart.
+    """
     fixed_N = fit.design.X_NB[:, fit.problem.fixed.kept] @ fit.fixef.to_numpy()
     fixed = float(np.var(fixed_N, ddof=1))
     random = {f.group: _mean_variance(fit, f.group) for f in fit.problem.factors}
     total = sum(random.values())
-    weights_N = fit.design.weights_N
-    noise = fit.sigma**2 * (1.0 if weights_N is None else float(np.mean(1 / weights_N)))
+    noise = _noise(fit, fixed_N)
     return Explained(
         marginal=fixed / (fixed + total + noise),
         conditional=(fixed + total) / (fixed + total + noise),
         icc=total / (total + noise),
         by_group={group: own / (total + noise) for group, own in random.items()},
     )
+
+
+def _noise(fit: MixedFit, fixed_N: Array) -> float:
+    """Return the residual variance, on the link's scale."""
+    if isinstance(fit, GlmmFit):
+        if not fit.problem.family.dispersed:
+            return float(np.pi**2 / 3)
+        mu = float(expit(fixed_N).mean())
+        return 1 / ((1 + fit.phi) * mu * (1 - mu))
+    weights_N = fit.design.weights_N
+    return fit.sigma**2 * (1.0 if weights_N is None else float(np.mean(1 / weights_N)))
 
 
 def _mean_variance(fit: MixedFit, group: str) -> float:
@@ -94,6 +116,9 @@ def conditional_covariances(fit: MixedFit) -> list[Array]:
     problem = fit.problem
     if not problem.factors:
         return []
+    if isinstance(fit, GlmmFit):
+        own, scales = fit.problem.posterior(fit.minimum.x), problem.scales
+        return [cov_LPP / np.outer(s, s) for cov_LPP, s in zip(own, scales, strict=True)]
     lambdas, layout, at = problem.unpack(fit.minimum.theta), problem.layout, fit.minimum.at
     inverse_MM = inverse_of_leading(at.chol_MM, problem.q)
     k_MM = sandwiched(layout, inverse_MM, [template.T for template in lambdas])
@@ -113,12 +138,17 @@ def conditional_covariances(fit: MixedFit) -> list[Array]:
 def fitted_values(fit: MixedFit, *, level: float = LEVEL) -> pd.DataFrame:
     """Return every row's fitted value, random effects included: fitted, se, low, high.
 
+    Of a generalised model they are on the score's scale.
+
     The standard error is of x' beta + z' b about its truth, given theta: with G = Lambda Lambda'
     and c = x - X' V^-1 Z G z, sigma^2 (z' (G - G S G) z + c' (X' V^-1 X)^-1 c).
 
     Raises:
         AnalysisError: too many random effects, see `analysis.inference.marginal`.
     """
+    if isinstance(fit, GlmmFit):
+        variance_N = fit.problem.eta_variances(fit.minimum.x, fit.cov.to_numpy())
+        return _back(fit, fit.linear.to_numpy(), np.sqrt(variance_N), level, index=fit.design.rows)
     products = marginal(fit, asked="standard errors of fitted values")
     q_NB = fit.design.X_NB[:, fit.problem.fixed.kept] @ np.linalg.inv(products.r_BB)
     zg_NQ = np.zeros((fit.n, len(products.s_QQ)))
@@ -139,13 +169,28 @@ def fitted_values(fit: MixedFit, *, level: float = LEVEL) -> pd.DataFrame:
 
 
 def predicted(fit: MixedFit, rows: pd.DataFrame, *, level: float = LEVEL) -> pd.DataFrame:
-    """Return the mean score at other rows, random effects at zero: fitted, se, low, high.
+    """Return the score at other rows, random effects at zero: fitted, se, low, high.
 
-    A row whose mean the fitted table does not determine is NaN. The intervals are normal.
+    It is the mean of a linear model, and of a generalised one the score of a typical level of
+    every group. A row that the fitted table does not determine is NaN. The intervals are normal.
     """
     l_NB = fit.matrix(rows)
     se = np.sqrt(np.einsum("na,ab,nb->n", l_NB, fit.cov.to_numpy(), l_NB))
-    return _interval(l_NB @ fit.fixef.to_numpy(), se, level, index=rows.index)
+    fitted_N = l_NB @ fit.fixef.to_numpy() + offset_for(fit.design, rows)
+    if isinstance(fit, GlmmFit):
+        return _back(fit, fitted_N, se, level, index=rows.index)
+    return _interval(fitted_N, se, level, index=rows.index)
+
+
+def _back(
+    fit: GlmmFit, eta_N: Array, se_N: Array, level: float, *, index: "pd.Index[int]"
+) -> pd.DataFrame:
+    """Return an interval on the link's scale as one of the score."""
+    found, scale = _interval(eta_N, se_N, level, index=index), scale_of(fit)
+    found["se"] *= scale.slope(eta_N)
+    for name in ("fitted", "low", "high"):
+        found[name] = scale.inverse(found[name].to_numpy())
+    return found
 
 
 def _interval(

@@ -26,7 +26,7 @@ import pandas as pd
 from analysis.engine.linalg import Array, Index, Mask
 from analysis.engine.lmm import Factor, Problem, evaluate, solution
 from analysis.errors import AnalysisError, listed, nearest
-from analysis.inference.marginal import relative_factors
+from analysis.inference.marginal import gaussian_only, relative_factors
 from analysis.mixed import MixedFit
 
 RESTS_ON = 0.5  # share of information from which a coefficient rests on a level
@@ -66,8 +66,10 @@ def leverage(
         names: the fixed effects to look at; all but the intercept unless given.
 
     Raises:
-        AnalysisError: an unknown column or coefficient, or more than 200 levels.
+        AnalysisError: an unknown column or coefficient, more than 200 levels, or a fit that is not
+            Gaussian.
     """
+    gaussian_only(fit, f"leverage of {column}", "fit again without the rows of a level")
     level_N = _levels(fit, frame, column)
     known = [str(n) for n in fit.fixef.index]
     wanted = [n for n in known if n != "Intercept"] if names is None else list(names)
@@ -113,7 +115,7 @@ def _without(fit: MixedFit, keep_N: Mask) -> tuple[Array, Array]:
     weights_N = fit.design.weights_N
     problem = Problem(
         fit.design.X_NB[np.ix_(keep_N, kept)],
-        fit.design.y_N[keep_N],
+        fit.design.response_N[keep_N],
         factors=[f for f, _ in factors],
         weights_N=None if weights_N is None else weights_N[keep_N],
         reml=False,

@@ -27,7 +27,7 @@ from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array, Index
 from analysis.engine.lmm import Problem
 from analysis.errors import AnalysisError
-from analysis.inference.marginal import Marginal, marginal
+from analysis.inference.marginal import Marginal, gaussian_only, marginal
 from analysis.mixed import MixedFit
 
 MOST_PARAMETERS = 60  # covariance parameters; the cost grows with their square
@@ -129,6 +129,7 @@ def kenward_roger(fit: MixedFit) -> KenwardRoger:
 
 
 def _made(fit: MixedFit) -> KenwardRoger:
+    gaussian_only(fit, RULE, "its tests are normal ones, df=normal")
     if fit.method != "REML":
         raise AnalysisError(f"{RULE}: needs a fit by REML, not by {fit.method}")
     entries = sum(int(f.free_PP.sum()) for f in fit.problem.factors)

@@ -52,23 +52,29 @@ class _Piece:
 
 
 def simplified(
-    frame: pd.DataFrame, formula: str, *, method: str = "REML", weights: str | None = None
+    frame: pd.DataFrame,
+    formula: str,
+    *,
+    family: str = "gaussian",
+    method: str | None = None,
+    weights: str | None = None,
 ) -> Simplified:
     """Return the fit of `formula`, or of the first simpler one that is not singular.
 
     Args:
         frame: as for `fit_mixed`.
         formula: as for `fit_mixed`.
+        family: as for `fit_mixed`.
         method: as for `fit_mixed`.
         weights: as for `fit_mixed`.
     """
-    fit, steps = fit_mixed(frame, formula, method=method, weights=weights), []
+    fit, steps = fit_mixed(frame, formula, family, method=method, weights=weights), []
     for _ in range(RUNGS):
         if not _troubled(fit):
             break
         parsed, words = _one_rung(fit)
         steps.append(words)
-        fit = fit_mixed(frame, written(parsed), method=method, weights=weights)
+        fit = fit_mixed(frame, written(parsed), family, method=method, weights=weights)
     else:
         raise AnalysisError(f"formula={formula}: no simpler random part could be fitted")
     return Simplified(fit, formula, tuple(steps))
@@ -80,7 +86,9 @@ def written(parsed: Parsed) -> str:
         f"({b.expression} {'|' if b.correlated else '||'} {':'.join(map(_name, b.group))})"
         for b in parsed.bars
     ]
-    return f"{parsed.response} ~ {' + '.join([parsed.fixed, *bars])}"
+    offsets = [f"offset({expression})" for expression in parsed.offsets]
+    text = f"{parsed.response} ~ {' + '.join([parsed.fixed, *offsets, *bars])}"
+    return text.replace(" ** ", "^")
 
 
 def _name(column: str) -> str:
@@ -93,7 +101,8 @@ def _troubled(fit: MixedFit) -> tuple[str, ...]:
         return fit.minimum.singular
     if fit.minimum.false_boundary:
         return fit.minimum.false_boundary
-    return () if fit.converged else tuple(f.group for f in fit.problem.factors)
+    # Separation is of the fixed part; no simpler random part would cure it.
+    return () if fit.minimum.converged else tuple(f.group for f in fit.problem.factors)
 
 
 def _one_rung(fit: MixedFit) -> tuple[Parsed, str]:
@@ -133,7 +142,8 @@ def _dropped(fit: MixedFit, piece: _Piece) -> tuple[Parsed, str]:
         del bars[piece.bar]
     what = "intercept" if piece.text == "1" else f"slope of {piece.text}"
     done = "replaced by a random intercept" if cells else "dropped"
-    size = f"its standard deviation was {piece.sd:.2g} beside a residual of {fit.sigma:.2g}"
+    beside = f" beside a residual of {fit.sigma:.2g}" if np.isfinite(fit.sigma) else ""
+    size = f"its standard deviation was {piece.sd:.2g}{beside}"
     return replace(parsed, bars=tuple(bars)), (
         f"The random {what} over {':'.join(bar.group)} was {done}: the fit {_why(fit)}, and {size}."
     )

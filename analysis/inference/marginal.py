@@ -20,7 +20,7 @@ from scipy.sparse import csr_array, hstack
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.mixed import MixedFit
+from analysis.mixed import GlmmFit, MixedFit
 
 MOST_EFFECTS = 4000  # random effects in all; the matrices hold their square
 
@@ -56,8 +56,9 @@ def marginal(fit: MixedFit, *, asked: str) -> Marginal:
         asked: what they are wanted for, the beginning of an error's line.
 
     Raises:
-        AnalysisError: more than `MOST_EFFECTS` random effects.
+        AnalysisError: more than `MOST_EFFECTS` random effects, or a fit that is not Gaussian.
     """
+    gaussian_only(fit, asked)
     problem, root_N = fit.problem, root_weights(fit)
     ends = np.cumsum([0, *(f.size for f in problem.factors)])
     if ends[-1] > MOST_EFFECTS:
@@ -85,6 +86,22 @@ def marginal(fit: MixedFit, *, asked: str) -> Marginal:
         slices=slices,
         relative=tuple(lam @ lam.T for lam in lambdas),
     )
+
+
+def gaussian_only(fit: MixedFit, asked: str, instead: str = "") -> None:
+    """Refuse what only a linear mixed model has.
+
+    Args:
+        fit: any.
+        asked: what is wanted, the beginning of the error's line.
+        instead: what to use where the fit is none, the line's end.
+
+    Raises:
+        AnalysisError: the fit is a generalised one.
+    """
+    if isinstance(fit, GlmmFit):
+        end = f"; {instead}" if instead else ""
+        raise AnalysisError(f"{asked}: for family=gaussian alone, this is {fit.family}{end}")
 
 
 def root_weights(fit: MixedFit) -> Array:

@@ -8,11 +8,14 @@ average of rows of the fixed-effects matrix, it is a contrast l' beta: its stand
 degrees of freedom are those of `inference.estimates`. A mean over cells that the table does not
 hold is NaN, unless the model determines it all the same.
 
+Means are on the scale that the model is linear on, at an offset of zero; `table(type="response")`
+carries them back (`inference.scale`).
+
 Letters in names: G rows of the grid, K means, C columns of the matrix, B of them fixed effects.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +25,7 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import DF_RULES, LEVEL, Estimate, contrast
 from analysis.inference.reference_grid import Grid, Values
+from analysis.inference.scale import checked, scale_of
 from analysis.mixed import MixedFit
 
 WEIGHTS = ("equal", "proportional")
@@ -42,6 +46,7 @@ class Means:
     within: tuple[str, ...]  # what stays apart in comparisons
     df: str
     level: float
+    sloped: bool = False  # whether they are slopes, which have no other scale
 
     @property
     def estimates(self) -> list[Estimate]:
@@ -51,10 +56,27 @@ class Means:
             for l_B, name in zip(self.l_KB, named(self.labels), strict=True)
         ]
 
-    def table(self) -> pd.DataFrame:
-        """Return the levels beside estimate, se, df, low and high."""
+    def table(self, *, type: str = "link") -> pd.DataFrame:
+        """Return the levels beside estimate, se, df, low and high.
+
+        Args:
+            type: "link", or "response" for the score's own scale.
+
+        Raises:
+            AnalysisError: slopes on the scale of the response.
+        """
         names = ("estimate", "se", "df", "low", "high")
         found = pd.DataFrame([{n: getattr(e, n) for n in names} for e in self.estimates])
+        if checked(type):
+            if self.sloped:
+                raise AnalysisError(
+                    "type=response: for means; a slope there changes along the curve, compare "
+                    "means at several values (at=) instead"
+                )
+            scale = scale_of(self.fit)
+            found["se"] *= np.abs(scale.slope(found["estimate"].to_numpy()))
+            for name in ("estimate", "low", "high"):
+                found[name] = scale.inverse(found[name].to_numpy())
         return pd.concat([self.labels.reset_index(drop=True), found], axis=1)
 
 
@@ -128,7 +150,8 @@ def slopes(
     step = SLOPE_STEP * float(np.ptp(grid.used[variable].to_numpy(dtype=np.float64)))
     ends = [grid.rows.assign(**{variable: grid.rows[variable] + s}) for s in (step, -step)]
     up, down = (matrix_for(fit.design, rows) for rows in ends)
-    return _averaged(grid, (up - down) / (2 * step), (asked, weights), df, level)
+    found = _averaged(grid, (up - down) / (2 * step), (asked, weights), df, level)
+    return replace(found, sloped=True)
 
 
 def _checked(of: Names, within: Names, grid: Grid) -> Asked:

@@ -149,13 +149,13 @@ def _largest(cov_CC: Array) -> tuple[Array, int]:
     values, vectors = np.linalg.eigh(cov_CC / np.outer(size_C, size_C))
     firm = values > LOST * values.max()
     l_CR = vectors[:, firm] * np.sqrt(values[firm])
-    u_DR = _sphere(int(firm.sum()))
+    u_DR = sphere(int(firm.sum()))
     parts = [np.abs(u_DR @ l_CR[i : i + BATCH].T).max(axis=1) for i in range(0, len(l_CR), BATCH)]
     return np.max(parts, axis=0), l_CR.shape[1]
 
 
 @lru_cache(maxsize=8)
-def _sphere(rank: int) -> Array:
+def sphere(rank: int) -> Array:
     """Return quasi-random points on the unit sphere, (D, R), always the same."""
     if rank == 1:
         return np.ones((1, 1))

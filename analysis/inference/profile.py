@@ -25,7 +25,7 @@ from analysis.engine.linalg import Array
 from analysis.engine.lmm import Factor, Problem, evaluate
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import RESIDUAL, quick_minimum, sd_name
-from analysis.inference.marginal import root_weights
+from analysis.inference.marginal import gaussian_only, root_weights
 from analysis.inference.response import with_response
 from analysis.mixed import MixedFit, refit
 
@@ -58,8 +58,9 @@ def profile(
         level: of the intervals.
 
     Raises:
-        AnalysisError: an unknown name.
+        AnalysisError: an unknown name, or a fit that is not Gaussian.
     """
+    gaussian_only(fit, "profile", "use coefficients (Wald) or bootstrap")
     fit = refit(fit, "ML")
     deviations = {sd_name(f.group, n): (f.group, n) for f in fit.problem.factors for n in f.names}
     deviations[sd_name(*RESIDUAL)] = RESIDUAL
@@ -78,7 +79,7 @@ def _coefficient(fit: MixedFit, name: str, z: float) -> Profiled:
     """Return the interval of a fixed effect."""
     j = [str(n) for n in fit.fixef.index].index(name)
     kept = fit.problem.fixed.kept
-    x_N, y_N = fit.design.X_NB[:, kept[j]], fit.design.y_N
+    x_N, y_N = fit.design.X_NB[:, kept[j]], fit.design.response_N
     rest = Problem(
         fit.design.X_NB[:, np.delete(kept, j)],
         y_N,
@@ -127,7 +128,7 @@ def _held_first(fit: MixedFit, group: str, name: str) -> "_Held":
     factors = [*fit.problem.factors[:i], turned, *fit.problem.factors[i + 1 :]]
     problem = Problem(
         fit.design.X_NB,
-        fit.design.y_N,
+        fit.design.response_N,
         factors=factors,
         weights_N=fit.design.weights_N,
         reml=False,

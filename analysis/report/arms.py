@@ -7,10 +7,10 @@ from analysis.figures import study as figures
 from analysis.inference.estimates import holm
 from analysis.report import words
 from analysis.report.numbers import Levels, level_means, panels
-from analysis.report.page import Block, Plate, Section, Sheet, Text
+from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.study import Study
 from analysis.report.tables import P_VALUE, Table
-from analysis.study.cells import Best, best_cells, learning_forgetting, run_means
+from analysis.study.cells import learning_forgetting, run_means
 
 SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
 ARM = ["adapter", "rank"]
@@ -193,41 +193,3 @@ def changes_table(study: Study) -> pd.DataFrame:
 
 def _short(adapter: str, rank: float) -> str:
     return "" if adapter == "full" else f"{rank:g}"
-
-
-def best(study: Study) -> Section | None:
-    """Return the section on the best cells, which says how many cannot be told from the best."""
-    side = "target" if (study.rows["side"] == "target").any() else None
-    try:
-        places = best_cells(study.frame, side=side)
-    except AnalysisError:
-        return None
-    places = [place for place in places if len(place.cells) > 1]
-    if not places:
-        return None
-    lines = [Text(_best_text(place, side)) for place in places]
-    sheets = [Sheet(_best_table(place, i)) for i, place in enumerate(places)]
-    return Section("best", "Best cells, and how sure that is", (*lines, *sheets))
-
-
-def _best_text(place: Best, side: str | None) -> str:
-    tasks = f"{side} tasks" if side else "all tasks"
-    first = place.cells.iloc[0]
-    levels = place.cells.columns[: list(place.cells.columns).index("runs")]
-    full = "adapter" in levels and first["adapter"] == "full"
-    name = ", ".join(f"{n}={first[n]}" for n in levels if not (full and n == "rank"))
-    head = f"{place.place}: highest mean over {tasks} ({first['mean']:.1f}): {name}."
-    if "as_good" not in place.cells or place.cells["as_good"].isna().all():
-        return f"{head} {place.note}"
-    equal = int(place.cells["as_good"].sum()) - 1
-    others = f"{equal} of the {len(place.cells) - 1} other cells cannot be told from it."
-    return f"{head} {others} {place.note}"
-
-
-def _best_table(place: Best, number: int) -> Table:
-    frame = place.cells.reset_index(drop=True)
-    formats = dict.fromkeys(("mean", "se", "low", "high", "behind"), ".2f")
-    formats |= {"p_holm": P_VALUE}
-    heads = words.HEADS | {"as_good": "as good as the best"}
-    title = f"Cells of {place.place}, best first"
-    return Table(f"best_cells_{number + 1}", title, frame, place.note, heads, formats)

@@ -8,17 +8,19 @@ OUT/figures/      every figure as SVG and PNG
 import json
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.mixed import fit_mixed
 from analysis.report import (
     arms,
     checks,
     dose,
     findings,
     heldout,
+    items,
+    leaderboard,
     many_arms,
     memorised,
     methods,
@@ -27,51 +29,64 @@ from analysis.report import (
     plain,
     settings,
     stranger,
+    told,
 )
-from analysis.report.page import Page, Section, write
-from analysis.report.study import GIVEN, NoModel, Study, fitted
-from analysis.study.default_model import default_formula
-from analysis.study.frame import NEEDED, from_results, from_table, read
+from analysis.report.page import Page, write
+from analysis.report.paragraph import dropped_rows
+from analysis.report.regression import Regression, Request, analysed
+from analysis.report.study import NoModel, Study, fitted
+from analysis.study.frame import NEEDED, from_results, read
 
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
+
+
+class Asked(TypedDict, total=False):
+    """What may be asked of a report of any table, see `build`."""
+
+    score: str | None
+    formula: str | None
+    family: str | None
+    weights: str | None
+    df: str | None
+    margin: float | None
 
 
 def build(
     results: pd.DataFrame | str | Path,
     out: str | Path,
     *,
-    score: str | None = None,
-    formula: str | None = None,
-    family: str = "gaussian",
     study: str | None = None,
+    **asked: Unpack[Asked],
 ) -> Path:
     """Write the report of a results table, or of any long table, and return its index.html.
 
     Args:
         results: a table, or a .parquet, .csv or .tsv file, or a folder with results.parquet.
         out: the folder of the report; what an earlier report left there is replaced.
-        score: the score column; may be left out for our own tables, and where it is `score`.
-        formula: as in `engine.formula`; without one the default model is built from the table.
-        family: of the mixed model.
         study: the study's name; by default what the table says.
+        asked: of any table: score, its column, which may be left out for our own tables and where
+            its name says so; formula, as in `engine.formula`, without which one is proposed;
+            family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence.
 
     Raises:
         AnalysisError: the table, column, formula or model cannot be analysed, in one line.
     """
+    request = Request(**asked)
     raw = results if isinstance(results, pd.DataFrame) else read(results)
     folder = None if isinstance(results, pd.DataFrame) else _folder(Path(results))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
-    if score is None and set(NEEDED) <= set(raw.columns):
+    if request.score is None and set(NEEDED) <= set(raw.columns):
         frame = from_results(raw)
+        family = request.family or "gaussian"
         try:
-            found = fitted(raw, frame, folder=folder, formula=formula, family=family)
+            found = fitted(raw, frame, folder=folder, formula=request.formula, family=family)
             page = _study_page(found, _title(study, raw), source)
         except NoModel as error:
-            if formula is not None:
+            if request.formula is not None:
                 raise
             page = _plain_page(raw, frame, (source, folder), (_title(study, raw), str(error)))
     else:
-        page = _stranger_page(_strangers(raw, score, formula, family), source)
+        page = _stranger_page(analysed(raw, request), source)
     return write(page, _writable(Path(out)))
 
 
@@ -111,7 +126,8 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         many_arms.section(study),
         arms.adapters(study),
         arms.trade_off(study),
-        arms.best(study),
+        leaderboard.section(study),
+        items.section(study),
         settings.section(study),
         checks.controls(study),
         heldout.section(study.frame),
@@ -143,6 +159,7 @@ def _plain_page(
         memorised.section(frame) or plain.findings(frame),
         overview.section(raw, folder),
         overview.tuning(raw),
+        leaderboard.budget(raw),
         plain.scores(frame),
         heldout.section(frame),
     ]
@@ -157,27 +174,25 @@ def _plain_page(
     )
 
 
-def _strangers(
-    raw: pd.DataFrame, score: str | None, formula: str | None, family: str
-) -> stranger.Fitted:
-    frame = from_table(raw, score or "score")
-    reasons = [GIVEN]
-    if formula is None:
-        formula, reasons = default_formula(frame)
-    return stranger.Fitted(frame, fit_mixed(frame, formula, family), tuple(reasons))
-
-
-def _stranger_page(found: stranger.Fitted, source: str) -> Page:
-    sections: list[Section] = stranger.sections(found)
-    warned = ("Not converged.", "No interval here is to be used; simplify the model.")
-    warnings = () if found.fit.converged else (warned,)
+def _stranger_page(reg: Regression, source: str) -> Page:
     facts = (
-        ("rows", f"{len(found.frame):,}"),
-        ("columns", f"{found.frame.shape[1]:,}"),
-        ("coefficients", f"{len(found.fit.fixef):,}"),
+        ("rows", f"{reg.fit.n:,}"),
+        ("left out", f"{dropped_rows(reg):,}"),
+        ("coefficients", f"{len(reg.fit.fixef):,}"),
+        *((f"levels of {group}", f"{len(e.modes):,}") for group, e in reg.fit.random.items()),
+        ("family", reg.family),
+        ("fit", reg.status),
     )
-    title = f"Regression report: {found.score}"
-    return Page(title, source, _version(), tuple(sections), facts=facts, warnings=warnings)
+    return Page(
+        title=f"Regression of {reg.score}",
+        source=source,
+        version=_version(),
+        sections=tuple(stranger.sections(reg)),
+        facts=facts,
+        warnings=told.warnings(reg),
+        question=reg.fit.formula,
+        about="regression report",
+    )
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ from analysis.inference.estimates import coefficients, variances
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet, Text
+from analysis.report.regression import status
 from analysis.report.study import Study, dose_rows
 from analysis.report.tables import P_VALUE, Table
 from analysis.study.controls import NOT_RUN, control_table
@@ -21,13 +22,16 @@ CONTROL_NAMES = {
     "shuffled": "prompts shuffled among rows",
 }
 
+RATE_NAMES = CONTROL_NAMES | {"relabelled": "no control: the study's own cells"}
+
 
 def controls(study: Study) -> Section | None:
     """Return the section on controls, or None where none was run."""
     table = control_table(study.frame)
     table = table[table["verdict"] != NOT_RUN]
+    rates = study.false_positives
     if not len(table):
-        return None
+        return Section("controls", "Controls", _rates(rates)) if len(rates) else None
     known = table.dropna(subset=["estimate"]) if "estimate" in table else table.iloc[:0]
     blocks: list[Block] = []
     if len(known):
@@ -49,7 +53,25 @@ def controls(study: Study) -> Section | None:
     note = "Paired t intervals over runs. Smallest visible: the true effect found with 80 % power."
     formats = dict.fromkeys(("estimate", "low", "high", "visible"), ".2f") | {"p": P_VALUE}
     sheet = Sheet(Table("controls", "Controls", table[names], note, words.HEADS, formats))
-    return Section("controls", "Controls", (*blocks, sheet))
+    return Section("controls", "Controls", (*blocks, sheet, *_rates(rates)))
+
+
+def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
+    """Return the measured false-positive rates of the study's tests at 5 %, if there are any."""
+    if not len(rates):
+        return ()
+    table = rates.assign(control=rates["control"].map(RATE_NAMES))
+    note = (
+        "Tests at the 5 % level of comparisons that have no difference by construction. A/A: "
+        "score ~ cell, task by task. Swapped: placebo or shuffled runs and their partners, their "
+        "mean difference taken out and the two labels swapped seed by seed in every way; score ~ "
+        "cell + seed. At random: the study's own model with a label drawn by cell. Intervals are "
+        "Clopper and Pearson's, as if all comparisons were independent."
+    )
+    heads = words.HEADS | {"way": "labels", "hits": "called different"}
+    formats = {"hits": ".1f"} | dict.fromkeys(("rate", "low", "high"), ".1%")
+    title = "False-positive rate, measured"
+    return (Sheet(Table("false_positives", title, table, note, heads, formats), open=True),)
 
 
 def model(study: Study) -> Section:
@@ -85,11 +107,12 @@ def _main_terms(table: pd.DataFrame, variable: str) -> pd.DataFrame:
 
 def coefficient_table(fit: MixedFit) -> Table:
     """Return every fixed effect with its interval."""
-    table = coefficients(fit).rename(columns={"name": "term"})
+    table = coefficients(fit).rename(columns={"name": "term"}).assign(fit_status=status(fit))
     note = f"{fit.formula}; {fit.method}; {fit.n} rows. Intervals and p by Satterthwaite's df."
     formats = dict.fromkeys(("estimate", "se", "low", "high", "visible"), ".3g")
     formats |= {"df": ".0f", "t": ".2f", "p": P_VALUE}
-    return Table("coefficients", "Fixed effects", table, note, words.HEADS, formats)
+    heads = words.HEADS | {"fit_status": "fit"}
+    return Table("coefficients", "Fixed effects", table, note, heads, formats)
 
 
 def variance_table(fit: MixedFit) -> Table:

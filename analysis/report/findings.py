@@ -188,3 +188,24 @@ def _controls(study: Study) -> Iterator[Item]:
         text = f"{head[found.name]}: {words.estimate_text(found.effect)}; {found.verdict}"
         text += "." if seen else f"; {found.effect.visible:.1f} points would have been seen."
         yield Item(text, tag, tone)
+    yield from _rates(study.false_positives)
+
+
+def _rates(rates: pd.DataFrame) -> Iterator[Item]:
+    """Say how often the study's tests call a difference what is none, against the 5 % wanted."""
+    if not len(rates):
+        return
+    heads = {
+        "sham": "A/A cells", "placebo": "placebo, labels swapped",
+        "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
+    }  # fmt: skip
+    told = "; ".join(
+        f"{heads[str(r.control)]} {float(str(r.rate)):.0%} of {r.tests} tests "
+        f"({100 * float(str(r.low)):.0f} to {100 * float(str(r.high)):.0f} %)"
+        for r in rates.itertuples()
+    )
+    beyond = rates["low"] > ALPHA
+    text = f"False positives at the 5 % level, measured here: {told}."
+    if beyond.any():
+        text += " Where the interval lies above 5 %, take p-values for smaller than they should be."
+    yield Item(text, "too many" if beyond.any() else "as wanted", "warn" if beyond.any() else "")

@@ -35,7 +35,8 @@ def section(study: Study) -> Section | None:
         caption = (
             f"{place}: every arm, the one that learnt most first. Learnt: points gained on target "
             "tasks over the untouched base; forgotten: points lost on source tasks; 95 % intervals "
-            f"over seeds. Time of training and peak memory are in units of {unit}."
+            f"over seeds. Time of training and peak memory (on a CPU the whole process's) are in "
+            f"units of {unit}."
         )
         planes = (
             f"{place}: learning against trainable parameters and against forgetting, 95 % "

@@ -36,6 +36,7 @@ class Item:
     text: str
     tag: str = ""
     tone: str = ""  # clear, warn or nothing
+    sources: tuple[str, ...] = ()  # names of the tables that its numbers stand in
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,25 @@ class Sheet:
     kind: str = "table"
 
 
-Block = Text | Head | Listing | Plate | Sheet
+@dataclass(frozen=True)
+class Formula:
+    """An equation, as MathML that is safe to put into a page."""
+
+    html: str
+    kind: str = "formula"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A paragraph to be pasted elsewhere, with a file that holds it in LaTeX."""
+
+    file: str
+    text: str
+    tex: str
+    kind: str = "copy"
+
+
+Block = Text | Head | Listing | Plate | Sheet | Formula | Copy
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,7 @@ class Page:
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     question: str = ""
+    about: str = "study report"
 
 
 def write(page: Page, out: Path) -> Path:
@@ -102,6 +122,8 @@ def write(page: Page, out: Path) -> Path:
         elif isinstance(block, Plate):
             svg, _ = style.save(block.figure, out / "figures" / block.name)
             figures[block.name] = style.inline_svg(svg.read_text(encoding="utf-8"), block.name)
+        elif isinstance(block, Copy):
+            (out / block.file).write_text(block.tex, encoding="utf-8")
     path = out / "index.html"
     path.write_text(render(page, figures), encoding="utf-8")
     return path
@@ -110,7 +132,11 @@ def write(page: Page, out: Path) -> Path:
 def _clear(out: Path) -> None:
     """Remove what an earlier report left: no table of another fit may stand beside this one."""
     out.mkdir(parents=True, exist_ok=True)
-    for folder, endings in (("tables", ("csv", "tex")), ("figures", ("svg", "png"))):
+    for folder, endings in (
+        ("tables", ("csv", "tex")),
+        ("figures", ("svg", "png")),
+        (".", ("tex",)),
+    ):
         for ending in endings:
             for path in (out / folder).glob(f"*.{ending}"):
                 path.unlink()
@@ -129,6 +155,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     counts = {"plate": 0, "table": 0}
+    sheets = [b.table.name for s in page.sections for b in s.blocks if isinstance(b, Sheet)]
     sections = [
         {"key": s.key, "title": s.title, "blocks": [_prepared(b, counts) for b in s.blocks]}
         for s in page.sections
@@ -136,6 +163,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
     text = environment.get_template("page.html.j2").render(
         title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
         sections=sections, figures=figures, source=page.source, version=page.version,
+        about=page.about, places={name: i for i, name in enumerate(sheets, start=1)},
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", text) + "\n"
 

@@ -1,200 +1,229 @@
-"""The report of a table that came from elsewhere: a score column and some factors."""
+"""The report of a table that came from elsewhere: a score column and whatever else it has."""
 
-import re
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
-from analysis.errors import AnalysisError
 from analysis.figures import plw as paper
 from analysis.figures import study as figures
 from analysis.inference.estimates import coefficients
-from analysis.mixed import MixedFit
-from analysis.report import words
-from analysis.report.checks import coefficient_table, health, variance_table
+from analysis.report import (
+    contrasts,
+    effect_groups,
+    paragraph,
+    random_part,
+    residual_checks,
+    rests,
+    told,
+    words,
+)
 from analysis.report.numbers import level_means
-from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet, Text
-from analysis.report.tables import Table, shown
-from analysis.study.effects import response
+from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
+from analysis.report.regression import SHORT, Regression
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.study.effects import Response
 from analysis.study.frame import plw_of
-from analysis.study.optimum import INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 
 SHOWN_TERMS = 60  # more lines than this no forest plot can carry
 FEW_LEVELS = 12
+BAND = ("estimate", "low", "high")
+OPEN_PAIRS = 15
+SOME = 8  # values of a column that are named
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A stranger's table and the model of it."""
-
-    frame: pd.DataFrame
-    fit: MixedFit
-    reasons: tuple[str, ...]
-
-    @property
-    def score(self) -> str:
-        """The name of the score column."""
-        return str(self.frame.attrs.get("score", "score"))
-
-
-def sections(found: Fitted) -> list[Section]:
+def sections(reg: Regression) -> list[Section]:
     """Return the sections of the report; what the table has no data for is left out."""
-    parts = (findings(found), columns(found), dose(found), means(found), model(found))
-    return [part for part in (*parts, diagnostics(found)) if part is not None]
-
-
-def findings(found: Fitted) -> Section:
-    """Return, a line per coefficient, what can be told from zero and what cannot."""
-    table = coefficients(found.fit)
-    table = table[table["name"] != "Intercept"]
-    rows = table.to_dict("records")[:SHOWN_TERMS]
-    entries = tuple(_finding(row, found.frame) for row in rows)
-    text = (
-        f"Each line is one term of {found.fit.formula}, all others held fixed, in units of "
-        f"{found.score} with a 95 % interval; p-values are not adjusted for their number."
+    found = told.Numbers.of(reg)
+    parts = (
+        told.findings(reg, found),
+        columns(reg),
+        paragraph.model_section(reg),
+        dose(reg, found),
+        means(reg, found),
+        slopes(reg, found),
+        coefficient_section(reg, found),
+        variances(reg, found),
+        rests.section(reg),
+        residual_checks.section(reg),
+        paragraph.section(reg),
     )
-    return Section("findings", "Findings", (Text(text), Listing(entries, style="findings")))
+    return [part for part in parts if part is not None]
 
 
-def _finding(row: Mapping[Hashable, Any], frame: pd.DataFrame) -> Item:
-    numbers = {k: float(row[k]) for k in ("estimate", "low", "high", "p", "visible")}
-    size, low, high = (shown(numbers[k], ".3g") for k in ("estimate", "low", "high"))
-    text = f"{_term(str(row['name']), frame)}: {size} (95 % interval {low} to {high})"
-    if numbers["p"] < 0.05:
-        return Item(f"{text}, {words.p_text(numbers['p'])}.", "distinguishable", "clear")
-    seen = f"a true effect of {numbers['visible']:.3g} would have been seen"
-    return Item(f"{text}; {seen}.", "not distinguishable")
+def columns(reg: Regression) -> Section:
+    """Return what the table holds and what each column became."""
+    frame, chosen = reg.frame, {c.column: c for c in reg.proposal.choices}
+    names = [str(n) for n in frame.columns if n not in ("score", reg.score)]
+    rows = [_column(frame[n], chosen.get(n), n in reg.fit.design.parsed.columns) for n in names]
+    decisions = [c for c in reg.proposal.choices if c.column not in names]
+    told_ = pd.DataFrame([{"choice": c.column, "is": c.used, "because": c.reason}
+                          for c in decisions])  # fmt: skip
+    table = Table("columns", "The columns and their part", pd.DataFrame(rows))
+    blocks: list[Block] = [Text(f"{len(frame):,} rows have a value of {reg.score}.")]
+    blocks += [Sheet(Table("choices", "Choices", told_), open=True)] if len(told_) else []
+    return Section("table", "What the table holds", (*blocks, Sheet(table, open=True)))
 
 
-def _term(name: str, frame: pd.DataFrame) -> str:
-    """Return a term in words; a level of a factor is told with the level it is held against."""
-    level = re.fullmatch(r"(?:C\()?`?(\w+)`?\)?\[T\.([^\]]*)\]", name)
-    if level is None or level[1] not in frame:
-        return words.term_text(name)
-    first = sorted(frame[level[1]].dropna().unique())[0]
-    return f"{level[1]} {level[2]} against {first}"
-
-
-def columns(found: Fitted) -> Section:
-    """Return what the table holds and how each column was used."""
-    rows = []
-    for name in found.frame.columns.drop("score", errors="ignore"):
-        values = found.frame[name]
-        levels = sorted(values.dropna().astype(str).unique())
-        some = ", ".join(levels[:FEW_LEVELS]) + (", ..." if len(levels) > FEW_LEVELS else "")
-        missing = int(values.isna().sum())
-        rows.append({"column": name, "levels": len(levels), "missing": missing, "values": some})
-    reasons = tuple(Item(text=reason) for reason in found.reasons)
-    table = Table("columns", "Columns of the table", pd.DataFrame(rows))
-    text = Text(f"{len(found.frame)} rows with a {found.score}. How the model was chosen:")
-    return Section("table", "What the table holds", (text, Listing(reasons), Sheet(table)))
-
-
-def dose(found: Fitted) -> Section | None:
-    """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
-    used = found.fit.design.parsed.columns
-    if "wp" not in used or found.frame["wp"].nunique() < 3:
-        return None
-    try:
-        curve = response(found.fit, found.frame.loc[found.fit.design.rows])
-    except AnalysisError:  # a formula that is no quadratic in the weight has no optimum to give
-        return None
-    x = np.linspace(0, 1, 41)
-    levels = [curve.at(float(v)) for v in x]
-    ends = {k: [getattr(e, k) for e in levels] for k in ("estimate", "low", "high")}
-    line = pd.DataFrame({"wp": x, "masking": "fitted", **ends})
-    points = level_means(found.frame, ["wp"], block=_factors(found)).table.assign(masking="fitted")
-    points["plw"] = points["wp"].map(plw_of)
-    panel = {"dataset": "", "task": ""}
-    figure = figures.score_curves(points.assign(**panel), line.assign(**panel), unit=found.score)
-    caption = (
-        "Score against prompt loss weight, spaced as w_p. Markers: means adjusted for the other "
-        "factors, 95 % intervals. Line and band: the fitted quadratic."
-    )
-    blocks: list[Block] = [Plate("score_against_plw", figure, caption)]
-    blocks += _optimum(found, curve.quadratic)
-    return Section("plw", "Score against prompt loss weight", tuple(blocks))
-
-
-def _optimum(found: Fitted, quadratic: Quadratic) -> Iterator[Block]:
-    best = optimum(quadratic)
-    ends = [plw_of(min(max(x, 0.0), 1.0)) for x in best.fieller]
-    inside = best.verdict == INTERIOR
-    if best.verdict == NOT_IDENTIFIED:
-        yield Text(f"The PLW with the highest score is not identified: {best.words}.")
-        return
-    row = {
-        "group": "all rows", "label": found.score, "verdict": best.verdict,
-        "estimate": plw_of(best.at),
-        "low": ends[0] if inside else np.nan, "high": ends[1] if inside else np.nan,
+def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
+    levels = sorted(values.dropna().unique())
+    some = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in levels[:SOME])
+    part = getattr(choice, "used", "in the formula" if used else "not in the formula")
+    return {
+        "column": values.name, "levels": len(levels), "missing": int(values.isna().sum()),
+        "part": part, "because": getattr(choice, "reason", "the formula was given"),
+        "values": some + (", ..." if len(levels) > SOME else ""),
     }  # fmt: skip
-    frame = pd.DataFrame([row])
-    caption = f"The PLW with the highest fitted score, 95 % Fieller interval: {best.words}."
-    yield Plate("optimum", paper.optimum(frame, theirs=False), caption)
-    told = frame.drop(columns="group").assign(because=best.words)
-    yield Sheet(Table("optimum", "Optimum prompt loss weight", told, "", words.HEADS))
 
 
-def means(found: Fitted) -> Section | None:
-    """Return the adjusted mean of every level of every factor with few levels."""
-    parts = []
-    for name in _factors(found):
-        table = level_means(found.frame, [name], block=_factors(found)).table
-        table = table.rename(columns={name: "level"}).assign(factor=name)
-        parts.append(table.assign(level=table["level"].astype(str)))
-    if not parts:
+def dose(reg: Regression, found: told.Numbers) -> Section | None:
+    """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
+    curve = told.curve_of(reg)
+    if curve is None:
         return None
-    frame = pd.concat(parts, ignore_index=True)[["factor", "level", "n", "estimate", "low", "high"]]
-    rows = frame.rename(columns={"factor": "group", "level": "label"})
-    rows = rows.assign(verdict="distinguishable")
-    caption = "Means of the levels, adjusted for the other factors shown, with 95 % intervals."
-    plate = Plate("level_means", figures.forest(rows, unit=found.score, zero=False), caption)
-    sheet = Sheet(Table("level_means", "Means of the levels", frame, caption, words.HEADS))
-    return Section("means", "Means", (plate, sheet))
+    line = _line(reg, curve)
+    points = level_means(reg.used, ["wp"], block=_blocks(reg)).table.assign(masking="fitted")
+    points["plw"] = points["wp"].map(plw_of)
+    panel = {"dataset": "", "task": "", "masking": "fitted"}
+    figure = figures.score_curves(points.assign(**panel), line.assign(**panel), unit=reg.score)
+    caption = (
+        "Score against prompt loss weight, spaced as w_p. Markers: means of the scores, adjusted "
+        "for the factors of few levels, 95 % intervals. Line: the fitted quadratic; band: 95 % "
+        "interval of its difference from PLW 0."
+    )
+    sheet = Sheet(Table("curve", "The fitted curve", line, "", words.HEADS))
+    best = found.optimum
+    table = Sheet(Table("optimum", "Optimum prompt loss weight", best, "", words.HEADS))
+    blocks: list[Block] = [Plate("score_against_plw", figure, caption), sheet]
+    if best["estimate"].isna().all():
+        reason = best["because"].iloc[0]
+        blocks.append(Text(f"The PLW with the highest score is not identified: {reason}."))
+    else:
+        caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
+        drawn = paper.optimum(best.assign(group="all rows"), theirs=False)
+        blocks.append(Plate("optimum", drawn, caption))
+    return Section("plw", "Score against prompt loss weight", (*blocks, table))
 
 
-def _factors(found: Fitted) -> list[str]:
-    frame = found.frame
-    names = [n for n in found.fit.design.parsed.columns if n in frame and n not in ("score", "wp")]
-    return [
-        n
-        for n in names
-        if 1 < frame[n].nunique() <= FEW_LEVELS
-        and (not pd.api.types.is_float_dtype(frame[n]))
-        and n != found.score
-    ]
+def _line(reg: Regression, curve: Response) -> pd.DataFrame:
+    """Return the fitted curve; its band is that of what the weight changes."""
+    x = np.linspace(0, 1, 41)
+    start = curve.at(0.0).estimate
+    gains = [curve.gain(float(v)) for v in x]
+    ends = {k: np.array([start + getattr(g, k) for g in gains]) for k in BAND}
+    ends["low"][0] = ends["high"][0] = start
+    ends = {k: expit(v) for k, v in ends.items()} if reg.logit else ends
+    return pd.DataFrame({"wp": x, "plw": [plw_of(float(v)) for v in x], **ends})
 
 
-def model(found: Fitted) -> Section:
-    """Return the coefficients as a figure and as a table."""
-    table = coefficients(found.fit)
-    table = table[table["name"] != "Intercept"]
-    blocks: list[Block] = [Text(f"Model: {found.fit.formula}, fitted by {found.fit.method}.")]
-    if 0 < len(table) <= SHOWN_TERMS:
-        rows = table.assign(
+def _blocks(reg: Regression) -> list[str]:
+    """Return the columns of few levels that the formula uses."""
+    names = [n for n in reg.fit.design.parsed.columns if n not in ("score", "wp", reg.score)]
+    few = [n for n in names if 1 < reg.used[n].nunique() <= FEW_LEVELS]
+    return [n for n in few if not pd.api.types.is_float_dtype(reg.used[n])]
+
+
+def means(reg: Regression, found: told.Numbers) -> Section | None:
+    """Return the marginal means of every factor and their comparisons."""
+    if not len(found.means):
+        return None
+    on_score = {"response": "estimate", "response_low": "low", "response_high": "high"}
+    rows = found.means
+    if reg.logit:
+        rows = rows.drop(columns=["estimate", "low", "high"]).rename(columns=on_score)
+    rows = rows.rename(columns={"factor": "group", "level": "label"})
+    rows = rows.assign(verdict="distinguishable").dropna(subset=["estimate"])
+    caption = (
+        "Marginal means, the other columns of the model averaged over, with 95 % intervals. Two "
+        "overlapping intervals can belong to levels that differ: see the comparisons."
+    )
+    unit = reg.score if reg.logit else reg.unit
+    blocks: list[Block] = []
+    if 0 < len(rows) <= SHOWN_TERMS:
+        figure = figures.forest(rows, unit=unit, zero=False)
+        blocks.append(Plate("level_means", figure, caption))
+    blocks.append(Sheet(contrasts.mean_table(reg, found.means), open=True))
+    if len(found.pairs):
+        blocks += [Head("Comparisons"), *_pair_plate(reg, found.pairs)]
+        tables = contrasts.pair_tables(reg, found.pairs)
+        blocks += [Sheet(table, open=len(found.pairs) <= OPEN_PAIRS) for table in tables]
+    return Section("means", "Means and comparisons", tuple(blocks))
+
+
+def _pair_plate(reg: Regression, pairs: pd.DataFrame) -> Iterator[Block]:
+    if not 1 < len(pairs) <= SHOWN_TERMS:
+        return
+    within = pairs["within"] if "within" in pairs else pd.Series("", pairs.index)
+    rows = pairs.assign(
+        group=pairs["factor"] + within.map(lambda w: f" within {w}" if w else ""),
+        label=pairs["contrast"],
+        verdict=np.where(pairs["p_tukey"] < told.ALPHA, "distinguishable", "not distinguishable"),
+    ).dropna(subset=["estimate"])
+    margin = None if reg.logit else reg.margin
+    caption = "Differences of means with Tukey's simultaneous 95 % intervals; hollow: zero inside."
+    if margin:
+        caption += f" Grey: the margin of equivalence, ± {margin:g}."
+    yield Plate("pairs", figures.forest(rows, unit=reg.unit, margin=margin), caption)
+
+
+def slopes(reg: Regression, found: told.Numbers) -> Section | None:
+    """Return the slopes over the covariates."""
+    if not len(found.slopes):
+        return None
+    return Section(
+        "slopes", "Slopes", (Sheet(contrasts.slope_table(reg, found.slopes), open=True),)
+    )
+
+
+def coefficient_section(reg: Regression, found: told.Numbers) -> Section:
+    """Return the joint tests, and the coefficients as a figure and as a table."""
+    table = coefficients(reg.fit, df=reg.df)
+    shown = table[table["name"] != "Intercept"]
+    blocks: list[Block] = []
+    if len(found.joint):
+        blocks.append(Sheet(effect_groups.joint_table(reg, found.joint), open=True))
+    if 0 < len(shown) <= SHOWN_TERMS:
+        rows = shown.assign(
             group="fixed effects",
-            label=[_term(str(n), found.frame) for n in table["name"]],
-            verdict=np.where(table["p"] < 0.05, "distinguishable", "not distinguishable"),
-        )
+            label=[effect_groups.coefficient_text(reg, str(n)) for n in shown["name"]],
+            verdict=np.where(shown["p"] < told.ALPHA, "distinguishable", "not distinguishable"),
+        ).dropna(subset=["estimate"])
         caption = (
             "Fixed effects with 95 % intervals; hollow where zero lies inside. A factor's levels "
             "are held against its first one."
         )
-        blocks.append(Plate("coefficients", figures.forest(rows, unit=found.score), caption))
-    blocks += [Sheet(coefficient_table(found.fit), open=True), Sheet(variance_table(found.fit))]
-    return Section("model", "Coefficients", tuple(blocks))
+        if len(rows):
+            blocks.append(Plate("coefficients", figures.forest(rows, unit=reg.unit), caption))
+    blocks.append(Sheet(coefficient_table(reg, table)))
+    return Section("coefficients", "Coefficients", tuple(blocks))
 
 
-def diagnostics(found: Fitted) -> Section:
-    """Return the health of the fit in plain words, and its residuals."""
-    lines = [*health(found.fit), *found.frame.attrs.get("notes", ())]
-    caption = (
-        "Residuals against the fitted score (a fan or a bend would mean that the model's form is "
-        "wrong) and against the normal distribution (a straight line is good)."
-    )
-    figure = figures.residuals(found.fit.fitted, found.fit.residuals)
-    listing = Listing(tuple(Item(text=line) for line in lines))
-    return Section("diagnostics", "Diagnostics", (listing, Plate("residuals", figure, caption)))
+def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
+    """Return every fixed effect in words, with interval, p and the state of the fit."""
+    meaning = [effect_groups.coefficient_text(reg, str(n)) for n in table["name"]]
+    table = table.rename(columns={"name": "term"}).assign(fit_status=reg.status)
+    table.insert(1, "meaning", meaning)
+    if reg.general:
+        ratios = {n: np.exp(table[k]) for n, k in zip(
+            ("odds_ratio", "odds_low", "odds_high"), ("estimate", "low", "high"), strict=True
+        )}  # fmt: skip
+        table = table.assign(**ratios)
+    note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
+    formats = dict.fromkeys(("estimate", "se", "low", "high", "visible", "odds_ratio", "odds_low",
+                             "odds_high"), SIGNIFICANT)  # fmt: skip
+    formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
+    heads = contrasts.HEADS
+    return Table("coefficients", "Fixed effects", table, note, heads, formats)
+
+
+def variances(reg: Regression, found: told.Numbers) -> Section:
+    """Return what varies at random, its tests, and how well the model fits."""
+    blocks: list[Block] = []
+    if len(found.variances):
+        blocks.append(Sheet(random_part.variance_table(reg, found.variances), open=True))
+    tests = random_part.term_rows(reg)
+    blocks += [Sheet(random_part.term_table(tests), open=True)] if len(tests) else []
+    quality = random_part.quality_rows(reg)
+    blocks.append(Sheet(random_part.quality_table(reg, quality), open=True))
+    return Section("variances", "Random part and fit", tuple(blocks))

@@ -12,7 +12,9 @@ from analysis.mixed import MixedFit, fit_mixed
 from analysis.report import words
 from analysis.study.default_model import default_formula
 from analysis.study.effects import MARGIN, dose_table
+from analysis.study.false_positives import false_positive_rates
 from analysis.study.frame import study_rows
+from analysis.study.items import Items, read_items
 
 GIVEN = "The formula was given by the user."
 ALPHA = 0.05
@@ -39,6 +41,21 @@ class Study:
     def rows(self) -> pd.DataFrame:
         """The rows of the main model: trained runs on benchmarks, without controls."""
         return _ordered(study_rows(self.frame))
+
+    @cached_property
+    def items(self) -> Items | None:
+        """The scores of the items behind `rows`; None where they do not lie beside the table."""
+        if self.folder is None or not (self.folder / "cells").is_dir():
+            return None
+        try:
+            return read_items(self.rows, self.folder)
+        except AnalysisError:
+            return None
+
+    @cached_property
+    def false_positives(self) -> pd.DataFrame:
+        """How often the study's tests call a difference what is none; empty without controls."""
+        return false_positive_rates(self.frame)
 
     @property
     def varied(self) -> list[str]:

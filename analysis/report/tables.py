@@ -16,6 +16,7 @@ import pandas as pd
 
 MISSING = "–"
 P_VALUE = "p"  # the format of p-values
+SIGNIFICANT = "#.3g"  # three digits, zeros among them; whole numbers from 1,000
 LONG_TEXT = 34  # characters; a column of longer texts may wrap
 TONES = {  # verdicts that are marked in the page
     "supported": "clear", "supported in part": "clear", "distinguishable": "clear",
@@ -77,8 +78,10 @@ def _p_value(value: float) -> str:
 def _number(value: float, spec: str) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if spec:
-        text = format(value, spec)
+    if spec == SIGNIFICANT and abs(value) >= 999.5:
+        text = f"{value:,.0f}"
+    elif spec:
+        text = format(value, spec).removesuffix(".")
     elif value == int(value) and abs(value) < 1e15:
         text = str(int(value))
     else:

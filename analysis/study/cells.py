@@ -1,4 +1,4 @@
-"""Cells side by side: which is best, which cannot be told from it, what was learnt and forgotten.
+"""Cells side by side: their adjusted means, and what was learnt and forgotten.
 
 A run counts once, as the mean of its scores over tasks. Cells of one data set and base model are
 compared by least squares, score ~ cell + seed, with one residual variance for all of them: the
@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
 from analysis.engine.linalg import Array
-from analysis.errors import AnalysisError
-from analysis.inference.estimates import contrast, holm
+from analysis.inference.estimates import contrast
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.study.frame import SCORED, study_rows
 
@@ -24,20 +22,6 @@ CELL = (
     "placement", "regulariser", "base_precision", "train", "rate",
 )  # fmt: skip
 PLACE = ("dataset", "model")  # cells are compared within one of these
-BIAS = (
-    "The best of {n} cells was picked by the same scores it is reported with, so its mean is too "
-    "high: with no true difference at all, the best of {n} would still lead the average by "
-    "about {lead:.1f} points."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The cells of one data set and model, best first, and what to make of the first."""
-
-    place: str
-    cells: pd.DataFrame  # CELL that vary, runs, mean, se, low, high, behind, p_holm, as_good
-    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +49,10 @@ def run_means(rows: pd.DataFrame, *, side: str | None = None) -> pd.DataFrame:
     return grouped["score"].agg(score="mean", tasks="size").reset_index()
 
 
-def best_cells(frame: pd.DataFrame, *, side: str | None = None, level: float = 0.95) -> list[Best]:
-    """Return for every data set and model its cells, best first, with Holm-adjusted comparisons.
-
-    `as_good` marks the cells that cannot be told from the best at 1 - level; where there is no
-    noise estimate (one run per cell and nothing to pool) it is missing and the note says so.
-    """
-    runs = run_means(study_rows(frame), side=side)
-    names = [n for n in CELL if n in runs and runs[n].nunique() > 1]
-    groups = runs.groupby([n for n in PLACE if n in runs], observed=True)
-    return [_best(" ".join(map(str, place)), own, names, level) for place, own in groups]
-
-
-def _best(place: str, runs: pd.DataFrame, names: list[str], level: float) -> Best:
-    runs = labelled(runs, "cell", names)
-    columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
-    cells = runs.groupby("cell", observed=True).agg(**columns)
-    try:
-        found = _compared(adjusted(runs, "seed"), level)
-    except AnalysisError as error:
-        means = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
-        note = f"The noise between runs cannot be estimated here, so no cell is best: {error}."
-        return Best(place, cells.join(means).sort_values("mean", ascending=False), note)
-    cells = cells.join(found).sort_values("mean", ascending=False)
-    # The expected largest of n standard normals (Blom 1958).
-    lead = float(norm.ppf((len(cells) - 0.375) / (len(cells) + 0.25)) * found["se"].mean())
-    return Best(place, cells, BIAS.format(n=len(cells), lead=lead) if len(cells) > 1 else "")
-
-
 def labelled(runs: pd.DataFrame, label: str, names: list[str]) -> pd.DataFrame:
     """Return the runs with the levels of `names` joined into one column."""
-    joined = runs[names].astype(str).agg(" ".join, axis=1) if names else "all"
+    text = runs[names].astype("string").fillna("")  # an older table lacks later factors
+    joined = text.agg(" ".join, axis=1) if names else "all"
     return runs.assign(**{label: joined})
 
 
@@ -108,22 +65,6 @@ def adjusted(runs: pd.DataFrame, block: str) -> Adjusted:
     grid = {"cell": np.repeat(labels, len(blocks)), block: blocks * len(labels)}
     l_CB = fit.matrix(pd.DataFrame(grid)).reshape(len(labels), len(blocks), -1).mean(axis=1)
     return Adjusted(fit, labels, l_CB)
-
-
-def _compared(means: Adjusted, level: float) -> pd.DataFrame:
-    """Return every cell's mean, its distance behind the best, and whether that is beyond doubt."""
-    found = means.table(level)
-    if found["mean"].isna().any():
-        raise AnalysisError("cells were run under different seeds")
-    best = int(np.argmax(found["mean"]))
-    others = [i for i in range(len(found)) if i != best]
-    l_CB = means.l_CB[best] - means.l_CB
-    behind = [contrast(means.fit, l_B, level=level) for l_B in l_CB]
-    p_holm = np.ones(len(found))
-    p_holm[others] = holm([behind[i].p for i in others])
-    return found.assign(
-        behind=[b.estimate for b in behind], p_holm=p_holm, as_good=p_holm > 1 - level
-    )
 
 
 def learning_forgetting(frame: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:

@@ -44,8 +44,8 @@ def own_kernel(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_there_are_two_notebooks_and_both_name_a_kernel():
-    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02"]
+def test_there_are_six_notebooks_and_all_name_a_kernel():
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -72,3 +72,11 @@ def test_your_own_table(tmp_path):
     assert "Did you mean 'mean'?" in said
     assert "coefficients.csv" in said
     assert any("image/png" in out.get("data", {}) for out in outputs(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[2:], ids=lambda path: path.stem)
+def test_a_published_table_fitted_again(path, tmp_path):
+    """What is stored in the notebook is what it says when it is run."""
+    fresh = run(path, tmp_path)
+    assert text_of(fresh) == text_of(nbformat.read(path, as_version=4))
+    assert len([out for out in outputs(fresh) if "image/png" in out.get("data", {})]) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.errors import AnalysisError
 from analysis.mixed import fit_mixed
-from analysis.study.cells import best_cells, learning_forgetting, run_means
+from analysis.study.cells import learning_forgetting, run_means
 from analysis.study.default_model import default_formula, fit_default
 from analysis.study.effects import curves, dose_table, linear_against_quadratic, panels, response
 from analysis.study.frame import from_results, from_table, study_rows
@@ -234,7 +234,7 @@ def test_half_finished_sweeps_give_an_answer_or_one_clear_line(runs):
     results = fake_results()
     keys = np.random.default_rng(runs).permutation(results["train_key"].unique())
     frame = from_results(results[results["train_key"].isin(keys[:runs])])
-    for ask in (lambda f: dose_table(fit_default(f)[0], f), best_cells, learning_forgetting):
+    for ask in (lambda f: dose_table(fit_default(f)[0], f), learning_forgetting):
         try:
             ask(frame)
         except AnalysisError as error:
@@ -276,53 +276,6 @@ def test_a_run_counts_once(frame):
     one = study_rows(frame)
     key = runs["run"].iloc[7]
     assert runs["score"].iloc[7] == pytest.approx(one.loc[one["run"] == key, "score"].mean())
-
-
-def test_cells_that_cannot_be_told_from_the_best_are_named(frame):
-    short = next(b for b in best_cells(frame) if b.place.startswith("micro_short"))
-    cells = short.cells
-    assert cells["behind"].iloc[0] == 0
-    assert cells["as_good"].iloc[0]
-    assert (np.diff(cells["mean"]) <= 1e-9).all()
-    # Twelve points at weight 1 on one task of five: cells at weight 0 are told apart, not all are.
-    assert 0 < (~cells["as_good"]).sum() < len(cells) - 1
-    assert (cells.loc[~cells["as_good"], "p_holm"] <= 0.05).all()
-    assert f"best of {len(cells)} cells was picked by the same scores" in short.note
-
-
-def test_cell_means_are_plain_means_where_the_design_is_balanced(frame):
-    best = best_cells(frame)[0]
-    runs = run_means(study_rows(frame))
-    own = runs[(runs["dataset"] == "micro") & (runs["masking"] == "special") & (runs["rank"] == 8)]
-    lora = own[own["adapter"] == "lora"]["score"].mean()
-    cells = best.cells
-    arm = (cells["adapter"] == "lora") & (cells["rank"] == 8)
-    assert cells.loc[arm & (cells["masking"] == "special"), "mean"].tolist() == pytest.approx(
-        [lora]
-    )
-
-
-def test_comparisons_with_the_best_are_least_squares_and_holm(frame):
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.multitest import multipletests
-
-    best = best_cells(frame)[1]
-    runs = run_means(study_rows(frame))
-    runs = runs[runs["dataset"] == "micro_short"].astype({"masking": str, "seed": str})
-    names = ["masking", "plw", "adapter", "rank"]
-    runs["cell"] = runs[names].astype(str).agg(" ".join, axis=1)
-    theirs = ols(f"score ~ C(cell, Treatment('{best.cells.index[0]}')) + seed", runs).fit()
-    p = theirs.pvalues[theirs.pvalues.index.str.contains("cell")]
-    holm = pd.Series(multipletests(p, method="holm")[1], p.index.str.extract(r"T\.(.*)\]")[0])
-    others = best.cells.index[1:]
-    np.testing.assert_allclose(best.cells.loc[others, "p_holm"], holm[others], atol=1e-9)
-
-
-def test_one_run_a_cell_makes_no_cell_best():
-    frame = from_results(fake_results(seeds=1))
-    found = best_cells(frame)[0]
-    assert "cannot be estimated" in found.note
-    assert "as_good" not in found.cells
 
 
 def test_learning_and_forgetting_against_the_base(frame):

@@ -439,9 +439,11 @@ def strangers(optimum=0.5):
 def test_a_strangers_table_gives_a_report(tmp_path):
     path = tmp_path / "mine.csv"
     strangers().to_csv(path, index=False)
-    page = build(path, tmp_path / "out", score="accuracy").read_text(encoding="utf-8")
+    index = build(path, tmp_path / "out", score="accuracy", family="gaussian")
+    page = index.read_text(encoding="utf-8")
     sections = re.findall(r'<section id="([^"]+)"', page)
-    assert sections == ["findings", "table", "plw", "means", "model", "diagnostics"]
+    assert sections == ["findings", "table", "model", "plw", "means", "slopes", "coefficients",
+                        "variances", "influence", "diagnostics", "methods"]  # fmt: skip
     best = pd.read_csv(tmp_path / "out" / "tables" / "optimum.csv").iloc[0]
     assert best["low"] < 0.1 < best["high"]  # PLW 0.1 is w_p 0.5
     labs = pd.read_csv(tmp_path / "out" / "tables" / "level_means.csv").set_index("level")
@@ -473,7 +475,7 @@ def test_results_without_benchmarks_give_the_losses_and_say_why(tmp_path):
         ({"score": "accuracy", "formula": "score ~ labb"}, "Did you mean 'lab'"),
         ({"score": "accuracy", "formula": "score ~ lab + (1 | lab"}, "formula"),
         ({"score": "accuracy", "family": "gausian"}, "family=gausian"),
-        ({}, "score=score"),
+        ({"score": "score"}, "score=score"),
     ],
 )
 def test_a_bad_request_is_one_clear_line(tmp_path, arguments, said):

@@ -1,0 +1,168 @@
+"""The winner's own mean, corrected for having been picked by the estimate it is reported with.
+
+Andrews, Kitagawa and McCloskey (2024), Inference on winners, QJE 139(1). Estimates X ~ N(mu, V)
+with V known, i the largest. Given that i won and given what does not depend on X_i,
+Z = X - V_i X_i / V_ii, X_i is normal about mu_i, truncated to
+
+    [max over V_ij < V_ii, min over V_ij > V_ii]   of   Z_j / (1 - V_ij / V_ii)
+
+(their proposition 2, with the target being the estimate that was ranked). The conditional estimate
+solves F(X_i; mu) = 1/2 and is median unbiased, its interval solves F = 1 - alpha/2 and alpha/2.
+The hybrid one (section 4.2) also conditions on mu_i lying within c sd of X_i, the simultaneous
+interval of level 1 - beta, beta = alpha / 10: it is never longer than that interval, and its
+coverage is between 1 - alpha and (1 - alpha) / (1 - beta).
+
+Letters in names: K means.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import optimize, special
+
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError
+from analysis.inference.multiplicity import max_t_critical
+
+SHARE = 0.1  # beta / alpha, the paper's choice
+FARTHEST = 1e5  # standard deviations beyond which a conditional limit is called infinite
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A median-unbiased estimate with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The largest of several estimates, as it stands and corrected."""
+
+    index: int
+    naive: float
+    se: float
+    hybrid: Corrected  # the one to report
+    conditional: Corrected  # may be far away where the second best is close
+
+    @property
+    def bias(self) -> float:
+        """What the correction takes off."""
+        return self.naive - self.hybrid.estimate
+
+
+@dataclass(frozen=True, slots=True)
+class _Truncated:
+    """X_i given that it won: value, standard deviation, and the range it was bound to."""
+
+    value: float
+    sd: float
+    low: float
+    high: float
+
+    def below(self, mean: float, reach: float = float("inf")) -> float:
+        """Return P(X <= value) at this mean, X also within `reach` of the mean."""
+        low, high = max(self.low, mean - reach), min(self.high, mean + reach)
+        if self.value <= low:
+            return 0.0
+        if self.value >= high:
+            return 1.0
+        a, x, b = ((v - mean) / self.sd for v in (low, self.value, high))
+        return truncated_cdf(x, a, b)
+
+
+def winner(means_K: Array, cov_KK: Array, *, level: float = 0.95) -> Winner:
+    """Return the largest of `means_K` with its corrected estimates.
+
+    Args:
+        means_K: at least two estimates; higher is better.
+        cov_KK: their covariance, taken as known.
+        level: of the intervals.
+
+    Raises:
+        AnalysisError: fewer than two estimates, or one without variance.
+    """
+    if len(means_K) < 2 or not (np.diagonal(cov_KK) > 0).all():
+        raise AnalysisError("winner: needs at least two estimates, each with a variance")
+    cov_KK = np.asarray(cov_KK, dtype=np.float64)
+    i = int(np.argmax(means_K))
+    found = _truncated(means_K, cov_KK, i)
+    alpha = 1 - level
+    beta = SHARE * alpha
+    reach = _simultaneous(1 - beta, cov_KK.tobytes()) * found.sd
+    tail = (alpha - beta) / (2 * (1 - beta))
+    return Winner(
+        index=i,
+        naive=found.value,
+        se=found.sd,
+        hybrid=Corrected(*(_hybrid(found, p, reach) for p in (0.5, 1 - tail, tail))),
+        conditional=Corrected(*(_conditional(found, p) for p in (0.5, 1 - alpha / 2, alpha / 2))),
+    )
+
+
+@lru_cache(maxsize=8)
+def _simultaneous(level: float, cov: bytes) -> float:
+    """Return the critical value of all estimates at once; a covariance is asked about often."""
+    flat = np.frombuffer(cov)
+    cov_KK = flat.reshape(int(np.sqrt(len(flat))), -1)
+    return float(max_t_critical(level, np.array([np.inf]), cov_KK)[0])
+
+
+def _truncated(means_K: Array, cov_KK: Array, i: int) -> _Truncated:
+    slope_K = cov_KK[i] / cov_KK[i, i]
+    others = np.arange(len(means_K)) != i
+    z_K = means_K - slope_K * means_K[i]
+    lower, upper = others & (slope_K < 1), others & (slope_K > 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound_K = z_K / (1 - slope_K)
+    return _Truncated(
+        value=float(means_K[i]),
+        sd=float(np.sqrt(cov_KK[i, i])),
+        low=float(bound_K[lower].max(initial=-np.inf)),
+        high=float(bound_K[upper].min(initial=np.inf)),
+    )
+
+
+def truncated_cdf(x: float, low: float, high: float) -> float:
+    """Return P(Z <= x | low <= Z <= high) of a standard normal Z, exact far out in either tail."""
+    if low + x > 0:  # the upper tail, seen from the other side
+        return 1.0 - truncated_cdf(-x, -high, -low)
+    log_low, log_x, log_high = (float(special.log_ndtr(v)) for v in (low, x, high))
+    # log_ndtr of the larger one may be near 0, which is where ordinary digits are enough.
+    return float(
+        np.exp(log_x - log_high) * np.expm1(log_low - log_x) / np.expm1(log_low - log_high)
+    )
+
+
+def _hybrid(found: _Truncated, p: float, reach: float) -> float:
+    """Return the mean at which P(X <= value) is p; it lies within `reach` of the value."""
+    low, high = found.value - reach, found.value + reach
+    return _root(lambda mean: found.below(mean, reach) - p, low, high)
+
+
+def _conditional(found: _Truncated, p: float) -> float:
+    """Return the mean at which P(X <= value) is p, infinite where there is none."""
+    step = found.sd
+    while found.below(found.value - step) < p:
+        step *= 2
+        if step > FARTHEST * found.sd:
+            return -float("inf")
+    low, step = found.value - step, found.sd
+    while found.below(found.value + step) > p:
+        step *= 2
+        if step > FARTHEST * found.sd:
+            return float("inf")
+    return _root(lambda mean: found.below(mean) - p, low, found.value + step)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a falling function is zero; the end nearer to it where it is not."""
+    if function(low) <= 0:
+        return low
+    if function(high) >= 0:
+        return high
+    return float(optimize.brentq(function, low, high, xtol=1e-10))

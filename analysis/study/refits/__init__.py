@@ -1,0 +1,1 @@
+"""Published tables fitted again, each with the noise that its own numbers show."""

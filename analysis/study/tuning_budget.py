@@ -1,0 +1,149 @@
+"""The best score to expect from a tuning budget: how many settings an arm needs to shine.
+
+With B settings tried, sorted by the score they are chosen by, the i-th is the best of n drawn
+without replacement with probability C(i - 1, n - 1) / C(B, n), so that
+
+    sum over i of report_i C(i - 1, n - 1) / C(B, n)
+
+is the expected score of the chosen setting (Tang et al. 2020, Showing your work doesn't always
+work, ACL, equation 5): unbiased for settings drawn at random, and exact for those of a grid tried
+in random order. The plug-in estimate of Dodge et al. (2019, Show your work, EMNLP, equation 1)
+draws with replacement and is too low. Choosing by a validation score and reporting another one
+keeps the choice's luck out of the number.
+
+Letters in names: B settings, N budgets, D bootstrap draws.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import gammaln
+
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError
+
+DRAWS = 2000
+FEWEST = 3  # settings below which a budget says nothing
+LOSSES = ("loss_completion", "loss_text")
+ARM = ("dataset", "adapter", "rank", "init", "optimizer")
+NO_RANK = "full"
+
+
+def expected_best(
+    choose_B: Sequence[float] | Array,
+    report_B: Sequence[float] | Array | None = None,
+    *,
+    lower_is_better: bool = False,
+) -> Array:
+    """Return the expected score of the best of n settings, n = 1 to B.
+
+    Args:
+        choose_B: what the best one is chosen by; ties share.
+        report_B: what is reported of it; the same by default.
+        lower_is_better: of `choose_B`.
+
+    Raises:
+        AnalysisError: no setting, or one without a number.
+    """
+    choose = np.asarray(choose_B, dtype=np.float64)
+    report = choose if report_B is None else np.asarray(report_B, dtype=np.float64)
+    if not len(choose) or not (np.isfinite(choose).all() and np.isfinite(report).all()):
+        raise AnalysisError("budget: every setting needs a score, and there must be one")
+    if report.shape != choose.shape:
+        raise AnalysisError(f"budget: {len(choose)} settings but {len(report)} reported scores")
+    order = np.argsort(-choose if lower_is_better else choose, kind="stable")
+    return np.asarray(_weights(len(choose)) @ _shared(choose[order], report[order]))
+
+
+def _shared(choose_B: Array, report_B: Array) -> Array:
+    """Return what is reported, tied settings each with their mean."""
+    _, code = np.unique(choose_B, return_inverse=True)
+    return np.asarray((np.bincount(code, report_B) / np.bincount(code))[code])
+
+
+def _weights(count: int) -> Array:
+    """Return C(i - 1, n - 1) / C(B, n), (N, B)."""
+    i = np.arange(1.0, count + 1)
+    n = i[:, None]
+    over = np.maximum(i - n, 0.0)
+    log = gammaln(i) - gammaln(n) - gammaln(over + 1)
+    log += gammaln(n + 1) + gammaln(count - n + 1) - gammaln(count + 1.0)
+    return np.where(i >= n, np.exp(log), 0.0)
+
+
+def with_replacement(score_B: Sequence[float] | Array) -> Array:
+    """Return Dodge et al.'s plug-in estimate, n = 1 to B: the mean of the best of n draws."""
+    score = np.sort(np.asarray(score_B, dtype=np.float64))
+    n, i = np.arange(1, len(score) + 1)[:, None], np.arange(1, len(score) + 1)
+    return np.asarray(((i / len(score)) ** n - ((i - 1) / len(score)) ** n) @ score)
+
+
+def budget_interval(
+    choose_B: Array,
+    report_B: Array | None = None,
+    *,
+    lower_is_better: bool = False,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Array, Array]:
+    """Return the percentile interval of `expected_best`, settings resampled: low and high, (N,).
+
+    Near n = B a bootstrap knows nothing beyond the best setting it has seen; its interval is then
+    too short on that side, as that of any method without a model of the tail.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(choose_B)
+    order = np.argsort(-choose_B if lower_is_better else choose_B, kind="stable")
+    ranked_B = _shared(choose_B[order], (choose_B if report_B is None else report_B)[order])
+    picks_DB = np.sort(rng.integers(0, count, (draws, count)), axis=1)  # of the settings, in order
+    found = ranked_B[picks_DB] @ _weights(count).T
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def tuning_budget(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """Return the expected validation loss of every arm by budget; empty where nothing was tuned.
+
+    Columns: dataset, label (adapter, rank and what is unusual), budget, settings, expected, low,
+    high. A setting is a learning rate; its loss is the mean over base models and seeds.
+
+    Args:
+        table: the results table of a tuning study, as it stands.
+    """
+    parts = []
+    for labels, losses in _tuned(table):
+        choose = np.array(losses.tolist(), dtype=np.float64)
+        low, high = budget_interval(choose, lower_is_better=True, level=level)
+        expected = expected_best(choose, lower_is_better=True)
+        part = {"budget": np.arange(1, len(choose) + 1), "settings": len(choose)}
+        parts.append(pd.DataFrame(labels | part | {"expected": expected, "low": low, "high": high}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _tuned(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], "pd.Series[float]"]]:
+    """Yield every arm with the mean validation loss of each of its learning rates."""
+    if not {"lr", "task", "task_type", "metric", "value", "adapter"} <= set(table.columns):
+        return
+    held = table["task"].astype("string").str.contains("validation").fillna(False).astype(bool)
+    kept = held & table["metric"].isin(LOSSES) & (table["adapter"].astype(str) != "none")
+    rows = table[kept].dropna(subset=["value", "lr"])
+    if "alias" in rows:
+        rows = rows[~rows["alias"].astype(bool)]
+    by = [n for n in ARM if n in rows]
+    arms = rows[by].astype("string").fillna("default")
+    arms["rank"] = arms["rank"].mask(arms["adapter"] == "full", NO_RANK) if "rank" in arms else ""
+    rows = rows.assign(**{str(n): arms[n].astype(str) for n in arms})
+    for key, own in rows.groupby([*arms.columns], sort=True):
+        labels = dict(zip(arms.columns, map(str, key), strict=True))
+        losses = own.groupby("lr")["value"].mean()
+        if len(losses) >= FEWEST:
+            yield {"dataset": labels.get("dataset", "data"), "label": _label(labels)}, losses
+
+
+def _label(labels: dict[str, str]) -> str:
+    rank = "" if labels["rank"] in ("", NO_RANK) else f" r{labels['rank']}"
+    unusual = [labels[n] for n in ("init", "optimizer") if labels.get(n, "default") != "default"]
+    unusual = [name for name in unusual if name != "adamw"]
+    return "+".join([labels["adapter"], *unusual]) + rank

@@ -1,0 +1,188 @@
+"""Hsu's intervals and their critical values, letters, the winner's correction, the leaderboard."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.errors import AnalysisError
+from analysis.inference import best
+from analysis.inference.best import against_best, letters, one_sided_critical
+from analysis.inference.winners import truncated_cdf, winner
+from analysis.report.leaderboard import section, shown_rows
+from analysis.report.study import fitted
+from analysis.study.frame import from_results
+from analysis.study.leaderboard import RUNS, leaderboards
+from tests.fake_results import fake_results
+
+# Dunnett 1955, JASA 50(272), table 1a: one-sided, joint confidence 95 %, equal group sizes.
+DUNNETT = {
+    5: (2.02, 2.44, 2.68, 2.85, 2.98, 3.08, 3.16, 3.24, 3.30),
+    10: (1.81, 2.15, 2.34, 2.47, 2.56, 2.64, 2.70, 2.76, 2.81),
+    20: (1.72, 2.03, 2.19, 2.30, 2.39, 2.46, 2.51, 2.56, 2.60),
+    float("inf"): (1.64, 1.92, 2.06, 2.16, 2.23, 2.29, 2.34, 2.38, 2.42),
+}
+PRINTED = 0.0051  # the table has two digits
+
+
+def halves(count):
+    return np.full((count, count), 0.5) + 0.5 * np.eye(count)
+
+
+@pytest.mark.parametrize("df", DUNNETT)
+def test_critical_values_are_dunnetts_table(df):
+    found = [one_sided_critical(0.95, df, halves(k)) for k in range(1, 10)]
+    np.testing.assert_allclose(found, DUNNETT[df], atol=PRINTED)
+
+
+@pytest.mark.parametrize("count", [2, 6, 25])
+def test_any_correlation_agrees_with_the_exact_integral(count, monkeypatch):
+    exact = one_sided_critical(0.95, 15, halves(count))
+    monkeypatch.setattr(best, "_equal", lambda corr: None)
+    assert one_sided_critical(0.95, 15, halves(count)) == pytest.approx(exact, abs=8e-3)
+
+
+def test_unequal_correlations_agree_with_simulation():
+    corr = np.array([[1.0, 0.7, 0.1], [0.7, 1.0, -0.3], [0.1, -0.3, 1.0]])
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(np.zeros(3), corr, 400_000)
+    t = draws / np.sqrt(rng.chisquare(8, 400_000) / 8)[:, None]
+    d = one_sided_critical(0.9, 8, corr)
+    assert (t.max(axis=1) <= d).mean() == pytest.approx(0.9, abs=0.003)
+
+
+def test_two_means_have_the_one_sided_t_interval():
+    found = against_best(np.array([3.0, 1.0]), np.eye(2), df=10, level=0.95)
+    half = stats.t.ppf(0.95, 10) * np.sqrt(2)
+    assert found.high_K == pytest.approx([2 + half, max(0, half - 2)])
+    assert found.low_K == pytest.approx([min(0, 2 - half), -2 - half])
+
+
+def test_a_cell_far_behind_is_not_in_the_set_and_the_only_best_one_has_no_loss():
+    found = against_best(np.array([9.0, 1.0, 0.0]), 0.01 * np.eye(3))
+    assert list(found.possible_K) == [True, False, False]
+    assert found.low_K[0] == 0.0
+    assert (found.high_K[1:] == 0).all()
+
+
+def test_all_intervals_cover_together_and_the_set_holds_the_best():
+    mu = np.array([0.0, 0.0, 0.4, 1.0])
+    truth = np.array([mu[i] - np.delete(mu, i).max() for i in range(4)])
+    rng, df, covered, held = np.random.default_rng(1), 12, [], []
+    for _ in range(1500):
+        s2 = rng.chisquare(df) / df
+        x = rng.normal(mu, 0.5)
+        found = against_best(x, 0.25 * s2 * np.eye(4), df=df)
+        covered.append(((found.low_K <= truth) & (truth <= found.high_K)).all())
+        held.append(found.possible_K[3])
+    assert np.mean(covered) >= 0.95 - 3 * 0.0056
+    assert np.mean(held) >= 0.95 - 3 * 0.0056
+
+
+def test_letters_are_shared_by_what_cannot_be_told_apart():
+    assert letters(np.array([1.0, 2, 3, 9]), 0.1 * np.eye(4)) == ["c", "bc", "b", "a"]
+    assert letters(np.array([1.0, 1.1]), np.eye(2)) == ["a", "a"]
+
+
+def test_the_truncated_normal_is_scipys_and_holds_in_the_tail():
+    for x, low, high in [(0.3, -1, 2), (1.5, 1, np.inf), (-2, -np.inf, -1), (4.2, 4, 5)]:
+        assert truncated_cdf(x, low, high) == pytest.approx(
+            stats.truncnorm.cdf(x, low, high), abs=1e-12
+        )
+    # Far out the excess over the bound is exponential with rate `low`.
+    assert truncated_cdf(40 + 1 / 40, 40, np.inf) == pytest.approx(1 - np.exp(-1), abs=2e-3)
+
+
+def test_a_clear_winner_is_hardly_corrected():
+    found = winner(np.array([10.0, 0.0, 1.0]), np.eye(3))
+    assert found.conditional.estimate == pytest.approx(10, abs=1e-6)
+    assert found.conditional.low == pytest.approx(10 - stats.norm.ppf(0.975), abs=1e-6)
+    assert found.bias == pytest.approx(0, abs=1e-6)
+
+
+def test_a_close_winner_is_corrected_downwards_within_the_simultaneous_interval():
+    found = winner(np.array([1.0, 0.99, 0.98]), np.eye(3))
+    assert found.hybrid.estimate < found.naive - 0.5
+    assert found.conditional.low < found.hybrid.low
+    wide = stats.norm.ppf((1 + 0.995 ** (1 / 3)) / 2)  # of level 1 - alpha / 10, exactly
+    assert found.hybrid.low >= 1.0 - wide - 0.01
+
+
+@pytest.mark.parametrize("mu", [(0.0, 0.0, 0.0, 0.0), (0.0, 0.3, 0.6, 1.5)])
+def test_the_correction_is_median_unbiased_and_covers(mu):
+    mu, rng = np.array(mu), np.random.default_rng(2)
+    cov = 0.25 * np.eye(4) + 0.25  # correlated: a shared block
+    cov[0, 0] += 0.5
+    root, rows = np.linalg.cholesky(cov), []
+    for _ in range(1500):
+        found = winner(mu + root @ rng.normal(size=4), cov)
+        m = mu[found.index]
+        parts = (found.hybrid, found.conditional)
+        rows.append([found.naive > m, *(p.estimate > m for p in parts),
+                     *(p.low <= m <= p.high for p in parts)])  # fmt: skip
+    naive, hybrid, conditional, covered, covered_conditional = np.mean(rows, axis=0)
+    assert naive > 0.57  # what the correction is for
+    assert hybrid == pytest.approx(0.5, abs=0.04)
+    assert conditional == pytest.approx(0.5, abs=0.04)
+    assert 0.95 - 0.017 < covered < 0.9548 + 0.017
+    assert covered_conditional == pytest.approx(0.95, abs=0.017)
+
+
+def test_means_without_variance_are_told():
+    with pytest.raises(AnalysisError, match="one mean"):
+        against_best(np.array([1.0]), np.eye(1))
+    with pytest.raises(AnalysisError, match="no variance between them"):
+        against_best(np.array([1.0, 2.0]), np.ones((2, 2)))
+    with pytest.raises(AnalysisError, match="at least two"):
+        winner(np.array([1.0]), np.eye(1))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return fake_results(seed=4, seeds=4, plws=(0.0, 1.0), controls=False)
+
+
+def test_the_leaderboard_of_a_balanced_study_is_hsus_closed_form(results):
+    frame = from_results(results)
+    board = leaderboards(frame, side="target")[0]
+    cells = board.cells
+    assert board.noise == RUNS
+    assert cells["mean"].is_monotonic_decreasing
+    assert (cells["runs"] == 4).all()
+    k, n = len(cells), 4
+    # One variance for all and seeds as blocks: se of a difference is s sqrt(2 / n).
+    runs = frame[~frame["is_base"] & (frame["side"] == "target")]
+    runs = runs[runs["dataset"] == board.place.split()[0]]
+    wide = runs.groupby(["run", "seed"], observed=True)["score"].mean().reset_index()
+    levels = runs.drop_duplicates("run").set_index("run")
+    rank = levels["rank"].where(levels["adapter"].astype(str) != "full", 0).astype(str)
+    key = levels["masking"].astype(str) + levels["wp"].astype(str) + levels["adapter"].astype(str)
+    wide["cell"] = wide["run"].map(key + rank)
+    y = wide.pivot_table(index="cell", columns="seed", values="score", observed=True)
+    rest = y.sub(y.mean(axis=1), axis=0).sub(y.mean(axis=0) - y.to_numpy().mean(), axis=1)
+    df = (k - 1) * (n - 1)
+    s = np.sqrt((rest.to_numpy() ** 2).sum() / df)
+    d = one_sided_critical(0.95, df, halves(k - 1))
+    gap = cells["mean"].iloc[0] - cells["mean"].iloc[1]
+    assert cells["against_high"].iloc[0] == pytest.approx(gap + d * s * np.sqrt(2 / n), rel=1e-6)
+    last = cells["mean"].iloc[-1] - cells["mean"].iloc[0]
+    assert cells["against_low"].iloc[-1] == pytest.approx(last - d * s * np.sqrt(2 / n), rel=1e-6)
+
+
+def test_one_seed_has_no_order_to_defend():
+    frame = from_results(fake_results(seeds=1, plws=(0.0, 1.0), controls=False))
+    board = leaderboards(frame)[0]
+    assert board.winner is None
+    assert board.note.startswith("No order can be defended here")
+
+
+def test_the_report_tells_the_set_and_the_correction(results):
+    study = fitted(results, from_results(results))
+    made = section(study)
+    text = made.blocks[0].text
+    assert "may be the best" in text
+    assert "corrected for that" in text
+    boards = leaderboards(study.frame, side="target")
+    rows = shown_rows(boards)
+    first = rows.groupby("group", sort=False).head(1)
+    assert (first["estimate"] >= 0).all()
+    assert ((rows["low"] <= rows["estimate"]) & (rows["estimate"] <= rows["high"])).mean() > 0.5

@@ -1,0 +1,558 @@
+"""The report of any long table: what it proposes, fits, tells and refuses."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ablate.cli import main
+from analysis.errors import AnalysisError
+from analysis.report import contrasts, equation, paragraph, random_part, residual_checks
+from analysis.report.build import build
+from analysis.report.effect_groups import effects, joint_tests
+from analysis.report.proposal import propose
+from analysis.report.regression import Request, analysed, prepared
+
+PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
+
+
+def gaussian_table(seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task in range(9):
+        level = rng.normal(0, 3)
+        for plw in PLWS:
+            for method in ("base", "new"):
+                for _ in range(2):
+                    wp = plw**0.30103
+                    score = 50 + level - 20 * (wp - 0.5) ** 2 + 3 * (method == "new")
+                    rows.append((f"t{task}", plw, method, score + rng.normal(0, 1)))
+    return pd.DataFrame(rows, columns=["task", "plw", "method", "points"])
+
+
+def item_table(seed=1):
+    rng = np.random.default_rng(seed)
+    ease, rows = rng.normal(0, 1, 30), []
+    for run in range(12):
+        arm = ("full", "lora", "mora")[run % 3]
+        luck = rng.normal(0, 0.4)
+        for item in range(30):
+            eta = 0.3 + ease[item] + luck + {"full": 0.9, "lora": 0.0, "mora": 0.0}[arm]
+            rows.append((arm, run, f"q{item}", int(rng.random() < 1 / (1 + np.exp(-eta)))))
+    return pd.DataFrame(rows, columns=["arm", "run", "item", "correct"])
+
+
+def beta_table(seed=2):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task in range(10):
+        level = rng.normal(0.4, 0.5)
+        for method in ("a", "b"):
+            for _ in range(4):
+                mu = 1 / (1 + np.exp(-(level + 0.5 * (method == "b"))))
+                rows.append((f"t{task}", method, rng.beta(30 * mu, 30 * (1 - mu))))
+    return pd.DataFrame(rows, columns=["task", "method", "accuracy"])
+
+
+def simple(n=40, seed=3):
+    rng = np.random.default_rng(seed)
+    x, arm = rng.normal(size=n), np.array(["a", "b"])[np.arange(n) % 2]
+    return pd.DataFrame({"arm": arm, "x": x, "y": x + (arm == "b") + rng.normal(size=n)})
+
+
+def proposed(table, score, **options):
+    return propose(prepared(table, score), **options)
+
+
+def choice(found, column):
+    return next(c for c in found.choices if c.column == column)
+
+
+# -- the proposal -----------------------------------------------------------------------------
+
+
+def test_a_grid_of_tasks_and_weights_becomes_a_quadratic_with_random_tasks():
+    found = proposed(gaussian_table(), "points")
+    assert found.formula == "points ~ method + wp + I(wp^2) + (1 + wp | task)"
+    assert found.family == "gaussian"
+    assert "wp = PLW^0.30103" in choice(found, "plw").reason
+    assert all(c.reason for c in found.choices)
+
+
+def test_items_of_numbered_runs_become_a_binomial_with_crossed_effects():
+    found = proposed(item_table(), "correct")
+    assert (found.formula, found.family) == ("correct ~ arm + (1 | run) + (1 | item)", "binomial")
+
+
+def test_items_numbered_anew_in_every_task_are_nested_in_it():
+    table = item_table().assign(task=lambda d: np.where(d["run"] % 2, "one", "two"))
+    assert "(1 | task:item)" in proposed(table, "correct").formula
+    own = table.assign(item=table["task"] + table["item"])
+    assert "(1 | item)" in proposed(own, "correct").formula
+
+
+@pytest.mark.parametrize(
+    ("scores", "extra", "family", "weights"),
+    [
+        ([0.0, 1.0] * 20, {}, "binomial", None),
+        (np.linspace(0.1, 0.9, 40), {}, "beta", None),
+        (np.linspace(0.0, 0.9, 40), {}, "gaussian", None),
+        (np.linspace(10, 90, 40), {}, "gaussian", None),
+        (np.arange(40) / 40, {"n_items": 40}, "binomial", "n_items"),
+        (np.linspace(0.1, 0.9, 40), {"n_items": 40}, "beta", None),
+    ],
+)
+def test_the_family_is_what_the_scores_suggest(scores, extra, family, weights):
+    table = simple().assign(y=scores, **extra)
+    found = proposed(table, "y")
+    assert (found.family, found.weights) == (family, weights)
+    assert choice(found, "family").reason
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "used", "reason"),
+    [
+        ("k", [1] * 40, "left out", "does not vary"),
+        ("copy", ["u", "v"] * 20, "left out", "says the same as arm"),
+        ("se", np.linspace(0.1, 0.2, 40), "left out", "measurement"),
+        ("rank", [2, 8, 32, 128] * 10, "fixed: log2(rank)", "doubling"),
+        ("seed", [0, 1, 1, 0] * 10, "fixed: C(seed)", "block"),
+        ("seed", list(range(20)) * 2, "random: (1 | seed)", "population"),
+        ("run", list(range(40)), "left out", "residual"),
+        ("flag", [True, False, False, True] * 10, "fixed: flag", "factor"),
+        ("my col", list("xyzw") * 10, "fixed: `my col`", "factor"),
+        ("class", list("xyzw") * 10, "fixed: `class`", "factor"),
+        ("half", [1.0, 2.0] + [np.nan] * 38, "left out", "missing in 38"),
+        ("a`b", list("xyzw") * 10, "left out", "backtick"),
+    ],
+)
+def test_every_column_gets_the_part_its_values_call_for(column, values, used, reason):
+    found = proposed(simple().assign(**{column: values}), "y")
+    assert choice(found, column).used == used
+    assert reason in choice(found, column).reason
+    assert analysed(simple().assign(**{column: values}), Request(score="y")).fit.converged
+
+
+def test_a_table_too_small_for_its_columns_gets_a_simpler_model_that_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({f"x{i}": rng.normal(size=10).round(1) for i in range(30)})
+    table = table.assign(y=rng.normal(size=10))
+    found = proposed(table, "y")
+    assert found.formula == "y ~ x0 + x1 + x2 + x3"
+    assert len(found.simpler) == 26
+    page = build(table, tmp_path, score="y").read_text(encoding="utf-8")
+    assert "A simpler model than the table suggests." in page
+    formula = "y ~ " + " + ".join(f"x{i}" for i in range(30))
+    with pytest.raises(AnalysisError, match="coefficients for 10 rows"):
+        build(table, tmp_path / "own", score="y", formula=formula)
+
+
+def test_the_score_may_be_told_by_its_name_or_by_the_formula():
+    assert analysed(beta_table(), Request()).score == "accuracy"
+    assert analysed(simple(), Request(formula="y ~ arm")).score == "y"
+    found = analysed(beta_table(), Request(formula="logit(accuracy) ~ method + (1 | task)"))
+    assert (found.score, found.family, found.logit) == ("accuracy", "gaussian", True)
+
+
+# -- the numbers ------------------------------------------------------------------------------
+
+
+def test_joint_tests_of_a_balanced_table_are_the_analysis_of_variance():
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"g": list("abc") * 12})
+    table["y"] = rng.normal(size=36) + (table["g"] == "c")
+    row = joint_tests(analysed(table, Request(formula="y ~ g"))).iloc[0]
+    truth = stats.f_oneway(*(own["y"] for _, own in table.groupby("g")))
+    assert row["F"] == pytest.approx(truth.statistic)
+    assert row["p"] == pytest.approx(truth.pvalue)
+    assert row["fit_status"] == "converged"
+
+
+def test_a_curve_is_one_effect_and_an_interaction_another():
+    reg = analysed(gaussian_table(), Request(formula="points ~ method * wp + I(wp^2) + (1 | task)"))
+    assert [e.label for e in effects(reg.fit)] == ["method", "wp", "method × wp"]
+    assert joint_tests(reg)["coefficients"].tolist() == [1, 2, 1]
+
+
+def test_pairs_of_a_binomial_are_differences_of_the_means_on_both_scales():
+    reg = analysed(item_table(), Request(margin=0.5))
+    means, pairs = contrasts.mean_rows(reg).set_index("level"), contrasts.pair_rows(reg)
+    for row in pairs.to_dict("records"):
+        a, b = (means.loc[n] for n in row["contrast"].split(" − "))
+        assert row["estimate"] == pytest.approx(a["estimate"] - b["estimate"])
+        assert row["odds_ratio"] == pytest.approx(np.exp(row["estimate"]))
+        assert row["difference"] == pytest.approx(a["response"] - b["response"])
+        assert row["difference_low"] < row["difference"] < row["difference_high"]
+    assert set(pairs["verdict"]) <= {"no effect beyond the margin", "a small effect"}
+    assert means["response"].between(0, 1).all()
+
+
+def test_the_delta_method_is_the_derivative():
+    reg = analysed(item_table(), Request())
+    found = contrasts.means(reg.fit, reg.used, "arm", df=reg.df)
+    effect = next(contrasts.score_differences(reg, found, contrasts.pairwise(found)))
+    beta, cov = reg.fit.fixef.to_numpy(), reg.fit.cov.to_numpy()
+
+    def gap(b):
+        mu = 1 / (1 + np.exp(-found.l_KB @ b))
+        return mu[0] - mu[1]
+
+    g = np.array([(gap(beta + h) - gap(beta - h)) / 2e-5 for h in 1e-5 * np.eye(3)])
+    assert effect.se == pytest.approx(np.sqrt(g @ cov @ g), rel=1e-6)
+
+
+def test_pairs_within_a_factor_that_interacts_are_named_and_right():
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"a": np.repeat(list("uv"), 40), "b": [*list("xyz" * 26), "x", "y"]})
+    table["y"] = rng.normal(size=80) + 2 * ((table["a"] == "v") & (table["b"] == "z"))
+    pairs = contrasts.pair_rows(analysed(table, Request(formula="y ~ a * b")))
+    cell = table.groupby(["a", "b"])["y"].mean()
+    row = pairs[(pairs["factor"] == "a") & (pairs["within"] == "b z")].iloc[0]
+    assert row["estimate"] == pytest.approx(cell["u", "z"] - cell["v", "z"])
+
+
+def test_the_random_part_has_intervals_tests_and_shares():
+    reg = analysed(gaussian_table(), Request(formula="points ~ method + wp + (1 | task)"))
+    rows = random_part.variance_rows(reg).set_index("group")
+    assert (rows["low"] < rows["sd"]).all()
+    assert (rows["sd"] < rows["high"]).all()
+    assert rows["share"].sum() == pytest.approx(1)
+    test = random_part.term_rows(reg).iloc[0]
+    assert test["p"] == pytest.approx(stats.chi2.sf(test["chi2"], 1) / 2)
+    assert test["fit_status"] == "converged"
+
+
+def test_a_slope_is_tested_apart_from_its_term():
+    formula = "points ~ method + wp + I(wp^2) + (1 + wp | task)"
+    reg = analysed(gaussian_table(), Request(formula=formula))
+    names = [name for name, _ in random_part.smaller(reg.asked)]
+    assert names == ["slope of wp over task", "(1 + wp | task)"]
+
+
+def test_a_wald_interval_of_a_standard_deviation_holds_the_estimate():
+    rows = random_part.variance_rows(analysed(item_table(), Request()))
+    assert rows["group"].tolist() == ["run", "item"] or rows["group"].tolist() == ["item", "run"]
+    assert ((rows["low"] < rows["sd"]) & (rows["sd"] < rows["high"])).all()
+
+
+def test_shares_of_a_binomial_use_the_logistic_variance():
+    reg = analysed(item_table(), Request())
+    found = random_part.shared(reg.fit)
+    spread = sum(float(e.cov.iloc[0, 0]) for e in reg.fit.random.values())
+    assert found.icc == pytest.approx(spread / (spread + np.pi**2 / 3))
+
+
+@pytest.mark.parametrize("make", [item_table, beta_table])
+def test_quantile_residuals_of_a_true_model_are_normal(make):
+    found = residual_checks.residuals(analysed(make(), Request()))
+    assert abs(found.mean()) < 0.15
+    assert 0.8 < found.std() < 1.15
+    assert stats.kstest(found, "norm").pvalue > 0.01
+
+
+def test_a_singular_random_part_is_simplified_and_both_fits_are_named(tmp_path):
+    table = gaussian_table()  # its tasks have no slopes of their own
+    formula = "points ~ method + wp + I(wp^2) + (1 + wp | task)"
+    reg = analysed(table, Request(formula=formula))
+    assert reg.steps
+    assert reg.asked.singular
+    assert not reg.fit.singular
+    page = build(table, tmp_path, formula=formula).read_text(encoding="utf-8")
+    both = pd.read_csv(tmp_path / "tables" / "ladder.csv")
+    assert both["formula"].tolist() == [formula, reg.fit.formula]
+    assert "The random part was simplified." in page
+    status = pd.read_csv(tmp_path / "tables" / "coefficients.csv")["fit_status"]
+    assert set(status) == {"converged, simplified"}
+
+
+@pytest.mark.parametrize(
+    ("table", "df", "rule"),
+    [
+        (gaussian_table(), None, "kenward-roger"),
+        (gaussian_table(), "satterthwaite", "satterthwaite"),
+        (simple().rename(columns={"y": "points"}), None, "satterthwaite"),
+        (item_table().rename(columns={"correct": "points"}), None, "normal"),
+    ],
+)
+def test_the_rule_for_degrees_of_freedom_is_the_affordable_one(table, df, rule):
+    assert analysed(table, Request(score="points", df=df)).df == rule
+
+
+# -- the equation -----------------------------------------------------------------------------
+
+
+def test_the_equation_of_a_mixed_model():
+    formula = "points ~ method * wp + I(wp^2) + (1 + wp | task)"
+    reg = SimpleNamespace(
+        **{"fit": analysed(gaussian_table(), Request(formula=formula)).asked},
+        response="points", proposal=SimpleNamespace(weights=None),
+    )  # fmt: skip
+    text = equation.latex(equation.equation(reg))
+    assert r"\text{points}_{i} &= \beta_{0} + \alpha_{\text{method} [ i ]}" in text
+    assert r"\beta_{1} \text{wp}_{i}" in text
+    assert r"\text{wp}_{i}^{2}" in text
+    assert r"u_{1 , \text{task} [ i ]} \text{wp}_{i}" in text
+    assert r"\Sigma_{\text{task}}" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_the_mathml_is_well_formed_and_escapes_names():
+    table = simple().rename(columns={"arm": "a<b"})
+    reg = analysed(table, Request(formula="y ~ `a<b` * x + poly(x, 2)"))
+    found = equation.equation(reg)
+    text = equation.mathml(found) + equation.legend_html(found)
+    parser = Balance()
+    parser.feed(text)
+    assert parser.open == []
+    assert "a<b" not in text
+
+
+class Balance(HTMLParser):
+    """Which tags are open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_families_have_their_own_laws():
+    items = analysed(item_table(), Request())
+    assert "Bernoulli" in equation.latex(equation.equation(items))
+    beta = analysed(beta_table(), Request())
+    assert r"\text{Beta} ( \mu_{i} \phi" in equation.latex(equation.equation(beta))
+
+
+# -- the page ---------------------------------------------------------------------------------
+
+NUMBER = re.compile(r"(?<![\w^.])[−-]?\d[\d,]*(?:\.\d+)*(?:e[+−-]?\d+)?%?")
+TABLES = {
+    "gaussian": (gaussian_table, {"score": "points", "margin": 0.5}),
+    "binomial": (item_table, {}),
+    "beta": (beta_table, {"margin": 0.02}),
+}
+
+
+@pytest.fixture(scope="module", params=list(TABLES))
+def report(request, tmp_path_factory):
+    make, options = TABLES[request.param]
+    out = tmp_path_factory.mktemp(request.param)
+    build(make(), out, **options)
+    return request.param, out, (out / "index.html").read_text(encoding="utf-8")
+
+
+def section_of(page, key):
+    return re.search(rf'<section id="{key}">(.*?)</section>', page, re.DOTALL)[1]
+
+
+def plain(text):
+    text = re.sub(r"<svg.*?</svg>|<details.*?</details>|<h2>.*?</h2>", " ", text, flags=re.DOTALL)
+    text = re.sub(r'<span class="(?:sources|files)">.*?</span>', " ", text, flags=re.DOTALL)
+    return re.sub(r"<[^>]+>", " ", text).replace("&#39;", "'")
+
+
+def cells(page, name):
+    found = re.search(rf'<details class="table" id="table-{name}".*?</details>', page, re.DOTALL)[0]
+    return re.findall(r"<td[^>]*>(.*?)</td>", found, re.DOTALL)
+
+
+def numbers(text):
+    return {n.rstrip(",").rstrip(".") for n in NUMBER.findall(text)}
+
+
+def test_a_report_has_its_sections(report):
+    kind, _, page = report
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    curve = ["plw"] if kind == "gaussian" else []
+    slopes = ["slopes"] if kind == "gaussian" else []
+    assert sections == ["findings", "table", "model", *curve, "means", *slopes, "coefficients",
+                        "variances", "influence", "diagnostics", "methods"]  # fmt: skip
+
+
+def test_every_number_of_the_findings_stands_in_a_table_they_name(report):
+    _, _, page = report
+    items = re.findall(r"<li>.*?</li>", section_of(page, "findings"), re.DOTALL)
+    assert items
+    for item in items:
+        names = re.findall(r'href="#table-([^"]+)"', item)
+        assert names, item
+        known = set().union(*(numbers(" ".join(cells(page, name))) for name in names))
+        said = numbers(plain(item).replace("95 %", ""))
+        labels = {n for n in said if f"of {n} levels" in plain(item)}
+        assert said - labels <= known, (said - known, item)
+
+
+def test_every_number_of_the_methods_stands_in_their_table(report):
+    _, _, page = report
+    said = numbers(plain(section_of(page, "methods")))
+    known = numbers(" ".join(cells(page, "methods")))
+    assert len(said) > 6
+    assert said <= known, said - known
+
+
+def test_the_check_of_numbers_can_fail():
+    assert numbers("−1.5 and 20 % of 1,800 rows, 3.9e-09") == {"−1.5", "20", "1,800", "3.9e-09"}
+
+
+def test_every_table_with_a_p_value_says_how_the_fit_went(report):
+    _, out, _ = report
+    seen = 0
+    for path in (out / "tables").glob("*.csv"):
+        columns = list(pd.read_csv(path).columns)
+        if {"p", "p_holm", "p_tukey", "p_equivalence"} & set(columns) and path.stem != (
+            "residual_checks"
+        ):
+            assert "fit_status" in columns, path.stem
+            seen += 1
+    assert seen >= 4
+
+
+def test_the_methods_can_be_pasted(report):
+    kind, out, page = report
+    text = (out / "methods.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}") == 1
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert 'href="methods.tex"' in page
+    words = {"gaussian": "Gaussian", "binomial": "binomial", "beta": "beta"}
+    assert f"with a {words[kind]} mixed model" in text
+
+
+def test_dropped_rows_are_counted_in_the_methods():
+    table = gaussian_table()
+    table.loc[[0, 1, 2], "points"] = np.nan
+    table.loc[[3, 4], "method"] = None
+    reg = analysed(table, Request(score="points"))
+    assert paragraph.dropped_rows(reg) == 5
+    assert "; 5 rows with a missing value were left out" in paragraph.sentences(reg)[0]
+
+
+def test_an_effect_is_found_where_there_is_one_and_no_more(report):
+    kind, _, page = report
+    found = plain(section_of(page, "findings"))
+    if kind == "gaussian":
+        assert re.search(r"distinguishable\s+method base against new", found)
+        assert "The best PLW is" in found
+    if kind == "binomial":
+        assert re.search(r"\bdistinguishable\s+arm full against", found)
+
+
+# -- bad tables -------------------------------------------------------------------------------
+
+
+def constant(table):
+    return table.assign(y=1.0)
+
+
+BAD = {
+    "no such score": (simple(), {"score": "yy"}, "Did you mean 'y'"),
+    "no such column": (simple(), {"formula": "y ~ armm"}, "Did you mean 'arm'"),
+    "no such weights": (simple(), {"score": "y", "weights": "xx"}, "Did you mean 'x'"),
+    "negative weights": (simple(), {"score": "y", "weights": "x"}, "must be a positive number"),
+    "one level": (simple().assign(k="u"), {"formula": "y ~ arm + k"}, "k is u in every row"),
+    "one group": (simple().assign(g="u"), {"formula": "y ~ arm + (1 | g)"}, "g is u in every row"),
+    "a group a row": (
+        simple().assign(g=range(40)), {"formula": "y ~ arm + (1 | g)"}, "effects for 40 rows",
+    ),
+    "constant score": (constant(simple()), {"score": "y"}, "the same in every row"),
+    "empty score": (simple().assign(y=np.nan), {"score": "y"}, "every row is empty"),
+    "text score": (simple(), {"score": "arm"}, "'a' is not a number"),
+    "empty column": (simple().assign(x=np.nan), {"formula": "y ~ x"}, "no row has all"),
+    "nothing varies": (simple()[["y"]].assign(k=1), {"score": "y"}, "varies in a usable way"),
+    "beyond the range": (simple(), {"score": "y", "family": "beta"}, "takes scores from 0 to 1"),
+    "percent": (
+        simple().assign(y=np.linspace(1, 99, 40)), {"score": "y", "family": "binomial"},
+        "percentages are to be divided by 100",
+    ),
+    "shares without trials": (
+        beta_table(), {"score": "accuracy", "family": "binomial"}, "weights= the column",
+    ),
+    "exact ends": (
+        simple().assign(y=np.linspace(0, 1, 40)), {"score": "y", "family": "beta"}, "beta_squeezed",
+    ),
+    "family": (simple(), {"score": "y", "family": "betta"}, "Did you mean 'beta'"),
+    "df": (simple(), {"score": "y", "df": "kenward"}, "Did you mean 'kenward-roger'"),
+    "df of a binomial": (item_table(), {"df": "satterthwaite"}, "df=normal alone"),
+    "margin": (simple(), {"score": "y", "margin": -1.0}, "must be a positive number"),
+    "too many": (
+        simple(12), {"formula": "y ~ poly(x, 9) * arm"}, "nothing is left to tell the noise from",
+    ),
+    "repeated exactly": (
+        pd.concat([simple(6)] * 2, ignore_index=True).assign(g=lambda d: d["x"].astype(str)),
+        {"formula": "y ~ 1 + (1 | g)"}, "are rows duplicated?",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_bad_table_is_one_clear_line_and_leaves_no_report(name, tmp_path):
+    table, options, said = BAD[name]
+    with pytest.raises(AnalysisError) as caught:
+        build(table, tmp_path / "out", **options)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot be read"),
+        ("y,arm\n", "has no rows"),
+        ("y,arm\nhigh,a\nlow,b\n", "is not a number"),
+        ("y,arm\n1,a\n2,b\n", "coefficients for 2 rows"),
+    ],
+)
+def test_a_bad_file_ends_with_status_two_and_one_line(tmp_path, capsys, text, said):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    arguments = ["report", str(path), "--formula", "y ~ arm", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_the_verb_writes_a_report_with_its_options(tmp_path, capsys):
+    item_table().to_csv(tmp_path / "items.csv", index=False)
+    out = tmp_path / "out"
+    options = ["--score", "correct", "--family", "binomial", "--margin", "0.1", "--df", "normal"]
+    assert main(["report", str(tmp_path / "items.csv"), "--out", str(out), *options]) == 0
+    assert "index.html" in capsys.readouterr().out
+    assert (out / "tables" / "equivalence.csv").exists()
+
+
+def test_repeated_rows_and_odd_names_are_told_and_survived(tmp_path):
+    table = pd.concat([simple(), simple().head(5)]).rename(columns={"arm": "the arm & <co>"})
+    page = build(table, tmp_path, score="y").read_text(encoding="utf-8")
+    assert "Repeated rows." in page
+    assert "<co>" not in page
+
+
+def test_separated_items_are_named_before_anything_else(tmp_path):
+    table = item_table()
+    table.loc[table["arm"] == "full", "correct"] = 1
+    formula = "correct ~ arm + (1 | item)"
+    page = build(table, tmp_path, formula=formula).read_text(encoding="utf-8")
+    assert "Separated." in page
+    status = pd.read_csv(tmp_path / "tables" / "coefficients.csv")["fit_status"]
+    assert status.str.startswith("SEPARATED").all()
+
+
+def test_weights_of_rows_reach_the_fit():
+    table = simple().assign(w=np.tile([1.0, 4.0], 20))
+    reg = analysed(table, Request(formula="y ~ x", weights="w"))
+    X = np.column_stack([np.ones(40), table["x"]])
+    w = table["w"].to_numpy()
+    truth = np.linalg.solve(X.T @ (w[:, None] * X), X.T @ (w * table["y"]))
+    np.testing.assert_allclose(reg.fit.fixef, truth)
+    assert "w" in equation.latex(equation.equation(reg))
