@@ -49,7 +49,8 @@ def fit_mixed(
     if family not in FAMILIES:
         near = nearest(family, FAMILIES)
         raise AnalysisError(f"family={family}: not one of {listed(FAMILIES)}.{near}")
-    found = design(parse(formula, frame.columns), frame, weights=weights)
+    counted = family == "binomial" and weights is not None
+    found = design(parse(formula, frame.columns), frame, weights=weights, counted=counted)
     if family != "gaussian":
         if method not in (None, "ML"):
             raise AnalysisError(f"method={method}: family={family} is fitted by ML alone")
@@ -70,7 +71,13 @@ def _fit_general(formula: str, found: Design, family: str) -> GlmmFit:
     used = ready.design
     problem = GlmmProblem(used.X_NB, ready.family, factors=used.factors, offset_N=used.offset_N)
     _check_size(used, problem.p)
-    minimum = fit_glmm(problem)
+    try:
+        minimum = fit_glmm(problem)
+    except np.linalg.LinAlgError as error:
+        raise AnalysisError(
+            f"formula={formula}: family={family} has no finite fit here ({error}); are scores "
+            f"explained exactly, or within rounding of 0 or 1? family=gaussian may do"
+        ) from error
     beta_B, tau = problem.beta(minimum.x), problem.tau(minimum.x)
     direction_B = separated(problem, beta_B)
     names = [used.names[i] for i in problem.fixed.kept]
@@ -104,7 +111,7 @@ def _fit(formula: str, found: Design, method: str) -> MixedFit:
         raise AnalysisError(f"method={method}: not one of {listed(METHODS)}")
     problem = Problem(
         found.X_NB,
-        found.y_N if found.offset_N is None else found.y_N - found.offset_N,
+        found.response_N,
         factors=found.factors,
         weights_N=found.weights_N,
         reml=method == "REML",

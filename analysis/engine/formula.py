@@ -71,6 +71,11 @@ class Design:
     dropped: int
     offset_N: Array | None = None
 
+    @property
+    def response_N(self) -> Array:
+        """The score less its offset, which is what a linear model is fitted to."""
+        return self.y_N if self.offset_N is None else self.y_N - self.offset_N
+
 
 def parse(formula: str, columns: Iterable[str]) -> Parsed:
     """Return the parts of `formula`; every fault of it is one `AnalysisError`.
@@ -203,8 +208,17 @@ def _text(tokens: list[str]) -> str:
     return re.sub(rf"\b({'|'.join(FUNCTIONS)}) \(", r"\1(", text)
 
 
-def design(parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None) -> Design:
-    """Return the matrices of a parsed formula on the complete rows of `frame`."""
+def design(
+    parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None, counted: bool = False
+) -> Design:
+    """Return the matrices of a parsed formula on the complete rows of `frame`.
+
+    Args:
+        parsed: the formula.
+        frame: the table.
+        weights: a column of it.
+        counted: whether a row is several trials, so that it may have a random effect of its own.
+    """
     if weights is not None and weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
     extra = [weights] if weights and weights not in parsed.columns else []
@@ -221,7 +235,7 @@ def design(parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None) -
         names=tuple(str(name) for name in matrix.columns),
         X_NB=_finite(matrix, parsed.fixed),
         y_N=_one_column(parsed.response, data, "score"),
-        factors=tuple(_factors(parsed.bars, data)),
+        factors=tuple(_factors(parsed.bars, data, counted)),
         weights_N=None if weights is None else _positive(data[weights]),
         rows=data.index,
         dropped=len(frame) - len(data),
@@ -233,6 +247,25 @@ def _offset(expressions: tuple[str, ...], data: pd.DataFrame) -> Array | None:
     """Return the sum of the offsets, each of which is one column of numbers."""
     columns = [_one_column(expression, data, "offset") for expression in expressions]
     return np.sum(columns, axis=0) if columns else None
+
+
+def offset_for(found: Design, rows: pd.DataFrame) -> Array:
+    """Return the offset of other rows, (N,); zeros where the formula has none.
+
+    Raises:
+        AnalysisError: a column is missing, or the offset depends on the table as a whole.
+    """
+    for expression in found.parsed.offsets:
+        named = [c for c in found.parsed.columns if re.search(rf"\b{re.escape(c)}\b", expression)]
+        if missing := [name for name in named if name not in rows]:
+            raise AnalysisError(f"the model cannot be applied: no column {listed(missing)}")
+        if re.search(r"\b(poly|center|scale)\(", expression):
+            raise AnalysisError(
+                f"the model cannot be applied: offset({expression}) depends on the table fitted; "
+                f"make it a column first"
+            )
+    offset_N = _offset(found.parsed.offsets, rows)
+    return np.zeros(len(rows)) if offset_N is None else offset_N
 
 
 def of_rows(found: Design, keep_N: Mask) -> Design:
@@ -308,7 +341,7 @@ def _positive(weights: pd.Series) -> Array:
     return weights.to_numpy(dtype=np.float64)
 
 
-def _factors(bars: tuple[Bar, ...], data: pd.DataFrame) -> Iterator[Factor]:
+def _factors(bars: tuple[Bar, ...], data: pd.DataFrame, counted: bool) -> Iterator[Factor]:
     """Yield one factor for every group; the bars over one group become blocks of its Lambda."""
     groups: dict[tuple[str, ...], list[tuple[list[str], Array]]] = {}
     for bar in bars:
@@ -322,7 +355,7 @@ def _factors(bars: tuple[Bar, ...], data: pd.DataFrame) -> Iterator[Factor]:
         index_N, levels = _levels(group, data)
         free_PP = np.tril(block_diag(*[np.ones((len(n), len(n))) for n, _ in blocks])) > 0
         columns_NP = np.column_stack([values for _, values in blocks])
-        _check_factor(label, len(levels), columns_NP)
+        _check_factor(label, len(levels), columns_NP, counted=counted)
         yield Factor(label, tuple(names), columns_NP, index_N, levels, free_PP)
 
 
@@ -345,11 +378,11 @@ def _levels(group: tuple[str, ...], data: pd.DataFrame) -> tuple[Index, tuple[st
     return index_N, tuple(":".join(str(part) for part in pair) for pair in pairs)
 
 
-def _check_factor(group: str, levels: int, columns_NP: Array) -> None:
+def _check_factor(group: str, levels: int, columns_NP: Array, *, counted: bool = False) -> None:
     n = len(columns_NP)
     if levels < 2:
         raise AnalysisError(f"(... | {group}): {group} has one level only; it cannot vary")
-    if levels * columns_NP.shape[1] >= n:
+    if levels * columns_NP.shape[1] >= n and not (counted and columns_NP.shape[1] == 1):
         raise AnalysisError(
             f"(... | {group}): {levels * columns_NP.shape[1]} random effects for {n} rows; they "
             f"cannot be told from the residual, leave the term out or make it simpler"

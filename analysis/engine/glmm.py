@@ -25,6 +25,7 @@ factors but the first.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,8 @@ from analysis.engine.lmm import Templates
 
 INNER_STEPS = 50
 HALVINGS = 20
-AT_MODE = 1e-13  # Newton decrement of g at which u is the mode
+NEAR_MODE = 1e-13  # Newton decrement of g from which one step more leads to the mode
+AT_MODE = 1e-20  # the same at which u is the mode: gradients are differenced, see `glmm_fit`
 SLACK = 1e-12  # share of g that is rounding
 FAR = 5.0  # how far a mode may be predicted to move
 
@@ -173,24 +175,68 @@ class GlmmProblem(Templates):
                 inner = self.family.inner(eta_N, tau)
             return _Point(u, eta_N, inner, _squares(u) / 2 - inner.loglik)
 
-        point = at(self._guess(x))
+        point, near = at(self._guess(x)), False
         for _ in range(INNER_STEPS):
             factor, observed = self._factored(point, lambdas, tau)
             pull = _turned(self.layout.transposed(point.inner.score_N), lambdas)
             pull = [g - u for g, u in zip(pull, point.u, strict=True)]
             step = factor.solve(pull)
-            if sum(float((g * s).sum()) for g, s in zip(pull, step, strict=True)) < AT_MODE:
+            decrement = sum(float((g * s).sum()) for g, s in zip(pull, step, strict=True))
+            if decrement < (NEAR_MODE if near else AT_MODE):
                 if not observed:
                     break
                 return Mode(x.copy(), point.u, point.eta_N, point.inner, factor, step)
+            near = decrement < NEAR_MODE
             point = _lowered(at, point, step)
         raise np.linalg.LinAlgError("the random effects have no mode")
 
+    def posterior(self, x: Array) -> list[Array]:
+        """Return the covariance of every level's random effects given beta, (L, P, P) a factor.
+
+        It is Lambda H^-1 Lambda', of columns of unit size.
+        """
+        factor = self.mode(x).factor
+        return factor.posterior(inverse_of_leading(factor.chol_MM, self.layout.q))[0]
+
+    def eta_variances(self, x: Array, cov_BB: Array) -> Array:
+        """Return the variance of every row's eta about its truth, (N,), given theta and tau.
+
+        With c = x - X' W Z Lambda H^-1 Lambda' z, for u answers to beta, it is
+        z' Lambda H^-1 Lambda' z + c' cov c.
+        """
+        mode = self.mode(x)
+        own, across, _ = mode.factor.posterior(
+            inverse_of_leading(mode.factor.chol_MM, self.layout.q)
+        )
+        c_NB = self.X_NB.copy()
+        for j in range(self.p if self.factors else 0):
+            c_NB[:, j] -= self._answer(mode.factor, mode.inner.weight_N * self.X_NB[:, j])
+        total_N = self.layout.variances(own, across) + np.zeros(self.n)
+        return total_N + np.einsum("na,ab,nb->n", c_NB, cov_BB, c_NB, optimize=True)
+
+    def _answer(self, factor: Factored, x_N: Array) -> Array:
+        """Return Z Lambda H^-1 Lambda' Z' x."""
+        v = factor.solve(_turned(self.layout.transposed(x_N), factor.lambdas))
+        return self.layout.times(_turned(v, [m.T for m in factor.lambdas]))
+
+    def with_response(self, y_N: Array, start: Array, bend: Array) -> "GlmmProblem":
+        """Return the same model of another score, to be searched from `start`.
+
+        Args:
+            y_N: the score, which `family` must be able to have.
+            start: where the search begins.
+            bend: a guess at the Hessian there.
+        """
+        found = copy(self)
+        found.family, found._last = self.family.of(y_N), None
+        found.first, found.bend = start, bend
+        return found
+
     def _factored(self, point: "_Point", lambdas: list[Array], tau: float) -> tuple[Factored, bool]:
         """Return the factor of H, with expected weights where the observed ones give none."""
-        if not np.isfinite(point.objective):
-            raise np.linalg.LinAlgError("the likelihood is not finite")
         weight_N = point.inner.weight_N
+        if not np.isfinite(point.objective + float(weight_N.sum())):
+            raise np.linalg.LinAlgError("the likelihood is not finite")
         try:
             return factored(self.layout, self.layout.blocks(weight_N), lambdas), True
         except np.linalg.LinAlgError:

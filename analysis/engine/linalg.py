@@ -4,6 +4,7 @@ Letters in names: N rows, L levels, P columns of a factor, B fixed effects, M co
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from scipy.linalg import qr, solve_triangular
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+SMALL = 256  # rows up to which a mask is kept
 RANK_TOLERANCE = 1e-8  # of a column's own length, after the columns before it are taken out
 
 
@@ -52,9 +54,17 @@ def orthogonal(X_NB: Array, y_N: Array) -> Fixed:
 
 def symmetric(lower_MM: Array) -> Array:
     """Return the symmetric matrix with this lower triangle."""
+    if len(lower_MM) <= SMALL:
+        return np.where(_below(len(lower_MM)), lower_MM, lower_MM.T)
     found = np.tril(lower_MM)
     found += np.tril(lower_MM, -1).T
     return found
+
+
+@lru_cache(maxsize=64)
+def _below(m: int) -> Mask:
+    """Return the lower triangle's mask; numpy makes one anew on every call of `tril`."""
+    return np.tri(m, dtype=np.bool_)
 
 
 def times(a_LPP: Array, b_LPM: Array) -> Array:

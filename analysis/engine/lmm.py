@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import blas, solve_triangular
+from scipy.linalg import blas, lapack, solve_triangular
 
 from analysis.engine.blocked import Factored, factored, inverse_of_leading, rows_of, turned, weak
 from analysis.engine.layout import Factor, Layout
@@ -216,10 +216,8 @@ def average_information(problem: Problem, theta: Array, at: Evaluation) -> Array
     flat = [v.reshape(-1, len(theta)) for v in (first_LPK, c_LPK, h_LPK)]
     plain_KK = flat[0].T @ flat[1] + rest_MK.T @ c_MK - flat[1].T @ flat[2]
     left_KM = (c_MK - coupling.transposed(h_LPK)).T
-    k = len(at.chol_MM) - 1
-    half_MK = blas.dtrsm(
-        1.0, at.chol_MM[:k, :k], turned(problem.layout, left_KM, lambdas)[:, :k].T, lower=1
-    )
+    right_MK = turned(problem.layout, left_KM, lambdas).T
+    half_MK = blas.dtrsm(1.0, at.chol_MM, right_MK, lower=1)[:-1]
     linear_K = np.concatenate(
         [np.einsum("klp,lp->k", m, a) for m, a in zip(moved, at.scores, strict=True)]
     )
@@ -307,8 +305,12 @@ def solution(problem: Problem, theta: Array, at: Evaluation) -> Solution:
 
 def _coefficients(chol_MM: Array) -> Array:
     """Return [u of the other factors, beta] from the factor whose last row is y."""
-    k = len(chol_MM) - 1
-    return solve_triangular(chol_MM[:k, :k], chol_MM[k, :k], lower=True, trans=1)
+    # LAPACK itself, on all of it: scipy's checks cost more than a small solve, a block of a large
+    # matrix is copied, and this is in every evaluation. A zero for y leaves the others alone.
+    right_M = chol_MM[-1].copy()
+    right_M[-1] = 0
+    found, _ = lapack.dtrtrs(chol_MM, right_M, lower=1, trans=1, overwrite_b=1)
+    return np.asarray(found[:-1], dtype=np.float64)
 
 
 def _column_major(free_PP: Mask) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ along the offending eigenvector.
 The parameters x are theta first, then whatever else the model is minimised over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -83,7 +83,7 @@ class Minimum(Generic[P]):
     false_boundary: tuple[str, ...]  # groups whose variance should not be zero but is
     singular: tuple[str, ...]  # groups whose covariance has lost rank
     x: Array  # theta and all else
-    hessian: Array  # of the deviance, over `inside`
+    hessian: Array  # of the deviance, over `inside`, at the last step's beginning or its end
     inside: Mask  # of x: what is not held by a bound
 
     @property
@@ -165,6 +165,10 @@ class _Counter(Generic[P]):
             self._last = (x.copy(), self.problem.evaluate(x))
         return self._last[1]
 
+    def recall(self, x: Array, at: P) -> None:
+        """Remember what was evaluated before, so that a search begun there need not do it again."""
+        self._last = (x.copy(), at)
+
     def curvature(self, x: Array) -> Array | None:
         return self.problem.curvature(x, self.evaluate(x))
 
@@ -229,41 +233,49 @@ def _polish(counter: _Counter[P], x: Array, at: P) -> _End[P]:
     low = counter.problem.lower
     for _ in range(NEWTON_STEPS):
         inside = (x > low) | (at.gradient < 0)
-        hessian = _hessian(counter, x, at, inside)
-        decrement, curved = _decrement(hessian, at.gradient[inside])
+        bend = hessian(counter.evaluate, x, at, inside)
+        counter.recall(x, at)
+        decrement, curved = _decrement(bend, at.gradient[inside])
         nothing = max(NOTHING, 4 * EPS * abs(at.deviance))
         if decrement < nothing:
             break
         before = at.deviance
-        whole = np.diag(np.where(inside, 0.0, np.abs(hessian).max(initial=1.0)))
-        whole[np.ix_(inside, inside)] = hessian
+        whole = np.diag(np.where(inside, 0.0, np.abs(bend).max(initial=1.0)))
+        whole[np.ix_(inside, inside)] = bend
         x = minimize(counter, x, lower=low, curvature=whole, gain=nothing, steps=FEW).x
         at = counter.evaluate(x)
         if np.array_equal(inside, (x > low) | (at.gradient < 0)):
-            decrement, curved = _decrement(hessian, at.gradient[inside])
+            decrement, curved = _decrement(bend, at.gradient[inside])
             if curved and (decrement < FLAT_DEVIANCE * STALE or before - at.deviance < nothing):
                 break
-    return _End(x, at, decrement, curved, hessian, inside)
+    return _End(x, at, decrement, curved, bend, inside)
 
 
-def _decrement(hessian: Array, gradient: Array) -> tuple[float, bool]:
+def _decrement(bend: Array, gradient: Array) -> tuple[float, bool]:
     """Return what the deviance has left to fall, and whether no eigenvalue is negative."""
     if not len(gradient):
         return 0.0, True
-    values, vectors = np.linalg.eigh(hessian)
+    values, vectors = np.linalg.eigh(bend)
     curved = bool(values[0] > -1e-4 * max(np.abs(values).max(), 1e-300))
     firm = values > 1e-8 * max(values[-1], 0.0)
     along = vectors[:, firm].T @ gradient
     return float((along**2 / values[firm]).sum() / 2), curved
 
 
-def _hessian(counter: _Counter[P], x: Array, at: P, inside: Mask) -> Array:
-    """Return the Hessian of the deviance over `inside`, by differences of the gradient."""
+def hessian(evaluate: Callable[[Array], P], x: Array, at: P, inside: Mask) -> Array:
+    """Return the Hessian of the deviance over `inside`, by differences of the gradient.
+
+    Args:
+        evaluate: the model's, at any x.
+        x: where it is wanted.
+        at: what the model says of itself there.
+        inside: of x: what is differentiated by.
+    """
     rows = []
     for i in np.flatnonzero(inside):
         step = 1e-5 * max(1.0, abs(x[i]))
         moved = x.copy()
         moved[i] += step
-        rows.append((counter.evaluate(moved).gradient - at.gradient)[inside] / step)
-    hessian = np.array(rows).reshape(len(rows), len(rows))
-    return (hessian + hessian.T) / 2
+        rows.append((evaluate(moved).gradient - at.gradient)[inside] / step)
+    found = np.array(rows).reshape(len(rows), len(rows))
+    return (found + found.T) / 2

@@ -15,6 +15,7 @@ from analysis.study.paired import paired
 
 MOST_MODELS = 4  # binomial fits of
 MOST_ROWS = 12_000  # rows, so that each takes a second or so
+MOST_CELLS = 24  # a fixed effect each
 MOST_PAIRS = 6  # of one place
 PARTS = {
     "seed": "seed (shared)", "run": "run", "item": "item", "cell_item": "cell × item",
@@ -146,7 +147,7 @@ def _models(items: Items, table: pd.DataFrame) -> Table:
     wanted = set(zip(chosen["place"], chosen["task"], strict=True))
     rows = []
     for place, task, own in by_task(items):
-        if (place, task) not in wanted:
+        if (place, task) not in wanted or cell_names(own.runs).nunique() > MOST_CELLS:
             continue
         try:
             model = item_model(own, most_rows=MOST_ROWS)

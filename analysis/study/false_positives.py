@@ -40,6 +40,7 @@ from analysis.study.items import cell_names
 
 ALPHA = 0.05
 RELABELLINGS = 10
+MOST_COEFFICIENTS = 150  # of a model that is fitted for every labelling
 MOST_SWAPS = 10  # seeds up to which every way to swap is taken
 WAYS = {
     "sham": "as labelled",
@@ -169,7 +170,8 @@ def relabelled_p(
     """Return the p-values of labels drawn at random by cell, within the study's own model.
 
     Half of the cells of every data set and base model get the label. Empty where the model cannot
-    be fitted.
+    be fitted, where it has an effect for every cell (the label then has nothing to add), or where it
+    is too large to be fitted many times.
     """
     rng = np.random.default_rng(seed)
     try:
@@ -189,6 +191,8 @@ def relabelled_p(
         except AnalysisError:
             return found
         ours = [i for i, name in enumerate(fit.fixef.index) if "label" in name.split(":")]
+        if not ours or len(fit.fixef) > MOST_COEFFICIENTS:
+            return found
         found += [contrast(fit, np.eye(len(fit.fixef))[i]).p for i in ours]
     return found
 

@@ -3,12 +3,13 @@
 #
 #   Rscript tests/oracles/glmm_models.R OUT     (default: the folder of this script)
 #
-# Writes OUT/items.csv, OUT/bounded.csv and OUT/glmm_models.json. Needs lme4, glmmTMB, jsonlite.
-# Stored output made with R 4.2.2, lme4 1.1-31, glmmTMB 1.1.5.
+# Writes OUT/items.csv, OUT/bounded.csv and OUT/glmm_models.json. Needs lme4, glmmTMB, emmeans and
+# jsonlite. Stored output made with R 4.2.2, lme4 1.1-31, glmmTMB 1.1.5, emmeans 1.8.4.1.
 
 suppressMessages({
   library(lme4)
   library(glmmTMB)
+  library(emmeans)
   library(jsonlite)
 })
 
@@ -37,6 +38,11 @@ eta <- 0.2 + 0.9 * items$wp - 0.7 * items$wp^2 + 0.4 * (items$adapter == "lora")
 items$right <- rbinom(nrow(items), 1, plogis(eta))
 items <- items[runif(nrow(items)) < 0.85, ]
 items <- items[order(items$run, items$item), ]
+# A group that nothing varies over, and rows that make the table lopsided.
+lopsided <- function(run, other) as.integer(run %% 3 != 0 | other <= 4 | run %% 2 == other %% 2)
+run_number <- function(d) match(d$run, runs$run)
+items$batch <- sprintf("b%d", (3 * run_number(items) + 5 * match(items$item, item_names)) %% 7)
+items$some <- lopsided(run_number(items), match(items$item, item_names))
 write.csv(items, file.path(out, "items.csv"), row.names = FALSE)
 
 # Shares between 0 and 1, task by task: precise, loose and counted ones.
@@ -61,6 +67,8 @@ n <- nrow(bounded)
 bounded$ends_squeezed <- (bounded$ends * (n - 1) + 0.5) / n
 bounded$linear <- round(50 + 10 * eta + rnorm(n, 0, 2 / sqrt(bounded$w)), 6)
 bounded <- bounded[order(bounded$run, bounded$task), ]
+bounded$batch <- sprintf("b%d", (3 * run_number(bounded) + 5 * match(bounded$task, tasks)) %% 7)
+bounded$some <- lopsided(run_number(bounded), match(bounded$task, tasks))
 write.csv(bounded[, names(bounded) != "ends_squeezed"], file.path(out, "bounded.csv"),
           row.names = FALSE)
 
@@ -74,10 +82,13 @@ models <- list(
   model("items, nested", "binomial", "right ~ wp + adapter + (1 | subject/item)"),
   model("items, three factors", "binomial",
         "right ~ wp + I(wp^2) + (1 | subject) + (1 | item) + (1 | run)"),
-  model("items, correlated slopes", "binomial", "right ~ wp + adapter + (1 + wp | item) + (1 | run)"),
+  model("items, correlated slopes", "binomial",
+        "right ~ wp + adapter + (1 + wp | item) + (1 | run)"),
   model("items, uncorrelated slopes", "binomial",
         "right ~ wp + adapter + (1 + wp || item) + (1 | run)"),
   model("items, offset", "binomial", paste("right ~ wp + adapter + offset(base) +", crossed)),
+  model("items, unbalanced", "binomial", paste("right ~ wp * adapter +", crossed), rows = "some"),
+  model("items, singular", "binomial", paste("right ~ wp + adapter + (1 | batch) +", crossed)),
   model("items, no random effects", "binomial", "right ~ wp * adapter"),
   model("counts, crossed", "binomial", "accuracy ~ wp + I(wp^2) + adapter + (1 | task) + (1 | run)",
         weights = "trials"),
@@ -85,6 +96,8 @@ models <- list(
         weights = "trials"),
   model("counts, offset", "binomial", "accuracy ~ wp + offset(base) + (1 | task) + (1 | run)",
         weights = "trials"),
+  model("counts, unbalanced", "binomial", "accuracy ~ wp + dataset + (1 | task) + (1 | run)",
+        weights = "trials", rows = "some"),
   model("beta, crossed", "beta", "usual ~ wp + I(wp^2) + adapter + (1 | task) + (1 | run)"),
   model("beta, interaction", "beta", "usual ~ wp * dataset + adapter + (1 | task) + (1 | run)"),
   model("beta, precise", "beta", "precise ~ wp + I(wp^2) + adapter + (1 | task) + (1 | run)"),
@@ -92,20 +105,27 @@ models <- list(
   model("beta, one factor", "beta", "usual ~ wp + task + (1 | run)"),
   model("beta, nested", "beta", "loose ~ wp + adapter + (1 | dataset/run)"),
   model("beta, correlated slopes", "beta", "usual ~ wp + adapter + (1 + wp | task) + (1 | run)"),
-  model("beta, uncorrelated slopes", "beta", "precise ~ wp + adapter + (1 + wp || task) + (1 | run)"),
+  model("beta, uncorrelated slopes", "beta",
+        "precise ~ wp + adapter + (1 + wp || task) + (1 | run)"),
   model("beta, weights", "beta", "usual ~ wp + adapter + (1 | task) + (1 | run)", weights = "w"),
   model("beta, offset", "beta", "usual ~ wp + adapter + offset(base) + (1 | task) + (1 | run)"),
   model("beta, offset, weights, slopes", "beta", weights = "w",
         "loose ~ wp + offset(base) + (1 + wp | task) + (1 | run)"),
+  model("beta, unbalanced", "beta", "usual ~ wp * adapter + (1 | task) + (1 | run)", rows = "some"),
+  model("beta, singular", "beta", "usual ~ wp + adapter + (1 | batch) + (1 | task) + (1 | run)"),
   model("beta, no random effects", "beta", "loose ~ wp * adapter"),
   model("beta, squeezed", "beta_squeezed", "ends ~ wp + adapter + (1 | task) + (1 | run)"),
   model("beta, zeros apart", "beta_inflated", "ends ~ wp + adapter + (1 | task) + (1 | run)"),
   model("linear, offset", "gaussian", "linear ~ wp + offset(base) + (1 | task) + (1 | run)"),
   model("linear, offset, weights, slopes", "gaussian", weights = "w",
-        "linear ~ wp + adapter + offset(10 * base) + (1 + wp | task) + (1 | run)"),
+        "linear ~ wp + adapter + offset(I(10 * base)) + (1 + wp | task) + (1 | run)"),
   model("linear, weights, ML", "gaussian", weights = "w", method = "ML",
         "linear ~ wp + I(wp^2) + (1 | task) + (1 | run)")
 )
+
+with_means <- c("items, interaction", "items, crossed", "counts, slopes", "beta, interaction",
+                "beta, loose", "beta, weights", "beta, offset")
+with_modes <- c("counts, slopes", "items, three factors")
 
 spread <- function(v) {          # of one fit: standard deviations and correlations, by group
   parts <- lapply(names(v), function(g) lapply(seq_along(attr(v[[g]], "stddev")), function(k)
@@ -128,7 +148,22 @@ with_lme4 <- function(m, formula, data) {
   found <- list(loglik = as.numeric(logLik(fit)), fixef = as.list(fixef(fit)),
                 se = as.list(sqrt(diag(as.matrix(vcov(fit))))), random = spread(VarCorr(fit)))
   if (m$family == "gaussian") found$sigma <- sigma(fit)
+  if (m$name %in% with_modes) {
+    modes <- as.data.frame(ranef(fit, condVar = TRUE))
+    found$modes <- lapply(modes, function(v) if (is.factor(v)) as.character(v) else v)
+  }
   found
+}
+
+with_emmeans <- function(fit, data) {    # means on both scales, and slopes over wp
+  over <- if ("dataset" %in% all.vars(formula(fit))) "dataset" else "adapter"
+  as_list <- function(grid) as.list(as.data.frame(summary(grid, infer = c(TRUE, FALSE))))
+  grid <- emmeans(fit, over, data = data, df = Inf, offset = 0)
+  list(over = over, link = as_list(grid),
+       response = as_list(update(grid, predict.type = "response")),
+       pairs = as_list(pairs(grid, adjust = "none")),
+       ratios = as_list(update(pairs(grid, adjust = "none"), predict.type = "response")),
+       slopes = as_list(emtrends(fit, over, var = "wp", data = data, df = Inf)))
 }
 
 with_glmmtmb <- function(m, formula, data) {
@@ -136,16 +171,18 @@ with_glmmtmb <- function(m, formula, data) {
   zeros <- if (m$family == "beta_inflated") ~1 else ~0
   if (m$family == "beta_squeezed") formula <- update(formula, ends_squeezed ~ .)
   control <- glmmTMBControl(optCtrl = list(iter.max = 5000, eval.max = 5000, rel.tol = 1e-13))
-  fit <- suppressWarnings(glmmTMB(formula, data, family, ziformula = zeros, weights = .w,
-                                  control = control))
+  fit <- suppressWarnings(do.call(glmmTMB, list(formula, data, family, ziformula = zeros,
+                                                weights = data$.w, control = control)))
   found <- list(loglik = as.numeric(logLik(fit)), fixef = as.list(fixef(fit)$cond),
                 se = as.list(sqrt(diag(vcov(fit)$cond))), random = spread(VarCorr(fit)$cond))
   if (m$family != "binomial") found$phi <- sigma(fit)
+  if (m$name %in% with_means) found$means <- with_emmeans(fit, data)
   found
 }
 
 result <- lapply(models, function(m) {
   data <- if (grepl("^right", m$formula)) items else bounded
+  if (!is.null(m$rows)) data <- data[data[[m$rows]] == 1, ]
   data$.w <- if (is.null(m$weights)) rep(1, nrow(data)) else data[[m$weights]]
   formula <- as.formula(m$formula)
   m$data <- if (grepl("^right", m$formula)) "items" else "bounded"

@@ -1,0 +1,105 @@
+"""Writes the measured tables of benchmarks/*.csv into docs/statistics.md, between their markers.
+
+    python benchmarks/tables.py
+
+A table stands between <!-- table NAME --> and <!-- end -->; a test holds the page to the files.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "statistics.md"
+BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown; what is missing is left empty."""
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.fillna("").to_numpy().tolist()]
+    cells = [[str(value).replace("|", r"\|") for value in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def seconds(value: float) -> str:
+    """Return a time in words; nothing for one that was not measured."""
+    if pd.isna(value):
+        return ""
+    return f"{value:.1f} s"
+
+
+def _short(value: float) -> str:
+    return f"{1e3 * value:.1f} ms" if value < 1 else seconds(value)
+
+
+def speed() -> str:
+    """Return programs by models: processor seconds, wall seconds behind them."""
+    found = pd.read_csv(HERE / "mixed_models.csv")
+    both = [
+        "" if pd.isna(cpu) else f"{_short(cpu)} ({_short(wall)})"
+        for cpu, wall in zip(found["cpu"], found["wall"], strict=True)
+    ]
+    wide = found.assign(time=both).pivot(index="program", columns="model", values="time")
+    order = [list(dict.fromkeys(found[name])) for name in ("program", "model")]
+    return markdown(wide.loc[order[0], order[1]].reset_index())
+
+
+def growth() -> str:
+    """Return our processor times by rows and levels."""
+    found = pd.read_csv(HERE / "mixed_models_growth.csv")
+    return markdown(
+        pd.DataFrame(
+            {
+                "rows": found["rows"].map("{:,}".format),
+                "runs x tasks": [
+                    f"{r:,} x {t:,}" for r, t in zip(found["runs"], found["tasks"], strict=True)
+                ],
+                "numbers alone": found["numbers_cpu"].map(_short),
+                "`fit_mixed`": found["fit_mixed_cpu"].map(_short),
+            }
+        )
+    )
+
+
+def refits() -> str:
+    """Return the bootstrap's times."""
+    found = pd.read_csv(HERE / "mixed_models_refits.csv")
+    times = {"processor": found["cpu"].map(_short), "wall": found["wall"].map(_short)}
+    return markdown(found[["program", "refits"]].assign(**times))
+
+
+def coverage() -> str:
+    """Return the rates in percent with their Monte-Carlo errors, a column for every quantity."""
+    found = pd.read_csv(HERE / "coverage.csv")
+    rate = [
+        f"{100 * r:.2f} ± {100 * e:.2f}" for r, e in zip(found["rate"], found["error"], strict=True)
+    ]
+    keys = ["shape", "model", "df", "grids"]
+    wide = found.assign(rate=rate).pivot(index=keys, columns="quantity", values="rate")
+    order = found[keys].drop_duplicates()
+    wide = wide.reindex(pd.MultiIndex.from_frame(order))
+    return markdown(wide[["wp^2", "gain", "location", "type I"]].reset_index())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "growth": growth,
+    "refits": refits,
+    "coverage": coverage,
+}
+
+
+def rewritten(text: str) -> str:
+    """Return a page with its measured tables as the files have them."""
+    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + m[3] if m[2] in TABLES else m[0], text)
+
+
+def main() -> None:
+    """Rewrite the page."""
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""docs/statistics.md says what the measured files say, and they say what the page claims."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def stored(name):
+    return pd.read_csv(BENCHMARKS / f"{name}.csv")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_has_every_table_as_it_was_measured(tables):
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert [m[2] for m in tables.BLOCK.finditer(page)] == ["coverage", "speed", "growth", "refits"]
+    assert tables.rewritten(page) == page
+    stale = page.replace("fit_mixed |", "fit_mixed | 9", 1)
+    assert stale != page
+    assert tables.rewritten(stale) == page
+
+
+def test_the_rules_that_claim_to_be_exact_hold():
+    found = stored("coverage")
+    assert set(found.loc[found["model"].str.contains("no run effect"), "within"]) == {False}
+    claimed = found[
+        found["df"].isin(["satterthwaite", "kenward-roger"]) & (found["grids"] >= 10_000)
+    ]
+    assert len(claimed) == 24  # three shapes, four quantities, two rules
+    assert claimed["within"].all()
+    assert not found["unconverged"].any()
+
+
+def test_programs_agree_and_the_wanted_times_are_met():
+    found = stored("mixed_models").set_index(["model", "program"])
+    ours = "ablate, fit_mixed"
+    for model in found.index.unique("model"):
+        own = found.loc[model]
+        loglik = own["loglik"].dropna()
+        assert loglik.max() == pytest.approx(own.loc[ours, "loglik"], abs=1e-4)
+        assert own.loc["lme4", "loglik"] == pytest.approx(own.loc[ours, "loglik"], abs=1e-3)
+        if model.startswith("grid"):
+            assert own.loc[ours, "cpu"] <= 0.020
+    large = found.loc["InstEval"]["cpu"]
+    assert large[ours] <= large["lme4"] / 12
+    assert large[ours] <= large["lme4, OpenBLAS"] / 9
+    assert large[ours] < large[["glmm", "mixedlm"]].min() / 2
+    again = stored("mixed_models_refits").set_index("program")
+    assert again.loc["ablate, two processes", "cpu"] <= 10  # wall: other work ran beside it
