@@ -133,15 +133,90 @@ def _sweep(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    from ablate.plan import plan_grid, render, summarise
+    from ablate.plan import plan_grid, render, render_power, summarise
 
     form, overrides = _option(words, "--format", ("text", "json"))
-    summary = summarise(plan_grid(overrides))
+    asked, overrides = _power_options(overrides)
+    margin, overrides = _option(overrides, "--margin", None)
+    frozen = "--freeze" in overrides
+    request = plan_grid([word for word in overrides if word != "--freeze"])
+    summary = summarise(request)
+    if frozen or margin is not None:
+        summary["frozen"] = _freeze(request, margin if frozen else None)
+    if asked is not None:
+        summary["power"] = _power(request, asked)
     if form == "json":
         print(json.dumps(summary, indent=1))
-    else:
-        render(summary, CONSOLE)
+        return 0
+    render(summary, CONSOLE)
+    if asked is not None:
+        said = summary["power"]
+        render_power(said["tests"], CONSOLE, effect=said["effect"])
+        CONSOLE.print(said["noise"], highlight=False)
+    if frozen:
+        CONSOLE.print("frozen: {file}, SHA-256 {sha256}".format(**summary["frozen"]))
+        CONSOLE.print(summary["frozen"]["formula"], highlight=False)
     return 0
+
+
+def _freeze(request: Any, margin: str | None) -> dict[str, str]:
+    """Write the analysis plan of a grid into its folder of results."""
+    from ablate.plan import prospective
+    from analysis.design.frozen import FILE, freeze
+    from analysis.errors import AnalysisError
+
+    if margin is None:
+        raise UserError("--freeze: needs the smallest effect of interest in points: --margin 2")
+    try:
+        plan = freeze(prospective(request), study=request.design.study, margin=float(margin))
+        plan.write(request.out / FILE)
+    except ValueError as error:
+        raise UserError(f"--margin={margin}: must be a number of points") from error
+    except AnalysisError as error:
+        raise UserError(str(error)) from error
+    return {"file": str(request.out / FILE), "sha256": plan.sha256, "formula": plan.formula}
+
+
+def _power_options(words: list[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """Take the options of `plan --power` out of `words`; None where it is not asked for."""
+    asked: dict[str, str] = {}
+    for name in ("--pilot", "--effect", "--seeds", "--items", "--draws"):
+        value, words = _option(words, name, None)
+        if value is not None:
+            asked[name[2:]] = value
+    wanted = "--power" in words
+    if asked and not wanted:
+        raise UserError(f"--{next(iter(asked))}: belongs to plan --power")
+    return (asked if wanted else None), [word for word in words if word != "--power"]
+
+
+def _power(request: Any, asked: dict[str, str]) -> dict[str, Any]:
+    """Return the power of a grid's tests, by simulation from a pilot's noise."""
+    from ablate.plan import prospective
+    from analysis.design.power import DRAWS, SEEDS, components, power
+    from analysis.errors import AnalysisError
+    from analysis.study.frame import read
+
+    if "pilot" not in asked:
+        raise UserError("--power: needs the noise of scores like these: --pilot RESULTS")
+    try:
+        numbers = {k: float(v) for k, v in asked.items() if k not in ("pilot", "seeds")}
+        seeds = [int(n) for n in asked["seeds"].split(",")] if "seeds" in asked else list(SEEDS)
+    except ValueError as error:
+        raise UserError(f"--power: effect, seeds, items and draws are numbers ({error})") from error
+    items = int(numbers["items"]) if "items" in numbers else None
+    effect, draws = numbers.get("effect", 2.0), int(numbers.get("draws", DRAWS))
+    try:
+        noise = components(read(asked["pilot"]), source=asked["pilot"]).with_items(items)
+        tests = power(prospective(request), noise, effect=effect, seeds=seeds, draws=draws)
+    except AnalysisError as error:
+        raise UserError(str(error)) from error
+    said = (
+        f"simulated from {noise.source}: run {noise.run:.2f}, one score of a run "
+        f"{noise.residual:.2f} points (of which items {noise.item:.2f}, at {noise.items:g} a "
+        f"task); {draws} studies each, so a power is known to {50 / draws**0.5:.0f} points or so"
+    )
+    return {"effect": effect, "noise": said, "tests": tests.to_dict("records")}
 
 
 def _status(words: list[str]) -> int:
@@ -254,7 +329,7 @@ def _option(
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "train and score one cell"),
     "sweep": (_sweep, "carry out a grid; resumes, survives failures, ends with the report"),
-    "plan": (_plan, "say what a grid would do, and what it would cost; runs nothing"),
+    "plan": (_plan, "say what a grid would do, cost and (--power) be able to see; runs nothing"),
     "status": (_status, "done, running, failed and missing cells of a folder"),
     "tokens": (_tokens, "show examples as the loss sees them: each token's role and weight"),
     "report": (_report_verb, "fit and write the report of results, or of any long table"),

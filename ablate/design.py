@@ -156,6 +156,12 @@ def save(plan: Design, out: Path) -> Path:
     return path
 
 
+def head_of(named: Named, study: str) -> dict[str, Any]:
+    """Return what the results table says of a named cell that has no record."""
+    entry = _entry(named, study) | {"status": "missing"}
+    return dict(entry["levels"]) | record.facts_of(entry, None)
+
+
 def _entry(named: Named, study: str) -> dict[str, Any]:
     data = named.identity.data
     levels = record.levels_of(plain(named.cell), study)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +19,15 @@ from ablate import grid
 from ablate.adapters import table
 from ablate.compose import Grid, expand
 from ablate.composer import config_loader
-from ablate.design import Design, Named, design
+from ablate.design import Design, Named, design, head_of
 from ablate.errors import UserError
+from ablate.micro import tasks as micro_tasks
 from ablate.progress import duration
 from ablate.store import Store
 from ablate.sweep import missing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLOPS_PER_SECOND = 25e9  # one core at small sizes, measured; only used where nothing was recorded
 ITEM_BYTES = 24  # an item in items.parquet, compressed
@@ -159,6 +163,33 @@ def summarise(request: Request) -> dict[str, Any]:
     }
 
 
+def prospective(request: Request) -> "pd.DataFrame":
+    """Return the results table that the grid would have: one row per run and task, no scores.
+
+    Raises:
+        UserError: nothing is scored on a benchmark.
+    """
+    import pandas as pd
+
+    plan, rows = request.design, []
+    for names in plan.runs.values():
+        named, tasks = names[0], names[0].cell.evaluate.tasks
+        head = head_of(named, plan.study)
+        rows += [head | _task(name) | {"value": 0.5} for name in tasks]
+    if not rows:
+        raise UserError("evaluate.tasks=[]: there is no benchmark whose power could be told")
+    return pd.DataFrame(rows)
+
+
+def _task(name: str) -> dict[str, Any]:
+    """Return what is known of a benchmark before it is run; of a stranger's little is."""
+    known = micro_tasks.TASKS.get(name)
+    found = {"task": name, "task_type": "mc", "side": "both", "metric": "acc"}
+    if known is not None:
+        found |= {"task_type": known.task_type, "side": known.side, "metric": known.metric}
+    return found
+
+
 def _factors(found: Grid) -> dict[str, list[Any]]:
     levels: dict[str, list[Any]] = {key: [] for key in found.factors}
     for point in found.points:
@@ -229,6 +260,21 @@ def render(summary: dict[str, Any], console: Console) -> None:
         f"(from {summary['basis']})",
         highlight=False,
     )
+
+
+def render_power(lines: list[dict[str, Any]], console: Console, *, effect: float) -> None:
+    """Print, for every test, the power by number of seeds."""
+    seeds = sorted({line["seeds"] for line in lines})
+    shown = Table("masking", "tasks", "data", f"{effect:g} points as", box=None)
+    for n in seeds:
+        shown.add_column(f"{n} seed{'s' if n > 1 else ''}", justify="right")
+    keys = ("mode", "task_group", "dataset_type", "shape")
+    tests = dict.fromkeys(tuple(line[k] for k in keys) for line in lines)
+    by = {(*(line[k] for k in keys), line["seeds"]): line["power"] for line in lines}
+    for test in tests:
+        shares = [by.get((*test, n)) for n in seeds]
+        shown.add_row(*map(str, test), *("-" if s is None else f"{s:.0%}" for s in shares))
+    console.print(shown)
 
 
 def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:

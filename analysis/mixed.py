@@ -1,5 +1,7 @@
 """Fits a mixed model given by a formula: `fit_mixed(frame, "score ~ wp + (1 | task)")`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -15,7 +17,10 @@ from analysis.engine.lmm_fit import Minimum, minimise
 from analysis.engine.scores import FAMILIES, scores
 from analysis.errors import AnalysisError, listed, nearest
 
-__all__ = ["FAMILIES", "METHODS", "GlmmFit", "MixedFit", "RandomEffect", "fit_mixed", "refit"]
+__all__ = [
+    "FAMILIES", "METHODS", "GlmmFit", "MixedFit", "RandomEffect", "fit_mixed", "refit",
+    "with_score",
+]  # fmt: skip
 METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
 EXACT_FIT = 1e-10  # residual length, as a share of the score's, that counts as none
@@ -65,6 +70,11 @@ def refit(fit: MixedFit, method: str) -> MixedFit:
     return _fit(fit.formula, fit.design, method)
 
 
+def with_score(fit: MixedFit, y_N: Array) -> MixedFit:
+    """Return the same Gaussian model fitted to another score of the same rows, (N,)."""
+    return _fit(fit.formula, replace(fit.design, y_N=y_N), fit.method)
+
+
 def _fit_general(formula: str, found: Design, family: str) -> GlmmFit:
     """Return a fit by Laplace's approximation."""
     ready = scores(found, family)
@@ -75,8 +85,8 @@ def _fit_general(formula: str, found: Design, family: str) -> GlmmFit:
         minimum = fit_glmm(problem)
     except np.linalg.LinAlgError as error:
         raise AnalysisError(
-            f"formula={formula}: family={family} has no finite fit here ({error}); are scores "
-            f"explained exactly, or within rounding of 0 or 1? family=gaussian may do"
+            f"formula={formula}: family={family} has no finite fit here; are scores explained "
+            f"exactly, or within rounding of 0 or 1? family=gaussian may do"
         ) from error
     beta_B, tau = problem.beta(minimum.x), problem.tau(minimum.x)
     direction_B = separated(problem, beta_B)

@@ -58,7 +58,8 @@ def main() -> None:
         model_folder(Path(folder), asked)
         found = cells(asked, Path(folder))
         rows = [row for turn in range(asked.rounds) for row in _round(turn, found, asked)]
-        memory = {name: resident(cell, asked.device) for name, cell in found.items()}
+        measured = {row["level"] for row in rows}
+        memory = {n: resident(c, asked.device) for n, c in found.items() if n in measured}
     table = summary(pd.DataFrame(rows), memory)
     print(markdown(table))
     if asked.out:
@@ -128,7 +129,7 @@ def _round(turn: int, found: dict[str, config.Cell], asked: argparse.Namespace) 
         gc.collect()
         try:
             start, step = timed(cell, asked.device)
-        except (UserError, ImportError) as error:
+        except (UserError, ImportError, ValueError) as error:  # loftq wants bitsandbytes
             if turn == 0:
                 print(f"{name}: left out, {error}")
             continue

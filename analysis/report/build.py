@@ -16,8 +16,11 @@ from analysis.errors import AnalysisError
 from analysis.report import (
     arms,
     checks,
+    decomposition,
     dose,
     findings,
+    fit_shape,
+    front,
     heldout,
     items,
     leaderboard,
@@ -27,8 +30,10 @@ from analysis.report import (
     overview,
     paper,
     plain,
+    preregistered,
     settings,
     stranger,
+    surface,
     told,
 )
 from analysis.report.page import Page, write
@@ -120,12 +125,17 @@ def _question(folder: Path | None) -> str:
 def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         findings.section(study),
+        preregistered.section(study),
         paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
         overview.section(study.raw, study.folder),
         dose.section(study),
+        fit_shape.section(study),
+        surface.section(study),
+        decomposition.section(study),
         many_arms.section(study),
         arms.adapters(study),
         arms.trade_off(study),
+        front.section(study),
         leaderboard.section(study),
         items.section(study),
         settings.section(study),

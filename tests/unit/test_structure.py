@@ -34,7 +34,8 @@ ARROW = [
     {"app", "__main__"},
 ]
 ARROW_OF_ANALYSIS = [
-    {"errors"}, {"engine"}, {"mixed"}, {"inference"}, {"study"}, {"figures"}, {"report"}
+    {"errors"}, {"engine"}, {"mixed"}, {"inference"}, {"study"}, {"design"}, {"figures"},
+    {"report"}
 ]  # fmt: skip
 TORCH_FREE = [
     "ablate.config", "ablate.weights", "ablate.record", "ablate.store", "ablate.compose",
