@@ -187,6 +187,10 @@ class Meter:
 
     def add(self, tensor: Tensor) -> None:
         """Count a tensor's storage, unless it was counted already."""
+        if tensor.layout != torch.strided:  # a sparse one has no storage of its own
+            parts = tensor.detach().coalesce() if tensor.is_sparse else tensor
+            self.seen[id(tensor)] = parts.values().numel() * parts.element_size()
+            return
         storage = tensor.untyped_storage()
         self.seen[storage.data_ptr()] = storage.nbytes()
 
@@ -217,7 +221,8 @@ def resident(cell: config.Cell, device: str) -> dict[str, float]:
 @contextmanager
 def _activations(held: Meter, kept: list[Meter]) -> Iterator[None]:
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in held.seen:
+        strided = tensor.layout == torch.strided
+        if not strided or tensor.untyped_storage().data_ptr() not in held.seen:
             kept[-1].add(tensor)
         return tensor
 

@@ -1,12 +1,14 @@
-"""Parametric bootstrap of a linear mixed model: percentile intervals and likelihood-ratio tests.
+"""Parametric bootstrap of a mixed model: percentile intervals and likelihood-ratio tests.
 
 Responses are drawn from the fitted model, random effects and residuals anew,
 
     y* = X beta + Z Lambda u* + e*,     u* ~ N(0, sigma^2 I),   e* ~ N(0, sigma^2 W^-1),
 
-and the model is fitted to each. What does not depend on y is shared by all refits. A search
-begins at the original fit and ends at a deviance within `GAIN` of the quadratic's minimum, 0.1 %
-of a standard error; where that looks like a false boundary the full search takes over.
+and the model is fitted to each; of a generalised model y* is drawn from its family at
+o + X beta + Z Lambda u*, between 0 and 1 where exact 0 and 1 are modelled apart. What does not
+depend on y is shared by all refits. A search begins at the original fit and ends at a deviance
+within `GAIN` of the quadratic's minimum, 0.1 % of a standard error; where that looks like a false
+boundary the full search takes over.
 
 Intervals are percentiles (Davison and Hinkley 1997, section 5.3.1), the test counts
 (1 + #{T* >= T}) / (1 + draws) (ibid., equation 4.11).
@@ -20,27 +22,31 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
+from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem, solution
-from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, minimise
+from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, Objective, P, minimise
 from analysis.engine.newton import minimize
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import same_family
 from analysis.inference.marginal import relative_factors, root_weights
 from analysis.inference.response import with_response
-from analysis.mixed import MixedFit, refit
+from analysis.mixed import GlmmFit, MixedFit, refit
 
 DRAWS = 1000
 GAIN = 1e-6  # deviance
 FEWEST = 20  # draws; fewer have no tail to speak of
 RESIDUAL = ("residual", "")
 
+Refitted = tuple[Problem | GlmmProblem, Array, Evaluation | GlmmEvaluation]
+
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Refits to simulated responses: a column for every fixed effect and standard deviation."""
 
-    draws: pd.DataFrame  # (D, S); standard deviations are named "sd group name"
+    draws: pd.DataFrame  # (D, S); standard deviations are named "sd group name"; a beta has "phi"
     estimate: pd.Series  # of the original fit
     failed: int  # refits without a result; they are not among the draws
 
@@ -84,7 +90,7 @@ def bootstrap(
     """Return the fit's quantities refitted on `draws` simulated responses.
 
     Args:
-        fit: by REML or ML; the refits use the same criterion.
+        fit: of any family, by REML or ML; the refits use the same criterion.
         draws: at least 20; percentiles of 95 % intervals want 1,000.
         seed: the same seed gives the same draws.
         extra: a number computed from the fixed effects (an optimum, say), in column "extra".
@@ -96,7 +102,7 @@ def bootstrap(
         except np.linalg.LinAlgError:
             failed += 1
     _enough(rows, draws)
-    own = _quantities(fit, fit.problem, fit.minimum.theta, fit.minimum.at, extra)
+    own = _quantities(fit, fit.problem, fit.minimum.x, fit.minimum.at, extra)
     return Bootstrap(pd.DataFrame(rows), pd.Series(own), failed)
 
 
@@ -130,16 +136,39 @@ def bootstrap_ratio(
 
 
 def simulated(fit: MixedFit, draws: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Yield responses (N,) drawn from the fitted model, random effects drawn anew."""
+    """Yield responses (N,) drawn from the fitted model, random effects drawn anew.
+
+    Of a linear model they are without its offset.
+    """
+    if isinstance(fit, GlmmFit):
+        yield from _general(fit, draws, rng)
+        return
     mean_N = fit.design.X_NB[:, fit.problem.fixed.kept] @ fit.fixef.to_numpy()
     noise_N = fit.sigma / root_weights(fit)
     parts = list(zip(fit.problem.factors, relative_factors(fit), strict=True))
     for _ in range(draws):
         y_N = mean_N + noise_N * rng.standard_normal(fit.n)
         for factor, lam in parts:
-            b_LP = fit.sigma * rng.standard_normal((len(factor.levels), len(lam))) @ lam.T
-            y_N += (factor.columns_NP * b_LP[factor.index_N]).sum(axis=1)
+            y_N += _random_part(factor, fit.sigma * lam, rng)
         yield y_N
+
+
+def _general(fit: GlmmFit, draws: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield scores (N,) drawn from a generalised model."""
+    problem = fit.problem
+    fixed_N = problem.X_NB @ fit.fixef.to_numpy()
+    if problem.offset_N is not None:
+        fixed_N += problem.offset_N
+    parts = list(zip(problem.factors, relative_factors(fit), strict=True))
+    for _ in range(draws):
+        eta_N = fixed_N + sum(_random_part(factor, lam, rng) for factor, lam in parts)
+        yield problem.family.draw(eta_N, problem.tau(fit.minimum.x), rng)
+
+
+def _random_part(factor: Factor, lam: Array, rng: np.random.Generator) -> Array:
+    """Return Z b of one factor, (N,), b drawn anew with covariance Lambda Lambda'."""
+    b_LP = rng.standard_normal((len(factor.levels), len(lam))) @ lam.T
+    return np.asarray((factor.columns_NP * b_LP[factor.index_N]).sum(axis=1))
 
 
 def _generator(draws: int, seed: int) -> np.random.Generator:
@@ -155,44 +184,53 @@ def _enough(found: Sequence[object], draws: int) -> None:
         )
 
 
-def _refitted(fit: MixedFit, y_N: Array) -> tuple[Problem, Array, Evaluation]:
+def _refitted(fit: MixedFit, y_N: Array) -> Refitted:
     """Return the problem with this response and its minimum."""
+    if isinstance(fit, GlmmFit):
+        start, found = _inwards(fit.problem.lower, fit.minimum.x), fit.minimum
+        bend = np.diag(np.full(len(start), np.abs(found.hessian).max(initial=1.0)))
+        bend[np.ix_(found.inside, found.inside)] = found.hessian
+        general = fit.problem.with_response(y_N, start, bend)
+        return general, *quick_minimum(general, start)
     problem = with_response(fit.problem, y_N, root_weights(fit))
     return problem, *quick_minimum(problem, fit.minimum.theta)
 
 
-def quick_minimum(problem: Problem, start: Array) -> tuple[Array, Evaluation]:
-    """Return theta and the evaluation at a minimum near `start`, without the final checks."""
+def _inwards(lower: Array, x: Array) -> Array:
+    """Return x off its bounds: there the gradient vanishes, and no search would ever leave."""
+    return np.where((lower == 0) & (x < NEAR), NEAR, x)
+
+
+def quick_minimum(problem: Objective[P], start: Array) -> tuple[Array, P]:
+    """Return x and the evaluation at a minimum near `start`, without the final checks."""
     if not len(start):
         return start, problem.evaluate(start)
-    seen: dict[bytes, Evaluation] = {}
+    seen: dict[bytes, P] = {}
 
-    def value(theta: Array) -> tuple[float, Array]:
+    def value(x: Array) -> tuple[float, Array]:
         try:
-            at = problem.evaluate(theta)
+            at = problem.evaluate(x)
         except np.linalg.LinAlgError:
-            return np.inf, np.full_like(theta, np.nan)
-        seen[theta.tobytes()] = at
+            return np.inf, np.full_like(x, np.nan)
+        seen[x.tobytes()] = at
         return at.deviance, at.gradient
 
-    def bend(theta: Array) -> Array:
-        return problem.curvature(theta, seen[theta.tobytes()])
+    def bend(x: Array) -> Array | None:
+        return problem.curvature(x, seen[x.tobytes()])
 
-    # On a boundary the gradient vanishes, and a start there would never leave it.
-    start = np.where((problem.lower == 0) & (start < NEAR), NEAR, start)
-    theta = minimize(value, start, lower=problem.lower, curvature=bend, gain=GAIN).x
-    at = seen.get(theta.tobytes()) or problem.evaluate(theta)
-    if _suspicious(problem, theta, at):
-        full = minimise(problem, theta)
-        return full.theta, full.at
-    return theta, at
+    start = _inwards(problem.lower, start)
+    x = minimize(value, start, lower=problem.lower, curvature=bend, gain=GAIN).x
+    at = seen.get(x.tobytes()) or problem.evaluate(x)
+    if _suspicious(problem, x, at):
+        full = minimise(problem, x)
+        return full.x, full.at
+    return x, at
 
 
-def _suspicious(problem: Problem, theta: Array, at: Evaluation) -> bool:
+def _suspicious(problem: Objective[P], x: Array, at: P) -> bool:
     """Return whether a variance near zero would rather not be."""
-    for slope, template, factor in zip(
-        at.slopes, problem.unpack(theta), problem.factors, strict=True
-    ):
+    lambdas = problem.unpack(x[: problem.size])
+    for slope, template, factor in zip(at.slopes, lambdas, problem.factors, strict=True):
         near = np.linalg.svd(template, compute_uv=False)[-1] < NEAR
         within = slope * (factor.free_PP | factor.free_PP.T)
         if near and np.linalg.eigvalsh(within)[0] < -FALSE_BOUNDARY:
@@ -202,22 +240,27 @@ def _suspicious(problem: Problem, theta: Array, at: Evaluation) -> bool:
 
 def _quantities(
     fit: MixedFit,
-    problem: Problem,
-    theta: Array,
-    at: Evaluation,
+    problem: Problem | GlmmProblem,
+    x: Array,
+    at: Evaluation | GlmmEvaluation,
     extra: Callable[[pd.Series], float] | None,
 ) -> dict[str, float]:
-    solved = solution(problem, theta, at)
-    sigma = float(np.sqrt(at.r2 / problem.df))
-    found = {str(n): float(b) for n, b in zip(fit.fixef.index, solved.beta_B, strict=True)}
+    if isinstance(problem, Problem):
+        assert isinstance(at, Evaluation)
+        solved, sigma = solution(problem, x, at), float(np.sqrt(at.r2 / problem.df))
+        beta_B, last = solved.beta_B, {sd_name(*RESIDUAL): sigma}
+    else:
+        beta_B, sigma = problem.beta(x), 1.0
+        last = {"phi": float(np.exp(problem.tau(x)))} if problem.family.dispersed else {}
+    found = {str(n): float(b) for n, b in zip(fit.fixef.index, beta_B, strict=True)}
     if extra is not None:
-        found["extra"] = float(extra(pd.Series(solved.beta_B, index=fit.fixef.index)))
-    for factor, lam in zip(problem.factors, solved.lambdas, strict=True):
-        sd_P = sigma * np.sqrt((lam**2).sum(axis=1))
+        found["extra"] = float(extra(pd.Series(beta_B, index=fit.fixef.index)))
+    triples = zip(problem.factors, problem.unpack(x), problem.scales, strict=True)
+    for factor, template, scale_P in triples:
+        sd_P = sigma * np.sqrt((template**2).sum(axis=1)) / scale_P
         names = (sd_name(factor.group, name) for name in factor.names)
         found.update(zip(names, (float(sd) for sd in sd_P), strict=True))
-    found[sd_name(*RESIDUAL)] = sigma
-    return found
+    return found | last
 
 
 def sd_name(group: str, name: str) -> str:

@@ -68,7 +68,8 @@ def _noise(fit: MixedFit, fixed_N: Array) -> float:
     if isinstance(fit, GlmmFit):
         if not fit.problem.family.dispersed:
             return float(np.pi**2 / 3)
-        mu = float(expit(fixed_N).mean())
+        offset_N = 0.0 if fit.design.offset_N is None else fit.design.offset_N
+        mu = float(expit(fixed_N + offset_N).mean())
         return 1 / ((1 + fit.phi) * mu * (1 - mu))
     weights_N = fit.design.weights_N
     return fit.sigma**2 * (1.0 if weights_N is None else float(np.mean(1 / weights_N)))
@@ -117,8 +118,8 @@ def conditional_covariances(fit: MixedFit) -> list[Array]:
     if not problem.factors:
         return []
     if isinstance(fit, GlmmFit):
-        own, scales = fit.problem.posterior(fit.minimum.x), problem.scales
-        return [cov_LPP / np.outer(s, s) for cov_LPP, s in zip(own, scales, strict=True)]
+        pairs = zip(fit.problem.posterior(fit.minimum.x), problem.scales, strict=True)
+        return [cov_LPP / np.outer(scale, scale) for cov_LPP, scale in pairs]
     lambdas, layout, at = problem.unpack(fit.minimum.theta), problem.layout, fit.minimum.at
     inverse_MM = inverse_of_leading(at.chol_MM, problem.q)
     k_MM = sandwiched(layout, inverse_MM, [template.T for template in lambdas])

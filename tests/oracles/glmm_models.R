@@ -98,6 +98,8 @@ models <- list(
         weights = "trials"),
   model("counts, unbalanced", "binomial", "accuracy ~ wp + dataset + (1 | task) + (1 | run)",
         weights = "trials", rows = "some"),
+  model("counts, own effect of every row", "binomial", weights = "trials",
+        "accuracy ~ wp + adapter + (1 | task) + (1 | run:task)"),
   model("beta, crossed", "beta", "usual ~ wp + I(wp^2) + adapter + (1 | task) + (1 | run)"),
   model("beta, interaction", "beta", "usual ~ wp * dataset + adapter + (1 | task) + (1 | run)"),
   model("beta, precise", "beta", "precise ~ wp + I(wp^2) + adapter + (1 | task) + (1 | run)"),

@@ -88,8 +88,8 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "findings", "run", "plw", "adapters", "trade-off", "best", "controls", "heldout", "model",
-        "diagnostics", "methods",
+        "findings", "run", "plw", "shape", "surface", "adapters", "trade-off", "front", "best",
+        "controls", "heldout", "model", "diagnostics", "methods",
     ]  # fmt: skip
     linked = re.findall(r'<li><a href="#([^"]+)"', page)
     assert linked == re.findall(r'<section id="([^"]+)"', page)

@@ -1,0 +1,169 @@
+"""The shape of a curve: F tests against naive least squares, the monotone test by simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from patsy import cr, dmatrix
+from scipy import stats
+from sklearn.isotonic import IsotonicRegression
+
+from analysis.errors import AnalysisError
+from analysis.study.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
+from analysis.study.level_curve import reduced
+from analysis.study.monotone import monotone_fit, monotone_test
+from analysis.study.run_panels import RunPanel
+from analysis.study.shape import shape, shape_table
+
+LEVELS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
+LABELS = {"mode": "none", "task_group": "mc", "dataset_type": "short"}
+CURVES = {
+    "flat": lambda x: 0 * x,
+    "line": lambda x: 4 * x,
+    "peak": lambda x: 16 * x - 16 * x**2,
+    "plateau": lambda x: 6 * np.minimum(x / 0.2, 1.0),
+    "bumps": lambda x: 3 * np.sin(3 * np.pi * x),
+}
+
+
+def grid(curve, *, seed=0, noise=1.0, seeds=4, levels=LEVELS):
+    """Runs of two arms under `seeds` seeds each, whose luck they share."""
+    rng = np.random.default_rng(seed)
+    cells = [(a, s, x) for a in ("full", "lora") for s in range(seeds) for x in levels]
+    runs = pd.DataFrame(cells, columns=["arm", "seed", "wp"])
+    luck = rng.normal(0, 3, seeds)
+    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + luck[runs["seed"]]
+    runs["score"] = score + noise * rng.standard_normal(len(runs))
+    return runs.assign(block="d:" + runs["seed"].astype(str))
+
+
+def rss(columns, y):
+    b = np.linalg.lstsq(columns, y, rcond=None)[0]
+    return float(((y - columns @ b) ** 2).sum())
+
+
+def dummies(column):
+    return pd.get_dummies(column.astype(str)).to_numpy(dtype=float)
+
+
+def test_the_test_against_any_curve_is_the_textbook_one():
+    runs = grid(CURVES["bumps"], noise=2.0)
+    y, x = runs["score"].to_numpy(), runs["wp"].to_numpy()
+    base = np.hstack([dummies(runs["arm"]), dummies(runs["block"])])
+    quadratic = rss(np.column_stack([base, x, x**2]), y)
+    levels = rss(np.hstack([base, dummies(runs["wp"])]), y)
+    cells = np.hstack([dummies(runs["arm"] + runs["wp"].astype(str)), dummies(runs["block"])])
+    df = len(y) - np.linalg.matrix_rank(cells)
+    f = (quadratic - levels) / 4 / (rss(cells, y) / df)
+    found = any_curve_test(reduced(runs))
+    assert (found.df, found.df_residual) == (4, df)
+    assert found.statistic == pytest.approx(f)
+    assert found.p == pytest.approx(stats.f.sf(f, 4, df))
+
+
+def test_the_quadratic_is_that_of_least_squares():
+    runs = grid(CURVES["peak"])
+    x = runs["wp"].to_numpy()
+    columns = np.column_stack([x, x**2, dummies(runs["arm"]), dummies(runs["block"])])
+    columns = columns[:, :-1]  # arm and block share the constant
+    b = np.linalg.lstsq(columns, runs["score"].to_numpy(), rcond=None)[0]
+    variance = rss(columns, runs["score"].to_numpy()) / (len(runs) - columns.shape[1])
+    cov = variance * np.linalg.inv(columns.T @ columns)
+    found = reduced(runs).quadratic
+    assert (found.b1, found.b2) == pytest.approx(tuple(b[:2]))
+    np.testing.assert_allclose(found.cov_22, cov[:2, :2])
+    assert found.df == len(runs) - columns.shape[1]
+
+
+def test_the_spline_spans_what_a_peer_library_does():
+    x = np.linspace(0, 1, 40)
+    knots = np.array([0.0, 0.25, 0.6, 1.0])
+    ours = np.column_stack([np.ones_like(x), x, natural_spline(x, knots)])
+    theirs = np.asarray(dmatrix(cr(x, knots=knots[1:-1], lower_bound=0, upper_bound=1)))
+    for columns, other in ((ours, theirs), (theirs, ours)):
+        for column in other.T:
+            assert rss(columns, column) < 1e-18 * len(x)
+    assert knots_of(LEVELS).tolist() == [0.0, 0.25, 0.6, 1.0]
+
+
+def test_the_monotone_fit_is_isotonic_regression():
+    runs = grid(CURVES["bumps"], noise=0.5)
+    found = reduced(runs)
+    steps, sse, direction = monotone_fit(found.r_MM, found.m_M)
+    means = runs.groupby("wp")["score"].mean()  # balanced: adjusting changes nothing
+    peers = {
+        name: IsotonicRegression(increasing=up).fit_transform(means.index, means)
+        for name, up in (("rising", True), ("falling", False))
+    }
+    misses = {name: 8 * float(((means - fit) ** 2).sum()) for name, fit in peers.items()}
+    assert direction == min(misses, key=misses.get)
+    assert sse == pytest.approx(misses[direction])
+    np.testing.assert_allclose(steps, np.diff(peers[direction]), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("curve", "fits", "words"),
+    [
+        ("peak", True, "the quadratic fits; its optimum is inside"),
+        ("bumps", False, "the quadratic does not fit: its optimum is not to be trusted"),
+        ("plateau", False, "the quadratic does not fit: its optimum is not to be trusted"),
+        ("line", True, "the quadratic fits; no interior optimum"),
+    ],
+)
+def test_a_known_truth_gets_its_verdict(curve, fits, words):
+    found = shape(RunPanel(LABELS, grid(CURVES[curve], noise=0.7, seed=3)), draws=300)
+    assert (found.any_curve.p > 0.05) == fits
+    assert found.verdict == words
+
+
+def test_a_plateau_is_no_interior_optimum_where_the_slope_test_says_that_it_is():
+    """The trap: a quadratic through a plateau has a clear maximum inside, which is not there."""
+    found = shape(RunPanel(LABELS, grid(CURVES["plateau"], noise=0.7, seed=1)), draws=300)
+    assert found.best.verdict == "interior optimum"
+    assert found.monotone.p_monotone > 0.05
+    assert found.monotone.p_quadratic < 0.05
+    assert found.monotone.verdict.startswith("a rising curve does and the quadratic does not")
+
+
+def test_curvature_that_hangs_on_the_level_zero_is_called_so():
+    step = grid(lambda x: 5.0 * (x > 0), noise=0.7, seed=2)
+    arch = grid(CURVES["peak"], noise=0.7, seed=2)
+    told = [shape(RunPanel(LABELS, runs), draws=50).survives for runs in (step, arch)]
+    assert told == ["curvature cannot be shown without PLW 0", "curvature survives"]
+
+
+@pytest.mark.parametrize("curve", ["flat", "line"])
+def test_the_tests_keep_their_level(curve):
+    """Null grids, 300 and 150; a monotone null may be rejected less often than 5 %, never more."""
+    found = [reduced(grid(CURVES[curve], seed=1000 + i, seeds=3)) for i in range(300)]
+    for test in (any_curve_test, spline_test):
+        rejected = sum(test(one).p < 0.05 for one in found)
+        assert 5 <= rejected <= 26  # 15 expected; 99.9 % of binomials
+    tested = [monotone_test(one, draws=60, seed=i) for i, one in enumerate(found[:150])]
+    assert sum(one.p_monotone < 0.05 for one in tested) <= 17
+
+
+def test_a_true_quadratic_is_seldom_refused():
+    found = [reduced(grid(CURVES["peak"], seed=i, seeds=3, noise=2)) for i in range(80)]
+    tested = [monotone_test(one, draws=60, seed=i) for i, one in enumerate(found)]
+    assert sum(one.p_quadratic < 0.05 for one in tested) <= 11  # 4 expected; 99.9 %
+    assert sum(one.p_monotone < 0.05 for one in tested) > 40  # power
+
+
+def test_the_table_has_a_line_per_panel():
+    found = [shape(RunPanel(LABELS, grid(CURVES["peak"])), draws=50)]
+    table = shape_table(found)
+    assert len(table) == 1
+    assert {"any_curve_p", "spline_p", "monotone_p", "b2_above_zero", "verdict"} <= set(table)
+
+
+@pytest.mark.parametrize(
+    ("runs", "match"),
+    [
+        (grid(CURVES["line"], levels=LEVELS[:2]), "2 levels"),
+        (grid(CURVES["line"], seeds=1).query("arm == 'full'"), "no replicates"),
+        (grid(CURVES["line"], noise=0.0), "do not differ"),
+    ],
+)
+def test_what_cannot_be_judged_says_why(runs, match):
+    with pytest.raises(AnalysisError, match=match):
+        reduced(runs)
