@@ -170,8 +170,8 @@ def relabelled_p(
     """Return the p-values of labels drawn at random by cell, within the study's own model.
 
     Half of the cells of every data set and base model get the label. Empty where the model cannot
-    be fitted, where it has an effect for every cell (the label then has nothing to add), or where it
-    is too large to be fitted many times.
+    be fitted, where it has an effect for every cell (the label then has nothing to add), or where
+    it is too large to be fitted many times.
     """
     rng = np.random.default_rng(seed)
     try:
