@@ -138,6 +138,7 @@ def _plan(words: list[str]) -> int:
     form, overrides = _option(words, "--format", ("text", "json"))
     asked, overrides = _power_options(overrides)
     margin, overrides = _option(overrides, "--margin", None)
+    part, overrides = _option(overrides, "--fraction", None)
     frozen = "--freeze" in overrides
     request = plan_grid([word for word in overrides if word != "--freeze"])
     summary = summarise(request)
@@ -145,10 +146,14 @@ def _plan(words: list[str]) -> int:
         summary["frozen"] = _freeze(request, margin if frozen else None)
     if asked is not None:
         summary["power"] = _power(request, asked)
+    if part is not None:
+        summary["fraction"] = _fraction(request, part)
     if form == "json":
         print(json.dumps(summary, indent=1))
         return 0
     render(summary, CONSOLE)
+    if part is not None:
+        CONSOLE.print("\n".join(summary["fraction"]["words"]), highlight=False)
     if asked is not None:
         said = summary["power"]
         render_power(said["tests"], CONSOLE, effect=said["effect"])
@@ -157,6 +162,38 @@ def _plan(words: list[str]) -> int:
         CONSOLE.print("frozen: {file}, SHA-256 {sha256}".format(**summary["frozen"]))
         CONSOLE.print(summary["frozen"]["formula"], highlight=False)
     return 0
+
+
+def _fraction(request: Any, part: str) -> dict[str, Any]:
+    """Choose a part of a grid and write it as a study."""
+    from ablate.plan import fraction_study, prospective
+    from analysis.design.fraction import fraction
+    from analysis.errors import AnalysisError
+    from analysis.study.frame import from_results, study_rows
+
+    if not part.isdigit():
+        raise UserError(f"--fraction={part}: must be a number of runs")
+    planned = prospective(request)
+    try:
+        found = fraction(planned, int(part))
+        scored = study_rows(from_results(planned))["run"].astype(str)
+    except AnalysisError as error:
+        raise UserError(str(error)) from error
+    file = fraction_study(request, found.runs, scored)
+    levels = found.balance.groupby("factor", sort=False)
+    counts = [
+        f"  {name}: " + ", ".join(f"{r.level} {r.part} of {r.whole}" for r in own.itertuples())
+        for name, own in levels
+    ]
+    words = [
+        f"{part} of {found.whole} runs for {found.coefficients} coefficients: a run is worth "
+        f"{found.efficiency:.2f} of the whole grid's, the largest standard error is "
+        f"{found.spread:.2f} times the whole grid's",
+        *([f"the grid itself cannot tell apart: {', '.join(found.aliased)}"] * bool(found.aliased)),
+        *counts,
+        f"ablate sweep --config-dir={file.parents[1]} study={file.stem} out={request.out}",
+    ]
+    return {"runs": list(found.runs), "file": str(file), "words": words}
 
 
 def _freeze(request: Any, margin: str | None) -> dict[str, str]:

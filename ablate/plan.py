@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -179,6 +180,28 @@ def prospective(request: Request) -> "pd.DataFrame":
     if not rows:
         raise UserError("evaluate.tasks=[]: there is no benchmark whose power could be told")
     return pd.DataFrame(rows)
+
+
+def fraction_study(request: Request, runs: Iterable[str], scored: Iterable[str]) -> Path:
+    """Write a study of these runs, and of those that are not of `scored`, and return its file.
+
+    It lies in OUT/fraction/study, to be run with `--config-dir=OUT/fraction`.
+    """
+    study = dict(request.grid.study)
+    kept, able = set(runs), set(scored)
+    grids = [
+        {key: [level] for key, level in names[0].levels.items()}
+        for run, names in request.design.runs.items()
+        if names[0].cell.adapter.kind != "none" and (run in kept or run not in able)
+    ]
+    scale = str(request.settings["scale"])
+    own = (study.get("scales") or {}).get(scale) or {}
+    name = f"{request.design.study}_fraction"
+    made = {**study, "name": name, "scales": {scale: {**own, "grids": grids}}}
+    file = request.out / "fraction" / "study" / f"{name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    return file
 
 
 def _task(name: str) -> dict[str, Any]:

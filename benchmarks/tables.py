@@ -83,11 +83,23 @@ def coverage() -> str:
     return markdown(wide[["wp^2", "gain", "location", "type I"]].reset_index())
 
 
+def general() -> str:
+    """Return the times of generalised models, a column for every program."""
+    found = pd.read_csv(HERE / "glmm_speed.csv")
+    times = [f"{_short(c)} ({_short(w)})" for c, w in zip(found["cpu"], found["wall"], strict=True)]
+    wide = found.assign(time=times).pivot(index="model", columns="program", values="time")
+    own = found[found["program"] == "ablate"].set_index("model")
+    wide = wide.reindex(list(own.index))[["ablate", "glmmTMB", "lme4"]].fillna("")
+    wide["ablate, peak MiB"] = own["peak_mib"].round().astype(int)
+    return markdown(wide.reset_index())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "growth": growth,
     "refits": refits,
     "coverage": coverage,
+    "general": general,
 }
 
 

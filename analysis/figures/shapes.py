@@ -104,10 +104,9 @@ def front(points: pd.DataFrame) -> Figure:
         rows = at(points, {"place": place})
         edge = rows[rows["front_now"].astype(bool)].sort_values("learning")
         axis.step(edge["forgetting"], edge["learning"], where="post", color=MUTED, linewidth=0.7)
-        below = edge.index[::2]  # every other name stands below its marker: neighbours are close
         for row in rows.sort_values("chance").itertuples():
-            look = looks[str(row.adapter)] if several else style.Look(BLUE, "o")
-            _cell(axis, row, look, drop=-8 if row.Index in below else 3)
+            _cell(axis, row, looks[str(row.adapter)] if several else style.Look(BLUE, "o"))
+        _names(axis, edge)
         axis.grid(visible=True, axis="both")
         axis.set_title(place)
         axis.set_xlabel("forgetting: source points lost")
@@ -117,7 +116,7 @@ def front(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def _cell(axis: Axes, row: Any, look: style.Look, *, drop: float) -> None:
+def _cell(axis: Axes, row: Any, look: style.Look) -> None:
     filled = FRONT[row.verdict]
     off = filled == 0
     axis.errorbar(
@@ -130,10 +129,18 @@ def _cell(axis: Axes, row: Any, look: style.Look, *, drop: float) -> None:
         markersize=2.6 if off else look.size + 1, markerfacecolor=look.color if off else face,
         alpha=0.35 if off else 1.0, markeredgewidth=1.0,
     )  # fmt: skip
-    if row.front_now:
+
+
+def _names(axis: Axes, edge: pd.DataFrame) -> None:
+    """Write the names of the front to its upper left, where by its nature no cell can be."""
+    left, right = axis.get_xlim()
+    axis.set_xlim(left - 0.3 * (right - left), right)
+    low, high = axis.get_ylim()
+    heights = style.spread(edge["learning"], 0.045 * (high - low))
+    for row, height in zip(edge.itertuples(), heights, strict=True):
         axis.annotate(
-            f"{row.label}", (row.forgetting, row.learning), xytext=(4, drop),
-            textcoords="offset points", fontsize=5.5, color=look.color,
+            str(row.label), (float(str(row.forgetting)), height), xytext=(-5, 3), ha="right",
+            textcoords="offset points", fontsize=5.5, color=INK,
         )  # fmt: skip
 
 

@@ -46,7 +46,9 @@ def _labels(table: pd.DataFrame) -> "pd.Series[str]":
     if "plw" in table and table["plw"].nunique() > 1:
         text = text + ", PLW " + table["plw"].map(words.plw_text)
     if "masking" in table and table.loc[table["plw"] > 0, "masking"].nunique() > 1:
-        text = text + (" " + table["masking"].astype(str)).mask(table["plw"] == 0, "")
+        usual = table.loc[table["plw"] > 0, "masking"].astype(str).mode()[0]
+        plain = (table["plw"] == 0) | (table["masking"].astype(str) == usual)
+        text = text + (" " + table["masking"].astype(str)).mask(plain, "")
     return text
 
 

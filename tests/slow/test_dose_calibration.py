@@ -1,0 +1,72 @@
+"""What the tests of a curve's shape and the intervals of its optimum claim, on simulated grids.
+
+Grids have 2 arms, 7 weights and 3 seeds whose luck the arms share; the truth is known. Rates must
+lie within what a binomial of the claimed rate allows (99.9 %).
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.study.lack_of_fit import any_curve_test, spline_test
+from analysis.study.level_curve import reduced
+from analysis.study.monotone import monotone_test
+from analysis.study.optimum import INTERIOR, optimum
+
+pytestmark = pytest.mark.slow
+
+WEIGHTS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
+GRIDS = 600
+CURVES = {
+    "flat": lambda x: 0 * x,
+    "line": lambda x: 4 * x,
+    "step": lambda x: 4 * (x > 0.3),
+    "plateau": lambda x: 6 * np.minimum(x / 0.2, 1.0),
+    "peak": lambda x: 16 * x - 16 * x**2,
+}
+
+
+def grid(curve, seed, *, noise=1.0, seeds=3):
+    rng = np.random.default_rng(seed)
+    cells = [(a, s, x) for a in ("full", "lora") for s in range(seeds) for x in WEIGHTS]
+    runs = pd.DataFrame(cells, columns=["arm", "seed", "wp"])
+    luck = rng.normal(0, 3, seeds)[runs["seed"]]
+    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + luck
+    runs["score"] = score + noise * rng.standard_normal(len(runs))
+    return runs.assign(block="d:" + runs["seed"].astype(str))
+
+
+def curves(name, count=GRIDS, **options):
+    return [reduced(grid(CURVES[name], 10_000 + i, **options)) for i in range(count)]
+
+
+@pytest.mark.parametrize("name", ["flat", "line", "peak"])
+def test_the_f_tests_reject_a_true_quadratic_at_their_level(name):
+    found = curves(name)
+    for test in (any_curve_test, spline_test):
+        rejected = sum(test(one).p < 0.05 for one in found)
+        assert stats.binomtest(rejected, GRIDS, 0.05).pvalue > 0.001
+
+
+@pytest.mark.parametrize("name", ["flat", "line", "step", "plateau"])
+def test_a_monotone_curve_is_rejected_no_more_often_than_claimed(name):
+    found = curves(name, 300)
+    tested = [monotone_test(one, draws=199, seed=i) for i, one in enumerate(found)]
+    rejected = sum(one.p_monotone < 0.05 for one in tested)
+    assert stats.binomtest(rejected, 300, 0.05, alternative="greater").pvalue > 0.001
+
+
+def test_the_fieller_interval_covers_the_optimum():
+    found = curves("peak", noise=1.5)
+    best = [optimum(one.quadratic) for one in found]
+    covered = sum(one.fieller[0] <= 0.5 <= one.fieller[1] for one in best)
+    assert stats.binomtest(covered, GRIDS, 0.95).pvalue > 0.001
+    assert sum(one.verdict == INTERIOR for one in best) > 0.9 * GRIDS
+
+
+@pytest.mark.parametrize("name", ["line", "flat"])
+def test_an_interior_optimum_is_seldom_found_where_there_is_none(name):
+    best = [optimum(one.quadratic) for one in curves(name)]
+    wrong = sum(one.verdict == INTERIOR for one in best)
+    assert stats.binomtest(wrong, GRIDS, 0.05, alternative="greater").pvalue > 0.001
