@@ -14,6 +14,7 @@ from analysis.report.page import Block, Head, Item, Listing, Section, Text
 from analysis.report.study import SCREENING_SEEDS, Study
 from analysis.study.controls import controls
 from analysis.study.optimum import INTERIOR
+from analysis.study.shape import Shape
 
 ALPHA = 0.05
 SAME = "no effect beyond the margin"
@@ -56,14 +57,17 @@ def _dose(study: Study) -> Iterator[Item]:
     if not len(study.dose) or not study.fit.converged:
         return
     curved = study.dose[study.dose["curved"]]
+    doubts = {tuple(one.labels.values()): one for one in study.shapes if not one.inside}
     for row in curved.sort_values("p_any_holm", kind="stable").to_dict("records"):
-        yield _panel(row, several=curved["mode"].nunique() > 1)
+        key = tuple(str(row[name]) for name in ("mode", "task_group", "dataset_type"))
+        several = curved["mode"].nunique() > 1
+        yield _panel(row, several=several, doubt=doubts.get(key))
     lines = study.dose[~study.dose["curved"]]
     for mode, own in lines.groupby("mode", observed=True, sort=False):
         yield _one_level(str(mode), own)
 
 
-def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
+def _panel(row: Mapping[Hashable, object], *, several: bool, doubt: Shape | None) -> Item:
     group = words.group_text(str(row["task_group"]))
     data = words.data_text(str(row["dataset_type"]))
     where = f"{group}, {data}" + (f", masking {row['mode']}" if several else "")
@@ -73,7 +77,10 @@ def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
         f"({words.interval(_number(row, 'low'), _number(row, 'high'))})"
     )
     if row["optimum"] == INTERIOR and _number(row, "p_any_holm") < ALPHA:
-        return Item(f"{where}: {_inside(row)}", "interior optimum", "clear")
+        if doubt is None:
+            return Item(f"{where}: {_inside(row)}", "interior optimum", "clear")
+        text = f"{where}: the fitted quadratic is {_inside(row)} But {doubt.verdict}."
+        return Item(text, "optimum in doubt", "warn")
     if _number(row, "p_holm") < ALPHA:
         return Item(f"{where}: {size}; {row['optimum_words']}.", "distinguishable", "clear")
     if _number(row, "p_any_holm") < ALPHA:

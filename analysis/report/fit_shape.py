@@ -11,7 +11,7 @@ from analysis.report.tables import P_VALUE, Table
 from analysis.study.frame import WP_EXPONENT, plw_of
 from analysis.study.optimum_intervals import interval_table
 from analysis.study.rg import NOT_ESTIMABLE, THESE, RgCurve, prediction_table, rg_curves
-from analysis.study.shape import Shape, shape_table, shapes
+from analysis.study.shape import Shape, shape_table
 from analysis.study.shape_lines import fitted_lines, level_points
 
 PANEL = ("mode", "task_group", "dataset_type")
@@ -30,7 +30,7 @@ RG_POINTS = 41
 
 def section(study: Study) -> Section | None:
     """Return the section, or None where no mode has the weights for a curve."""
-    found = shapes(study.frame) if len(study.dose) else []
+    found = study.shapes
     if not found:
         return None
     blocks: list[Block] = [Text(_lead(found)), _plate(found), Sheet(_shape_sheet(found), open=True)]

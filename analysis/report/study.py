@@ -15,6 +15,7 @@ from analysis.study.effects import MARGIN, dose_table
 from analysis.study.false_positives import false_positive_rates
 from analysis.study.frame import study_rows
 from analysis.study.items import Items, read_items
+from analysis.study.shape import Shape, shapes
 
 GIVEN = "The formula was given by the user."
 ALPHA = 0.05
@@ -51,6 +52,11 @@ class Study:
             return read_items(self.rows, self.folder)
         except AnalysisError:
             return None
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """What the form of every panel's curve stands up to; empty without a weight."""
+        return shapes(self.frame) if len(self.dose) else []
 
     @cached_property
     def false_positives(self) -> pd.DataFrame:

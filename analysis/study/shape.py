@@ -39,6 +39,12 @@ class Shape:
     survives: str
     verdict: str
 
+    @property
+    def inside(self) -> bool:
+        """Whether an optimum inside is shown: the quadratic fits and no monotone curve does."""
+        misfit = self.any_curve.p < ALPHA or self.spline.p < ALPHA
+        return self.best.verdict == INTERIOR and not misfit and self.monotone.p_monotone < ALPHA
+
 
 def shapes(frame: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> list[Shape]:
     """Return the shape of every panel with two weights above 0 and replicates to judge it by."""

@@ -506,3 +506,15 @@ def test_a_formula_of_ones_own_is_used_and_its_faults_are_told(tmp_path):
     results = fake_results(plws=PLWS, controls=False)
     with pytest.raises(AnalysisError, match="no column"):
         build(results, tmp_path, formula="score ~ nothing")
+
+
+def test_a_plateau_is_no_optimum():
+    """A quadratic through a step has its vertex inside; the finding says that it does not fit."""
+    raw = fake_results(seeds=4, plws=(0.0, 0.01, 0.1, 0.5, 1.0), truth=Truth(dose=FLAT))
+    weighted = (raw["masking"] == "none") & (raw["plw"] > 0) & (raw["task_type"] == "long")
+    raw["value"] += np.where(weighted & (raw["dataset"] == "micro_short"), 0.25, 0.0)
+    study = fitted(raw, from_results(raw))
+    told = {item.text.partition(":")[0]: item for item in findings._dose(study)}
+    found = told["long generation (target), short completions"]
+    assert found.tag == "optimum in doubt"
+    assert "the quadratic does not fit" in found.text
