@@ -139,11 +139,12 @@ def _plan(words: list[str]) -> int:
     asked, overrides = _power_options(overrides)
     margin, overrides = _option(overrides, "--margin", None)
     part, overrides = _option(overrides, "--fraction", None)
+    looks, overrides = _looks(overrides)
     frozen = "--freeze" in overrides
     request = plan_grid([word for word in overrides if word != "--freeze"])
     summary = summarise(request)
-    if frozen or margin is not None:
-        summary["frozen"] = _freeze(request, margin if frozen else None)
+    if frozen or margin is not None or looks:
+        summary["frozen"] = _freeze(request, margin if frozen else None, looks)
     if asked is not None:
         summary["power"] = _power(request, asked)
     if part is not None:
@@ -162,6 +163,12 @@ def _plan(words: list[str]) -> int:
         CONSOLE.print("frozen: {file}, SHA-256 {sha256}".format(**summary["frozen"]))
         CONSOLE.print(summary["frozen"]["formula"], highlight=False)
     return 0
+
+
+def _of_items(noise: Any) -> str:
+    if not noise.items > 0:
+        return ""
+    return f" (of which items {noise.item:.2f}, at {noise.items:g} a task)"
 
 
 def _fraction(request: Any, part: str) -> dict[str, Any]:
@@ -196,7 +203,21 @@ def _fraction(request: Any, part: str) -> dict[str, Any]:
     return {"runs": list(found.runs), "file": str(file), "words": words}
 
 
-def _freeze(request: Any, margin: str | None) -> dict[str, str]:
+def _looks(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take when a frozen plan looks at its tests, and how alpha is spent, out of `words`."""
+    looks, words = _option(words, "--looks", None)
+    spending, words = _option(words, "--spending", None)
+    if spending is not None and looks is None:
+        raise UserError("--spending: belongs to --looks, the numbers of seeds at which one looks")
+    if looks is None:
+        return {}, words
+    if not all(n.strip().isdigit() for n in looks.split(",")):
+        raise UserError(f"--looks={looks}: must be numbers of seeds, as 2,4,6")
+    found: dict[str, Any] = {"looks": [int(n) for n in looks.split(",")]}
+    return found | ({"spending": spending} if spending is not None else {}), words
+
+
+def _freeze(request: Any, margin: str | None, looks: dict[str, Any]) -> dict[str, str]:
     """Write the analysis plan of a grid into its folder of results."""
     from ablate.plan import prospective
     from analysis.design.frozen import FILE, freeze
@@ -205,7 +226,8 @@ def _freeze(request: Any, margin: str | None) -> dict[str, str]:
     if margin is None:
         raise UserError("--freeze: needs the smallest effect of interest in points: --margin 2")
     try:
-        plan = freeze(prospective(request), study=request.design.study, margin=float(margin))
+        study = request.design.study
+        plan = freeze(prospective(request), study=study, margin=float(margin), **looks)
         plan.write(request.out / FILE)
     except ValueError as error:
         raise UserError(f"--margin={margin}: must be a number of points") from error
@@ -230,12 +252,14 @@ def _power_options(words: list[str]) -> tuple[dict[str, str] | None, list[str]]:
 def _power(request: Any, asked: dict[str, str]) -> dict[str, Any]:
     """Return the power of a grid's tests, by simulation from a pilot's noise."""
     from ablate.plan import prospective
-    from analysis.design.power import DRAWS, SEEDS, components, power
+    from analysis.design.power import DRAWS, SEEDS, components, power, published
     from analysis.errors import AnalysisError
     from analysis.study.frame import read
 
     if "pilot" not in asked:
-        raise UserError("--power: needs the noise of scores like these: --pilot RESULTS")
+        raise UserError(
+            "--power: needs the noise of scores like these: --pilot RESULTS, or --pilot published"
+        )
     try:
         numbers = {k: float(v) for k, v in asked.items() if k not in ("pilot", "seeds")}
         seeds = [int(n) for n in asked["seeds"].split(",")] if "seeds" in asked else list(SEEDS)
@@ -244,14 +268,17 @@ def _power(request: Any, asked: dict[str, str]) -> dict[str, Any]:
     items = int(numbers["items"]) if "items" in numbers else None
     effect, draws = numbers.get("effect", 2.0), int(numbers.get("draws", DRAWS))
     try:
-        noise = components(read(asked["pilot"]), source=asked["pilot"]).with_items(items)
+        if asked["pilot"] == "published":
+            noise = published().with_items(items)
+        else:
+            noise = components(read(asked["pilot"]), source=asked["pilot"]).with_items(items)
         tests = power(prospective(request), noise, effect=effect, seeds=seeds, draws=draws)
     except AnalysisError as error:
         raise UserError(str(error)) from error
     said = (
         f"simulated from {noise.source}: run {noise.run:.2f}, one score of a run "
-        f"{noise.residual:.2f} points (of which items {noise.item:.2f}, at {noise.items:g} a "
-        f"task); {draws} studies each, so a power is known to {50 / draws**0.5:.0f} points or so"
+        f"{noise.residual:.2f} points{_of_items(noise)}; {draws} studies each, so a power is "
+        f"known to {50 / draws**0.5:.0f} points or so"
     )
     return {"effect": effect, "noise": said, "tests": tests.to_dict("records")}
 
@@ -297,6 +324,7 @@ def _report_verb(words: list[str]) -> int:
     parser.add_argument("--weights", help="a column: trials of a binomial, else weights of rows")
     parser.add_argument("--df", help="satterthwaite, kenward-roger or normal; else the affordable")
     parser.add_argument("--margin", type=float, help="an effect within +- this counts as none")
+    parser.add_argument("--frozen", help="a plan of `plan --freeze` (default: SOURCE/frozen.json)")
     asked = parser.parse_args(words)
     source = Path(asked.source)
     if source.is_dir() and (source / "designs").is_dir():
@@ -312,7 +340,7 @@ def _report_verb(words: list[str]) -> int:
     try:
         page = build(
             table, out, score=asked.score, formula=asked.formula, family=asked.family,
-            weights=asked.weights, df=asked.df, margin=asked.margin,
+            weights=asked.weights, df=asked.df, margin=asked.margin, frozen=asked.frozen,
         )  # fmt: skip
     except AnalysisError as error:
         raise UserError(str(error)) from None

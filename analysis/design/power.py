@@ -32,11 +32,13 @@ from analysis.mixed import MixedFit, fit_mixed, with_score
 from analysis.study.default_model import default_formula
 from analysis.study.effects import panels, response
 from analysis.study.frame import from_results, study_rows
+from analysis.study.refits import wit
 
 ALPHA = 0.05
 DRAWS = 200
 SEEDS = (1, 2, 3, 5, 8)
 SHAPES = ("line", "arch")
+BENCHMARKS = 5  # whose mean WIT's table has
 LEAST_SHARE = 0.1  # of the residual variance that items are not taken to explain
 COLUMNS = ("seeds", "runs", "mode", "task_group", "dataset_type", "shape", "power", "error")
 
@@ -86,6 +88,23 @@ def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
         item=float(np.sqrt((errors**2).mean())) if len(errors) else 0.0,
         items=float(items),
         source=source,
+    )
+
+
+def published() -> Components:
+    """Return the noise of a published table, for a study that has no pilot yet.
+
+    WIT's cells at equal ratios of the two weights are near-replicates: one score each, the mean of
+    five benchmarks, Llama 1B to 8B and others (`refits.wit`). A benchmark by itself is taken to
+    spread sqrt(5) times as much, as if the five were independent.
+    """
+    spread = wit.noise(wit.cells()).sd
+    return Components(
+        run=0.0,
+        residual=spread * float(np.sqrt(BENCHMARKS)),
+        item=0.0,
+        items=float("nan"),
+        source=f"WIT's published table (spread of a mean of {BENCHMARKS} benchmarks: {spread:.2f})",
     )
 
 

@@ -24,6 +24,7 @@ from analysis.errors import AnalysisError, listed
 
 POINTS = 801  # of the grid on which a density is kept
 FAR = 12.0  # a boundary that is never crossed
+LEAST_ALPHA, MOST_ALPHA = 1e-6, 0.9  # of the table of `repeated_p`
 Spending = Callable[[Array, float], Array]
 
 
@@ -86,6 +87,27 @@ def repeated_interval(
     """
     half = float(boundaries(shares, alpha=alpha, spending=spending)[-1]) * se
     return estimate - half, estimate + half
+
+
+def repeated_p(
+    p: Sequence[float], shares: Sequence[float], *, spending: str = "obrien_fleming"
+) -> list[float]:
+    """Return p-values of the last of these looks that hold at all of them together.
+
+    Each is the least alpha at which the look's boundary is reached (Jennison and Turnbull 2000,
+    section 9.8), found on a table over alpha; what lies below the table is its lower end.
+
+    Args:
+        p: two-sided, of the look by itself.
+        shares: of the whole information, up to this look.
+        spending: "obrien_fleming" or "pocock".
+    """
+    alphas = np.geomspace(LEAST_ALPHA, MOST_ALPHA, 41)
+    bounds = [boundaries(shares, alpha=float(a), spending=spending)[-1] for a in alphas]
+    nominal = np.log(2 * norm.sf(bounds))
+    logs = np.log(np.clip(np.asarray(p, dtype=np.float64), 1e-300, 1.0))
+    found = np.exp(np.interp(logs, nominal, np.log(alphas), right=0.0))
+    return [float(x) for x in found]
 
 
 _State = tuple[Array, Array]  # points of S and the density of going on there, times their width

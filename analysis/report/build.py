@@ -6,12 +6,14 @@ OUT/figures/      every figure as SVG and PNG
 """
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import pandas as pd
 
+from analysis.design.frozen import FILE
 from analysis.errors import AnalysisError
 from analysis.report import (
     arms,
@@ -61,6 +63,7 @@ def build(
     out: str | Path,
     *,
     study: str | None = None,
+    frozen: str | Path | None = None,
     **asked: Unpack[Asked],
 ) -> Path:
     """Write the report of a results table, or of any long table, and return its index.html.
@@ -69,6 +72,7 @@ def build(
         results: a table, or a .parquet, .csv or .tsv file, or a folder with results.parquet.
         out: the folder of the report; what an earlier report left there is replaced.
         study: the study's name; by default what the table says.
+        frozen: a frozen analysis plan; by default the one that lies beside the table, if any.
         asked: of any table: score, its column, which may be left out for our own tables and where
             its name says so; formula, as in `engine.formula`, without which one is proposed;
             family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence.
@@ -82,9 +86,8 @@ def build(
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
     if request.score is None and set(NEEDED) <= set(raw.columns):
         frame = from_results(raw)
-        family = request.family or "gaussian"
         try:
-            found = fitted(raw, frame, folder=folder, formula=request.formula, family=family)
+            found = _fitted(raw, frame, folder, (request, _plan(frozen, folder)))
             page = _study_page(found, _title(study, raw), source)
         except NoModel as error:
             if request.formula is not None:
@@ -93,6 +96,35 @@ def build(
     else:
         page = _stranger_page(analysed(raw, request), source)
     return write(page, _writable(Path(out)))
+
+
+def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
+    """Return the file of the frozen plan that was named, or that lies beside the table."""
+    if frozen is not None:
+        if not Path(frozen).is_file():
+            raise AnalysisError(f"frozen={frozen}: there is no such file")
+        return Path(frozen)
+    beside = folder / FILE if folder is not None else None
+    return beside if beside is not None and beside.is_file() else None
+
+
+def _fitted(
+    raw: pd.DataFrame,
+    frame: pd.DataFrame,
+    folder: Path | None,
+    how: tuple[Request, Path | None],
+) -> Study:
+    """Return the study fitted as asked, else as frozen, else by the default model."""
+    request, plan = how
+    family, frozen = request.family or "gaussian", preregistered.formula_of(plan)
+    if request.formula is None and frozen is not None:
+        try:
+            found = fitted(raw, frame, folder=folder, formula=frozen, family=family)
+            return replace(found, plan=plan, reasons=(preregistered.FROZEN,))
+        except NoModel:  # these data cannot carry it: the section on the plan says that it differs
+            pass
+    found = fitted(raw, frame, folder=folder, formula=request.formula, family=family)
+    return replace(found, plan=plan)
 
 
 def _folder(path: Path) -> Path:

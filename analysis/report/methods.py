@@ -9,7 +9,8 @@ from analysis.report.study import Study
 
 def section(study: Study) -> Section:
     """Return the methods of a study of our own."""
-    blocks: list[Block] = [Text(_design(study)), Text(_model(study.fit)), Text(_inference())]
+    told = (_design(study), _model(study.fit), _inference(study.plan is not None))
+    blocks: list[Block] = [Text(text) for text in told]
     blocks.append(Text("How the model was chosen:"))
     blocks.append(Listing(tuple(Item(text=reason) for reason in study.reasons)))
     return Section("methods", "Methods", tuple(blocks))
@@ -38,13 +39,18 @@ def _model(fit: MixedFit) -> str:
     )
 
 
-def _inference() -> str:
+def _inference(frozen: bool) -> str:
+    settled = (
+        "What was settled before the data stands under “Planned before the data”; the rest is "
+        "exploratory."
+        if frozen
+        else "This analysis was not frozen before the data were seen: it is exploratory."
+    )
     return (
         "Intervals are 95 %, with Satterthwaite's degrees of freedom. Families of comparisons are "
         "adjusted by Holm's method where a table has a column for it. An absence of effect is "
         "claimed only by two one-sided tests against the stated margin; beside every difference "
         "stands the smallest true effect that the design finds with 80 % power. The interval of an "
         "optimum is Fieller's; there is an interior optimum only if the curve rises at PLW 0 and "
-        "falls at PLW 1, each beyond doubt (Lind and Mehlum 2010). This analysis was not frozen "
-        "before the data were seen: it is exploratory."
+        f"falls at PLW 1, each beyond doubt (Lind and Mehlum 2010). {settled}"
     )

@@ -37,6 +37,7 @@ class Study:
     fit: MixedFit
     reasons: tuple[str, ...]
     folder: Path | None  # where the table was, for what lies beside it
+    plan: Path | None = None  # a frozen analysis plan
 
     @cached_property
     def rows(self) -> pd.DataFrame:

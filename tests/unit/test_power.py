@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.design.power import Components, components, enough, power, replicated
+from analysis.design.power import Components, components, enough, power, published, replicated
 from analysis.errors import AnalysisError
 from tests.fake_results import Truth, fake_results
 
@@ -95,3 +95,9 @@ def test_a_grid_without_a_weight_has_nothing_to_see():
     flat = pairs().assign(effective_plw=0.0, plw=0.0)
     with pytest.raises(AnalysisError, match="does not vary"):
         power(flat, Components(0, 1, 0, 0, ""), effect=1.0, seeds=[2], draws=2)
+
+
+def test_the_published_noise_is_that_of_the_refitted_table():
+    found = published()
+    assert found.residual / np.sqrt(5) == pytest.approx(1.11, abs=0.005)  # docs/published.md
+    assert "1.11" in found.source
