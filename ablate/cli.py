@@ -101,7 +101,7 @@ def conclude(outcome: Any, *, study: dict[str, Any], report: bool) -> None:
         return
     page = _report(results, outcome.out / "report", outcome.trained > 0, study=study)
     if page:
-        CONSOLE.print(f"report: {page}", highlight=False)
+        CONSOLE.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
 def _report(results: Path, folder: Path, new: bool, *, study: dict[str, Any]) -> Path | None:
@@ -344,7 +344,7 @@ def _report_verb(words: list[str]) -> int:
         )  # fmt: skip
     except AnalysisError as error:
         raise UserError(str(error)) from None
-    CONSOLE.print(f"report: {page}", highlight=False)
+    CONSOLE.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -9,7 +9,7 @@ report then says what is confirmatory (as frozen) and what is exploratory (every
 import hashlib
 import json
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def tests_of(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(panel_name(p.labels) for p in panels(rows))
 
 
-def panel_name(labels: Mapping[Hashable, object]) -> str:
+def panel_name(labels: Mapping[Any, object]) -> str:
     """Return what a panel is called in a plan."""
     return " | ".join(str(labels[n]) for n in PANEL)
 

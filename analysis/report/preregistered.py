@@ -147,7 +147,9 @@ def _told(plan: Frozen) -> str:
 def _finished(folder: Path | None, runs: list[str]) -> dict[str, float]:
     """Return when the runs ended, as their records say."""
     found: dict[str, float] = {}
-    for run in runs if folder is not None else ():
+    if folder is None:
+        return found
+    for run in runs:
         file = folder / "cells" / run / "record.json"
         if file.is_file():
             record = json.loads(file.read_text(encoding="utf-8"))

@@ -2,13 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as t_distribution
 
 from analysis.design.frozen import FILE, freeze, held, read_frozen
+from analysis.design.sequential import boundaries
 from analysis.errors import AnalysisError
-from analysis.report.build import build
+from analysis.mixed import fit_mixed
+from analysis.report import preregistered
+from analysis.report.build import _fitted, build
+from analysis.report.page import Listing, Sheet
+from analysis.report.regression import Request
 from analysis.study.default_model import default_formula
-from analysis.study.frame import from_results
+from analysis.study.effects import dose_table
+from analysis.study.frame import from_results, study_rows
 from tests.fake_results import fake_results
 
 RESULTS = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
@@ -63,16 +72,89 @@ def test_deviations_are_named(plan):
     assert len(found.words) == 4
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_the_report_says_what_is_confirmatory(plan, tmp_path, broken):
+def studied(results, plan):
+    """The study that a report starts from, with this plan beside it."""
+    found = _fitted(results, from_results(results), None, (Request(), plan))
+    return found, preregistered.section(found)
+
+
+def text_of(section):
+    lines = [i for b in section.blocks if isinstance(b, Listing) for i in b.entries]
+    return " ".join(f"{i.tag} {i.text}" for i in lines)
+
+
+def table_of(section):
+    sheets = [b.table.frame for b in section.blocks if isinstance(b, Sheet)]
+    return sheets[0] if sheets else None
+
+
+def test_the_report_shows_the_plan_beside_its_results(plan, tmp_path):
     RESULTS.to_parquet(tmp_path / "results.parquet")
     plan.write(tmp_path / FILE)
-    if broken:
-        text = (tmp_path / FILE).read_text().replace('"margin": 2.0', '"margin": 1.0')
-        (tmp_path / FILE).write_text(text)
     page = build(tmp_path, tmp_path / "report").read_text()
-    assert ("tests are confirmatory" in page) is not broken
-    assert ("changed after it was frozen" in page) is broken
+    assert "its tests are confirmatory" in page
+    assert "not frozen before the data" not in page
+    assert (tmp_path / "report" / "tables" / "frozen_tests.csv").exists()
+
+
+def test_a_plan_that_was_changed_confirms_nothing(plan, tmp_path):
+    plan.write(tmp_path / FILE)
+    text = (tmp_path / FILE).read_text().replace('"margin": 2.0', '"margin": 1.0')
+    (tmp_path / FILE).write_text(text)
+    _, section = studied(RESULTS, tmp_path / FILE)
+    assert "changed after it was frozen" in text_of(section)
+    assert table_of(section) is None
+
+
+def test_the_frozen_formula_is_what_is_fitted(plan, tmp_path):
+    """Data that came out narrower would be given another model, had none been frozen."""
+    fewer = RESULTS[~RESULTS["adapter"].eq("mora") & ~RESULTS["plw"].eq(0.1)]
+    assert default_formula(from_results(fewer))[0] != plan.formula
+    plan.write(tmp_path / FILE)
+    found, section = studied(fewer, tmp_path / FILE)
+    assert found.fit.formula == plan.formula
+    assert found.reasons == ("The formula is the one that was frozen before the data.",)
+    assert "planned and not there" in text_of(section)
+
+
+def test_a_plan_that_is_not_there(tmp_path):
+    with pytest.raises(AnalysisError, match=r"frozen=.*no such file"):
+        build(RESULTS, tmp_path, frozen=tmp_path / "none.json")
+
+
+THREE = fake_results(plws=(0.0, 0.1, 1.0), seeds=3, controls=False)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(1, "Look 1 of 2"), (2, "no test is due"), (3, "Look 2 of 2")]
+)
+def test_a_report_knows_its_look(tmp_path, seeds, said):
+    plan = freeze(THREE, study="quick", margin=2.0, looks=(1, 3))
+    plan.write(tmp_path / FILE)
+    _, section = studied(THREE[THREE["seed"] < seeds], tmp_path / FILE)
+    assert said in text_of(section)
+    assert "planned and not there" not in text_of(section)  # later looks' seeds are to come
+    assert (table_of(section) is not None) is (seeds != 2)
+
+
+def test_the_interval_of_a_look_is_that_of_its_boundary(tmp_path):
+    plan = freeze(THREE, study="quick", margin=2.0, looks=(2, 3), spending="pocock")
+    plan.write(tmp_path / FILE)
+    study, section = studied(THREE[THREE["seed"] < 2], tmp_path / FILE)
+    both = table_of(section).merge(dose_table(study.fit, study.frame), on=list(PANEL))
+    assert len(both) == len(plan.tests) > 0
+    tail = norm.sf(boundaries([2 / 3], spending="pocock")[0])
+    half = t_distribution.isf(tail, both["df"]) * both["se"]
+    np.testing.assert_allclose(both["high_x"] - both["effect_x"], half, rtol=1e-6)
+    assert (both["p_x"] >= both["p_y"]).all()
+    away = (both["low_x"] > 0) | (both["high_x"] < 0)
+    assert away.eq(both["p_x"] < 0.05).all()  # the interval and the repeated p say the same
+
+
+@pytest.mark.parametrize("looks", [(2,), (3, 2), (0, 3), (1, 1, 3), (1, 4)])
+def test_looks_rise_to_all_seeds(looks):
+    with pytest.raises(AnalysisError, match="looks="):
+        freeze(THREE, study="quick", margin=2.0, looks=looks)
 
 
 def test_a_margin_is_positive():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from analysis.design.sequential import boundaries, look, repeated_interval
+from analysis.design.sequential import boundaries, look, repeated_interval, repeated_p
 from analysis.errors import AnalysisError
 
 EVEN = [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -44,6 +44,20 @@ def test_a_look_and_its_interval_agree():
     assert (low + high) / 2 == pytest.approx(2.5)
     first = repeated_interval(2.5, 1.0, shares[:1], alpha=0.05, spending="obrien_fleming")
     assert first[0] < 0  # early looks ask for more
+
+
+@pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
+def test_a_repeated_p_is_the_alpha_whose_boundary_is_reached(spending):
+    shares = [0.3, 0.7]
+    for alpha in (0.001, 0.05, 0.3):
+        bound = boundaries(shares, alpha=alpha, spending=spending)[-1]
+        found = repeated_p([2 * norm.sf(bound)], shares, spending=spending)
+        assert found == pytest.approx([alpha], rel=5e-3)
+
+
+def test_a_repeated_p_at_the_only_look_is_the_p():
+    assert repeated_p([0.04, 1e-4], [1.0]) == pytest.approx([0.04, 1e-4])
+    assert repeated_p([1.0, 1e-12], [0.5, 1.0]) == pytest.approx([1.0, 1e-6])
 
 
 @pytest.mark.parametrize("shares", [[], [0.0, 1.0], [0.5, 0.4], [0.5, 1.2]])
