@@ -10,14 +10,13 @@ from scipy.stats import t as t_distribution
 from analysis.design.frozen import FILE, freeze, held, read_frozen
 from analysis.design.sequential import boundaries
 from analysis.errors import AnalysisError
-from analysis.mixed import fit_mixed
 from analysis.report import preregistered
 from analysis.report.build import _fitted, build
 from analysis.report.page import Listing, Sheet
 from analysis.report.regression import Request
 from analysis.study.default_model import default_formula
-from analysis.study.effects import dose_table
-from analysis.study.frame import from_results, study_rows
+from analysis.study.effects import PANEL, dose_table
+from analysis.study.frame import from_results
 from tests.fake_results import fake_results
 
 RESULTS = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
