@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.compose import explained, one_line
+from ablate.config.compose import explained, one_line
 from ablate.errors import UserError
 from ablate.paths import conf_dir
 

@@ -58,11 +58,11 @@ def sweep_grid(
         UserError: the request is wrong; nothing was trained.
         SystemExit: with status 1 where cells failed.
     """
-    from ablate.plan import check_resources, plan_grid
+    from ablate.commands.plan import check_resources, plan_grid
+    from ablate.experiment.tuned import write_used
     from ablate.progress import Shown
-    from ablate.store import Store
+    from ablate.results.store import Store
     from ablate.sweep import carry_out
-    from ablate.tuning import write_used
 
     request = plan_grid(overrides, loader=loader)
     if request.settings["single"] and len(request.grid.points) != 1:
@@ -133,7 +133,7 @@ def _sweep(words: list[str]) -> int:
 
 
 def _plan(words: list[str]) -> int:
-    from ablate.plan import plan_grid, render, render_power, summarise
+    from ablate.commands.plan import plan_grid, render, render_power, summarise
 
     form, overrides = _option(words, "--format", ("text", "json"))
     asked, overrides = _power_options(overrides)
@@ -173,10 +173,10 @@ def _of_items(noise: Any) -> str:
 
 def _fraction(request: Any, part: str) -> dict[str, Any]:
     """Choose a part of a grid and write it as a study."""
-    from ablate.plan import fraction_study, prospective
-    from analysis.design.fraction import fraction
+    from ablate.commands.plan import fraction_study, prospective
     from analysis.errors import AnalysisError
-    from analysis.study.frame import from_results, study_rows
+    from analysis.planning.fraction import fraction
+    from analysis.table.frame import from_results, study_rows
 
     if not part.isdigit():
         raise UserError(f"--fraction={part}: must be a number of runs")
@@ -219,9 +219,9 @@ def _looks(words: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def _freeze(request: Any, margin: str | None, looks: dict[str, Any]) -> dict[str, str]:
     """Write the analysis plan of a grid into its folder of results."""
-    from ablate.plan import prospective
-    from analysis.design.frozen import FILE, freeze
+    from ablate.commands.plan import prospective
     from analysis.errors import AnalysisError
+    from analysis.planning.frozen import FILE, freeze
 
     if margin is None:
         raise UserError("--freeze: needs the smallest effect of interest in points: --margin 2")
@@ -251,10 +251,10 @@ def _power_options(words: list[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 def _power(request: Any, asked: dict[str, str]) -> dict[str, Any]:
     """Return the power of a grid's tests, by simulation from a pilot's noise."""
-    from ablate.plan import prospective
-    from analysis.design.power import DRAWS, SEEDS, components, power, published
+    from ablate.commands.plan import prospective
     from analysis.errors import AnalysisError
-    from analysis.study.frame import read
+    from analysis.planning.power import DRAWS, SEEDS, components, power, published
+    from analysis.table.frame import read
 
     if "pilot" not in asked:
         raise UserError(
@@ -284,7 +284,7 @@ def _power(request: Any, asked: dict[str, str]) -> dict[str, Any]:
 
 
 def _status(words: list[str]) -> int:
-    from ablate.status import render, states
+    from ablate.commands.status import render, states
 
     parser = argparse.ArgumentParser("ablate status", description=VERBS["status"][1])
     parser.add_argument("out", nargs="?", default="results/default")
@@ -294,8 +294,8 @@ def _status(words: list[str]) -> int:
 
 
 def _tokens(words: list[str]) -> int:
-    from ablate.plan import plan_grid
-    from ablate.preview import html, preview
+    from ablate.commands.plan import plan_grid
+    from ablate.commands.tokens import html, preview
 
     count, words = _option(words, "--rows", None)
     page, overrides = _option(words, "--html", None)
@@ -328,7 +328,7 @@ def _report_verb(words: list[str]) -> int:
     asked = parser.parse_args(words)
     source = Path(asked.source)
     if source.is_dir() and (source / "designs").is_dir():
-        from ablate.design import collect
+        from ablate.experiment.design import collect
 
         collect(source)
     table = source / "results.parquet" if source.is_dir() else source
@@ -359,13 +359,13 @@ def _reproduce(words: list[str]) -> int:
 
 
 def _tune(words: list[str]) -> int:
-    from ablate.tuning import tune
+    from ablate.experiment.tuned import tune
 
     return tune(words, sweep=_sweep, console=CONSOLE)
 
 
 def _pretrain(words: list[str]) -> int:
-    from ablate.pretrain import main as pretrain
+    from ablate.commands.pretrain import main as pretrain
 
     return pretrain(words, CONSOLE)
 

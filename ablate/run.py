@@ -18,23 +18,25 @@ import torch
 import yaml
 from torch import nn
 
-from ablate import provenance, regularise, weights
-from ablate.adapters import acting, table
-from ablate.adapters import apply as adapters
-from ablate.config import Cell, plain
+from ablate import objective
+from ablate.adapters import build, hooks, registry
+from ablate.config.build import plain
+from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import ready, score
-from ablate.hooks import combine
-from ablate.identity import Identity, Unit, identify
-from ablate.log import logged, say
-from ablate.measures import relative_deviation
-from ablate.model import device_of, load
-from ablate.record import COSTS, RECORD, SCHEMA
+from ablate.experiment.identity import Identity, Unit, identify
+from ablate.models.load import device_of, load
+from ablate.results import provenance
+from ablate.results.log import logged, say
+from ablate.results.record import COSTS, RECORD, SCHEMA
+from ablate.results.store import Store
 from ablate.roles import Role
-from ablate.store import Store
 from ablate.streams import Streams
-from ablate.train import Result, train
+from ablate.training import regularisation
+from ablate.training.hooks import combine
+from ablate.training.loop import Result, train
 
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to keep
 
@@ -99,19 +101,19 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     """Return the cell's model after training, and the course of it; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
-    model = adapters.apply(base, cell, streams=streams, data=data)
+    model = build.apply(base, cell, streams=streams, data=data)
     if cell.adapter.kind == "none":
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
-    with regularise.acting(model, cell, streams=streams) as held:
+    with regularisation.acting(model, cell, streams=streams) as held:
         course = train(
             model,
             data,
             cell.train,
-            goal=weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+            goal=objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
             streams=streams,
             execution=cell.execution,
-            hooks=combine(acting.hooks(cell, streams=streams), held),
+            hooks=combine(hooks.hooks(cell, streams=streams), held),
             rule=cell.optimizer,
         )
     say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
@@ -126,7 +128,7 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
         return model, course.history
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     streams = Streams(cell.seed, cell.sham)
-    model = adapters.load(base, folder / WEIGHTS, cell, streams=streams)
+    model = build.load(base, folder / WEIGHTS, cell, streams=streams)
     steps = pd.read_parquet(folder / "history.parquet")
     history = [{str(k): v for k, v in entry.items()} for entry in steps.to_dict("records")]
     return model, history
@@ -134,8 +136,8 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
 
 def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) -> dict[str, Any]:
     sizes = identity.files
-    goal = weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
-    budget = table.budget(cell, sizes.linear_shapes, norms=sizes.norm_parameters)
+    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    budget = registry.budget(cell, sizes.linear_shapes, norms=sizes.norm_parameters)
     return {
         "schema": SCHEMA,
         "train_key": identity.train_key,
@@ -169,7 +171,7 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
     }
 
 
-def _supervised_share(goal: weights.Objective, counts: dict[str, int]) -> float | None:
+def _supervised_share(goal: objective.Objective, counts: dict[str, int]) -> float | None:
     """Return the share of the training targets that carry weight."""
     total = sum(counts.values())
     carrying = sum(counts.get(role.name.lower(), 0) for role in Role if goal.num[role] > 0)
@@ -223,9 +225,9 @@ def _write(
 
 
 def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
-    size = sum(t.numel() * t.element_size() for t in adapters.kept(model).values())
+    size = sum(t.numel() * t.element_size() for t in build.kept(model).values())
     if 0 < size <= limit_mb * 2**20:
-        adapters.save(model, folder)
+        build.save(model, folder)
 
 
 def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:

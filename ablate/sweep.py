@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ablate import config
-from ablate.design import Design, Named, collect, save
-from ablate.store import Store
+from ablate.config.build import build, plain
+from ablate.experiment.design import Design, Named, collect, save
+from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
 MAX_ROUNDS = 20  # launches of what is missing; each needs a new kill to happen, so a bound suffices
@@ -135,7 +135,7 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> l
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for start in range(0, len(keys), size):
-        chosen = {k: [config.plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
+        chosen = {k: [plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
         path = folder / f"{time.time_ns()}-{start:05d}.json"
         path.write_text(json.dumps({"out": str(out), "runs": chosen}))
         paths.append(path)
@@ -156,7 +156,7 @@ def work(bundle: Path) -> None:
 
 def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> None:
     try:
-        run_cells([config.build(tree) for tree in trees], key, store)
+        run_cells([build(tree) for tree in trees], key, store)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from analysis.engine.bounded import FAMILIES, scores
 from analysis.engine.diagnosis import diagnosis, left_out, separation
 from analysis.engine.fits import GlmmFit, MixedFit, RandomEffect
 from analysis.engine.formula import Design, design, parse
@@ -14,7 +15,6 @@ from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Problem, solution
 from analysis.engine.lmm_fit import Minimum, minimise
-from analysis.engine.scores import FAMILIES, scores
 from analysis.errors import AnalysisError, listed, nearest
 
 __all__ = [
@@ -41,7 +41,7 @@ def fit_mixed(
         formula: as in `analysis.engine.formula`.
         family: "gaussian"; "binomial", scores 0 or 1, or proportions with `weights` the trials;
             "beta", scores strictly between 0 and 1, or "beta_squeezed" or "beta_inflated" where
-            some are 0 or 1 (see `analysis.engine.scores`).
+            some are 0 or 1 (see `analysis.engine.bounded`).
         method: "REML", which a Gaussian fit is unless told otherwise, or "ML" where fixed parts
             are to be compared. Other families are "ML", by Laplace's approximation.
         weights: a column of positive weights: a row's residual variance is sigma^2 / weight; of

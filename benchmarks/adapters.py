@@ -33,15 +33,17 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ablate import compose, config, paths, regularise, weights
-from ablate.adapters import acting, apply
+from ablate import objective, paths
+from ablate.adapters import build, hooks
+from ablate.config import build, compose, schema
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
 from ablate.errors import UserError
-from ablate.hooks import combine
-from ablate.model import load
-from ablate.model_files import resolve
+from ablate.models.files import resolve
+from ablate.models.load import load
 from ablate.streams import Streams
-from ablate.train import train
+from ablate.training import regularisation
+from ablate.training.hooks import combine
+from ablate.training.loop import train
 
 LORA = "lora"
 LEFT_OUT = ("none",)
@@ -95,9 +97,9 @@ def model_folder(folder: Path, asked: argparse.Namespace) -> None:
     LlamaForCausalLM(shape).save_pretrained(folder)
 
 
-def cells(asked: argparse.Namespace, folder: Path) -> dict[str, config.Cell]:
+def cells(asked: argparse.Namespace, folder: Path) -> dict[str, schema.Cell]:
     """Return every level that is legal here as a cell, by name; LoRA first."""
-    found: dict[str, config.Cell] = {}
+    found: dict[str, schema.Cell] = {}
     for group in ("adapter", "init", "optimizer"):
         for file in sorted((paths.conf_dir() / group).glob("*.yaml")):
             if file.stem in LEFT_OUT or (group, file.stem) in SAME:
@@ -114,17 +116,17 @@ def cells(asked: argparse.Namespace, folder: Path) -> dict[str, config.Cell]:
     return {LORA: found.pop(LORA)} | found
 
 
-def _cell(words: list[str], asked: argparse.Namespace, folder: Path) -> config.Cell:
+def _cell(words: list[str], asked: argparse.Namespace, folder: Path) -> schema.Cell:
     fixed = [
         "dataset=micro", "model=local", f"model.path={folder}", f"rank={asked.rank}",
         "masking=instruction", "train=micro", "train.lr=1e-4", f"train.max_steps={asked.steps}",
         f"train.batch_size={asked.batch}", f"execution.device={asked.device}",
     ]  # fmt: skip
     (point,) = compose.expand([*words, *fixed]).points
-    return config.build(point.tree)
+    return build.build(point.tree)
 
 
-def _round(turn: int, found: dict[str, config.Cell], asked: argparse.Namespace) -> Iterator[Any]:
+def _round(turn: int, found: dict[str, schema.Cell], asked: argparse.Namespace) -> Iterator[Any]:
     for name, cell in found.items():
         gc.collect()
         try:
@@ -136,7 +138,7 @@ def _round(turn: int, found: dict[str, config.Cell], asked: argparse.Namespace) 
         yield {"round": turn, "level": name, "start": start, "step": step}
 
 
-def timed(cell: config.Cell, device: str) -> tuple[float, float]:
+def timed(cell: schema.Cell, device: str) -> tuple[float, float]:
     """Return the seconds before the first step, and those of a step."""
     clock = time.process_time if device == "cpu" else _synchronised
     data = rows_of(cell)
@@ -154,7 +156,7 @@ def _synchronised() -> float:
     return time.perf_counter()
 
 
-def rows_of(cell: config.Cell) -> Tokenised:
+def rows_of(cell: schema.Cell) -> Tokenised:
     """Return the cell's training rows, tokenised once and cached by content."""
     return tokenise(
         cell.dataset, "train", tokeniser=Tokeniser(resolve(cell.model).folder),
@@ -162,20 +164,20 @@ def rows_of(cell: config.Cell) -> Tokenised:
     )  # fmt: skip
 
 
-def applied(base: Any, cell: config.Cell, data: Tokenised) -> nn.Module:
+def applied(base: Any, cell: schema.Cell, data: Tokenised) -> nn.Module:
     """Return the model with the cell's adapter."""
-    return apply.apply(base, cell, streams=Streams(cell.seed), data=data)
+    return build.apply(base, cell, streams=Streams(cell.seed), data=data)
 
 
-def fit(model: nn.Module, cell: config.Cell, data: Tokenised, tick: Callable[..., None]) -> None:
+def fit(model: nn.Module, cell: schema.Cell, data: Tokenised, tick: Callable[..., None]) -> None:
     """Train in the loop of every cell."""
     streams = Streams(cell.seed)
-    with regularise.acting(model, cell, streams=streams) as held:
+    with regularisation.acting(model, cell, streams=streams) as held:
         train(
             model, data, cell.train,
-            goal=weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+            goal=objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
             streams=streams, execution=cell.execution, tick=tick, rule=cell.optimizer,
-            hooks=combine(acting.hooks(cell, streams=streams), held),
+            hooks=combine(hooks.hooks(cell, streams=streams), held),
         )  # fmt: skip
 
 
@@ -200,7 +202,7 @@ class Meter:
         return sum(self.seen.values())
 
 
-def resident(cell: config.Cell, device: str) -> dict[str, float]:
+def resident(cell: schema.Cell, device: str) -> dict[str, float]:
     """Return bytes of the model, its gradients, the optimizer's state and the kept activations."""
     data = rows_of(cell)
     base = load(resolve(cell.model), cell.base_precision, device=torch.device(device))

@@ -15,11 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.pytorch_utils import Conv1D
 
 from ablate import paths
-from ablate.adapters import three_factor
-from ablate.adapters.rows.three_factor import ROWS
-from ablate.adapters.three_factor import ThreeFactorConfig, ThreeFactorLinear
-from ablate.hooks import NO_HOOKS, Moment
+from ablate.adapters.three_factor import layer as three_factor
+from ablate.adapters.three_factor.layer import ThreeFactorConfig, ThreeFactorLinear
+from ablate.adapters.three_factor.spec import ROWS
 from ablate.streams import Streams
+from ablate.training.hooks import NO_HOOKS, Moment
 from tests.dense import base, normal
 
 EXACT = 1e-10  # float64, sums of some hundred terms of order one

@@ -17,13 +17,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ablate import config, paths
-from ablate.adapters import acting, apply, legality, table
+from ablate import paths
+from ablate.adapters import build, compatibility, hooks, registry
+from ablate.config import schema
 from ablate.errors import UserError
+from ablate.objective import objective
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.train import train
-from ablate.weights import objective
+from ablate.training.loop import train
 from tests import toys
 from tests.reference import Example
 
@@ -49,45 +50,45 @@ def read(group: str, level: str) -> dict[str, Any]:
     return {"options": {}, **made}
 
 
-def adapter(level: str, **changes: Any) -> config.Adapter:
+def adapter(level: str, **changes: Any) -> schema.Adapter:
     tree = read("adapter", level)
     options = tree["options"] | changes.pop("options", {})
-    return config.Adapter(**(tree | {"options": options} | changes))
+    return schema.Adapter(**(tree | {"options": options} | changes))
 
 
-def cell(level: Any, **changes: Any) -> config.Cell:
+def cell(level: Any, **changes: Any) -> schema.Cell:
     """A cell of an adapter level, or of an `Adapter`; `changes` are settings of the cell."""
-    chosen = level if isinstance(level, config.Adapter) else adapter(level)
-    weights = {role: 1.0 for role in config.MASKED_ROLES}
+    chosen = level if isinstance(level, schema.Adapter) else adapter(level)
+    weights = {role: 1.0 for role in schema.MASKED_ROLES}
     settings: dict[str, Any] = {
-        "masking": config.Masking(name="none", weights=weights),
+        "masking": schema.Masking(name="none", weights=weights),
         "plw": 1.0,
-        "loss": config.Loss(),
+        "loss": schema.Loss(),
         "adapter": chosen,
         "rank": RANK,
-        "dataset": config.Dataset(name="d", source="local", path="x"),
-        "model": config.Model(name="m", source="local", path="x"),
+        "dataset": schema.Dataset(name="d", source="local", path="x"),
+        "model": schema.Model(name="m", source="local", path="x"),
         "train": toys.train_settings(
             batch_size=7, max_steps=STEPS, schedule="constant", clip=None, lr=0.01
         ),
-        "evaluate": config.Evaluate(name="e"),
+        "evaluate": schema.Evaluate(name="e"),
         "execution": toys.execution(),
     }
-    return config.Cell(**settings | changes)
+    return schema.Cell(**settings | changes)
 
 
 # --- which cells there are
 
 
-def _with(level: str, group: str) -> config.Cell:
+def _with(level: str, group: str) -> schema.Cell:
     """A cell of a level of init or optimizer, with the first adapter that carries it out."""
-    made = {"init": config.Init, "optimizer": config.Optimizer}[group](**read(group, level))
+    made = {"init": schema.Init, "optimizer": schema.Optimizer}[group](**read(group, level))
     legal = {"init": lambda row: row.inits, "optimizer": lambda row: row.optimizers}[group]
-    host = next(n for n in ("lora", *ADAPTING) if made.kind in legal(table.method(adapter(n))))
+    host = next(n for n in ("lora", *ADAPTING) if made.kind in legal(registry.method(adapter(n))))
     return cell(host, **{group: made})
 
 
-def subjects() -> dict[str, config.Cell]:
+def subjects() -> dict[str, schema.Cell]:
     """Every level once: adapters as they are, each other init and optimizer on one adapter."""
     found = {level: cell(level) for level in LEVELS}
     for group, plain in (("init", "default"), ("optimizer", "adamw")):
@@ -100,10 +101,10 @@ SUBJECTS = subjects()
 
 
 def applies(name: str, architecture: str) -> bool:
-    shapes = apply.linear_shapes(pristine(architecture))
+    shapes = build.linear_shapes(pristine(architecture))
     try:
-        legality.check(SUBJECTS[name], architecture=NAMES[architecture], shapes=shapes)
-        table.check(SUBJECTS[name], shapes)
+        compatibility.check(SUBJECTS[name], architecture=NAMES[architecture], shapes=shapes)
+        registry.check(SUBJECTS[name], shapes)
     except UserError:
         return False
     return True
@@ -171,8 +172,8 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
-def applied(asked: config.Cell, architecture: str = "llama") -> nn.Module:
-    return apply.apply(base(architecture), asked, streams=Streams(asked.seed), data=DATA)
+def applied(asked: schema.Cell, architecture: str = "llama") -> nn.Module:
+    return build.apply(base(architecture), asked, streams=Streams(asked.seed), data=DATA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +188,11 @@ class LiveSizes:
 
 def sizes(architecture: str) -> LiveSizes:
     model = pristine(architecture)
-    norms = [model.get_submodule(name) for name in apply.norms(model)]
+    norms = [model.get_submodule(name) for name in build.norms(model)]
     return LiveSizes(
-        linear_shapes=apply.linear_shapes(model),
+        linear_shapes=build.linear_shapes(model),
         parameters=sum(p.numel() for p in model.parameters()),
-        embedding_parameters=sum(p.numel() for p in apply.end_parameters(model)),
+        embedding_parameters=sum(p.numel() for p in build.end_parameters(model)),
         norm_parameters=sum(p.numel() for norm in norms for p in norm.parameters()),
     )
 
@@ -200,7 +201,7 @@ def sizes(architecture: str) -> LiveSizes:
 
 
 def fit(
-    module: nn.Module, asked: config.Cell, tick: Callable[[int, int], None] | None = None
+    module: nn.Module, asked: schema.Cell, tick: Callable[[int, int], None] | None = None
 ) -> list[float]:
     """Train in the loop of every cell, on all rows at each step, and return the losses."""
     course = train(
@@ -210,7 +211,7 @@ def fit(
         goal=objective(asked.masking, asked.plw, asked.completion_weight, asked.loss),
         streams=Streams(asked.seed),
         execution=asked.execution,
-        hooks=acting.hooks(asked, streams=Streams(asked.seed)),
+        hooks=hooks.hooks(asked, streams=Streams(asked.seed)),
         rule=asked.optimizer,
         tick=tick,
     )
@@ -235,7 +236,7 @@ class Run:
 def run(name: str, architecture: str) -> Run:
     asked = SUBJECTS[name]
     module = applied(asked, architecture)
-    trained, before, start = apply.trained(module), weights(module), logits(module)
+    trained, before, start = build.trained(module), weights(module), logits(module)
     moved: set[str] = set()
     done = 0
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from ablate.adapters import apply, inits
+from ablate.adapters import build, init
 from tests.levels import DATA, base, pristine
 
 EXACT = 5e-6  # float32 sums in another order; a start that is wrong is off by 1e-2 and more
@@ -21,7 +21,7 @@ def factors(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
             layer.lora_A["default"].weight.detach().double(),
             layer.lora_B["default"].weight.detach().double(),
         )
-        for name, layer in inits.layers(module)
+        for name, layer in init.layers(module)
     }
 
 
@@ -30,7 +30,7 @@ def base_weights(architecture: str = "llama") -> dict[str, Tensor]:
     """The base's weights as (d, k), in float64."""
     model = pristine(architecture)
     found = {}
-    for name in apply.linear_shapes(model):
+    for name in build.linear_shapes(model):
         module = model.get_submodule(name)
         weight = module.weight.detach().double()
         found[name] = weight.T if isinstance(module, Conv1D) else weight
@@ -41,7 +41,7 @@ def held(module: nn.Module) -> dict[str, Tensor]:
     """The frozen weights under the adapter as (d, k), in float64."""
     return {
         name: (layer.weight.T if layer.fan_in_fan_out else layer.weight).detach().double()
-        for name, layer in inits.layers(module)
+        for name, layer in init.layers(module)
     }
 
 
@@ -59,7 +59,7 @@ def same_span(one_RK: Tensor, other_RK: Tensor, least: float = 1 - 1e-5) -> None
 def inputs(architecture: str = "llama") -> dict[str, list[np.ndarray]]:
     """What enters each matrix of the base, a (tokens, k) for every row of the data, in float64."""
     model = base(architecture).double()
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in apply.linear_shapes(model)}
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in build.linear_shapes(model)}
     for name, found in seen.items():
         model.get_submodule(name).register_forward_pre_hook(
             lambda module, args, found=found: found.append(args[0][0].detach().numpy())
@@ -82,7 +82,7 @@ def mean_gradient(architecture: str = "llama") -> dict[str, Tensor]:
         count += len(ids) - 1
     (total / count).backward()
     found = {}
-    for name in apply.linear_shapes(model):
+    for name in build.linear_shapes(model):
         module = model.get_submodule(name)
         found[name] = module.weight.grad.T if isinstance(module, Conv1D) else module.weight.grad
     return found

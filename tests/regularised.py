@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import torch
 
-from ablate import regularise
-from ablate.adapters import acting, apply
-from ablate.config import Regulariser
+from ablate.adapters import build, hooks
+from ablate.config.schema import Regulariser
 from ablate.data import batches
-from ablate.hooks import Moment, combine
-from ablate.loss import weigh
+from ablate.objective import objective
 from ablate.streams import Streams
-from ablate.train import train
-from ablate.weights import objective
+from ablate.training import regularisation
+from ablate.training.hooks import Moment, combine
+from ablate.training.loop import train
+from ablate.training.loss import weigh
 from tests import levels, toys
 
 # Strong enough to show within a few steps.
@@ -34,7 +34,7 @@ def cell(adapter="lora", regulariser=None, **changes):
 
 def model_of(asked, base=None):
     base = toys.llama() if base is None else base
-    return apply.apply(base, asked, streams=Streams(0), data=levels.DATA)
+    return build.apply(base, asked, streams=Streams(0), data=levels.DATA)
 
 
 def perturb(model, size=0.05):
@@ -64,7 +64,7 @@ def run(asked, seed=0, base=None, **execution):
     """The losses of a run, and the trained weights."""
     model = model_of(asked, base)
     streams = Streams(seed)
-    with regularise.acting(model, asked, streams=streams) as held:
+    with regularisation.acting(model, asked, streams=streams) as held:
         course = train(
             model,
             levels.DATA,
@@ -72,10 +72,10 @@ def run(asked, seed=0, base=None, **execution):
             goal=objective(asked.masking, asked.plw, asked.completion_weight, asked.loss),
             streams=streams,
             execution=dataclasses.replace(asked.execution, **execution),
-            hooks=combine(acting.hooks(asked, streams=streams), held),
+            hooks=combine(hooks.hooks(asked, streams=streams), held),
             rule=asked.optimizer,
         )
-    weights = {n: p.detach().clone() for n, p in apply.trained(model).items()}
+    weights = {n: p.detach().clone() for n, p in build.trained(model).items()}
     return [entry["loss"] for entry in course.history], weights, model
 
 

@@ -5,14 +5,14 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from ablate.adapters.remora import (
+from ablate.adapters.mora.remora import (
     ReloraConfig,
     ReloraLinear,
     RemoraConfig,
     RemoraLinear,
     RestartLayer,
 )
-from ablate.adapters.rows.mora import GROUPS
+from ablate.adapters.mora.spec import GROUPS
 from tests import toys
 from tests.dense import base, normal
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from ablate.config import Execution, Masking, Train
+from ablate.config.schema import Execution, Masking, Train
 from ablate.data.tokenise import Summary, Tokenised
 from ablate.roles import NAMES, Role
 from tests.reference import Example

@@ -20,15 +20,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ablate import weights
-from ablate.config import Cell
+from ablate import objective
+from ablate.config.schema import Cell
 from ablate.data import batches
 from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
-from ablate.loss import TokenLossModel, weigh
 from ablate.roles import Role
 from ablate.streams import Streams
+from ablate.training.loss import TokenLossModel, weigh
 
 BATCHES = 8  # for a method that does not say how many
 
@@ -57,9 +57,9 @@ class Calibration:
         return self._data
 
     @functools.cached_property
-    def _goal(self) -> weights.Objective:
+    def _goal(self) -> objective.Objective:
         cell = self._cell
-        return weights.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+        return objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
 
     @property
     def _device(self) -> torch.device:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.config import Execution, Train
+from ablate.config.schema import Execution, Train
 from ablate.data.targets import row_weights
 from ablate.data.tokenise import Tokenised
+from ablate.objective import Objective
 from ablate.roles import Role
-from ablate.weights import Objective
 
 Layout = Literal["padded", "packed"]
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ablate import paths
-from ablate.config import Dataset, plain
+from ablate.config.build import plain
+from ablate.config.schema import Dataset
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 

@@ -12,7 +12,7 @@ import re
 
 from ablate.data.rows import Row, Turn
 from ablate.data.templates import Piece, last_only, role_of
-from ablate.data.tokeniser import Tokeniser
+from ablate.data.tokenizer import Tokeniser
 from ablate.errors import UserError
 from ablate.roles import Role
 

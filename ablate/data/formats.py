@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data.sources import Record
 from ablate.errors import UserError, nearest, unknown
 

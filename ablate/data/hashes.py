@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data import sources
 
 TOKENIZER_FILES = (  # all of a model folder that decides ids and roles

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data.formats import Row, Turn, parse
 from ablate.data.sources import records
 from ablate.errors import UserError, unknown

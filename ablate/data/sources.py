@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from ablate.data.templates import Rendered, Span
-from ablate.data.tokeniser import Encoded, Tokeniser
+from ablate.data.tokenizer import Encoded, Tokeniser
 from ablate.errors import UserError
 from ablate.roles import Role
 

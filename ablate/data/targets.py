@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ablate.objective import Objective
 from ablate.roles import Role
-from ablate.weights import Objective
 
 
 def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:

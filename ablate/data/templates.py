@@ -5,9 +5,9 @@ The Alpaca texts are Stanford's (stanford_alpaca/train.py at 761dc5b), letter by
 
 from dataclasses import dataclass
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data.rows import Row, Turn
-from ablate.data.tokeniser import Tokeniser
+from ablate.data.tokenizer import Tokeniser
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 

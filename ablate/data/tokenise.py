@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data import cache
 from ablate.data.hashes import tokeniser_hash
 from ablate.data.rows import Row, load
 from ablate.data.spans import token_roles
 from ablate.data.templates import render
-from ablate.data.tokeniser import Tokeniser
+from ablate.data.tokenizer import Tokeniser
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 

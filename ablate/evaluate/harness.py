@@ -13,7 +13,7 @@ from lm_eval import evaluator
 from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ablate.config import Evaluate, Execution
+from ablate.config.schema import Evaluate, Execution
 from ablate.evaluate.live import LiveLM, Memo
 from ablate.evaluate.requests import Benchmark, benchmark, quiet
 from ablate.evaluate.scores import Items, TaskScore, finite, standard_error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablate.config import Evaluate, Execution
+from ablate.config.schema import Evaluate, Execution
 from ablate.data.tokenise import Tokenised
 from ablate.evaluate.scores import TaskScore, finite
 from ablate.roles import NAMES, Role

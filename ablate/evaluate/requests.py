@@ -16,7 +16,7 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ablate.config import Evaluate
+from ablate.config.schema import Evaluate
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import Source, find, task_names
 from ablate.micro import tasks as micro

@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from ablate import measures
-from ablate.config import Cell
+from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
-from ablate.evaluate import harness, heldout
+from ablate.evaluate import harness, heldout, measures
 from ablate.evaluate.scores import TaskScore
-from ablate.identity import Unit, identify
-from ablate.log import say
-from ablate.model import device_of, load, load_tokenizer
+from ablate.experiment.identity import Unit, identify
+from ablate.models.load import device_of, load, load_tokenizer
+from ablate.results.log import say
 
 Wanted = Sequence[tuple[Cell, Unit]]
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from ablate.errors import UserError, nearest, unknown
-from ablate.micro import tasks as micro
+from ablate.micro import tasks
 from ablate.paths import cache_dir
 
 MEASURES: dict[str, str] = {
@@ -45,7 +45,7 @@ class Source:
 
 def known_tasks() -> tuple[str, ...]:
     """Return every name that `evaluate.tasks` takes, the micro world's first."""
-    return (*micro.TASKS, *_stock())
+    return (*tasks.TASKS, *_stock())
 
 
 def check_tasks(names: Iterable[str]) -> None:
@@ -75,7 +75,7 @@ def find(name: str) -> Source:
     Raises:
         UserError: it leads nowhere.
     """
-    if name in micro.TASKS:
+    if name in tasks.TASKS:
         return Source("micro", name)
     if os.sep in name or name.endswith(TASK_FILES):
         return _find_path(name)
@@ -84,8 +84,8 @@ def find(name: str) -> Source:
         path = stock[name]
         return Source("task", name, _stock_folder() / path) if path else Source("group", name)
     raise UserError(
-        f"evaluate.tasks={name}: no such task; give one of {', '.join(micro.TASKS)}, a task of "
-        f"lm-eval or a path to a task file.{nearest(name, micro.TASKS) or nearest(name, stock)}"
+        f"evaluate.tasks={name}: no such task; give one of {', '.join(tasks.TASKS)}, a task of "
+        f"lm-eval or a path to a task file.{nearest(name, tasks.TASKS) or nearest(name, stock)}"
     )
 
 
@@ -97,7 +97,7 @@ def task_version(name: str) -> str:
     """
     source = find(name)
     if source.kind == "micro":
-        return f"micro-{micro.version()}"
+        return f"micro-{tasks.version()}"
     if source.kind == "path" and source.path is not None:
         return f"files-{_files_hash(source.path)}"
     return f"lm_eval-{metadata.version('lm_eval')}"

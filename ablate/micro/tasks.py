@@ -30,16 +30,7 @@ from ablate.micro.corpus import (
     puzzle,
 )
 from ablate.micro.instructions import life_of, shuffled_notes
-from ablate.micro.world import (
-    NUMBERS,
-    RELATIONS,
-    VALUES,
-    Person,
-    Triple,
-    World,
-    translate,
-    world,
-)
+from ablate.micro.world import NUMBERS, RELATIONS, VALUES, Person, Triple, World, translate, world
 from ablate.paths import cache_dir
 
 TASKS_VERSION = 1

@@ -13,36 +13,30 @@ from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from analysis.design.frozen import FILE
 from analysis.errors import AnalysisError
-from analysis.report import (
-    arms,
-    checks,
-    decomposition,
-    dose,
-    findings,
-    fit_shape,
-    front,
-    heldout,
-    items,
-    leaderboard,
-    many_arms,
-    memorised,
-    methods,
-    overview,
-    paper,
-    plain,
-    preregistered,
-    settings,
-    stranger,
-    surface,
-    told,
-)
+from analysis.papers.mora import section as memorised
+from analysis.papers.plw import section as paper
+from analysis.planning import section as preregistered
+from analysis.planning.frozen import FILE
+from analysis.questions.adapters import many_section
+from analysis.questions.adapters import section as arms
+from analysis.questions.controls import section as checks
+from analysis.questions.decomposition import section as decomposition
+from analysis.questions.heldout import section as heldout
+from analysis.questions.leaderboard import section as leaderboard
+from analysis.questions.noise import section as items
+from analysis.questions.plw import rank_section, shape_section
+from analysis.questions.plw import section as dose
+from analysis.questions.settings import section as settings
+from analysis.questions.tradeoff import section as front
+from analysis.regression import external, methods
+from analysis.regression import narrative as told
+from analysis.regression.model import Regression, Request, analysed
+from analysis.regression.paragraph import dropped_rows
+from analysis.regression.study import NoModel, Study, fitted
+from analysis.report import findings, overview, plain
 from analysis.report.page import Page, write
-from analysis.report.paragraph import dropped_rows
-from analysis.report.regression import Regression, Request, analysed
-from analysis.report.study import NoModel, Study, fitted
-from analysis.study.frame import NEEDED, from_results, read
+from analysis.table.frame import NEEDED, from_results, read
 
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
 
@@ -161,10 +155,10 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
         overview.section(study.raw, study.folder),
         dose.section(study),
-        fit_shape.section(study),
-        surface.section(study),
+        shape_section.section(study),
+        rank_section.section(study),
         decomposition.section(study),
-        many_arms.section(study),
+        many_section.section(study),
         arms.adapters(study),
         arms.trade_off(study),
         front.section(study),
@@ -229,7 +223,7 @@ def _stranger_page(reg: Regression, source: str) -> Page:
         title=f"Regression of {reg.score}",
         source=source,
         version=_version(),
-        sections=tuple(stranger.sections(reg)),
+        sections=tuple(external.sections(reg)),
         facts=facts,
         warnings=told.warnings(reg),
         question=reg.fit.formula,

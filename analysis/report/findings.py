@@ -8,13 +8,14 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import pandas as pd
 
-from analysis.report import heldout, words
-from analysis.report.arms import SIDES, arm_differences, changes_table
+from analysis.inference.optimum import INTERIOR
+from analysis.questions.adapters.section import SIDES, arm_differences, changes_table
+from analysis.questions.controls.estimate import controls
+from analysis.questions.heldout import section as heldout
+from analysis.questions.plw.shape import Shape
+from analysis.regression.study import SCREENING_SEEDS, Study
+from analysis.report import words
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
-from analysis.report.study import SCREENING_SEEDS, Study
-from analysis.study.controls import controls
-from analysis.study.optimum import INTERIOR
-from analysis.study.shape import Shape
 
 ALPHA = 0.05
 SAME = "no effect beyond the margin"

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablate.record import LEVELS
-from analysis.figures import study as figures
-from analysis.report import words
+from ablate.results.record import LEVELS
+from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 
@@ -217,7 +216,7 @@ def tuning(raw: pd.DataFrame) -> Section | None:
     label = label.where(means["adapter"] != "full", "full")
     means = means.assign(chosen=means["loss"] == best)
     caption = "Validation loss against learning rate. Markers: the rate with the lowest loss."
-    plate = Plate("tuning_curves", figures.tuning(means.assign(label=label)), caption)
+    plate = Plate("tuning_curves", plots.tuning(means.assign(label=label)), caption)
     note = "Means over base models."
     sheet = Sheet(Table("tuning_curves", "Loss by learning rate", means, note))
     return Section("tuning", "Learning rates tried", (plate, sheet))

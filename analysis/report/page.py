@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from analysis.figures import style
+from analysis.report import style
 from analysis.report.tables import Table, html_table, write_csv, write_tex
 
 

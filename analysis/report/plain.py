@@ -2,11 +2,12 @@
 
 import pandas as pd
 
-from analysis.report import heldout, words
+from analysis.questions.heldout import section as heldout
+from analysis.report import words
 from analysis.report.overview import PER_CELL
 from analysis.report.page import Block, Head, Listing, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.study.frame import SCORED
+from analysis.table.frame import SCORED
 
 
 def findings(frame: pd.DataFrame) -> Section:

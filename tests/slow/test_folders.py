@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ablate import cli
-from ablate.store import Store
+from ablate.results.store import Store
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ablate import config
-from ablate.adapters import apply, legality, table
+from ablate.adapters import build, compatibility, registry
+from ablate.config import build, schema
 from ablate.errors import UserError
 from ablate.evaluate import generate, heldout
 from ablate.streams import Streams
@@ -35,11 +35,11 @@ EVERY = levels.cases("llama", "gpt2")
 
 
 def row_of(name: str):
-    return table.method(levels.SUBJECTS[name].adapter)
+    return registry.method(levels.SUBJECTS[name].adapter)
 
 
 def changes_base(name: str) -> bool:
-    init = legality.INITS[levels.SUBJECTS[name].init.kind]
+    init = compatibility.INITS[levels.SUBJECTS[name].init.kind]
     return row_of(name).changes_base or init.changes_base
 
 
@@ -58,7 +58,7 @@ def test_gpt2_starts_trains_and_counts_as_it_says(name, architecture):
     else:
         assert (run.start - run.base).abs().max() > 1e-4
     assert run.moved == run.declared
-    stated = table.trainable_parameters(levels.SUBJECTS[name], levels.sizes(architecture))
+    stated = registry.trainable_parameters(levels.SUBJECTS[name], levels.sizes(architecture))
     assert run.counted == stated
     if name != "none":
         assert run.losses[-1] < run.losses[0] - 0.02
@@ -142,8 +142,8 @@ def store(name: str, architecture: str, root: Path) -> list[str]:
     run, folder = levels.run(name, architecture), root / f"{name}-{architecture}"
     asked = levels.SUBJECTS[name]
     asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=architecture))
-    apply.save(run.module, folder)
-    (folder / "cell.json").write_text(json.dumps(config.plain(asked)))
+    build.save(run.module, folder)
+    (folder / "cell.json").write_text(json.dumps(build.plain(asked)))
     stored = {"ids": levels.tokens(), "logits": run.tuned.contiguous()}
     save_file(stored, folder / "logits.safetensors")
     # PEFT stores no base: what was taken out of it is lost (facts of its own, not of ours).
@@ -176,8 +176,8 @@ def test_a_tied_head_is_reloaded_with_its_embedding(level, tmp_path):
     asked = cell(level, embeddings="trained")
     module = levels.applied(asked, "llama_tied")
     levels.fit(module, asked)
-    apply.save(module, tmp_path)
-    again = apply.load(levels.base("llama_tied"), tmp_path, asked, streams=Streams(0))
+    build.save(module, tmp_path)
+    again = build.load(levels.base("llama_tied"), tmp_path, asked, streams=Streams(0))
     same(levels.logits(again), levels.logits(module), 0)
 
 
@@ -192,9 +192,9 @@ def test_embeddings_train_beside_every_level(level, architecture):
         return
     asked = cell(level, embeddings="trained")
     module = levels.applied(asked, architecture)
-    trained = apply.trained(module)
+    trained = build.trained(module)
     counted = sum(p.numel() for p in trained.values())
-    assert counted == table.trainable_parameters(asked, levels.sizes(architecture))
+    assert counted == registry.trainable_parameters(asked, levels.sizes(architecture))
     ends = {n for n in trained if "embed_tokens" in n or "wte" in n or "lm_head" in n}
     both = 0 if level == "none" else 2 if architecture == "llama" else 1
     assert len(ends) == both
@@ -222,7 +222,7 @@ def test_every_level_stays_where_it_is_placed(level):
     expected = {n for n in levels.sizes("llama").linear_shapes if "layers.1." in n}
     only = row_of(level).only
     expected = {n for n in expected if n.endswith(only)} if only else expected
-    asked = cell(level, placement=config.Placement(name="p", layers=(1,)))
+    asked = cell(level, placement=schema.Placement(name="p", layers=(1,)))
     module = levels.applied(asked)
     layers = [n for n, m in module.named_modules() if hasattr(m, "merged_adapters")]
     assert {name.removeprefix("base_model.model.") for name in layers} == expected
@@ -250,16 +250,16 @@ def llama(shape: str) -> nn.Module:
 @pytest.mark.parametrize("level", ADAPTING)
 def test_closed_forms_hold_on_every_shape(level, shape, rank):
     model, asked = llama(shape), cell(level, rank=rank)
-    shapes = apply.linear_shapes(model)
+    shapes = build.linear_shapes(model)
     if (level, shape) == ("boft", "odd"):  # 30 inputs have no room for two factors of pairs
         with pytest.raises(UserError, match="divisible by 4"):
-            table.check(asked, shapes)
+            registry.check(asked, shapes)
         return
-    norms = [model.get_submodule(name) for name in apply.norms(model)]
+    norms = [model.get_submodule(name) for name in build.norms(model)]
     size = sum(p.numel() for norm in norms for p in norm.parameters())
-    stated = table.budget(asked, shapes, norms=size).got
-    module = apply.apply(model, asked, streams=Streams(0), data=levels.DATA)
-    assert sum(p.numel() for p in apply.trained(module).values()) == stated
+    stated = registry.budget(asked, shapes, norms=size).got
+    module = build.apply(model, asked, streams=Streams(0), data=levels.DATA)
+    assert sum(p.numel() for p in build.trained(module).values()) == stated
 
 
 # --- virtual tokens
@@ -272,7 +272,7 @@ def with_drawn_tokens(level: str, architecture: str) -> nn.Module:
     module = levels.applied(cell(level), architecture)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in apply.trained(module).values():
+        for parameter in build.trained(module).values():
             parameter.normal_(generator=generator)
     return module
 

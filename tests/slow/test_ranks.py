@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, multiprocessing
 
-from ablate.config import Loss
-from ablate.hooks import Hooks, Moment
+from ablate.config.schema import Loss
+from ablate.objective import objective
 from ablate.streams import Streams
-from ablate.train import train
-from ablate.weights import objective
+from ablate.training.hooks import Hooks, Moment
+from ablate.training.loop import train
 from tests import toys
 
 # 13 rows, then 1: uneven shares of both ranks, and a step in which the second has no row at all.

@@ -6,12 +6,13 @@ import dataclasses
 import pytest
 import torch
 
-from ablate import design, regularise, regularisers
-from ablate.adapters import apply, table
-from ablate.config import Regulariser
-from ablate.identity import Memo
-from ablate.loss import predict
+from ablate.adapters import build, registry
+from ablate.config.schema import Regulariser
+from ablate.experiment import design, regularisers
+from ablate.experiment.identity import Memo
 from ablate.streams import Streams
+from ablate.training import regularisation
+from ablate.training.loss import predict
 from tests import levels
 from tests.regularised import (
     STRONG,
@@ -35,7 +36,7 @@ def kind(level):
 
 def test_weight_decay_is_refused_exactly_where_only_vectors_train():
     for name in ADAPTERS:
-        trained = apply.trained(levels.applied(cell(name)))
+        trained = build.trained(levels.applied(cell(name)))
         vectors = all(p.ndim < 2 for p in trained.values())
         assert vectors == regularisers.trains_vectors(cell(name)), name
 
@@ -55,7 +56,7 @@ def test_distance_is_that_of_the_merged_weights(name):
     asked = dataclasses.replace(levels.SUBJECTS[name], train=cell().train)
     model = perturb(levels.applied(asked))
     before = dict(levels.pristine("llama").named_parameters())
-    distance = number(regularise.distance(model, {}, 2.0))
+    distance = number(regularisation.distance(model, {}, 2.0))
     merged = copy.deepcopy(model).merge_and_unload()
     changes = [w.detach() - before[n].detach() for n, w in merged.named_parameters()]
     assert distance > 0
@@ -66,23 +67,23 @@ def test_distance_is_that_of_the_merged_weights(name):
 def test_kl_is_to_the_base_under_every_adapter_and_leaves_what_trains(name):
     asked = cell(name, STRONG["kl"])
     model = levels.applied(asked)
-    declared, [work] = set(apply.trained(model)), works(asked)
-    with regularise.acting(model, asked, streams=Streams(0)) as held:
+    declared, [work] = set(build.trained(model)), works(asked)
+    with regularisation.acting(model, asked, streams=Streams(0)) as held:
         model.train()
         predict(model, work)
         start = held.extra_loss(moment_of(model, work, divisor=100.0))
         perturb(model, size=0.1)
         predict(model, work)
         penalty = held.extra_loss(moment_of(model, work, divisor=100.0))
-    assert set(apply.trained(model)) == declared
+    assert set(build.trained(model)) == declared
     assert all(m.training for m in model.modules())
-    if table.method(asked.adapter).starts_at_base:
-        virtual = table.virtual_tokens(asked, apply.linear_shapes(levels.pristine("llama")))
+    if registry.method(asked.adapter).starts_at_base:
+        virtual = registry.virtual_tokens(asked, build.linear_shapes(levels.pristine("llama")))
         assert virtual or abs(number(start)) < 1e-5
     assert number(penalty) > 1e-5
     penalty.backward()
     assert all(
-        p.grad is not None and p.grad.isfinite().all() for p in apply.trained(model).values()
+        p.grad is not None and p.grad.isfinite().all() for p in build.trained(model).values()
     )
 
 
@@ -91,13 +92,13 @@ def test_rank_dropout_acts_on_every_kind_that_is_said_to_have_a_rank(name):
     asked = cell(name, STRONG["rank_dropout"])
     model = perturb(levels.applied(asked)).train()
     clean = levels.logits(model)
-    with regularise.acting(model, asked, streams=Streams(0)):
+    with regularisation.acting(model, asked, streams=Streams(0)):
         masked = levels.logits(model)
     assert (masked - clean).abs().max() > 1e-4
     assert torch.equal(levels.logits(model), clean)
 
 
-WITH_DROPOUT = [n for n in ADAPTERS if "dropout" in table.method(levels.adapter(n)).options]
+WITH_DROPOUT = [n for n in ADAPTERS if "dropout" in registry.method(levels.adapter(n)).options]
 
 
 @pytest.mark.parametrize("name", WITH_DROPOUT)

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from ablate import cli
-from ablate.design import collect
-from ablate.store import Store
-from ablate.train import Diverged, train
+from ablate.experiment.design import collect
+from ablate.results.store import Store
+from ablate.training.loop import Diverged, train
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ablate import config, model_files
-from ablate.adapters import apply, stock, table
+from ablate.adapters import build, peft_compat, registry
+from ablate.config import schema
 from ablate.errors import UserError
+from ablate.models import files as model_files
 from ablate.streams import Streams
 from tests import levels
 from tests.levels import ADAPTING, LEVELS, adapter, applied, base, cell, logits, sizes
@@ -25,7 +26,7 @@ ROUNDING = 1e-5  # float32; reflections that undo each other are off by 1e-6
 
 
 def row_of(name: str):
-    return table.method(levels.SUBJECTS[name].adapter)
+    return registry.method(levels.SUBJECTS[name].adapter)
 
 
 def same(one: Tensor, other: Tensor, atol: float = ROUNDING) -> None:
@@ -39,8 +40,8 @@ def same(one: Tensor, other: Tensor, atol: float = ROUNDING) -> None:
 def test_level_is_complete_and_legal(level):
     chosen = adapter(level)
     assert chosen.name == level
-    assert set(chosen.options) == set(table.KINDS[chosen.kind].options)
-    table.check(cell(level), sizes("llama").linear_shapes)
+    assert set(chosen.options) == set(registry.KINDS[chosen.kind].options)
+    registry.check(cell(level), sizes("llama").linear_shapes)
     path = levels.paths.conf_dir() / "adapter" / f"{level}.yaml"
     assert path.read_text().startswith("# ")
 
@@ -60,7 +61,7 @@ def test_every_level_is_asked_about_but_those_that_need_a_gpu():
 
 
 def test_every_kind_has_a_level():
-    assert {adapter(level).kind for level in LEVELS} == set(table.KINDS)
+    assert {adapter(level).kind for level in LEVELS} == set(registry.KINDS)
 
 
 @pytest.mark.parametrize(("name", "architecture"), SUBJECTS)
@@ -91,7 +92,7 @@ def test_loss_falls_and_the_outputs_follow(name, architecture):
 
 @pytest.mark.parametrize(("name", "architecture"), SUBJECTS)
 def test_trained_parameters_equal_the_closed_form(name, architecture):
-    stated = table.trainable_parameters(levels.SUBJECTS[name], sizes(architecture))
+    stated = registry.trainable_parameters(levels.SUBJECTS[name], sizes(architecture))
     assert levels.run(name, architecture).counted == stated
 
 
@@ -117,7 +118,7 @@ SEEDED = [level for level in ADAPTING if row_of(level).seed]
 def set_alike(module: nn.Module) -> nn.Module:
     """Give every trained tensor the same values in every model, so that the frozen ones tell."""
     with torch.no_grad():
-        for parameter in apply.trained(module).values():
+        for parameter in build.trained(module).values():
             parameter.copy_(torch.arange(parameter.numel()).sin().view_as(parameter) / 10)
     return module
 
@@ -133,7 +134,7 @@ def test_what_is_drawn_and_never_trained_follows_the_seed(level):
 def test_the_planner_reads_from_files_what_is_true_in_memory(architecture, tmp_path):
     base(architecture).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    asked = config.Model(name="m", source="local", path=str(tmp_path))
+    asked = schema.Model(name="m", source="local", path=str(tmp_path))
     files, live = model_files.resolve(asked), sizes(architecture)
     for field in dataclasses.fields(live):
         assert getattr(files, field.name) == getattr(live, field.name)
@@ -144,11 +145,11 @@ def test_the_planner_reads_from_files_what_is_true_in_memory(architecture, tmp_p
 
 def test_saved_file_holds_the_trained_weights(tmp_path):
     module = applied(cell("mora", embeddings="trained"))
-    apply.save(module, tmp_path / "new" / "folder")
-    stored = load_file(tmp_path / "new" / "folder" / apply.WEIGHTS)
-    assert set(stored) == set(apply.kept(module)) >= set(apply.trained(module))
-    apply.save(applied(cell("none")), tmp_path)
-    assert load_file(tmp_path / apply.WEIGHTS) == {}
+    build.save(module, tmp_path / "new" / "folder")
+    stored = load_file(tmp_path / "new" / "folder" / build.WEIGHTS)
+    assert set(stored) == set(build.kept(module)) >= set(build.trained(module))
+    build.save(applied(cell("none")), tmp_path)
+    assert load_file(tmp_path / build.WEIGHTS) == {}
 
 
 @pytest.mark.parametrize(
@@ -160,14 +161,14 @@ def test_saved_file_holds_the_trained_weights(tmp_path):
     ],
 )
 def test_weights_of_another_cell_are_refused(level, changes, said, tmp_path):
-    apply.save(applied(cell("lora")), tmp_path)
+    build.save(applied(cell("lora")), tmp_path)
     with pytest.raises(UserError, match=said):
-        apply.load(base("llama"), tmp_path, cell(level, **changes), streams=Streams(0))
+        build.load(base("llama"), tmp_path, cell(level, **changes), streams=Streams(0))
 
 
 def test_missing_weights_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no trained weights"):
-        apply.load(base("llama"), tmp_path, cell("lora"), streams=Streams(0))
+        build.load(base("llama"), tmp_path, cell("lora"), streams=Streams(0))
 
 
 # --- placement
@@ -175,7 +176,7 @@ def test_missing_weights_are_one_line(tmp_path):
 
 def adapted(level: str, architecture: str = "llama", **placement) -> set[str]:
     """The names of the matrices that an applied level really changes."""
-    asked = cell(level, placement=config.Placement(name="p", **placement))
+    asked = cell(level, placement=schema.Placement(name="p", **placement))
     module = applied(asked, architecture)
     layers = [n for n, m in module.named_modules() if hasattr(m, "merged_adapters")]
     return {name.removeprefix("base_model.model.") for name in layers}
@@ -204,7 +205,7 @@ def test_a_level_changes_the_matrices_that_are_placed(placement, kept):
 def test_ia3_scales_keys_values_and_what_enters_the_second_inner_matrix(architecture, ends):
     assert all(name.endswith(ends) for name in adapted("ia3", architecture))
     asked = cell("ia3")
-    vectors = apply.trained(applied(asked, architecture))
+    vectors = build.trained(applied(asked, architecture))
     inner = [n for n, p in vectors.items() if p.shape[0] == 1]
     assert inner
     assert all("mlp" in name for name in inner)
@@ -237,7 +238,7 @@ def test_lora_draws_depend_on_seed_and_module_alone():
     first = factors(applied(cell("lora")))
     again, dora = factors(applied(cell("lora"))), factors(applied(cell("dora")))
     other = factors(applied(cell("lora", seed=1)))
-    placement = config.Placement(name="p", modules=("v_proj", "mlp.down_proj"))
+    placement = schema.Placement(name="p", modules=("v_proj", "mlp.down_proj"))
     some = factors(applied(cell("lora", placement=placement)))
     assert len(some) == 4
     for name, (A, _) in first.items():
@@ -267,7 +268,7 @@ def test_lora_scale(level, rank, scale):
     layer.lora_B["default"].weight.data.fill_(0.5)
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     torch.testing.assert_close(layer.get_delta_weight("default"), scale * B @ A)
-    assert table.capacity(asked, sizes("llama").linear_shapes)["scale"] == scale
+    assert registry.capacity(asked, sizes("llama").linear_shapes)["scale"] == scale
 
 
 def test_apply_refuses_a_rank_above_a_live_matrix():
@@ -303,5 +304,5 @@ def test_blocks_on_a_diagonal_have_the_gradient_of_blocks_on_a_diagonal():
             placed[n, 4 * d : 4 * d + 4, 4 * d : 4 * d + 4] = blocks[n, d]
     weight = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(1)).double()
     (placed * weight).sum().backward()
-    assert torch.equal(stock.BlockDiagonal.forward(blocks)[0], placed)
-    assert torch.equal(stock.BlockDiagonal.backward(weight, blocks)[0], blocks.grad)
+    assert torch.equal(peft_compat.BlockDiagonal.forward(blocks)[0], placed)
+    assert torch.equal(peft_compat.BlockDiagonal.backward(weight, blocks)[0], blocks.grad)

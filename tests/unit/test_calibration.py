@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ablate.adapters import apply
+from ablate.adapters import build
 from ablate.adapters.calibration import Calibration
 from ablate.data import batches
 from ablate.errors import UserError
@@ -31,7 +31,7 @@ def test_gradients_are_those_of_the_mean_loss(architecture):
 
 
 def test_gradients_do_not_depend_on_micro_batches_or_layout():
-    names = list(apply.linear_shapes(pristine("llama")))[:3]
+    names = list(build.linear_shapes(pristine("llama")))[:3]
     one = calibration().gradients(names, 2)
     for changes in ({"micro_batch_size": 2}, {"layout": "packed"}):
         other = calibration(execution=toys.execution(**changes)).gradients(names, 2)

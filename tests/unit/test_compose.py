@@ -8,12 +8,12 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ablate import grid
-from ablate.compose import expand, explained, level_of, one_line, task_overrides
-from ablate.composer import CELL_KEYS, Composer, config_loader
+from ablate.config import grid
+from ablate.config.compose import expand, explained, level_of, one_line, task_overrides
+from ablate.config.composer import CELL_KEYS, Composer, config_loader
+from ablate.config.factors import products
+from ablate.config.overrides import parse, spell
 from ablate.errors import UserError
-from ablate.factors import products
-from ablate.overrides import parse, spell
 
 GROUPS = ("masking", "adapter", "dataset", "model", "train", "evaluate")
 # Values of every kind that Hydra's grammar has, on plain keys, in groups and in free tables.
@@ -89,7 +89,7 @@ def test_ten_thousand_cells_take_seconds(loader):
 
 
 def test_cells_are_what_building_each_tree_gives(loader):
-    from ablate.config import build
+    from ablate.config.build import build
 
     found = expand(
         ["masking=none,special", "plw=0,1,7", "+adapter.options.z=1,2", "seed=0,1"], loader=loader
@@ -250,7 +250,7 @@ def test_plus_study_is_study(loader):
 def test_command_line_replaces_the_studys_factors(loader, asked, expected):
     from itertools import product
 
-    from ablate.overrides import key_of, levels
+    from ablate.config.overrides import key_of, levels
 
     study = {
         "name": "s",

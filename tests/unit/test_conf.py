@@ -7,9 +7,9 @@ import math
 import pytest
 import yaml
 
-from ablate import config, grid
-from ablate.compose import expand
-from ablate.composer import CELL_KEYS, Composer, config_loader
+from ablate.config import build, grid, schema
+from ablate.config.compose import expand
+from ablate.config.composer import CELL_KEYS, Composer, config_loader
 from ablate.paths import conf_dir
 from ablate.roles import MASKED_ROLES
 
@@ -55,7 +55,7 @@ def tree_of(composer, lines):
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=str)
 def test_every_option_composes_and_builds(composer, group, option):
     path = [f"{group}.path=here"] if option in ("local", "hub") else []
-    cell = config.build(tree_of(composer, [f"{group}={option}", *path]))
+    cell = build.build(tree_of(composer, [f"{group}={option}", *path]))
     assert getattr(cell, group).name == option
 
 
@@ -79,11 +79,11 @@ def test_groups_are_those_of_the_tree(composer):
 # -- defaults -----------------------------------------------------------------------------------
 
 TABLES = {
-    "loss": config.Loss, "masking": config.Masking, "adapter": config.Adapter,
-    "init": config.Init, "optimizer": config.Optimizer, "placement": config.Placement,
-    "regulariser": config.Regulariser,
-    "dataset": config.Dataset, "model": config.Model, "train": config.Train,
-    "evaluate": config.Evaluate, "execution": config.Execution,
+    "loss": schema.Loss, "masking": schema.Masking, "adapter": schema.Adapter,
+    "init": schema.Init, "optimizer": schema.Optimizer, "placement": schema.Placement,
+    "regulariser": schema.Regulariser,
+    "dataset": schema.Dataset, "model": schema.Model, "train": schema.Train,
+    "evaluate": schema.Evaluate, "execution": schema.Execution,
 }  # fmt: skip
 
 
@@ -102,14 +102,14 @@ def test_every_setting_can_be_overridden_and_its_default_is_the_types(key):
             continue
         assert field.name in root, f"{key}.{field.name}"
         found = root[field.name]
-        assert config.plain(default) == (float(found) if isinstance(default, float) else found)
+        assert build.plain(default) == (float(found) if isinstance(default, float) else found)
     assert set(root) <= {field.name for field in dataclasses.fields(TABLES[key])}
 
 
 def test_plain_factors_have_the_types_defaults(composer):
     tree = tree_of(composer, [])
     assert set(tree) == set(CELL_KEYS)
-    for field in dataclasses.fields(config.Cell):
+    for field in dataclasses.fields(schema.Cell):
         if field.default is not dataclasses.MISSING:
             assert tree[field.name] == field.default
 
@@ -137,7 +137,7 @@ MASKS = {  # special, boilerplate, system + instruction + input, completion
 def test_masking_table(composer):
     assert {option for group, option in OPTIONS if group == "masking"} == set(MASKS)
     for name, (special, boilerplate, prompt, completion) in MASKS.items():
-        masking = config.build(tree_of(composer, [f"masking={name}"])).masking
+        masking = build.build(tree_of(composer, [f"masking={name}"])).masking
         expected = (special, boilerplate, prompt, prompt, prompt, completion)
         assert masking.weights == dict(zip(MASKED_ROLES, expected, strict=True))
         assert masking.permute == (name == "placebo")
@@ -201,7 +201,7 @@ def test_plw_paper_data(loader):
 
 def test_plw_paper_hyperparameters(loader):
     (train,) = {cell.train for cell in study(loader, "plw", "paper")}
-    assert train == config.Train(
+    assert train == schema.Train(
         name="alpaca",
         lr=2e-5,
         betas=(0.9, 0.999),

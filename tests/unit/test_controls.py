@@ -4,8 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.study.controls import NOT_RUN, TOO_FEW, compare, control, control_table, differences
-from analysis.study.frame import from_results
+from analysis.questions.controls.estimate import (
+    NOT_RUN,
+    TOO_FEW,
+    compare,
+    control,
+    control_table,
+    differences,
+)
+from analysis.table.frame import from_results
 from tests.fake_results import TASKS, Truth, fake_results
 
 

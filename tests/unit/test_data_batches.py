@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.config import Execution, Loss, Masking, Train
+from ablate.config.schema import Execution, Loss, Masking, Train
 from ablate.data import batches
 from ablate.data.batches import Batch, micro_batches, order
 from ablate.data.targets import row_generator, row_weights
 from ablate.data.tokenise import Summary, Tokenised
+from ablate.objective import Objective, objective
 from ablate.roles import MASKED_ROLES, Role
-from ablate.weights import Objective, objective
 
 # The same sums in another order: float32, 2 layers, logits of order 1.
 FLOAT32 = 3e-6

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ablate.config import Dataset, Splits
+from ablate.config.schema import Dataset, Splits
 from ablate.data import rows as module
 from ablate.data.rows import Row, Turn, load, load_rows
 from ablate.errors import UserError

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate.config import Dataset
+from ablate.config.schema import Dataset
 from ablate.data.rows import Row, Turn
 from ablate.data.templates import Rendered, render
-from ablate.data.tokeniser import Tokeniser
+from ablate.data.tokenizer import Tokeniser
 from ablate.errors import UserError
 from ablate.roles import Role
 

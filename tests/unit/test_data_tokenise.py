@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablate.config import Dataset, Splits
+from ablate.config.schema import Dataset, Splits
 from ablate.data import cache
 from ablate.data import tokenise as module
 from ablate.data.spans import token_roles

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.study.decomposition import (
+from analysis.questions.decomposition.estimate import (
     DOWN,
     HELD,
     NO_NORMS,
@@ -18,8 +18,8 @@ from analysis.study.decomposition import (
     decompositions,
     slopes,
 )
-from analysis.study.frame import from_results
-from analysis.study.scale_cells import Cell, adjusted_means
+from analysis.questions.decomposition.scale_cells import Cell, adjusted_means
+from analysis.table.frame import from_results
 
 N_C, N_P, ANGLE = (
     20.0,

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.figures import shapes as figures
-from analysis.report import decomposition, fit_shape, front, surface
-from analysis.report.study import fitted
+from analysis.questions.decomposition import section as decomposition
+from analysis.questions.plw import figure as figures
+from analysis.questions.plw import rank_section, shape_section
+from analysis.questions.tradeoff import section as front
+from analysis.regression.study import fitted
 from analysis.report.tables import html_table, latex
-from analysis.study.frame import from_results
+from analysis.table.frame import from_results
 
 SIDES = (("t", "target"), ("s", "source"))
 
@@ -63,7 +65,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def sections(study):
-    modules = (fit_shape, surface, decomposition, front)
+    modules = (shape_section, rank_section, decomposition, front)
     return {module.__name__.rsplit(".", 1)[1]: module.section(study) for module in modules}
 
 
@@ -95,7 +97,7 @@ def test_few_rg_are_warned_about_and_fewer_not_estimated(sections):
     told = [b.text for b in sections["fit_shape"].blocks if b.kind == "text"]
     assert any("3 distinct Rg are too few" in text for text in told)
     raw = table(datasets=(("a", 0.2), ("b", 1.0)))
-    found = fit_shape.section(fitted(raw, from_results(raw)))
+    found = shape_section.section(fitted(raw, from_results(raw)))
     told = [b.text for b in found.blocks if b.kind == "text"]
     assert any(text.startswith("Not estimable") for text in told)
 
@@ -104,8 +106,8 @@ def test_what_a_table_lacks_leaves_its_section_out():
     raw = table(base=False)
     raw = raw[(raw["normaliser"] == "weight") & (raw["adapter"] == "full")]
     study = fitted(raw, from_results(raw))
-    assert [m.section(study) for m in (surface, decomposition, front)] == [None] * 3
-    assert fit_shape.section(study) is not None
+    assert [m.section(study) for m in (rank_section, decomposition, front)] == [None] * 3
+    assert shape_section.section(study) is not None
 
 
 def test_a_line_of_the_best_weight_breaks_where_there_is_no_maximum():

@@ -5,12 +5,18 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
+from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
-from analysis.study.cells import learning_forgetting, run_means
-from analysis.study.default_model import default_formula, fit_default
-from analysis.study.effects import curves, dose_table, linear_against_quadratic, panels, response
-from analysis.study.frame import from_results, from_table, study_rows
-from analysis.study.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
+from analysis.questions.plw.effects import (
+    curves,
+    dose_table,
+    linear_against_quadratic,
+    panels,
+    response,
+)
+from analysis.regression.default_model import default_formula, fit_default
+from analysis.table.cells import learning_forgetting, run_means
+from analysis.table.frame import from_results, from_table, study_rows
 from tests.fake_results import TASKS, Truth, fake_results
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)

@@ -29,7 +29,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from ablate.config import Evaluate, Execution
+from ablate.config.schema import Evaluate, Execution
 from ablate.errors import UserError
 from ablate.evaluate import choices, generate, harness, heldout, shapes, tasks_index
 from ablate.evaluate.requests import quiet

@@ -7,14 +7,15 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from analysis.errors import AnalysisError
-from analysis.report import checks, findings
-from analysis.report.study import fitted
-from analysis.study.false_positives import (
+from analysis.questions.controls import section as checks
+from analysis.questions.controls.false_positives import (
     clopper_pearson,
     false_positive_rates,
     relabelled_p,
 )
-from analysis.study.frame import from_results
+from analysis.regression.study import fitted
+from analysis.report import findings
+from analysis.table.frame import from_results
 from tests.fake_results import TASKS, Truth, fake_results
 
 PLWS = (0.0, 0.1, 1.0)

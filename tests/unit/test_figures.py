@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from analysis.figures import draw, plw, study, style
+from analysis.papers.plw import figure as plw
+from analysis.report import draw, plots, style
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
 BLINDNESS = {
@@ -80,7 +81,7 @@ def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
     curve = pd.DataFrame({"dataset": "b", "task": "y", "masking": "none", "wp": wp})
     curve = curve.assign(estimate=40 + wp, low=39 + wp, high=41 + wp)
     base = pd.DataFrame({"task": ["x", "y"], "estimate": [33.0, 44.0]})
-    figure = study.score_curves(points, curve, base=base)
+    figure = plots.score_curves(points, curve, base=base)
     assert len(figure.axes) == 4
     axis = figure.axes[3]  # data set b, task y
     x, y = markers_of(axis)["none"]
@@ -99,7 +100,7 @@ def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
 
 
 def test_an_interval_has_the_length_that_was_given():
-    figure = study.score_curves(dose_points(dataset="a", task="x"), pd.DataFrame())
+    figure = plots.score_curves(dose_points(dataset="a", task="x"), pd.DataFrame())
     segments = figure.axes[0].containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose(
         [s[:, 1] for s in segments], [[49, 52], [51.5, 54.5], [54, 57], [59, 62]]
@@ -110,7 +111,7 @@ def test_full_tuning_is_a_level_and_adapters_are_labelled_at_their_ends():
     rows = [("full", 0, 60.0), ("lora", 4, 50.0), ("lora", 8, 52.0), ("mora", 4, 50.5)]
     points = pd.DataFrame(rows, columns=["adapter", "rank", "estimate"])
     points = points.assign(panel="p", low=points["estimate"] - 1, high=points["estimate"] + 1)
-    axis = study.capacity(points).axes[0]
+    axis = plots.capacity(points).axes[0]
     levels = [line for line in axis.lines if list(line.get_ydata()) == [60.0, 60.0]]
     assert len(levels) == 1
     assert {t.get_text() for t in axis.texts} == {"full", "lora", "mora"}
@@ -132,7 +133,7 @@ def forest_rows():
 
 
 def test_a_forest_is_hollow_where_nothing_can_be_told():
-    axis = study.forest(forest_rows(), margin=1.0).axes[0]
+    axis = plots.forest(forest_rows(), margin=1.0).axes[0]
     lines = {bars.lines[0].get_xdata()[0]: bars for bars in axis.containers}
     assert set(lines) == {1.0, -2.0, 3.0}
     assert lines[-2.0].lines[0].get_markerfacecolor() == style.PAPER
@@ -147,7 +148,7 @@ def test_a_forest_is_hollow_where_nothing_can_be_told():
 def test_learning_is_drawn_over_forgetting():
     row = {"dataset": "d", "adapter": "lora", "label": "8", "forgetting": 9.0, "learning": 20.0}
     ends = {"forgetting_low": 8.0, "forgetting_high": 10.0, "learning_low": 18, "learning_high": 22}
-    axis = study.trade_off(pd.DataFrame([row | ends])).axes[0]
+    axis = plots.trade_off(pd.DataFrame([row | ends])).axes[0]
     bars = axis.containers[0].lines[0]
     assert (bars.get_xdata()[0], bars.get_ydata()[0]) == (9.0, 20.0)
     assert "forgetting" in axis.get_xlabel()
@@ -156,7 +157,7 @@ def test_learning_is_drawn_over_forgetting():
 
 def test_the_chosen_learning_rate_is_marked():
     table = pd.DataFrame({"dataset": "d", "label": "full", "lr": [1e-3, 3e-3], "loss": [2.0, 1.0]})
-    axis = study.tuning(table.assign(chosen=[False, True])).axes[0]
+    axis = plots.tuning(table.assign(chosen=[False, True])).axes[0]
     marked = [line for line in axis.lines if line.get_marker() == "X"]
     assert [float(line.get_xdata()[0]) for line in marked] == [3e-3]
 
@@ -164,7 +165,7 @@ def test_the_chosen_learning_rate_is_marked():
 def test_residuals_of_a_normal_lie_on_the_line():
     rng = np.random.default_rng(0)
     residual = pd.Series(rng.normal(0, 2, 400))
-    axis = study.residuals(pd.Series(np.zeros(400)), residual).axes[1]
+    axis = plots.residuals(pd.Series(np.zeros(400)), residual).axes[1]
     dots = axis.lines[0]
     slope = np.polyfit(dots.get_xdata(), dots.get_ydata(), 1)[0]
     assert slope == pytest.approx(2, rel=0.1)
@@ -258,7 +259,7 @@ def test_published_ranges_stand_where_they_were_published():
 
 def test_the_same_figure_gives_the_same_files(tmp_path):
     for name in ("a", "b"):
-        style.save(study.forest(forest_rows()), tmp_path / name / "forest")
+        style.save(plots.forest(forest_rows()), tmp_path / name / "forest")
     for ending in ("svg", "png"):
         files = [(tmp_path / n / f"forest.{ending}").read_bytes() for n in ("a", "b")]
         assert files[0] == files[1]
@@ -266,7 +267,7 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
 
 
 def test_an_inlined_figure_has_ids_of_its_own_and_the_pages_colours(tmp_path):
-    svg, _ = style.save(study.forest(forest_rows()), tmp_path / "forest")
+    svg, _ = style.save(plots.forest(forest_rows()), tmp_path / "forest")
     text = style.inline_svg(svg.read_text(), "mine")
     assert text.startswith("<svg")
     assert all(i.startswith("mine-") for i in re.findall(r'\bid="([^"]+)"', text))

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.design.fraction import _exchanged, _start, fraction
 from analysis.errors import AnalysisError
+from analysis.planning.fraction import _exchanged, _start, fraction
 from tests.fake_results import fake_results
 
 PLANNED = fake_results(seeds=3, plws=(0.0, 0.1, 0.5, 1.0), controls=False)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.study.frame import from_results, from_table, load, read, study_rows
+from analysis.table.frame import from_results, from_table, load, read, study_rows
 from tests.fake_results import TASKS, fake_results
 
 

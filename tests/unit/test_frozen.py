@@ -7,16 +7,16 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
-from analysis.design.frozen import FILE, freeze, held, read_frozen
-from analysis.design.sequential import boundaries
 from analysis.errors import AnalysisError
-from analysis.report import preregistered
+from analysis.planning import section as preregistered
+from analysis.planning.frozen import FILE, freeze, held, read_frozen
+from analysis.planning.sequential import boundaries
+from analysis.questions.plw.effects import PANEL, dose_table
+from analysis.regression.default_model import default_formula
+from analysis.regression.model import Request
 from analysis.report.build import _fitted, build
 from analysis.report.page import Listing, Sheet
-from analysis.report.regression import Request
-from analysis.study.default_model import default_formula
-from analysis.study.effects import PANEL, dose_table
-from analysis.study.frame import from_results
+from analysis.table.frame import from_results
 from tests.fake_results import fake_results
 
 RESULTS = fake_results(plws=(0.0, 0.1, 1.0), controls=False)

@@ -11,18 +11,12 @@ from scipy import special, stats
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import bootstrap, bootstrap_ratio, simulated
 from analysis.inference.comparisons import pairwise
-from analysis.inference.estimates import (
-    coefficients,
-    contrast,
-    joint,
-    likelihood_ratio,
-    variances,
-)
+from analysis.inference.estimates import coefficients, contrast, joint, likelihood_ratio, variances
 from analysis.inference.fit_quality import explained, fitted_values, predicted, random_effects
-from analysis.inference.influence import collinearity, leverage
-from analysis.inference.ladder import simplified
 from analysis.inference.means import means, slopes
 from analysis.inference.profile import profile
+from analysis.inference.sensitivity import collinearity, leverage
+from analysis.inference.simplify import simplified
 from analysis.mixed import fit_mixed
 
 ORACLES = Path(__file__).parents[1] / "oracles"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.inference.influence import collinearity, leverage
+from analysis.inference.sensitivity import collinearity, leverage
 from analysis.mixed import fit_mixed
 
 GRID = pd.read_csv(Path(__file__).parents[1] / "oracles" / "grid.csv")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from ablate import config
-from ablate.adapters import apply, inits
+from ablate.adapters import build
+from ablate.adapters import init as inits
+from ablate.config import schema
 from ablate.errors import UserError
 from ablate.roles import Role
 from ablate.streams import Streams
@@ -17,9 +18,9 @@ from tests.pairs import base_weights, close, factors, held, inputs, mean_gradien
 BASE_CHANGING = ("pissa", "pissa_niter", "olora", "corda", "lora_ga")
 
 
-def init(level: str, **options) -> config.Init:
+def init(level: str, **options) -> schema.Init:
     tree = levels.read("init", level)
-    return config.Init(**tree | {"options": tree["options"] | options})
+    return schema.Init(**tree | {"options": tree["options"] | options})
 
 
 def begun(level: str, architecture: str = "llama", rank: int = RANK, **options) -> nn.Module:
@@ -54,7 +55,7 @@ def test_orthogonal_draws_depend_on_seed_and_module_alone():
     some = cell(
         "lora",
         init=init("orthogonal"),
-        placement=config.Placement(name="v", modules=("v_proj",)),
+        placement=schema.Placement(name="v", modules=("v_proj",)),
     )
     for name, (A, B) in factors(levels.applied(some)).items():
         assert torch.equal(A, one[name][0])
@@ -141,14 +142,14 @@ def test_lora_ga_starts_at_the_gradients_singular_vectors():
 def test_a_start_from_data_needs_them(level):
     asked = cell("lora", init=init(level))
     with pytest.raises(UserError, match=f"init={level}: starts from the data"):
-        apply.apply(base("llama"), asked, streams=Streams(0))
+        build.apply(base("llama"), asked, streams=Streams(0))
 
 
 def test_eva_says_what_it_cannot_do(monkeypatch):
     asked = cell("lora", init=init("eva"), train=toys.train_settings(batch_size=1))
     tiny = toys.tokenised([([1, 2, 3, 4], [Role.INSTRUCTION] * 3 + [Role.COMPLETION])])
     with pytest.raises(UserError, match="needs 8 tokens that carry weight in a batch"):
-        apply.apply(base("llama"), asked, streams=Streams(0), data=tiny)
+        build.apply(base("llama"), asked, streams=Streams(0), data=tiny)
     monkeypatch.setattr(inits, "EVA_PASSES", 1)
     with pytest.raises(UserError, match="do not settle in 1 passes"):
         begun("eva", batches=1)
@@ -164,7 +165,7 @@ def test_disabling_gives_the_base_although_its_weights_are_changed(level):
     moved = max(float((w - base_weights()[name]).abs().max()) for name, w in held(module).items())
     assert moved > 1e-4
     with torch.no_grad():
-        for parameter in apply.trained(module).values():
+        for parameter in build.trained(module).values():
             parameter.mul_(1.5)
     assert (logits(module) - plain).abs().max() > 1e-3
     with module.disable_adapter():
@@ -174,8 +175,8 @@ def test_disabling_gives_the_base_although_its_weights_are_changed(level):
 @pytest.mark.parametrize("name", ["kasa", *(f"init={level}" for level in BASE_CHANGING)])
 def test_a_changed_base_is_loaded_as_it_was_saved(name, tmp_path):
     run, asked = levels.run(name, "llama"), levels.SUBJECTS[name]
-    apply.save(run.module, tmp_path)
-    loaded = apply.load(base("llama"), tmp_path, asked, streams=Streams(7))  # draws nothing
+    build.save(run.module, tmp_path)
+    loaded = build.load(base("llama"), tmp_path, asked, streams=Streams(7))  # draws nothing
     close(logits(loaded), run.tuned, atol=1e-6)
     with loaded.disable_adapter():
         close(logits(loaded), run.base)

@@ -7,14 +7,14 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from analysis.errors import AnalysisError
-from analysis.report.items import section
-from analysis.report.leaderboard import section as leaderboard_section
-from analysis.report.study import fitted
-from analysis.study.frame import from_results, study_rows
-from analysis.study.item_model import item_model
-from analysis.study.items import Items, cell_names, item_weights, read_items
-from analysis.study.leaderboard import BOTH, leaderboards
-from analysis.study.paired import clustered_variance, paired
+from analysis.questions.leaderboard.estimate import BOTH, leaderboards
+from analysis.questions.leaderboard.section import section as leaderboard_section
+from analysis.questions.noise.item_model import item_model
+from analysis.questions.noise.paired import clustered_variance, paired
+from analysis.questions.noise.section import section
+from analysis.regression.study import fitted
+from analysis.table.frame import from_results, study_rows
+from analysis.table.items import Items, cell_names, item_weights, read_items
 
 SEEDS, ITEMS = 4, 60
 

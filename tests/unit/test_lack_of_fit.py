@@ -8,11 +8,11 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from analysis.errors import AnalysisError
-from analysis.study.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
-from analysis.study.level_curve import reduced
-from analysis.study.monotone import monotone_fit, monotone_test
-from analysis.study.run_panels import RunPanel
-from analysis.study.shape import shape, shape_table
+from analysis.questions.plw.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
+from analysis.questions.plw.level_curve import reduced
+from analysis.questions.plw.monotone import monotone_fit, monotone_test
+from analysis.questions.plw.shape import shape, shape_table
+from analysis.table.run_panels import RunPanel
 
 LEVELS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
 LABELS = {"mode": "none", "task_group": "mc", "dataset_type": "short"}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.engine.formula import parse
-from analysis.inference.ladder import simplified, written
+from analysis.inference.simplify import simplified, written
 from analysis.mixed import fit_mixed
 
 GRID = pd.read_csv(Path(__file__).parents[1] / "oracles" / "grid.csv")

@@ -4,9 +4,9 @@ import dataclasses
 
 import torch
 
-from ablate.adapters import lamda
-from ablate.hooks import Moment
+from ablate.adapters.three_factor import lamda
 from ablate.streams import Streams
+from ablate.training.hooks import Moment
 from tests.factors import adapted, factor, fit, layer_of
 
 

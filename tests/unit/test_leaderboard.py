@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.inference import best
-from analysis.inference.best import against_best, letters, one_sided_critical
+from analysis.inference import selection
+from analysis.inference.selection import against_best, letters, one_sided_critical
 from analysis.inference.winners import truncated_cdf, winner
-from analysis.report.leaderboard import section, shown_rows
-from analysis.report.study import fitted
-from analysis.study.frame import from_results
-from analysis.study.leaderboard import RUNS, leaderboards
+from analysis.questions.leaderboard.estimate import RUNS, leaderboards
+from analysis.questions.leaderboard.section import section, shown_rows
+from analysis.regression.study import fitted
+from analysis.table.frame import from_results
 from tests.fake_results import fake_results
 
 # Dunnett 1955, JASA 50(272), table 1a: one-sided, joint confidence 95 %, equal group sizes.
@@ -37,7 +37,7 @@ def test_critical_values_are_dunnetts_table(df):
 @pytest.mark.parametrize("count", [2, 6, 25])
 def test_any_correlation_agrees_with_the_exact_integral(count, monkeypatch):
     exact = one_sided_critical(0.95, 15, halves(count))
-    monkeypatch.setattr(best, "_equal", lambda corr: None)
+    monkeypatch.setattr(selection, "_equal", lambda corr: None)
     assert one_sided_critical(0.95, 15, halves(count)) == pytest.approx(exact, abs=8e-3)
 
 

@@ -6,32 +6,34 @@ import importlib.util
 import pytest
 import torch
 
-from ablate import config, model_files
-from ablate.adapters import apply, inits, legality, table
+from ablate.adapters import build, compatibility, registry
+from ablate.adapters import init as inits
+from ablate.commands.plan import plan_grid
+from ablate.config import schema
 from ablate.errors import UserError
-from ablate.model import keeps_packed_apart, load
-from ablate.plan import plan_grid
+from ablate.models import files
+from ablate.models.load import keeps_packed_apart, load
 from tests import levels, toys
 from tests.levels import ADAPTING, adapter, cell
 
 SHAPES = {"layers.0.q_proj": (64, 64), "layers.0.k_proj": (16, 64), "layers.0.up_proj": (170, 64)}
 LLAMA, GPT2 = "LlamaForCausalLM", "GPT2LMHeadModel"
-GPU = config.Execution(device="cuda")
+GPU = schema.Execution(device="cuda")
 
 
-def init(level: str, **options) -> config.Init:
+def init(level: str, **options) -> schema.Init:
     tree = levels.read("init", level)
-    return config.Init(**tree | {"options": tree["options"] | options})
+    return schema.Init(**tree | {"options": tree["options"] | options})
 
 
-def refused(said: str, asked: config.Cell, architecture: str = LLAMA) -> None:
+def refused(said: str, asked: schema.Cell, architecture: str = LLAMA) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        legality.check(asked, architecture=architecture, shapes=SHAPES)
+        compatibility.check(asked, architecture=architecture, shapes=SHAPES)
     assert "\n" not in str(raised.value)
 
 
-def allowed(asked: config.Cell, architecture: str = LLAMA) -> None:
-    legality.check(asked, architecture=architecture, shapes=SHAPES)
+def allowed(asked: schema.Cell, architecture: str = LLAMA) -> None:
+    compatibility.check(asked, architecture=architecture, shapes=SHAPES)
 
 
 # --- init
@@ -57,11 +59,13 @@ def test_ranks_that_a_start_cannot_have():
     allowed(cell("lora", rank=8, init=init("lora_ga")))
     small = {"down": (64, 24)}
     with pytest.raises(UserError, match=r"rank=13: init=eva needs a rank of at most 12 for down"):
-        legality.check(cell("lora", rank=13, init=init("eva")), architecture=LLAMA, shapes=small)
+        compatibility.check(
+            cell("lora", rank=13, init=init("eva")), architecture=LLAMA, shapes=small
+        )
 
 
 def test_only_adapted_matrices_limit_the_rank():
-    part = config.Placement(name="q", modules=("q_proj",))
+    part = schema.Placement(name="q", modules=("q_proj",))
     allowed(cell("lora", rank=32, init=init("lora_ga"), placement=part))
 
 
@@ -75,12 +79,12 @@ def test_starts_that_are_wrong_on_gpt2_are_refused_there():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (config.Init(kind="pisa"), "init.kind=pisa.*Did you mean 'pissa'"),
+        (schema.Init(kind="pisa"), "init.kind=pisa.*Did you mean 'pissa'"),
         (init("eva", batches=0), "init.options.batches=0: must be a whole number of at least 1"),
         (init("eva", converged=1.5), r"init.options.converged=1.5: must be a number in \(0, 1\]"),
         (init("pissa", iterations=0), "init.options.iterations=0: must be a positive whole"),
         (init("lora_ga", direction="AB"), "init.options.direction=AB: must be one of ArB2r"),
-        (config.Init(kind="olora", options={"rank": 2}), "olora has no such option, only none"),
+        (schema.Init(kind="olora", options={"rank": 2}), "olora has no such option, only none"),
     ],
 )
 def test_bad_inits_are_one_line(asked, said):
@@ -88,8 +92,10 @@ def test_bad_inits_are_one_line(asked, said):
 
 
 def test_options_that_are_left_out_are_the_default():
-    told = legality.init_of(cell("lora", init=config.Init(kind="lora_ga", options={"gamma": 16})))
-    full = legality.init_of(cell("lora", init=init("lora_ga")))
+    told = compatibility.init_of(
+        cell("lora", init=schema.Init(kind="lora_ga", options={"gamma": 16}))
+    )
+    full = compatibility.init_of(cell("lora", init=init("lora_ga")))
     assert told == full
     assert isinstance(told[1]["gamma"], float)
 
@@ -98,7 +104,7 @@ def test_options_that_are_left_out_are_the_default():
 
 
 def test_alora_needs_a_template():
-    data = config.Dataset(name="d", source="local", path="x", template="plain")
+    data = schema.Dataset(name="d", source="local", path="x", template="plain")
     refused(
         "adapter=alora: acts from .* dataset.template=plain has none", cell("alora", dataset=data)
     )
@@ -107,7 +113,7 @@ def test_alora_needs_a_template():
 
 
 def test_alora_is_never_packed():
-    refused("execution.layout=packed", cell("alora", execution=config.Execution(layout="packed")))
+    refused("execution.layout=packed", cell("alora", execution=schema.Execution(layout="packed")))
     assert not keeps_packed_apart(levels.run("alora", "llama").module)
     assert keeps_packed_apart(levels.run("lora", "llama").module)
 
@@ -159,7 +165,7 @@ def test_quantised_weights_need_a_gpu_and_bitsandbytes(monkeypatch):
         refused("base_precision=int8: needs bitsandbytes, which is not installed", asked)
 
 
-MICRO = model_files.resolve(config.Model(name="m", source="micro", path="micro_0"))
+MICRO = files.resolve(schema.Model(name="m", source="micro", path="micro_0"))
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
@@ -174,8 +180,8 @@ def test_a_base_in_16_bits_has_adapters_in_32():
     positions = [b.dtype for name, b in model.named_buffers() if "inv_freq" in name]
     assert positions
     assert set(positions) == {torch.float32}  # positions in 16 bits would be other positions
-    module = apply.apply(model, asked, streams=levels.Streams(0))
-    assert {p.dtype for p in apply.trained(module).values()} == {torch.float32}
+    module = build.apply(model, asked, streams=levels.Streams(0))
+    assert {p.dtype for p in build.trained(module).values()} == {torch.float32}
     assert {p.dtype for p in module.parameters() if not p.requires_grad} == {torch.bfloat16}
     ids = torch.arange(40)[None]
     with torch.no_grad():
@@ -187,14 +193,14 @@ def test_an_adapter_trains_on_16_bits_and_is_loaded_as_it_was(tmp_path):
     for level, start in (("lora", "default"), ("lora", "pissa"), ("kasa", "default")):
         asked = cell(level, init=init(start), base_precision="bf16")
         folder = tmp_path / f"{level}-{start}"
-        module = apply.apply(
+        module = build.apply(
             levels.base("llama").to(torch.bfloat16), asked, streams=levels.Streams(0)
         )
         losses = levels.fit(module, asked)
         assert losses[-1] < losses[0] - 0.1
-        apply.save(module, folder)
+        build.save(module, folder)
         base = levels.base("llama").to(torch.bfloat16)
-        loaded = apply.load(base, folder, asked, streams=levels.Streams(0))
+        loaded = build.load(base, folder, asked, streams=levels.Streams(0))
         torch.testing.assert_close(levels.logits(loaded), levels.logits(module), rtol=0, atol=0)
 
 
@@ -209,11 +215,11 @@ def test_an_adapter_trains_on_a_quantised_base(level, precision, tmp_path):
     def base():
         return load(MICRO, precision, device=torch.device("cuda"))
 
-    module = apply.apply(base(), asked, streams=levels.Streams(0), data=levels.DATA)
+    module = build.apply(base(), asked, streams=levels.Streams(0), data=levels.DATA)
     losses = levels.fit(module, asked)
     assert losses[-1] < losses[0]
-    apply.save(module, tmp_path)
-    loaded = apply.load(base(), tmp_path, asked, streams=levels.Streams(0))
+    build.save(module, tmp_path)
+    loaded = build.load(base(), tmp_path, asked, streams=levels.Streams(0))
     ids = levels.tokens().cuda()
     with torch.no_grad():
         one, other = (m(input_ids=ids).logits for m in (module.eval(), loaded.eval()))
@@ -231,7 +237,7 @@ def test_loftq_makes_up_for_a_part_of_the_quantisation():
         for start in ("default", "loftq"):
             asked = cell("lora", rank=16, init=init(start), base_precision="nf4", execution=GPU)
             base = load(MICRO, "nf4", device=device)
-            module = apply.apply(base, asked, streams=levels.Streams(0))
+            module = build.apply(base, asked, streams=levels.Streams(0))
             errors.append(float((module(input_ids=ids).logits.float() - exact).norm()))
     assert errors[1] < 0.9 * errors[0]
 
@@ -240,18 +246,18 @@ def test_loftq_makes_up_for_a_part_of_the_quantisation():
 
 
 def test_every_rule_has_a_level_and_every_level_a_start():
-    for group, rules in (("init", legality.INITS), ("optimizer", legality.OPTIMIZERS)):
+    for group, rules in (("init", compatibility.INITS), ("optimizer", compatibility.OPTIMIZERS)):
         told = [levels.read(group, level) for level in levels.files(group)]
         assert {tree["kind"] for tree in told} == set(rules)
         for tree in told:
             assert set(tree["options"]) == set(rules[tree["kind"]].options)
-    assert set(inits.INITS) == set(legality.INITS) - {"default"}
+    assert set(inits.INITS) == set(compatibility.INITS) - {"default"}
     kinds = {adapter(level).kind for level in ADAPTING}
     assert set(inits.KINDS) <= kinds
     for kind in kinds:
-        row = table.KINDS[kind]
-        assert set(row.inits) <= set(legality.INITS)
-        assert set(row.optimizers) <= set(legality.OPTIMIZERS)
+        row = registry.KINDS[kind]
+        assert set(row.inits) <= set(compatibility.INITS)
+        assert set(row.optimizers) <= set(compatibility.OPTIMIZERS)
 
 
 def test_the_plan_refuses_before_anything_is_trained():

@@ -8,11 +8,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ablate import config
-from ablate.adapters import acting, adalora, apply, inits, table
+from ablate.adapters import build, init, registry
+from ablate.adapters import hooks as acting
+from ablate.adapters.lora import adalora
+from ablate.config import schema
 from ablate.errors import UserError
-from ablate.hooks import Moment
 from ablate.streams import Streams
+from ablate.training.hooks import Moment
 from tests import levels, toys
 from tests.levels import DATA, RANK, cell, logits, pristine
 from tests.pairs import base_weights, close, factors, held, inputs, mean_gradient, same_span
@@ -63,7 +65,7 @@ def test_mica_holds_the_last_singular_vectors_and_trains_the_other_factor():
         U, _, _ = torch.linalg.svd(base_weights()[name], full_matrices=False)
         same_span(B.T, U[:, -B.shape[1] :].T)
         assert not A.any()
-    assert {n.split(".")[-3] for n in apply.trained(module)} == {"lora_A"}
+    assert {n.split(".")[-3] for n in build.trained(module)} == {"lora_A"}
 
 
 def test_kasa_adds_its_penalties_once_a_step():
@@ -72,7 +74,7 @@ def test_kasa_adds_its_penalties_once_a_step():
     asked = cell(levels.adapter("kasa", options=options), execution=toys.execution())
     module = levels.applied(asked)
     expected, eye = 0.0, torch.eye(RANK, dtype=torch.float64)
-    for (A, B), (_, layer) in zip(factors(module).values(), inits.layers(module), strict=True):
+    for (A, B), (_, layer) in zip(factors(module).values(), init.layers(module), strict=True):
         expected += 0.5 * float(layer.lora_diag["default"].detach().double().square().sum())
         expected += 0.25 * float((B.T @ B - eye).norm() + (A @ A.T - eye).norm())
     terms = []
@@ -83,7 +85,7 @@ def test_kasa_adds_its_penalties_once_a_step():
     assert terms == pytest.approx([expected, expected], rel=1e-5)
 
 
-def penalty_of(module: nn.Module, asked: config.Cell) -> float:
+def penalty_of(module: nn.Module, asked: schema.Cell) -> float:
     """What the adapter's hooks add to the loss in one step of the loop, all micro-batches."""
     hooks = acting.hooks(asked, streams=Streams(0))
     micro = asked.execution.micro_batch_size
@@ -100,7 +102,7 @@ def test_adalora_prunes_to_its_last_rank_and_no_further():
     module = levels.run("adalora", "llama").module
     settings = module.peft_config["default"]
     assert (settings.init_r, settings.target_r) == (4, 3)
-    alive = [int((layer.lora_E["default"] != 0).sum()) for _, layer in inits.layers(module)]
+    alive = [int((layer.lora_E["default"] != 0).sum()) for _, layer in init.layers(module)]
     assert sum(alive) == 3 * len(alive)
     assert len(set(alive)) > 1  # the rank went where it matters
 
@@ -108,7 +110,7 @@ def test_adalora_prunes_to_its_last_rank_and_no_further():
 def test_adaloras_penalty_is_the_mean_distance_from_orthogonality():
     module = levels.applied(cell("adalora"))
     distances = []
-    for _, layer in inits.layers(module):
+    for _, layer in init.layers(module):
         for P in (layer.lora_A["default"].double(), layer.lora_B["default"].double().T):
             distances.append(float((P @ P.T - torch.eye(4, dtype=torch.float64)).norm().detach()))
     assert penalty_of(module, cell("adalora")) == pytest.approx(0.5 * np.mean(distances), rel=1e-5)
@@ -140,10 +142,10 @@ def test_alora_acts_from_the_invocation_on():
 @pytest.mark.parametrize("level", ["lora", "adalora", "kasa", "velora", "alora"])
 def test_draws_depend_on_seed_and_module_alone(level):
     one, other = (levels.applied(cell(level, seed=seed)) for seed in (0, 1))
-    part = config.Placement(name="v", modules=("v_proj", "mlp.down_proj"))
-    some = dict(inits.layers(levels.applied(cell(level, placement=part))))
+    part = schema.Placement(name="v", modules=("v_proj", "mlp.down_proj"))
+    some = dict(init.layers(levels.applied(cell(level, placement=part))))
     assert len(some) == 4
-    for (name, layer), (_, twin) in zip(inits.layers(one), inits.layers(other), strict=True):
+    for (name, layer), (_, twin) in zip(init.layers(one), init.layers(other), strict=True):
         A, B = drawn(layer), drawn(twin)
         assert not torch.equal(A, B)
         if name in some:
@@ -157,11 +159,13 @@ def drawn(layer: LoraLayer) -> Tensor:
 
 def test_counts_of_the_family():
     shapes = {"q": (64, 64), "up": (170, 64), "down": (64, 170)}
-    asked = {level: table.budget(cell(level, rank=8), shapes).got for level in ("kasa", "adalora")}
+    asked = {
+        level: registry.budget(cell(level, rank=8), shapes).got for level in ("kasa", "adalora")
+    }
     lora = 8 * (128 + 234 + 234)
     assert asked == {"kasa": lora + 24, "adalora": lora + 24}
-    mica = table.budget(cell("mica", rank=8), shapes)
+    mica = registry.budget(cell("mica", rank=8), shapes)
     assert mica.got == 16 * (64 + 64 + 170)  # the nearest multiple of the inputs
-    fixed = cell("lora", rank=8, optimizer=config.Optimizer(kind="lora_fa"))
-    assert table.budget(fixed, shapes).got == 8 * (64 + 170 + 64)
-    assert table.budget(cell("adalora", rank=1), shapes).ratio > 2  # two ranks at least
+    fixed = cell("lora", rank=8, optimizer=schema.Optimizer(kind="lora_fa"))
+    assert registry.budget(fixed, shapes).got == 8 * (64 + 170 + 64)
+    assert registry.budget(cell("adalora", rank=1), shapes).ratio > 2  # two ranks at least

@@ -8,11 +8,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from ablate.config import Loss
+from ablate.config.schema import Loss
 from ablate.data.batches import micro_batches
-from ablate.loss import TokenLossModel, logit_gradient_norms, predict, token_losses, weigh
+from ablate.objective import Objective, canonical, objective
 from ablate.roles import Role
-from ablate.weights import Objective, canonical, objective
+from ablate.training.loss import TokenLossModel, logit_gradient_norms, predict, token_losses, weigh
 from tests import reference, toys
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # float64 sums in another order

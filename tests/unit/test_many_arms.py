@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.questions.adapters.many_section import arm_tables, section
+from analysis.regression.study import fitted
 from analysis.report.build import build
-from analysis.report.many_arms import arm_tables, section
-from analysis.report.study import fitted
-from analysis.study.frame import from_results
+from analysis.table.frame import from_results
 from tests.fake_results import fake_results
 
 ARMS = 14

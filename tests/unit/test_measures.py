@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from ablate import measures
-from ablate.config import Evaluate, Execution
+from ablate.config.schema import Evaluate, Execution
 from ablate.errors import UserError
+from ablate.evaluate import measures
 from ablate.evaluate.tasks_index import MEASURES
 from ablate.roles import Role
 from tests import toys

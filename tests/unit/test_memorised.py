@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablate.measures import right_characters
-from ablate.record import other_levels, write_table
-from analysis.figures import mora as figures
-from analysis.report import memorised
-from analysis.study.frame import from_results
+from ablate.evaluate.measures import right_characters
+from ablate.results.record import other_levels, write_table
+from analysis.papers.mora import figure as figures
+from analysis.papers.mora import section as memorised
+from analysis.table.frame import from_results
 
 
 @pytest.mark.parametrize(

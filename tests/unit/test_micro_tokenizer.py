@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ablate.data.templates import INPUT_HEADING, RESPONSE_HEADING, WITH_INPUT, WITHOUT_INPUT
-from ablate.data.tokeniser import Tokeniser
+from ablate.data.tokenizer import Tokeniser
 from ablate.micro import corpus
 from ablate.micro.tokenizer import HEADINGS, VOCABULARY, save_tokenizer, train_tokenizer
 from ablate.micro.world import NUMBERS, VALUES, world

@@ -5,9 +5,10 @@ import pytest
 import torch
 import transformers
 
-from ablate import config, model_files
+from ablate.config import schema
 from ablate.errors import UserError
-from ablate.model import checkpointing, initialise, keeps_packed_apart, load, load_tokenizer
+from ablate.models import files as model_files
+from ablate.models.load import checkpointing, initialise, keeps_packed_apart, load, load_tokenizer
 from ablate.streams import Streams
 from tests import toys
 
@@ -22,7 +23,7 @@ def saved(folder: Path, model: Any) -> model_files.ModelFiles:
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), eos_token="w1"
     )
     tokenizer.save_pretrained(folder)
-    level = config.Model(name="toy", source="local", path=str(folder))
+    level = schema.Model(name="toy", source="local", path=str(folder))
     return model_files.resolve(level)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ablate import model_files
-from ablate.config import Model
+from ablate.config.schema import Model
 from ablate.errors import UserError
-from ablate.model_files import NO_LIMIT, file_hash, linear_shapes, resolve, tokenizer_file
+from ablate.models import files
+from ablate.models.files import NO_LIMIT, file_hash, linear_shapes, resolve, tokenizer_file
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -149,7 +149,7 @@ def test_hash_follows_the_content_alone(folder, tmp_path):
 def test_a_file_is_hashed_once(folder, monkeypatch):
     path = folder / "model.safetensors"
     first = file_hash(path)
-    monkeypatch.setattr(model_files.hashlib, "file_digest", None)  # calling it would fail
+    monkeypatch.setattr(files.hashlib, "file_digest", None)  # calling it would fail
     assert file_hash(path) == first
 
 
@@ -160,7 +160,7 @@ def test_unwritable_cache_only_costs_time(folder, monkeypatch, tmp_path):
 
 
 def test_torch_stays_out():
-    code = "import sys, ablate.model_files; print('torch' in sys.modules)"
+    code = "import sys, ablate.models.files; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

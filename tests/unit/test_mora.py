@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.adapters.mora import MoraConfig, MoraLinear
-from ablate.adapters.rows.mora import ROWS, TYPES, mora_type, square_side
-from ablate.adapters.square import MAPS
+from ablate.adapters.mora.layer import MoraConfig, MoraLinear
+from ablate.adapters.mora.spec import ROWS, TYPES, mora_type, square_side
+from ablate.adapters.mora.square import MAPS
 from tests.dense import GROUPED, base, dense, maps, normal
 
 # (d outputs, k inputs, r): what is special about it

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.figures import noise as figures
 from analysis.mixed import fit_mixed
-from analysis.study.items import Items, cell_names
-from analysis.study.noise import Noise, noise, noise_table, plan_table
+from analysis.questions.noise import figure as figures
+from analysis.questions.noise.estimate import Noise, noise, noise_table, plan_table
+from analysis.table.items import Items, cell_names
 
 SD = {"seed": 2.0, "run": 1.5, "item": 20.0, "cell_item": 10.0, "rest": 30.0}
 

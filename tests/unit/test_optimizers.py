@@ -8,9 +8,11 @@ import torch
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
-from ablate import config, optim
-from ablate.adapters import apply, inits, legality, table
+from ablate.adapters import build, compatibility, registry
+from ablate.adapters import init as inits
+from ablate.config import schema
 from ablate.errors import UserError
+from ablate.training import optim
 from tests import levels, toys
 from tests.levels import ADAPTING, adapter, applied, cell
 
@@ -18,12 +20,12 @@ STEPS = 4  # the first loss is the same for all
 OPTIMIZERS, INITS = levels.files("optimizer"), levels.files("init")
 
 
-def optimizer(level: str, **options) -> config.Optimizer:
+def optimizer(level: str, **options) -> schema.Optimizer:
     tree = levels.read("optimizer", level)
-    return config.Optimizer(**tree | {"options": tree["options"] | options})
+    return schema.Optimizer(**tree | {"options": tree["options"] | options})
 
 
-def short(asked: config.Cell, **changes) -> config.Cell:
+def short(asked: schema.Cell, **changes) -> schema.Cell:
     settings = {"max_steps": STEPS, "lr": 0.02, "batch_size": 7, **changes}
     return dataclasses.replace(asked, train=toys.train_settings(**settings))
 
@@ -32,18 +34,18 @@ def short(asked: config.Cell, **changes) -> config.Cell:
 def trace(level: str, init: str = "default", rule: str = "adamw") -> tuple[float, ...]:
     asked = cell(
         level,
-        init=config.Init(**levels.read("init", init)),
-        optimizer=config.Optimizer(**levels.read("optimizer", rule)),
+        init=schema.Init(**levels.read("init", init)),
+        optimizer=schema.Optimizer(**levels.read("optimizer", rule)),
     )
     asked = short(asked)
     return tuple(levels.fit(applied(asked), asked))
 
 
 def legal(level: str, **factors) -> bool:
-    shapes = apply.linear_shapes(levels.pristine("llama"))
+    shapes = build.linear_shapes(levels.pristine("llama"))
     asked = cell(level, **factors)
     try:
-        legality.check(asked, architecture="LlamaForCausalLM", shapes=shapes)
+        compatibility.check(asked, architecture="LlamaForCausalLM", shapes=shapes)
     except UserError:
         return False
     return True
@@ -59,7 +61,7 @@ STARTS = [
     (level, start)
     for level in ADAPTING
     for start in INITS
-    if start != "default" and legal(level, init=config.Init(**levels.read("init", start)))
+    if start != "default" and legal(level, init=schema.Init(**levels.read("init", start)))
 ]
 
 
@@ -99,7 +101,7 @@ NOT_LEGAL = [
 @pytest.mark.parametrize(("rule", "level"), NOT_LEGAL)
 def test_what_would_be_another_optimizer_in_silence_is_refused(rule, level):
     with pytest.raises(UserError, match=f"^optimizer={rule}: .*adapter={level}"):
-        legality.check(cell(level, optimizer=optimizer(rule)), architecture="LlamaForCausalLM")
+        compatibility.check(cell(level, optimizer=optimizer(rule)), architecture="LlamaForCausalLM")
 
 
 # --- AdamW
@@ -133,7 +135,7 @@ def test_lora_plus_raises_the_rate_of_b_alone():
     module = applied(asked)
     made = optim.optimizer(module, toys.train_settings(lr=0.1), asked.optimizer)
     rate = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
-    for name, parameter in apply.trained(module).items():
+    for name, parameter in build.trained(module).items():
         assert rate[id(parameter)] == pytest.approx(0.4 if ".lora_B." in name else 0.1)
     assert made.param_groups[0]["lr"] == 0.1  # what the history shows
 
@@ -142,7 +144,7 @@ def test_lora_plus_is_pefts_on_plain_lora(monkeypatch):
     asked = short(cell("lora", optimizer=optimizer("lora_plus", ratio=8.0)), weight_decay=0.1)
     own = levels.fit(applied(asked), asked)
 
-    def pefts(model: nn.Module, settings: config.Train, rule: object) -> torch.optim.Optimizer:
+    def pefts(model: nn.Module, settings: schema.Train, rule: object) -> torch.optim.Optimizer:
         return create_loraplus_optimizer(
             model,
             torch.optim.AdamW,
@@ -209,10 +211,10 @@ def test_riemannian_preconditions_each_factor_by_the_other():
 
 def test_lora_fa_trains_half_and_says_so():
     asked = cell("lora", optimizer=optimizer("lora_fa"))
-    trained = apply.trained(applied(asked))
+    trained = build.trained(applied(asked))
     assert all(".lora_B." in name for name in trained)
     counted = sum(p.numel() for p in trained.values())
-    assert counted == table.trainable_parameters(asked, levels.sizes("llama"))
+    assert counted == registry.trainable_parameters(asked, levels.sizes("llama"))
     made = optim.optimizer(
         applied(asked), toys.train_settings(betas=(0.8, 0.9), eps=1e-5), asked.optimizer
     )
@@ -222,7 +224,7 @@ def test_lora_fa_trains_half_and_says_so():
 
 def test_an_option_that_is_not_known_is_one_line():
     with pytest.raises(UserError, match=r"optimizer.options.ratoi.*Did you mean 'ratio'"):
-        legality.optimizer_of(config.Optimizer(kind="lora_plus", options={"ratoi": 2.0}))
+        compatibility.optimizer_of(schema.Optimizer(kind="lora_plus", options={"ratoi": 2.0}))
     with pytest.raises(UserError, match=r"optimizer.kind=lora_plsu.*Did you mean 'lora_plus'"):
-        legality.optimizer_of(config.Optimizer(kind="lora_plsu"))
+        compatibility.optimizer_of(schema.Optimizer(kind="lora_plsu"))
     assert adapter("lora").kind == "lora"

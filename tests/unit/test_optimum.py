@@ -5,8 +5,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.study.frame import WP_EXPONENT, plw_of
-from analysis.study.optimum import (
+from analysis.inference.optimum import (
     INTERIOR,
     NO_INTERIOR,
     NOT_IDENTIFIED,
@@ -14,6 +13,7 @@ from analysis.study.optimum import (
     fieller_set,
     optimum,
 )
+from analysis.table.frame import WP_EXPONENT, plw_of
 
 SURE = np.diag([1e-6, 1e-6])
 WIDE = np.linspace(-50, 50, 1_000_001)

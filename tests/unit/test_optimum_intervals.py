@@ -6,12 +6,10 @@ import pytest
 from scipy import stats
 
 from analysis.inference.bootstrap import bootstrap
+from analysis.inference.optimum import Quadratic, optimum
 from analysis.mixed import fit_mixed
-from analysis.study.default_model import fit_default
-from analysis.study.effects import dose_table, response
-from analysis.study.frame import from_results
-from analysis.study.optimum import Quadratic, optimum
-from analysis.study.optimum_intervals import (
+from analysis.questions.plw.effects import dose_table, response
+from analysis.questions.plw.optimum_intervals import (
     METHODS,
     best_row,
     bootstrap_vertices,
@@ -19,6 +17,8 @@ from analysis.study.optimum_intervals import (
     percentiles,
     vertices,
 )
+from analysis.regression.default_model import fit_default
+from analysis.table.frame import from_results
 
 WEIGHTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 B1, B2 = 12.0, -10.0  # vertex at 0.6

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ablate.cli import main
-from ablate.plan import plan_grid
+from ablate.commands.plan import plan_grid
 from tests.fake_results import fake_results
 
 STUDY = ["study=quick", "seed=0,1", "adapter=full,lora", "rank=8", "dataset=micro"]

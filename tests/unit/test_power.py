@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.design.power import Components, components, enough, power, published, replicated
 from analysis.errors import AnalysisError
+from analysis.planning.power import Components, components, enough, power, published, replicated
 from tests.fake_results import Truth, fake_results
 
 FLAT = Truth(dose={key: (0.0, 0.0) for key in Truth().dose}, residual_sd=2.0, run_sd=0.0)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ablate import preview as module
-from ablate.config import (
+from ablate.commands import tokens as module
+from ablate.commands.tokens import html, look, preview, visible
+from ablate.config.schema import (
     Adapter,
     Cell,
     Dataset,
@@ -24,7 +25,6 @@ from ablate.config import (
     Splits,
     Train,
 )
-from ablate.preview import html, look, preview, visible
 from ablate.roles import MASKED_ROLES, Role
 
 pytestmark = pytest.mark.usefixtures("own_cache")

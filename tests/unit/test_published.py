@@ -10,12 +10,9 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.figures import refits as figures
-from analysis.study import published
-from analysis.study.optimum import INTERIOR, optimum
-from analysis.study.refits import instruction_modelling as im
-from analysis.study.refits import peft_comparison as peft
-from analysis.study.refits import tradeoffs, wit
+from analysis.inference.optimum import INTERIOR, optimum
+from analysis.table import published
+from notebooks.refits import figures, instruction_modelling, peft_comparison, tradeoffs, wit
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
@@ -67,14 +64,14 @@ def test_the_six_categories_average_to_the_printed_mean():
     """Shi et al.'s mean is over six categories, to the rounding of their two decimals."""
     wide = published.read("im_scores").query("place == 'table 1'")
     wide = wide.pivot(index=["dataset", "method"], columns="measure", values="value")
-    gap = wide[list(im.CATEGORIES)].mean(axis=1) - wide["nlp_mean"]
+    gap = wide[list(instruction_modelling.CATEGORIES)].mean(axis=1) - wide["nlp_mean"]
     assert gap.abs().max() < 0.011
 
 
 def test_figure_2_gives_its_own_printed_lines():
-    left = im.figure2("ratio")
+    left = instruction_modelling.figure2("ratio")
     assert np.polyfit(left["log_x"], left["gain"], 1) == pytest.approx([18.85, 25.83], abs=0.03)
-    right = im.figure2("examples")
+    right = instruction_modelling.figure2("examples")
     assert np.polyfit(right["log_x"], right["gain"], 1) == pytest.approx([-39.37, 431.74], abs=0.2)
 
 
@@ -149,8 +146,8 @@ def test_arms_at_equal_budgets_are_plain_differences_of_means():
 
 
 def test_the_front_holds_what_nothing_surpasses():
-    table = peft.configurations()
-    front = peft.front(table)
+    table = peft_comparison.configurations()
+    front = peft_comparison.front(table)
     for i, row in table.iterrows():
         better = (table["points"] >= row["points"]) & (table["forgetting"] <= row["forgetting"])
         assert front.loc[i, "alone"] == (better.sum() == 1)
@@ -158,27 +155,29 @@ def test_the_front_holds_what_nothing_surpasses():
 
 
 def test_items_noise_near_one_half():
-    table = peft.configurations().set_index("config")
+    table = peft_comparison.configurations().set_index("config")
     assert table.loc["lora rank32", "se"] == pytest.approx(100 / (2 * np.sqrt(1319)), rel=0.01)
 
 
-@pytest.mark.parametrize("measure", im.HEADLINES)
+@pytest.mark.parametrize("measure", instruction_modelling.HEADLINES)
 def test_the_gain_is_the_paired_t_test(measure):
-    pairs = im.table1()
-    gap = im.differences(pairs)[measure]
+    pairs = instruction_modelling.table1()
+    gap = instruction_modelling.differences(pairs)[measure]
     t = stats.ttest_1samp(gap, 0)
-    found = im.gain(pairs, measure)
+    found = instruction_modelling.gain(pairs, measure)
     assert found.estimate == pytest.approx(gap.mean())
     assert found.p == pytest.approx(t.pvalue, rel=1e-4)
     assert found.df == pytest.approx(6, rel=1e-4)
 
 
 def test_the_slope_is_scipys():
-    frame = im.differences(im.table1())
+    frame = instruction_modelling.differences(instruction_modelling.table1())
     plain = stats.linregress(frame["log_ratio"], frame["alpacaeval1"])
-    found = im.over_ratio(frame, "alpacaeval1")
+    found = instruction_modelling.over_ratio(frame, "alpacaeval1")
     assert (found.estimate, found.se) == pytest.approx((plain.slope, plain.stderr))
-    without = im.slopes_without(frame, "alpacaeval1").set_index("left_out")["estimate"]
+    without = instruction_modelling.slopes_without(frame, "alpacaeval1").set_index("left_out")[
+        "estimate"
+    ]
     rest = frame.drop(index="LIMA")
     plain = stats.linregress(rest["log_ratio"], rest["alpacaeval1"])
     assert without["LIMA"] == pytest.approx(plain.slope)
@@ -186,24 +185,28 @@ def test_the_slope_is_scipys():
 
 def test_an_unknown_measure_is_one_line():
     with pytest.raises(AnalysisError, match="Did you mean 'mt_bench'"):
-        im.gain(im.table1(), "mt_bnch")
+        instruction_modelling.gain(instruction_modelling.table1(), "mt_bnch")
 
 
 # The figures
 
 
 def test_the_figures_hold_every_point():
-    cells, table = wit.on_responses(wit.cells()), peft.configurations()
+    cells, table = wit.on_responses(wit.cells()), peft_comparison.configurations()
     drawn = figures.shares(cells, 1.0)
     dots = [line for axis in drawn.axes for line in axis.lines if line.get_linestyle() == "None"]
     assert sum(len(line.get_xdata()) for line in dots) == 450
-    drawn = figures.configurations(table, table.index.isin(peft.top(table).table.index))
+    drawn = figures.configurations(table, table.index.isin(peft_comparison.top(table).table.index))
     filled, hollow = drawn.axes[0].lines[:2]
     assert (len(filled.get_xdata()), len(hollow.get_xdata())) == (18, 45)
     drawn = figures.tradeoffs(tradeoffs.points())
     assert [axis.get_title("left") for axis in drawn.axes[:4]] == list(tradeoffs.SETTINGS)
-    pairs = im.table1()
-    drawn = figures.pairs(im.differences(pairs), im.alpacaeval_items(pairs), im.figure2("ratio"))
+    pairs = instruction_modelling.table1()
+    drawn = figures.pairs(
+        instruction_modelling.differences(pairs),
+        instruction_modelling.alpacaeval_items(pairs),
+        instruction_modelling.figure2("ratio"),
+    )
     assert len(drawn.axes[2].lines[0].get_xdata()) == 19
 
 
@@ -268,18 +271,20 @@ def told_of_tradeoffs():
 
 @cache
 def told_of_peft():
-    table = peft.configurations()
-    top, fit = peft.top(table), peft.size_fit(table)
+    table = peft_comparison.configurations()
+    top, fit = peft_comparison.top(table), peft_comparison.size_fit(table)
     won = top.winner
-    rho = peft.ranks(table).set_index("name")["rho"]
+    rho = peft_comparison.ranks(table).set_index("name")["rho"]
     return {
         "possible": f"{len(top.table)}",
-        "possible_seed": f"{len(peft.top(table, seed_sd=1.0).table)}",
+        "possible_seed": f"{len(peft_comparison.top(table, seed_sd=1.0).table)}",
         "naive": f"{won.naive:.1f}",
         "corrected": f"{won.hybrid.estimate:.1f}",
         "corrected_interval": f"{won.hybrid.low:.1f} to {won.hybrid.high:.1f}",
-        "tenfold": around(peft.per_tenfold(fit), 1),
-        "tenfold_big": around(peft.per_tenfold(peft.size_fit(table, least=1e6)), 1),
+        "tenfold": around(peft_comparison.per_tenfold(fit), 1),
+        "tenfold_big": around(
+            peft_comparison.per_tenfold(peft_comparison.size_fit(table, least=1e6)), 1
+        ),
         "sd_method": f"{float(fit.random['method'].sd.iloc[0]):.1f}",
         "sd_rest": f"{fit.sigma:.1f}",
         "rho": f"{rho['forgetting']:.2f}",
@@ -288,24 +293,30 @@ def told_of_peft():
 
 @cache
 def told_of_im():
-    pairs = im.table1()
-    frame, left = im.differences(pairs), im.figure2("ratio")
-    fixed = im.figure2("ratio", corrected=True)
-    math = im.gains(pairs, im.CATEGORIES).set_index("measure").loc["math_code"]
+    pairs = instruction_modelling.table1()
+    frame, left = instruction_modelling.differences(pairs), instruction_modelling.figure2("ratio")
+    fixed = instruction_modelling.figure2("ratio", corrected=True)
+    math = (
+        instruction_modelling.gains(pairs, instruction_modelling.CATEGORIES)
+        .set_index("measure")
+        .loc["math_code"]
+    )
     names = ("NLP mean", "MT-Bench", "AlpacaEval 1", "AlpacaEval 2")
-    rows = zip(names, im.gains(pairs).itertuples(), strict=True)
+    rows = zip(names, instruction_modelling.gains(pairs).itertuples(), strict=True)
     return {
         "im_rows": "\n".join(
             f"| {name} | {around(row)} | {row.p_holm:.3f} | {row.wins} of 7 |" for name, row in rows
         ),
-        "five": around(im.gain(pairs, "nlp_mean_5")),
+        "five": around(instruction_modelling.gain(pairs, "nlp_mean_5")),
         "math": around(math),
         "math_p": f"{math['p_holm']:.3f}",
-        "percent": around(im.over_ratio(frame, "alpacaeval1_relative"), 1),
-        "in_points": around(im.over_ratio(frame, "alpacaeval1")),
-        "all19": around(im.over_ratio(left, "gain", "log_x"), 1),
-        "below3": around(im.over_ratio(left[~left["long"]], "gain", "log_x"), 1),
-        "fixed3": around(im.over_ratio(fixed[~fixed["long"]], "gain", "log_x"), 1),
+        "percent": around(instruction_modelling.over_ratio(frame, "alpacaeval1_relative"), 1),
+        "in_points": around(instruction_modelling.over_ratio(frame, "alpacaeval1")),
+        "all19": around(instruction_modelling.over_ratio(left, "gain", "log_x"), 1),
+        "below3": around(instruction_modelling.over_ratio(left[~left["long"]], "gain", "log_x"), 1),
+        "fixed3": around(
+            instruction_modelling.over_ratio(fixed[~fixed["long"]], "gain", "log_x"), 1
+        ),
     }
 
 

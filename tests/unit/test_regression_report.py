@@ -11,11 +11,11 @@ from scipy import stats
 
 from ablate.cli import main
 from analysis.errors import AnalysisError
-from analysis.report import contrasts, equation, paragraph, random_part, residual_checks
+from analysis.regression import contrasts, equation, paragraph, random_part, residual_checks
+from analysis.regression.effect_groups import effects, joint_tests
+from analysis.regression.model import Request, analysed, prepared
+from analysis.regression.propose import propose
 from analysis.report.build import build
-from analysis.report.effect_groups import effects, joint_tests
-from analysis.report.proposal import propose
-from analysis.report.regression import Request, analysed, prepared
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from ablate import regularise
-from ablate.adapters import apply
-from ablate.config import Regulariser
-from ablate.loss import predict
+from ablate.adapters import build
+from ablate.config.schema import Regulariser
 from ablate.roles import Role
 from ablate.streams import Streams
+from ablate.training import regularisation
+from ablate.training.loss import predict
 from tests import levels, toys
 from tests.regularised import (
     cell,
@@ -34,16 +34,16 @@ EXACT = 1e-12  # float64 against float64, in another order
 def test_distance_of_full_tuning_and_its_gradient(p):
     asked = cell("full", Regulariser(minkowski=0.3, minkowski_p=p))
     model = model_of(asked)
-    before = {n: w.detach().clone() for n, w in apply.trained(model).items()}
-    with regularise.acting(model, asked, streams=Streams(0)) as held:
+    before = {n: w.detach().clone() for n, w in build.trained(model).items()}
+    with regularisation.acting(model, asked, streams=Streams(0)) as held:
         perturb(model)
         [work] = works(asked)
         penalty = held.extra_loss(moment_of(model, work))
     penalty.backward()
-    changes = {n: w.detach() - before[n] for n, w in apply.trained(model).items()}
+    changes = {n: w.detach() - before[n] for n, w in build.trained(model).items()}
     want = naive_norm(changes.values(), p)
     assert number(penalty) == pytest.approx(0.3 * want, rel=EXACT)
-    for name, weight in apply.trained(model).items():
+    for name, weight in build.trained(model).items():
         change = changes[name].numpy()
         slope = 0.3 * np.sign(change) * np.abs(change) ** (p - 1) / want ** (p - 1)
         np.testing.assert_allclose(weight.grad.numpy(), slope, rtol=1e-10, atol=1e-15)
@@ -53,7 +53,7 @@ def test_distance_of_full_tuning_and_its_gradient(p):
 def test_distance_of_lora_is_that_of_its_product(p):
     asked = cell("lora", Regulariser(minkowski=0.3, minkowski_p=p))
     model = perturb(model_of(asked)).double()
-    distance = regularise.distance(model, {}, p)
+    distance = regularisation.distance(model, {}, p)
     distance.backward()
     layers = [m for m in model.modules() if hasattr(m, "lora_A")]
     pairs = [
@@ -72,13 +72,13 @@ def test_distance_of_lora_is_that_of_its_product(p):
 def test_a_distance_of_high_power_does_not_vanish():
     """1e-4 to the power of 24 is no float32."""
     model = model_of(cell("full"), levels.base("llama"))
-    start = {n: w.detach().clone() for n, w in apply.trained(model).items()}
+    start = {n: w.detach().clone() for n, w in build.trained(model).items()}
     with torch.no_grad():
-        next(iter(apply.trained(model).values()))[0, 0] += 1e-4
-    distance = regularise.distance(model, start, 24.0)
+        next(iter(build.trained(model).values()))[0, 0] += 1e-4
+    distance = regularisation.distance(model, start, 24.0)
     distance.backward()
     assert number(distance) == pytest.approx(1e-4, rel=1e-2)
-    slopes = [float(w.grad.abs().sum()) for w in apply.trained(model).values()]
+    slopes = [float(w.grad.abs().sum()) for w in build.trained(model).values()]
     assert sum(slopes) == pytest.approx(1)
 
 
@@ -87,18 +87,18 @@ def test_a_distance_of_high_power_does_not_vanish():
 def test_the_gradient_at_distance_zero_is_zero(adapter, p):
     asked = cell(adapter, Regulariser(minkowski=1.0, minkowski_p=p))
     model = model_of(asked)
-    with regularise.acting(model, asked, streams=Streams(0)) as held:
+    with regularisation.acting(model, asked, streams=Streams(0)) as held:
         penalty = held.extra_loss(moment_of(model, works(asked)[0]))
     penalty.backward()
     assert number(penalty) == 0
-    assert all(w.grad is None or not w.grad.any() for w in apply.trained(model).values())
+    assert all(w.grad is None or not w.grad.any() for w in build.trained(model).values())
 
 
 def test_distance_counts_trained_embeddings_beside_an_adapter():
     asked = cell("lora", Regulariser(minkowski=1.0), embeddings="trained")
     model = model_of(asked)
-    ends = {n: p for n, p in apply.trained(model).items() if "lora" not in n}
-    with regularise.acting(model, asked, streams=Streams(0)) as held:
+    ends = {n: p for n, p in build.trained(model).items() if "lora" not in n}
+    with regularisation.acting(model, asked, streams=Streams(0)) as held:
         with torch.no_grad():
             for p in ends.values():
                 p += 0.5
@@ -114,7 +114,7 @@ def test_divergence_and_its_gradient():
     base, other = draws.normal(size=(2, 5, 11)) * 3
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (base, other))
     logits = torch.tensor(other, requires_grad=True)
-    found = regularise.divergences(torch.tensor(base), logits)
+    found = regularisation.divergences(torch.tensor(base), logits)
     found.sum().backward()
     np.testing.assert_allclose(found.detach(), (p * np.log(p / q)).sum(-1), rtol=1e-12)
     np.testing.assert_allclose(logits.grad, q - p, rtol=1e-10, atol=1e-14)
@@ -150,7 +150,7 @@ def test_kl_and_its_gradient(adapter, embeddings, layout):
     uneven = {"masking": toys.masking("none"), "plw": PLW}
     asked = cell(adapter, Regulariser(kl=0.3), embeddings=embeddings, **uneven)
     base, model = toys.llama(), model_of(asked)
-    with regularise.acting(model, asked, streams=Streams(0)) as held:
+    with regularisation.acting(model, asked, streams=Streams(0)) as held:
         perturb(model)
         model.train()
         losses = []
@@ -159,7 +159,7 @@ def test_kl_and_its_gradient(adapter, embeddings, layout):
             losses.append(held.extra_loss(moment_of(model, work, divisor=7.0)))
         model.eval()
     sum(losses).backward()
-    grads = {n: w.grad.clone() for n, w in apply.trained(model).items() if w.grad is not None}
+    grads = {n: w.grad.clone() for n, w in build.trained(model).items() if w.grad is not None}
     model.zero_grad()
     if adapter == "prompt":
         count = model.active_peft_config.num_virtual_tokens
@@ -172,7 +172,7 @@ def test_kl_and_its_gradient(adapter, embeddings, layout):
     single = {"rtol": 1e-3, "atol": 1e-6}  # PEFT reads prompts through float32
     tolerance = single if adapter == "prompt" else {"rtol": 1e-7, "atol": 1e-12}
     for name, grad in grads.items():
-        torch.testing.assert_close(grad, apply.trained(model)[name].grad, **tolerance)
+        torch.testing.assert_close(grad, build.trained(model)[name].grad, **tolerance)
 
 
 def types_of(output, count):

@@ -14,14 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ablate.adapters import restarts
-from ablate.adapters.remora import (
-    ReloraConfig,
-    ReloraLinear,
-    RemoraConfig,
-    RestartLayer,
-)
-from ablate.adapters.rows.mora import square_side
+from ablate.adapters.mora import restarts
+from ablate.adapters.mora.remora import ReloraConfig, ReloraLinear, RemoraConfig, RestartLayer
+from ablate.adapters.mora.spec import square_side
 from ablate.streams import Streams
 from tests import toys
 from tests.dense import base, dense, normal

@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.report import findings, heldout, settings, words
-from analysis.report.arms import arm_differences
+from analysis.papers.plw.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNTESTABLE, plw_claims
+from analysis.questions.adapters.section import arm_differences
+from analysis.questions.heldout import section as heldout
+from analysis.questions.plw.section import dose_points
+from analysis.questions.settings import section as settings
+from analysis.regression.study import fitted
+from analysis.report import findings, words
 from analysis.report.build import build
-from analysis.report.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNTESTABLE, plw_claims
-from analysis.report.dose import dose_points
-from analysis.report.numbers import level_means
 from analysis.report.overview import counts
-from analysis.report.study import fitted
 from analysis.report.tables import Table, escape_tex, html_table, latex, shown
-from analysis.study.frame import from_results
+from analysis.table.frame import from_results
+from analysis.table.level_means import level_means
 from tests.fake_results import Truth, fake_results
 
 PLWS = (0.0, 0.1, 1.0)

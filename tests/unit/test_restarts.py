@@ -5,20 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablate.adapters import restarts
-from ablate.adapters.remora import (
-    ReloraConfig,
-    RemoraConfig,
-    RestartLayer,
-    draw_rows,
-)
-from ablate.adapters.rows.mora import ROWS
-from ablate.config import Loss
+from ablate.adapters.mora import restarts
+from ablate.adapters.mora.remora import ReloraConfig, RemoraConfig, RestartLayer, draw_rows
+from ablate.adapters.mora.spec import ROWS
+from ablate.config.schema import Loss
 from ablate.errors import UserError
-from ablate.hooks import Hooks, Moment, combine
+from ablate.objective import objective
 from ablate.streams import Streams
-from ablate.train import Result, train
-from ablate.weights import objective
+from ablate.training.hooks import Hooks, Moment, combine
+from ablate.training.loop import Result, train
 from tests import toys
 from tests.restarted import (
     METHODS,

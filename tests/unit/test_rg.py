@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.study.rg import LIKE, NOT_ESTIMABLE, THESE, prediction_table, rg_curve
-from analysis.study.run_panels import RunPanel
+from analysis.questions.plw.rg import LIKE, NOT_ESTIMABLE, THESE, prediction_table, rg_curve
+from analysis.table.run_panels import RunPanel
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRUTH = np.array([10.0, -10.0, 2.0, -1.0])  # b1, b2, and their slopes over log10 Rg
@@ -83,7 +83,7 @@ def test_data_sets_of_one_ratio_count_once():
 
 
 def covered(line, rg):
-    from analysis.study.optimum import optimum
+    from analysis.inference.optimum import optimum
 
     at = optimum(line.at(rg))
     inside = at.fieller[0] <= best(rg) <= at.fieller[1]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
+from analysis.engine.bounded import FAMILIES
 from analysis.engine.diagnosis import separation
-from analysis.engine.scores import FAMILIES
 from analysis.errors import AnalysisError
 from analysis.mixed import GlmmFit, fit_mixed
 

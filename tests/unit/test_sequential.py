@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from analysis.design.sequential import boundaries, look, repeated_interval, repeated_p
 from analysis.errors import AnalysisError
+from analysis.planning.sequential import boundaries, look, repeated_interval, repeated_p
 
 EVEN = [0.2, 0.4, 0.6, 0.8, 1.0]
 

@@ -6,8 +6,9 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from ablate.adapters import starts, three_factor
-from ablate.adapters.starts import Given
+from ablate.adapters.three_factor import layer as three_factor
+from ablate.adapters.three_factor import starts
+from ablate.adapters.three_factor.starts import Given
 from ablate.streams import Streams
 from tests.dense import normal
 from tests.factors import adapted, assert_close, begun, best, factor

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ablate.errors import UserError
-from ablate.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
+from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
 
 KEY = "0123456789abcdef"
 

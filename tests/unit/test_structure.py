@@ -1,126 +1,149 @@
-"""The rooms: imports point one way, the torch-free side is free of torch, the README is true."""
+"""The rooms: imports point one way, what needs no torch imports none, the tree is true."""
 
-import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
+from tests.imports import ROOT, circles, files, graph, imported
+from tests.tree import BLOCK, PAGE, tree
 
-ROOT = Path(__file__).resolve().parents[2]
-# Each line may import from its own line and from those above it, never from below.
-ARROW = [
-    {"errors", "roles", "paths", "log", "provenance"},
-    {"config"},
-    {"weights", "record"},
-    {"overrides", "factors", "composer", "compose", "grid"},
-    {"adapters.method"},
-    {"adapters.rows"},
-    {"adapters.table"},
-    {"data", "model_files", "adapters.legality", "tuning", "regularisers"},
-    {"micro"},
-    {"evaluate.scores", "evaluate.tasks_index"},
-    {"identity", "store"},
-    {"design", "preview"},
-    {"streams", "model", "loss", "optim", "hooks"},
-    {"adapters", "train", "regularise"},
-    {"measures", "evaluate"},
-    {"run", "micro.guards"},
-    {"sweep"},
-    {"progress", "status"},
-    {"plan", "pretrain"},
-    {"cli"},
-    {"app", "__main__"},
-]
-ARROW_OF_ANALYSIS = [
-    {"errors"}, {"engine"}, {"mixed"}, {"inference"}, {"study"}, {"design"}, {"figures"},
-    {"report"}
+# Each line may import from its own line and from those above it, never from below. A module
+# stands where the longest name here that begins its own name stands.
+FLOORS = [
+    {"ablate", "ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results"},
+    {"ablate.config"},
+    {"ablate.objective", "ablate.adapters.method"},
+    {"ablate.adapters.plain", "ablate.adapters.lora.spec", "ablate.adapters.mora.spec",
+     "ablate.adapters.three_factor.spec", "ablate.adapters.peft"},
+    {"ablate.adapters.registry", "ablate.adapters.compatibility"},
+    {"ablate.data"},
+    {"ablate.models"},
+    {"ablate.micro"},
+    {"ablate.evaluate.tasks_index"},
+    {"ablate.experiment"},
+    {"ablate.training"},
+    {"ablate.adapters"},
+    {"ablate.evaluate"},
+    {"ablate.run"},
+    {"ablate.sweep"},
+    {"ablate.progress"},
+    {"ablate.app"},
+    {"ablate.commands"},
+    {"ablate.cli"},
+    {"ablate.__main__"},
+    {"analysis", "analysis.errors"},
+    {"analysis.engine"},
+    {"analysis.mixed"},
+    {"analysis.inference"},
+    {"analysis.table"},
+    {"analysis.report"},
+    {"analysis.regression"},
+    {"analysis.questions"},
+    {"analysis.planning"},
+    {"analysis.papers"},
+    {"analysis.report.build", "analysis.report.findings", "analysis.report.overview",
+     "analysis.report.plain"},
 ]  # fmt: skip
+# Inside a question: numbers, then how they are drawn, then how they are told.
+PARTS = {"figure": 1, "section": 2}
+SCHEMA = "ablate.results.record"  # all that the analysis may know of ablate
 TORCH_FREE = [
-    "ablate.config", "ablate.weights", "ablate.record", "ablate.store", "ablate.compose",
-    "ablate.grid", "ablate.identity", "ablate.design", "ablate.sweep", "ablate.plan",
-    "ablate.status", "ablate.cli", "ablate.app", "hydra_plugins.ablate_sweeper",
-    "ablate.data.tokenise", "ablate.data.rows", "ablate.preview", "ablate.micro.tasks",
-    "ablate.micro.instructions", "ablate.evaluate.tasks_index",
-    "ablate.adapters.table", "ablate.adapters.legality", "ablate.regularisers",
-    "analysis.study.frame", "analysis.mixed", "analysis.study.effects", "analysis.report.build",
-    "analysis.figures.plw",
+    "ablate.config.schema", "ablate.config.build", "ablate.config.compose", "ablate.config.grid",
+    "ablate.objective", "ablate.results.record", "ablate.results.store",
+    "ablate.experiment.identity", "ablate.experiment.design", "ablate.experiment.regularisers",
+    "ablate.sweep", "ablate.commands.plan", "ablate.commands.status", "ablate.commands.tokens",
+    "ablate.cli", "ablate.app", "hydra_plugins.ablate_sweeper", "ablate.data.tokenise",
+    "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",
+    "ablate.evaluate.tasks_index", "ablate.adapters.registry", "ablate.adapters.compatibility",
+    "analysis.table.frame", "analysis.mixed", "analysis.questions.plw.effects",
+    "analysis.report.build", "analysis.papers.plw.figure",
 ]  # fmt: skip
 
 
-def modules(package):
-    return sorted(p for p in (ROOT / package).rglob("*.py") if "checkpoints" not in p.parts)
+def floor(module):
+    """Where a module stands: by the longest name on the floors that begins its own."""
+    found = [
+        (len(name), position)
+        for position, room in enumerate(FLOORS)
+        for name in room
+        if module == name or module.startswith(f"{name}.")
+    ]
+    return max(found)[1]
 
 
-def top_level_imports(path):
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:  # of a package, the module that is meant
-                module = f"{node.module}.{alias.name}"
-                inside = (ROOT / module.replace(".", "/")).with_suffix(".py").exists()
-                yield module if inside else node.module
+def part(module):
+    """Where a module stands inside its question."""
+    return PARTS.get(module.rpartition(".")[2].rpartition("_")[2], 0)
 
 
-def level(module):
-    """Where a module of ablate stands on the arrow: by its own name, else by its package's."""
-    name = module.removeprefix("ablate.")
-    for key in (".".join(name.split(".")[:2]), name.split(".")[0]):
-        for position, room in enumerate(ARROW):
-            if key in room:
-                return position
-    return None
+def question(module):
+    words = module.split(".")
+    return words[2] if words[:2] == ["analysis", "questions"] and len(words) > 3 else None
 
 
-def name_of(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def upward():
+    """Every import that points up: from a lower floor to a higher one, or within a question."""
+    for module, others in graph().items():
+        for other in others:
+            if module.split(".")[0] != other.split(".")[0]:
+                continue
+            inside = question(module) is not None and question(module) == question(other)
+            if floor(other) > floor(module) or (inside and part(other) > part(module)):
+                yield module, other
 
 
-@pytest.mark.parametrize("path", modules("ablate"), ids=name_of)
-def test_imports_point_one_way(path):
-    own = name_of(path)
-    if own == "ablate":
-        return
-    here = level(own)
-    assert here is not None, f"{own} has no place on the arrow"
-    for target in top_level_imports(path):
-        if target.startswith("ablate.") and level(target) is not None:
-            assert level(target) <= here, f"{own} imports {target} from further down the arrow"
+# Imports that still point up; this list may only shrink.
+TO_TURN: set[tuple[str, str]] = {
+    ("ablate.app", "ablate.cli"),
+    ("ablate.data.sources", "ablate.micro.instructions"),
+    ("analysis.questions.plw.section", "analysis.papers.plw.figure"),
+    ("analysis.regression.external", "analysis.papers.plw.figure"),
+    ("analysis.regression.external", "analysis.questions.plw.effects"),
+    ("analysis.regression.methods", "analysis.report.overview"),
+    ("analysis.regression.narrative", "analysis.questions.plw.effects"),
+    ("analysis.regression.residual_checks", "analysis.questions.controls.section"),
+    ("analysis.regression.study", "analysis.questions.controls.false_positives"),
+    ("analysis.regression.study", "analysis.questions.plw.effects"),
+    ("analysis.regression.study", "analysis.questions.plw.shape"),
+    ("analysis.table.run_panels", "analysis.questions.plw.effects"),
+}
+CIRCLES = [["ablate.data.chat", "ablate.data.templates"], ["ablate.app", "ablate.cli"]]  # to open
+
+
+def test_imports_point_one_way():
+    assert set(upward()) == TO_TURN
+
+
+def test_there_are_no_circles():
+    assert sorted(circles(graph())) == sorted(CIRCLES)
+
+
+def test_circles_are_found_inside_functions_and_over_several_modules():
+    """The reader itself: a circle of three of which one import hides inside a function."""
+    sources = {
+        "a": "from b import f",
+        "b": "def g():\n    import c",
+        "c": "if True:\n    from a import h",
+        "d": "import a",
+    }
+    edges = {name: sorted(imported(text, sources)) for name, text in sources.items()}
+    assert edges == {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}
+    assert circles(edges) == [["a", "b", "c"]]
 
 
 def test_analysis_reads_results_only():
-    for path in modules("analysis"):
-        for target in top_level_imports(path):
-            assert not target.startswith("ablate.") or target.startswith("ablate.record"), path
-            assert target.split(".")[0] not in ("torch", "transformers", "peft"), path
-
-
-def room_of_analysis(module):
-    rooms = [i for i, room in enumerate(ARROW_OF_ANALYSIS) if module.split(".")[1] in room]
-    return rooms[0] if rooms else None
-
-
-@pytest.mark.parametrize("path", modules("analysis"), ids=name_of)
-def test_imports_of_the_analysis_point_one_way(path):
-    own = name_of(path)
-    if own == "analysis":
-        return
-    here = room_of_analysis(own)
-    assert here is not None, f"{own} has no place on the arrow"
-    for target in top_level_imports(path):
-        if target.startswith("analysis."):
-            there = room_of_analysis(target)
-            assert there is not None, f"{target} has no place on the arrow"
-            assert there <= here, f"{own} imports {target}"
+    """Only the frame knows the schema of the results; nothing there needs torch."""
+    for path in files("analysis"):
+        text = path.read_text()
+        assert not re.search(r"^\s*(?:from|import) (?:torch|transformers|peft)\b", text, re.M), path
+    reads = {(m, o) for m, others in graph().items() for o in others if m.startswith("analysis")}
+    assert {o for _, o in reads if o.startswith("ablate")} <= {SCHEMA}
 
 
 def test_only_the_command_line_knows_the_analysis():
-    for path in modules("ablate"):
-        if re.search(r"^\s*(from|import) analysis\b", path.read_text(), re.M):
-            assert path.name == "cli.py", path
+    for module, others in graph().items():
+        if module.startswith("ablate.") and any(o.startswith("analysis") for o in others):
+            assert module in ("ablate.cli", "ablate.app") or module.startswith("ablate.commands.")
 
 
 def test_no_torch_where_none_is_needed():
@@ -131,26 +154,7 @@ def test_no_torch_where_none_is_needed():
     assert done.returncode == 0, done.stderr
 
 
-def tree_of_readme():
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"```tree\n(.*?)```", text, re.S)
-    assert block, "README has no ```tree block"
-    found, folders = [], []
-    for line in block[1].splitlines():
-        indent, name = re.match(r"( *)(\S+)", line).groups()
-        depth = len(indent) // 2
-        folders = [*folders[:depth], name.rstrip("/")]
-        if not name.endswith("/"):
-            found.append("/".join(folders))
-    return found
-
-
-def test_the_readmes_tree_is_true():
-    told = set(tree_of_readme())
-    real = {
-        str(p.relative_to(ROOT))
-        for package in ("ablate", "analysis", "hydra_plugins")
-        for p in modules(package)
-        if p.name != "__init__.py" or package == "hydra_plugins"
-    }
-    assert told == real, f"missing in the README: {real - told}; not there: {told - real}"
+def test_the_tree_of_the_documents_is_true():
+    told = BLOCK.search(PAGE.read_text())
+    assert told, "docs/architecture.md has no ```tree block"
+    assert told[1] == tree(), "docs/architecture.md is behind the code: python -m tests.tree"

@@ -6,10 +6,9 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
+from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
-from analysis.study.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
-from analysis.study.run_panels import RunPanel
-from analysis.study.surface import (
+from analysis.questions.plw.surface import (
     MAXIMUM,
     MINIMUM,
     SADDLE,
@@ -20,13 +19,14 @@ from analysis.study.surface import (
     in_region,
     surface,
 )
-from analysis.study.surfaces import (
+from analysis.questions.plw.surfaces import (
     curves_differ,
     panel_surfaces,
     rank_table,
     surface_formula,
     surface_table,
 )
+from analysis.table.run_panels import RunPanel
 
 WEIGHTS, RANKS = (0.0, 0.25, 0.5, 0.75, 1.0), (2, 4, 8, 16)
 PEAK = np.array([8.0, 0.8, -9.0, -1.5, 1.0])  # wp, rank, wp^2, rank^2, wp rank

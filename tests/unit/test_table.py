@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from ablate import config
-from ablate.adapters import catalogue, legality, table
+from ablate.adapters import compatibility, registry
 from ablate.adapters.method import Choice, Size, closest, divisors, each, lora_count
+from ablate.commands import catalogue
+from ablate.config import schema
 from ablate.errors import UserError
 from tests import levels
 from tests.levels import LEVELS, adapter
@@ -20,14 +21,14 @@ LLAMA_1B, NORMS_1B = catalogue.MODELS["Llama-3.2-1B"]
 LLAMA_7B, NORMS_7B = catalogue.MODELS["Llama-2-7B"]
 
 
-def cell(level, rank: int = 4, **changes) -> config.Cell:
+def cell(level, rank: int = 4, **changes) -> schema.Cell:
     placed = {key: changes.pop(key) for key in ("modules", "layers") if key in changes}
-    placement = config.Placement(name="p", **placed) if placed else config.Placement()
+    placement = schema.Placement(name="p", **placed) if placed else schema.Placement()
     return levels.cell(level, rank=rank, placement=placement, **changes)
 
 
 def same(one: tuple, other: tuple, shapes=SHAPES) -> bool:
-    return table.capacity(cell(*one), shapes) == table.capacity(cell(*other), shapes)
+    return registry.capacity(cell(*one), shapes) == registry.capacity(cell(*other), shapes)
 
 
 def test_capacities_that_are_one_run_are_equal_and_others_are_not():
@@ -60,7 +61,7 @@ def test_ranks_that_round_to_one_side_are_one_run():
 
 def test_placements_that_select_the_same_matrices_are_one_run():
     def capacity(**placement):
-        return table.capacity(cell("lora", **placement), SHAPES)
+        return registry.capacity(cell("lora", **placement), SHAPES)
 
     every = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
     assert capacity() == capacity(modules=every) == capacity(layers=(0, 1))
@@ -112,19 +113,19 @@ def test_divisors(number):
 
 def test_budget_of_a_small_model():
     d_plus_k = 8 * 128 + 2 * 234
-    lora = table.budget(cell("lora"), SHAPES)
+    lora = registry.budget(cell("lora"), SHAPES)
     assert (lora.asked, lora.got, lora.status) == (4 * d_plus_k, 4 * d_plus_k, "matched")
-    dora = table.budget(cell("dora"), SHAPES)
+    dora = registry.budget(cell("dora"), SHAPES)
     assert dora.got - dora.asked == 8 * 64 + 170 + 64
-    mora = table.budget(cell("mora"), SHAPES)
+    mora = registry.budget(cell("mora"), SHAPES)
     assert (mora.asked, mora.got) == (4 * d_plus_k, 8 * 22**2 + 2 * 30**2)
     assert mora.ratio == 5672 / 5968
-    assert table.budget(cell("full"), SHAPES) is None
+    assert registry.budget(cell("full"), SHAPES) is None
 
 
 def test_budget_is_of_what_is_placed():
     """IA3 leaves out what it does not scale; LoRA's budget at that placement stays the measure."""
-    found = table.budget(cell("ia3", modules="mlp"), SHAPES)
+    found = registry.budget(cell("ia3", modules="mlp"), SHAPES)
     assert (found.asked, found.got, found.status) == (4 * 2 * 234, 170, "unmatched")
 
 
@@ -157,7 +158,7 @@ KNOWN = [
 @pytest.mark.parametrize(("level", "rank", "shapes", "count"), KNOWN)
 def test_counts_at_the_papers_sizes(level, rank, shapes, count):
     norms = NORMS_7B if shapes is LLAMA_7B else NORMS_1B
-    assert table.budget(cell(level, rank), shapes, norms=norms).got == count
+    assert registry.budget(cell(level, rank), shapes, norms=norms).got == count
 
 
 # Where a matched level stays more than a tenth away, and why: the sides have no common divisor
@@ -177,9 +178,11 @@ COARSE = {
 @pytest.mark.parametrize("billions", [1, 7])
 def test_a_level_that_says_so_matches_the_budget_at_usual_ranks(level, billions):
     shapes, norms = catalogue.MODELS["Llama-3.2-1B" if billions == 1 else "Llama-2-7B"]
-    found = {rank: table.budget(cell(level, rank), shapes, norms=norms) for rank in catalogue.RANKS}
+    found = {
+        rank: registry.budget(cell(level, rank), shapes, norms=norms) for rank in catalogue.RANKS
+    }
     near = {rank for rank, budget in found.items() if 0.9 <= budget.ratio <= 1.1}
-    if not table.method(adapter(level)).matched:
+    if not registry.method(adapter(level)).matched:
         assert {budget.status for budget in found.values()} == {"unmatched"}
         return
     assert {rank for rank, budget in found.items() if budget.status == "matched"} == near
@@ -190,7 +193,7 @@ def test_a_level_that_says_so_matches_the_budget_at_usual_ranks(level, billions)
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_counts_never_fall_in_the_rank(level):
-    counts = [table.budget(cell(level, r), LLAMA_1B, norms=NORMS_1B) for r in range(1, 65)]
+    counts = [registry.budget(cell(level, r), LLAMA_1B, norms=NORMS_1B) for r in range(1, 65)]
     got = [0 if count is None else count.got for count in counts]
     slack = 1.02 if level in ("lokr", "randlora", "c3a", "oft") else 1.0  # divisors jump
     assert all(low <= slack * high for low, high in itertools.pairwise(got))
@@ -240,7 +243,7 @@ BAD = {
 def test_bad_requests_are_one_line(case):
     asked, said = case
     with pytest.raises(UserError, match=said) as raised:
-        table.check(asked, SHAPES)
+        registry.check(asked, SHAPES)
     assert "\n" not in str(raised.value)
 
 
@@ -257,39 +260,39 @@ ODD = {"layers.0.self_attn.k_proj": (63, 64), "layers.0.mlp.up_proj": (65, 64)}
 )
 def test_shapes_that_a_method_cannot_take_are_refused(level, said):
     with pytest.raises(UserError, match=said):
-        table.check(cell(level), ODD)
+        registry.check(cell(level), ODD)
 
 
 def test_prompts_need_a_model_whose_attention_is_known():
     with pytest.raises(UserError, match="knows no matrix that makes this model's keys"):
-        table.check(cell("prefix"), {"layers.0.mixer": (64, 64)})
+        registry.check(cell("prefix"), {"layers.0.mixer": (64, 64)})
 
 
 def test_virtual_tokens_take_positions():
-    found = {n: table.virtual_tokens(cell(n, 8), LLAMA_7B) for n in LEVELS}
+    found = {n: registry.virtual_tokens(cell(n, 8), LLAMA_7B) for n in LEVELS}
     assert {n: v for n, v in found.items() if v} == {"prefix": 64, "prompt": 64, "p_tuning": 20}
 
 
 def test_rank_limit_is_of_the_adapted_matrices_only():
     shapes = SHAPES | {"layers.0.small": (8, 64)}
-    table.check(cell("lora", 64, modules=("q_proj",)), shapes)
-    table.check(cell("full", 1000), shapes)
+    registry.check(cell("lora", 64, modules=("q_proj",)), shapes)
+    registry.check(cell("full", 1000), shapes)
     with pytest.raises(UserError, match="at most 8"):
-        table.check(cell("lora", 9), shapes)
+        registry.check(cell("lora", 9), shapes)
 
 
 @pytest.mark.parametrize("level", ["prefix", "prompt", "p_tuning"])
 def test_prompts_are_refused_with_packing(level):
-    asked = cell(level, execution=config.Execution(layout="packed"))
+    asked = cell(level, execution=schema.Execution(layout="packed"))
     with pytest.raises(UserError, match=r"execution.layout=packed: with adapter=.* see each other"):
-        legality.check(asked, architecture="LlamaForCausalLM")
-    legality.check(cell(level), architecture="LlamaForCausalLM")
+        compatibility.check(asked, architecture="LlamaForCausalLM")
+    compatibility.check(cell(level), architecture="LlamaForCausalLM")
 
 
-@pytest.mark.parametrize("level", [n for n in LEVELS if not table.method(adapter(n)).conv1d])
+@pytest.mark.parametrize("level", [n for n in LEVELS if not registry.method(adapter(n)).conv1d])
 def test_what_cannot_adapt_transposed_layers_is_refused_on_gpt2(level):
     with pytest.raises(UserError, match=f"adapter={level}: does not adapt GPT-2"):
-        legality.check(cell(level), architecture="GPT2LMHeadModel")
+        compatibility.check(cell(level), architecture="GPT2LMHeadModel")
 
 
 # Six steps on bitsandbytes layers: these raise, or PEFT lets them train nothing (Uni-LoRA) or start
@@ -304,7 +307,7 @@ FAILS = {
 @pytest.mark.parametrize(("precision", "level"), [(p, n) for p in FAILS for n in FAILS[p]])
 def test_what_a_base_precision_breaks_is_refused(precision, level):
     with pytest.raises(UserError, match=f"base_precision={precision}: adapter={level} does not"):
-        legality.check(cell(level, base_precision=precision), architecture="LlamaForCausalLM")
+        compatibility.check(cell(level, base_precision=precision), architecture="LlamaForCausalLM")
 
 
 # --- the catalogue
@@ -312,13 +315,13 @@ def test_what_a_base_precision_breaks_is_refused(precision, level):
 
 def test_the_catalogue_is_that_of_the_docs():
     path = levels.paths.conf_dir().parent / "docs" / "adapters.md"
-    assert path.read_text() == catalogue.page(), "run python -m ablate.adapters.catalogue"
+    assert path.read_text() == catalogue.page(), "run python -m ablate.commands.catalogue"
 
 
 def test_the_catalogue_names_every_level_and_its_formula():
     page = catalogue.page()
     for level in LEVELS:
-        row = table.method(adapter(level))
+        row = registry.method(adapter(level))
         assert (f"| `{level}` |" in page) == (level != "none")
         assert row.formula or not row.adapts, f"{level} has no formula"
         assert row.paper or not row.adapts, f"{level} has no paper"

@@ -10,9 +10,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from ablate.adapters import starts, three_factor
-from ablate.adapters.starts import Given
-from ablate.adapters.three_factor import ThreeFactorConfig, ThreeFactorLinear
+from ablate.adapters.three_factor import layer as three_factor
+from ablate.adapters.three_factor import starts
+from ablate.adapters.three_factor.layer import ThreeFactorConfig, ThreeFactorLinear
+from ablate.adapters.three_factor.starts import Given
 from ablate.errors import UserError
 from ablate.streams import Streams
 from tests.dense import base, normal

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from ablate import paths
-from ablate.adapters import lamda, three_factor
 from ablate.adapters.method import lora_count
-from ablate.adapters.rows.three_factor import ROWS
-from ablate.adapters.starts import RULES
-from ablate.adapters.three_factor import ThreeFactorLinear
-from ablate.hooks import NO_HOOKS
+from ablate.adapters.three_factor import lamda
+from ablate.adapters.three_factor import layer as three_factor
+from ablate.adapters.three_factor.layer import ThreeFactorLinear
+from ablate.adapters.three_factor.spec import ROWS
+from ablate.adapters.three_factor.starts import RULES
 from ablate.streams import Streams
+from ablate.training.hooks import NO_HOOKS
 from tests.factors import (
     ARCHITECTURES,
     LEVELS,
@@ -229,5 +230,5 @@ def test_a_square_core_grows_to_the_budget_and_no_further_than_the_matrix():
 
 
 def test_rows_need_no_torch():
-    code = "import sys, ablate.adapters.rows.three_factor; sys.exit('torch' in sys.modules)"
+    code = "import sys, ablate.adapters.three_factor.spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,8 +6,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.study.frame import from_results
-from analysis.study.trade_off import (
+from analysis.questions.tradeoff.estimate import (
     NO_OVERLAP,
     OFF,
     ON,
@@ -21,6 +20,7 @@ from analysis.study.trade_off import (
     on_front,
     run_changes,
 )
+from analysis.table.frame import from_results
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate.config import Loss
+from ablate.config.schema import Loss
 from ablate.errors import UserError
-from ablate.hooks import Hooks, Moment
-from ablate.loss import TokenLossModel
+from ablate.objective import Objective, objective
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.train import SHARE_EVERY, Diverged, Result, accelerator, train
-from ablate.weights import Objective, objective
+from ablate.training.hooks import Hooks, Moment
+from ablate.training.loop import SHARE_EVERY, Diverged, Result, accelerator, train
+from ablate.training.loss import TokenLossModel
 from tests import reference, toys
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # float64 sums in another order

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ablate import config, tuning
-from ablate.composer import Composer, config_loader
+from ablate.config import build
+from ablate.config.composer import Composer, config_loader
 from ablate.errors import UserError
-from ablate.tuning import choose, tune, tuned_lr
+from ablate.experiment import tuned
+from ablate.experiment.tuned import choose, tune, tuned_lr
 
 TABLE = """model,dataset,adapter,rank,lr,loss
 micro,micro,full,8,1e-3,1.0
@@ -26,7 +27,7 @@ micro_1,micro,full,8,6e-3,1.0
 @pytest.fixture(scope="module")
 def cell():
     parts = Composer(config_loader()).cell([])
-    return config.build({name: part.value for name, part in parts.items()})
+    return build.build({name: part.value for name, part in parts.items()})
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_results_as_the_record_writes_them(tmp_path):
 
 def run_tune(tmp_path, monkeypatch, frame, *words, status=0):
     (tmp_path / "conf").mkdir(exist_ok=True)
-    monkeypatch.setattr(tuning, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(tuned, "conf_dir", lambda: tmp_path / "conf")
     asked = []
 
     def sweep(overrides):
@@ -244,7 +245,7 @@ def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
 
 def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     _, asked, _ = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr))
-    assert len(asked) == 1 + tuning.ROUNDS
+    assert len(asked) == 1 + tuned.ROUNDS
     for word in ("adapter=full,lora", "train.lr=0.00025", "init=default", "rank=8"):
         assert word in asked[1]
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.report.leaderboard import budget
-from analysis.study.tuning_budget import (
+from analysis.questions.leaderboard.section import budget
+from analysis.questions.tuning.estimate import (
     budget_interval,
     expected_best,
     tuning_budget,

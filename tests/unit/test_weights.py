@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from ablate.config import Loss, Masking
+from ablate.config.schema import Loss, Masking
 from ablate.errors import UserError
+from ablate.objective import canonical, effective_plw, objective
 from ablate.roles import NAMES, Role
-from ablate.weights import canonical, effective_plw, objective
 
 MODES = {
     "instruction": (0, 0, 0, 0, 0, 1),

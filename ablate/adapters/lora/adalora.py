@@ -1,0 +1,83 @@
+"""AdaLoRA (arXiv 2303.10512) during training: its orthogonality penalty and its budget.
+
+Delta-W = B diag(E) A. Of all triplets the least important lose their E, after a warm-up and along
+a cubic schedule, until the final rank is left; then the rest of the run trains these.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.tuners.adalora import AdaLoraLayer
+from torch import Tensor, nn
+
+from ablate.adapters.method import Options
+from ablate.errors import UserError
+from ablate.streams import Streams
+from ablate.training.hooks import Hooks, Moment
+
+ADAPTER = "default"
+
+
+def hooks(options: Options, streams: Streams) -> Hooks:
+    """Return the hooks of AdaLoRA.
+
+    Args:
+        options: all of the row's: initial, final, interval, orthogonality.
+        streams: not used, nothing is drawn.
+    """
+
+    def extra_loss(moment: Moment) -> Tensor | float:
+        weight = options["orthogonality"]
+        return weight * orthogonality(moment.model) if moment.last and weight else 0.0
+
+    def after_step(moment: Moment) -> None:
+        tuner: Any = moment.model.base_model
+        if moment.step == 0:
+            _set_schedule(tuner.peft_config[ADAPTER], moment.steps, options)
+        tuner.update_and_allocate(moment.step + 1)
+
+    return Hooks(extra_loss=extra_loss, after_step=after_step)
+
+
+def orthogonality(model: nn.Module) -> Tensor:
+    """Return the mean over all factors of ||P P' - I||, Frobenius norms.
+
+    As PEFT has it (the paper's equation 4 squares and adds them up), which would add it to a loss
+    that the model itself returns; that is not the loss here.
+    """
+    return torch.stack([_deviation(P_RX) for P_RX in _factors(model)]).mean()
+
+
+def _factors(model: nn.Module) -> Iterator[Tensor]:
+    for layer in model.modules():
+        if isinstance(layer, AdaLoraLayer):
+            yield from (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T)
+
+
+def _deviation(P_RX: Tensor) -> Tensor:
+    identity = torch.eye(len(P_RX), device=P_RX.device, dtype=P_RX.dtype)
+    return torch.linalg.matrix_norm(P_RX @ P_RX.T - identity)
+
+
+def phases(steps: int, options: Options) -> tuple[int, int, int]:
+    """Return the steps before pruning, those after it and those between two prunings.
+
+    Raises:
+        UserError: nothing is left between them.
+    """
+    initial, final = math.ceil(options["initial"] * steps), math.ceil(options["final"] * steps)
+    if initial >= steps - final:
+        raise UserError(
+            f"adapter.options.initial={options['initial']} final={options['final']}: leave no step "
+            f"to prune in a run of {steps}; train longer or lower them"
+        )
+    return initial, final, max(1, round(options["interval"] * steps))
+
+
+def _set_schedule(config: object, steps: int, options: Options) -> None:
+    initial, final, interval = phases(steps, options)
+    schedule = {"total_step": steps, "tinit": initial, "tfinal": final, "deltaT": interval}
+    for name, value in schedule.items():
+        setattr(config, name, value)

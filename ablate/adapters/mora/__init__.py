@@ -1,0 +1,1 @@
+"""MoRA, its maps and its restarts."""

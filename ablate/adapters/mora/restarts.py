@@ -1,0 +1,103 @@
+"""When ReMoRA (arXiv 2405.12130, section 3.3) and ReLoRA (2307.05695) restart.
+
+A restart also drops the adapter's optimizer state (ReLoRA's paper keeps a hundredth of it) and
+warms the learning rate up again, its "jagged" schedule. There is no phase of full training before.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ablate.adapters.method import Options
+from ablate.adapters.mora.remora import RestartLayer
+from ablate.errors import UserError
+from ablate.streams import Streams
+from ablate.training.hooks import Hooks, Moment
+
+
+def hooks(options: Options, streams: Streams) -> Hooks:
+    """Return the hooks that restart a model's adapters and warm the learning rate up again.
+
+    Args:
+        options: all of the row's: restarts, every, rewarmup.
+        streams: each restart of each layer draws from its own.
+    """
+
+    def after_backward(moment: Moment) -> None:
+        factor = warmth(moment.step, moment.steps, options)
+        for group in moment.optimizer.param_groups:
+            group["lr"] *= factor  # the schedule sets it anew after the step
+
+    def after_step(moment: Moment) -> None:
+        done = moment.step + 1
+        if done in restart_steps(moment.steps, options):
+            restart(moment.model, moment.optimizer, streams=streams)
+
+    return Hooks(after_backward=after_backward, after_step=after_step)
+
+
+def restart_steps(steps: int, options: Options) -> list[int]:
+    """Return after how many of the `steps` optimizer steps the adapters restart, never at the end.
+
+    Raises:
+        UserError: never, so that it would be the plain method under another name.
+    """
+    if options["every"] is None:
+        stages = options["restarts"] + 1
+        found = {round(i * steps / stages) for i in range(1, stages)} - {0, steps}
+    else:
+        found = set(range(options["every"], steps, options["every"]))
+    if not found:
+        name = "restarts" if options["every"] is None else "every"
+        raise UserError(
+            f"adapter.options.{name}={options[name]}: no restart falls into a run of {steps} "
+            "steps; train longer or restart more often"
+        )
+    return sorted(found)
+
+
+def warmth(step: int, steps: int, options: Options) -> float:
+    """Return the factor of the learning rate at `step` (from 0) of a run of `steps`.
+
+    It climbs from 0 after each restart to 1 over the share `rewarmup` of a stage, in equal steps.
+    The first stage has the schedule's own warm-up.
+    """
+    last = max((at for at in restart_steps(steps, options) if at <= step), default=None)
+    stage = options["every"] or steps / (options["restarts"] + 1)
+    length = math.ceil(options["rewarmup"] * stage)
+    if last is None or step - last >= length:
+        return 1.0
+    return (step - last) / length
+
+
+def restart(model: nn.Module, optimizer: torch.optim.Optimizer, *, streams: Streams) -> None:
+    """Restart every active adapter of `model` and drop its optimizer state."""
+    for name, layer in model.named_modules():
+        if not isinstance(layer, RestartLayer):
+            continue
+        bare = re.sub(r"^base_model\.model\.", "", name)
+        for adapter in layer.active_adapters:
+            number = layer.stage_of[adapter] + 1
+            layer.restart(adapter, streams.torch("restart", number, adapter, bare))
+        for parameter in _adapter_parameters(layer):
+            optimizer.state.pop(parameter, None)
+
+
+def _adapter_parameters(layer: RestartLayer) -> Iterator[nn.Parameter]:
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad and not name.startswith("base_layer."):
+            yield parameter
+
+
+def persistent(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that belong to restarted adapters but do not train, by their names."""
+    return {
+        f"{name}.{own}": tensor
+        for name, layer in module.named_modules()
+        if isinstance(layer, RestartLayer)
+        for own, tensor in layer.named_buffers()
+        if not own.startswith("base_layer.")
+    }

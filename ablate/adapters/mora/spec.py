@@ -1,0 +1,162 @@
+"""MoRA, ReMoRA (both arXiv 2405.12130) and ReLoRA (2307.05695), which restarts LoRA.
+
+MoRA trains one square matrix between two fixed linear maps. The restarting methods add what the
+adapter has learnt to the fixed weights from time to time, and start it again.
+"""
+
+import math
+from typing import Any
+
+from ablate.adapters.lora import spec as lora
+from ablate.adapters.method import (
+    Method,
+    Option,
+    Options,
+    Shape,
+    Shapes,
+    is_positive,
+    lora_count,
+    one_of,
+    positive,
+    share,
+    whole,
+)
+
+# Rotation below this share of the model's width, sharing from it on. The paper states no threshold:
+# it rotates at r = 8 of 4096 (1/512 of the width) and shares at 256 of 4096 and 128 of 2048 (1/16).
+SHARING_FROM = 1 / 128
+
+# The maps by name, as `mora.square` has them; grouped_2 to 4 are ReMoRA's further types.
+TYPES = ("sharing", "rotation", "decouple", "truncate", "grouped_2", "grouped_3", "grouped_4")
+
+# ReMoRA's types, stage by stage and then again from the first. `cycle` is the released code's
+# default, `alternate` the paper's. `permute` shuffles what is grouped anew at each restart, which
+# lifts the cap of just below 2 q on the rank that these two reach together. `same` is a control:
+# without another grouping a restart changes no more than the optimizer's state.
+GROUPS = {
+    "cycle": ("sharing", "grouped_2", "grouped_3", "grouped_4"),
+    "alternate": ("sharing", "grouped_2"),
+    "permute": ("sharing",),
+    "same": ("sharing",),
+}
+
+
+def square_side(rank: int, shape: Shape, kind: str) -> int:
+    """Return the side q of MoRA's square matrix on a `shape`: floor(sqrt((d + k) r)), section 3.2.
+
+    Rotation pairs the entries of a group and takes the next even number below. A side above both
+    d and k would hold weights that no input reaches, so max(d, k) is the largest.
+    """
+    d, k = shape
+    side = min(math.isqrt((d + k) * rank), max(d, k))
+    return max(2, side - side % 2) if kind == "rotation" else side
+
+
+def mora_type(rank: int, shapes: Shapes, options: Options) -> str:
+    """Return sharing or rotation; `auto` decides once for the whole model, by rank over width."""
+    if options["type"] != "auto":
+        return str(options["type"])
+    width = min(k for _, k in shapes.values())
+    return "sharing" if rank >= SHARING_FROM * width else "rotation"
+
+
+def _arguments(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    kind = mora_type(rank, shapes, options)
+    return {"r": rank, "mora_type": kind, "mora_dropout": options["dropout"]}
+
+
+def _capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    kind = mora_type(rank, shapes, options)
+    distinct = sorted(set(shapes.values()))
+    return {
+        "type": kind,
+        "q": {f"{d}x{k}": square_side(rank, (d, k), kind) for d, k in distinct},
+        "dropout": options["dropout"],
+    }
+
+
+def _parameters(rank: int, shapes: Shapes, options: Options) -> int:
+    kind = mora_type(rank, shapes, options)
+    return sum(square_side(rank, shape, kind) ** 2 for shape in shapes.values())
+
+
+# --- restarts
+
+
+def _period(options: Options) -> dict[str, Any]:
+    """Return the settings that fix when a run restarts: `every` some steps, else `restarts`."""
+    names = ("restarts",) if options["every"] is None else ("every",)
+    return {name: options[name] for name in (*names, "rewarmup")}
+
+
+def _is_period(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and is_positive(value))
+
+
+RESTARTS = {
+    "restarts": whole(3),  # in the whole run, evenly spread: four stages, however long the run
+    "every": Option(None, _is_period, "a positive whole number of steps, or null: by `restarts`"),
+    "rewarmup": share(0.025),  # of a stage; the paper's 50 steps of 2,000
+}
+
+
+def _remora_arguments(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    return {"r": rank, "groups": options["groups"], "mora_dropout": options["dropout"]}
+
+
+def _remora_capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    square = _capacity(rank, shapes, {**options, "type": "sharing"})
+    return {**square, "groups": options["groups"], **_period(options)}
+
+
+def _remora_parameters(rank: int, shapes: Shapes, options: Options) -> int:
+    return _parameters(rank, shapes, {**options, "type": "sharing"})
+
+
+def _relora_arguments(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    return {
+        "r": rank,
+        "lora_alpha": lora.alpha(rank, options),
+        "lora_dropout": options["dropout"],
+    }
+
+
+def _relora_capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    scale = float(f"{lora.alpha(rank, options) / rank:.12g}")
+    return {"r": rank, "scale": scale, "dropout": options["dropout"], **_period(options)}
+
+
+ROWS = {
+    "mora": Method(
+        paper="2405.12130",
+        config="ablate.adapters.mora.layer:MoraConfig",
+        formula="q^2, q = sqrt(r (d + k))",
+        options={"type": one_of(*TYPES, "auto"), "dropout": share()},
+        arguments=_arguments,
+        capacity=_capacity,
+        parameters=_parameters,
+    ),
+    "remora": Method(
+        paper="2405.12130",
+        config="ablate.adapters.mora.remora:RemoraConfig",
+        formula="q^2, q = sqrt(r (d + k))",
+        options={"groups": one_of(*GROUPS), "dropout": share(), **RESTARTS},
+        arguments=_remora_arguments,
+        capacity=_remora_capacity,
+        parameters=_remora_parameters,
+    ),
+    "relora": Method(
+        paper="2307.05695",
+        config="ablate.adapters.mora.remora:ReloraConfig",
+        formula="r (d + k)",
+        options={
+            "alpha": lora.ALPHA,
+            "alpha_over_rank": positive(2.0),
+            "dropout": share(),
+            **RESTARTS,
+        },
+        arguments=_relora_arguments,
+        capacity=_relora_capacity,
+        parameters=lambda rank, shapes, options: lora_count(rank, shapes),
+    ),
+}

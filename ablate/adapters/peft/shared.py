@@ -1,0 +1,134 @@
+"""Methods whose matrices share what they are made of: random bases, a bank, one vector.
+
+VeRA (arXiv 2310.11454), RandLoRA (2502.00987), VB-LoRA (2405.15179), Uni-LoRA (2506.00799) and
+TinyLoRA (2602.04118).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ablate.adapters.method import (
+    PRECISIONS,
+    UNQUANTISED,
+    Choice,
+    Method,
+    Options,
+    Shapes,
+    Size,
+    divisors,
+    lora_count,
+    positive,
+    share,
+    smallest_side,
+    total,
+    whole,
+)
+from ablate.adapters.peft.products import common_divisor, scaled
+
+LONGEST_VECTOR = 256  # of VB-LoRA's bank: the paper's
+
+# --- RandLoRA: delta = sum_j B_j diag(lambda_j) A diag(gamma_j), as many terms as give full rank
+
+
+def _randlora_count(settings: Options, shapes: Shapes, options: Options) -> int:
+    """Count lambda (r per term) and gamma (the smaller side per term) of each matrix."""
+    r = settings["r"]
+    return total(shapes, lambda d, k: math.ceil(min(d, k) / r) * (r + min(d, k)))
+
+
+def _randlora_candidates(rank: int, shapes: Shapes, options: Options) -> Iterable[dict[str, Any]]:
+    """Return the ranks of the basis; a larger one means fewer terms and fewer parameters."""
+    return ({"r": r} for r in range(smallest_side(shapes, options), 0, -1))
+
+
+# --- VB-LoRA: rows of both factors are sums of vectors from one bank
+
+
+def _vector_length(shapes: Shapes) -> int:
+    return max(n for n in divisors(common_divisor(shapes)) if n <= LONGEST_VECTOR)
+
+
+def _vblora_count(n: int, shapes: Shapes, options: Options) -> int:
+    """Count the bank's n vectors and, for each piece of a factor's row, n logits."""
+    length = _vector_length(shapes)
+    pieces = total(shapes, lambda d, k: (d + k) // length)
+    return n * (length + options["rank"] * pieces)
+
+
+def _vblora_complete(arguments: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    return {**arguments, "vector_length": _vector_length(shapes)}
+
+
+# --- Uni-LoRA: a LoRA of a multiple of the rank, filled from one vector of LoRA's size
+
+
+def _unilora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
+    return {
+        "r": options["expansion"] * rank,
+        "theta_d_length": lora_count(rank, shapes),
+        "unilora_dropout": options["dropout"],
+    }
+
+
+ROWS = {
+    "vera": Method(
+        paper="2310.11454",
+        config="VeraConfig",
+        formula="rank + d",
+        options={"rank": whole(256), "d_initial": positive(0.1), "dropout": share()},
+        names={"rank": "r", "dropout": "vera_dropout"},
+        parameters=lambda rank, shapes, options: sum(
+            options["rank"] + d for d, _ in shapes.values()
+        ),
+        seed="projection_prng_key",
+        matched=False,
+        precisions=PRECISIONS,
+    ),
+    "randlora": Method(
+        paper="2502.00987",
+        config="RandLoraConfig",
+        formula="ceil(m / r) (r + m), m = min(d, k)",
+        options={"alpha_over_rank": positive(20.0), "dropout": share()},
+        names={"dropout": "randlora_dropout"},
+        size=Choice(setting="r", candidates=_randlora_candidates, count=_randlora_count),
+        complete=scaled("randlora_alpha"),
+        seed="projection_prng_key",
+        precisions=PRECISIONS,
+    ),
+    "vblora": Method(
+        paper="2405.15179",
+        config="VBLoRAConfig",
+        formula="n rank (d + k) / v, and n v once",
+        options={"rank": whole(4), "topk": whole(2), "dropout": share()},
+        names={"rank": "r", "dropout": "vblora_dropout"},
+        size=Size(
+            setting="num_vectors", count=_vblora_count, largest=lambda shapes, options: 2**20
+        ),
+        complete=_vblora_complete,
+        starts_at_base=False,
+        precisions=PRECISIONS,
+    ),
+    "unilora": Method(
+        paper="2506.00799",
+        config="UniLoraConfig",
+        formula="the budget, once",
+        options={"expansion": whole(4), "dropout": share()},
+        arguments=_unilora,
+        parameters=lambda rank, shapes, options: lora_count(rank, shapes),
+        seed="proj_seed",
+        starts_at_base=False,
+        precisions=UNQUANTISED,  # PEFT rounds its scales to the weight's type: of integers, to zero
+    ),
+    "tinylora": Method(
+        paper="2602.04118",
+        config="TinyLoraConfig",
+        formula="numbers",
+        options={"rank": whole(2), "numbers": whole(64), "dropout": share()},
+        names={"rank": "r", "numbers": "u", "dropout": "tinylora_dropout"},
+        parameters=lambda rank, shapes, options: options["numbers"] * len(shapes),
+        seed="projection_seed",
+        matched=False,
+        precisions=UNQUANTISED,
+    ),
+}

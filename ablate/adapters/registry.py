@@ -1,0 +1,235 @@
+"""Which adapters there are, what each may be told and how large it is at a LoRA rank. No torch.
+
+A family of methods is a module in `rows`; a method is one row of it; a level is one YAML file in
+conf/adapter that names a row and sets its options. What a row says is written in `method`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ablate.adapters import plain
+from ablate.adapters.lora import spec as lora
+from ablate.adapters.method import Budget, Method, Shape, Shapes, lora_count
+from ablate.adapters.mora import spec as mora
+from ablate.adapters.peft import bases, light, orthogonal, products, prompts, shared
+from ablate.adapters.three_factor import spec as three_factor
+from ablate.config.schema import Adapter, Cell, Placement
+from ablate.errors import UserError, nearest, unknown
+
+_LOW_RANK = (lora, mora, three_factor, products, shared)
+_OTHER = (bases, orthogonal, light, prompts)
+KINDS: Mapping[str, Method] = {
+    name: row for family in (plain, *_LOW_RANK, *_OTHER) for name, row in family.ROWS.items()
+}
+MATCHED_WITHIN = 0.1  # of LoRA's count: nearer than that, a budget is matched
+
+# The parts of a decoder layer, by the words that architectures name their modules with.
+PARTS = {"attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn")}
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+class Sizes(Protocol):
+    """What must be known of a base model to count what is trained in it."""
+
+    @property
+    def linear_shapes(self) -> Mapping[str, Shape]:
+        """Shape (d, k) of every linear layer of the decoder."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, a tied matrix counted once."""
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the token embedding, and of the head where it is not tied to it."""
+
+    @property
+    def norm_parameters(self) -> int:
+        """Weights and biases of the normalisation layers."""
+
+
+def method(adapter: Adapter) -> Method:
+    """Return the adapter's row.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if adapter.kind not in KINDS:
+        raise unknown("adapter.kind", adapter.kind, KINDS)
+    return KINDS[adapter.kind]
+
+
+def check(cell: Cell, shapes: Shapes) -> None:
+    """Refuse what cannot be built on a model whose linear layers have these `shapes`.
+
+    Raises:
+        UserError: an unknown kind, option or module, an option out of range, or a rank above the
+            smaller side of an adapted matrix.
+    """
+    options = settings(cell.adapter)
+    row, chosen = method(cell.adapter), adapted(cell, shapes)
+    if not (row.adapts and row.placed):
+        _check_everywhere(cell)
+    if not row.adapts:
+        return
+    name = min(chosen, key=lambda module: min(chosen[module]))
+    d, k = chosen[name]
+    if cell.rank > min(d, k):
+        raise UserError(
+            f"rank={cell.rank}: must be at most {min(d, k)}, the smaller side of {name} ({d} x {k})"
+        )
+    row.arguments_at(cell.rank, chosen, options)  # a method may need more of the shapes
+
+
+def _check_everywhere(cell: Cell) -> None:
+    placement = cell.placement
+    if (placement.modules, placement.layers) != ("all", "all") and cell.adapter.kind != "none":
+        raise UserError(
+            f"placement={placement.name}: adapter={cell.adapter.name} adapts no matrices, so it "
+            "has no placement; must be all"
+        )
+
+
+def settings(adapter: Adapter) -> dict[str, Any]:
+    """Return every option of the adapter's kind: as given, else its default.
+
+    Raises:
+        UserError: an unknown kind or option, or a value that is not allowed.
+    """
+    known = method(adapter).options
+    for name in adapter.options:
+        if name not in known:
+            raise UserError(
+                f"adapter.options.{name}: kind {adapter.kind} has no such option, only "
+                f"{', '.join(sorted(known)) or 'none'}.{nearest(name, known)}"
+            )
+    filled = {}
+    for name, option in known.items():
+        value = adapter.options.get(name, option.default)
+        if not option.accepts(value):
+            raise UserError(f"adapter.options.{name}={value}: must be {option.allowed}")
+        filled[name] = float(value) if isinstance(option.default, float) else value
+    return filled
+
+
+def targets(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
+    """Return the adapted modules among `shapes`: by part or dotted ending, and by layer.
+
+    Raises:
+        UserError: a module, a part or a layer that the model does not have.
+    """
+    chosen = _by_layer(placement, _by_module(placement, shapes), among=shapes)
+    if not chosen:
+        raise UserError(f"placement={placement.name}: selects no matrix of this model")
+    return chosen
+
+
+def adapted(cell: Cell, shapes: Shapes) -> dict[str, Shape]:
+    """Return the matrices that the cell's adapter changes: those placed, as far as it is for them.
+
+    Raises:
+        UserError: there are none.
+    """
+    chosen, only = targets(cell.placement, shapes), method(cell.adapter).only
+    if not only:
+        return chosen
+    found = {name: shape for name, shape in chosen.items() if name.endswith(only)}
+    if not found:
+        raise UserError(
+            f"placement={cell.placement.name}: has none of the matrices that "
+            f"adapter={cell.adapter.name} changes: {', '.join(only)}"
+        )
+    return found
+
+
+def _by_module(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
+    wanted = placement.modules
+    if wanted == "all":
+        return dict(shapes)
+    if isinstance(wanted, str):
+        words = PARTS[wanted]
+        return {n: s for n, s in shapes.items() if any(word in n for word in words)}
+    if not wanted:
+        raise UserError("placement.modules=[]: must name a module, or all")
+    for target in wanted:
+        if not any(_ends(name, target) for name in shapes):
+            leaves = {name.rpartition(".")[2] for name in shapes}
+            raise unknown("placement.modules", target, {"all", *PARTS, *leaves})
+    return {n: s for n, s in shapes.items() if any(_ends(n, target) for target in wanted)}
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _by_layer(placement: Placement, shapes: dict[str, Shape], *, among: Shapes) -> dict[str, Shape]:
+    if placement.layers == "all":
+        return shapes
+    layer = {name: int(found[1]) for name in among if (found := _LAYER.search(name))}
+    count = max(layer.values(), default=-1) + 1
+    for number in placement.layers:
+        if not -count <= number < count:
+            raise UserError(
+                f"placement.layers: {number} is none of this model's {count} layers (0 to "
+                f"{count - 1}, or -1 for the last)"
+            )
+    wanted = {number % count for number in placement.layers}
+    return {name: shape for name, shape in shapes.items() if layer.get(name) in wanted}
+
+
+def capacity(cell: Cell, shapes: Shapes) -> dict[str, Any]:
+    """Return the adapter as part of a run's identity: equal results mean equal adapters.
+
+    Names and spellings are gone: rank under full tuning, ranks that round to one capacity, an alpha
+    that gives the same scale, placements that select the same modules.
+    """
+    row = method(cell.adapter)
+    chosen, options = adapted(cell, shapes), settings(cell.adapter)
+    found = {"kind": cell.adapter.kind, **row.capacity_at(cell.rank, chosen, options)}
+    if row.adapts and row.placed:
+        found["targets"] = "all" if len(chosen) == len(shapes) else sorted(chosen)
+    if row.adapts:
+        found["init"] = [cell.init.kind, dict(cell.init.options)]
+    return found
+
+
+def virtual_tokens(cell: Cell, shapes: Shapes) -> int:
+    """Return how many positions the adapter takes in front of every example."""
+    row = method(cell.adapter)
+    if row.packs:
+        return 0
+    arguments = row.arguments_at(cell.rank, adapted(cell, shapes), settings(cell.adapter))
+    return int(arguments.get("num_virtual_tokens", 0))
+
+
+def budget(cell: Cell, shapes: Shapes, *, norms: int = 0) -> Budget | None:
+    """Return the adapter's parameters beside LoRA's; None for a kind without a rank.
+
+    LoRA's are those of the same rank on the same placement. `norms` is `Sizes.norm_parameters`.
+    """
+    row = method(cell.adapter)
+    if not row.adapts:
+        return None
+    asked = lora_count(cell.rank, targets(cell.placement, shapes))
+    got = _added(cell, shapes, norms)
+    near = abs(got / asked - 1) <= MATCHED_WITHIN
+    return Budget(asked=asked, got=got, status="matched" if row.matched and near else "unmatched")
+
+
+def _added(cell: Cell, shapes: Shapes, norms: int) -> int:
+    """Return how many parameters the adapter adds and trains."""
+    row, options = method(cell.adapter), settings(cell.adapter)
+    chosen = adapted(cell, shapes)
+    own = row.parameters_at(cell.rank, chosen, options, optimizer=cell.optimizer.kind)
+    return own + (norms if row.trains_norms else 0)
+
+
+def trainable_parameters(cell: Cell, sizes: Sizes) -> int:
+    """Return the number of parameters that train in a model of these `sizes`, in closed form."""
+    row = method(cell.adapter)
+    if not (row.adapts or row.trains_base):
+        return 0
+    body = sizes.parameters - sizes.embedding_parameters if row.trains_base else 0
+    ends = sizes.embedding_parameters if cell.embeddings == "trained" else 0
+    return body + ends + _added(cell, sizes.linear_shapes, sizes.norm_parameters)

@@ -1,1 +1,0 @@
-"""The rows of the adapter table, a module a family. No torch."""

@@ -1,0 +1,1 @@
+"""Adapters of three factors, B M A."""

@@ -1,0 +1,158 @@
+"""Methods whose change is scale * B M A: one layer, told apart by its start and by what trains.
+
+    kind       start                                        trains        a d x k matrix's count
+    moslora    A and M drawn, B zero                        B, M, A       n (d + k) + n^2
+    nlora      columns, corner and rows of W (Nystrom)      B, M, A; M    n (d + k) + n^2; n^2
+    lora_sb    singular triples of a gradient               M             n^2
+    pmss       chosen columns and rows of W, M zero         M             n^2
+    nora       U S and V of W, a pair inside                the pair      2 n i
+    lora_mini  B and A drawn, a pair inside                 the pair      2 n i
+    lamda      singular triples of W                        B, M          n d + n^2
+    loldu      P L D U of W                                 D and scale   n + 1
+
+A matrix with a side below n has that side as its n, so that the r^2 of the methods that train the
+middle alone may grow to the budget of LoRA's r (d + k). LoRA-XS, the zero start between U S and V,
+is a level of PSOFT.
+"""
+
+from ablate.adapters.method import (
+    Method,
+    Option,
+    Options,
+    Shape,
+    Shapes,
+    Size,
+    each,
+    is_number,
+    one_of,
+    positive,
+    share,
+    whole,
+)
+
+CONFIG = "ablate.adapters.three_factor.layer:ThreeFactorConfig"
+
+
+def inner_size(n: int, shape: Shape) -> int:
+    """Return the inner size of a matrix: `n`, or its smaller side."""
+    return min(n, *shape)
+
+
+def pair_size(n: int, nesting: int) -> int:
+    """Return the inner size of the pair inside an inner size of `n`."""
+    return max(1, n // nesting)
+
+
+def _largest(shapes: Shapes, options: Options) -> int:
+    return max(min(shape) for shape in shapes.values())
+
+
+def _three(n: int, d: int, k: int) -> int:
+    inner = inner_size(n, (d, k))
+    return inner * (d + k + inner)
+
+
+def _middle(n: int, d: int, k: int) -> int:
+    return inner_size(n, (d, k)) ** 2
+
+
+def _either(n: int, shapes: Shapes, options: Options) -> int:
+    """Return the count of NLoRA, or of IntTune, which trains its middle alone."""
+    return each(_middle if options["trains"] == "middle" else _three)(n, shapes, options)
+
+
+def _pair(n: int, shapes: Shapes, options: Options) -> int:
+    inner = [inner_size(n, shape) for shape in shapes.values()]
+    return sum(2 * i * pair_size(i, options["nesting"]) for i in inner)
+
+
+def _left(n: int, d: int, k: int) -> int:
+    inner = inner_size(n, (d, k))
+    return inner * (d + inner)
+
+
+_COMMON = {"scale": positive(1.0), "dropout": share()}
+_NESTED = {**_COMMON, "nesting": whole(2)}
+_FREEZE = Option(0.3, lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+
+
+ROWS = {
+    "moslora": Method(
+        paper="2406.11909",
+        config=CONFIG,
+        formula="n (d + k) + n^2",
+        # alpha = 2 r, as for LoRA. SLoRA is this method but for the law of A.
+        options={
+            **_COMMON,
+            "scale": positive(2.0),
+            "start": one_of("kaiming", "gaussian"),
+        },
+        fixed={"trains": "all"},
+        size=Size(setting="r", count=each(_three), largest=_largest),
+    ),
+    "nlora": Method(
+        paper="2502.14482",
+        config=CONFIG,
+        formula="n (d + k) + n^2; n^2 if the middle alone trains",
+        options={
+            **_COMMON,
+            "start": one_of("nystrom", "nystrom_inverse"),
+            "trains": one_of("all", "middle"),
+        },
+        size=Size(setting="r", count=_either, largest=_largest),
+    ),
+    "lora_sb": Method(
+        paper="2411.19557",
+        config=CONFIG,
+        formula="n^2",
+        options={**_COMMON, "step": positive(1e-5)},
+        fixed={"start": "gradient_svd", "trains": "middle"},
+        size=Size(setting="r", count=each(_middle), largest=_largest),
+        starts_at_base=False,  # it starts with full tuning's first step, cut to its rank
+    ),
+    "pmss": Method(
+        paper="2409.16722",
+        config=CONFIG,
+        formula="n^2",
+        options=_COMMON,
+        fixed={"start": "skeleton", "trains": "middle"},
+        size=Size(setting="r", count=each(_middle), largest=_largest),
+    ),
+    "nora": Method(
+        paper="2408.10280",
+        config=CONFIG,
+        formula="2 n i",
+        options=_NESTED,
+        fixed={"start": "svd_outer", "trains": "middle"},
+        size=Size(setting="r", count=_pair, largest=_largest),
+    ),
+    "lora_mini": Method(
+        paper="2411.15804",
+        config=CONFIG,
+        formula="2 n i",
+        options=_NESTED,
+        fixed={"start": "random_outer", "trains": "middle"},
+        size=Size(setting="r", count=_pair, largest=_largest),
+    ),
+    "lamda": Method(
+        paper="2406.12832",
+        config=CONFIG,
+        formula="n d + n^2",
+        options={**_COMMON, "freeze": _FREEZE},
+        fixed={"start": "svd", "trains": "left"},
+        size=Size(setting="r", count=each(_left), largest=_largest),
+    ),
+    "loldu": Method(
+        paper="2410.13618",
+        config=CONFIG,
+        formula="n + 1",
+        options=_COMMON,
+        fixed={"start": "lu", "trains": "middle_and_scale"},
+        size=Size(
+            setting="r",
+            count=each(lambda n, d, k: inner_size(n, (d, k)) + 1),
+            largest=_largest,
+        ),
+        matched=False,  # a whole diagonal is far less than LoRA at r = 1
+    ),
+}

@@ -1,0 +1,116 @@
+"""Builds the typed configuration of a cell from the plain dictionary that Hydra composed.
+
+Hydra stops here. An unknown key, a missing key and a value of the wrong type are each one line
+that names the setting.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ablate.config.schema import Cell
+from ablate.errors import UserError, nearest, unknown
+
+
+def build(tree: Mapping[str, Any]) -> Cell:
+    """Return the cell that the composed `tree` describes; every fault is one `UserError`."""
+    cell: Cell = _convert(Cell, tree, "")
+    return cell
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON-ready dictionaries, lists and scalars; floats stay floats."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    """Return `value` as `kind`, where `kind` is a dataclass or any annotation used above."""
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(kind, value, path)
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return plain(value)
+    if origin in (Union, types.UnionType):
+        return _convert_union(args, value, path)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            raise unknown(path, value, args)
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, path)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}={value}: must be a table of names and values")
+        return {str(k): _convert(args[1], v, f"{path}.{k}") for k, v in value.items()}
+    return _convert_scalar(kind, value, path)
+
+
+def _convert_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={value}: must be a group of settings")
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    prefix = f"{path}." if path else ""
+    for key in value:
+        if key not in fields:
+            raise UserError(f"{prefix}{key}: no such setting.{nearest(key, fields)}")
+    filled = {}
+    for name, spec in fields.items():
+        if name in value and value[name] != "???":
+            filled[name] = _convert(hints[name], value[name], prefix + name)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise UserError(f"{prefix}{name}: is needed; give it as {prefix}{name}=VALUE")
+    return kind(**filled)
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    options = [a for a in args if a is not type(None)]
+    for option in options:
+        try:
+            return _convert(option, value, path)
+        except UserError as error:
+            last = error
+    if len(options) == 1:
+        raise last
+    names = " or ".join(_describe(option) for option in options)
+    raise UserError(f"{path}={value}: must be {names}")
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{path}={value}: must be a list")
+    if args[-1] is Ellipsis:
+        return tuple(_convert(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(args):
+        raise UserError(f"{path}={list(value)}: must be {len(args)} values")
+    pairs = zip(args, value, strict=True)
+    return tuple(_convert(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(pairs))
+
+
+def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value}: must be a finite number")
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{path}={value}: must be {_describe(kind)}")
+    return value
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(str(a) for a in get_args(kind))
+    words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    return words.get(kind, "a list")

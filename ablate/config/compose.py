@@ -1,0 +1,136 @@
+"""The grid that a command line asks for: its distinct cells as composed trees."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from ablate.config.composer import Composer, Part, Tree, config_loader
+from ablate.config.factors import Factors, assignments, products
+from ablate.config.overrides import key_of, levels, parse
+from ablate.config.overrides import one_line as one_line
+from ablate.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One cell of a grid: what varies, the overrides that make it, and its composed tree."""
+
+    levels: dict[str, Any]  # factor key -> level; a group's level is its name
+    overrides: tuple[str, ...]
+    tree: Tree  # shares its parts with other points: never change it
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Every distinct cell that was asked for, and the settings of the command."""
+
+    points: tuple[Point, ...]
+    factors: tuple[str, ...]  # keys that take more than one level over the grid
+    study: Tree
+    settings: Tree  # out, scale, retry_failed, ...
+
+
+def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> Grid:
+    """Return the grid that command-line `overrides` ask for.
+
+    The study's values come first, then its grids, then the command line, which replaces a factor
+    of the study wherever it gives the same key. Equal cells are kept once, in order.
+
+    Raises:
+        UserError: anything about the request that is wrong, in one line.
+    """
+    loader = loader or config_loader()
+    lines = task_overrides(overrides)
+    composer = Composer(loader, lines)
+    asked: Factors = {}
+    for line in lines:
+        if not composer.is_about_command(line):
+            asked.pop(key_of(line), None)  # the last one counts, in the last place
+            asked[key_of(line)] = levels(line, loader)
+    settings = composer.command
+    study = settings.pop("study") or {}
+    wanted = [
+        assignment
+        for factors in products(study, str(settings["scale"]), asked)
+        for assignment in assignments(factors)
+    ]
+    keys = dict.fromkeys(_factor(line) for assignment in wanted for line in assignment)
+    return _grid(_distinct(composer, wanted), tuple(keys), study=study, settings=settings)
+
+
+def explained(error: Exception, arguments: Iterable[str]) -> Exception:
+    """Return what `expand` says of a request that Hydra refused with `error`, which knows more.
+
+    Hydra composes a command's fixed overrides before any sweeper sees them, and names no nearest
+    key or level.
+    """
+    try:
+        expand(argument for argument in arguments if not argument.startswith("-"))
+    except UserError as ours:
+        return ours
+    return error
+
+
+def task_overrides(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides without Hydra's own; `+study=x` is `study=x`, for both are in use.
+
+    Raises:
+        UserError: a line is no override.
+    """
+    kept = []
+    for line in overrides:
+        override = parse(line)
+        if override.key_or_group in ("study", "scale"):
+            line = line.lstrip("+")
+        if not override.is_hydra_override() or override.key_or_group == "hydra.searchpath":
+            kept.append(line)
+    return kept
+
+
+@cache
+def _factor(line: str) -> str:
+    """Return the name of the factor a line is a level of; a group's levels are told by name."""
+    return key_of(line).removesuffix(".name")
+
+
+def _distinct(
+    composer: Composer, wanted: Iterable[tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], dict[str, Part]]]:
+    cells: dict[tuple[int, ...], tuple[tuple[str, ...], dict[str, Part]]] = {}
+    for lines in wanted:
+        parts = composer.cell(lines)
+        # Parts are interned, so that equal trees have equal ids.
+        cells.setdefault(tuple(map(id, parts.values())), (lines, parts))
+    return list(cells.values())
+
+
+def _grid(
+    cells: list[tuple[tuple[str, ...], dict[str, Part]]],
+    keys: tuple[str, ...],
+    *,
+    study: Tree,
+    settings: Tree,
+) -> Grid:
+    trees = [{name: part.value for name, part in parts.items()} for _, parts in cells]
+    columns = {key: [level_of(tree, key) for tree in trees] for key in keys}
+    factors = tuple(key for key, column in columns.items() if len(set(map(repr, column))) > 1)
+    points = tuple(
+        Point({key: columns[key][i] for key in factors}, lines, tree)
+        for i, ((lines, _), tree) in enumerate(zip(cells, trees, strict=True))
+    )
+    return Grid(points, factors, study, settings)
+
+
+def level_of(tree: Tree, key: str) -> Any:
+    """Return the level that a cell has of the factor `key`; a group's level is its name."""
+    value: Any = tree
+    for step in re.findall(r"[^.\[\]]+", key.partition("@")[0]):
+        if isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value["name"] if isinstance(value, dict) and "name" in value else value

@@ -1,0 +1,54 @@
+"""The cells of a grid as typed configurations; a cell that cannot be one says why."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.config.build import build
+from ablate.config.compose import Grid, Point
+from ablate.config.composer import CELL_KEYS
+from ablate.config.schema import Cell
+from ablate.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """One point of a grid: its configuration, or the reason why it has none."""
+
+    levels: dict[str, Any]
+    overrides: tuple[str, ...]
+    cell: Cell | None
+    error: str | None
+
+
+def cells(grid: Grid) -> list[GridCell]:
+    """Return every point of `grid` as a cell, in order.
+
+    Points share the parts of their trees, so each part is converted once.
+    """
+    converted: dict[Hashable, Any] = {}
+    return [_cell(point, converted) for point in grid.points]
+
+
+def _cell(point: Point, converted: dict[Hashable, Any]) -> GridCell:
+    try:
+        cell = _assemble(point.tree, converted)
+    except UserError as error:
+        return GridCell(point.levels, point.overrides, None, str(error))
+    return GridCell(point.levels, point.overrides, cell, None)
+
+
+def _assemble(tree: dict[str, Any], converted: dict[Hashable, Any]) -> Cell:
+    marks = {name: _mark(name, part) for name, part in tree.items()}
+    if len(tree) == len(CELL_KEYS) and all(mark in converted for mark in marks.values()):
+        return Cell(**{name: converted[mark] for name, mark in marks.items()})
+    cell = build(tree)
+    converted.update({mark: getattr(cell, name) for name, mark in marks.items()})
+    return cell
+
+
+def _mark(name: str, part: Any) -> Hashable:
+    """Return what tells the parts of a grid's trees apart; the grid keeps its tables alive."""
+    if isinstance(part, dict | list):
+        return name, id(part)
+    return name, type(part), part

@@ -1,0 +1,291 @@
+"""The typed configuration of one cell: frozen dataclasses that check their own values.
+
+A value out of range is one line that names the setting. Nothing here imports torch, so that
+plans, status and reports start quickly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ablate.errors import UserError, unknown
+from ablate.roles import MASKED_ROLES
+
+Weight = float | Literal["plw"]
+Interval = tuple[float, float]
+
+
+def _require(ok: bool, setting: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"{setting}={value}: must be {allowed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """A masking mode: for each role 0, 1 or "plw"."""
+
+    name: str
+    weights: Mapping[str, Weight]
+    permute: bool = False  # placebo: the row's weights in a seeded random order
+    first_header_only: bool = False  # im_released: weight 0 on BOS and the first role header only
+
+    def __post_init__(self) -> None:
+        for role in self.weights:
+            if role not in MASKED_ROLES:
+                raise unknown(f"masking.weights.{role}", self.weights[role], MASKED_ROLES)
+        for role in MASKED_ROLES:
+            _require(role in self.weights, f"masking.weights.{role}", None, "given: 0, 1 or plw")
+            weight = self.weights[role]
+            ok = weight == "plw" or (isinstance(weight, float) and 0 <= weight <= 1)
+            _require(ok, f"masking.weights.{role}", weight, "a number in [0, 1] or plw")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What the summed token losses are divided by, and over how many examples."""
+
+    normaliser: Literal["weight", "completion", "tokens", "nonzero", "examples"] = "weight"
+    scope: Literal["batch", "example", "microbatch"] = "batch"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        ok = 0 <= self.label_smoothing < 1
+        _require(ok, "loss.label_smoothing", self.label_smoothing, "in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter level: a row of `ablate.adapters.registry` and that method's own options."""
+
+    name: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """How an adapter's weights start: a rule of `ablate.adapters.compatibility` and its options."""
+
+    name: str = "default"
+    kind: str = "default"  # the method's own start
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """What turns gradients into steps: AdamW, or a rule made for adapters on top of it."""
+
+    name: str = "adamw"
+    kind: str = "adamw"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which matrices an adapter changes: by the part of a layer, and by layer."""
+
+    name: str = "all"
+    modules: Literal["all", "attention", "mlp"] | tuple[str, ...] = "all"
+    layers: Literal["all"] | tuple[int, ...] = "all"  # negative numbers count from the last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regulariser:
+    """What holds a fine-tuned model back, beside the loss weights; each is off by default.
+
+    Where `weight_decay`, `label_smoothing` or `adapter_dropout` is null, `train.weight_decay`,
+    `loss.label_smoothing` or the adapter's own option stands.
+    """
+
+    name: str = "none"
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    adapter_dropout: float | None = None
+    rank_dropout: float = 0.0  # DropLoRA: a fresh mask over the rank at each step
+    attention_dropout: float = 0.0  # 0: as the model has it
+    neftune: float = 0.0  # noise alpha on the embedded tokens, arXiv 2310.05914
+    minkowski: float = 0.0  # weight of the distance to the base weights
+    minkowski_p: float = 2.0
+    kl: float = 0.0  # weight of the full-vocabulary KL divergence to the base's predictions
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "adapter_dropout", "rank_dropout", "attention_dropout"):
+            value = getattr(self, name)
+            ok = value is None or 0 <= value < 1
+            _require(ok, f"regulariser.{name}", value, "in [0, 1)")
+        for name in ("weight_decay", "neftune", "minkowski", "kl"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"regulariser.{name}", value, "at least 0")
+        ok = self.minkowski_p >= 1
+        _require(ok, "regulariser.minkowski_p", self.minkowski_p, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Shares of the rows, in a fixed order that no seed changes; [0.0, 0.9] is the first 90 %."""
+
+    train: Interval = (0.0, 0.9)
+    validation: Interval = (0.9, 0.95)
+    test: Interval = (0.95, 1.0)
+
+    def __post_init__(self) -> None:
+        ends = 0.0
+        for name in ("train", "validation", "test"):
+            low, high = getattr(self, name)
+            _require(0 <= low <= high <= 1, f"dataset.splits.{name}", [low, high], "in [0, 1]")
+            _require(
+                low >= ends - 1e-12 or low == high,
+                f"dataset.splits.{name}",
+                [low, high],
+                "after the split before it: a row may be seen once only",
+            )
+            ends = max(ends, high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A set of training rows: where they are, how they are read and how they become text."""
+
+    name: str
+    source: Literal["micro", "hub", "local"]
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    format: Literal["auto", "alpaca", "prompt_completion", "messages", "text"] = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    template: Literal["alpaca", "chat", "plain"] = "alpaca"
+    turns: Literal["all", "last"] = "all"
+    splits: Splits = field(default_factory=Splits)
+    max_rows: int | None = None
+    invert_prompt: bool = False  # the output becomes the input, the instruction the target
+    shuffle_prompts: bool = False  # control: every completion gets another row's prompt
+    options: Mapping[str, Any] = field(default_factory=dict)  # the micro generator's free factors
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
+        ok = self.max_rows is None or self.max_rows > 0
+        _require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A base model: a causal language model in the hub's folder format."""
+
+    name: str
+    source: Literal["micro", "hub", "local"]
+    path: str
+    revision: str | None = None
+    chat_template: str | None = None  # a file that overrides the tokenizer's own
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "model.path", self.path, "a folder or a hub id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """The optimiser, its schedule and the batch: everything that changes the trained weights."""
+
+    name: str
+    lr: float | Literal["tuned"]
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_ratio: float = 0.03
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 16
+    batch_unit: Literal["examples", "tokens"] = "examples"
+    clip: float | None = 1.0
+    max_length: int = 256
+    boundary: Literal["offset", "segment"] = "offset"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        ok = self.lr == "tuned" or (isinstance(self.lr, float) and 0 < self.lr < 10)
+        _require(ok, "train.lr", self.lr, "a number in (0, 10) or tuned")
+        _require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "above 0, at most 10000")
+        _require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
+        _require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
+        _require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
+        _require(self.eps > 0, "train.eps", self.eps, "positive")
+        for beta in self.betas:
+            _require(0 <= beta < 1, "train.betas", list(self.betas), "two numbers in [0, 1)")
+        ok = self.clip is None or self.clip > 0
+        _require(ok, "train.clip", self.clip, "positive, or null for no clipping")
+        ok = self.max_steps is None or self.max_steps > 0
+        _require(ok, "train.max_steps", self.max_steps, "at least 1, or null")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """What is scored after training."""
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None  # items a task
+    num_fewshot: int | None = None  # None: as the task says
+    heldout: tuple[Literal["validation", "test"], ...] = ("test",)
+    heldout_rows: int = 200
+    measures: tuple[str, ...] = ()
+    measure_rows: int = 64  # training prompts generated from for the memorisation measure
+    max_new_tokens: int | None = None  # None: as the task says
+
+    def __post_init__(self) -> None:
+        ok = self.limit is None or self.limit > 0
+        _require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
+        _require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How a cell is computed, not what: recorded, but no part of its identity."""
+
+    threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch_size: int | None = None  # rows a forward; None: the whole optimiser step
+    layout: Literal["auto", "padded", "packed"] = "auto"
+    gradient_checkpointing: bool = False
+    eval_batch_size: int = 64
+    keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
+
+    def __post_init__(self) -> None:
+        _require(self.threads > 0, "execution.threads", self.threads, "at least 1")
+        ok = self.micro_batch_size is None or self.micro_batch_size > 0
+        _require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
+        ok = self.eval_batch_size > 0
+        _require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One combination of levels: all that a run needs to know."""
+
+    masking: Masking
+    plw: float
+    completion_weight: float = 1.0
+    loss: Loss
+    adapter: Adapter
+    rank: int
+    init: Init = field(default_factory=Init)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    placement: Placement = field(default_factory=Placement)
+    regulariser: Regulariser = field(default_factory=Regulariser)
+    base_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    embeddings: Literal["frozen", "trained"] = "frozen"
+    dataset: Dataset
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    execution: Execution
+    seed: int = 0
+    sham: str = "a"  # the A/A factor: any label but "a" changes the random draws, nothing else
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.plw <= 1, "plw", self.plw, "in [0, 1]")
+        ok = 0 <= self.completion_weight <= 1
+        _require(ok, "completion_weight", self.completion_weight, "in [0, 1]")
+        _require(self.rank >= 1, "rank", self.rank, "at least 1")
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2147483648)")

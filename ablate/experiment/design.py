@@ -1,0 +1,221 @@
+"""A grid with the identity of every cell: what is one run, what is an alias, what is illegal.
+
+The first name of a run in the grid's order stands for it; later names of it are aliases. To every
+pair of base model and data set comes the untouched base (adapter `none`), scored once.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablate.config.build import plain
+from ablate.config.grid import GridCell
+from ablate.config.schema import Adapter, Cell
+from ablate.errors import UserError
+from ablate.experiment import regularisers
+from ablate.experiment.identity import Identity, Memo, digest, identify
+from ablate.experiment.tuned import tuned_lr
+from ablate.results import record
+from ablate.results.store import Store
+
+BASE = Adapter(name="none", kind="none")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A cell of the grid under one of its names."""
+
+    cell: Cell
+    identity: Identity
+    levels: Mapping[str, Any]  # of what varies in this grid
+    alias: bool = False
+
+    @property
+    def key(self) -> str:
+        """The run's train_key."""
+        return self.identity.train_key
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The whole grid, checked: named cells in grid order, and what cannot be run and why."""
+
+    study: str
+    cells: tuple[Named, ...]
+    runs: Mapping[str, list[Named]]  # by train_key, the names of each run in grid order
+    illegal: tuple[tuple[dict[str, Any], str], ...]
+
+
+def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
+    """Return the design of a grid; the whole grid is checked here, before anything is trained.
+
+    Raises:
+        UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
+    """
+    memo = Memo()
+    legal: list[Named] = []
+    illegal: list[tuple[dict[str, Any], str]] = []
+    for entry in cells:
+        try:
+            if entry.cell is None:
+                raise UserError(entry.error or "cannot be built")
+            cell = settle(entry.cell, memo)
+            legal.append(Named(cell, identify(cell, memo), entry.levels))
+        except UserError as error:
+            illegal.append((dict(entry.levels), str(error)))
+    if illegal and not (skip_illegal and legal):
+        raise UserError(_refusal(illegal, len(legal)))
+    named = tuple(_name(_with_bases(legal, memo)))
+    runs: dict[str, list[Named]] = {}
+    for one in named:
+        runs.setdefault(one.key, []).append(one)
+    return Design(study, named, runs, tuple(illegal))
+
+
+def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
+    first = illegal[0][1]
+    if not legal:
+        return first
+    total = len(illegal) + legal
+    return (
+        f"{first} ({len(illegal)} of {total} cells are illegal; skip_illegal=true leaves them out)"
+    )
+
+
+def settle(cell: Cell, memo: Memo) -> Cell:
+    """Return `cell` with its tuned learning rate looked up and its regulariser's settings in place.
+
+    Equal settings are one run, whatever name they were asked for by. The cell itself is returned
+    where nothing changes.
+
+    Raises:
+        UserError: nothing was tuned for it, or it would not carry its regulariser out.
+    """
+    if cell.adapter.kind == "none":
+        return cell
+    if cell.train.lr == "tuned":
+        cell = replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
+    regularisers.check(cell)
+    asked, left = cell.regulariser, regularisers.left(cell.regulariser)
+    if left is asked:
+        return cell
+    changes: dict[str, Any] = {"regulariser": left}
+    if asked.weight_decay is not None:
+        changes["train"] = replace(cell.train, weight_decay=asked.weight_decay)
+    if asked.label_smoothing is not None:
+        changes["loss"] = replace(cell.loss, label_smoothing=asked.label_smoothing)
+    if asked.adapter_dropout is not None:
+        changes["adapter"] = _dropping(cell, asked.adapter_dropout, memo)
+    return replace(cell, **changes)
+
+
+def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
+    """Return the cell's adapter with a dropout; one object for all cells, as the memo needs it."""
+
+    def make() -> Adapter:
+        return replace(cell.adapter, options=regularisers.options_with_dropout(cell, share))
+
+    found: Adapter = memo.get(cell.adapter, ("dropout", share), make)
+    return found
+
+
+def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
+    """Return the cells with the untouched base of each model before them, once per data set."""
+    bases: dict[tuple[str, int, int], Named] = {}
+    for named in legal:
+        cell, files = named.cell, named.identity.files
+        mark = (files.content_hash, id(cell.dataset), id(cell.evaluate))
+        if mark not in bases and cell.adapter.kind != "none":
+            base = replace(cell, adapter=BASE, plw=0.0, rank=1, seed=0, sham="a")
+            levels = {k: v for k, v in named.levels.items() if k in ("model", "dataset")}
+            bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
+    distinct = {(b.cell.dataset.name, b.identity.units): b for b in reversed(bases.values())}
+    return [*reversed(distinct.values()), *legal]
+
+
+def _name(cells: list[Named]) -> Iterable[Named]:
+    seen: dict[str, set[str]] = {}
+    for named in cells:
+        units = {unit.key for unit in named.identity.units}
+        known = seen.setdefault(named.key, set())
+        # A further name that asks for a new score of the same run is no alias for that score.
+        yield replace(named, alias=bool(known) and units <= known)
+        known |= units
+
+
+def save(plan: Design, out: Path) -> Path:
+    """Write the grid's names beside the results, so that tables can be made from records alone."""
+    names = [_entry(named, plan.study) for named in plan.cells]
+    folder = out / "designs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest(names)}.json"
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"study": plan.study, "names": names}))
+    os.replace(draft, path)
+    return path
+
+
+def head_of(named: Named, study: str) -> dict[str, Any]:
+    """Return what the results table says of a named cell that has no record."""
+    entry = _entry(named, study) | {"status": "missing"}
+    return dict(entry["levels"]) | record.facts_of(entry, None)
+
+
+def _entry(named: Named, study: str) -> dict[str, Any]:
+    data = named.identity.data
+    levels = record.levels_of(plain(named.cell), study)
+    if named.cell.adapter.kind == "none":  # the base has no loss and no learning rate
+        levels |= {"masking": "none", "plw": 0.0, "lr": None}
+    levels |= record.other_levels(named.levels)
+    return {
+        "levels": levels,
+        "train_key": named.key,
+        "score_keys": [unit.key for unit in named.identity.units],
+        "alias": named.alias,
+        "effective_plw": named.identity.effective_plw,
+        "rg": data.rg_tokens,
+        "train_rows": data.rows,
+    }
+
+
+def names(out: Path) -> list[dict[str, Any]]:
+    """Return every distinct name that a sweep has written under `out`, oldest design first.
+
+    A name that a later sweep asked for with other benchmarks is one name with all their scores.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
+        for name in json.loads(path.read_text())["names"]:
+            known = found.setdefault(digest([name["levels"], name["train_key"]]), name)
+            known["score_keys"] = sorted({*known["score_keys"], *name["score_keys"]})
+    return list(found.values())
+
+
+def collect(out: Path) -> Path:
+    """Write and return `out`/results.parquet, made from the records and the grid's names."""
+    store = Store(out)
+    rows: list[dict[str, Any]] = []
+    runs: dict[str, dict[str, Any] | None] = {}
+    for name in names(out):
+        key = name["train_key"]
+        if key not in runs:
+            runs[key] = store.record(key)
+        status = "done" if runs[key] else "failed" if store.failures(key) else "missing"
+        rows += record.rows_of(name | {"status": status}, runs[key])
+    _mark_aliases(rows)
+    path = out / "results.parquet"
+    record.write_table(rows, path)
+    return path
+
+
+def _mark_aliases(rows: list[dict[str, Any]]) -> None:
+    """Mark every row whose score an earlier row already gives: one run must never count twice."""
+    seen: set[tuple[str, str]] = set()  # a score has one row per metric
+    for row in rows:
+        score, metric = row.get("score_key"), row.get("metric")
+        row["alias"] = (score, metric) in seen
+        if score is not None:
+            seen.add((f"{score}", f"{metric}"))

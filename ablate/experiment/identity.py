@@ -1,0 +1,207 @@
+"""What a run is: the canonical description whose hash is its key.
+
+`train_key` hashes what determines the trained weights, and nothing else: the content of the data
+and of the base model, the loss in canonical form, the adapter's true capacity, the optimiser, the
+schedule and the seed. Names of levels are not in it, so two names of one run find each other.
+`score_key` adds one thing that is scored: a benchmark, a held-out loss or a measure.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ablate import objective
+from ablate.adapters import compatibility, registry
+from ablate.config.build import plain
+from ablate.config.schema import Cell, Evaluate
+from ablate.data.tokenise import Summary, summary
+from ablate.errors import UserError
+from ablate.evaluate.tasks_index import check_measures, check_tasks, task_version
+from ablate.models.files import ModelFiles, resolve
+
+# Raise when a change of ours alters trained weights on purpose: old records then no longer match.
+NUMERICS_VERSION = 1
+KEY_LENGTH = 16
+WEIGHTS = "weight_distance"  # the measure that needs the change as numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One thing to score on a trained model, with its key."""
+
+    kind: str  # task, heldout or measure
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A cell's keys and the facts about its data that they rest on."""
+
+    train_key: str
+    description: dict[str, Any]
+    units: tuple[Unit, ...]
+    files: ModelFiles
+    data: Summary
+    effective_plw: float
+
+
+def digest(value: object) -> str:
+    """Return the key of a JSON-ready value; key order and number spelling do not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+class Memo:
+    """What the cells of one grid share, looked up once; for as long as the files stay as they are.
+
+    Cells share the parts of their configuration as objects, so a part's `id` stands for it; the
+    memo keeps the part, lest its id be given to another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[object, Any]] = {}
+
+    def get(self, part: object, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Return what `make` makes of `part`; `key` is all else that it depends on."""
+        full = (id(part), *key)
+        if full not in self._known:
+            self._known[full] = (part, make())
+        return self._known[full][1]
+
+
+def identify(cell: Cell, memo: Memo | None = None) -> Identity:
+    """Return the identity of `cell`; tokenises its data unless a cached summary says enough.
+
+    Raises:
+        UserError: the model or the data cannot be used, or the combination is not legal.
+    """
+    memo = memo or Memo()
+    files = memo.get(cell.model, ("files",), lambda: resolve(cell.model))
+    data = part_summary(cell, files, "train", memo)
+    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    _check_fit(cell, files, data)
+    description = _describe(cell, files, data, memo)
+    key = digest(description)
+    is_base = cell.adapter.kind == "none"
+    return Identity(
+        train_key=key,
+        description=description,
+        units=_units(cell, files, key, memo),
+        files=files,
+        data=data,
+        effective_plw=0.0 if is_base else objective.effective_plw(goal, dict(data.counts)),
+    )
+
+
+def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summary:
+    """Return the summary of one part of the cell's data as its model's tokenizer sees it."""
+    train = cell.train
+    found: Summary = memo.get(
+        cell.dataset,
+        (part, files.content_hash, cell.model.chat_template, train.max_length, train.boundary),
+        lambda: summary(
+            cell.dataset,
+            part,
+            model_folder=files.folder,
+            chat_template=cell.model.chat_template,
+            max_length=train.max_length,
+            boundary=train.boundary,
+        ),
+    )
+    return found
+
+
+def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
+    virtual = registry.virtual_tokens(cell, files.linear_shapes)
+    if data.max_length + virtual > files.max_positions:
+        before = f" behind {virtual} virtual ones" if virtual else ""
+        raise UserError(
+            f"train.max_length={cell.train.max_length}: the longest row has {data.max_length} "
+            f"tokens{before} and model={cell.model.name} has {files.max_positions} positions"
+        )
+    if data.largest_id >= files.vocab_size:
+        raise UserError(
+            f"model={cell.model.name}: its tokenizer makes the id {data.largest_id}, its "
+            f"vocabulary ends at {files.vocab_size - 1}; resize the embedding first"
+        )
+    if cell.loss.scope == "microbatch" and cell.execution.layout == "packed":
+        raise UserError(
+            "loss.scope=microbatch: not with execution.layout=packed, where a micro-batch is "
+            "whatever fits; use scope batch or example"
+        )
+
+
+def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
+    compatibility.check(cell, architecture=files.architecture, shapes=files.linear_shapes)
+    registry.check(cell, files.linear_shapes)
+    found = registry.capacity(cell, files.linear_shapes)
+    if "init" in found:  # options left out and options given as they are by default are one start
+        found["init"] = [cell.init.kind, compatibility.init_of(cell)[1]]
+    return found
+
+
+def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[str, Any]:
+    base = {"numerics": NUMERICS_VERSION, "model": files.content_hash}
+    if cell.adapter.kind == "none":
+        compatibility.check(cell, architecture=files.architecture)
+        exact = cell.base_precision == "fp32"
+        return base if exact else base | {"base_precision": cell.base_precision}
+    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    train = cell.train
+    schedule = {
+        "lr": train.lr,
+        "optimizer": [*train.betas, train.eps, train.weight_decay],
+        "rule": [cell.optimizer.kind, compatibility.optimizer_of(cell.optimizer)[1]],
+        "schedule": [train.schedule, train.warmup_ratio],
+        "length": [train.epochs, train.max_steps, train.batch_size, train.batch_unit],
+        "clip": train.clip,
+        "precision": train.precision,
+    }
+    if cell.loss.scope == "microbatch":  # here alone the split of a step changes the objective
+        schedule["micro_batch_size"] = cell.execution.micro_batch_size
+    return base | {
+        "data": data.content_hash,
+        "loss": objective.canonical(goal, dict(data.counts)),
+        "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),
+        "regulariser": {k: v for k, v in plain(cell.regulariser).items() if k != "name"},
+        "base_precision": cell.base_precision,
+        "embeddings": cell.embeddings,
+        "train": schedule,
+        "seed": [cell.seed, cell.sham],
+    }
+
+
+def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
+    """Return all that the capacity of an adapter and its legality depend on."""
+    factors = (cell.init, cell.optimizer, cell.placement, cell.base_precision)
+    run = (cell.execution.layout, cell.execution.device)
+    text = (cell.dataset.template, cell.dataset.format)
+    return (cell.rank, files.content_hash, *run, *text, *map(repr, factors))
+
+
+def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
+    wanted = cell.evaluate
+    prompts = [cell.dataset.template == "chat" and (cell.model.chat_template or "own")]
+    found: list[tuple[str, str, list[Any]]] = memo.get(
+        wanted, ("tasks", *prompts), lambda: _benchmarks(wanted, prompts)
+    )
+    for part in wanted.heldout:
+        held = part_summary(cell, files, part, memo)
+        found = [*found, ("heldout", part, [held.content_hash, wanted.heldout_rows])]
+    if cell.adapter.kind != "none":  # a measure compares the trained model with its base
+        data = part_summary(cell, files, "train", memo).content_hash
+        rest = [data, wanted.measure_rows]
+        measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.folds(cell)]
+        found = [*found, *(("measure", name, rest) for name in measures)]
+    return tuple(Unit(k, name, digest([train_key, k, name, rest])) for k, name, rest in found)
+
+
+def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
+    """Return the benchmarks to score; `prompts` says if they go through a chat template."""
+    check_tasks(wanted.tasks)
+    check_measures(wanted.measures)
+    rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]
+    return [("task", name, [task_version(name), *rest]) for name in wanted.tasks]

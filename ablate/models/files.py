@@ -1,0 +1,289 @@
+"""A base model as files: its folder, a hash of its content and the shapes of its linear layers.
+
+Everything here comes from config.json, tokenizer.json and the headers of the safetensors files, so
+that a plan knows the capacity of every adapter without loading a model.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.config.schema import Model
+from ablate.errors import UserError, unknown
+from ablate.paths import cache_dir
+
+_MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
+_DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model")
+_HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+# Encoders whose architecture names could be taken for causal language models.
+_ENCODERS = ("bert", "roberta", "electra", "xlnet", "deberta", "mpnet")
+_TRANSPOSED = ("gpt2",)  # layers of transformers' Conv1D, which stores (in, out)
+# Older checkpoints store these beside the weights; a model of today computes them.
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+NO_LIMIT = 2**31 - 1  # position embeddings that are computed have no last position
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A base model on disk, as far as its files tell."""
+
+    folder: Path
+    content_hash: str  # weights, configuration and tokenizer; not the folder's name
+    linear_shapes: dict[str, tuple[int, int]]  # module name -> (out, in); no embedding, no head
+    parameters: int  # a tied matrix counts once, as it is stored
+    embedding_parameters: int  # of the token embedding, and of the head where it is not tied
+    norm_parameters: int  # weights and biases of the normalisation layers
+    vocab_size: int
+    max_positions: int
+    architecture: str
+
+
+_known: dict[tuple[Any, ...], ModelFiles] = {}
+
+
+def resolve(model: Model) -> ModelFiles:
+    """Return the files of a base model; those of the hub are downloaded once.
+
+    Raises:
+        UserError: there is no such model, a file is missing or broken, or it is no causal
+            language model.
+    """
+    folder = _folder(model)
+    weights = _weight_files(folder)
+    hashed = [folder / name for name in _HASHED if (folder / name).is_file()]
+    signature = tuple(_stamp(path) for path in (*hashed, *weights))
+    if signature not in _known:
+        _known[signature] = _read(folder, weights, hashed)
+    return _known[signature]
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """Return the path of the fast tokenizer of the model in `folder`."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"model: no tokenizer.json in {folder}; save the model's fast tokenizer")
+    return path
+
+
+# -- where it is ------------------------------------------------------------------------------
+
+
+def _folder(model: Model) -> Path:
+    if model.source == "hub":
+        return _download(model.path, model.revision)
+    if model.source == "micro":
+        folder = _MICRO / model.path
+        if not folder.is_dir():
+            found = [path.name for path in _MICRO.glob("*") if path.is_dir()]
+            raise unknown("model.path", model.path, found)
+        return folder
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        kind = "a file, not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"model.path={model.path}: {kind}")
+    return folder
+
+
+@functools.cache
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked = repository + (f" at revision {revision}" if revision else "")
+    patterns = list(_DOWNLOADED)
+    try:  # what is here already needs no network
+        with contextlib.suppress(LocalEntryNotFoundError):
+            local = snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+            _weight_files(Path(local))
+            return Path(local)
+    except UserError:
+        pass  # an earlier download stopped half-way
+    except HFValidationError as error:
+        raise UserError(f"model.path={repository}: no hub id; write OWNER/NAME") from error
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model.path={asked}: cannot be downloaded ({reason})") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"model: {index} names {missing[0]}, which is not there")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    old = " (pytorch_model.bin alone is not read: save it as safetensors)"
+    has_old = any(folder.glob("pytorch_model*.bin"))
+    raise UserError(f"model: no model.safetensors in {folder}{old if has_old else ''}")
+
+
+# -- what it is -------------------------------------------------------------------------------
+
+
+def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
+    tokenizer_file(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"model: no config.json in {folder}")
+    settings = _json(path)
+    architecture = _architecture(settings, folder)
+    shapes: dict[str, Shape] = {}
+    for file in weights:
+        shapes |= tensor_shapes(file)
+    shapes = {k: v for k, v in shapes.items() if not k.endswith(_BUFFERS)}
+    vocabulary = _number(settings, ("vocab_size",), path)
+    return ModelFiles(
+        folder=folder,
+        content_hash=_combined([*hashed, *weights]),
+        linear_shapes=linear_shapes(shapes, str(settings.get("model_type"))),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        embedding_parameters=_vocabulary_rows(shapes, vocabulary),
+        norm_parameters=_norms(shapes),
+        vocab_size=vocabulary,
+        max_positions=_number(
+            settings, ("max_position_embeddings", "n_positions", "n_ctx"), path, default=NO_LIMIT
+        ),
+        architecture=architecture,
+    )
+
+
+def _architecture(settings: dict[str, Any], folder: Path) -> str:
+    names = settings.get("architectures") or []
+    if not names:
+        raise UserError(f"model: config.json in {folder} names no architecture")
+    name, kind = str(names[0]), str(settings.get("model_type", ""))
+    encoder = any(word in kind.lower() for word in _ENCODERS) and not settings.get("is_decoder")
+    if settings.get("is_encoder_decoder") or "ConditionalGeneration" in name:
+        raise UserError(f"model: {folder} is an encoder-decoder ({name}); only causal LMs are run")
+    if encoder or "MaskedLM" in name:
+        raise UserError(f"model: {folder} is an encoder ({name}); only causal LMs are run")
+    if not name.endswith(("ForCausalLM", "LMHeadModel")):
+        raise UserError(f"model: {folder} is no causal language model ({name})")
+    return name
+
+
+def tensor_shapes(path: Path) -> dict[str, Shape]:
+    """Return name -> shape of every tensor in a safetensors file, read from its header alone."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < min(100_000_000, path.stat().st_size):
+            raise UserError(f"model: {path} is not a safetensors file")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model: {path} is not a safetensors file") from error
+
+
+def linear_shapes(shapes: dict[str, Shape], model_type: str) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every linear layer of the decoder's blocks, by module name.
+
+    A block's name has a number in it (`model.layers.0`, `transformer.h.0`); embeddings and the
+    head stand outside the blocks, norms and biases have one dimension.
+    """
+    found = {}
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight")
+        if module == name or len(shape) != 2 or not any(p.isdigit() for p in name.split(".")):
+            continue
+        out, into = shape[::-1] if model_type in _TRANSPOSED else shape
+        found[_in_full(module)] = (out, into)
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _vocabulary_rows(shapes: dict[str, Shape], vocabulary: int) -> int:
+    """Return the size of the matrices outside the blocks that have one row per token."""
+    blocks = [name for name in shapes if any(part.isdigit() for part in name.split("."))]
+    ends = [shape for name, shape in shapes.items() if name not in blocks]
+    return sum(math.prod(shape) for shape in ends if len(shape) == 2 and shape[0] == vocabulary)
+
+
+def _norms(shapes: dict[str, Shape]) -> int:
+    """Return the size of the normalisation layers: the modules whose weight is a vector."""
+    weights = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
+    norms = [module for module in weights if len(shapes[f"{module}.weight"]) == 1]
+    parts = [f"{module}.{part}" for module in norms for part in ("weight", "bias")]
+    return sum(math.prod(shapes[part]) for part in parts if part in shapes)
+
+
+def _in_full(module: str) -> str:
+    """Return a module's name in the causal LM; some checkpoints leave the model's prefix out."""
+    for start, prefix in (("h.", "transformer."), ("layers.", "model.")):
+        if module.startswith(start):
+            return prefix + module
+    return module
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
+
+
+def _number(
+    settings: dict[str, Any], names: Iterable[str], path: Path, *, default: int | None = None
+) -> int:
+    found = [settings[name] for name in names if settings.get(name) is not None]
+    if found and isinstance(found[0], int):
+        return found[0]
+    if default is None:
+        raise UserError(f"model: {path} gives no {next(iter(names))}")
+    return default
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"model: {path} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise UserError(f"model: {path} is not a table of settings")
+    return content
+
+
+# -- its content ------------------------------------------------------------------------------
+
+
+def _combined(paths: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{path.name}\n{file_hash(path)}\n".encode())
+    return total.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file's content, remembered in the cache by path, size and time."""
+    stamp = hashlib.sha256(repr(_stamp(path)).encode()).hexdigest()[:32]
+    memory = cache_dir() / "hashes" / stamp
+    with contextlib.suppress(OSError):
+        known = memory.read_text()
+        if len(known) == 64:
+            return known
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        draft = memory.with_name(f"{stamp}.{os.getpid()}")
+        draft.write_text(found)
+        draft.replace(memory)
+    return found
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    info = path.stat()
+    return str(path.resolve()), info.st_size, info.st_mtime_ns

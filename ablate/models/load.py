@@ -1,0 +1,197 @@
+"""The base model and its tokenizer from a folder in the hub's format, and models made from scratch.
+
+A grid trains hundreds of cells on a few base models, so each base is read once per process and kept
+untouched; a cell trains its own copy.
+"""
+
+import copy
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as progress
+
+from ablate.errors import UserError
+from ablate.streams import Streams
+
+if TYPE_CHECKING:
+    from ablate.models.files import ModelFiles
+
+# A pristine copy doubles the memory of a base: above this size it is read again instead.
+KEEP_BYTES = 2**30
+CPU = torch.device("cpu")
+# What is left of a packed example's outputs by rounding, as a share of the largest; a leak is 0.3.
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
+COARSE = 0.05  # in 16 bits and below
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that `execution.device` names; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    available = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"execution.device={name}: must be auto, cpu or cuda")
+    if name == "cuda" and not available:
+        raise UserError("execution.device=cuda: there is no GPU here; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def load(
+    files: "ModelFiles", precision: str = "fp32", *, device: torch.device = CPU
+) -> PreTrainedModel:
+    """Return a copy of the base model in `files` on `device`, free to be changed.
+
+    Args:
+        files: where it is.
+        precision: of its weights, as `base_precision` has it: int8 after LLM.int8 (arXiv
+            2208.07339), nf4 with quantised constants as in QLoRA (2305.14314).
+        device: where to; a GPU for int8 and nf4.
+
+    Raises:
+        UserError: the folder holds no causal language model, or it cannot be quantised here.
+    """
+    if precision in ("int8", "nf4"):
+        return _read(files.folder, **_quantised(precision, device))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if files.parameters * 4 > KEEP_BYTES:
+        return _read(files.folder, dtype=dtype).to(device)
+    return copy.deepcopy(_pristine(files.folder, files.content_hash, dtype)).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _pristine(folder: Path, content_hash: str, dtype: torch.dtype) -> PreTrainedModel:
+    return _read(folder, dtype=dtype)
+
+
+def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
+    """Return what transformers is told to quantise the linear layers as it reads them."""
+    if device.type != "cuda":
+        raise UserError(
+            f"base_precision={precision}: needs a GPU, and the run is on {device.type}; use fp32 "
+            "or bf16"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"base_precision={precision}: needs bitsandbytes, which is not installed; "
+            'pip install "ablate[gpu]"'
+        )
+    # LLM.int8 computes in float16 whatever comes in, and would say so at every layer and step.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    settings: dict[str, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "nf4": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.float32,
+        },
+    }
+    return {
+        "quantization_config": BitsAndBytesConfig(**settings[precision]),
+        "dtype": torch.float32,  # of all else: what is computed in is train.precision
+        "device_map": {"": device},
+    }
+
+
+def _read(folder: Path, **settings: Any) -> PreTrainedModel:
+    try:
+        with _quiet():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path={folder}: no causal language model ({first})") from None
+    model.eval()
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars out of a sweep's own."""
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            progress.enable_progress_bar()
+
+
+@functools.lru_cache(maxsize=8)
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
+    """Return the tokenizer in `folder`; `chat_template` is a file that replaces its own."""
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder)
+    if chat_template is not None:
+        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def initialise(config: Any, *, streams: Streams) -> PreTrainedModel:
+    """Return a new float32 model of the transformers `config`, drawn from the stream "init"."""
+    with streams.global_torch("init", "base"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+@contextmanager
+def checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Run a block with the layers of `model` recomputed in the backward pass, if `on`."""
+    if not on:
+        yield
+        return
+    # transformers 5 renamed both on the way; an adapter's module passes the calls on to the base.
+    new = hasattr(model, "activation_checkpointing_enable")
+    prefix = "activation_checkpointing" if new else "gradient_checkpointing"
+    start, stop = f"{prefix}_enable", f"{prefix}_disable"
+    getattr(model, start)({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, stop)()
+
+
+@torch.no_grad()
+def keeps_packed_apart(model: Any) -> bool:
+    """Return whether `model` reads two examples packed in one row as if each were alone.
+
+    Most architectures do, told by positions that restart; some (OPT) ignore these and would let the
+    second example see the first, silently. What is asked here is what a packed batch relies on.
+    """
+    if _invoked(model):
+        return False  # aLoRA looks for the last invocation in a row, and acts from there on
+    device = next(model.parameters()).device
+    one, other = torch.tensor([[3, 1, 2, 5, 4]]), torch.tensor([[2, 4, 1, 3]])
+    length = other.shape[1]
+    positions = torch.cat([torch.arange(one.shape[1]), torch.arange(length)])[None]
+    was_training = model.training
+    model.eval()
+    packed, alone = (
+        model(input_ids=ids.to(device), position_ids=at.to(device), use_cache=False).logits
+        for ids, at in (
+            (torch.cat([one, other], dim=1), positions),
+            (other, positions[:, one.shape[1] :]),
+        )
+    )
+    model.train(was_training)
+    error = (packed[:, -length:] - alone[:, -length:]).abs().max()
+    noise = ROUNDING.get(next(model.parameters()).dtype, COARSE)
+    return bool(error < noise * alone.abs().max())
+
+
+def _invoked(model: Any) -> bool:
+    configs = getattr(model, "peft_config", {}).values()
+    return any(getattr(config, "alora_invocation_tokens", None) for config in configs)

@@ -1,0 +1,125 @@
+"""The loss of a cell as two tables over roles, and the canonical form that finds aliases.
+
+Every objective in this project is a ratio of two sums over a batch's target tokens t,
+
+    L = sum_t num[role(t)] * loss_t  /  sum_t den[role(t)]          (per example: / examples)
+
+where `num` is the masking mode at its PLW and completion weight, and `den` is the normaliser:
+
+    weight      den = num                        (Lc + w Lp) / (nc + w np)
+    completion  den = 1 for completion tokens    (Lc + w Lp) / nc
+    tokens      den = 1 for every target         (Lc + w Lp) / (nc + np)
+    nonzero     den = 1 where num > 0            (WIT, arXiv 2507.07817)
+    examples    den = 1 per example              (the papers' written sums)
+
+Two cells with the same data are the same run if their tables agree on the roles that occur in it,
+after dividing both tables by the largest `den`: that is all an alias is.
+"""
+
+from dataclasses import dataclass
+
+from ablate.config.schema import Loss, Masking
+from ablate.errors import UserError
+from ablate.roles import NAMES, Role
+
+RoleTable = tuple[float, ...]  # one number per role, indexed by `Role`
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The weighted loss: numerator and divisor weight of a target by its role."""
+
+    num: RoleTable
+    den: RoleTable  # all zero under the `examples` normaliser, which divides by rows
+    scope: str
+    permute: bool = False
+    first_header_only: bool = False
+    label_smoothing: float = 0.0
+
+    @property
+    def per_example(self) -> bool:
+        """Whether the divisor is the number of examples instead of a sum over targets."""
+        return not any(self.den)
+
+
+def objective(masking: Masking, plw: float, completion_weight: float, loss: Loss) -> Objective:
+    """Return the objective of a cell.
+
+    Raises:
+        UserError: nothing at all would be trained (completion weight 0, nothing else weighted).
+    """
+    num = [0.0] * len(NAMES)
+    for name, weight in masking.weights.items():
+        num[NAMES.index(name)] = plw if weight == "plw" else float(weight)
+    num[Role.COMPLETION] *= completion_weight
+    num[Role.TEXT] = 1.0
+    if not any(w for role, w in enumerate(num) if role != Role.TEXT):
+        raise UserError(
+            f"completion_weight={completion_weight}: nothing is left to train under "
+            f"masking={masking.name} plw={plw}; raise completion_weight or plw"
+        )
+    return Objective(
+        num=tuple(num),
+        den=_divisor(tuple(num), loss.normaliser),
+        scope=loss.scope,
+        permute=masking.permute,
+        first_header_only=masking.first_header_only,
+        label_smoothing=loss.label_smoothing,
+    )
+
+
+def _divisor(num: RoleTable, normaliser: str) -> RoleTable:
+    targets = tuple(float(role != Role.PAD) for role in Role)
+    completion = tuple(float(role in (Role.COMPLETION, Role.TEXT)) for role in Role)
+    rules: dict[str, RoleTable] = {
+        "weight": num,
+        "completion": completion,
+        "tokens": targets,
+        "nonzero": tuple(float(w > 0) for w in num),
+        "examples": (0.0,) * len(NAMES),
+    }
+    return rules[normaliser]
+
+
+def canonical(goal: Objective, counts: dict[str, int]) -> dict[str, object]:
+    """Return the identity of `goal` on data whose targets have these role `counts`.
+
+    Roles that do not occur are dropped, both tables are divided by the largest divisor weight, and
+    a permutation of equal weights is no permutation. Equal results mean equal training.
+
+    Args:
+        goal: the objective.
+        counts: number of target tokens per role name; zero or absent where a role does not occur.
+    """
+    present = [role for role in Role if counts.get(role.name.lower(), 0) > 0]
+    num = {r.name.lower(): goal.num[r] for r in present}
+    den = {r.name.lower(): goal.den[r] for r in present}
+    top = max(den.values(), default=0.0) or 1.0
+    uniform = len(set(zip(num.values(), den.values(), strict=True))) <= 1
+    return {
+        "num": {name: _rounded(w / top) for name, w in num.items()},
+        "den": {name: _rounded(w / top) for name, w in den.items()},
+        "scope": goal.scope,
+        "permute": goal.permute and not uniform,
+        "first_header_only": goal.first_header_only and counts.get("special", 0) > 0,
+        "label_smoothing": goal.label_smoothing,
+    }
+
+
+def _rounded(weight: float) -> float:
+    """Return `weight` without the last bits, which depend on the order of a division."""
+    return float(f"{weight:.12g}")
+
+
+def effective_plw(goal: Objective, counts: dict[str, int]) -> float:
+    """Return the mean weight of the prompt's targets relative to the completion's.
+
+    0 for `instruction` at any PLW; the analysis uses this, never the PLW that was asked for.
+    """
+    prompt = [r for r in Role if r not in (Role.COMPLETION, Role.TEXT, Role.PAD)]
+    tokens = sum(counts.get(r.name.lower(), 0) for r in prompt)
+    completion = goal.num[Role.COMPLETION]
+    if tokens == 0 or completion == 0:
+        return 0.0 if tokens == 0 else float("nan")
+    total = sum(goal.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
+    return total / tokens / completion

@@ -1,0 +1,228 @@
+"""The folder of results: each record is written whole or not at all, and claimed by one worker.
+
+    OUT/cells/<train_key>/   record.json, config.yaml, items.parquet, history.parquet, log.txt
+    OUT/failures/<train_key>-<n>.json    what went wrong; never in a cell's place
+    OUT/claims/<train_key>               locked by the worker that trains it
+
+A claim is an advisory lock of the operating system: it ends with the process that holds it,
+however that ends, so a killed worker never blocks a cell. A claim file that nobody locks and that
+has no record beside it is a cell that was killed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import UserError
+from ablate.results.record import RECORD
+
+DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
+MAX_KILLS = 3  # a cell whose workers died this often is a failure, not bad luck
+
+
+class Store:
+    """The results under one folder; cheap to make, holds no state but the path."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.cells = out / "cells"
+        self.failed = out / "failures"
+        self.claims = out / "claims"
+
+    def prepare(self) -> None:
+        """Make the folders and clear what a killed writer left; one line if that cannot be."""
+        try:
+            for folder in (self.cells, self.failed, self.claims):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.cells):
+                pass
+        except OSError as error:
+            raise UserError(f"out={self.out}: cannot be written ({error.strerror})") from None
+        for left in self.cells.glob(".tmp-*"):
+            if _abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def folder(self, key: str) -> Path:
+        """Return where the record of `key` is or would be."""
+        return self.cells / key
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """Return the record of `key`, or None where there is none."""
+        try:
+            text = (self.folder(key) / RECORD).read_text()
+        except FileNotFoundError:
+            return None
+        record: dict[str, Any] = json.loads(text)
+        return record
+
+    def scored(self, key: str) -> frozenset[str]:
+        """Return the score keys that the record of `key` holds; empty where there is none."""
+        record = self.record(key)
+        return frozenset(record["score_keys"]) if record else frozenset()
+
+    def recorded(self) -> list[str]:
+        """Return the keys of all records."""
+        return sorted(p.parent.name for p in self.cells.glob(f"*/{RECORD}"))
+
+    @contextlib.contextmanager
+    def writing(self, key: str) -> Iterator[Path]:
+        """Give a folder that becomes the record of `key` when the block ends well.
+
+        A second writer of the same key loses quietly: equal keys mean equal records.
+        """
+        draft = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".tmp-{key}-"))
+        lock = os.open(draft, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield draft
+            for file in draft.rglob("*"):
+                _sync(file)
+            _sync(draft)
+            with contextlib.suppress(OSError):  # somebody else was first
+                os.rename(draft, self.folder(key))
+            _sync(self.cells)
+        finally:
+            os.close(lock)
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def amend(self, key: str, files: dict[str, bytes]) -> None:
+        """Replace files of an existing record; `record.json` is the last, and decides.
+
+        A reader believes only the scores that record.json lists, so a kill between two files
+        leaves the old record in force.
+        """
+        for name in sorted(files, key=lambda n: n == RECORD):
+            target = self.folder(key) / name
+            draft = target.with_name(f".{name}.{os.getpid()}")
+            draft.write_bytes(files[name])
+            _sync(draft)
+            os.replace(draft, target)
+        _sync(self.folder(key))
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Give True to the one worker that holds `key` until the block ends, False to others."""
+        self.claims.mkdir(parents=True, exist_ok=True)
+        path = self.claims / key
+        with path.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            if not _same_file(handle.fileno(), path):  # the holder before us removed it meanwhile
+                yield False
+                return
+            handle.truncate(0)
+            handle.write(json.dumps(_worker()))
+            handle.flush()
+            yield True
+            path.unlink(missing_ok=True)
+
+    def claimed(self, key: str) -> dict[str, Any] | None:
+        """Return who holds `key` right now, or None."""
+        return self._holder(key)[0]
+
+    def _holder(self, key: str) -> tuple[dict[str, Any] | None, bool]:
+        """Return the living holder of `key` and whether a dead one left its claim."""
+        try:
+            with (self.claims / key).open() as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return json.loads(handle.read() or "{}"), False
+                # Empty: its worker is between making the file and locking it, not dead.
+                return None, bool(handle.read())
+        except FileNotFoundError:
+            return None, False
+
+    def bury(self, key: str) -> bool:
+        """Record a claim that died without a record as one killed attempt; True if there was."""
+        if not self._holder(key)[1]:
+            return False
+        with self.claim(key) as mine:
+            if not mine:
+                return False
+            if self.record(key) is None:
+                self.fail(key, {"kind": "killed", "error": "the worker was killed"})
+        return True
+
+    def fail(self, key: str, what: dict[str, Any]) -> None:
+        """Write one failed attempt at `key`; it never takes the record's place."""
+        self.failed.mkdir(parents=True, exist_ok=True)
+        number = len(self.failures(key))
+        body = {"train_key": key, "time": time.time()} | what
+        draft = self.failed / f".{key}-{os.getpid()}"
+        draft.write_text(json.dumps(body, indent=1))
+        _sync(draft)
+        os.replace(draft, self.failed / f"{key}-{number}.json")
+
+    def failures(self, key: str) -> list[dict[str, Any]]:
+        """Return the failed attempts at `key`, oldest first."""
+        files = sorted(self.failed.glob(f"{key}-*.json"), key=lambda p: int(p.stem.split("-")[-1]))
+        return [json.loads(p.read_text()) for p in files]
+
+    def attempted(self) -> frozenset[str]:
+        """Return the keys with failed attempts; one look at the folder instead of one a key."""
+        return frozenset(p.stem.rsplit("-", 1)[0] for p in self.failed.glob("*-*.json"))
+
+    def given_up(self, key: str) -> dict[str, Any] | None:
+        """Return the failure that keeps `key` from being tried again, or None.
+
+        An error is not tried again unasked; a kill is, up to `MAX_KILLS` times.
+        """
+        attempts = self.failures(key)
+        errors = [f for f in attempts if f["kind"] != "killed"]
+        if errors:
+            return errors[-1]
+        return attempts[-1] if len(attempts) >= MAX_KILLS else None
+
+    def forgive(self, key: str) -> None:
+        """Remove the failed attempts at `key`, so that it is tried again."""
+        for path in self.failed.glob(f"{key}-*.json"):
+            path.unlink(missing_ok=True)
+
+
+def _worker() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+
+
+def _abandoned(draft: Path) -> bool:
+    """Return whether the writer of `draft` is dead: it holds a lock on it while it lives."""
+    try:
+        if time.time() - draft.stat().st_mtime < DRAFT_GRACE_SECONDS:
+            return False
+        descriptor = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk: a record must survive a power cut after its rename."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

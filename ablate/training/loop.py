@@ -1,0 +1,275 @@
+"""The one training loop: every cell of every grid, and pretraining, go through it.
+
+A level changes the data, the weights, the model or the settings before the loop. What truly acts
+during training does so through five hooks; there is no other branch on a level in here.
+
+The gradient of an optimizer step is that of `sum u_t loss_t / W` with W known beforehand over all
+micro-batches and devices (`training.loss`). Devices average their gradients, so each scales its
+part by their number; nothing else divides, neither accelerate's accumulation nor a mean of means.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from ablate.config.schema import Execution, Optimizer, Train
+from ablate.data import batches
+from ablate.data.batches import Batch
+from ablate.data.tokenise import Tokenised
+from ablate.errors import UserError
+from ablate.models.load import checkpointing, device_of, keeps_packed_apart
+from ablate.objective import Objective
+from ablate.roles import NAMES, Role
+from ablate.streams import Streams
+from ablate.training import optim
+from ablate.training.hooks import NO_HOOKS, Hooks, Moment
+from ablate.training.loss import TokenLossModel, Weighed, weigh
+
+# The completion's share of the gradient costs a second softmax: every 10th step shows its course.
+SHARE_EVERY = 10
+
+Entry = dict[str, float | int | bool | None]  # one step of the history; None: not measured
+
+
+class Diverged(Exception):
+    """Training met a loss or a gradient that is no finite number."""
+
+    def __init__(self, step: int, what: str, value: float) -> None:
+        super().__init__(f"step {step}: {what} is {value}")
+        self.step, self.what, self.value = step, what, value
+
+
+@dataclass(slots=True)
+class Result:
+    """What a training run saw and how it went.
+
+    Each entry of `history` is an optimizer step: step (from 1), stage, lr, loss (the objective,
+    divided), loss_<role> (mean over that role's targets that carry weight; None without any),
+    grad_norm (before clipping), clipped, completion_grad_share, supervised_weight, tokens and
+    examples.
+
+    completion_grad_share is the completion's part of sum_t u_t |d loss_t / d logits_t| over the
+    whole step, measured every `SHARE_EVERY` steps.
+    """
+
+    history: list[Entry] = field(default_factory=list)
+    tokens_seen: int = 0
+    supervised_weight_seen: float = 0.0
+    examples_seen: int = 0
+    train_seconds: float = 0.0
+    peak_mb: float = 0.0  # accelerator memory, or the process's resident memory on a CPU
+
+    def add(self, entry: Entry, memory_mb: float) -> None:
+        """Append a step to the history and to the totals."""
+        self.peak_mb = max(self.peak_mb, memory_mb)
+        self.history.append(entry)
+        self.tokens_seen += int(entry["tokens"] or 0)
+        self.supervised_weight_seen += float(entry["supervised_weight"] or 0)
+        self.examples_seen += int(entry["examples"] or 0)
+
+
+@functools.cache
+def accelerator(device_type: str) -> Any:
+    """Return the process's accelerator for "cpu" or "cuda", built when first needed."""
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+
+    # Said outright: what `accelerate launch` puts into the environment would change the objective.
+    return Accelerator(
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        cpu=device_type == "cpu",
+    )
+
+
+def train(
+    model: Any,
+    tokenised: Tokenised,
+    settings: Train,
+    *,
+    goal: Objective,
+    streams: Streams,
+    execution: Execution,
+    hooks: Hooks = NO_HOOKS,
+    rule: Optimizer | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Return the course of training `model`, in place, on `tokenised`.
+
+    The order of the examples and dropout come from `streams`; torch's global random state is left
+    as it was. `rule` is the optimizer, AdamW by default. `tick` is told the steps done and all the
+    steps of the stage after each.
+
+    Raises:
+        UserError: nothing to train on, or nothing that trains.
+        Diverged: a loss or a gradient norm is not finite.
+    """
+    _check_supervised(tokenised, goal)
+    execution = _with_layout(model, goal, execution)
+    fleet = accelerator(device_of(execution.device).type)
+    device = fleet.device
+    steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
+    permute = streams.numpy("permute")
+    make = functools.partial(
+        batches.micro_batches, tokenised, goal=goal, execution=execution, permute_generator=permute
+    )
+    feed = _Feed(make, goal, fleet)
+    result, started = Result(), time.perf_counter()
+    dropout = streams.global_torch("dropout", fleet.process_index, device=device)
+    with _training(model, execution, fleet), dropout:
+        for stage, stage_steps in enumerate(hooks.stages(model, steps)):
+            optimizer = optim.optimizer(model, settings, rule)
+            wrapped = TokenLossModel(model, label_smoothing=goal.label_smoothing)
+            wrapped, optimizer = fleet.prepare(wrapped, optimizer)
+            schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
+            params = optim.trainable(wrapped)
+            for number, rows in enumerate(stage_steps):
+                works, counts = feed(rows)
+                divisor = counts[0] or 1.0
+                share = len(result.history) % SHARE_EVERY == 0
+                losses: list[Tensor] = []
+                for i, work in enumerate(works, start=1):
+                    work = work.to(device)
+                    last = i == len(works)
+                    moment = Moment(number, len(stage_steps), model, optimizer, work, divisor, last)
+                    hooks.before_forward(moment)
+                    with nullcontext() if last else fleet.no_sync(wrapped):
+                        with _autocast(settings, device):
+                            loss = wrapped(work, share)
+                            extra = hooks.extra_loss(moment)
+                        fleet.backward(loss.total * (fleet.num_processes / divisor) + extra)
+                    losses.append(loss.sums_S)
+                hooks.after_backward(moment)
+                norm = float(fleet.clip_grad_norm_(params, settings.clip or math.inf))
+                entry: Entry = {
+                    "step": len(result.history) + 1,
+                    "stage": stage,
+                    "lr": float(optimizer.param_groups[0]["lr"]),
+                    **_loss_columns(_summed(fleet, sum(losses)), divisor, share=share),
+                    "grad_norm": norm,
+                    "clipped": settings.clip is not None and norm > settings.clip,
+                    "supervised_weight": counts[1],
+                    "tokens": int(counts[2]),
+                    "examples": int(counts[3]),
+                }
+                _check_finite(entry)
+                optimizer.step()
+                hooks.after_step(moment)
+                optimizer.zero_grad()
+                schedule.step()
+                result.add(entry, _memory_mb(device))
+                if tick:
+                    tick(number + 1, len(stage_steps))
+    result.train_seconds = time.perf_counter() - started
+    return result
+
+
+class _Feed:
+    """The micro-batches of an optimizer step that fall to this process, and the step's counts."""
+
+    def __init__(self, make: Callable[[np.ndarray], list[Batch]], goal: Objective, fleet: Any):
+        self.make, self.goal, self.fleet = make, goal, fleet
+
+    def __call__(self, rows: np.ndarray) -> tuple[list[Weighed], list[float]]:
+        """Return this process's work, and the `sums_C` of the step over all processes."""
+        mine = rows[self.fleet.process_index :: self.fleet.num_processes]
+        works = [weigh(part, self.goal) for part in self.make(mine if len(mine) else rows[:1])]
+        if not len(mine):  # every process must take part in every step's collective calls
+            works = [work.silent() for work in works]
+        return works, _summed(self.fleet, sum(work.sums_C for work in works))
+
+
+def _summed(fleet: Any, local: Tensor | int) -> list[float]:
+    """Return the sum of `local` over all processes."""
+    total: list[float] = fleet.reduce(torch.as_tensor(local).to(fleet.device), "sum").tolist()
+    return total
+
+
+def _loss_columns(sums: list[float], divisor: float, *, share: bool) -> Entry:
+    """Return the loss columns of a step from its `TokenLoss.sums_S`."""
+    by_role, count, pull = (sums[1 + i * len(Role) :][: len(Role)] for i in range(3))
+    shown = [role for role in Role if role != Role.PAD]
+    entry: Entry = {"loss": sums[0] / divisor}
+    for role in shown:
+        entry[f"loss_{NAMES[role]}"] = by_role[role] / count[role] if count[role] else None
+    measured = share and sum(pull) > 0
+    entry["completion_grad_share"] = pull[Role.COMPLETION] / sum(pull) if measured else None
+    return entry
+
+
+def _check_finite(entry: Entry) -> None:
+    for what in ("loss", "grad_norm"):
+        value = float(entry[what] or 0.0)
+        if not math.isfinite(value):
+            raise Diverged(int(entry["step"] or 0), what, value)
+
+
+def _with_layout(model: Any, goal: Objective, execution: Execution) -> Execution:
+    """Return `execution` with its layout decided, padded where packing would change the loss."""
+    layout = batches.layout_of(execution)
+    if layout == "packed" and (problem := _packing_problem(model, goal)):
+        if execution.layout == "packed":
+            raise UserError(f"execution.layout=packed: {problem}; use padded or auto")
+        layout = "padded"
+    return replace(execution, layout=layout)
+
+
+def _packing_problem(model: Any, goal: Objective) -> str | None:
+    if goal.scope == "microbatch":
+        return "illegal with loss.scope=microbatch, the mean over micro-batches of padded rows"
+    if not keeps_packed_apart(model):
+        return "with this model and adapter, packed examples would see each other"
+    return None
+
+
+def _check_supervised(tokenised: Tokenised, goal: Objective) -> None:
+    counts = tokenised.counts
+    if not any(goal.num[role] * counts.get(NAMES[role], 0) for role in Role):
+        raise UserError(
+            "dataset: no token of its training rows carries weight under this masking mode; "
+            "change masking, plw or completion_weight"
+        )
+
+
+def _autocast(settings: Train, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+@contextmanager
+def _training(model: Any, execution: Execution, fleet: Any) -> Iterator[None]:
+    """Put `model` into training mode, with checkpointing if asked for, and back after."""
+    if fleet.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fleet.device)
+    model.train()
+    try:
+        with checkpointing(model, execution.gradient_checkpointing):
+            yield
+    finally:
+        _forget(fleet)
+        model.eval()
+
+
+def _forget(fleet: Any) -> None:
+    """Make the accelerator drop what it prepared, so that a cell's model can be freed."""
+    if fleet.device.type == "cuda":
+        fleet.free_memory()
+    else:  # the same without a full garbage collection, 0.2 s a cell
+        fleet._models.clear()
+        fleet._optimizers.clear()
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Return the memory in use: the peak of an accelerator, the resident set on a CPU, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    resident: int = psutil.Process().memory_info().rss
+    return resident / 2**20

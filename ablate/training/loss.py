@@ -1,0 +1,234 @@
+"""The weighted token loss: summed in the forward pass, divided once per optimizer step.
+
+Every normaliser and scope comes down to one weight per target and one divisor W per step,
+
+    L = sum over the step's targets t of  u_t * loss_t  /  W,
+
+known from the data before the first forward pass (`weigh`). What is left for the forward pass is
+a weighted sum, so the result does not depend on micro-batches, layout or number of devices.
+
+Shapes: B rows, L positions, K targets with a weight, V vocabulary, R roles, D hidden size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.data.batches import Batch
+from ablate.objective import Objective
+from ablate.roles import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A micro-batch with the targets that carry weight: all that a forward pass needs."""
+
+    ids_BL: Tensor
+    positions_BL: Tensor | None  # restarting positions; None where each row is one example
+    index_K: Tensor  # into the flattened (B, L): the position that predicts target k
+    targets_K: Tensor
+    weights_K: Tensor  # u_t of the module's formula
+    roles_K: Tensor
+    divisor: float  # this micro-batch's part of W
+    supervised: float  # sum of the objective's weights, before any division
+    tokens: int  # without pads
+    examples: int
+    lengths: tuple[int, ...]  # of the examples in it, in their order
+
+    @property
+    def sums_C(self) -> Tensor:
+        """The additive counts (divisor, supervised weight, tokens, examples) (4,)."""
+        counts = (self.divisor, self.supervised, self.tokens, self.examples)
+        return torch.tensor(counts, dtype=torch.float64)
+
+    def silent(self) -> "Weighed":
+        """Return the same forward pass without any target, for a device without a row."""
+        nothing = self.index_K[:0]
+        return replace(
+            self,
+            index_K=nothing,
+            targets_K=nothing,
+            weights_K=self.weights_K[:0],
+            roles_K=nothing,
+            divisor=0.0,
+            supervised=0.0,
+            tokens=0,
+            examples=0,
+        )
+
+    def to(self, device: torch.device) -> "Weighed":
+        """Return a copy on `device`."""
+        return replace(
+            self,
+            ids_BL=self.ids_BL.to(device),
+            positions_BL=None if self.positions_BL is None else self.positions_BL.to(device),
+            index_K=self.index_K.to(device),
+            targets_K=self.targets_K.to(device),
+            weights_K=self.weights_K.to(device),
+            roles_K=self.roles_K.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """Weighted and plain sums over the targets that carry weight; the optimizer step divides."""
+
+    total: Tensor  # () sum of u_t loss_t, with its graph
+    by_role_R: Tensor  # sum of loss_t, unweighted
+    count_R: Tensor
+    pull_R: Tensor  # sum of u_t |d loss_t / d logits_t|; zero where it was not asked for
+
+    @property
+    def sums_S(self) -> Tensor:
+        """All sums in one vector (1 + 3R,): total, by role, counts, pulls; without the graph."""
+        parts = (self.total.detach()[None], self.by_role_R, self.count_R, self.pull_R)
+        return torch.cat(parts).double()
+
+
+def weigh(batch: Batch, goal: Objective) -> Weighed:
+    """Return `batch` with its targets' final weights and its part of the step's divisor.
+
+    Scopes, with n and d the sums of `num * loss` and of `den` over a set of targets:
+
+        batch       sum n / sum d                       over the whole optimizer step
+        example     mean over examples of n_i / d_i     (IM's released code)
+        microbatch  mean over micro-batches of n_m / d_m    (older trainers)
+
+    Under the normaliser `examples` d is the number of examples. An example or micro-batch whose
+    divisor is zero has nothing to train: it adds nothing, and still counts in the mean.
+    """
+    num_BL, divisor_E = batch.num_BL.double(), _divisors(batch, goal)
+    if goal.scope == "example":
+        weights_BL = num_BL / _one_if_zero(divisor_E)[batch.example_BL]
+        return _gathered(batch, weights_BL, float(batch.examples))
+    if goal.scope == "microbatch":
+        return _gathered(batch, num_BL / _one_if_zero(divisor_E.sum()), 1.0)
+    return _gathered(batch, num_BL, float(divisor_E.sum()))
+
+
+def _divisors(batch: Batch, goal: Objective) -> Tensor:
+    """Return each example's share of the divisor (E,)."""
+    if goal.per_example:
+        return torch.ones(batch.examples, dtype=torch.float64)
+    shares_E = torch.zeros(batch.examples, dtype=torch.float64)
+    return shares_E.index_add_(0, batch.example_BL.flatten(), batch.den_BL.double().flatten())
+
+
+def _one_if_zero(sums: Tensor) -> Tensor:
+    return torch.where(sums == 0, torch.ones_like(sums), sums)
+
+
+def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
+    target_K = weights_BL.flatten().nonzero().squeeze(1)
+    return Weighed(
+        ids_BL=batch.ids_BL,
+        positions_BL=batch.positions_BL,
+        index_K=target_K - 1,  # a target at position 0 has no weight, so this stays in its row
+        targets_K=batch.ids_BL.flatten()[target_K],
+        weights_K=weights_BL.flatten()[target_K],
+        roles_K=batch.roles_BL.flatten()[target_K].long(),
+        divisor=divisor,
+        supervised=float(batch.num_BL.double().sum()),
+        tokens=batch.tokens,
+        examples=batch.examples,
+        lengths=tuple(batch.lengths_E.tolist()),
+    )
+
+
+class TokenLossModel(nn.Module):
+    """A causal language model whose forward goes from ids to the token loss.
+
+    One module to hand to accelerate: DDP and FSDP hook the outermost forward, and it is called.
+    """
+
+    def __init__(self, model: Any, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.label_smoothing = label_smoothing
+
+    def forward(self, work: Weighed, with_pull: bool = False) -> TokenLoss:
+        """Return the sums over `work`; `with_pull` also measures each role's gradient."""
+        logits_KV = predict(self.model, work)
+        losses_K = token_losses(logits_KV, work.targets_K, self.label_smoothing)
+        weights_K = work.weights_K.to(losses_K.dtype)
+        role_KR = F.one_hot(work.roles_K, len(Role)).to(losses_K.dtype)
+        pull_R = torch.zeros_like(role_KR.sum(0))
+        if with_pull:
+            norm_K = logit_gradient_norms(logits_KV, work.targets_K, self.label_smoothing)
+            pull_R = ((weights_K * norm_K)[:, None] * role_KR).sum(0)
+        return TokenLoss(
+            total=(losses_K * weights_K).sum(),
+            by_role_R=(losses_K.detach()[:, None] * role_KR).sum(0),
+            count_R=role_KR.sum(0),
+            pull_R=pull_R,
+        )
+
+
+def predict(model: Any, work: Weighed) -> Tensor:
+    """Return the logits (K, V) of the targets that carry weight, and of no other position.
+
+    The selection happens in front of the output layer, inside the model's own forward, so that
+    whatever a model does to its logits afterwards (softcap, scaling) still applies, as do the hooks
+    of adapters and of sharding. Rows are padded on the right: causal attention never sees a pad, so
+    no mask is given; and a mask, or a cache, would let packed examples see each other.
+    """
+    with _head_at(model, work.index_K, work.ids_BL.shape[1]):
+        output = model(input_ids=work.ids_BL, position_ids=work.positions_BL, use_cache=False)
+    return at_targets(output.logits, work)
+
+
+def at_targets(logits_BLV: Tensor, work: Weighed) -> Tensor:
+    """Return the targets' logits (K, V) from what a model gave within `predict`."""
+    if logits_BLV.shape[:2] == (1, len(work.index_K)):
+        return logits_BLV[0]
+    logits_BLV = logits_BLV[:, -work.ids_BL.shape[1] :]  # behind the virtual tokens of a prompt
+    return logits_BLV.flatten(0, 1)[work.index_K]
+
+
+@contextmanager
+def _head_at(model: Any, index_K: Tensor, length: int) -> Iterator[None]:
+    """Let the output layer see only the flat positions `index_K`, as one row."""
+
+    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden_BLD = args[0][:, -length:]
+        return (hidden_BLD.flatten(0, 1)[index_K].unsqueeze(0), *args[1:])
+
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def token_losses(logits_KV: Tensor, targets_K: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of each target in nats, computed in at least 32 bits.
+
+    With `label_smoothing` e the target is 1 - e on the token and e / V on every token of the
+    vocabulary (arXiv 1512.00567).
+    """
+    return F.cross_entropy(
+        _precise(logits_KV), targets_K, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+@torch.no_grad()
+def logit_gradient_norms(
+    logits_KV: Tensor, targets_K: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the length of each token loss's gradient by its logits, |softmax - target| (K,)."""
+    gradient_KV = _precise(logits_KV).softmax(-1).sub_(label_smoothing / logits_KV.shape[-1])
+    gradient_KV[torch.arange(len(targets_K)), targets_K] -= 1 - label_smoothing
+    return gradient_KV.norm(dim=-1)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

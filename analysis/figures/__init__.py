@@ -1,1 +1,0 @@
-"""Figures for a paper column: one function per figure, each takes tables and returns a Figure."""

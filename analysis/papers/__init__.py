@@ -1,0 +1,1 @@
+"""Published claims and figures, measured here beside what was published."""

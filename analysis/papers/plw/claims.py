@@ -1,0 +1,291 @@
+"""The claims of the PLW paper, each held against the data: estimate, interval, verdict.
+
+Huerta-Enochian and Ko, arXiv 2401.13586; what is claimed is listed with its sources in
+`analysis/published`. A verdict is given per place (data set, task group):
+
+    supported            the interval excludes the other answer
+    contradicted         the interval excludes the claim
+    not distinguishable  the data do not decide; the smallest visible effect stands beside it
+    not testable here    what the claim is about was not run or not measured
+
+Intervals are 95 % each and not adjusted for the number of lines.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import Estimate, contrast, equivalence
+from analysis.inference.optimum import INTERIOR, NO_INTERIOR, optimum
+from analysis.mixed import MixedFit, fit_mixed
+from analysis.questions.plw.effects import MARGIN, Panel, Response, panels, response
+from analysis.regression.default_model import default_formula
+from analysis.report import words
+from analysis.table.frame import SCORED, study_rows
+from analysis.table.level_means import Array, Levels, level_means
+
+SUPPORTED = "supported"
+CONTRADICTED = "contradicted"
+UNDECIDED = "not distinguishable"
+UNTESTABLE = "not testable here"
+SMALL, NEAR = 0.01, 0.1  # "small PLW" and the end of the near range, as the paper has them
+# A measure's first metric, where it has several under other names than its own.
+MEASURED_BY = {"weight_distance": "relative", "prompt_bleu": "bleu", "generation_length": "tokens"}
+BLEU_MARGIN = 5.0  # BLEU points that count as flat: "near 80"
+
+CLAIMS: Mapping[str, str] = {
+    "quadratic": "Short completions: the score is a negative quadratic in w_p, best inside (0, 1)",
+    "long_rises": "Short completions: long generation rises with PLW up to 1",
+    "no_relation": "Long completions: PLW makes no difference",
+    "zero_worst": "Short completions: PLW 0 is worse than the other levels",
+    "largest_long": "Short completions: the effect is largest on long generation",
+    "rsd_small": "Training loss varies more at small PLW than at 0",
+    "rsd_one": "Training loss varies least at PLW 1",
+    "distance": "Weights stay closest to the base at small non-zero PLW",
+    "bleu_flat": "BLEU on training prompts is flat from PLW 0 to 0.1",
+    "bleu_falls": "BLEU on training prompts falls above PLW 0.1",
+    "longer": "A larger PLW lengthens generations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One claim at one place."""
+
+    claim: str
+    where: str
+    measure: str  # what the estimate is
+    effect: Estimate | None
+    verdict: str
+
+    def row(self) -> dict[str, object]:
+        """Return it as one row of a table."""
+        known = self.effect
+        numbers = {
+            name: getattr(known, name) if known is not None else float("nan")
+            for name in ("estimate", "low", "high", "visible")
+        }
+        head = {"claim": CLAIMS[self.claim], "where": self.where, "measure": self.measure}
+        return head | numbers | {"verdict": self.verdict}
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    panel: Panel
+    response: Response
+
+    @property
+    def group(self) -> str:
+        return self.panel.labels["task_group"]
+
+    @property
+    def place(self) -> str:
+        return f"{self.panel.labels['dataset_type']}, {words.group_text(self.group)}"
+
+
+def plw_claims(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return claim, where, measure, estimate, low, high, visible, verdict: a row per place.
+
+    Args:
+        frame: a prepared results table of `analysis.table.frame`.
+    """
+    lines = [*_curve_claims(frame), *_measure_claims(frame)]
+    for claim in CLAIMS:
+        if not any(line.claim == claim for line in lines):
+            lines.append(Line(claim, "–", "", None, UNTESTABLE))
+    order = list(CLAIMS)
+    lines.sort(key=lambda line: order.index(line.claim))
+    return pd.DataFrame([line.row() for line in lines])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per claim: the verdict that its places agree on, and how they are split."""
+    rows = []
+    for claim, own in table.groupby("claim", sort=False):
+        counts = own["verdict"].value_counts()
+        split = ", ".join(f"{v} {n} of {len(own)}" for v, n in counts.items())
+        verdict = str(counts.index[0]) if len(counts) == 1 else _mixed(counts)
+        rows.append({"claim": claim, "verdict": verdict, "places": split})
+    return pd.DataFrame(rows)
+
+
+def _mixed(counts: "pd.Series[int]") -> str:
+    for said, other in ((SUPPORTED, CONTRADICTED), (CONTRADICTED, SUPPORTED)):
+        if said in counts and other not in counts:
+            return f"{said} in part"
+    return "mixed"
+
+
+def by_dataset(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with one dose curve per data set instead of per kind of data set."""
+    names = frame["dataset"].astype(str)
+    found = frame.assign(dataset_type=names.astype("category"))
+    found.attrs = dict(frame.attrs)
+    return found
+
+
+def _verdict(effect: Estimate | None, sign: int) -> str:
+    """Return the verdict on "the effect has this sign"."""
+    if effect is None:
+        return UNTESTABLE
+    low, high = sorted((sign * effect.low, sign * effect.high))
+    return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
+
+
+def _curve_claims(frame: pd.DataFrame) -> Iterator[Line]:
+    rows = frame[~frame["is_base"] & (frame["control"] == "")]
+    kinds = rows.drop_duplicates("dataset").set_index("dataset")["dataset_type"].astype(str)
+    try:
+        wide = by_dataset(frame)
+        fit = fit_mixed(study_rows(wide), default_formula(wide)[0])
+        curves = [c for c in _curves(fit, study_rows(wide)) if c.panel.levels > 1]
+    except AnalysisError:
+        return
+    named = [(str(kinds.loc[c.panel.labels["dataset_type"]]), c) for c in curves]
+    short = [c for kind, c in named if kind == "short"]
+    yield from (_quadratic(c) for c in short if not c.group.startswith("long"))
+    yield from (_rises(c) for c in short if c.group.startswith("long"))
+    yield from (_no_relation(c) for kind, c in named if kind == "long")
+    yield from _zero_worst(rows, [str(d) for d, kind in kinds.items() if kind == "short"])
+    yield from _largest_long(short)
+
+
+def _curves(fit: MixedFit, rows: pd.DataFrame) -> Iterator[_Curve]:
+    """Yield the curves of the masking mode that has most levels: the paper has one mode."""
+    found = list(panels(rows))
+    if not found:
+        return
+    mode = max(found, key=lambda p: p.levels).labels["mode"]
+    for panel in found:
+        if panel.labels["mode"] == mode:
+            yield _Curve(panel, response(fit, panel.rows))
+
+
+def _quadratic(curve: _Curve) -> Line:
+    bend = contrast(curve.response.fit, curve.response.l_3B[2])
+    best = optimum(curve.response.quadratic)
+    verdict = {INTERIOR: SUPPORTED, NO_INTERIOR: CONTRADICTED}.get(best.verdict, UNDECIDED)
+    return Line("quadratic", curve.place, "coefficient of w_p²", bend, verdict)
+
+
+def _rises(curve: _Curve) -> Line:
+    gain, best = curve.response.gain(1.0), optimum(curve.response.quadratic)
+    verdict = _verdict(gain, 1)
+    if best.verdict == INTERIOR:
+        verdict = CONTRADICTED
+    return Line("long_rises", curve.place, "points, PLW 1 − PLW 0", gain, verdict)
+
+
+def _no_relation(curve: _Curve) -> Line:
+    """No relation is a claim of equivalence: supported within the margin, else undecided."""
+    gains = [curve.response.gain(x) for x in (0.5, 1.0)]
+    flat = all(g.se > 0 and equivalence(g, MARGIN).p < 0.05 for g in gains)
+    moved = curve.response.quadratic.p < 0.05
+    verdict = SUPPORTED if flat and not moved else CONTRADICTED if moved else UNDECIDED
+    measure = f"points, PLW 1 − PLW 0; margin ±{MARGIN:g}"
+    return Line("no_relation", curve.place, measure, gains[1], verdict)
+
+
+def _zero_worst(rows: pd.DataFrame, datasets: Iterable[str]) -> Iterator[Line]:
+    bench = rows[rows["task_type"].isin(SCORED)]
+    for dataset in datasets:
+        own = bench[bench["dataset"].astype(str) == str(dataset)]
+        for task, scores in own.groupby("task", observed=True):
+            means = level_means(scores, ["wp"])
+            zero = means.table["wp"] == 0
+            gap = means.compare(~zero, zero)
+            measure = "points, mean of the other levels − PLW 0"
+            yield Line("zero_worst", f"{dataset}, {task}", measure, gap, _verdict(gap, 1))
+
+
+def _largest_long(curves: list[_Curve]) -> Iterator[Line]:
+    """Compare how far the fitted curves reach, taking the weights of their extremes as given."""
+    long = [c for c in curves if c.group.startswith("long")]
+    for curve in long:
+        own = _reach(curve)
+        for other in (c for c in curves if c not in long):
+            same = other.panel.labels["dataset_type"] == curve.panel.labels["dataset_type"]
+            if same:
+                gap = contrast(curve.response.fit, own - _reach(other))
+                where = f"{curve.place} − {words.group_text(other.group)}"
+                measure = "points from the lowest to the highest fitted score, difference"
+                yield Line("largest_long", where, measure, gap, _verdict(gap, 1))
+
+
+def _reach(curve: _Curve) -> Array:
+    """Return the contrast that is the curve's highest value on [0, 1] less its lowest."""
+    quadratic, (_, l1_B, l2_B) = curve.response.quadratic, curve.response.l_3B
+    vertex = -quadratic.b1 / (2 * quadratic.b2) if quadratic.b2 else 0.0
+    places = [0.0, 1.0, *([vertex] if 0 < vertex < 1 else [])]
+    heights = {x: quadratic.b1 * x + quadratic.b2 * x * x for x in places}
+    top, bottom = max(heights, key=heights.__getitem__), min(heights, key=heights.__getitem__)
+    return (top - bottom) * l1_B + (top**2 - bottom**2) * l2_B
+
+
+def _measure_claims(frame: pd.DataFrame) -> Iterator[Line]:
+    for dataset, means in measure_means(frame, "train_loss_rsd"):
+        plw = means.table["plw"]
+        few, one = (plw > 0) & (plw <= SMALL), plw == 1
+        measure = "difference of the relative standard deviation"
+        yield _line("rsd_small", dataset, measure, (means, few, plw == 0), 1)
+        yield _line("rsd_one", dataset, measure, (means, one, ~one), -1)
+    for dataset, means in measure_means(frame, "weight_distance"):
+        near = (means.table["plw"] > 0) & (means.table["plw"] <= NEAR)
+        zero, far = means.table["plw"] == 0, means.table["plw"] > NEAR
+        yield _line("distance", f"{dataset}, against PLW 0", "distance", (means, near, zero), -1)
+        yield _line("distance", f"{dataset}, against PLW > 0.1", "distance", (means, near, far), -1)
+    for dataset, means in measure_means(frame, "prompt_bleu"):
+        yield from _bleu(dataset, means)
+    for dataset, means in measure_means(frame, "generation_length"):
+        plw = means.table["plw"]
+        yield _line("longer", dataset, "tokens, PLW 1 − PLW 0", (means, plw == 1, plw == 0), 1)
+
+
+def measure_means(frame: pd.DataFrame, name: str) -> list[tuple[str, Levels]]:
+    """Return the adjusted means by PLW of a measure, or of a column with one number per run.
+
+    The masking mode with most weights is taken alone, together with the runs at weight 0.
+    """
+    rows = frame[~frame["is_base"] & (frame["control"] == "")]
+    if name in rows:
+        rows = rows.drop_duplicates("run").assign(value=lambda d: d[name].astype(float))
+    else:
+        rows = rows[rows["task"].astype(str) == name]
+        metrics = list(dict.fromkeys(rows["metric"].astype(str)))
+        wanted = MEASURED_BY.get(name, name)
+        rows = rows[rows["metric"] == (wanted if wanted in metrics else name)]
+    rows = rows.dropna(subset=["value"]) if "wp" in rows else rows.iloc[:0]
+    above = rows[rows["wp"] > 0]
+    if not len(above):
+        return []
+    mode = above.groupby("masking", observed=True)["wp"].nunique().idxmax()
+    rows = rows[(rows["masking"] == mode) | (rows["wp"] == 0)]
+    rows = rows.assign(plw=rows["plw"].where(rows["wp"] > 0, 0.0))
+    return [
+        (str(dataset), level_means(own, ["plw", "wp"], value="value"))
+        for dataset, own in rows.groupby("dataset", observed=True, sort=False)
+    ]
+
+
+_Sides = tuple[Levels, "pd.Series[bool]", "pd.Series[bool]"]
+
+
+def _line(claim: str, where: str, measure: str, sides: _Sides, sign: int) -> Line:
+    effect = sides[0].compare(sides[1], sides[2])
+    return Line(claim, where, measure, effect, _verdict(effect, sign))
+
+
+def _bleu(dataset: str, means: Levels) -> Iterator[Line]:
+    plw = means.table["plw"]
+    flat = means.compare((plw > 0) & (plw <= NEAR), plw == 0)
+    verdict = UNTESTABLE
+    if flat is not None and flat.se > 0:
+        same = equivalence(flat, BLEU_MARGIN)
+        far = abs(flat.estimate) - flat.half_width > BLEU_MARGIN
+        verdict = SUPPORTED if same.p < 0.05 else CONTRADICTED if far else UNDECIDED
+    measure = f"BLEU, PLW up to 0.1 − PLW 0; margin ±{BLEU_MARGIN:g}"
+    yield Line("bleu_flat", dataset, measure, flat, verdict)
+    sides = (means, plw > NEAR, plw <= NEAR)
+    yield _line("bleu_falls", dataset, "BLEU, PLW above 0.1 − up to 0.1", sides, -1)

@@ -1,0 +1,230 @@
+"""The figures of the PLW paper, measured here, beside what was published.
+
+Huerta-Enochian and Ko, "Instruction Fine-Tuning: Does Prompt Loss Matter?", arXiv 2401.13586.
+Everything published is grey and says so; it comes from `analysis/published`. Levels of score,
+BLEU, length and distance are those of other models and other data: shapes can be compared, numbers
+cannot, and each figure says what was not published at all.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ablate.results.record import WP_EXPONENT
+from analysis.report import draw, style
+from analysis.report.draw import at, levels
+from analysis.report.style import MUTED, RULE, styled
+
+FOLDER = Path(__file__).parents[2] / "published"
+# The paper's data set that each of ours stands in for.
+COUNTERPARTS: Mapping[str, str] = {
+    "micro": "AlpacaData",
+    "micro_cleaned": "AlpacaDataCleaned",
+    "micro_short": "AlpacaDataShort",
+    "alpaca": "AlpacaData",
+    "alpaca_cleaned": "AlpacaDataCleaned",
+    "alpaca_short": "AlpacaDataShort",
+}
+
+
+@lru_cache(maxsize=1)
+def published() -> Mapping[str, str]:
+    """Return the numbers that the paper reports, as text, by item."""
+    table = pd.read_csv(FOLDER / "plw_reported_numbers.csv", dtype=str)
+    return dict(zip(table["item"], table["value"], strict=True))
+
+
+def published_curve(wp: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> pd.DataFrame:
+    """Return the paper's fitted curve for AlpacaDataShort: wp, estimate on its unstated scale."""
+    facts = published()
+    bend = float(facts["curve_quadratic_coef_short"])
+    vertex, top = float(facts["curve_vertex_wp_short"]), float(facts["curve_vertex_value_short"])
+    return pd.DataFrame({"wp": wp, "estimate": bend * (wp - vertex) ** 2 + top})
+
+
+@styled
+def score(points: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """Return score against w_p per data set and task group, beside the published curve.
+
+    Args:
+        points: dataset, task_type (in words), masking, plw, wp, estimate, low, high.
+        curves: dataset, task_type, masking, wp, estimate, low, high: the fitted quadratic.
+    """
+    datasets, groups = levels(points, "dataset"), levels(points, "task_type")
+    size = (style.PAGE, 0.6 + 1.5 * len(datasets))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(datasets), len(groups) + 1, squeeze=False, sharex=True)
+    looks = style.looks(levels(points, "masking"))
+    for i, dataset in enumerate(datasets):
+        for j, group in enumerate(groups):
+            where = {"dataset": dataset, "task_type": group}
+            draw.dose_panel(
+                axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
+            )
+            title = "here:\n" + group.replace(" (", "\n(") if i == 0 else ""
+            axes[i, j].set_title(title)
+        axes[i, 0].set_ylabel(dataset, fontweight="bold")
+        _published_score(axes[i, -1], COUNTERPARTS.get(dataset))
+        axes[i, -1].set_title("published:\nall tasks" if i == 0 else "", color=MUTED)
+    figure.supylabel("score (points)")
+    figure.supxlabel(draw.PLW)
+    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16)
+    draw.legend(figure, looks)
+    return figure
+
+
+def _published_score(axis: Axes, dataset: str | None) -> None:
+    """Draw what the paper has for `dataset`: a curve, or a p-value without one."""
+    if dataset == "AlpacaDataShort":
+        curve = published_curve(np.linspace(0, 1, 101))
+        axis.plot(curve["wp"], curve["estimate"], color=MUTED)
+        axis.set_ylabel("fitted value\n(scale not stated)", color=MUTED)
+        axis.set_ylim(top=1.35)
+        draw.corner(axis, f"{dataset}:\nvertex at PLW {published()['critical_PLW_lambda_short']}")
+        return
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    if dataset is None:
+        style.note(axis, "no counterpart")
+        return
+    p_value = published()[f"glmm_p_{dataset}"]
+    style.note(axis, f"{dataset}:\nno curve published\np = {p_value}, the fit\ndid not converge")
+
+
+@styled
+def optimum(rows: pd.DataFrame, *, theirs: bool = True) -> Figure:
+    """Return the PLW with the highest fitted score, its interval and verdict, a line each.
+
+    Args:
+        rows: group, label, estimate, low, high (PLW; missing where there is none), verdict (text).
+        theirs: whether the published optimum is drawn beside ours.
+    """
+    groups = levels(rows, "group")
+    height = 0.75 + 0.19 * (len(rows) + 1.3 * len(groups))
+    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
+    axis = figure.subplots()
+    if theirs:
+        _published_optimum(axis)
+    ticks: dict[float, str] = {}
+    y = 0.0
+    for group in groups:
+        ticks[y] = group
+        for row in at(rows, {"group": group}).itertuples():
+            y -= 1
+            ticks[y] = str(row.label)
+            _optimum_line(axis, row, y)
+        y -= 1.3
+    draw.forest_axis(axis, ticks, groups)
+    axis.set_ylim(y + 0.8, 1.6 if theirs else 0.7)
+    draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
+    axis.set_xlabel("prompt loss weight with the highest fitted score")
+    return figure
+
+
+def _published_optimum(axis: Axes) -> None:
+    plw = float(published()["critical_PLW_lambda_short"])
+    axis.axvline(plw**WP_EXPONENT, color=MUTED, linewidth=1, linestyle=draw.DASHED)
+    axis.annotate(
+        f"published: {plw:g} for AlpacaDataShort, no interval given",
+        (plw**WP_EXPONENT, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -2),
+        textcoords="offset points", va="top", fontsize=6.5, color=MUTED,
+    )  # fmt: skip
+
+
+def _optimum_line(axis: Axes, row: Any, y: float) -> None:
+    axis.annotate(
+        str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
+        textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
+    )  # fmt: skip
+    low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
+    if np.isfinite([low, high]).all():
+        axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
+    if np.isfinite(mid):
+        axis.plot([mid], [y], "o", color=style.BLUE)
+
+
+@styled
+def loss_deviation(points: pd.DataFrame) -> Figure:
+    """Return the relative standard deviation of the training loss against PLW.
+
+    Args:
+        points: dataset, model, plw, wp, estimate, low, high.
+    """
+    return _measure(
+        points,
+        "relative standard deviation\nof training loss",
+        "published: rises sharply at small PLW > 0, lowest at PLW 1 (values and window not found)",
+    )
+
+
+@styled
+def weight_distance(points: pd.DataFrame) -> Figure:
+    """Return the distance of the trained weights from the base model's against PLW.
+
+    Args:
+        points: dataset, model, plw, wp, estimate, low, high.
+    """
+    figure = _measure(
+        points,
+        "distance to the base model",
+        "published: closest for PLW 0.0005 to 0.1 (shaded), much farther outside it "
+        "(norm and values not found)",
+    )
+    for axis in figure.axes:
+        axis.axvspan(0.0005**WP_EXPONENT, 0.1**WP_EXPONENT, color=RULE, alpha=0.7, linewidth=0)
+    return figure
+
+
+@styled
+def prompt_bleu(points: pd.DataFrame) -> Figure:
+    """Return corpus BLEU of generations on training prompts (memorisation) against PLW.
+
+    Args:
+        points: dataset, model, plw, wp, estimate, low, high.
+    """
+    figure = _measure(
+        points,
+        "BLEU on training prompts",
+        "published: near 80 from PLW 0 to about 0.1 (dashed), lower above it (values not found)",
+    )
+    for axis in figure.axes:
+        axis.plot([0, 0.1**WP_EXPONENT], [80, 80], color=MUTED, linestyle=draw.DASHED)
+    return figure
+
+
+@styled
+def generation_length(points: pd.DataFrame) -> Figure:
+    """Return the length of generations against PLW.
+
+    Args:
+        points: dataset, model, plw, wp, estimate, low, high.
+    """
+    return _measure(
+        points,
+        "generated tokens",
+        "published: a larger PLW gives longer generations (values not found)",
+    )
+
+
+def _measure(points: pd.DataFrame, ylabel: str, said: str) -> Figure:
+    """Draw one measure: a panel per data set, a colour per base model, what was published below."""
+    datasets = levels(points, "dataset")
+    figure, axes = style.grid(len(datasets), columns=3, height=1.9, sharey=True)
+    looks = style.looks(levels(points, "model"))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        rows = at(points, {"dataset": dataset})
+        draw.dose_panel(axis, rows, points.iloc[:0], by="model", looks=looks)
+        axis.set_title(f"here: {dataset}")
+    draw.plw_axis(axes, points["plw"].unique(), least=0.13)
+    for axis in axes:
+        axis.set_xlabel(draw.PLW)
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(said, x=0.01, ha="left", fontsize=6.5, color=MUTED)
+    draw.legend(figure, looks)
+    return figure

@@ -1,0 +1,109 @@
+"""The PLW paper's figures and claims, measured here beside what was published."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.mixed import fit_mixed
+from analysis.papers.plw import figure as figures
+from analysis.papers.plw.claims import by_dataset, measure_means, plw_claims, summary
+from analysis.questions.plw.section import dose_curves, dose_points, optimum_rows
+from analysis.regression.default_model import default_formula
+from analysis.regression.study import Study, dose_rows
+from analysis.report import words
+from analysis.report.page import Block, Plate, Section, Sheet, Text
+from analysis.report.tables import Table
+from analysis.table.frame import study_rows
+
+CANNOT = (
+    "What cannot be compared: the paper's models have 7 billion parameters and its data sets are "
+    "other ones, so levels of score, BLEU, distance and length say nothing about each other; its "
+    "scores per level were not published in a form found here, its curve is on a scale that is "
+    "not stated, and it has one run per cell, so its differences carry no error of their own. "
+    "Shapes and signs can be compared, and that is what the verdicts do."
+)
+MEASURES = {
+    "train_loss_rsd": ("loss_deviation", figures.loss_deviation, "Relative standard deviation of "
+                       "the training loss over the steps of a run."),
+    "weight_distance": ("weight_distance", figures.weight_distance, "Distance of the trained "
+                        "weights from the base model's."),
+    "prompt_bleu": ("prompt_bleu", figures.prompt_bleu, "Memorisation: corpus BLEU of generations "
+                    "for training prompts."),
+    "generation_length": ("generation_length", figures.generation_length, "Length of generations."),
+}  # fmt: skip
+
+
+def section(study: Study) -> Section:
+    """Return the paper's figures, claims and what cannot be compared."""
+    table = plw_claims(study.frame)
+    blocks = [Text(CANNOT), *_claims(table), *_scores(study), *_measures(study)]
+    return Section("paper", "The PLW paper, here and published", tuple(blocks))
+
+
+def _claims(table: pd.DataFrame) -> Iterator[Block]:
+    note = (
+        "Huerta-Enochian and Ko, arXiv 2401.13586. Each claim at each place (data set, task) where "
+        "it can be looked at; intervals are 95 % each, not adjusted for their number."
+    )
+    title = "The paper's claims: verdicts"
+    yield Sheet(Table("plw_claims_summary", title, summary(table), note), open=True)
+    formats = dict.fromkeys(("estimate", "low", "high", "visible"), ".3g")
+    title = "The paper's claims, place by place"
+    yield Sheet(Table("plw_claims", title, table, note, words.HEADS, formats))
+
+
+def _scores(study: Study) -> Iterator[Block]:
+    """Yield score against w_p by data set and task group, and the optimum, both by data set."""
+    wide = by_dataset(study.frame)
+    try:
+        fit = fit_mixed(study_rows(wide), default_formula(wide)[0])
+    except AnalysisError:
+        return
+    own = Study(study.raw, wide, fit, study.reasons, study.folder)
+    panel = ("dataset", "task_group")
+    points = dose_points(own.main, panel=panel).rename(columns={"task_group": "task_type"})
+    curves = dose_curves(own, panel=panel).rename(columns={"task_group": "task_type"})
+    order = sorted(points["task_type"].astype(str).unique(), key=words.group_order)
+    place = points["task_type"].astype(str).map(order.index)
+    points = points.iloc[place.argsort(kind="stable")]
+    named = {g: words.group_text(str(g)) for g in points["task_type"].unique()}
+    points, curves = (t.assign(task_type=t["task_type"].map(named)) for t in (points, curves))
+    caption = (
+        "Score against w_p per data set and task group. Blue: here, means of the runs with 95 % "
+        "intervals and the fitted quadratic with its band, a curve per data set. Grey: published, "
+        "one curve over all benchmarks for the short-completion data; none for the others."
+    )
+    yield Plate("plw_score", figures.score(points, curves), caption)
+    rows = optimum_rows(dose_rows(fit, wide))
+    if len(rows):
+        caption = (
+            "Optimum PLW per data set and task group with its 95 % Fieller interval, beside the "
+            "published one (dashed), which pools all benchmarks."
+        )
+        yield Plate("plw_optimum", figures.optimum(rows), caption)
+
+
+def _measures(study: Study) -> Iterator[Block]:
+    """Yield the paper's measurements of mechanism, as far as they were recorded."""
+    several = "model" in study.frame and study.rows["model"].nunique() > 1
+    for name, (stem, draw, told) in MEASURES.items():
+        parts = []
+        for model, own in _by_model(study.frame, several):
+            for dataset, means in measure_means(own, name):
+                parts.append(means.table.assign(dataset=dataset, model=model))
+        if not parts:
+            continue
+        points = pd.concat(parts, ignore_index=True)
+        head = ["dataset", "model", "plw", "wp", "n", "estimate", "low", "high"]
+        caption = f"{told} Means over seeds with 95 % intervals; what was published stands below."
+        yield Plate(f"plw_{stem}", draw(points), caption)
+        yield Sheet(Table(f"plw_{stem}", told.rstrip("."), points[head], "", words.HEADS))
+
+
+def _by_model(frame: pd.DataFrame, several: bool) -> Iterator[tuple[str, pd.DataFrame]]:
+    if not several:
+        yield "here", frame
+        return
+    for model, own in frame[~frame["is_base"]].groupby("model", observed=True, sort=False):
+        yield str(model), own

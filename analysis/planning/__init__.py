@@ -1,0 +1,1 @@
+"""Before the data: power, frozen analysis plans, looks, fractions of a grid."""

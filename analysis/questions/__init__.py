@@ -1,0 +1,1 @@
+"""The questions of a study, a folder each: estimate (numbers), figure, section."""

@@ -1,0 +1,1 @@
+"""Controls and measured false-positive rates."""

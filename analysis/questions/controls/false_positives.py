@@ -1,0 +1,208 @@
+"""The false-positive rate of this study's own tests, measured where the truth is that nothing is.
+
+Three ways to make comparisons of no difference out of the runs of a grid:
+
+    sham      A/A cells against their partners, task by task: a label that changes the draws alone.
+              An A/A run has an order of its own, so the seed cannot be a block here: the test is
+              score ~ cell, with the noise pooled over all cells of the data set and base model.
+    placebo, shuffled
+              these may have a true effect, so it is taken out: the differences of the pairs less
+              their mean (times sqrt(S / (S - 1)), which gives the spread back), the two labels then
+              swapped seed by seed in every possible way. The test is that of the study's cells,
+              score ~ cell + seed with pooled noise.
+    relabelled
+              the study's own model with a label added to it that is drawn at random, cell by cell:
+              one test for every task group and data-set type. What the model's shape misses shows
+              here, because a label drawn by cell can pick it up.
+
+A rate is told with its Clopper-Pearson interval (1934, Biometrika 26(4)), as if comparisons were
+independent; those of one pair on several tasks are not quite.
+
+Letters in names: S seeds, F ways to swap.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import contrast
+from analysis.mixed import fit_mixed
+from analysis.questions.controls.estimate import KEYS, RULES
+from analysis.regression.default_model import default_formula
+from analysis.table.cells import CELL, PLACE, adjusted
+from analysis.table.frame import SCORED, study_rows
+from analysis.table.items import cell_names
+
+ALPHA = 0.05
+RELABELLINGS = 10
+MOST_COEFFICIENTS = 150  # of a model that is fitted for every labelling
+MOST_SWAPS = 10  # seeds up to which every way to swap is taken
+WAYS = {
+    "sham": "as labelled",
+    "placebo": "labels swapped",
+    "shuffled": "labels swapped",
+    "relabelled": "label drawn at random",
+}
+
+
+def false_positive_rates(frame: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
+    """Return one row per kind of comparison: control, way, tests, hits, rate, low, high.
+
+    `hits` of swapped labels is the expected number: every comparison counts by the share of its
+    swaps below `alpha`. Empty where the table has no comparison of this kind.
+    """
+    rows = []
+    for control, shares in _all_shares(frame, alpha):
+        hits, tests = float(np.sum(shares)), len(shares)
+        low, high = clopper_pearson(hits, tests)
+        rows.append(
+            {"control": control, "way": WAYS[control], "tests": tests, "hits": hits}
+            | {"rate": hits / tests, "low": low, "high": high}
+        )
+    return pd.DataFrame(rows)
+
+
+def clopper_pearson(hits: float, tests: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a share from `hits` in `tests`; hits may be an expected number.
+
+    Raises:
+        AnalysisError: no test, or more hits than tests.
+    """
+    if tests < 1 or not 0 <= hits <= tests:
+        raise AnalysisError(f"hits={hits} of {tests}: must lie between 0 and the number of tests")
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, hits, tests - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, tests - hits)) if hits < tests else 1.0
+    return low, high
+
+
+def _all_shares(frame: pd.DataFrame, alpha: float) -> Iterator[tuple[str, list[float]]]:
+    """Yield every kind of comparison with the share of each that was called a difference."""
+    rows = frame[~frame["is_base"] & frame["task_type"].isin(SCORED)]
+    for control in RULES:
+        shares = list(_shares(rows, control, alpha))
+        if shares:
+            yield control, shares
+    drawn = [float(p < alpha) for p in relabelled_p(frame)]
+    if drawn:
+        yield "relabelled", drawn
+
+
+def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
+    """Yield, by place, task and pair of cells, how often the test calls it a difference."""
+    places = [n for n in PLACE if n in rows]
+    for _, own in rows.groupby([*places, "task"], observed=True):
+        if not (own["control"] == control).any():
+            continue
+        plain = own[own["control"] == ""].assign(cell="")
+        plain["cell"] = _condition(plain)
+        treated = own[own["control"] == control]
+        treated = RULES[control].partner(treated)
+        treated = treated.assign(cell=_condition(treated))
+        if control == "sham":
+            yield from _as_labelled(plain, treated, alpha)
+        else:
+            yield from _swapped(plain, treated, alpha)
+
+
+def _condition(runs: pd.DataFrame) -> "pd.Series[str]":
+    """Return the name of every run's cell; full fine-tuning has no rank."""
+    rank = runs["rank"].astype(str).mask(runs["adapter"].astype(str) == "full", "-")
+    names = [n for n in KEYS if n in runs and n not in ("seed", *PLACE)]
+    return (
+        runs.assign(rank=rank)[[*names, "rank"]].astype("string").fillna("").agg(" ".join, axis=1)
+    )
+
+
+def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame, alpha: float) -> Iterator[float]:
+    """Yield 1 for every A/A cell that differs from its partner by score ~ cell, else 0."""
+    groups = [own["score"].to_numpy(float) for _, own in plain.groupby("cell")]
+    others = [own["score"].to_numpy(float) for _, own in sham.groupby("cell")]
+    df = sum(len(g) - 1 for g in (*groups, *others))
+    square = sum(float(((g - g.mean()) ** 2).sum()) for g in (*groups, *others))
+    if df < 1 or square == 0:
+        return
+    partner = {str(c): own["score"].to_numpy(float) for c, own in plain.groupby("cell")}
+    for cell, own in sham.groupby("cell"):
+        if str(cell) in partner:
+            a, b = own["score"].to_numpy(float), partner[str(cell)]
+            t = (a.mean() - b.mean()) / np.sqrt(square / df * (1 / len(a) + 1 / len(b)))
+            yield float(2 * stats.t.sf(abs(t), df) < alpha)
+
+
+def _swapped(plain: pd.DataFrame, treated: pd.DataFrame, alpha: float) -> Iterator[float]:
+    """Yield the share of all swaps of centred pairs that score ~ cell + seed calls a difference."""
+    try:
+        fit = adjusted(plain, "seed").fit
+    except AnalysisError:
+        return
+    df = contrast(fit, np.eye(len(fit.fixef))[0]).df
+    scores = plain.assign(seed=plain["seed"].astype(str)).set_index(["cell", "seed"])["score"]
+    for cell, own in treated.groupby("cell"):
+        keys = [(str(cell), str(seed)) for seed in own["seed"]]
+        there = np.array([key in scores.index for key in keys])
+        if there.sum() < 2:
+            continue
+        other = scores.loc[[k for k, t in zip(keys, there, strict=True) if t]].to_numpy(float)
+        gap_S = own["score"].to_numpy(float)[there] - other
+        yield _share_of_swaps(gap_S, fit.sigma, df, alpha)
+
+
+def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> float:
+    seeds = len(gap_S)
+    centred = (gap_S - gap_S.mean()) * np.sqrt(seeds / (seeds - 1))
+    if seeds <= MOST_SWAPS:
+        sign_FS = np.array(list(product((-1.0, 1.0), repeat=seeds)))
+    else:
+        sign_FS = np.random.default_rng(0).choice((-1.0, 1.0), (2**MOST_SWAPS, seeds))
+    t_F = sign_FS @ centred / seeds / (sigma * np.sqrt(2 / seeds))
+    return float((2 * stats.t.sf(np.abs(t_F), df) < alpha).mean())
+
+
+def relabelled_p(
+    frame: pd.DataFrame, *, relabellings: int = RELABELLINGS, seed: int = 0
+) -> list[float]:
+    """Return the p-values of labels drawn at random by cell, within the study's own model.
+
+    Half of the cells of every data set and base model get the label. Empty where the model cannot
+    be fitted, where it has an effect for every cell (the label then has nothing to add), or where
+    it is too large to be fitted many times.
+    """
+    rng = np.random.default_rng(seed)
+    try:
+        rows = study_rows(frame)
+        formula = default_formula(frame)[0]
+    except AnalysisError:
+        return []
+    by = [n for n in ("task_group", "dataset_type") if rows[n].nunique() > 1]
+    term = ":".join(["label", *by])
+    levels = [n for n in CELL if n in rows]
+    place = rows[[n for n in PLACE if n in rows]].astype(str).agg(" ".join, axis=1)
+    cell = place + " " + (cell_names(rows[levels]) if levels else "")
+    found: list[float] = []
+    for _ in range(relabellings):
+        try:
+            fit = fit_mixed(rows.assign(label=_labels(cell, place, rng)), f"{formula} + {term}")
+        except AnalysisError:
+            return found
+        ours = [i for i, name in enumerate(fit.fixef.index) if "label" in name.split(":")]
+        if not ours or len(fit.fixef) > MOST_COEFFICIENTS:
+            return found
+        found += [contrast(fit, np.eye(len(fit.fixef))[i]).p for i in ours]
+    return found
+
+
+def _labels(
+    cell: "pd.Series[str]", place: "pd.Series[str]", rng: np.random.Generator
+) -> "pd.Series[float]":
+    """Return 1/2 for the cells that drew the label and -1/2 for the others."""
+    drawn: dict[str, float] = {}
+    for _, own in cell.groupby(place):
+        names = rng.permutation(sorted(own.unique()))
+        drawn |= {str(n): 0.5 if i % 2 else -0.5 for i, n in enumerate(names)}
+    return cell.map(drawn).astype(float)

@@ -1,0 +1,1 @@
+"""What a prompt loss weight acts through."""

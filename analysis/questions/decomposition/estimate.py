@@ -1,0 +1,183 @@
+"""What a prompt loss weight does: step size, completion down-weighting, prompt information.
+
+With sums of gradients G_c over n_c completion tokens and G_p over n_p prompt tokens, a cell trains
+on a G_c + b G_p (see `ablate.objective`):
+
+    PLW 0                            a = 1 / n_c            b = 0
+    PLW w, normaliser weight         a = 1 / (n_c + w n_p)  b = w a
+    PLW w, normaliser completion     a = 1 / n_c            b = w a     the completion's part held
+    PLW 0 or w, tokens, examples     other a                b = w a     the same direction, scaled
+
+Going from PLW 0 to PLW w under the normaliser weight therefore does two things: it adds the prompt
+(b > 0), and it lets the completion's part fall, log a by `fall`. The cell that holds the
+completion's part is on the way, so for scores S
+
+    S_w - S_0  =  (S_held - S_0)  +  (S_w - S_held)
+                  prompt             scale: same direction, smaller gradient
+
+holds without any model. The fall has two causes: the whole gradient changes its norm (step size),
+and the completion's share of it falls (down-weighting), log a = log norm + log share + constant.
+The scale effect is split between them in proportion, as if a score were linear in the log of the
+scale: both parts are what multiplying PLW 0's gradient by that much would do. They may have
+opposite signs, and under Adam, which hardly minds the scale, both may well be nil.
+
+Without the held cell the slope of the score over log norm is taken from other cells of one
+direction (PLW 0 under `tokens`, say), and what is left of the effect is the prompt's. Cells that
+differ in scale alone tell whether that slope is one number: `slopes`.
+
+Norm and share are means over the steps of a run, of what its gradients were on its own path.
+Intervals are the delta method's over score, norm and share together (`study.scale_cells`).
+
+Letters in names: C cells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.linalg import Array
+from analysis.inference.estimates import Estimate
+from analysis.questions.decomposition.scale_cells import (
+    Cell,
+    Means,
+    cell_means,
+    directions,
+    slope_of,
+)
+
+TOTAL, PROMPT, SCALE = "whole effect", "prompt information", "scale"
+STEP, DOWN = "step size", "completion down-weighting"
+COMPONENTS = (TOTAL, STEP, DOWN, PROMPT)
+HELD, SLOPE = "cells at the same weight", "slope from other cells"
+MISSING = (
+    "not identified: no cells differ in the gradient's scale alone; "
+    "add loss.normaliser=completion at plw={plw:g}"
+)
+NO_NORMS = "not identified: gradient norms and shares were not recorded"
+SMALL_FALL = 1.96  # standard errors that the fall in scale must at least be
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """One weight's effect in one data set and task group, in its parts."""
+
+    labels: dict[str, str]  # dataset, task_group, masking
+    plw: float
+    parts: dict[str, Estimate | None]  # COMPONENTS; None where not identified
+    told: str  # how it was identified, or what is missing
+
+
+def decompositions(frame: pd.DataFrame) -> list[Decomposition]:
+    """Return the parts of every weight's effect, by data set, task group and masking mode."""
+    return [one for labels, means in cell_means(frame) for one in decomposed(means, labels)]
+
+
+def decomposed(means: Means, labels: dict[str, str]) -> Iterator[Decomposition]:
+    """Yield the parts of the effect of every weight above 0 that ran under its usual normaliser."""
+    places = {cell: i for i, cell in enumerate(means.cells)}
+    start = places.get(Cell("", 0.0, "weight"))
+    if start is None:
+        return
+    for cell, here in places.items():
+        if cell.plw > 0 and cell.scale == "weight":
+            held = places.get(Cell(cell.masking, cell.plw, "held"))
+            parts, told = _parts(means, start, here, held)
+            told = told.format(plw=cell.plw)
+            yield Decomposition(labels | {"masking": cell.masking}, cell.plw, parts, told)
+
+
+def _parts(
+    means: Means, start: int, here: int, held: int | None
+) -> tuple[dict[str, Estimate | None], str]:
+    total = means.estimate(TOTAL, lambda m: float(m[here, 0] - m[start, 0]))
+    parts: dict[str, Estimate | None] = dict.fromkeys((TOTAL, STEP, DOWN, PROMPT, SCALE))
+    parts[TOTAL] = total
+    if held is not None:
+        parts[PROMPT] = means.estimate(PROMPT, lambda m: float(m[held, 0] - m[start, 0]))
+        parts[SCALE] = means.estimate(SCALE, lambda m: float(m[here, 0] - m[held, 0]))
+    if not np.isfinite(means.mean_C3).all():
+        return parts, NO_NORMS
+    if held is not None:
+        return parts | _split(means, start, here, held), HELD
+    return _by_slope(means, start, here, parts)
+
+
+def _split(means: Means, start: int, here: int, held: int) -> dict[str, Estimate | None]:
+    """Return the scale effect split between norm and share, in proportion to the fall in scale."""
+    fall = means.estimate("fall", lambda m: float(m[here, 1] - m[held, 1]))
+    if abs(fall.estimate) < SMALL_FALL * fall.se or fall.estimate == 0:
+        return {}
+
+    def step(m: Array) -> float:
+        scale, turned = m[here, 0] - m[held, 0], m[here, 1] - m[start, 1]
+        return float(scale * turned / (m[here, 1] - m[held, 1]))
+
+    return {
+        STEP: means.estimate(STEP, step),
+        DOWN: means.estimate(DOWN, lambda m: float(m[here, 0] - m[held, 0]) - step(m)),
+    }
+
+
+def _by_slope(
+    means: Means, start: int, here: int, parts: dict[str, Estimate | None]
+) -> tuple[dict[str, Estimate | None], str]:
+    groups = directions(means)
+    if not groups:
+        return parts, MISSING
+
+    def step(m: Array) -> float:
+        return slope_of(m, groups) * float(m[here, 1] - m[start, 1])
+
+    def down(m: Array) -> float:
+        return slope_of(m, groups) * float(m[here, 2] - m[start, 2])
+
+    def prompt(m: Array) -> float:
+        return float(m[here, 0] - m[start, 0]) - step(m) - down(m)
+
+    values = {STEP: step, DOWN: down, PROMPT: prompt}
+    return parts | {name: means.estimate(name, value) for name, value in values.items()}, SLOPE
+
+
+def slopes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the slope over log gradient norm in every direction that ran at several scales.
+
+    Columns: dataset, task_group, masking, plw, scales, estimate, se, low, high, p: points for a
+    gradient e times as large. Slopes that disagree say that the effect of the scale depends on
+    the weight, and that a slope from other cells should not be borrowed.
+    """
+    rows = []
+    for labels, means in cell_means(frame):
+        if not np.isfinite(means.mean_C3).all():
+            continue
+        for group in directions(means):
+            first = means.cells[group[0]]
+            found = means.estimate("slope", partial(slope_of, groups=[group]))
+            head: dict[str, object] = {"masking": first.masking or "any", "plw": first.plw}
+            scales = ", ".join(means.cells[i].scale for i in group)
+            row = {
+                k: v for k, v in found.row().items() if k in ("estimate", "se", "low", "high", "p")
+            }
+            rows.append(labels | head | {"scales": scales} | row)
+    return pd.DataFrame(rows)
+
+
+def decomposition_table(found: list[Decomposition]) -> pd.DataFrame:
+    """Return one row per effect and part: estimate, low, high, p and how it was identified."""
+    rows = []
+    for one in found:
+        for name in COMPONENTS:
+            part = one.parts.get(name)
+            head = one.labels | {"plw": one.plw, "part": name}
+            numbers = {k: np.nan for k in ("estimate", "low", "high", "p")}
+            if part is not None:
+                numbers = {k: getattr(part, k) for k in numbers}
+            known = "the cells themselves" if name == TOTAL else one.told
+            if part is None and one.told == HELD:
+                known = "not identified: the gradient's scale hardly differs"
+            elif part is not None and one.told == NO_NORMS:
+                known = HELD
+            rows.append(head | numbers | {"told": known})
+    return pd.DataFrame(rows)

@@ -1,0 +1,118 @@
+"""Held-out loss per role of the token: the same yardstick for every masking mode."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.inference.estimates import holm
+from analysis.report import plots, words
+from analysis.report.page import Block, Item, Plate, Section, Sheet
+from analysis.report.tables import P_VALUE, Table
+from analysis.table.level_means import Levels, level_means, panels
+
+ROLES = ("completion", "text", "instruction", "input", "boilerplate", "system", "special")
+LEARNT = ("completion", "text")  # the roles that a user of the model sees
+LEVEL = ["masking", "plw", "wp"]
+FORMATS = dict.fromkeys(("estimate", "low", "high", "visible"), ".4f")
+
+
+def section(frame: pd.DataFrame) -> Section | None:
+    """Return the section on held-out loss, or None where it was not measured."""
+    rows = loss_rows(frame)
+    if not len(rows):
+        return None
+    found = list(panels(rows, ["dataset", "role"], _means))
+    points = pd.concat([means.table.assign(**labels) for labels, means in found])
+    points = points[["dataset", "role", *LEVEL, "n", "estimate", "low", "high"]]
+    caption = (
+        "Held-out loss per role of the token, in nats a token. Means adjusted for adapter, rank, "
+        "base model and seed, 95 % intervals. The loss on completions is what a user of the model "
+        "sees."
+    )
+    note = "Adjusted means of the runs with 95 % intervals, in nats a token."
+    formats = FORMATS | {"plw": ".4g", "wp": ".4f"}
+    table = Table("heldout", "Held-out loss per role", points, note, words.HEADS, formats)
+    plate = Plate("heldout_loss", plots.heldout(points), caption)
+    blocks: list[Block] = [plate] if points["wp"].nunique() > 1 else []
+    blocks.append(Sheet(table))
+    gaps = differences(frame)
+    if len(gaps):
+        blocks.append(Sheet(_gap_table(gaps)))
+    return Section("heldout", "Held-out loss per role", tuple(blocks))
+
+
+def _means(rows: pd.DataFrame) -> Levels:
+    return level_means(rows, LEVEL, value="value")
+
+
+def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the held-out losses of trained runs with their `role`, of the test split if any."""
+    kept = (frame["task_type"] == "heldout") & ~frame["is_base"] & (frame["control"] == "")
+    rows = frame[kept & frame["metric"].astype(str).str.startswith("loss_")]
+    if "wp" not in rows or not len(rows):
+        return rows.iloc[:0]
+    tests = rows["task"].astype(str).str.contains("test")
+    rows = rows[tests] if tests.any() else rows
+    roles = rows["metric"].astype(str).str.removeprefix("loss_")
+    present = [role for role in ROLES if (roles == role).any()]
+    rows = rows.assign(role=pd.Categorical(roles, present)).dropna(subset=["role"])
+    return rows.sort_values(["dataset", "role"], kind="stable")
+
+
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the loss on completions of every masking and PLW less that at PLW 0.
+
+    Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, visible, verdict.
+    """
+    rows = loss_rows(frame)
+    if not len(rows):
+        return pd.DataFrame()
+    learnt = rows[rows["role"].isin(LEARNT)]
+    found = []
+    for labels, means in panels(learnt, ["dataset", "role"], _means):
+        zero = means.table["wp"] == 0
+        for i in np.flatnonzero(~zero):
+            gap = means.compare(pd.Series(np.arange(len(zero)) == i), zero)
+            if gap is not None:
+                level = {"masking": str(means.table["masking"].iloc[i])}
+                level["plw"] = means.table["plw"].iloc[i]
+                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "visible")}
+                found.append(labels | level | numbers)
+    table = pd.DataFrame(found)
+    if not len(table):
+        return table
+    table["p_holm"] = holm(table["p"].tolist())
+    clear = table["p_holm"] < 0.05
+    return table.assign(verdict=np.where(clear, "distinguishable", "not distinguishable"))
+
+
+def findings(frame: pd.DataFrame) -> list[Item]:
+    """Return a line per data set on the loss on completions against PLW 0."""
+    table = differences(frame)
+    return [
+        _finding(str(dataset), own)
+        for dataset, own in (table.groupby("dataset", sort=False) if len(table) else [])
+    ]
+
+
+def _finding(dataset: str, own: pd.DataFrame) -> Item:
+    clear = own[own["verdict"] == "distinguishable"]
+    if not len(clear):
+        low, high = own["visible"].min(), own["visible"].max()
+        seen = f"differences of {words.span(low, high, 3)} nats a token would have been seen"
+        text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
+        return Item(text, "not distinguishable")
+    told = "; ".join(
+        f"{r.masking} at PLW {words.plw_text(float(str(r.plw)))} "
+        f"{words.signed(float(str(r.estimate)), 3)} "
+        f"({words.interval(float(str(r.low)), float(str(r.high)), 3)})"
+        for r in clear.itertuples()
+    )
+    head = f"{dataset}: loss on completions against PLW 0, nats a token"
+    return Item(f"{head}; {len(clear)} of {len(own)}: {told}.", "distinguishable", "clear")
+
+
+def _gap_table(gaps: pd.DataFrame) -> Table:
+    note = "Nats a token, less the runs at PLW 0. Lower is better. p is adjusted by Holm."
+    title = "Loss on completions against PLW 0"
+    formats = FORMATS | {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
+    return Table("heldout_differences", title, gaps, note, words.HEADS, formats)

@@ -1,0 +1,1 @@
+"""The best cells, and how sure that is."""

@@ -1,0 +1,142 @@
+"""The leaderboard that says which of its places are noise; the best score by tuning budget."""
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.questions.leaderboard.estimate import BOTH, ITEMS, Leaderboard, leaderboards
+from analysis.questions.noise import figure as noise_figures
+from analysis.questions.tuning.estimate import tuning_budget
+from analysis.regression.study import Study
+from analysis.report import plots, words
+from analysis.report.page import Block, Plate, Section, Sheet, Text
+from analysis.report.tables import Table
+
+SHOWN = 12  # cells of one place in the figure
+BEYOND = 2  # cells shown beyond those that may be the best
+SPEAK_OF = {
+    ITEMS: "these trained runs on other items like these",
+    BOTH: "other runs on other items like these",
+}
+HEADS = {
+    "mean": "mean", "se": "s.e.", "against_low": "less the best other, low",
+    "against_high": "less the best other, high", "possible": "may be the best",
+    "letters": "cannot be told apart",
+}  # fmt: skip
+
+
+def section(study: Study) -> Section | None:
+    """Return the section on the best cells; None where no place has two of them."""
+    side = "target" if (study.rows["side"] == "target").any() else None
+    try:
+        boards = leaderboards(study.frame, side=side, items=study.items)
+    except AnalysisError:
+        return None
+    if not boards:
+        return None
+    lines = [Text(_told(board, side)) for board in boards]
+    known = [board for board in boards if board.winner is not None]
+    blocks: list[Block] = [*lines]
+    if known:
+        blocks += [Plate("leaderboard", plots.forest(shown_rows(known)), _caption(known[0]))]
+        blocks += [Sheet(_winners(known))]
+    blocks += [Sheet(_table(board, i)) for i, board in enumerate(boards)]
+    return Section("best", "Best cells, and how sure that is", tuple(blocks))
+
+
+def _caption(board: Leaderboard) -> str:
+    speak = SPEAK_OF.get(board.noise, "other runs on these items")
+    return (
+        "Every cell's mean less the best of the others, with simultaneous 95 % intervals "
+        f"(Hsu's multiple comparisons with the best), for {speak}. Filled: may be the best. "
+        "Hollow: worse than another cell beyond doubt. Not all of the hollow ones are shown."
+    )
+
+
+def shown_rows(boards: list[Leaderboard]) -> pd.DataFrame:
+    """Return group, label, estimate, low, high and verdict of the cells near the top."""
+    parts = []
+    for board in boards:
+        cells = board.cells
+        second = cells["mean"].iloc[1]
+        top = cells.head(min(SHOWN, board.possible + BEYOND))
+        best_other = pd.Series(cells["mean"].iloc[0], top.index)
+        best_other.iloc[0] = second
+        verdict = top["possible"].map({True: "distinguishable", False: "hollow"})
+        part = {"group": board.place, "label": top["cell"], "estimate": top["mean"] - best_other}
+        part |= {"low": top["against_low"], "high": top["against_high"], "verdict": verdict}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _told(board: Leaderboard, side: str | None) -> str:
+    tasks = f"{side} tasks" if side else "all tasks"
+    first = board.cells.iloc[0]
+    head = f"{board.place}: highest mean over {tasks} {first['mean']:.1f} ({first['cell']})."
+    won = board.winner
+    if won is None:
+        return f"{head} {board.note}"
+    count = len(board.cells)
+    equal = "no other" if board.possible == 1 else f"{board.possible - 1} of {count - 1} other"
+    cells = "cell" if board.possible == 2 and count == 2 else "cells"
+    return (
+        f"{head} As far as noise lets one tell, {equal} {cells} may be the best as well. A cell "
+        f"that was picked for its score looks better than it is: corrected for that, its mean is "
+        f"{words.plain(won.hybrid.estimate)} "
+        f"({words.interval(won.hybrid.low, won.hybrid.high)})."
+    )
+
+
+def _winners(boards: list[Leaderboard]) -> Table:
+    rows = []
+    for board in boards:
+        won = board.winner
+        if won is None:
+            continue
+        corrected = {"corrected": won.hybrid.estimate, "low": won.hybrid.low}
+        row = {"place": board.place, "cell": board.cells["cell"].iloc[0], "mean": won.naive}
+        rows.append(row | corrected | {"high": won.hybrid.high, "bias": won.bias, "se": won.se})
+    note = (
+        "Hybrid estimate and interval of Andrews, Kitagawa and McCloskey (2024): median unbiased "
+        "though the cell was picked by the same scores."
+    )
+    heads = words.HEADS | {"mean": "mean as it stands", "bias": "taken off"}
+    formats = dict.fromkeys(("mean", "corrected", "low", "high", "bias", "se"), ".2f")
+    frame = pd.DataFrame(rows)
+    return Table(
+        "winners", "The best cell, corrected for being picked", frame, note, heads, formats
+    )
+
+
+def _table(board: Leaderboard, number: int) -> Table:
+    frame = board.cells.drop(columns="cell")
+    if {"rank", "adapter"} <= set(frame.columns):
+        frame["rank"] = frame["rank"].mask(frame["adapter"].astype(str) == "full")
+    speak = SPEAK_OF.get(board.noise, "other runs on these items")
+    note = board.note or (
+        f"Intervals and standard errors are for {speak}, the seed's luck being shared by all "
+        "cells. Cells with a letter in common cannot be told apart (all pairs at once)."
+    )
+    formats = dict.fromkeys(("mean", "se", "against_low", "against_high"), ".2f")
+    title = f"Cells of {board.place}, best first"
+    return Table(f"best_cells_{number + 1}", title, frame, note, HEADS, formats)
+
+
+def budget(raw: pd.DataFrame) -> Section | None:
+    """Return the section on tuning budgets; None where no arm tried several settings."""
+    table = tuning_budget(raw)
+    if not len(table):
+        return None
+    caption = (
+        "Validation loss to expect of the best of n settings, drawn at random from those that were "
+        "tried, against n; bands are 95 % bootstrap intervals. Where lines cross, the better arm "
+        "depends on what one can spend on tuning."
+    )
+    note = (
+        "Unbiased for settings drawn at random (Tang et al. 2020). At the largest budget the "
+        "interval knows nothing beyond the best setting tried."
+    )
+    formats = dict.fromkeys(("expected", "low", "high"), ".4f")
+    heads = words.HEADS | {"label": "arm", "expected": "expected best loss"}
+    sheet = Sheet(Table("budget", "Best loss by tuning budget", table, note, heads, formats))
+    plate = Plate("budget", noise_figures.budget(table), caption)
+    return Section("budget", "What a tuning budget buys", (plate, sheet))

@@ -1,0 +1,1 @@
+"""Seeds and items: where the noise of a score lies."""

@@ -1,0 +1,1 @@
+"""The prompt loss weight: curve, optimum, shape."""

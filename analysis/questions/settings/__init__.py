@@ -1,0 +1,1 @@
+"""Other settings that a study varied."""

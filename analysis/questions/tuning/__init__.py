@@ -1,0 +1,1 @@
+"""The best score to expect from a tuning budget."""

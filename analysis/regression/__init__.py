@@ -1,0 +1,1 @@
+"""The model behind a report: proposed or default, fitted, and the sections that describe it."""

@@ -1,0 +1,232 @@
+"""The report of a table that came from elsewhere: a score column and whatever else it has."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from analysis.inference.estimates import coefficients
+from analysis.papers.plw import figure as paper
+from analysis.questions.plw.effects import Response
+from analysis.regression import (
+    contrasts,
+    effect_groups,
+    narrative,
+    paragraph,
+    random_part,
+    residual_checks,
+    sensitivity,
+)
+from analysis.regression.model import SHORT, Regression
+from analysis.report import plots, words
+from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.table.frame import plw_of
+from analysis.table.level_means import level_means
+
+SHOWN_TERMS = 60  # more lines than this no forest plot can carry
+FEW_LEVELS = 12
+BAND = ("estimate", "low", "high")
+OPEN_PAIRS = 15
+SOME = 8  # values of a column that are named
+
+
+def sections(reg: Regression) -> list[Section]:
+    """Return the sections of the report; what the table has no data for is left out."""
+    found = narrative.Numbers.of(reg)
+    parts = (
+        narrative.findings(reg, found),
+        columns(reg),
+        paragraph.model_section(reg),
+        dose(reg, found),
+        means(reg, found),
+        slopes(reg, found),
+        coefficient_section(reg, found),
+        variances(reg, found),
+        sensitivity.section(reg),
+        residual_checks.section(reg),
+        paragraph.section(reg),
+    )
+    return [part for part in parts if part is not None]
+
+
+def columns(reg: Regression) -> Section:
+    """Return what the table holds and what each column became."""
+    frame, chosen = reg.frame, {c.column: c for c in reg.proposal.choices}
+    names = [str(n) for n in frame.columns if n not in ("score", reg.score)]
+    rows = [_column(frame[n], chosen.get(n), n in reg.fit.design.parsed.columns) for n in names]
+    decisions = [c for c in reg.proposal.choices if c.column not in names]
+    told_ = pd.DataFrame([{"choice": c.column, "is": c.used, "because": c.reason}
+                          for c in decisions])  # fmt: skip
+    table = Table("columns", "The columns and their part", pd.DataFrame(rows))
+    blocks: list[Block] = [Text(f"{len(frame):,} rows have a value of {reg.score}.")]
+    blocks += [Sheet(Table("choices", "Choices", told_), open=True)] if len(told_) else []
+    return Section("table", "What the table holds", (*blocks, Sheet(table, open=True)))
+
+
+def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
+    levels = sorted(values.dropna().unique())
+    some = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in levels[:SOME])
+    part = getattr(choice, "used", "in the formula" if used else "not in the formula")
+    return {
+        "column": values.name, "levels": len(levels), "missing": int(values.isna().sum()),
+        "part": part, "because": getattr(choice, "reason", "the formula was given"),
+        "values": some + (", ..." if len(levels) > SOME else ""),
+    }  # fmt: skip
+
+
+def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
+    """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
+    curve = narrative.curve_of(reg)
+    if curve is None:
+        return None
+    line = _line(reg, curve)
+    points = level_means(reg.used, ["wp"], block=_blocks(reg)).table.assign(masking="fitted")
+    points["plw"] = points["wp"].map(plw_of)
+    panel = {"dataset": "", "task": "", "masking": "fitted"}
+    figure = plots.score_curves(points.assign(**panel), line.assign(**panel), unit=reg.score)
+    caption = (
+        "Score against prompt loss weight, spaced as w_p. Markers: means of the scores, adjusted "
+        "for the factors of few levels, 95 % intervals. Line: the fitted quadratic; band: 95 % "
+        "interval of its difference from PLW 0."
+    )
+    sheet = Sheet(Table("curve", "The fitted curve", line, "", words.HEADS))
+    best = found.optimum
+    table = Sheet(Table("optimum", "Optimum prompt loss weight", best, "", words.HEADS))
+    blocks: list[Block] = [Plate("score_against_plw", figure, caption), sheet]
+    if best["estimate"].isna().all():
+        reason = best["because"].iloc[0]
+        blocks.append(Text(f"The PLW with the highest score is not identified: {reason}."))
+    else:
+        caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
+        drawn = paper.optimum(best.assign(group="all rows"), theirs=False)
+        blocks.append(Plate("optimum", drawn, caption))
+    return Section("plw", "Score against prompt loss weight", (*blocks, table))
+
+
+def _line(reg: Regression, curve: Response) -> pd.DataFrame:
+    """Return the fitted curve; its band is that of what the weight changes."""
+    x = np.linspace(0, 1, 41)
+    start = curve.at(0.0).estimate
+    gains = [curve.gain(float(v)) for v in x]
+    ends = {k: np.array([start + getattr(g, k) for g in gains]) for k in BAND}
+    ends["low"][0] = ends["high"][0] = start
+    ends = {k: expit(v) for k, v in ends.items()} if reg.logit else ends
+    return pd.DataFrame({"wp": x, "plw": [plw_of(float(v)) for v in x], **ends})
+
+
+def _blocks(reg: Regression) -> list[str]:
+    """Return the columns of few levels that the formula uses."""
+    names = [n for n in reg.fit.design.parsed.columns if n not in ("score", "wp", reg.score)]
+    few = [n for n in names if 1 < reg.used[n].nunique() <= FEW_LEVELS]
+    return [n for n in few if not pd.api.types.is_float_dtype(reg.used[n])]
+
+
+def means(reg: Regression, found: narrative.Numbers) -> Section | None:
+    """Return the marginal means of every factor and their comparisons."""
+    if not len(found.means):
+        return None
+    on_score = {"response": "estimate", "response_low": "low", "response_high": "high"}
+    rows = found.means
+    if reg.logit:
+        rows = rows.drop(columns=["estimate", "low", "high"]).rename(columns=on_score)
+    rows = rows.rename(columns={"factor": "group", "level": "label"})
+    rows = rows.assign(verdict="distinguishable").dropna(subset=["estimate"])
+    caption = (
+        "Marginal means, the other columns of the model averaged over, with 95 % intervals. Two "
+        "overlapping intervals can belong to levels that differ: see the comparisons."
+    )
+    unit = reg.score if reg.logit else reg.unit
+    blocks: list[Block] = []
+    if 0 < len(rows) <= SHOWN_TERMS:
+        figure = plots.forest(rows, unit=unit, zero=False)
+        blocks.append(Plate("level_means", figure, caption))
+    blocks.append(Sheet(contrasts.mean_table(reg, found.means), open=True))
+    if len(found.pairs):
+        blocks += [Head("Comparisons"), *_pair_plate(reg, found.pairs)]
+        tables = contrasts.pair_tables(reg, found.pairs)
+        blocks += [Sheet(table, open=len(found.pairs) <= OPEN_PAIRS) for table in tables]
+    return Section("means", "Means and comparisons", tuple(blocks))
+
+
+def _pair_plate(reg: Regression, pairs: pd.DataFrame) -> Iterator[Block]:
+    if not 1 < len(pairs) <= SHOWN_TERMS:
+        return
+    within = pairs["within"] if "within" in pairs else pd.Series("", pairs.index)
+    rows = pairs.assign(
+        group=pairs["factor"] + within.map(lambda w: f" within {w}" if w else ""),
+        label=pairs["contrast"],
+        verdict=np.where(
+            pairs["p_tukey"] < narrative.ALPHA, "distinguishable", "not distinguishable"
+        ),
+    ).dropna(subset=["estimate"])
+    margin = None if reg.logit else reg.margin
+    caption = "Differences of means with Tukey's simultaneous 95 % intervals; hollow: zero inside."
+    if margin:
+        caption += f" Grey: the margin of equivalence, ± {margin:g}."
+    yield Plate("pairs", plots.forest(rows, unit=reg.unit, margin=margin), caption)
+
+
+def slopes(reg: Regression, found: narrative.Numbers) -> Section | None:
+    """Return the slopes over the covariates."""
+    if not len(found.slopes):
+        return None
+    return Section(
+        "slopes", "Slopes", (Sheet(contrasts.slope_table(reg, found.slopes), open=True),)
+    )
+
+
+def coefficient_section(reg: Regression, found: narrative.Numbers) -> Section:
+    """Return the joint tests, and the coefficients as a figure and as a table."""
+    table = coefficients(reg.fit, df=reg.df)
+    shown = table[table["name"] != "Intercept"]
+    blocks: list[Block] = []
+    if len(found.joint):
+        blocks.append(Sheet(effect_groups.joint_table(reg, found.joint), open=True))
+    if 0 < len(shown) <= SHOWN_TERMS:
+        rows = shown.assign(
+            group="fixed effects",
+            label=[effect_groups.coefficient_text(reg, str(n)) for n in shown["name"]],
+            verdict=np.where(
+                shown["p"] < narrative.ALPHA, "distinguishable", "not distinguishable"
+            ),
+        ).dropna(subset=["estimate"])
+        caption = (
+            "Fixed effects with 95 % intervals; hollow where zero lies inside. A factor's levels "
+            "are held against its first one."
+        )
+        if len(rows):
+            blocks.append(Plate("coefficients", plots.forest(rows, unit=reg.unit), caption))
+    blocks.append(Sheet(coefficient_table(reg, table)))
+    return Section("coefficients", "Coefficients", tuple(blocks))
+
+
+def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
+    """Return every fixed effect in words, with interval, p and the state of the fit."""
+    meaning = [effect_groups.coefficient_text(reg, str(n)) for n in table["name"]]
+    table = table.rename(columns={"name": "term"}).assign(fit_status=reg.status)
+    table.insert(1, "meaning", meaning)
+    if reg.general:
+        ratios = {n: np.exp(table[k]) for n, k in zip(
+            ("odds_ratio", "odds_low", "odds_high"), ("estimate", "low", "high"), strict=True
+        )}  # fmt: skip
+        table = table.assign(**ratios)
+    note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
+    formats = dict.fromkeys(("estimate", "se", "low", "high", "visible", "odds_ratio", "odds_low",
+                             "odds_high"), SIGNIFICANT)  # fmt: skip
+    formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
+    heads = contrasts.HEADS
+    return Table("coefficients", "Fixed effects", table, note, heads, formats)
+
+
+def variances(reg: Regression, found: narrative.Numbers) -> Section:
+    """Return what varies at random, its tests, and how well the model fits."""
+    blocks: list[Block] = []
+    if len(found.variances):
+        blocks.append(Sheet(random_part.variance_table(reg, found.variances), open=True))
+    tests = random_part.term_rows(reg)
+    blocks += [Sheet(random_part.term_table(tests), open=True)] if len(tests) else []
+    quality = random_part.quality_rows(reg)
+    blocks.append(Sheet(random_part.quality_table(reg, quality), open=True))
+    return Section("variances", "Random part and fit", tuple(blocks))

@@ -1,0 +1,268 @@
+"""The regression behind a report of any long table: prepared, proposed, fitted, simplified.
+
+`analysed(table, request)` is the whole way from a table to what every section is written from.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.fits import GlmmFit
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.inference.estimates import DF_RULES
+from analysis.inference.kenward_roger import kenward_roger
+from analysis.inference.simplify import simplified
+from analysis.mixed import FAMILIES, MixedFit, fit_mixed
+from analysis.regression.column_roles import score_columns
+from analysis.regression.propose import Proposal, given, propose
+from analysis.table.frame import from_table
+
+AFFORDABLE = 500  # random effects up to which Kenward and Roger's rule is the default
+AFFORDABLE_ROWS = 50_000
+RULES = {
+    "satterthwaite": "Satterthwaite's degrees of freedom",
+    "kenward-roger": "Kenward and Roger's covariance and degrees of freedom",
+    "normal": "the normal approximation",
+}
+SHORT = {
+    "satterthwaite": "Satterthwaite's df",
+    "kenward-roger": "Kenward and Roger's df",
+    "normal": "normal approximation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; None leaves the choice to the table."""
+
+    score: str | None = None
+    formula: str | None = None
+    family: str | None = None
+    weights: str | None = None
+    df: str | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A table, the model of it, and the way to that model."""
+
+    frame: pd.DataFrame
+    proposal: Proposal
+    asked: MixedFit  # of the formula as given or proposed
+    fit: MixedFit  # what the report speaks of
+    steps: tuple[str, ...]  # down the ladder, in words
+    df: str  # the rule used
+    df_reason: str
+    margin: float | None
+
+    @property
+    def score(self) -> str:
+        """The name of the score column."""
+        return str(self.frame.attrs["score"])
+
+    @cached_property
+    def used(self) -> pd.DataFrame:
+        """The rows that were fitted."""
+        return self.frame.loc[self.fit.design.rows]
+
+    @property
+    def general(self) -> bool:
+        """Whether the model is not Gaussian."""
+        return isinstance(self.fit, GlmmFit)
+
+    @property
+    def logit(self) -> bool:
+        """Whether effects are on the logit scale: by the link, or by the formula's left side."""
+        return self.fit.link == "logit" or bool(re.match(r"logit\s*\(", self.response))
+
+    @property
+    def response(self) -> str:
+        """The left side of the formula."""
+        return self.fit.design.parsed.response
+
+    @property
+    def unit(self) -> str:
+        """What effects are counted in."""
+        return "logits" if self.logit else self.response.strip("`")
+
+    @property
+    def family(self) -> str:
+        """The family as it was asked for: one of `FAMILIES`."""
+        return self.proposal.family
+
+    @property
+    def status(self) -> str:
+        """What stands beside every p-value; simplified: down the ladder of random parts."""
+        told = status(self.fit)
+        return f"{told}, simplified" if self.steps else told
+
+
+def status(fit: MixedFit) -> str:
+    """Return in a word or two whether a fit can be relied on."""
+    if isinstance(fit, GlmmFit) and fit.separated:
+        return "SEPARATED, not usable"
+    if not fit.converged:
+        return "NOT CONVERGED"
+    return "singular" if fit.singular else "converged"
+
+
+def analysed(raw: pd.DataFrame, request: Request) -> Regression:
+    """Return the regression of a table.
+
+    Raises:
+        AnalysisError: the table, a column, the formula or the model is not as it must be.
+    """
+    _check_request(request)
+    frame = prepared(raw, _score(raw, request))
+    _check_weights(frame, request.weights)
+    options = {"family": request.family, "weights": request.weights}
+    if request.formula is None:
+        proposal = propose(frame, **options)
+    else:
+        proposal = given(frame, request.formula, **options)
+    asked = _first_fit(frame, proposal, fallback=request.formula is None)
+    proposal = _as_fitted(proposal, asked)
+    fit: MixedFit = asked
+    steps: tuple[str, ...] = ()
+    if asked.random and (asked.singular or not asked.minimum.converged):
+        found = simplified(frame, asked.formula, family=proposal.family, weights=proposal.weights)
+        fit, steps = found.fit, found.steps
+    rule, why = df_rule(fit, request.df)
+    return Regression(frame, proposal, asked, fit, steps, rule, why, request.margin)
+
+
+def _check_request(request: Request) -> None:
+    if request.family is not None and request.family not in FAMILIES:
+        near = nearest(request.family, FAMILIES)
+        raise AnalysisError(f"family={request.family}: not one of {listed(FAMILIES)}.{near}")
+    if request.df is not None and request.df not in DF_RULES:
+        near = nearest(request.df, DF_RULES)
+        raise AnalysisError(f"df={request.df}: not one of {listed(DF_RULES)}.{near}")
+    if request.margin is not None and not request.margin > 0:
+        raise AnalysisError(f"margin={request.margin:g}: must be a positive number")
+
+
+def _score(raw: pd.DataFrame, request: Request) -> str:
+    """Return the score column: as named, as the formula has it, or as its name says."""
+    if request.score is not None:
+        return request.score
+    if request.formula is not None:
+        left = request.formula.partition("~")[0]
+        named = [
+            str(c) for c in raw.columns if re.search(rf"(?<!\w){re.escape(str(c))}(?!\w)", left)
+        ]
+        if named:
+            return max(named, key=len)
+    found = score_columns(raw)
+    if len(found) == 1 or "score" in found:
+        return "score" if "score" in found else found[0]
+    return "score"
+
+
+def prepared(raw: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return a stranger's table as `analysis.table.frame.from_table` does, truth values as text.
+
+    The score is a column of numbers under its own name and as `score`; `frame.attrs` has "score"
+    and "notes", and "dropped", the rows that have no score.
+    """
+    frame = from_table(raw, score)
+    attrs = dict(frame.attrs) | {"dropped": len(raw) - len(frame)}
+    truth = [n for n in frame if pd.api.types.is_bool_dtype(frame[n]) and n not in (score, "score")]
+    frame = frame.assign(**{str(n): frame[n].astype(str) for n in truth})
+    numbers = frame["score"].astype(np.float64)
+    frame = frame.assign(**{"score": numbers, score: numbers})
+    mixed = [n for n in frame if frame[n].dtype == object]  # labels of several kinds do not sort
+    frame = frame.assign(
+        **{str(n): frame[n].where(frame[n].isna(), frame[n].astype(str)) for n in mixed}
+    )
+    if frame["score"].nunique() < 2:
+        raise AnalysisError(f"score={score}: the same in every row; there is nothing to explain")
+    frame.attrs = attrs
+    return frame
+
+
+def _check_weights(frame: pd.DataFrame, weights: str | None) -> None:
+    if weights is not None and weights not in frame:
+        raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
+
+
+def _first_fit(frame: pd.DataFrame, proposal: Proposal, *, fallback: bool) -> MixedFit:
+    """Return the fit of the formula; of a proposed one, else the first simpler one that fits."""
+    formulas = list(_simpler(proposal.formula)) if fallback else [proposal.formula]
+    if not fallback:
+        _check_levels(frame, proposal.formula)
+    first: AnalysisError | None = None
+    for formula in formulas:
+        try:
+            return fit_mixed(frame, formula, proposal.family, weights=proposal.weights)
+        except AnalysisError as error:
+            first = first or error
+        except np.linalg.LinAlgError:
+            first = first or AnalysisError(
+                f"formula={formula}: cannot be computed; the random effects may explain the score "
+                f"exactly, are rows duplicated?"
+            )
+    assert first is not None
+    raise first
+
+
+def _simpler(formula: str) -> Iterator[str]:
+    """Yield the formula, it without random slopes, and it without a random part."""
+    yield formula
+    plain = re.sub(r"\(1 \+ wp \| ", "(1 | ", formula)
+    if plain != formula:
+        yield plain
+    fixed = re.sub(r" \+ \(1[^()|]*\|[^()]*\)", "", plain)
+    if fixed != plain:
+        yield fixed
+
+
+def _as_fitted(proposal: Proposal, fit: MixedFit) -> Proposal:
+    """Return the proposal with what had to be left out of its formula for any fit at all."""
+    if fit.formula == proposal.formula:
+        return proposal
+    told = f"random terms of {proposal.formula}, which could not be fitted"
+    return Proposal(
+        fit.formula, proposal.family, proposal.weights, proposal.choices,
+        (*proposal.simpler, told),
+    )  # fmt: skip
+
+
+def _check_levels(frame: pd.DataFrame, formula: str) -> None:
+    """Raise for a factor of one level: it would be dropped without a word."""
+    right = formula.partition("~")[2]
+    for name in map(str, frame.columns):
+        there = re.search(rf"(?<![\w`]){re.escape(name)}(?![\w`(])|`{re.escape(name)}`", right)
+        if there and frame[name].nunique() == 1:
+            level = frame[name].dropna().iloc[0]
+            raise AnalysisError(f"formula={formula}: {name} is {level} in every row; leave it out")
+
+
+def df_rule(fit: MixedFit, asked: str | None) -> tuple[str, str]:
+    """Return the rule for degrees of freedom and why it is this one."""
+    if isinstance(fit, GlmmFit):
+        if asked not in (None, "normal"):
+            raise AnalysisError(f"df={asked}: family={fit.family} has df=normal alone")
+        return "normal", "the only one for a model that is not Gaussian"
+    if asked is not None:
+        if asked == "kenward-roger":
+            kenward_roger(fit)  # says in a line why it cannot be had
+        return asked, "chosen by the user"
+    if not fit.random:
+        return "satterthwaite", "without random effects it is rows less coefficients, exactly"
+    effects = sum(f.size for f in fit.problem.factors)
+    if effects > AFFORDABLE or fit.n > AFFORDABLE_ROWS:
+        return (
+            "satterthwaite",
+            f"Kenward and Roger's rule is costly with {effects:,} random effects",
+        )
+    try:
+        kenward_roger(fit)
+    except (AnalysisError, np.linalg.LinAlgError):
+        return "satterthwaite", "Kenward and Roger's rule could not be computed"
+    return "kenward-roger", "affordable here, and the better one in small tables"

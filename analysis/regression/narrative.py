@@ -1,0 +1,241 @@
+"""The findings of a stranger's regression, a sentence an effect, each beside its tables."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import coefficients
+from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED, optimum
+from analysis.questions.plw.effects import Response, response
+from analysis.regression import contrasts, effect_groups, random_part
+from analysis.regression.column_roles import NUISANCE
+from analysis.regression.effect_groups import Effect
+from analysis.regression.model import Regression
+from analysis.report.page import Item, Listing, Section, Text
+from analysis.report.tables import P_VALUE, SIGNIFICANT, shown
+from analysis.table.frame import plw_of
+
+ALPHA = 0.05
+CLEAR, UNCLEAR = "distinguishable", "not distinguishable"
+NO_EFFECT = "no effect beyond the margin"
+
+Row = Mapping[Hashable, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The tables that the findings are told from."""
+
+    joint: pd.DataFrame
+    means: pd.DataFrame
+    pairs: pd.DataFrame
+    slopes: pd.DataFrame
+    variances: pd.DataFrame
+    optimum: pd.DataFrame  # empty where there is no curve over PLW
+
+    @classmethod
+    def of(cls, reg: Regression) -> "Numbers":
+        """Return the tables of one regression."""
+        return cls(
+            effect_groups.joint_tests(reg),
+            contrasts.mean_rows(reg),
+            contrasts.pair_rows(reg),
+            contrasts.slope_rows(reg),
+            random_part.variance_rows(reg) if reg.fit.random else pd.DataFrame(),
+            best_weight(reg),
+        )
+
+
+def best_weight(reg: Regression) -> pd.DataFrame:
+    """Return the PLW with the highest fitted score in one row; none without a curve over it."""
+    curve = curve_of(reg)
+    if curve is None:
+        return pd.DataFrame()
+    best = optimum(curve.quadratic)
+    inside = best.verdict == INTERIOR
+    ends = [plw_of(min(max(x, 0.0), 1.0)) if inside else float("nan") for x in best.fieller]
+    at = float("nan") if best.verdict == NOT_IDENTIFIED else plw_of(best.at)
+    row = {"label": reg.score, "verdict": best.verdict, "estimate": at, "low": ends[0],
+           "high": ends[1], "because": best.words, "fit_status": reg.status}  # fmt: skip
+    return pd.DataFrame([row])
+
+
+def curve_of(reg: Regression) -> Response | None:
+    """Return the fitted curve over w_p; None where the formula has none."""
+    if "wp" not in reg.fit.design.spec.required_variables or reg.used["wp"].nunique() < 3:
+        return None
+    try:
+        return response(reg.fit, reg.used)
+    except AnalysisError:  # a formula that is no quadratic in the weight has no optimum to give
+        return None
+
+
+def findings(reg: Regression, found: Numbers) -> Section:
+    """Return a line per effect of the formula, then what varies at random."""
+    entries = [*_effects(reg, found), *_best(found), *_random(found)]
+    scale = " Beside logits stand odds ratios and the score's own scale." if reg.logit else ""
+    text = (
+        f"Each line is one effect in {reg.fit.formula}, the others held fixed or averaged over, "
+        f"with a 95 % interval, in {reg.unit}. An effect is told from none by its joint test, "
+        f"adjusted by Holm's method over the effects; differences within a factor have Tukey's "
+        f"simultaneous intervals.{scale}"
+    )
+    if not len(found.joint):
+        text = f"The model {reg.fit.formula} has no effect to tell of, only a mean."
+        entries = [_mean(reg), *entries]
+    return Section("findings", "Findings", (Text(text), Listing(tuple(entries), style="findings")))
+
+
+def _mean(reg: Regression) -> Item:
+    row = coefficients(reg.fit, df=reg.df).iloc[0]
+    size, low, high = (shown(float(row[k]), SIGNIFICANT) for k in ("estimate", "low", "high"))
+    return Item(f"Mean of {reg.unit}: {size} (95 % interval {low} to {high}).", "", "",
+                ("coefficients",))  # fmt: skip
+
+
+def _effects(reg: Regression, found: Numbers) -> Iterator[Item]:
+    every = effect_groups.effects(reg.fit)
+    for effect, row in zip(every, found.joint.to_dict("records"), strict=True):
+        if all(v.lower() in NUISANCE for v in effect.variables):
+            continue
+        yield _effect(reg, found, effect, row)
+
+
+def _effect(reg: Regression, found: Numbers, effect: Effect, row: Row) -> Item:
+    clear = float(row["p_holm"]) < ALPHA
+    p = f"p = {shown(row['p_holm'], P_VALUE)}".replace("= <", "< ")
+    if len(effect.variables) > 1:
+        text = _interaction(effect, clear)
+        return _item(f"{text}, {p}", ("effects",), clear)
+    name = effect.variables[0]
+    pairs = found.pairs[found.pairs["factor"] == name] if len(found.pairs) else found.pairs
+    if "within" in pairs:
+        pairs = pairs[pairs["within"] == ""]
+    if len(pairs) and pairs["estimate"].notna().any():
+        text, same = _factor(reg, name, pairs, clear)
+        sources = ("pairs", *(["pairs_on_score"] if reg.logit else []), "effects")
+        return _item(f"{text}, {p}", sources, clear, same=same)
+    slopes = found.slopes[found.slopes["covariate"] == name] if len(found.slopes) else found.slopes
+    if "within" in slopes:
+        slopes = slopes[slopes["within"] == ""]
+    if len(slopes):
+        return _item(f"{_covariate(reg, name, slopes, clear)}, {p}", ("slopes", "effects"), clear)
+    many = f"{row['coefficients']} coefficients"
+    text = f"{name}: {'its levels differ' if clear else 'no difference is seen'} ({many})"
+    return _item(f"{text}, {p}", ("effects",), clear)
+
+
+def _item(text: str, sources: tuple[str, ...], clear: bool, *, same: bool = False) -> Item:
+    if same:
+        return Item(f"{text}.", NO_EFFECT.replace("no effect beyond the ", "within "), "", sources)
+    return Item(f"{text}.", CLEAR if clear else UNCLEAR, "clear" if clear else "", sources)
+
+
+def _interaction(effect: Effect, clear: bool) -> str:
+    first, *others = effect.variables
+    verb = "depends" if clear else "is not seen to depend"
+    return f"{effect.label}: the effect of {first} {verb} on {' and '.join(others)}"
+
+
+def _factor(reg: Regression, name: str, pairs: pd.DataFrame, clear: bool) -> tuple[str, bool]:
+    """Return the largest difference of a factor's levels in words, and whether all are within the
+    margin of equivalence.
+    """
+    known = pairs.dropna(subset=["estimate"])
+    row: Row = known.to_dict("records")[int(known["estimate"].abs().to_numpy().argmax())]
+    first, second = str(row["contrast"]).split(" − ", 1)
+    text = f"{name} {first} against {second}: {_sized(row, reg)}"
+    if len(known) > 1:
+        text += f", the largest of the differences of {_levels(len(known))} levels"
+    if reg.logit:
+        ratio, on_score = (_three(row, k) for k in (contrasts.ODDS, contrasts.DIFFERENCE))
+        text += f"; odds ratio {ratio}, on the scale of {reg.score} {on_score}"
+    same = "verdict" in known and bool(
+        known["verdict"].isin([NO_EFFECT, "a small effect"]).all() and not clear
+    )
+    if not clear and not same:
+        text += (
+            f"; a difference of {shown(float(row['visible']), SIGNIFICANT)} would have been seen"
+        )
+    return text, same
+
+
+def _levels(pairs: int) -> int:
+    """Return how many levels have so many pairs."""
+    return round((1 + (1 + 8 * pairs) ** 0.5) / 2)
+
+
+def _sized(row: Row, reg: Regression) -> str:
+    """Return estimate and interval."""
+    size, low, high = (shown(float(row[k]), SIGNIFICANT) for k in ("estimate", "low", "high"))
+    unit = " logits" if reg.logit else ""
+    return f"{size}{unit} (95 % interval {low} to {high})"
+
+
+def _three(row: Row, keys: tuple[str, ...]) -> str:
+    size, low, high = (shown(float(row[k]), SIGNIFICANT) for k in keys)
+    return f"{size} ({low} to {high})"
+
+
+def _covariate(reg: Regression, name: str, slopes: pd.DataFrame, clear: bool) -> str:
+    if len(slopes) > 1:
+        first, *_, last = slopes.to_dict("records")
+        ends = [f"{_sized(r, reg)} at {shown(r['at'], '.3g')}" for r in (first, last)]
+        return f"{name}, a curve: slope {ends[0]} and {ends[1]}"
+    row = slopes.to_dict("records")[0]
+    text = f"{name}, a unit more: {_sized(row, reg)}"
+    if not clear:
+        text += f"; a slope of {shown(float(row['visible']), SIGNIFICANT)} would have been seen"
+    return text
+
+
+def _best(found: Numbers) -> Iterator[Item]:
+    """Yield the weight with the highest score, where the curve has one inside."""
+    for row in found.optimum.to_dict("records"):
+        best = shown(float(row["estimate"]), SIGNIFICANT)
+        if row["verdict"] == INTERIOR:
+            ends = " to ".join(shown(float(row[k]), SIGNIFICANT) for k in ("low", "high"))
+            yield Item(f"The best PLW is {best} (95 % Fieller interval {ends}).", INTERIOR, "clear",
+                       ("optimum",))  # fmt: skip
+        else:
+            yield Item(f"The best PLW: {row['because']}.", str(row["verdict"]), "", ("optimum",))
+
+
+def _random(found: Numbers) -> Iterator[Item]:
+    """Yield how much of what is left lies between the levels of each group."""
+    if not len(found.variances):
+        return
+    rows = found.variances[found.variances["group"] != "residual"].drop_duplicates("group")
+    for row in rows.to_dict("records"):
+        share = shown(float(row["share"]), ".0%")
+        text = (
+            f"{share} of the variance that the fixed effects leave lies between the "
+            f"{row['levels']:,} levels of {row['group']}."
+        )
+        yield Item(text, "varies", "", ("variances",))
+
+
+def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
+    """Return what must be read before anything else."""
+    found = []
+    if reg.status.startswith("SEPARATED"):
+        words = next(w for w in reg.fit.diagnosis if w.startswith("Separation"))
+        found.append(("Separated.", words.removeprefix("Separation: ").capitalize()))
+    elif not reg.fit.converged:
+        found.append(("Not converged.", "No interval here is to be used; simplify the model."))
+    if reg.steps:
+        text = f"Asked for: {reg.asked.formula}. Fitted: {reg.fit.formula}. {' '.join(reg.steps)}"
+        found.append(("The random part was simplified.", text))
+    if reg.proposal.simpler:
+        gone = ", ".join(reg.proposal.simpler)
+        text = f"The table is too small for all its columns; left out: {gone}."
+        found.append(("A simpler model than the table suggests.", text))
+    if reg.fit.left_out:
+        text = f"The columns determine one another; left out: {', '.join(reg.fit.left_out[:8])}."
+        found.append(("Effects that cannot be told apart.", text))
+    notes = [n for n in reg.frame.attrs.get("notes", ()) if "repeat another row" in n]
+    found += [("Repeated rows.", note) for note in notes]
+    return tuple(found)

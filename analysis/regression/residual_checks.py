@@ -1,0 +1,115 @@
+"""Residuals of a stranger's model: standardised, or randomised quantile residuals.
+
+A model that is not Gaussian has no residuals to speak of; its randomised quantile residuals
+(Dunn and Smyth 1996, J. Comput. Graph. Stat. 5(3)), Phi^-1 of a uniform draw between F(y-) and
+F(y), are standard normal where the model is right. The draws are always the same.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.engine.fits import GlmmFit
+from analysis.engine.linalg import Array
+from analysis.questions.controls.section import health
+from analysis.regression.model import Regression
+from analysis.report import plots, words
+from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+
+EDGE = 1e-12
+FAR = 3.5  # standard deviations from which a row is listed
+MOST_ROWS = 10
+DRAWN = 4000  # dots that a figure carries
+
+
+def residuals(reg: Regression) -> "pd.Series[float]":
+    """Return residuals that are standard normal where the model is right."""
+    fit = reg.fit
+    if not isinstance(fit, GlmmFit):
+        weights_N = fit.design.weights_N
+        root_N = 1.0 if weights_N is None else np.sqrt(weights_N)
+        return fit.residuals * root_N / fit.sigma
+    low_N, high_N = _ends(fit)
+    draw_N = np.random.default_rng(0).uniform(size=len(low_N))
+    between_N = np.clip(low_N + draw_N * (high_N - low_N), EDGE, 1 - EDGE)
+    return pd.Series(stats.norm.ppf(between_N), index=fit.design.rows)
+
+
+def _ends(fit: GlmmFit) -> tuple[Array, Array]:
+    """Return F(y-) and F(y) of every row."""
+    mu_N, family = fit.fitted.to_numpy(), fit.problem.family
+    y_N = family.proportion_N
+    if family.dispersed:
+        at_N = np.asarray(stats.beta.cdf(y_N, mu_N * fit.phi, (1 - mu_N) * fit.phi))
+        return at_N, at_N
+    trials_N = np.ones(len(y_N)) * family.size_N
+    hits_N = np.rint(y_N * trials_N)
+    below_N, upto_N = (stats.binom.cdf(hits_N - k, trials_N, mu_N) for k in (1, 0))
+    return np.asarray(below_N), np.asarray(upto_N)
+
+
+def section(reg: Regression) -> Section:
+    """Return the health of the fit in plain words, and its residuals."""
+    found = residuals(reg)
+    rows = check_rows(reg, found)
+    lines = [*health(reg.fit), *reg.steps, *_notes(reg), *rows.loc[rows["words"] != "", "words"]]
+    some = found.sample(DRAWN, random_state=0) if len(found) > DRAWN else found
+    kind = "Randomised quantile residuals" if reg.general else "Standardised residuals"
+    caption = (
+        f"{kind} against the fitted score (a fan or a bend would mean that the model's form is "
+        f"wrong) and against the normal distribution (a straight line is good)."
+    )
+    figure = plots.residuals(reg.fit.fitted.loc[some.index], some)
+    blocks: list[Block] = [Listing(tuple(Item(text=line) for line in dict.fromkeys(lines)))]
+    blocks += [Plate("residuals", figure, caption), Sheet(_check_table(rows))]
+    far = _far(reg, found)
+    blocks += [Sheet(far)] if len(far.frame) else []
+    return Section("diagnostics", "Diagnostics", tuple(blocks))
+
+
+def _notes(reg: Regression) -> list[str]:
+    return [str(note) for note in reg.frame.attrs.get("notes", ())]
+
+
+def check_rows(reg: Regression, found: "pd.Series[float]") -> pd.DataFrame:
+    """Return what is asked of the residuals: check, value, p and, where it matters, words."""
+    fitted = reg.fit.fitted.loc[found.index]
+    bend = stats.spearmanr(fitted, found.abs()) if fitted.nunique() > 1 else (np.nan, np.nan)
+    beyond = float((found.abs() > 3).mean())
+    skew, tails = float(stats.skew(found)), float(stats.kurtosis(found))
+    spread = "" if not bend[1] < 0.001 or abs(bend[0]) < 0.2 else (
+        f"The residuals spread {'more' if bend[0] > 0 else 'less'} where the fitted score is "
+        f"higher: standard errors are averages over rows of unequal noise."
+    )  # fmt: skip
+    shape = "" if abs(skew) < 1 and tails < 3 else (
+        "The residuals are far from normal (skewed or heavy in the tails): trust intervals of "
+        "means over many rows, not those that rest on few."
+    )  # fmt: skip
+    rows = [
+        ("rank correlation of their size with the fitted score", bend[0], bend[1], spread),
+        ("skewness", skew, np.nan, shape),
+        ("excess kurtosis", tails, np.nan, ""),
+        ("share beyond 3 standard deviations (normal: 0.27 %)", beyond, np.nan, ""),
+    ]
+    return pd.DataFrame(rows, columns=["check", "value", "p", "words"])
+
+
+def _check_table(rows: pd.DataFrame) -> Table:
+    note = "Of the residuals; a p-value asks whether the figure could be chance."
+    formats = {"value": SIGNIFICANT, "p": P_VALUE}
+    frame = rows.drop(columns="words")
+    return Table("residual_checks", "Residuals", frame, note, words.HEADS, formats)
+
+
+def _far(reg: Regression, found: "pd.Series[float]") -> Table:
+    """Return the rows that the model fits worst."""
+    worst = found[found.abs() > FAR].abs().sort_values(ascending=False).index[:MOST_ROWS]
+    columns = [c for c in reg.fit.design.parsed.columns if c in reg.frame]
+    frame = reg.frame.loc[worst, columns].assign(
+        fitted=reg.fit.fitted.loc[worst], residual=found.loc[worst]
+    )
+    frame.insert(0, "row", [int(i) + 1 for i in worst])
+    note = "Row: of the table's rows with a score. Look at them before anything is left out."
+    formats = {"fitted": SIGNIFICANT, "residual": ".1f"}
+    return Table("far_rows", f"Rows beyond {FAR:g} standard deviations", frame, note, {}, formats)

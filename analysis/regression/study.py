@@ -1,0 +1,170 @@
+"""What every section of a study's report starts from: the frame, the fit and what it says."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import holm
+from analysis.mixed import MixedFit, fit_mixed
+from analysis.questions.controls.false_positives import false_positive_rates
+from analysis.questions.plw.effects import MARGIN, dose_table
+from analysis.questions.plw.shape import Shape, shapes
+from analysis.regression.default_model import default_formula
+from analysis.report import words
+from analysis.table.frame import study_rows
+from analysis.table.items import Items, read_items
+
+GIVEN = "The formula was given by the user."
+ALPHA = 0.05
+# What a verdict comes to when the effect does not outlive the adjustment.
+UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
+SETTINGS = (
+    "normaliser", "scope", "embeddings", "placement", "regulariser", "base_precision",
+    "completion_weight",
+)  # fmt: skip
+SCREENING_SEEDS = 2  # with so few replicates a study can only screen
+
+
+@dataclass(frozen=True)
+class Study:
+    """A results table, prepared and fitted."""
+
+    raw: pd.DataFrame
+    frame: pd.DataFrame
+    fit: MixedFit
+    reasons: tuple[str, ...]
+    folder: Path | None  # where the table was, for what lies beside it
+    plan: Path | None = None  # a frozen analysis plan
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows of the main model: trained runs on benchmarks, without controls."""
+        return _ordered(study_rows(self.frame))
+
+    @cached_property
+    def items(self) -> Items | None:
+        """The scores of the items behind `rows`; None where they do not lie beside the table."""
+        if self.folder is None or not (self.folder / "cells").is_dir():
+            return None
+        try:
+            return read_items(self.rows, self.folder)
+        except AnalysisError:
+            return None
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """What the form of every panel's curve stands up to; empty without a weight."""
+        return shapes(self.frame) if len(self.dose) else []
+
+    @cached_property
+    def false_positives(self) -> pd.DataFrame:
+        """How often the study's tests call a difference what is none; empty without controls."""
+        return false_positive_rates(self.frame)
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings beside the factors of interest that have several levels."""
+        return [n for n in SETTINGS if n in self.rows and self.rows[n].nunique() > 1]
+
+    @cached_property
+    def usual(self) -> dict[str, str]:
+        """The level of every varied setting that most runs have."""
+        runs = self.rows.drop_duplicates("run")
+        return {n: str(runs[n].astype(str).value_counts().index[0]) for n in self.varied}
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The rows at the usual level of every setting: what the figures show."""
+        kept = pd.Series(True, self.rows.index)
+        for name, level in self.usual.items():
+            kept &= self.rows[name].astype(str) == level
+        return self.rows[kept]
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds; of the arms that have most."""
+        return int(self.rows["seed"].nunique())
+
+    @property
+    def screening(self) -> bool:
+        """Whether there are too few seeds for more than a first look."""
+        return self.seeds <= SCREENING_SEEDS
+
+    @property
+    def dosed(self) -> bool:
+        """Whether the prompt loss weight varies and stands in the formula."""
+        used = set(self.fit.design.parsed.columns)
+        varies = "wp" in self.rows and self.rows["wp"].nunique() > 1
+        return varies and bool(used & {"wp", "effective_plw"})
+
+    @property
+    def variable(self) -> str:
+        """The scale of the weight that the formula uses."""
+        return "wp" if "wp" in self.fit.design.parsed.columns else "effective_plw"
+
+    @cached_property
+    def dose(self) -> pd.DataFrame:
+        """One row per masking mode, task group and data-set type; empty without a weight."""
+        return dose_rows(self.fit, self.frame) if self.dosed else pd.DataFrame()
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by data set, then by kind and name of task: the order of all figures."""
+    place = rows["task_group"].astype(str).map(words.group_order)
+    side = place.map(lambda p: "" if p[1] == "source" else p[1] or "z")
+    keys = pd.DataFrame({"kind": place.map(lambda p: p[0]), "side": side})
+    keys = keys.assign(dataset=rows["dataset"].astype(str), task=rows["task"].astype(str))
+    order = keys.sort_values(["dataset", "kind", "side", "task"], kind="stable").index
+    return rows.loc[order].reset_index(drop=True)
+
+
+def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> pd.DataFrame:
+    """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm."""
+    try:
+        table = dose_table(fit, frame, margin=margin)
+    except AnalysisError:  # a formula of the user's own that is not quadratic in the weight
+        return pd.DataFrame()
+    if not len(table):
+        return table
+    table = table.assign(p_any_holm=holm(table["p_any"].tolist()))
+    unclear = table["p_holm"] >= ALPHA
+    table["verdict"] = table["verdict"].mask(unclear, table["verdict"].replace(UNADJUSTED))
+    table = table.assign(curved=table["b2_se"].gt(0))
+    place = table["task_group"].map(words.group_order)
+    order = [
+        (not c, m, d, g)
+        for c, m, d, g in zip(
+            table["curved"], table["mode"], table["dataset_type"], place, strict=True
+        )
+    ]
+    return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
+
+
+class NoModel(AnalysisError):
+    """Results that are in order, but that no model can be fitted to."""
+
+
+def fitted(
+    raw: pd.DataFrame,
+    frame: pd.DataFrame,
+    *,
+    folder: Path | None = None,
+    formula: str | None = None,
+    family: str = "gaussian",
+) -> Study:
+    """Return the study of a prepared results table, fitted by `formula` or the default model.
+
+    Raises:
+        NoModel: no benchmark score, or too few scores to tell an effect from noise.
+    """
+    reasons: list[str] = [GIVEN]
+    try:
+        if formula is None:
+            formula, reasons = default_formula(frame)
+        fit = fit_mixed(study_rows(frame), formula, family)
+    except AnalysisError as error:
+        raise NoModel(str(error)) from error
+    return Study(raw, frame, fit, tuple(reasons), folder)

@@ -1,0 +1,234 @@
+"""The figures of any study's report. Each takes a tidy table and returns a Figure.
+
+Tables hold what is drawn; nothing is estimated here. Columns in common: `estimate` with its
+interval `low` and `high`, and the levels that it belongs to.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+from analysis.report import draw, style
+from analysis.report.draw import at, levels
+from analysis.report.style import MUTED, PAPER, RULE, styled
+
+CAPACITY_LABELS = {"rank": "rank (budget)", "trainable_parameters": "trainable parameters"}
+
+
+@styled
+def score_curves(
+    points: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    base: pd.DataFrame | None = None,
+    unit: str = "score (points)",
+) -> Figure:
+    """Return score against PLW: a column per task, a row per data set, a colour per masking mode.
+
+    Args:
+        points: dataset, task, masking, plw, wp, estimate, low, high: the means of the runs.
+        curves: dataset, task, masking, wp, estimate, low, high: the fitted quadratic, its band.
+        base: dataset, task, estimate: the untouched base model's score.
+        unit: what the vertical axis counts.
+    """
+    datasets, tasks = levels(points, "dataset"), levels(points, "task")
+    figure, axes = _lattice(len(datasets), len(tasks), sharey="col")
+    titles = draw.short_names(tasks)
+    looks = style.looks(levels(points, "masking"))
+    for i, dataset in enumerate(datasets):
+        for j, task in enumerate(tasks):
+            where = {"dataset": dataset, "task": task}
+            draw.dose_panel(
+                axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
+            )
+            draw.reference(axes[i, j], at(base, where)["estimate"])
+            axes[i, j].set_title(titles[j] if i == 0 else "")
+        axes[i, 0].set_ylabel(dataset, fontweight="bold")
+    figure.supylabel(unit)
+    figure.supxlabel(draw.PLW)
+    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(tasks) > 3 else 0.085)
+    dashed = "untouched base" if base is not None and len(base) else ""
+    draw.legend(figure, looks, dashed=dashed)
+    return figure
+
+
+@styled
+def capacity(points: pd.DataFrame, *, x: str = "rank") -> Figure:
+    """Return score against `rank` or `trainable_parameters`: a line per adapter, full as level.
+
+    Args:
+        points: panel, adapter, the column `x`, estimate, low, high.
+        x: the capacity on the horizontal axis, which is logarithmic.
+    """
+    panels = levels(points, "panel")
+    columns = 2 if len(panels) == 4 else 3
+    figure, axes = style.grid(len(panels), columns=columns, height=2.0)
+    looks = style.looks(levels(points, "adapter"))
+    for axis, name in zip(axes, panels, strict=True):
+        draw.capacity_panel(axis, at(points, {"panel": name}), looks=looks, x=x)
+        axis.set_title(name)
+        axis.set_xlabel(CAPACITY_LABELS.get(x, x))
+    axes[0].set_ylabel("score (points)")
+    return figure
+
+
+@styled
+def trade_off(points: pd.DataFrame) -> Figure:
+    """Return learning against forgetting: points gained on target over points lost on source tasks.
+
+    Args:
+        points: dataset, adapter, label, forgetting, forgetting_low, forgetting_high, learning,
+            learning_low, learning_high; against the untouched base.
+    """
+    datasets = levels(points, "dataset")
+    figure, axes = style.grid(len(datasets), columns=2, height=2.7, sharey=True)
+    looks = style.looks(levels(points, "adapter"))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        rows = at(points, {"dataset": dataset})
+        for adapter, look in looks.items():
+            line = at(rows, {"adapter": adapter})
+            axis.plot(line["forgetting"], line["learning"], color=look.color, linewidth=0.8)
+            for row in line.itertuples():
+                _cross(axis, row, look)
+        axis.axhline(0, color=MUTED, linewidth=0.6)
+        axis.axvline(0, color=MUTED, linewidth=0.6)
+        axis.annotate(
+            "untouched base", (0, 0), xytext=(3, 3), textcoords="offset points", fontsize=6,
+            color=MUTED,
+        )  # fmt: skip
+        axis.grid(visible=True, axis="both")
+        axis.set_title(dataset)
+        axis.set_xlabel("forgetting: source points lost")
+    axes[0].set_ylabel("learning: target points gained")
+    draw.legend(figure, looks)
+    return figure
+
+
+def _cross(axis: Axes, row: Any, look: style.Look) -> None:
+    axis.errorbar(
+        row.forgetting, row.learning,
+        xerr=draw.arms(row.forgetting, row.forgetting_low, row.forgetting_high),
+        yerr=draw.arms(row.learning, row.learning_low, row.learning_high),
+        color=look.color, marker=look.marker, elinewidth=0.7, markeredgecolor=PAPER,
+        markeredgewidth=0.5, markersize=look.size + 1,
+    )  # fmt: skip
+    axis.annotate(
+        str(row.label), (row.forgetting, row.learning), xytext=(4, 3),
+        textcoords="offset points", fontsize=6, color=look.color,
+    )  # fmt: skip
+
+
+@styled
+def forest(
+    rows: pd.DataFrame, *, unit: str = "points", margin: float | None = None, zero: bool = True
+) -> Figure:
+    """Return estimates with their intervals, a line each, under the names of their groups.
+
+    Args:
+        rows: group, label, estimate, low, high, and optionally verdict: what is not
+            "distinguishable" is drawn hollow.
+        unit: what the horizontal axis counts.
+        margin: half the width of the range that counts as no effect, drawn as a band.
+        zero: whether a line stands at zero, the value of no effect.
+    """
+    groups = levels(rows, "group")
+    height = 0.5 + 0.165 * (len(rows) + 1.4 * len(groups))
+    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
+    axis = figure.subplots()
+    if margin is not None:
+        axis.axvspan(-margin, margin, color=RULE, alpha=0.6, linewidth=0)
+    if zero:
+        axis.axvline(0, color=MUTED, linewidth=0.7)
+    ticks: dict[float, str] = {}
+    y = 0.0
+    for group in groups:
+        ticks[y] = group
+        for row in at(rows, {"group": group}).itertuples():
+            y -= 1
+            ticks[y] = str(row.label)
+            draw.whisker(axis, row, y, look=style.KNOWN_LOOKS["here"])
+        y -= 1.4
+    draw.forest_axis(axis, ticks, groups)
+    axis.set_ylim(y + 0.8, 0.7)
+    axis.set_xlabel(unit)
+    return figure
+
+
+@styled
+def heldout(points: pd.DataFrame) -> Figure:
+    """Return held-out loss against PLW: a column per role, a row per data set.
+
+    Args:
+        points: dataset, role, masking, plw, wp, estimate, low, high; loss in nats a token.
+    """
+    datasets, roles = levels(points, "dataset"), levels(points, "role")
+    figure, axes = _lattice(len(datasets), len(roles), sharey=False)
+    looks = style.looks(levels(points, "masking"))
+    none = points.iloc[:0]
+    for i, dataset in enumerate(datasets):
+        for j, role in enumerate(roles):
+            rows = at(points, {"dataset": dataset, "role": role})
+            draw.dose_panel(axes[i, j], rows, none, by="masking", looks=looks)
+            axes[i, j].set_title(role if i == 0 else "")
+        axes[i, 0].set_ylabel(dataset, fontweight="bold")
+    figure.supylabel("loss (nats/token)")
+    figure.supxlabel(draw.PLW)
+    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(roles) > 3 else 0.085)
+    draw.legend(figure, looks)
+    return figure
+
+
+@styled
+def tuning(table: pd.DataFrame) -> Figure:
+    """Return validation loss against learning rate: a panel per data set, a line per adapter.
+
+    Args:
+        table: dataset, label (adapter and rank), lr, loss, chosen (bool).
+    """
+    datasets = levels(table, "dataset")
+    figure, axes = style.grid(len(datasets), columns=3, height=2.0)
+    looks = style.looks(levels(table, "label"))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for label, look in looks.items():
+            line = at(table, {"dataset": dataset, "label": label}).sort_values("lr")
+            axis.plot(line["lr"], line["loss"], color=look.color, linewidth=1)
+            best = line[line["chosen"].astype(bool)] if len(line) else line
+            axis.plot(best["lr"], best["loss"], look.marker, color=look.color)
+        axis.set_xscale("log")
+        axis.set_title(dataset)
+        axis.set_xlabel("learning rate")
+    axes[0].set_ylabel("validation loss (nats/token)")
+    draw.legend(figure, looks)
+    return figure
+
+
+def _lattice(rows: int, columns: int, *, sharey: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(style.PAGE, 0.6 + 1.45 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey)
+
+
+@styled
+def residuals(fitted: "pd.Series[float]", residual: "pd.Series[float]") -> Figure:
+    """Return residuals against fitted scores, and against the quantiles of the normal."""
+    figure, axes = style.grid(2, columns=2, height=2.1)
+    dots: dict[str, Any] = {
+        "color": style.BLUE,
+        "markersize": 2,
+        "alpha": 0.5,
+        "markeredgewidth": 0,
+    }
+    axes[0].plot(fitted, residual, "o", **dots)
+    axes[0].axhline(0, color=MUTED, linewidth=0.7)
+    axes[0].set(xlabel="fitted", ylabel="residual")
+    ordered = np.sort(residual.to_numpy(dtype=float))
+    places = (np.arange(len(ordered)) + 0.5) / len(ordered)
+    axes[1].plot(norm.ppf(places), ordered, "o", **dots)
+    axes[1].axline(
+        (0, float(ordered.mean())), slope=float(ordered.std()), color=MUTED, linewidth=0.7
+    )
+    axes[1].set(xlabel="normal quantile", ylabel="residual")
+    return figure

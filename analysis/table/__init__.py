@@ -1,0 +1,1 @@
+"""The results table prepared for analysis: frame, factors, items, adjusted means."""

@@ -1,0 +1,90 @@
+"""One row per run: what the questions about a curve's shape are asked of.
+
+A panel is one masking mode in one task group and data-set type, as in `study.effects`, at the
+usual level of every other setting. A run counts once, as the mean of its scores over the panel's
+tasks, so that the residuals of a least-squares fit are independent and its F tests exact. An arm
+is what a run is compared within (data set, base model, adapter, rank); the block is what runs of
+one seed share.
+
+Letters in names: N runs, K columns that are adjusted for, S columns of a shape.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.linalg import Array, independent_columns
+from analysis.questions.plw.effects import panels
+from analysis.table.cells import CELL
+from analysis.table.frame import study_rows
+
+KEPT = ("masking", "plw", "adapter", "rank", "rate")  # of CELL: what a panel may vary
+ARM = ("dataset", "model", "adapter", "rank")
+SETTINGS = tuple(name for name in CELL if name not in KEPT)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPanel:
+    """The runs of one panel, a row each: run, dataset, wp, plw, log2_rank, arm, block, score."""
+
+    labels: dict[str, str]
+    runs: pd.DataFrame
+
+
+def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the level of every other setting that most runs have."""
+    runs = rows.drop_duplicates("run")
+    kept = pd.Series(True, rows.index)
+    for name in SETTINGS:
+        if name in rows and rows[name].nunique() > 1:
+            text = rows[name].astype(str)
+            kept &= text == text[runs.index].value_counts().index[0]
+    return rows[kept]
+
+
+def run_panels(frame: pd.DataFrame, *, levels: int = 2) -> Iterator[RunPanel]:
+    """Yield every panel that ran at least `levels` weights above 0, its runs as rows."""
+    rows = usual_rows(study_rows(frame))
+    for panel in panels(rows):
+        mode = panel.labels["mode"]
+        if panel.levels >= levels:
+            both = rows[(rows["wp"] == 0) | (rows["mode"] == mode)]
+            for name in ("task_group", "dataset_type"):
+                both = both[both[name].astype(str) == panel.labels[name]]
+            yield RunPanel(panel.labels, one_row_per_run(both))
+
+
+def one_row_per_run(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per run, its score the mean over tasks, with `arm` and `block`."""
+    names = [n for n in ("rg", "wp", "plw", "log2_rank", "seed", "side", *ARM) if n in rows]
+    first = {n: (n, "first") for n in names}
+    grouped = rows.groupby("run", observed=True, sort=False)
+    runs = grouped.agg(**first, score=("score", "mean"), tasks=("score", "size")).reset_index()
+    full = runs["adapter"].astype(str) == "full"
+    runs = runs.assign(rank=runs["rank"].mask(full, 0)) if "rank" in runs else runs
+    arm = runs[[n for n in ARM if n in runs]].astype(str).agg(" ".join, axis=1)
+    return runs.assign(arm=arm, block=runs["dataset"].astype(str) + ":" + runs["seed"].astype(str))
+
+
+def dummies(column: "pd.Series[str]") -> Array:
+    """Return a column of 0 and 1 per level (N, levels)."""
+    codes_N, names = pd.factorize(column, sort=True)
+    return np.asarray(np.eye(len(names))[codes_N])
+
+
+def nuisance(runs: pd.DataFrame) -> Array:
+    """Return the columns of arm and block that every shape is adjusted for (N, K)."""
+    return independent(np.hstack([dummies(runs["arm"]), dummies(runs["block"])]))
+
+
+def independent(x_NK: Array) -> Array:
+    """Return the columns that earlier ones do not determine."""
+    return x_NK[:, independent_columns(x_NK)]
+
+
+def without(z_NK: Array, x_NS: Array) -> Array:
+    """Return the columns of x less what z explains of them."""
+    q_NK = np.linalg.qr(z_NK)[0]
+    return x_NS - q_NK @ (q_NK.T @ x_NS)
