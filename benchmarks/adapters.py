@@ -35,7 +35,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ablate import objective, paths
 from ablate.adapters import build, hooks
-from ablate.config import build, compose, schema
+from ablate.config import compose, schema
+from ablate.config.build import build as cell_from
 from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
 from ablate.errors import UserError
 from ablate.models.files import resolve
@@ -123,7 +124,7 @@ def _cell(words: list[str], asked: argparse.Namespace, folder: Path) -> schema.C
         f"train.batch_size={asked.batch}", f"execution.device={asked.device}",
     ]  # fmt: skip
     (point,) = compose.expand([*words, *fixed]).points
-    return build.build(point.tree)
+    return cell_from(point.tree)
 
 
 def _round(turn: int, found: dict[str, schema.Cell], asked: argparse.Namespace) -> Iterator[Any]:

@@ -1,8 +1,8 @@
 """The guards of the micro world: figures without which it would be a toy, measured and printed.
 
 `python -m ablate.commands.guards` measures them on the shipped base models: prompts carry
-information, no benchmark triple is in an instruction row, every task has room between chance and the top, items
-differ between runs, full fine-tuning gains on a target task and costs source knowledge.
+information, no benchmark triple is in an instruction row, every task has room between chance and
+the top, items differ between runs, full fine-tuning gains on a target task and costs source knowledge.
 """
 
 import sys

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ablate.adapters import build, compatibility, registry
-from ablate.config import build, schema
+from ablate.config import schema
+from ablate.config.build import plain
 from ablate.errors import UserError
 from ablate.evaluate import generate, heldout
 from ablate.streams import Streams
@@ -143,7 +144,7 @@ def store(name: str, architecture: str, root: Path) -> list[str]:
     asked = levels.SUBJECTS[name]
     asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=architecture))
     build.save(run.module, folder)
-    (folder / "cell.json").write_text(json.dumps(build.plain(asked)))
+    (folder / "cell.json").write_text(json.dumps(plain(asked)))
     stored = {"ids": levels.tokens(), "logits": run.tuned.contiguous()}
     save_file(stored, folder / "logits.safetensors")
     # PEFT stores no base: what was taken out of it is lost (facts of its own, not of ours).

@@ -338,5 +338,5 @@ def test_the_catalogues_models_have_their_published_size(shapes):
 
 
 def test_table_and_catalogue_need_no_torch():
-    code = "import sys; from ablate.adapters import catalogue; sys.exit('torch' in sys.modules)"
+    code = "import sys; from ablate.commands import catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
