@@ -2,7 +2,8 @@
 
 `python -m ablate.commands.guards` measures them on the shipped base models: prompts carry
 information, no benchmark triple is in an instruction row, every task has room between chance and
-the top, items differ between runs, full fine-tuning gains on a target task and costs source knowledge.
+the top, items differ between runs, full fine-tuning gains on a target task and costs source
+knowledge.
 """
 
 import sys
