@@ -1,10 +1,11 @@
-"""Tests and intervals from a fit: contrasts, likelihood ratios, equivalence, visible effects.
+"""Tests and intervals from a fit: contrasts, likelihood ratios, equivalence, the MDE.
 
 An interval is estimate +- t se, with Satterthwaite's degrees of freedom (`engine.satterthwaite`)
 unless Kenward and Roger's (`inference.kenward_roger`) or the normal are asked for. "No effect" is
 never a large p-value: it is an equivalence test with its margin (two one-sided tests, Schuirmann
-1987), and beside every null stands the smallest effect that the data would have shown with 80 %
-power. Of a generalised model all of it is on the link's scale and normal: its df are infinite.
+1987), and beside every null stands the minimum detectable effect (MDE): the true effect that a
+test finds with 80 % power. Of a generalised model all of it is on the link's scale and normal: its
+df are infinite.
 """
 
 from collections.abc import Mapping
@@ -63,13 +64,13 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.t), self.df))
 
     @property
-    def visible(self) -> float:
-        """The smallest true effect that this design would have shown, see `smallest_visible`."""
-        return smallest_visible(self.se, self.df, alpha=1 - self.level)
+    def mde(self) -> float:
+        """The minimum detectable effect of this design, see `minimum_detectable_effect`."""
+        return minimum_detectable_effect(self.se, self.df, alpha=1 - self.level)
 
     def row(self) -> dict[str, float | str]:
         """Return all of it as one row of a table."""
-        names = ("name", "estimate", "se", "df", "t", "p", "low", "high", "visible")
+        names = ("name", "estimate", "se", "df", "t", "p", "low", "high", "mde")
         return {name: getattr(self, name) for name in names}
 
 
@@ -146,7 +147,7 @@ def _freedom(fit: MixedFit, l_B: Array, df: str) -> float:
 
 
 def coefficients(fit: MixedFit, *, level: float = LEVEL, df: str = DF_RULES[0]) -> pd.DataFrame:
-    """Return one row per fixed effect: name, estimate, se, df, t, p, low, high, visible."""
+    """Return one row per fixed effect: name, estimate, se, df, t, p, low, high, mde."""
     rows = np.eye(len(fit.fixef))
     named = zip(fit.fixef.index, rows, strict=True)
     found = [contrast(fit, l_B, name=name, level=level, df=df) for name, l_B in named]
@@ -269,7 +270,9 @@ def equivalence(effect: Estimate, margin: float) -> Equivalence:
     return Equivalence(margin, p, verdicts[p < alpha, effect.p < alpha])
 
 
-def smallest_visible(se: float, df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
+def minimum_detectable_effect(
+    se: float, df: float, *, alpha: float = 0.05, power: float = POWER
+) -> float:
     """Return the true effect that a two-sided test at `alpha` finds with this power."""
     return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)) * se)
 

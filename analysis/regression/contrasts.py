@@ -21,7 +21,7 @@ from analysis.inference.estimates import (
     contrast,
     covariance,
     equivalence,
-    smallest_visible,
+    minimum_detectable_effect,
 )
 from analysis.inference.means import Means, means, slopes
 from analysis.inference.multiplicity import holm
@@ -43,7 +43,7 @@ HEADS = words.HEADS | {
     "response_high": "95 % high", "p_equivalence": "p (TOST)", "fit_status": "fit",
 }  # fmt: skip
 FORMATS = dict.fromkeys(
-    ("estimate", "se", "low", "high", "visible", "odds_ratio", "odds_low", "odds_high",
+    ("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low", "odds_high",
      *RESPONSE, *DIFFERENCE), SIGNIFICANT,
 ) | {"df": ".1f", "t": ".2f", "n": ",.0f", "at": ".3g"} | dict.fromkeys(
     ("p", "p_tukey", "p_holm", "p_equivalence"), P_VALUE
@@ -117,9 +117,9 @@ def _pairs(reg: Regression, name: str, within: tuple[str, ...]) -> pd.DataFrame:
     where = [f"{within[0]} {v}" for v in table[within[0]]] if within else [""] * len(table)
     family = pd.Series(where, table.index)
     p_holm = table["p"].groupby(family, sort=False).transform(lambda p: holm(p.tolist()))
-    seen = [smallest_visible(e.se, e.df) for e in compared.estimates]
+    mde = [minimum_detectable_effect(e.se, e.df) for e in compared.estimates]
     columns = ["contrast", "estimate", "low", "high", "se", "df", "p", "p_tukey"]
-    table = table[columns].assign(p_holm=p_holm, visible=seen)
+    table = table[columns].assign(p_holm=p_holm, mde=mde)
     table.insert(0, "within", where)
     table.insert(0, "factor", name)
     table["contrast"] = table["contrast"].str.replace(" - ", " − ")
@@ -215,7 +215,7 @@ def _within(reg: Regression, name: str, factor: str) -> Iterator[dict[str, objec
 
 def _slope(reg: Regression, found: Means, k: int) -> dict[str, object]:
     effect = contrast(reg.fit, found.l_KB[k], df=reg.df)
-    names = ("estimate", "low", "high", "se", "df", "t", "p", "visible")
+    names = ("estimate", "low", "high", "se", "df", "t", "p", "mde")
     return {n: getattr(effect, n) for n in names}
 
 
@@ -234,7 +234,8 @@ def pair_tables(reg: Regression, rows: pd.DataFrame) -> list[Table]:
     own = [n for n in rows if n not in (*ODDS, *DIFFERENCE, "p_equivalence", "verdict")]
     note = (
         "First level less second; intervals and p (Tukey) are simultaneous over the pairs of one "
-        "factor, p (Holm) too; smallest visible: found by one such comparison with 80 % power."
+        "factor, p (Holm) too; MDE: minimum detectable effect, found by one "
+        "such comparison with 80 % power."
     )
     found = [Table("pairs", "Pairwise comparisons", rows[own], note, HEADS, FORMATS)]
     if reg.logit:

@@ -213,7 +213,7 @@ def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
         )}  # fmt: skip
         table = table.assign(**ratios)
     note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "visible", "odds_ratio", "odds_low",
+    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low",
                              "odds_high"), SIGNIFICANT)  # fmt: skip
     formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
     heads = contrasts.HEADS

@@ -157,9 +157,7 @@ def _factor(reg: Regression, name: str, pairs: pd.DataFrame, clear: bool) -> tup
         known["verdict"].isin([NO_EFFECT, "a small effect"]).all() and not clear
     )
     if not clear and not same:
-        text += (
-            f"; a difference of {shown(float(row['visible']), SIGNIFICANT)} would have been seen"
-        )
+        text += f"; a difference of {shown(float(row['mde']), SIGNIFICANT)} would have been seen"
     return text, same
 
 
@@ -188,7 +186,7 @@ def _covariate(reg: Regression, name: str, slopes: pd.DataFrame, clear: bool) ->
     row = slopes.to_dict("records")[0]
     text = f"{name}, a unit more: {_sized(row, reg)}"
     if not clear:
-        text += f"; a slope of {shown(float(row['visible']), SIGNIFICANT)} would have been seen"
+        text += f"; a slope of {shown(float(row['mde']), SIGNIFICANT)} would have been seen"
     return text
 
 

@@ -59,7 +59,7 @@ def fact_rows(reg: Regression) -> pd.DataFrame:
         ("fixed effects", f"{len(fit.fixef):,}", ""),
         ("degrees of freedom", RULES[reg.df], REFERENCES.get(reg.df, "") or reg.df_reason),
         ("level of intervals", "95 %", ""),
-        ("power of the smallest visible effect", "80 %", ""),
+        ("power of the minimum detectable effect", "80 %", ""),
     ]
     rows += [(f"levels of {g}", f"{len(e.modes):,}", "random") for g, e in fit.random.items()]
     if reg.proposal.weights:

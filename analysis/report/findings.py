@@ -101,7 +101,7 @@ def _unseen(row: Mapping[Hashable, object]) -> str:
             "zero lies outside this one interval, but not after adjustment for the number of "
             f"comparisons (p = {_number(row, 'p_holm'):.2g})"
         )
-    return f"a true effect of {_number(row, 'visible'):.1f} points would have been seen"
+    return f"a true effect of {_number(row, 'mde'):.1f} points would have been seen"
 
 
 def _inside(row: Mapping[Hashable, object]) -> str:
@@ -123,7 +123,7 @@ def _one_level(mode: str, own: pd.DataFrame) -> Item:
     """Say in one line what a masking mode with one weight does against PLW 0."""
     clear = own[own["p_holm"] < ALPHA]
     if not len(clear):
-        low, high = own["visible"].min(), own["visible"].max()
+        low, high = own["mde"].min(), own["mde"].max()
         seen = f"effects of {words.span(low, high)} points would have been seen"
         text = f"masking {mode} against no prompt weight: no difference in {len(own)} comparisons"
         return Item(f"{text}; {seen}.", "not distinguishable")
@@ -170,7 +170,7 @@ def _against(own: pd.DataFrame, where: str) -> Item:
     against = own["against"].iloc[0]
     rest = [str(a) for a in own.loc[own["verdict"] != "distinguishable", "arm"]]
     if not len(clear):
-        low, high = own["visible"].min(), own["visible"].max()
+        low, high = own["mde"].min(), own["mde"].max()
         seen = f"a true difference of {words.span(low, high)} points would have been seen"
         text = f"{where}: {', '.join(rest)} against {against}; {seen}."
         return Item(text, "not distinguishable")
@@ -194,7 +194,7 @@ def _controls(study: Study) -> Iterator[Item]:
         tone = "warn" if alarm else "clear" if seen else ""
         head = {"sham": "A/A", "placebo": "placebo weights", "shuffled": "shuffled prompts"}
         text = f"{head[found.name]}: {words.estimate_text(found.effect)}; {found.verdict}"
-        text += "." if seen else f"; {found.effect.visible:.1f} points would have been seen."
+        text += "." if seen else f"; {found.effect.mde:.1f} points would have been seen."
         yield Item(text, tag, tone)
     yield from _rates(study.false_positives)
 

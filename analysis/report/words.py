@@ -14,7 +14,7 @@ DATASET_TYPES = {"short": "short completions", "long": "long completions", "text
 HEADS = {
     "mode": "masking", "task_group": "tasks", "dataset_type": "data", "plw": "PLW", "wp": "w_p",
     "estimate": "estimate", "low": "95 % low", "high": "95 % high", "p": "p", "p_holm": "p (Holm)",
-    "visible": "smallest visible", "df": "df", "se": "s.e.", "n": "n",
+    "mde": "MDE", "df": "df", "se": "s.e.", "n": "n",
 }  # fmt: skip
 
 

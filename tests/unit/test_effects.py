@@ -219,7 +219,7 @@ def test_effects_carry_interval_visible_effect_and_equivalence(doses):
     assert rises["verdict"] == "an effect"
     flat = doses.loc[("none", "short target", "long")]
     assert flat["verdict"] == "no effect beyond the margin"
-    assert 0 < flat["visible"] < 2
+    assert 0 < flat["mde"] < 2
     # An inverted U: the whole curve has an effect where its far end has little.
     assert doses.loc[("none", "short target", "short"), "p_any"] < 1e-6
     assert (doses["p_holm"] >= doses["p"]).all()

@@ -19,7 +19,7 @@ from analysis.inference.estimates import (
     holm,
     joint,
     likelihood_ratio,
-    smallest_visible,
+    minimum_detectable_effect,
     table,
     variances,
 )
@@ -165,16 +165,16 @@ def test_equivalence_is_two_one_sided_tests():
         equivalence(effect, 0)
 
 
-def test_the_smallest_visible_effect_has_the_power_it_claims():
+def test_the_minimum_detectable_effect_has_the_power_it_claims():
     # Exact power is a non-central t; the textbook formula is within half a point of it here.
     from statsmodels.stats.power import TTestPower
 
     se, df = 0.4, 24
-    visible = smallest_visible(se, df)
-    exact = TTestPower().power(visible / (se * 5), nobs=25, alpha=0.05)
+    mde = minimum_detectable_effect(se, df)
+    exact = TTestPower().power(mde / (se * 5), nobs=25, alpha=0.05)
     assert exact == pytest.approx(0.80, abs=0.005)
-    assert Estimate("x", 0.0, se, df).visible == visible
-    assert smallest_visible(se, np.inf) == pytest.approx((1.959964 + 0.841621) * se)
+    assert Estimate("x", 0.0, se, df).mde == mde
+    assert minimum_detectable_effect(se, np.inf) == pytest.approx((1.959964 + 0.841621) * se)
 
 
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.2], [0.5], [1.0, 1.0], [0.02, 0.02, 0.9]])
@@ -186,7 +186,7 @@ def test_holm_is_statsmodels(p):
 
 def test_what_is_not_estimable_stays_missing(fit):
     found = contrast(fit, np.array([0.0, np.nan, 0.0]))
-    assert np.isnan([found.estimate, found.se, found.low, found.p, found.visible]).all()
+    assert np.isnan([found.estimate, found.se, found.low, found.p, found.mde]).all()
     assert equivalence(found, 2.0).verdict == NOT_ESTIMABLE
     np.testing.assert_array_equal(holm([0.04, np.nan, 0.01]), [0.04, np.nan, 0.02])
 

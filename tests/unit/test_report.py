@@ -306,10 +306,10 @@ def test_no_effect_is_never_found_where_there_is_none():
     assert {item.tag for item in dose} <= {"within ±2", "not distinguishable"}
     table = arm_differences(study)
     assert (table["verdict"] == "not distinguishable").all()
-    assert (table["visible"] > 0).all()
+    assert (table["mde"] > 0).all()
 
 
-def test_every_null_has_the_smallest_visible_effect_beside_it():
+def test_every_null_has_the_minimum_detectable_effect_beside_it():
     truth = Truth(dose=FLAT, residual_sd=4.0, run_sd=3.0)
     frame = from_results(fake_results(1, seeds=2, plws=PLWS, truth=truth))
     study = fitted(pd.DataFrame(), frame)

@@ -5,7 +5,7 @@ Huerta-Enochian and Ko, arXiv 2401.13586; what is claimed is listed with its sou
 
     supported            the interval excludes the other answer
     contradicted         the interval excludes the claim
-    not distinguishable  the data do not decide; the smallest visible effect stands beside it
+    not distinguishable  the data do not decide; the MDE (minimum detectable effect) is given
     not testable here    what the claim is about was not run or not measured
 
 Intervals are 95 % each and not adjusted for the number of lines.
@@ -65,7 +65,7 @@ class Line:
         known = self.effect
         numbers = {
             name: getattr(known, name) if known is not None else float("nan")
-            for name in ("estimate", "low", "high", "visible")
+            for name in ("estimate", "low", "high", "mde")
         }
         head = {"claim": CLAIMS[self.claim], "where": self.where, "measure": self.measure}
         return head | numbers | {"verdict": self.verdict}
@@ -86,7 +86,7 @@ class _Curve:
 
 
 def plw_claims(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return claim, where, measure, estimate, low, high, visible, verdict: a row per place.
+    """Return claim, where, measure, estimate, low, high, mde, verdict: a row per place.
 
     Args:
         frame: a prepared results table of `analysis.table.frame`.

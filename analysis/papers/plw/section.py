@@ -48,7 +48,7 @@ def _claims(table: pd.DataFrame) -> Iterator[Block]:
     )
     title = "The paper's claims: verdicts"
     yield Sheet(Table("plw_claims_summary", title, summary(table), note), open=True)
-    formats = dict.fromkeys(("estimate", "low", "high", "visible"), ".3g")
+    formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".3g")
     title = "The paper's claims, place by place"
     yield Sheet(Table("plw_claims", title, table, note, words.HEADS, formats))
 

@@ -14,7 +14,7 @@ from analysis.table.level_means import Levels, level_means, panels
 SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
 ARM = ["adapter", "rank"]
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
-POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "visible"), ".2f")
+POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
 
 
 def many(study: Study) -> bool:
@@ -91,7 +91,7 @@ def _parameters(rows: pd.DataFrame) -> pd.DataFrame:
 def arm_differences(study: Study) -> pd.DataFrame:
     """Return every arm less full fine-tuning, or less the first arm where nothing is full.
 
-    Columns: side, dataset, arm, against, estimate, low, high, p, p_holm, visible, verdict.
+    Columns: side, dataset, arm, against, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = []
     for labels, means in sides(study.main):
@@ -131,8 +131,8 @@ def _differences(study: Study) -> list[Block]:
         "from zero at the 5 % level after Holm's adjustment over all lines. Hollow: not."
     )
     note = (
-        "Differences in points. Smallest visible: the true difference found with 80 % power. "
-        "p is adjusted by Holm over the table."
+        "Differences in points. MDE: minimum detectable effect, the true difference found with "
+        "80 % power. p is adjusted by Holm over the table."
     )
     formats = POINT_FORMATS | {"p": P_VALUE, "p_holm": P_VALUE}
     table = Table("arm_differences", f"Arms against {against}", frame, note, words.HEADS, formats)

@@ -49,8 +49,11 @@ def controls(study: Study) -> Section | None:
     table = table.assign(
         control=table["control"].map(CONTROL_NAMES), tasks=table["tasks"].map(words.group_text)
     )
-    note = "Paired t intervals over runs. Smallest visible: the true effect found with 80 % power."
-    formats = dict.fromkeys(("estimate", "low", "high", "visible"), ".2f") | {"p": P_VALUE}
+    note = (
+        "Paired t intervals over runs. MDE: minimum detectable effect, the true effect found with "
+        "80 % power."
+    )
+    formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f") | {"p": P_VALUE}
     sheet = Sheet(Table("controls", "Controls", table[names], note, words.HEADS, formats))
     return Section("controls", "Controls", (*blocks, sheet, *_rates(rates)))
 
@@ -108,7 +111,7 @@ def coefficient_table(fit: MixedFit) -> Table:
     """Return every fixed effect with its interval."""
     table = coefficients(fit).rename(columns={"name": "term"}).assign(fit_status=status(fit))
     note = f"{fit.formula}; {fit.method}; {fit.n} rows. Intervals and p by Satterthwaite's df."
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "visible"), ".3g")
+    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde"), ".3g")
     formats |= {"df": ".0f", "t": ".2f", "p": P_VALUE}
     heads = words.HEADS | {"fit_status": "fit"}
     return Table("coefficients", "Fixed effects", table, note, heads, formats)

@@ -12,7 +12,7 @@ from analysis.table.level_means import Levels, level_means, panels
 ROLES = ("completion", "text", "instruction", "input", "boilerplate", "system", "special")
 LEARNT = ("completion", "text")  # the roles that a user of the model sees
 LEVEL = ["masking", "plw", "wp"]
-FORMATS = dict.fromkeys(("estimate", "low", "high", "visible"), ".4f")
+FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".4f")
 
 
 def section(frame: pd.DataFrame) -> Section | None:
@@ -61,7 +61,7 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the loss on completions of every masking and PLW less that at PLW 0.
 
-    Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, visible, verdict.
+    Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = loss_rows(frame)
     if not len(rows):
@@ -75,7 +75,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
             if gap is not None:
                 level = {"masking": str(means.table["masking"].iloc[i])}
                 level["plw"] = means.table["plw"].iloc[i]
-                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "visible")}
+                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "mde")}
                 found.append(labels | level | numbers)
     table = pd.DataFrame(found)
     if not len(table):
@@ -97,7 +97,7 @@ def findings(frame: pd.DataFrame) -> list[Item]:
 def _finding(dataset: str, own: pd.DataFrame) -> Item:
     clear = own[own["verdict"] == "distinguishable"]
     if not len(clear):
-        low, high = own["visible"].min(), own["visible"].max()
+        low, high = own["mde"].min(), own["mde"].max()
         seen = f"differences of {words.span(low, high, 3)} nats a token would have been seen"
         text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
         return Item(text, "not distinguishable")

@@ -65,7 +65,7 @@ class ItemModel:
     def against(self, reference: str) -> pd.DataFrame:
         """Return all cells less one: cell, estimate (log odds), se, low, high, p, p_holm."""
         found = [self.difference(c, reference) for c in self.cells if c != reference]
-        table = pd.DataFrame([e.row() for e in found]).drop(columns=["df", "visible", "t"])
+        table = pd.DataFrame([e.row() for e in found]).drop(columns=["df", "mde", "t"])
         table["name"] = [c for c in self.cells if c != reference]
         return table.rename(columns={"name": "cell"}).assign(p_holm=holm(table["p"].tolist()))
 

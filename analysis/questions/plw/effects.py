@@ -160,7 +160,7 @@ def _effect(gain: Estimate, margin: float) -> dict[str, float | str]:
     same = equivalence(gain, margin)
     return {
         "effect": gain.estimate, "se": gain.se, "df": gain.df, "low": gain.low, "high": gain.high,
-        "p": gain.p, "visible": gain.visible, "margin": margin, "p_equivalence": same.p,
+        "p": gain.p, "mde": gain.mde, "margin": margin, "p_equivalence": same.p,
         "verdict": same.verdict,
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ from analysis.table.level_means import by_panel, level_means
 CURVE_POINTS = 41
 BLOCK = ("adapter", "rank", "model", "seed")  # what an adjusted mean is a mean over
 EFFECT_COLUMNS = (
-    "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "visible", "p_holm",
+    "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "mde", "p_holm",
     "p_any_holm",
 )  # fmt: skip
 OPTIMUM_COLUMNS = (
@@ -100,15 +100,16 @@ def effect_table(study: Study) -> Table:
     frame = study.dose[[c for c in EFFECT_COLUMNS if c in study.dose]]
     margin = float(study.dose["margin"].iloc[0])
     note = (
-        "Points at PLW 1 less points at PLW 0. Smallest visible: the true effect that this design "
-        "finds with 80 % power at the 5 % level, so a null says no more than that. Verdict: of the "
-        f"test against zero together with the equivalence test at ±{margin:g} points. Whole curve: "
+        "Points at PLW 1 less points at PLW 0. MDE: minimum detectable effect, the true effect "
+        "that this design finds with 80 % power at the 5 % level, so a null says no more than "
+        "that. Verdict: of the test against zero together "
+        f"with the equivalence test at ±{margin:g} points. Whole curve: "
         "the test of the curve against a flat one, adjusted by Holm like the other."
     )
     heads = words.HEADS | {
         "effect": "PLW 1 − PLW 0", "p_any_holm": "whole curve, p (Holm)",
     }  # fmt: skip
-    formats = dict.fromkeys(("effect", "low", "high", "visible"), ".2f")
+    formats = dict.fromkeys(("effect", "low", "high", "mde"), ".2f")
     formats |= {"p_holm": P_VALUE, "p_any_holm": P_VALUE}
     return Table("plw_effect", "Effect of PLW 1 against PLW 0", _told(frame), note, heads, formats)
 
@@ -135,7 +136,7 @@ def _lead(study: Study) -> str:
 
 
 def _smallest(study: Study) -> str:
-    low, high = study.dose["visible"].min(), study.dose["visible"].max()
+    low, high = study.dose["mde"].min(), study.dose["mde"].max()
     return (
         f"The smallest difference between PLW 1 and 0 that this design would have shown with 80 % "
         f"power is {words.span(low, high)} points, depending on the combination."

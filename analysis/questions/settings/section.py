@@ -31,7 +31,7 @@ def section(study: Study) -> Section | None:
     )
     plate = Plate("settings", plots.forest(table.assign(group=group, label=label)), caption)
     note = "Points; p is adjusted by Holm over the table."
-    formats = dict.fromkeys(("estimate", "low", "high", "visible"), ".2f")
+    formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
     formats |= {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
     sheet = Sheet(Table("settings", "Settings", table, note, words.HEADS, formats))
     return Section("settings", "Other settings", (plate, sheet))
@@ -63,7 +63,7 @@ def _gaps(runs: pd.DataFrame, setting: str, study: Study) -> Iterator[dict[str, 
             gap = means.compare(levels == level, levels == against)
             if gap is not None:
                 row = {"setting": setting, "level": level, "against": against}
-                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "visible")}
+                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "mde")}
                 yield {"dataset": labels["dataset"], "plw": float(labels["plw"])} | row | numbers
 
 
