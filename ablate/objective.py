@@ -18,7 +18,7 @@ after dividing both tables by the largest `den`: that is all an alias is.
 
 from dataclasses import dataclass
 
-from ablate.config.schema import Loss, Masking
+from ablate.config.schema import Cell, Loss, Masking
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 
@@ -42,11 +42,20 @@ class Objective:
         return not any(self.den)
 
 
-def objective(masking: Masking, plw: float, completion_weight: float, loss: Loss) -> Objective:
-    """Return the objective of a cell.
+def objective_of(cell: Cell) -> Objective:
+    """Return the objective of `cell`.
 
     Raises:
-        UserError: nothing at all would be trained (completion weight 0, nothing else weighted).
+        UserError: no token would have a weight (completion weight 0, nothing else weighted).
+    """
+    return make_objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+
+
+def make_objective(masking: Masking, plw: float, completion_weight: float, loss: Loss) -> Objective:
+    """Return the objective of a masking mode at its weights, where there is no cell.
+
+    Raises:
+        UserError: no token would have a weight (completion weight 0, nothing else weighted).
     """
     num = [0.0] * len(NAMES)
     for name, weight in masking.weights.items():
@@ -81,28 +90,28 @@ def _divisor(num: RoleTable, normaliser: str) -> RoleTable:
     return rules[normaliser]
 
 
-def canonical(goal: Objective, counts: dict[str, int]) -> dict[str, object]:
-    """Return the identity of `goal` on data whose targets have these role `counts`.
+def canonical(objective: Objective, counts: dict[str, int]) -> dict[str, object]:
+    """Return the identity of `objective` on data whose targets have these role `counts`.
 
     Roles that do not occur are dropped, both tables are divided by the largest divisor weight, and
     a permutation of equal weights is no permutation. Equal results mean equal training.
 
     Args:
-        goal: the objective.
+        objective: the objective.
         counts: number of target tokens per role name; zero or absent where a role does not occur.
     """
     present = [role for role in Role if counts.get(role.name.lower(), 0) > 0]
-    num = {r.name.lower(): goal.num[r] for r in present}
-    den = {r.name.lower(): goal.den[r] for r in present}
+    num = {r.name.lower(): objective.num[r] for r in present}
+    den = {r.name.lower(): objective.den[r] for r in present}
     top = max(den.values(), default=0.0) or 1.0
     uniform = len(set(zip(num.values(), den.values(), strict=True))) <= 1
     return {
         "num": {name: _rounded(w / top) for name, w in num.items()},
         "den": {name: _rounded(w / top) for name, w in den.items()},
-        "scope": goal.scope,
-        "permute": goal.permute and not uniform,
-        "first_header_only": goal.first_header_only and counts.get("special", 0) > 0,
-        "label_smoothing": goal.label_smoothing,
+        "scope": objective.scope,
+        "permute": objective.permute and not uniform,
+        "first_header_only": objective.first_header_only and counts.get("special", 0) > 0,
+        "label_smoothing": objective.label_smoothing,
     }
 
 
@@ -111,15 +120,15 @@ def _rounded(weight: float) -> float:
     return float(f"{weight:.12g}")
 
 
-def effective_plw(goal: Objective, counts: dict[str, int]) -> float:
+def effective_plw(objective: Objective, counts: dict[str, int]) -> float:
     """Return the mean weight of the prompt's targets relative to the completion's.
 
     0 for `instruction` at any PLW; the analysis uses this, never the PLW that was asked for.
     """
     prompt = [r for r in Role if r not in (Role.COMPLETION, Role.TEXT, Role.PAD)]
     tokens = sum(counts.get(r.name.lower(), 0) for r in prompt)
-    completion = goal.num[Role.COMPLETION]
+    completion = objective.num[Role.COMPLETION]
     if tokens == 0 or completion == 0:
         return 0.0 if tokens == 0 else float("nan")
-    total = sum(goal.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
+    total = sum(objective.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
     return total / tokens / completion

@@ -18,16 +18,17 @@ import torch
 import yaml
 from torch import nn
 
-from ablate import objective
 from ablate.adapters import build, hooks, registry
 from ablate.config.build import plain
 from ablate.config.schema import Cell
-from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.data.tokenise import Tokenised
 from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import ready, score
+from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, Unit, identify
 from ablate.models.load import device_of, load
+from ablate.objective import Objective, objective_of
 from ablate.results import provenance
 from ablate.results.log import logged, say
 from ablate.results.record import COSTS, RECORD, SCHEMA
@@ -58,7 +59,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         return
     with store.writing(key) as draft, logged(draft / "log.txt"):
         cell, identity = cells[0], identify(cells[0])
-        data = _data(cell, identity)
+        data = tokenised(cell, "train")
         ready(missing)  # what cannot be scored is known before it is trained
         model, course = _trained(cell, identity, data)
         started = time.perf_counter()
@@ -87,22 +88,12 @@ def _tried(units: Sequence[tuple[Cell, Unit]]) -> set[str]:
     return {unit.key for _, unit in units}
 
 
-def _data(cell: Cell, identity: Identity) -> Tokenised:
-    return tokenise(
-        cell.dataset,
-        "train",
-        tokeniser=Tokeniser(identity.files.folder, cell.model.chat_template),
-        max_length=cell.train.max_length,
-        boundary=cell.train.boundary,
-    )
-
-
 def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:
     """Return the cell's model after training, and the course of it; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     model = build.apply(base, cell, streams=streams, data=data)
-    if cell.adapter.kind == "none":
+    if cell.is_base:
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
     with regularisation.acting(model, cell, streams=streams) as held:
@@ -110,7 +101,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
             model,
             data,
             cell.train,
-            goal=objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+            objective=objective_of(cell),
             streams=streams,
             execution=cell.execution,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
@@ -124,7 +115,7 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
     """Return the recorded run's model and history; trained again where no weights were kept."""
     identity = identify(cell)
     if not (folder / WEIGHTS).is_dir():
-        model, course = _trained(cell, identity, _data(cell, identity))
+        model, course = _trained(cell, identity, tokenised(cell, "train"))
         return model, course.history
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     streams = Streams(cell.seed, cell.sham)
@@ -136,7 +127,7 @@ def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]
 
 def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) -> dict[str, Any]:
     sizes = identity.files
-    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    objective = objective_of(cell)
     budget = registry.budget(cell, sizes.linear_shapes, norms=sizes.norm_parameters)
     return {
         "schema": SCHEMA,
@@ -156,7 +147,7 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
             "tokens_seen": course.tokens_seen,
             "examples_seen": course.examples_seen,
             "supervised_weight_seen": course.supervised_weight_seen,
-            "supervised_share": _supervised_share(goal, dict(identity.data.counts)),
+            "supervised_share": _supervised_share(objective, dict(identity.data.counts)),
             "effective_plw": identity.effective_plw,
         },
         "data": plain(identity.data),
@@ -171,10 +162,10 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
     }
 
 
-def _supervised_share(goal: objective.Objective, counts: dict[str, int]) -> float | None:
+def _supervised_share(objective: Objective, counts: dict[str, int]) -> float | None:
     """Return the share of the training targets that carry weight."""
     total = sum(counts.values())
-    carrying = sum(counts.get(role.name.lower(), 0) for role in Role if goal.num[role] > 0)
+    carrying = sum(counts.get(role.name.lower(), 0) for role in Role if objective.num[role] > 0)
     return carrying / total if total else None
 
 

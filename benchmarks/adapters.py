@@ -33,14 +33,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ablate import objective, paths
+from ablate import paths
 from ablate.adapters import build, hooks
 from ablate.config import compose, schema
 from ablate.config.build import build as cell_from
-from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
+from ablate.experiment.cell_data import tokenised
 from ablate.models.files import resolve
 from ablate.models.load import load
+from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training import regularisation
 from ablate.training.hooks import combine
@@ -159,10 +161,7 @@ def _synchronised() -> float:
 
 def rows_of(cell: schema.Cell) -> Tokenised:
     """Return the cell's training rows, tokenised once and cached by content."""
-    return tokenise(
-        cell.dataset, "train", tokeniser=Tokeniser(resolve(cell.model).folder),
-        max_length=cell.train.max_length, boundary=cell.train.boundary,
-    )  # fmt: skip
+    return tokenised(cell, "train")
 
 
 def applied(base: Any, cell: schema.Cell, data: Tokenised) -> nn.Module:
@@ -176,7 +175,7 @@ def fit(model: nn.Module, cell: schema.Cell, data: Tokenised, tick: Callable[...
     with regularisation.acting(model, cell, streams=streams) as held:
         train(
             model, data, cell.train,
-            goal=objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss),
+            objective=objective_of(cell),
             streams=streams, execution=cell.execution, tick=tick, rule=cell.optimizer,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
         )  # fmt: skip

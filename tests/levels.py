@@ -21,7 +21,7 @@ from ablate import paths
 from ablate.adapters import build, compatibility, hooks, registry
 from ablate.config import schema
 from ablate.errors import UserError
-from ablate.objective import objective
+from ablate.objective import objective_of
 from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.loop import train
@@ -208,7 +208,7 @@ def fit(
         module,
         DATA,
         asked.train,
-        goal=objective(asked.masking, asked.plw, asked.completion_weight, asked.loss),
+        objective=objective_of(asked),
         streams=Streams(asked.seed),
         execution=asked.execution,
         hooks=hooks.hooks(asked, streams=Streams(asked.seed)),

@@ -8,7 +8,7 @@ import torch
 from ablate.adapters import build, hooks
 from ablate.config.schema import Regulariser
 from ablate.data import batches
-from ablate.objective import objective
+from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training import regularisation
 from ablate.training.hooks import Moment, combine
@@ -48,12 +48,12 @@ def perturb(model, size=0.05):
 
 def works(asked, execution=None):
     """The micro-batches of a step on all rows."""
-    goal = objective(asked.masking, asked.plw, asked.completion_weight, asked.loss)
+    objective = objective_of(asked)
     rows = np.arange(len(levels.DATA))
     made = batches.micro_batches(
-        levels.DATA, rows, goal=goal, execution=execution or asked.execution
+        levels.DATA, rows, objective=objective, execution=execution or asked.execution
     )
-    return [weigh(batch, goal) for batch in made]
+    return [weigh(batch, objective) for batch in made]
 
 
 def moment_of(model, work, divisor=1.0):
@@ -69,7 +69,7 @@ def run(asked, seed=0, base=None, **execution):
             model,
             levels.DATA,
             asked.train,
-            goal=objective(asked.masking, asked.plw, asked.completion_weight, asked.loss),
+            objective=objective_of(asked),
             streams=streams,
             execution=dataclasses.replace(asked.execution, **execution),
             hooks=combine(hooks.hooks(asked, streams=streams), held),

@@ -20,12 +20,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ablate import objective
 from ablate.config.schema import Cell
 from ablate.data import batches
 from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
+from ablate.objective import Objective, objective_of
 from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.loss import TokenLossModel, weigh
@@ -57,9 +57,8 @@ class Calibration:
         return self._data
 
     @functools.cached_property
-    def _goal(self) -> objective.Objective:
-        cell = self._cell
-        return objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    def _objective(self) -> Objective:
+        return objective_of(self._cell)
 
     @property
     def _device(self) -> torch.device:
@@ -78,7 +77,11 @@ class Calibration:
         permute = self._streams.numpy("permute")
         return [
             batches.micro_batches(
-                self.data, rows, goal=self._goal, execution=execution, permute_generator=permute
+                self.data,
+                rows,
+                objective=self._objective,
+                execution=execution,
+                permute_generator=permute,
             )
             for rows in steps[:count]
         ]
@@ -93,11 +96,11 @@ class Calibration:
 
     def backward(self, count: int, *, times: float = 1.0) -> None:
         """Add the gradient of the mean loss of the first batches to what requires a gradient."""
-        model = TokenLossModel(self.model, label_smoothing=self._goal.label_smoothing)
+        model = TokenLossModel(self.model, label_smoothing=self._objective.label_smoothing)
         steps = self.batches(count, whole=False)
         with still(self.model), torch.enable_grad():
             for step in steps:
-                works = [weigh(part, self._goal) for part in step]
+                works = [weigh(part, self._objective) for part in step]
                 divisor = sum(work.divisor for work in works) or 1.0
                 for work in works:
                     loss = model(work.to(self._device))

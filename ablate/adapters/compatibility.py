@@ -140,7 +140,7 @@ def check(cell: Cell, *, architecture: str, shapes: Shapes | None = None) -> Non
     """
     init, _ = init_of(cell)
     optimizer_of(cell.optimizer)
-    if cell.adapter.kind != "none":
+    if not cell.is_base:
         row = registry.method(cell.adapter)
         _carries_out(cell, "init", cell.init.kind, row.inits)
         _carries_out(cell, "optimizer", cell.optimizer.kind, row.optimizers)

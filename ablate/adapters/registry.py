@@ -84,7 +84,7 @@ def check(cell: Cell, shapes: Shapes) -> None:
 
 def _check_everywhere(cell: Cell) -> None:
     placement = cell.placement
-    if (placement.modules, placement.layers) != ("all", "all") and cell.adapter.kind != "none":
+    if (placement.modules, placement.layers) != ("all", "all") and not cell.is_base:
         raise UserError(
             f"placement={placement.name}: adapter={cell.adapter.name} adapts no matrices, so it "
             "has no placement; must be all"

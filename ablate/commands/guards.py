@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ablate.config.schema import Dataset, Evaluate, Execution, Loss, Masking, Train, Weight
-from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
+from ablate.data.tokenise import Tokenised, Tokenizer, tokenise
 from ablate.evaluate.harness import score
 from ablate.evaluate.heldout import losses
 from ablate.micro.instructions import rows
 from ablate.micro.tasks import TASKS, evaluated_triples
 from ablate.models.load import load_tokenizer
-from ablate.objective import objective
+from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES
 from ablate.streams import Streams
 from ablate.training.loop import train
@@ -62,7 +62,7 @@ def _tokenised(name: str, folder: Path) -> Tokenised:
     return tokenise(
         Dataset(name=name, source="micro", path=name),
         "train",
-        tokeniser=Tokeniser(folder),
+        tokenizer=Tokenizer(folder),
         max_length=256,
         boundary="offset",
     )
@@ -110,7 +110,7 @@ def tuned(folder: Path, name: str, *, plw: float, lr: float = LR, seed: int = 0)
         model,
         _tokenised(name, folder),
         Train(name="guards", lr=lr),
-        goal=objective(everything, plw, 1.0, Loss()),
+        objective=make_objective(everything, plw, 1.0, Loss()),
         streams=Streams(seed),
         execution=Execution(device="cpu"),
     )

@@ -97,7 +97,7 @@ class _Sizes:
         rows = data.rows * cell.train.epochs
         if cell.train.max_steps is not None and cell.train.batch_unit == "examples":
             rows = min(rows, cell.train.max_steps * cell.train.batch_size)
-        tokens = rows * data.mean_length if cell.adapter.kind != "none" else 0
+        tokens = rows * data.mean_length if not cell.is_base else 0
         items = (cell.evaluate.limit or 1000) * len(cell.evaluate.tasks)
         # 6 N a trained token (forward 2, backward 4), 2 N a scored one; a scored item is about as
         # long as four rows: its options, or its prompt and what is generated.
@@ -192,7 +192,7 @@ def fraction_study(request: Request, runs: Iterable[str], scored: Iterable[str])
     grids = [
         {key: [level] for key, level in names[0].levels.items()}
         for run, names in request.design.runs.items()
-        if names[0].cell.adapter.kind != "none" and (run in kept or run not in able)
+        if not names[0].cell.is_base and (run in kept or run not in able)
     ]
     scale = str(request.settings["scale"])
     own = (study.get("scales") or {}).get(scale) or {}

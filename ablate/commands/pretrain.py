@@ -18,13 +18,13 @@ from ablate.config import compose
 from ablate.config.grid import cells
 from ablate.config.schema import Cell, Dataset, Execution, Loss, Masking, Train
 from ablate.data.rows import load_rows
-from ablate.data.tokenise import Tokeniser, tokenise
+from ablate.data.tokenise import Tokenizer, tokenise
 from ablate.errors import UserError
 from ablate.micro.corpus import vocabulary_texts
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
 from ablate.models.load import initialise
-from ablate.objective import objective
+from ablate.objective import make_objective
 from ablate.progress import duration
 from ablate.roles import MASKED_ROLES
 from ablate.streams import Streams
@@ -59,7 +59,7 @@ def pretrain(
     data = tokenise(
         dataset,
         "train",
-        tokeniser=Tokeniser(folder),
+        tokenizer=Tokenizer(folder),
         max_length=settings.max_length,
         boundary=settings.boundary,
     )
@@ -71,7 +71,7 @@ def pretrain(
         model,
         data,
         settings,
-        goal=objective(everything, plw=1.0, completion_weight=1.0, loss=Loss()),
+        objective=make_objective(everything, plw=1.0, completion_weight=1.0, loss=Loss()),
         streams=streams,
         execution=execution or Execution(),
         tick=tick,

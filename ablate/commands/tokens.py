@@ -15,12 +15,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ablate import objective
 from ablate.config.schema import Cell
 from ablate.data.targets import row_weights
-from ablate.data.tokenise import Summary, Tokenised, Tokeniser, tokenise
-from ablate.models.files import resolve
-from ablate.objective import Objective
+from ablate.data.tokenise import Summary, Tokenised
+from ablate.data.tokenizer import Tokenizer
+from ablate.experiment.cell_data import tokenised, tokenizer_of
+from ablate.objective import Objective, objective_of
 from ablate.roles import NAMES, Role
 
 COLOURS = {  # told apart by the colour-blind; tuned for black text on them
@@ -70,27 +70,18 @@ class Look:
 
 def look(cell: Cell, n: int) -> Look:
     """Return what `preview` and `html` show of a cell's first `n` training rows."""
-    folder = resolve(cell.model).folder
-    tokeniser = Tokeniser(folder, cell.model.chat_template)
-    train = cell.train
-    data = tokenise(
-        cell.dataset,
-        "train",
-        tokeniser=tokeniser,
-        max_length=train.max_length,
-        boundary=train.boundary,
-    )
-    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
-    root = _permute_root(cell) if goal.permute else None
+    tokenizer, data = tokenizer_of(cell), tokenised(cell, "train")
+    objective = objective_of(cell)
+    root = _permute_root(cell) if objective.permute else None
     rows = range(min(n, len(data)))
-    examples = [_tokens(data, row, goal, tokeniser, root) for row in rows]
+    examples = [_tokens(data, row, objective, tokenizer, root) for row in rows]
     title = (
         f"dataset={cell.dataset.name} model={cell.model.name} masking={cell.masking.name} "
         f"plw={cell.plw:g} completion_weight={cell.completion_weight:g} "
         f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
     )
-    lines = _role_lines(data.summary.counts, goal)
-    supervised = sum(line.share for line in lines if goal.num[line.role] > 0)
+    lines = _role_lines(data.summary.counts, objective)
+    supervised = sum(line.share for line in lines if objective.num[line.role] > 0)
     return Look(title, data.summary, lines, supervised, examples)
 
 
@@ -103,15 +94,15 @@ def _permute_root(cell: Cell) -> np.random.Generator:
 def _tokens(
     data: Tokenised,
     row: int,
-    goal: Objective,
-    tokeniser: Tokeniser,
+    objective: Objective,
+    tokenizer: Tokenizer,
     root: np.random.Generator | None,
 ) -> list[Token]:
     ids_L, roles_L = data.row(row)
-    num_L, den_L = row_weights(roles_L, goal, row=row, permute=root)
+    num_L, den_L = row_weights(roles_L, objective, row=row, permute=root)
     return [
         Token(
-            shown=visible(_piece(tokeniser, int(number))),
+            shown=visible(_piece(tokenizer, int(number))),
             number=int(number),
             role=Role(role),
             weight=float(num) if place else None,
@@ -123,32 +114,34 @@ def _tokens(
     ]
 
 
-def _role_lines(counts: Mapping[str, int], goal: Objective) -> list[RoleLine]:
+def _role_lines(counts: Mapping[str, int], objective: Objective) -> list[RoleLine]:
     total = sum(counts.values())
     roles = {Role(NAMES.index(name)): count for name, count in counts.items()}
-    weight = sum(goal.num[role] * count for role, count in roles.items()) or 1.0
+    weight = sum(objective.num[role] * count for role, count in roles.items()) or 1.0
     return [
         RoleLine(
             role=role,
             targets=count,
             share=count / total,
-            weight=f"{goal.num[role]:g}" + " (permuted)" * goal.permute,
+            weight=f"{objective.num[role]:g}" + " (permuted)" * objective.permute,
             # permuted weights fall on every role in proportion to its targets
-            weight_share=count / total if goal.permute else goal.num[role] * count / weight,
+            weight_share=count / total
+            if objective.permute
+            else objective.num[role] * count / weight,
         )
         for role, count in roles.items()
     ]
 
 
-def _piece(tokeniser: Tokeniser, number: int) -> str:
+def _piece(tokenizer: Tokenizer, number: int) -> str:
     """Return a token's own text, with the leading space that decoders of one token strip."""
-    raw = tokeniser.piece(number)
+    raw = tokenizer.piece(number)
     byte = re.fullmatch(r"<0x([0-9A-F]{2})>", raw)
     if byte:
         return chr(int(byte[1], 16)) if int(byte[1], 16) < 128 else f"\\x{byte[1].lower()}"
     if "▁" in raw:
         return raw.replace("▁", " ")
-    text = tokeniser.decode([number])
+    text = tokenizer.decode([number])
     return raw if "\ufffd" in text else text  # part of a character: the vocabulary's own notation
 
 

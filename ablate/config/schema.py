@@ -289,3 +289,8 @@ class Cell:
         _require(ok, "completion_weight", self.completion_weight, "in [0, 1]")
         _require(self.rank >= 1, "rank", self.rank, "at least 1")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2147483648)")
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the untouched base model, which is scored and not trained."""
+        return self.adapter.kind == "none"

@@ -110,7 +110,7 @@ def micro_batches(
     tokenised: Tokenised,
     rows: np.ndarray,
     *,
-    goal: Objective,
+    objective: Objective,
     execution: Execution,
     permute_generator: np.random.Generator | None = None,
 ) -> list[Batch]:
@@ -122,7 +122,7 @@ def micro_batches(
     Args:
         tokenised: the data.
         rows: row numbers of the step.
-        goal: the objective.
+        objective: the objective.
         execution: rows a micro-batch, layout and device.
         permute_generator: the `permute` stream, for objectives that permute.
     """
@@ -130,7 +130,12 @@ def micro_batches(
     size = execution.micro_batch_size or len(rows)
     lay = _packed if layout_of(execution) == "packed" else _padded
     return [
-        lay([_example(tokenised, int(row), goal, permute_generator) for row in rows[i : i + size]])
+        lay(
+            [
+                _example(tokenised, int(row), objective, permute_generator)
+                for row in rows[i : i + size]
+            ]
+        )
         for i in range(0, len(rows), size)
     ]
 
@@ -145,10 +150,10 @@ class _Example:
 
 
 def _example(
-    tokenised: Tokenised, row: int, goal: Objective, permute: np.random.Generator | None
+    tokenised: Tokenised, row: int, objective: Objective, permute: np.random.Generator | None
 ) -> _Example:
     ids_L, roles_L = tokenised.row(row)
-    num_L, den_L = row_weights(roles_L, goal, row=row, permute=permute)
+    num_L, den_L = row_weights(roles_L, objective, row=row, permute=permute)
     return _Example(row, ids_L, roles_L, num_L, den_L)
 
 

@@ -12,7 +12,7 @@ import re
 
 from ablate.data.rows import Row, Turn
 from ablate.data.templates import Piece, last_only, role_of
-from ablate.data.tokenizer import Tokeniser
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role
 
@@ -23,7 +23,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPEAKER = re.compile(r"\s*(system|user|assistant|developer|human)\s*[\n:]\s*", re.IGNORECASE)
 
 
-def pieces(row: Row, tokeniser: Tokeniser, *, turns: str) -> list[Piece]:
+def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     """Return the rendered row as pieces of one role each.
 
     Raises:
@@ -33,8 +33,8 @@ def pieces(row: Row, tokeniser: Tokeniser, *, turns: str) -> list[Piece]:
     roles = tuple(turn.role for turn in row.turns)
     said = ["".join(text for text, _ in content) for content in contents]
     try:
-        text = tokeniser.chat(_messages(roles, said))
-        fixed = _skeleton(tokeniser, roles)
+        text = tokenizer.chat(_messages(roles, said))
+        fixed = _skeleton(tokenizer, roles)
     except UserError as error:
         raise UserError(f"{error} ({row.place})") from None
     shown = _shown(text, fixed, said)
@@ -43,10 +43,10 @@ def pieces(row: Row, tokeniser: Tokeniser, *, turns: str) -> list[Piece]:
             f"dataset.template=chat: {row.place}: the chat template changes the text of a turn, so "
             "that roles cannot be told; give another with model.chat_template=FILE"
         )
-    found = list(_lead(tokeniser, roles))
+    found = list(_lead(tokenizer, roles))
     for number, content in enumerate(contents):
         found += _trimmed(content, said[number], shown[number])
-        found += _between(fixed[number + 1], roles[number], tokeniser)
+        found += _between(fixed[number + 1], roles[number], tokenizer)
     return last_only(found) if turns == "last" else found
 
 
@@ -61,10 +61,10 @@ def _messages(roles: tuple[str, ...], said: list[str]) -> list[dict[str, str]]:
 
 
 @functools.lru_cache(maxsize=256)
-def _skeleton(tokeniser: Tokeniser, roles: tuple[str, ...]) -> tuple[str, ...]:
+def _skeleton(tokenizer: Tokenizer, roles: tuple[str, ...]) -> tuple[str, ...]:
     """Return the template's own text before, between and after the contents of the turns."""
     words = [f"qx{number}zv" for number in range(len(roles))]
-    text = tokeniser.chat(_messages(roles, words))
+    text = tokenizer.chat(_messages(roles, words))
     found = []
     for word in words:
         before, mark, text = text.partition(word)
@@ -101,11 +101,11 @@ def _trimmed(content: list[Piece], said: str, shown: str) -> list[Piece]:
     return found
 
 
-def _between(fixed: str, role: str, tokeniser: Tokeniser) -> list[Piece]:
+def _between(fixed: str, role: str, tokenizer: Tokenizer) -> list[Piece]:
     """Return the template's text after a turn: the answer's stop token, then tags."""
     if role != "assistant":
         return [(fixed, Role.SPECIAL)]
-    ends = [fixed.index(t) + len(t) for t in tokeniser.special_tokens if t and t in fixed]
+    ends = [fixed.index(t) + len(t) for t in tokenizer.special_tokens if t and t in fixed]
     end = min(ends, default=len(fixed.rstrip()))
     if not fixed[:end].strip():
         raise UserError(
@@ -116,21 +116,21 @@ def _between(fixed: str, role: str, tokeniser: Tokeniser) -> list[Piece]:
 
 
 @functools.lru_cache(maxsize=256)
-def _lead(tokeniser: Tokeniser, roles: tuple[str, ...]) -> tuple[Piece, ...]:
+def _lead(tokenizer: Tokenizer, roles: tuple[str, ...]) -> tuple[Piece, ...]:
     """Return the text before the first content: tags, and what the template says by itself."""
-    fixed = _skeleton(tokeniser, roles)[0]
+    fixed = _skeleton(tokenizer, roles)[0]
     head, inserted, tail = fixed, "", ""
     if roles[0] != "system":
         try:
-            head, tail = _skeleton(tokeniser, ("system", *roles))[:2]
+            head, tail = _skeleton(tokenizer, ("system", *roles))[:2]
         except UserError:  # the template knows no system turn
-            head, tail = "", _shared_end(fixed, _skeleton(tokeniser, ("user", "assistant") * 2)[2])
+            head, tail = "", _shared_end(fixed, _skeleton(tokenizer, ("user", "assistant") * 2)[2])
         if not _encloses(fixed, head, tail):
             head, tail = "", ""
         inserted = fixed[len(head) : len(fixed) - len(tail)]
         if not (head or tail):
-            return tuple(_scanned(fixed, tokeniser))
-    return (*_scanned(head, tokeniser), *_scanned(inserted, tokeniser), (tail, Role.SPECIAL))
+            return tuple(_scanned(fixed, tokenizer))
+    return (*_scanned(head, tokenizer), *_scanned(inserted, tokenizer), (tail, Role.SPECIAL))
 
 
 def _encloses(text: str, head: str, tail: str) -> bool:
@@ -146,9 +146,9 @@ def _shared_end(one: str, other: str) -> str:
     return one[len(one) - size :]
 
 
-def _scanned(text: str, tokeniser: Tokeniser) -> list[Piece]:
+def _scanned(text: str, tokenizer: Tokenizer) -> list[Piece]:
     """Return a leading text with its sentences as `boilerplate` and its tags as `special`."""
-    tokens = sorted(filter(None, tokeniser.special_tokens), key=len, reverse=True)
+    tokens = sorted(filter(None, tokenizer.special_tokens), key=len, reverse=True)
     pattern = "(" + "|".join(re.escape(t) for t in tokens) + ")"
     found: list[Piece] = []
     for chunk in re.split(pattern, text) if tokens else [text]:

@@ -36,7 +36,7 @@ def source_hash(dataset: Dataset) -> str:
     return _hub_hash(*name)
 
 
-def tokeniser_hash(folder: str | Path, chat_template: str | Path | None) -> str:
+def tokenizer_hash(folder: str | Path, chat_template: str | Path | None) -> str:
     """Return a hash of a folder's tokenizer files and of the file that overrides its template."""
     names = [os.path.join(folder, name) for name in TOKENIZER_FILES]
     if chat_template is not None:

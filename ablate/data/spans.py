@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from ablate.data.templates import Rendered, Span
-from ablate.data.tokenizer import Encoded, Tokeniser
+from ablate.data.tokenizer import Encoded, Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role
 
@@ -13,7 +13,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 def token_roles(
-    rendered: Rendered, encoded: Encoded, *, boundary: str, tokeniser: Tokeniser
+    rendered: Rendered, encoded: Encoded, *, boundary: str, tokenizer: Tokenizer
 ) -> np.ndarray:
     """Return the role of every token of `rendered.text`, uint8 (T,), BOS not among them.
 
@@ -22,9 +22,9 @@ def token_roles(
     """
     owners = _owners(rendered)[_first_visible(rendered.text, encoded)]
     of_span = np.array([int(span.role) for span in rendered.spans], dtype=np.uint8)
-    _check(rendered, encoded, owners, tokeniser)
+    _check(rendered, encoded, owners, tokenizer)
     if boundary == "segment":
-        return _segmented(rendered, owners, tokeniser)
+        return _segmented(rendered, owners, tokenizer)
     return of_span[owners]
 
 
@@ -49,7 +49,7 @@ def _first_visible(text: str, encoded: Encoded) -> np.ndarray:
     return np.where(first < encoded.ends, first, starts)
 
 
-def _segmented(rendered: Rendered, owners: np.ndarray, tokeniser: Tokeniser) -> np.ndarray:
+def _segmented(rendered: Rendered, owners: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Return roles by the `segment` rule: answers begin and end at counts of tokens.
 
     The count is that of the text before the boundary, tokenised alone.
@@ -58,14 +58,14 @@ def _segmented(rendered: Rendered, owners: np.ndarray, tokeniser: Tokeniser) -> 
     result = np.array([int(span.role) for span in spans], dtype=np.uint8)[owners]
     for number, span in enumerate(spans):
         if span.role == Role.COMPLETION and number > 0:
-            low = len(tokeniser.encode(text[: span.start]).ids)
-            high = len(tokeniser.encode(text[: span.end]).ids)
+            low = len(tokenizer.encode(text[: span.start]).ids)
+            high = len(tokenizer.encode(text[: span.end]).ids)
             result[owners == number] = spans[number - 1].role
             result[low : len(owners) if span.end == len(text) else high] = Role.COMPLETION
     return result
 
 
-def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokeniser: Tokeniser) -> None:
+def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: Tokenizer) -> None:
     """Raise unless the tokens of every span, decoded, read as the characters they stand for.
 
     With the rule above this means: a span's tokens hold its text and nothing else, but for a
@@ -75,15 +75,15 @@ def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokeniser: 
     edges = np.searchsorted(owners, np.arange(len(spans) + 1))
     for span, low, high in zip(spans, edges[:-1], edges[1:], strict=True):
         stretch = text[encoded.starts[low] : encoded.ends[high - 1]] if low < high else ""
-        if _bare(tokeniser.decode(encoded.ids[low:high])) != _bare(stretch):
-            _complain(rendered, encoded, span, tokeniser)
+        if _bare(tokenizer.decode(encoded.ids[low:high])) != _bare(stretch):
+            _complain(rendered, encoded, span, tokenizer)
     if np.any(np.diff(owners) < 0):
         raise UserError("its tokenizer's offsets run backwards, so that roles cannot be told")
 
 
-def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokeniser: Tokeniser) -> None:
+def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokenizer: Tokenizer) -> None:
     """Raise, unless the tokenizer loses characters of this text, roles or no roles."""
-    if _bare(tokeniser.decode(encoded.ids)) == _bare(rendered.text):
+    if _bare(tokenizer.decode(encoded.ids)) == _bare(rendered.text):
         role = span.role.name.lower()
         shown = rendered.text[span.start : span.end][:40]
         raise UserError(f"the tokens of its {role} {shown!r} read otherwise: a role leaks")

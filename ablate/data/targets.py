@@ -19,7 +19,7 @@ def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:
 
 
 def row_weights(
-    roles_L: np.ndarray, goal: Objective, *, row: int, permute: np.random.Generator | None
+    roles_L: np.ndarray, objective: Objective, *, row: int, permute: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return numerator and divisor weight of predicting each token of a row, float32 (L,) each.
 
@@ -29,17 +29,17 @@ def row_weights(
 
     Args:
         roles_L: the row's roles.
-        goal: the objective.
+        objective: the objective.
         row: the row's number in its data set.
         permute: the root of the placebo's draws, needed if the objective permutes.
     """
-    num_L = np.array(goal.num, dtype=np.float32)[roles_L]
-    den_L = np.array(goal.den, dtype=np.float32)[roles_L]
-    if goal.first_header_only:
+    num_L = np.array(objective.num, dtype=np.float32)[roles_L]
+    den_L = np.array(objective.den, dtype=np.float32)[roles_L]
+    if objective.first_header_only:
         others = np.flatnonzero(roles_L != Role.SPECIAL)
         header = others[0] if len(others) else len(roles_L)
         num_L[:header] = den_L[:header] = 0
-    if goal.permute:
+    if objective.permute:
         if permute is None:
             raise ValueError("an objective that permutes needs a generator")
         order = 1 + row_generator(permute, row).permutation(len(roles_L) - 1)

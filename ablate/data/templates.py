@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ablate.config.schema import Dataset
 from ablate.data.rows import Row, Turn
-from ablate.data.tokenizer import Tokeniser
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 
@@ -46,7 +46,7 @@ class Rendered:
     add_bos: bool
 
 
-def render(row: Row, dataset: Dataset, tokenizer: Tokeniser) -> Rendered:
+def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     """Return `row` as text under the data set's template.
 
     Raises:
@@ -92,7 +92,7 @@ def role_of(part: str) -> Role:
     return Role(NAMES.index(part))
 
 
-def _alpaca(row: Row, tokenizer: Tokeniser) -> list[Piece]:
+def _alpaca(row: Row, tokenizer: Tokenizer) -> list[Piece]:
     *system, prompt, answer = row.turns
     if any(turn.role != "system" for turn in system):
         raise UserError(
@@ -111,7 +111,7 @@ def _alpaca(row: Row, tokenizer: Tokeniser) -> list[Piece]:
     return [*pieces, *_answer(answer, tokenizer)]
 
 
-def _plain(row: Row, tokenizer: Tokeniser) -> list[Piece]:
+def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
     """Return the parts one below the other; the newline after a stop token is `special`."""
     pieces: list[Piece] = []
     for turn in row.turns:
@@ -125,5 +125,5 @@ def _plain(row: Row, tokenizer: Tokeniser) -> list[Piece]:
     return pieces
 
 
-def _answer(turn: Turn, tokenizer: Tokeniser) -> list[Piece]:
+def _answer(turn: Turn, tokenizer: Tokenizer) -> list[Piece]:
     return [(turn.parts[0][1], Role.COMPLETION), (tokenizer.stop, Role.COMPLETION)]

@@ -22,15 +22,15 @@ import numpy as np
 
 from ablate.config.schema import Dataset
 from ablate.data import cache
-from ablate.data.hashes import tokeniser_hash
+from ablate.data.hashes import tokenizer_hash
 from ablate.data.rows import Row, load
 from ablate.data.spans import token_roles
 from ablate.data.templates import render
-from ablate.data.tokenizer import Tokeniser
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 
-__all__ = ["Summary", "Tokenised", "Tokeniser", "generation_ratio", "summary", "tokenise"]
+__all__ = ["Summary", "Tokenised", "Tokenizer", "generation_ratio", "summary", "tokenise"]
 
 CHUNK = 512  # rows tokenised at once: enough to be quick, small enough for memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
@@ -127,7 +127,7 @@ def generation_ratio(counts: Mapping[str, int]) -> float | None:
 
 
 def tokenise(
-    dataset: Dataset, part: str, *, tokeniser: Tokeniser, max_length: int, boundary: str
+    dataset: Dataset, part: str, *, tokenizer: Tokenizer, max_length: int, boundary: str
 ) -> Tokenised:
     """Return the tokenised `part` of `dataset`, from the cache where it has been made before.
 
@@ -135,13 +135,13 @@ def tokenise(
         UserError: bad rows, a template that does not fit, or nothing left after truncation.
     """
     settings = {"max_length": max_length, "boundary": boundary}
-    key = cache.key(dataset, part, tokeniser.content_hash, settings)
+    key = cache.key(dataset, part, tokenizer.content_hash, settings)
     found = cache.load(key)
     if found is not None:
         arrays, info = found
         if _content_hash(**arrays) == info["content_hash"]:
             return Tokenised(**arrays, summary=Summary(**info))
-    made = _make(dataset, part, tokeniser, max_length, boundary)
+    made = _make(dataset, part, tokenizer, max_length, boundary)
     arrays = {"ids": made.ids, "roles": made.roles, "starts": made.starts}
     cache.save(key, arrays, asdict(made.summary))
     return made
@@ -169,26 +169,25 @@ def summary(
         boundary: offset or segment.
     """
     settings = {"max_length": max_length, "boundary": boundary}
-    tokenizer_hash = tokeniser_hash(model_folder, chat_template)
-    key = cache.key(dataset, part, tokenizer_hash, settings)
+    key = cache.key(dataset, part, tokenizer_hash(model_folder, chat_template), settings)
     info = cache.info(key)
     if info is None:
-        tokeniser = Tokeniser(model_folder, chat_template)
+        tokenizer = Tokenizer(model_folder, chat_template)
         made = tokenise(
-            dataset, part, tokeniser=tokeniser, max_length=max_length, boundary=boundary
+            dataset, part, tokenizer=tokenizer, max_length=max_length, boundary=boundary
         )
         return made.summary
     return Summary(**info)
 
 
 def _make(
-    dataset: Dataset, part: str, tokeniser: Tokeniser, max_length: int, boundary: str
+    dataset: Dataset, part: str, tokenizer: Tokenizer, max_length: int, boundary: str
 ) -> Tokenised:
     loaded = load(dataset, part)
     dropped = Counter(loaded.dropped)
     ids, roles, full = [], [], Counter[str]()
     truncated = 0
-    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokeniser, boundary):
+    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokenizer, boundary):
         full.update(_counted(row_roles))
         reason = _why_dropped(row_roles[:max_length])
         if reason:
@@ -249,19 +248,19 @@ def _why_dropped(roles: np.ndarray) -> str:
 
 
 def _encoded(
-    rows: list[Row], dataset: Dataset, tokeniser: Tokeniser, boundary: str
+    rows: list[Row], dataset: Dataset, tokenizer: Tokenizer, boundary: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ids (int32) and roles (uint8) of every row at its full length."""
     for first in range(0, len(rows), CHUNK):
         some = rows[first : first + CHUNK]
-        texts = [render(row, dataset, tokeniser) for row in some]
-        encoded = tokeniser.encode_all([rendered.text for rendered in texts])
+        texts = [render(row, dataset, tokenizer) for row in some]
+        encoded = tokenizer.encode_all([rendered.text for rendered in texts])
         for row, rendered, tokens in zip(some, texts, encoded, strict=True):
             try:
-                roles = token_roles(rendered, tokens, boundary=boundary, tokeniser=tokeniser)
+                roles = token_roles(rendered, tokens, boundary=boundary, tokenizer=tokenizer)
             except UserError as error:
                 raise UserError(f"dataset.path={dataset.path}: {row.place}: {error}") from None
-            lead = [tokeniser.bos] if rendered.add_bos else []
+            lead = [tokenizer.bos] if rendered.add_bos else []
             yield (
                 np.concatenate([np.array(lead, dtype=np.int32), tokens.ids]),
                 np.concatenate([np.full(len(lead), Role.SPECIAL, dtype=np.uint8), roles]),

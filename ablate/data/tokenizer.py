@@ -16,9 +16,9 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 import numpy as np
-from tokenizers import AddedToken, Tokenizer
+import tokenizers
 
-from ablate.data.hashes import tokeniser_hash
+from ablate.data.hashes import tokenizer_hash
 from ablate.errors import UserError
 
 # Templates that print today's date would give other tokens every day; this is the date that
@@ -36,7 +36,7 @@ class Encoded:
     ends: np.ndarray  # int64 (T,)
 
 
-class Tokeniser:
+class Tokenizer:
     """The tokenizer of a model folder."""
 
     def __init__(self, folder: str | Path, chat_template: str | Path | None = None) -> None:
@@ -53,7 +53,7 @@ class Tokeniser:
                 f"model.path={folder}: has no tokenizer.json; only fast tokenizers have offsets"
             )
         try:
-            self._tokenizer = Tokenizer.from_file(str(file))
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"model.path={file}: not a tokenizer ({error})") from None
         self._tokenizer.no_truncation()
@@ -77,7 +77,7 @@ class Tokeniser:
         names += [t["content"] if isinstance(t, Mapping) else str(t) for t in extra]
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         new = [n for n in names if n is not None and n not in known]
-        self._tokenizer.add_special_tokens([AddedToken(n, special=True) for n in new])
+        self._tokenizer.add_special_tokens([tokenizers.AddedToken(n, special=True) for n in new])
         decoder = self._tokenizer.get_added_tokens_decoder().values()
         self.special_tokens = tuple(token.content for token in decoder if token.special)
 
@@ -126,7 +126,7 @@ class Tokeniser:
     @functools.cached_property
     def content_hash(self) -> str:
         """Hash of the tokenizer's files and of the file that overrides its chat template."""
-        return tokeniser_hash(self.folder, self._override)
+        return tokenizer_hash(self.folder, self._override)
 
     def encode(self, text: str) -> Encoded:
         """Return the tokens of `text` alone: special tokens in it are read, none are added."""

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from ablate.config.schema import Cell
-from ablate.data.tokenise import Tokenised, Tokeniser, tokenise
 from ablate.evaluate import harness, heldout, measures
 from ablate.evaluate.scores import TaskScore
+from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Unit, identify
 from ablate.models.load import device_of, load, load_tokenizer
 from ablate.results.log import say
@@ -57,7 +57,7 @@ def _tasks(model: nn.Module, history: object, wanted: Wanted) -> Iterator[TaskSc
 
 def _heldout(model: nn.Module, history: object, wanted: Wanted) -> Iterator[TaskScore]:
     for cell, unit in wanted:
-        part = _part(cell, unit.name)
+        part = tokenised(cell, unit.name)
         found = heldout.score(model, part, unit.name, cell.evaluate, execution=cell.execution)
         yield from (replace(one, score_key=unit.key) for one in found)
 
@@ -73,8 +73,8 @@ def _measures(
                 files, cell.base_precision, device=device_of(cell.execution.device)
             ),
             tokenizer=load_tokenizer(files.folder, cell.model.chat_template),
-            train=_part(cell, "train"),
-            heldout=_part(cell, "test"),
+            train=tokenised(cell, "train"),
+            heldout=tokenised(cell, "test"),
             losses=[float(entry["loss"]) for entry in history],
         )
         found = measures.measure(
@@ -89,14 +89,3 @@ def _grouped(wanted: Wanted) -> Iterator[tuple[Cell, dict[str, Unit]]]:
     for cell, unit in wanted:
         groups.setdefault(id(cell), (cell, {}))[1][unit.name] = unit
     yield from groups.values()
-
-
-def _part(cell: Cell, part: str) -> Tokenised:
-    files = identify(cell).files
-    return tokenise(
-        cell.dataset,
-        part,
-        tokeniser=Tokeniser(files.folder, cell.model.chat_template),
-        max_length=cell.train.max_length,
-        boundary=cell.train.boundary,
-    )

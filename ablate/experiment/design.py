@@ -94,7 +94,7 @@ def settle(cell: Cell, memo: Memo) -> Cell:
     Raises:
         UserError: nothing was tuned for it, or it would not carry its regulariser out.
     """
-    if cell.adapter.kind == "none":
+    if cell.is_base:
         return cell
     if cell.train.lr == "tuned":
         cell = replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
@@ -128,7 +128,7 @@ def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
     for named in legal:
         cell, files = named.cell, named.identity.files
         mark = (files.content_hash, id(cell.dataset), id(cell.evaluate))
-        if mark not in bases and cell.adapter.kind != "none":
+        if mark not in bases and not cell.is_base:
             base = replace(cell, adapter=BASE, plw=0.0, rank=1, seed=0, sham="a")
             levels = {k: v for k, v in named.levels.items() if k in ("model", "dataset")}
             bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
@@ -167,7 +167,7 @@ def head_of(named: Named, study: str) -> dict[str, Any]:
 def _entry(named: Named, study: str) -> dict[str, Any]:
     data = named.identity.data
     levels = record.levels_of(plain(named.cell), study)
-    if named.cell.adapter.kind == "none":  # the base has no loss and no learning rate
+    if named.cell.is_base:  # the base has no loss and no learning rate
         levels |= {"masking": "none", "plw": 0.0, "lr": None}
     levels |= record.other_levels(named.levels)
     return {

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ablate import objective
 from ablate.adapters import compatibility, registry
 from ablate.config.build import plain
 from ablate.config.schema import Cell, Evaluate
@@ -20,6 +19,7 @@ from ablate.data.tokenise import Summary, summary
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_version
 from ablate.models.files import ModelFiles, resolve
+from ablate.objective import canonical, effective_plw, objective_of
 
 # Raise when a change of ours alters trained weights on purpose: old records then no longer match.
 NUMERICS_VERSION = 1
@@ -81,18 +81,17 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
     memo = memo or Memo()
     files = memo.get(cell.model, ("files",), lambda: resolve(cell.model))
     data = part_summary(cell, files, "train", memo)
-    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
+    objective = objective_of(cell)
     _check_fit(cell, files, data)
     description = _describe(cell, files, data, memo)
     key = digest(description)
-    is_base = cell.adapter.kind == "none"
     return Identity(
         train_key=key,
         description=description,
         units=_units(cell, files, key, memo),
         files=files,
         data=data,
-        effective_plw=0.0 if is_base else objective.effective_plw(goal, dict(data.counts)),
+        effective_plw=0.0 if cell.is_base else effective_plw(objective, dict(data.counts)),
     )
 
 
@@ -145,11 +144,10 @@ def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
 
 def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[str, Any]:
     base = {"numerics": NUMERICS_VERSION, "model": files.content_hash}
-    if cell.adapter.kind == "none":
+    if cell.is_base:
         compatibility.check(cell, architecture=files.architecture)
         exact = cell.base_precision == "fp32"
         return base if exact else base | {"base_precision": cell.base_precision}
-    goal = objective.objective(cell.masking, cell.plw, cell.completion_weight, cell.loss)
     train = cell.train
     schedule = {
         "lr": train.lr,
@@ -164,7 +162,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         schedule["micro_batch_size"] = cell.execution.micro_batch_size
     return base | {
         "data": data.content_hash,
-        "loss": objective.canonical(goal, dict(data.counts)),
+        "loss": canonical(objective_of(cell), dict(data.counts)),
         "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),
         "regulariser": {k: v for k, v in plain(cell.regulariser).items() if k != "name"},
         "base_precision": cell.base_precision,
@@ -191,7 +189,7 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
     for part in wanted.heldout:
         held = part_summary(cell, files, part, memo)
         found = [*found, ("heldout", part, [held.content_hash, wanted.heldout_rows])]
-    if cell.adapter.kind != "none":  # a measure compares the trained model with its base
+    if not cell.is_base:  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
         measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.folds(cell)]

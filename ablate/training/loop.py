@@ -96,7 +96,7 @@ def train(
     tokenised: Tokenised,
     settings: Train,
     *,
-    goal: Objective,
+    objective: Objective,
     streams: Streams,
     execution: Execution,
     hooks: Hooks = NO_HOOKS,
@@ -113,22 +113,26 @@ def train(
         UserError: nothing to train on, or nothing that trains.
         Diverged: a loss or a gradient norm is not finite.
     """
-    _check_supervised(tokenised, goal)
-    execution = _with_layout(model, goal, execution)
+    _check_supervised(tokenised, objective)
+    execution = _with_layout(model, objective, execution)
     fleet = accelerator(device_of(execution.device).type)
     device = fleet.device
     steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
     permute = streams.numpy("permute")
     make = functools.partial(
-        batches.micro_batches, tokenised, goal=goal, execution=execution, permute_generator=permute
+        batches.micro_batches,
+        tokenised,
+        objective=objective,
+        execution=execution,
+        permute_generator=permute,
     )
-    feed = _Feed(make, goal, fleet)
+    feed = _Feed(make, objective, fleet)
     result, started = Result(), time.perf_counter()
     dropout = streams.global_torch("dropout", fleet.process_index, device=device)
     with _training(model, execution, fleet), dropout:
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             optimizer = optim.optimizer(model, settings, rule)
-            wrapped = TokenLossModel(model, label_smoothing=goal.label_smoothing)
+            wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
             wrapped, optimizer = fleet.prepare(wrapped, optimizer)
             schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
             params = optim.trainable(wrapped)
@@ -176,13 +180,13 @@ def train(
 class _Feed:
     """The micro-batches of an optimizer step that fall to this process, and the step's counts."""
 
-    def __init__(self, make: Callable[[np.ndarray], list[Batch]], goal: Objective, fleet: Any):
-        self.make, self.goal, self.fleet = make, goal, fleet
+    def __init__(self, make: Callable[[np.ndarray], list[Batch]], objective: Objective, fleet: Any):
+        self.make, self.objective, self.fleet = make, objective, fleet
 
     def __call__(self, rows: np.ndarray) -> tuple[list[Weighed], list[float]]:
         """Return this process's work, and the `sums_C` of the step over all processes."""
         mine = rows[self.fleet.process_index :: self.fleet.num_processes]
-        works = [weigh(part, self.goal) for part in self.make(mine if len(mine) else rows[:1])]
+        works = [weigh(part, self.objective) for part in self.make(mine if len(mine) else rows[:1])]
         if not len(mine):  # every process must take part in every step's collective calls
             works = [work.silent() for work in works]
         return works, _summed(self.fleet, sum(work.sums_C for work in works))
@@ -213,27 +217,27 @@ def _check_finite(entry: Entry) -> None:
             raise Diverged(int(entry["step"] or 0), what, value)
 
 
-def _with_layout(model: Any, goal: Objective, execution: Execution) -> Execution:
+def _with_layout(model: Any, objective: Objective, execution: Execution) -> Execution:
     """Return `execution` with its layout decided, padded where packing would change the loss."""
     layout = batches.layout_of(execution)
-    if layout == "packed" and (problem := _packing_problem(model, goal)):
+    if layout == "packed" and (problem := _packing_problem(model, objective)):
         if execution.layout == "packed":
             raise UserError(f"execution.layout=packed: {problem}; use padded or auto")
         layout = "padded"
     return replace(execution, layout=layout)
 
 
-def _packing_problem(model: Any, goal: Objective) -> str | None:
-    if goal.scope == "microbatch":
+def _packing_problem(model: Any, objective: Objective) -> str | None:
+    if objective.scope == "microbatch":
         return "illegal with loss.scope=microbatch, the mean over micro-batches of padded rows"
     if not keeps_packed_apart(model):
         return "with this model and adapter, packed examples would see each other"
     return None
 
 
-def _check_supervised(tokenised: Tokenised, goal: Objective) -> None:
+def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
     counts = tokenised.counts
-    if not any(goal.num[role] * counts.get(NAMES[role], 0) for role in Role):
+    if not any(objective.num[role] * counts.get(NAMES[role], 0) for role in Role):
         raise UserError(
             "dataset: no token of its training rows carries weight under this masking mode; "
             "change masking, plw or completion_weight"

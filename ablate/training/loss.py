@@ -90,7 +90,7 @@ class TokenLoss:
         return torch.cat(parts).double()
 
 
-def weigh(batch: Batch, goal: Objective) -> Weighed:
+def weigh(batch: Batch, objective: Objective) -> Weighed:
     """Return `batch` with its targets' final weights and its part of the step's divisor.
 
     Scopes, with n and d the sums of `num * loss` and of `den` over a set of targets:
@@ -102,18 +102,18 @@ def weigh(batch: Batch, goal: Objective) -> Weighed:
     Under the normaliser `examples` d is the number of examples. An example or micro-batch whose
     divisor is zero has nothing to train: it adds nothing, and still counts in the mean.
     """
-    num_BL, divisor_E = batch.num_BL.double(), _divisors(batch, goal)
-    if goal.scope == "example":
+    num_BL, divisor_E = batch.num_BL.double(), _divisors(batch, objective)
+    if objective.scope == "example":
         weights_BL = num_BL / _one_if_zero(divisor_E)[batch.example_BL]
         return _gathered(batch, weights_BL, float(batch.examples))
-    if goal.scope == "microbatch":
+    if objective.scope == "microbatch":
         return _gathered(batch, num_BL / _one_if_zero(divisor_E.sum()), 1.0)
     return _gathered(batch, num_BL, float(divisor_E.sum()))
 
 
-def _divisors(batch: Batch, goal: Objective) -> Tensor:
+def _divisors(batch: Batch, objective: Objective) -> Tensor:
     """Return each example's share of the divisor (E,)."""
-    if goal.per_example:
+    if objective.per_example:
         return torch.ones(batch.examples, dtype=torch.float64)
     shares_E = torch.zeros(batch.examples, dtype=torch.float64)
     return shares_E.index_add_(0, batch.example_BL.flatten(), batch.den_BL.double().flatten())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from ablate.config.schema import Loss
-from ablate.objective import objective
+from ablate.objective import make_objective
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, Moment
 from ablate.training.loop import train
@@ -30,7 +30,7 @@ def course(scope: str, micro_batch_size: int | None) -> dict[str, Any]:
         model,
         toys.tokenised(toys.examples(14)),
         SETTINGS,
-        goal=objective(toys.masking("none"), 0.25, 1.0, Loss(scope=scope)),
+        objective=make_objective(toys.masking("none"), 0.25, 1.0, Loss(scope=scope)),
         streams=Streams(0),
         execution=toys.execution(micro_batch_size=micro_batch_size),
         hooks=Hooks(after_backward=note),

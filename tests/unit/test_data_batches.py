@@ -11,7 +11,7 @@ from ablate.data import batches
 from ablate.data.batches import Batch, micro_batches, order
 from ablate.data.targets import row_generator, row_weights
 from ablate.data.tokenise import Summary, Tokenised
-from ablate.objective import Objective, objective
+from ablate.objective import Objective, make_objective
 from ablate.roles import MASKED_ROLES, Role
 
 # The same sums in another order: float32, 2 layers, logits of order 1.
@@ -36,11 +36,11 @@ def random_data(n: int = 7, seed: int = 1) -> Tokenised:
     return tokenised(rows, seed)
 
 
-def goal(plw: float = 0.1, normaliser: str = "weight", **weights: Any) -> Objective:
+def objective(plw: float = 0.1, normaliser: str = "weight", **weights: Any) -> Objective:
     table = dict.fromkeys(MASKED_ROLES, "plw") | {"completion": 1.0}
     flags = {k: weights.pop(k) for k in ("permute", "first_header_only") if k in weights}
     masking = Masking(name="m", weights=table | weights, **flags)
-    return objective(masking, plw, 1.0, Loss(normaliser=normaliser))  # type: ignore[arg-type]
+    return make_objective(masking, plw, 1.0, Loss(normaliser=normaliser))  # type: ignore[arg-type]
 
 
 def train(**settings: Any) -> Train:
@@ -125,7 +125,7 @@ ROW = np.array([S, B, P, P, C, C], dtype=np.uint8)
     ],
 )
 def test_weights_of_a_row_by_hand(normaliser: str, den: list[float]) -> None:
-    num_L, den_L = row_weights(ROW, goal(0.1, normaliser), row=0, permute=None)
+    num_L, den_L = row_weights(ROW, objective(0.1, normaliser), row=0, permute=None)
     np.testing.assert_allclose(num_L, [0, 0.1, 0.1, 0.1, 1, 1], rtol=1e-7)
     np.testing.assert_allclose(den_L, den, rtol=1e-7)
 
@@ -133,19 +133,19 @@ def test_weights_of_a_row_by_hand(normaliser: str, den: list[float]) -> None:
 def test_the_first_token_is_never_a_target_whatever_its_role() -> None:
     for role in Role:
         num_L, den_L = row_weights(
-            np.array([role, C], dtype=np.uint8), goal(1.0, "tokens"), row=0, permute=None
+            np.array([role, C], dtype=np.uint8), objective(1.0, "tokens"), row=0, permute=None
         )
         assert (num_L[0], den_L[0]) == (0, 0)
 
 
 def test_text_is_trained_whole_under_every_mode() -> None:
     for plw in (0.0, 0.3, 1.0):
-        num_L, _ = row_weights(np.full(4, T, dtype=np.uint8), goal(plw), row=0, permute=None)
+        num_L, _ = row_weights(np.full(4, T, dtype=np.uint8), objective(plw), row=0, permute=None)
         assert num_L.tolist() == [0, 1, 1, 1]
 
 
 def test_the_released_im_masks_the_first_header_only() -> None:
-    released = goal(1.0, special=1.0, first_header_only=True)
+    released = objective(1.0, special=1.0, first_header_only=True)
     roles = np.array([S, S, P, S, S, C, C, S], dtype=np.uint8)
     num_L, den_L = row_weights(roles, released, row=0, permute=None)
     assert num_L.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
@@ -156,9 +156,9 @@ def test_the_released_im_masks_the_first_header_only() -> None:
 
 def test_the_placebo_permutes_the_same_weights_over_the_targets() -> None:
     roles = np.array([S, *[P] * 30, *[C] * 10], dtype=np.uint8)
-    placebo = goal(0.25, "weight", permute=True)
+    placebo = objective(0.25, "weight", permute=True)
     num_L, den_L = row_weights(roles, placebo, row=3, permute=rng())
-    plain_L, _ = row_weights(roles, goal(0.25), row=3, permute=None)
+    plain_L, _ = row_weights(roles, objective(0.25), row=3, permute=None)
     assert num_L[0] == 0
     np.testing.assert_array_equal(np.sort(num_L), np.sort(plain_L))
     assert num_L.tolist() != plain_L.tolist()
@@ -169,7 +169,7 @@ def test_the_placebo_depends_on_seed_and_row_not_on_plw_or_what_was_drawn_before
     roles = np.array([S, *[P] * 30, *[C] * 10], dtype=np.uint8)
 
     def heavy(plw: float, row: int, root: np.random.Generator) -> list[bool]:
-        num_L, _ = row_weights(roles, goal(plw, permute=True), row=row, permute=root)
+        num_L, _ = row_weights(roles, objective(plw, permute=True), row=row, permute=root)
         return (num_L == 1).tolist()
 
     used = rng()
@@ -182,7 +182,7 @@ def test_the_placebo_depends_on_seed_and_row_not_on_plw_or_what_was_drawn_before
 
 def test_a_placebo_without_its_draws_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="needs a generator"):
-        row_weights(ROW, goal(permute=True), row=0, permute=None)
+        row_weights(ROW, objective(permute=True), row=0, permute=None)
 
 
 # -- layout -----------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def laid(data: Tokenised, layout: Any, size: int | None = None, **kind: Any) -> 
     return micro_batches(
         data,
         np.arange(len(data)),
-        goal=goal(0.3, **kind),
+        objective=objective(0.3, **kind),
         execution=execution,
         permute_generator=rng(),
     )
@@ -210,7 +210,9 @@ def test_every_row_is_there_once_with_its_own_weights(layout: str, size: int | N
         for number, row in enumerate(batch.rows_E.tolist()):
             mine_BL = (batch.example_BL == number) & (batch.roles_BL != Role.PAD)
             ids_L, roles_L = data.row(row)
-            num_L, den_L = row_weights(roles_L, goal(0.3, permute=True), row=row, permute=rng())
+            num_L, den_L = row_weights(
+                roles_L, objective(0.3, permute=True), row=row, permute=rng()
+            )
             assert batch.ids_BL[mine_BL].tolist() == ids_L.tolist()
             assert batch.roles_BL[mine_BL].tolist() == roles_L.tolist()
             np.testing.assert_array_equal(batch.num_BL[mine_BL].numpy(), num_L)

@@ -10,7 +10,7 @@ import pytest
 from ablate.config.schema import Dataset
 from ablate.data.rows import Row, Turn
 from ablate.data.templates import Rendered, render
-from ablate.data.tokenizer import Tokeniser
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role
 
@@ -66,19 +66,19 @@ STANFORD_NO_INPUT = (
 
 
 def test_alpaca_is_stanfords_text(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
     fields = {"instruction": "Name a river.", "input": "in Egypt", "output": "Nile"}
-    with_input = render(alpaca(*fields.values()), dataset("alpaca"), tokeniser)
+    with_input = render(alpaca(*fields.values()), dataset("alpaca"), tokenizer)
     assert with_input.text == STANFORD_INPUT.format_map(fields) + "Nile</s>"
-    without = render(alpaca("Name a river.", "", "Nile"), dataset("alpaca"), tokeniser)
+    without = render(alpaca("Name a river.", "", "Nile"), dataset("alpaca"), tokenizer)
     assert without.text == STANFORD_NO_INPUT.format_map(fields) + "Nile</s>"
     assert with_input.add_bos
     assert without.add_bos
 
 
 def test_alpaca_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
-    rendered = render(alpaca("Go", "left", "ok"), dataset("alpaca"), tokeniser)
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
+    rendered = render(alpaca("Go", "left", "ok"), dataset("alpaca"), tokenizer)
     before, after = STANFORD_INPUT.split("{instruction}")
     middle, end = after.split("{input}")
     expected = aligned(
@@ -88,21 +88,21 @@ def test_alpaca_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
 
 
 def test_alpaca_puts_the_rows_system_text_first(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
     turns = row(("system", "Be brief."), ("user", "Go"), ("assistant", "ok"))
-    rendered = render(turns, dataset("alpaca"), tokeniser)
+    rendered = render(turns, dataset("alpaca"), tokenizer)
     assert rendered.text.startswith("Be brief.\n\nBelow is an instruction")
     assert of_role(rendered, Role.SYSTEM) == ["Be brief."]
 
 
 def test_plain_and_text_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
-    rendered = render(alpaca("Go", "left", "ok"), dataset("plain"), tokeniser)
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
+    rendered = render(alpaca("Go", "left", "ok"), dataset("plain"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(
         ("Go", "I"), ("\n", "B"), ("left", "N"), ("\n", "B"), ("ok</s>", "C")
     )
     two = row(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
-    rendered = render(two, dataset("plain"), tokeniser)
+    rendered = render(two, dataset("plain"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(
         ("a", "I"),
         ("\n", "B"),
@@ -112,14 +112,14 @@ def test_plain_and_text_roles_by_hand(tokenizer_folders: dict[str, Path]) -> Non
         ("\n", "B"),
         ("d</s>", "C"),
     )
-    rendered = render(Row(text="Once upon."), dataset("alpaca"), tokeniser)
+    rendered = render(Row(text="Once upon."), dataset("alpaca"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(("Once upon.</s>", "T"))
 
 
 def test_chat_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
     """A template that inserts a system text; its tags and the last newline are special."""
-    tokeniser = Tokeniser(tokenizer_folders["bytes"])
-    rendered = render(row(("user", "Hi"), ("assistant", "Yo")), dataset("chat"), tokeniser)
+    tokenizer = Tokenizer(tokenizer_folders["bytes"])
+    rendered = render(row(("user", "Hi"), ("assistant", "Yo")), dataset("chat"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(
         ("<|im_start|>system\n", "S"),
         ("Be kind to all.", "B"),
@@ -135,7 +135,7 @@ def test_chat_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
 def test_chat_with_the_rows_own_system_text_and_more_turns(
     tokenizer_folders: dict[str, Path],
 ) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bytes"])
+    tokenizer = Tokenizer(tokenizer_folders["bytes"])
     turns = row(
         ("system", "Hum."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")
     )
@@ -152,16 +152,16 @@ def test_chat_with_the_rows_own_system_text_and_more_turns(
         ("d<|im_end|>", "C"),
         ("\n", "S"),
     ]
-    rendered = render(turns, dataset("chat"), tokeniser)
+    rendered = render(turns, dataset("chat"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(*expected)
     expected[5] = ("b<|im_end|>", "I")  # turns=last: an earlier answer is part of the prompt
-    rendered = render(turns, dataset("chat", turns="last"), tokeniser)
+    rendered = render(turns, dataset("chat", turns="last"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(*expected)
 
 
 def test_chat_keeps_an_instruction_and_its_input_apart(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bytes"])
-    rendered = render(alpaca("Go", "left", "ok"), dataset("chat"), tokeniser)
+    tokenizer = Tokenizer(tokenizer_folders["bytes"])
+    rendered = render(alpaca("Go", "left", "ok"), dataset("chat"), tokenizer)
     assert of_role(rendered, Role.INSTRUCTION) == ["Go"]
     assert of_role(rendered, Role.INPUT) == ["\nleft"]
 
@@ -169,9 +169,9 @@ def test_chat_keeps_an_instruction_and_its_input_apart(tokenizer_folders: dict[s
 def test_words_that_look_like_the_template_are_the_rows_own(
     tokenizer_folders: dict[str, Path],
 ) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["bytes"])
+    tokenizer = Tokenizer(tokenizer_folders["bytes"])
     turns = row(("user", "user"), ("assistant", "assistant\nuser"))
-    rendered = render(turns, dataset("chat"), tokeniser)
+    rendered = render(turns, dataset("chat"), tokenizer)
     assert of_role(rendered, Role.INSTRUCTION) == ["user"]
     assert of_role(rendered, Role.COMPLETION) == ["assistant\nuser<|im_end|>"]
     start = next(s for s in rendered.spans if s.role == Role.INSTRUCTION).start
@@ -179,9 +179,9 @@ def test_words_that_look_like_the_template_are_the_rows_own(
 
 
 def test_a_template_that_strips_white_space(tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = Tokeniser(tokenizer_folders["llama"])
+    tokenizer = Tokenizer(tokenizer_folders["llama"])
     turns = row(("system", "Hum."), ("user", " a \n"), ("assistant", "\nb"))
-    rendered = render(turns, dataset("chat"), tokeniser)
+    rendered = render(turns, dataset("chat"), tokenizer)
     assert (rendered.text, letters(rendered)) == aligned(
         ("<s>[INST] <<SYS>>\n", "S"),
         ("Hum.", "Y"),
@@ -260,7 +260,7 @@ def test_templates_from_the_field(name: str, make_bytes: Make) -> None:
         *special, bos_token=special[0], eos_token=special[-1], chat_template=template
     )
     turns = row(("user", "Hi there you all"), ("assistant", "Yo"))
-    rendered = render(turns, dataset("chat"), Tokeniser(folder))
+    rendered = render(turns, dataset("chat"), Tokenizer(folder))
     assert of_role(rendered, Role.BOILERPLATE) == boilerplate
     assert of_role(rendered, Role.INSTRUCTION) == ["Hi there you all"]
     assert of_role(rendered, Role.COMPLETION) == [answer]
@@ -283,7 +283,7 @@ def test_a_template_whose_roles_cannot_be_told_is_an_error(template: str, make_b
     folder = make_bytes("</s>", eos_token="</s>", chat_template=template)
     turns = row(("user", "hay"), ("assistant", "rye bread"))
     with pytest.raises(UserError, match=BAD[template]) as error:
-        render(turns, dataset("chat"), Tokeniser(folder))
+        render(turns, dataset("chat"), Tokenizer(folder))
     assert "\n" not in str(error.value)
 
 
@@ -291,14 +291,14 @@ def test_what_a_model_lacks_is_an_error(make_bytes: Make, tmp_path: Path) -> Non
     turns = row(("user", "a"), ("assistant", "b"))
     bare = make_bytes("</s>")
     with pytest.raises(UserError, match="has no chat template"):
-        render(turns, dataset("chat"), Tokeniser(bare))
+        render(turns, dataset("chat"), Tokenizer(bare))
     with pytest.raises(UserError, match="names no eos_token"):
-        render(turns, dataset("alpaca"), Tokeniser(bare))
+        render(turns, dataset("alpaca"), Tokenizer(bare))
     two = row(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     with pytest.raises(UserError, match="holds one exchange"):
-        render(two, dataset("alpaca"), Tokeniser(make_bytes("</s>", eos_token="</s>")))
+        render(two, dataset("alpaca"), Tokenizer(make_bytes("</s>", eos_token="</s>")))
     with pytest.raises(UserError, match=r"model.chat_template=.*no such file"):
-        Tokeniser(bare, tmp_path / "nothing.jinja")
+        Tokenizer(bare, tmp_path / "nothing.jinja")
 
 
 def test_a_template_file_overrides_the_folders_own(make_bytes: Make, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_template_file_overrides_the_folders_own(make_bytes: Make, tmp_path: P
     )
     folder = make_bytes("</s>", eos_token="</s>", chat_template="{{ 'never' }}")
     turns = row(("user", "a"), ("assistant", "b"))
-    rendered = render(turns, dataset("chat"), Tokeniser(folder, tmp_path / "own.jinja"))
+    rendered = render(turns, dataset("chat"), Tokenizer(folder, tmp_path / "own.jinja"))
     assert rendered.text == "user=a</s>assistant=b</s>"
 
 
@@ -316,7 +316,7 @@ def test_spans_cover_any_text_and_hold_what_the_row_says(
 ) -> None:
     rng = np.random.default_rng(3)
     pool = [*"ab user\n\t #:é漢🙂<>|{}'\"\\%", "<|im_end|>", "assistant", "### Input:"]
-    tokeniser = Tokeniser(tokenizer_folders["bytes"])
+    tokenizer = Tokenizer(tokenizer_folders["bytes"])
 
     def words() -> str:
         return "x" + "".join(rng.choice(pool, size=rng.integers(0, 12))) + "y"
@@ -325,7 +325,7 @@ def test_spans_cover_any_text_and_hold_what_the_row_says(
         turns = [("user", words()), ("assistant", words())] * int(rng.integers(1, 4))
         turns = [("system", words())] * int(rng.integers(0, 2)) + turns
         template = ("chat", "plain")[number % 2]
-        rendered = render(row(*turns), dataset(template), tokeniser)
+        rendered = render(row(*turns), dataset(template), tokenizer)
         edges = [0, *(s.end for s in rendered.spans)]
         assert [s.start for s in rendered.spans] == edges[:-1]
         assert edges[-1] == len(rendered.text)

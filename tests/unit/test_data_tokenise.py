@@ -17,7 +17,7 @@ from ablate.data import cache
 from ablate.data import tokenise as module
 from ablate.data.spans import token_roles
 from ablate.data.templates import Rendered, Span, joined
-from ablate.data.tokenise import Summary, Tokenised, Tokeniser, summary, tokenise
+from ablate.data.tokenise import Summary, Tokenised, Tokenizer, summary, tokenise
 from ablate.errors import UserError
 from ablate.roles import Role
 
@@ -50,7 +50,7 @@ def dataset(path: Path, **settings: Any) -> Dataset:
 
 def made(data: Dataset, folder: Path, max_length: int = 64, boundary: str = "offset") -> Tokenised:
     return tokenise(
-        data, "train", tokeniser=Tokeniser(folder), max_length=max_length, boundary=boundary
+        data, "train", tokenizer=Tokenizer(folder), max_length=max_length, boundary=boundary
     )
 
 
@@ -66,7 +66,7 @@ def test_ids_and_bos_are_those_of_transformers(
     from transformers import AutoTokenizer
 
     peer = AutoTokenizer.from_pretrained(tokenizer_folders[name])
-    ours = Tokeniser(tokenizer_folders[name])
+    ours = Tokenizer(tokenizer_folders[name])
     for text in TEXTS:
         bos = [ours.bos] if ours.adds_bos else []
         assert bos + ours.encode(text).ids.tolist() == peer(text).input_ids
@@ -83,7 +83,7 @@ def test_the_configs_word_on_bos_counts_as_little_as_in_transformers(make_bytes:
 
     for says in ({"add_bos_token": True}, {"add_bos_token": False}, {}):
         folder = make_bytes("<s>", "</s>", bos_token="<s>", eos_token="</s>", **says)
-        peer, ours = AutoTokenizer.from_pretrained(folder), Tokeniser(folder)
+        peer, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
         assert ours.adds_bos == (peer("a").input_ids[0] == peer.bos_token_id), says
 
 
@@ -99,7 +99,7 @@ def test_chat_text_is_that_of_transformers(name: str, tokenizer_folders: dict[st
     ]
     for chat in chats:
         messages = [{"role": role, "content": content} for role, content in chat]
-        text = Tokeniser(tokenizer_folders[name]).chat(messages)
+        text = Tokenizer(tokenizer_folders[name]).chat(messages)
         assert text == peer.apply_chat_template(messages, tokenize=False)
 
 
@@ -108,12 +108,12 @@ def test_tokens_by_hand(tokenizer_folders: dict[str, Path], tmp_path: Path) -> N
     path = write(tmp_path / "d.jsonl", [{"prompt": "Hé", "completion": "o k"}])
     data = made(dataset(path), tokenizer_folders["bos"])
     assert letters(data.roles) == "S" + "III" + "B" + "CCC" + "C"
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
-    assert tokeniser.decode(data.ids) == "<s>Hé\no k</s>"
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
+    assert tokenizer.decode(data.ids) == "<s>Hé\no k</s>"
     assert data.counts == {"boilerplate": 1, "instruction": 3, "completion": 4}
     assert data.rg_tokens == pytest.approx(4 / 3)
-    assert tokeniser.decode(data.prompt_ids(0)) == "<s>Hé\n"
-    assert tokeniser.decode(data.answer_ids(0)) == "o k</s>"
+    assert tokenizer.decode(data.prompt_ids(0)) == "<s>Hé\n"
+    assert tokenizer.decode(data.answer_ids(0)) == "o k</s>"
 
 
 def test_without_bos_the_first_token_is_no_target_but_counts_in_rg(
@@ -148,13 +148,13 @@ def test_straddling_tokens_under_both_boundary_rules(
     offset: str,
     segment: str,
 ) -> None:
-    tokeniser = Tokeniser(make_bytes("</s>", merges=merges, eos_token="</s>"))
+    tokenizer = Tokenizer(make_bytes("</s>", merges=merges, eos_token="</s>"))
     joint = "\n" if merges[0][0] == "Ċ" else ""
     pieces = [(prompt, Role.INSTRUCTION), (joint, Role.BOILERPLATE)]
     rendered = joined([*pieces, (answer + "</s>", Role.COMPLETION)], add_bos=False)
-    encoded = tokeniser.encode(rendered.text)
+    encoded = tokenizer.encode(rendered.text)
     for rule, expected in (("offset", offset), ("segment", segment)):
-        roles = token_roles(rendered, encoded, boundary=rule, tokeniser=tokeniser)
+        roles = token_roles(rendered, encoded, boundary=rule, tokenizer=tokenizer)
         assert letters(roles) == expected, rule
 
 
@@ -173,13 +173,13 @@ def test_segment_is_stanfords_preprocess_on_every_row(
     ]
     path = write(tmp_path / "d.jsonl", records)
     for name in ("llama", "gpt2", "qwen"):
-        tokeniser = Tokeniser(tokenizer_folders[name])
+        tokenizer = Tokenizer(tokenizer_folders[name])
         data = made(dataset(path, template="alpaca"), tokenizer_folders[name], 512, "segment")
         for number in range(len(data)):
             ids, roles = data.row(number)
-            text = tokeniser.decode(ids[ids != tokeniser.bos] if tokeniser.adds_bos else ids)
+            text = tokenizer.decode(ids[ids != tokenizer.bos] if tokenizer.adds_bos else ids)
             head = text[: text.index("### Response:") + len("### Response:")]
-            prompt = len(tokeniser.encode(head).ids) + tokeniser.adds_bos
+            prompt = len(tokenizer.encode(head).ids) + tokenizer.adds_bos
             assert np.flatnonzero(roles == Role.COMPLETION).tolist() == list(
                 range(prompt, len(ids))
             )
@@ -199,13 +199,13 @@ def test_both_rules_give_the_same_ids_and_whole_texts(
 
 def test_a_leak_is_an_error(tokenizer_folders: dict[str, Path]) -> None:
     """Offsets that are off by one token, as a broken tokenizer's would be, are noticed."""
-    tokeniser = Tokeniser(tokenizer_folders["bos"])
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
     rendered = Rendered("Hiok", (Span(0, 2, Role.INSTRUCTION), Span(2, 4, Role.COMPLETION)), False)
-    encoded = tokeniser.encode(rendered.text)
+    encoded = tokenizer.encode(rendered.text)
     shifted = type(encoded)(encoded.ids, np.roll(encoded.starts, 1), np.roll(encoded.ends, 1))
     shifted.starts[0], shifted.ends[0] = 0, 1
     with pytest.raises(UserError, match="a role leaks"):
-        token_roles(rendered, shifted, boundary="offset", tokeniser=tokeniser)
+        token_roles(rendered, shifted, boundary="offset", tokenizer=tokenizer)
 
 
 def test_truncation_drops_only_rows_that_lose_their_whole_completion(
@@ -333,7 +333,7 @@ def test_the_summary_is_that_of_the_tokens_and_quick_when_warm(
     assert found.rows == 3
     assert found.tokens == 3 * 7
     assert found.mean_length == 7.0
-    assert found.largest_id < Tokeniser(folder).vocab_size
+    assert found.largest_id < Tokenizer(folder).vocab_size
     assert json.loads(json.dumps(found.counts)) == {
         "boilerplate": 3,
         "instruction": 6,
@@ -350,11 +350,11 @@ def test_the_summary_is_that_of_the_tokens_and_quick_when_warm(
 
 JOB = """
 import sys
-from ablate.config import Dataset, Splits
-from ablate.data.tokenise import Tokeniser, tokenise
+from ablate.config.schema import Dataset, Splits
+from ablate.data.tokenise import Tokenizer, tokenise
 splits = Splits(train=(0.0, 1.0), validation=(1.0, 1.0), test=(1.0, 1.0))
 data = Dataset(name="d", source="local", path=sys.argv[1], template="plain", splits=splits)
-found = tokenise(data, "train", tokeniser=Tokeniser(sys.argv[2]), max_length=64, boundary="offset")
+found = tokenise(data, "train", tokenizer=Tokenizer(sys.argv[2]), max_length=64, boundary="offset")
 print(found.content_hash, len(found), "torch" in sys.modules)
 """
 
@@ -389,10 +389,10 @@ def test_an_unwritable_cache_is_one_line(
 
 def test_a_folder_without_a_tokenizer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no tokenizer.json"):
-        Tokeniser(tmp_path)
+        Tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="not a tokenizer"):
-        Tokeniser(tmp_path)
+        Tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen"])
@@ -411,9 +411,9 @@ def test_every_role_of_any_text_decodes_to_what_the_row_says(
     template = "chat" if name == "qwen" else "alpaca"
     path = write(tmp_path / "d.jsonl", records)
     data = made(dataset(path, template=template), tokenizer_folders[name], 2048, boundary)
-    tokeniser = Tokeniser(tokenizer_folders[name])
-    wanted = {_bare(r["output"] + tokeniser.stop) for r in records}
-    whole = {_bare(tokeniser.decode(data.answer_ids(i))) for i in range(len(data))}
+    tokenizer = Tokenizer(tokenizer_folders[name])
+    wanted = {_bare(r["output"] + tokenizer.stop) for r in records}
+    whole = {_bare(tokenizer.decode(data.answer_ids(i))) for i in range(len(data))}
     straddled = {a for a in whole - wanted if not any(w.endswith(a) for w in wanted)}
     assert not straddled
     assert math.isclose(data.summary.tokens, data.lengths.sum())
@@ -427,9 +427,9 @@ def _bare(text: str) -> str:
 def test_real_english_in_three_parts(tokenizer_folders: dict[str, Path]) -> None:
     splits = Splits(train=(0.0, 0.6), validation=(0.6, 0.9), test=(0.9, 1.0))
     data = Dataset(name="dolly", source="local", path=str(DOLLY), template="chat", splits=splits)
-    tokeniser = Tokeniser(tokenizer_folders["qwen"])
+    tokenizer = Tokenizer(tokenizer_folders["qwen"])
     found = {
-        part: tokenise(data, part, tokeniser=tokeniser, max_length=1024, boundary="offset")
+        part: tokenise(data, part, tokenizer=tokenizer, max_length=1024, boundary="offset")
         for part in ("train", "validation", "test")
     }
     assert [f.rows_in for f in found.values()] == [1798, 898, 300]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ablate.config.schema import Loss
 from ablate.data.batches import micro_batches
-from ablate.objective import Objective, canonical, objective
+from ablate.objective import Objective, canonical, make_objective
 from ablate.roles import Role
 from ablate.training.loss import TokenLossModel, logit_gradient_norms, predict, token_losses, weigh
 from tests import reference, toys
@@ -42,17 +42,19 @@ def naive_sums(
     ]
 
 
-def step(model: Any, goal: Objective, rows: Any = ROWS, **execution: Any) -> tuple[Tensor, Tensor]:
+def step(
+    model: Any, objective: Objective, rows: Any = ROWS, **execution: Any
+) -> tuple[Tensor, Tensor]:
     """Return the loss of one optimizer step over all `rows`, and its gradient."""
     parts = micro_batches(
         toys.tokenised(rows),
         np.arange(len(rows)),
-        goal=goal,
+        objective=objective,
         execution=toys.execution(**execution),
         permute_generator=np.random.default_rng(5),
     )
-    works = [weigh(part, goal) for part in parts]
-    wrapped = TokenLossModel(model, label_smoothing=goal.label_smoothing)
+    works = [weigh(part, objective) for part in parts]
+    wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
     loss = sum(wrapped(work).total for work in works) / sum(work.divisor for work in works)
     return loss.detach(), gradient(loss, model)
 
@@ -63,18 +65,18 @@ def gradient(loss: Tensor, model: Any) -> Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-def goal_of(
+def objective_with(
     mode: str = "none", plw: float = 0.25, completion: float = 1.0, **loss: Any
 ) -> Objective:
-    return objective(toys.masking(mode), plw, completion, Loss(**loss))
+    return make_objective(toys.masking(mode), plw, completion, Loss(**loss))
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 @pytest.mark.parametrize("scope", ["batch", "example", "microbatch"])
 @pytest.mark.parametrize("mode", toys.MODES)
 def test_every_objective_is_its_definition(normaliser: str, scope: str, mode: str) -> None:
-    goal = goal_of(mode, completion=0.5, normaliser=normaliser, scope=scope)
-    loss, grad = step(llama(), goal, micro_batch_size=3)
+    objective = objective_with(mode, completion=0.5, normaliser=normaliser, scope=scope)
+    loss, grad = step(llama(), objective, micro_batch_size=3)
     weights = {r: 0.25 * (r.name.lower() in toys.MODES[mode]) for r in Role}
     weights[Role.COMPLETION] = 0.5
     sums = naive_sums(weights, normaliser)
@@ -87,14 +89,14 @@ def test_every_objective_is_its_definition(normaliser: str, scope: str, mode: st
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 def test_micro_batches_and_packing_change_nothing(scope: str, normaliser: str) -> None:
     """1 x 7 = 4 x 2 = one packed row, with uneven weights, gradients included."""
-    goal = goal_of(normaliser=normaliser, scope=scope)
-    whole = step(llama(), goal)
+    objective = objective_with(normaliser=normaliser, scope=scope)
+    whole = step(llama(), objective)
     for execution in (
         {"micro_batch_size": 2},
         {"layout": "packed"},
         {"layout": "packed", "micro_batch_size": 3},
     ):
-        torch.testing.assert_close(step(llama(), goal, **execution), whole, **EXACT)
+        torch.testing.assert_close(step(llama(), objective, **execution), whole, **EXACT)
 
 
 def test_full_sequence_training_is_the_loss_of_transformers() -> None:
@@ -105,15 +107,15 @@ def test_full_sequence_training_is_the_loss_of_transformers() -> None:
     output = llama()(
         input_ids=ids_BL.clamp(min=0), attention_mask=(ids_BL >= 0).long(), labels=ids_BL
     )
-    loss, grad = step(llama(), goal_of("none", plw=1.0))
+    loss, grad = step(llama(), objective_with("none", plw=1.0))
     # transformers computes its own loss in float32
     torch.testing.assert_close(loss, output.loss.detach().double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(grad, gradient(output.loss, llama()), rtol=1e-5, atol=1e-7)
 
 
 def test_label_smoothing_is_its_definition() -> None:
-    goal = goal_of(label_smoothing=0.1)
-    loss, grad = step(llama(), goal, layout="packed")
+    objective = objective_with(label_smoothing=0.1)
+    loss, grad = step(llama(), objective, layout="packed")
     weights = {r: 0.25 for r in Role} | {Role.COMPLETION: 1.0}
     expected = reference.step_loss([naive_sums(weights, "weight", 0.1)], "batch")
     torch.testing.assert_close(loss, expected.detach(), **EXACT)
@@ -127,10 +129,10 @@ def test_cells_are_aliases_exactly_where_loss_and_gradient_agree() -> None:
     for mode in toys.MODES:
         for plw, completion in ((0.0, 1.0), (0.0, 0.25), (0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):
             for normaliser in ("weight", "tokens", "nonzero"):
-                goal = goal_of(mode, plw, completion, normaliser=normaliser)
-                loss, grad = step(llama(), goal)
+                objective = objective_with(mode, plw, completion, normaliser=normaliser)
+                loss, grad = step(llama(), objective)
                 found = torch.cat([loss[None], grad])
-                known_as = known.setdefault(str(canonical(goal, counts)), found)
+                known_as = known.setdefault(str(canonical(objective, counts)), found)
                 torch.testing.assert_close(found, known_as, **EXACT)
     different = list(known.values())
     assert 15 < len(different) < 45
@@ -141,30 +143,30 @@ def test_cells_are_aliases_exactly_where_loss_and_gradient_agree() -> None:
 
 def test_completion_weight_acts_under_tokens_alone() -> None:
     """0.2 against 1 at PLW 0: a fifth of the gradient under `tokens`, the same run else."""
-    full, fifth = (goal_of(plw=0.0, completion=c, normaliser="tokens") for c in (1.0, 0.2))
+    full, fifth = (objective_with(plw=0.0, completion=c, normaliser="tokens") for c in (1.0, 0.2))
     loss, grad = step(llama(), full)
     loss_5, grad_5 = step(llama(), fifth)
     torch.testing.assert_close(loss_5, 0.2 * loss, rtol=1e-6, atol=0)  # 0.2 in float32
     torch.testing.assert_close(grad_5, 0.2 * grad, rtol=1e-6, atol=1e-7)
-    full, fifth = (goal_of(plw=0.0, completion=c) for c in (1.0, 0.2))
+    full, fifth = (objective_with(plw=0.0, completion=c) for c in (1.0, 0.2))
     torch.testing.assert_close(step(llama(), full), step(llama(), fifth), rtol=1e-12, atol=1e-13)
 
 
 def test_an_example_without_weight_adds_nothing_and_still_counts() -> None:
     silent = ([1, 2, 3, 4], [Role.SPECIAL] * 4)
-    goal = goal_of("instruction", scope="example")
-    loss, _ = step(llama(), goal, ROWS)
-    diluted, _ = step(llama(), goal, [*ROWS, silent])
+    objective = objective_with("instruction", scope="example")
+    loss, _ = step(llama(), objective, ROWS)
+    diluted, _ = step(llama(), objective, [*ROWS, silent])
     torch.testing.assert_close(diluted, loss * len(ROWS) / (len(ROWS) + 1), **EXACT)
 
 
 def test_a_batch_without_weight_has_loss_and_gradient_zero() -> None:
-    goal = goal_of("instruction")
+    objective = objective_with("instruction")
     silent = [([1, 2, 3, 4], [Role.SPECIAL] * 4)]
     parts = micro_batches(
-        toys.tokenised(silent), np.arange(1), goal=goal, execution=toys.execution()
+        toys.tokenised(silent), np.arange(1), objective=objective, execution=toys.execution()
     )
-    work = weigh(parts[0], goal)
+    work = weigh(parts[0], objective)
     total = TokenLossModel(llama())(work).total
     assert work.divisor == 0
     assert total.item() == 0
@@ -230,14 +232,14 @@ def test_selected_logits_are_those_of_each_row_alone(name: str, layout: str) -> 
 
 
 def assert_logits_as_alone(model: Any, layout: str, tolerance: float = 1e-10) -> None:
-    goal = goal_of("instruction")
+    objective = objective_with("instruction")
     (part,) = micro_batches(
         toys.tokenised(ROWS),
         np.arange(len(ROWS)),
-        goal=goal,
+        objective=objective,
         execution=toys.execution(layout=layout),
     )
-    found_KV = predict(model, weigh(part, goal))
+    found_KV = predict(model, weigh(part, objective))
     rows = sorted(ROWS, key=lambda row: -len(row[0]))
     alone = []
     for ids, roles in rows:

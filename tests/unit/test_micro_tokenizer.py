@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+import tokenizers
 
 from ablate.data.templates import INPUT_HEADING, RESPONSE_HEADING, WITH_INPUT, WITHOUT_INPUT
-from ablate.data.tokenizer import Tokeniser
+from ablate.data.tokenizer import Tokenizer
 from ablate.micro import corpus
 from ablate.micro.tokenizer import HEADINGS, VOCABULARY, save_tokenizer, train_tokenizer
 from ablate.micro.world import NUMBERS, VALUES, world
@@ -21,8 +21,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder) -> Tokenizer:
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+def tokenizer(folder) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def test_the_vocabulary_is_small_and_holds_every_byte(tokenizer):
@@ -61,7 +61,7 @@ def test_a_word_is_one_token_wherever_it_stands(tokenizer):
 def test_transformers_and_the_light_wrapper_agree(folder):
     from transformers import AutoTokenizer
 
-    peer, ours = AutoTokenizer.from_pretrained(folder), Tokeniser(folder)
+    peer, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
     text = f"{WITHOUT_INPUT}Who is it?{RESPONSE_HEADING}Osta.</s>"
     assert peer(text)["input_ids"] == [ours.bos, *ours.encode(text).ids.tolist()]
     names = ("bos_token", "eos_token", "pad_token")

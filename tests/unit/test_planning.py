@@ -39,7 +39,7 @@ def test_a_plan_is_frozen_once(capsys, tmp_path):
     made = json.loads((tmp_path / "out" / "frozen.json").read_text())
     assert made["sha256"] == told["sha256"]
     keys = {k for k, names in plan_grid([*STUDY, out]).design.runs.items()
-            if names[0].cell.adapter.kind != "none"}  # fmt: skip
+            if not names[0].cell.is_base}  # fmt: skip
     assert set(made["runs"]) == keys
     assert main(["plan", *STUDY, out, "--freeze", "--margin", "2"]) == 2
     assert "stays as it is" in capsys.readouterr().err
@@ -53,7 +53,7 @@ def test_a_fraction_is_a_study_of_its_own(capsys, tmp_path):
     whole = plan_grid([*STUDY, out]).design.runs
     kept = set(again.design.runs)
     assert set(found["runs"]) <= kept <= set(whole)
-    controls = {k for k in kept - set(found["runs"]) if whole[k][0].cell.adapter.kind != "none"}
+    controls = {k for k in kept - set(found["runs"]) if not whole[k][0].cell.is_base}
     for key in controls:  # what is no part of the model's rows stays whole
         cell = whole[key][0].cell
         assert cell.sham != "a" or cell.masking.name == "placebo" or cell.dataset.shuffle_prompts

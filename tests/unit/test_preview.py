@@ -25,6 +25,8 @@ from ablate.config.schema import (
     Splits,
     Train,
 )
+from ablate.experiment import cell_data
+from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES, Role
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -39,7 +41,7 @@ def cell(
     rows = [{"prompt": f"Say <b>{i}</b>\nnow", "completion": f"é {i}"} for i in range(5)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     folder = tokenizer_folders["bytes"]
-    monkeypatch.setattr(module, "resolve", lambda _: SimpleNamespace(folder=folder))
+    monkeypatch.setattr(cell_data, "resolve", lambda _: SimpleNamespace(folder=folder))
     weights: dict[str, Any] = dict.fromkeys(MASKED_ROLES, "plw")
     weights |= {"completion": 1.0, "special": 0.0, "boilerplate": 0.0}
     return Cell(
@@ -110,8 +112,10 @@ def test_the_placebo_is_shown_with_the_draws_that_training_uses(cell: Cell) -> N
     tokens = look(shuffled, 1).examples[0]
     plain = look(cell, 1).examples[0]
     roles_L = np.array([t.role for t in tokens], dtype=np.uint8)
-    goal = module.weights.objective(masking, 0.1, 1.0, Loss())
-    num_L, _ = module.row_weights(roles_L, goal, row=0, permute=Streams(3, "a").numpy("permute"))
+    objective = make_objective(masking, 0.1, 1.0, Loss())
+    num_L, _ = module.row_weights(
+        roles_L, objective, row=0, permute=Streams(3, "a").numpy("permute")
+    )
     assert [t.weight for t in tokens[1:]] == pytest.approx(num_L[1:].tolist())
     assert sorted(t.weight or 0 for t in tokens) == sorted(t.weight or 0 for t in plain)
     assert [t.weight for t in tokens] != [t.weight for t in plain]
@@ -119,11 +123,11 @@ def test_the_placebo_is_shown_with_the_draws_that_training_uses(cell: Cell) -> N
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen", "bytes"])
 def test_pieces_put_together_are_the_text(name: str, tokenizer_folders: dict[str, Path]) -> None:
-    tokeniser = module.Tokeniser(tokenizer_folders[name])
+    tokenizer = module.Tokenizer(tokenizer_folders[name])
     text = "The quick  brown fox\n\tjumps"
-    pieces = [module._piece(tokeniser, i) for i in tokeniser.encode(text).ids]
+    pieces = [module._piece(tokenizer, i) for i in tokenizer.encode(text).ids]
     assert "".join(pieces).strip() == text
-    parts = [module._piece(tokeniser, i) for i in tokeniser.encode("漢").ids]
+    parts = [module._piece(tokenizer, i) for i in tokenizer.encode("漢").ids]
     assert all(part.isprintable() for part in map(visible, parts))
 
 

@@ -10,7 +10,7 @@ from ablate.adapters.mora.remora import ReloraConfig, RemoraConfig, RestartLayer
 from ablate.adapters.mora.spec import ROWS
 from ablate.config.schema import Loss
 from ablate.errors import UserError
-from ablate.objective import objective
+from ablate.objective import make_objective
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, Moment, combine
 from ablate.training.loop import Result, train
@@ -76,7 +76,7 @@ def run(model: nn.Module, *, hooks: Hooks, steps: int = 20, seed: int = 0, **set
         model,
         toys.tokenised(toys.examples(8)),
         toys.train_settings(**settings),
-        goal=objective(toys.masking("instruction"), 0.0, 1.0, Loss()),
+        objective=make_objective(toys.masking("instruction"), 0.0, 1.0, Loss()),
         streams=Streams(seed),
         execution=toys.execution(),
         hooks=hooks,

@@ -1,5 +1,6 @@
 """The rooms: imports point one way, what needs no torch imports none, the tree is true."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_circles_are_found_inside_functions_and_over_several_modules():
     edges = {name: sorted(imported(text, sources)) for name, text in sources.items()}
     assert edges == {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}
     assert circles(edges) == [["a", "b", "c"]]
+
+
+def long_spellings(source):
+    """What is spelt out although a name stands for it: objective_of, tokenised, Cell.is_base."""
+    for node in ast.walk(ast.parse(source)):
+        text = ast.unparse(node)
+        if isinstance(node, ast.Call):
+            read = {a.attr for a in node.args if isinstance(a, ast.Attribute)}
+            if {"masking", "plw", "completion_weight", "loss"} <= read:
+                yield text
+            if text.startswith("tokenise(") and ".dataset," in text and ".boundary" in text:
+                yield text
+        if isinstance(node, ast.Compare) and re.search(r"adapter\.kind (!=|==|in) .*'none'", text):
+            yield text
+
+
+def test_a_cell_is_asked_by_one_name():
+    """Its objective, its rows and whether it is the base are each spelt in one place."""
+    known = {"ablate/objective.py", "ablate/experiment/cell_data.py", "ablate/config/schema.py"}
+    found = {str(p.relative_to(ROOT)) for p in files("ablate") if [*long_spellings(p.read_text())]}
+    assert found == known
 
 
 def test_analysis_reads_results_only():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ablate.config.schema import Loss
 from ablate.errors import UserError
-from ablate.objective import Objective, objective
+from ablate.objective import Objective, make_objective
 from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, Moment
@@ -23,18 +23,18 @@ EXACT = {"rtol": 1e-12, "atol": 1e-13}  # float64 sums in another order
 ROWS = toys.examples(14)
 
 
-def goal_of(
+def objective_with(
     mode: str = "none", plw: float = 0.25, completion: float = 1.0, **loss: Any
 ) -> Objective:
-    return objective(toys.masking(mode), plw, completion, Loss(**loss))
+    return make_objective(toys.masking(mode), plw, completion, Loss(**loss))
 
 
-def run(model: Any, *, goal: Objective | None = None, **given: Any) -> Result:
+def run(model: Any, *, objective: Objective | None = None, **given: Any) -> Result:
     """Train `model`; any of `train`'s arguments may be given, and the rows."""
     defaults: dict[str, Any] = {"streams": Streams(0), "execution": toys.execution()}
     settings = given.pop("settings", toys.train_settings())
     data = toys.tokenised(given.pop("rows", ROWS))
-    return train(model, data, settings, goal=goal or goal_of(), **defaults | given)
+    return train(model, data, settings, objective=objective or objective_with(), **defaults | given)
 
 
 def weights_of(model: Any) -> Tensor:
@@ -77,8 +77,8 @@ def test_the_gradient_of_a_step_is_that_of_the_naive_loss(
     scope: str, normaliser: str, execution: dict[str, Any]
 ) -> None:
     """Accumulation in 1, 4 or one packed micro-batch: the mean of means would be off by 5 %."""
-    goal = goal_of(scope=scope, normaliser=normaliser)
-    result, grad = one_step(goal=goal, execution=toys.execution(**execution))
+    objective = objective_with(scope=scope, normaliser=normaliser)
+    result, grad = one_step(objective=objective, execution=toys.execution(**execution))
     loss, expected = naive(scope, normaliser)
     assert result.history[0]["loss"] == pytest.approx(loss, rel=1e-12)
     assert result.history[0]["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-12)
@@ -169,9 +169,9 @@ def test_checkpointing_works_under_an_adapter_on_frozen_embeddings() -> None:
 def test_bf16_is_autocast_over_float32_weights() -> None:
     model = toys.llama(torch.float32)
     settings = toys.train_settings(batch_size=len(ROWS), max_steps=1)
-    goal = goal_of("instruction")
-    full = run(toys.llama(torch.float32), settings=settings, goal=goal).history[0]
-    half = run(model, settings=replace(settings, precision="bf16"), goal=goal).history[0]
+    objective = objective_with("instruction")
+    full = run(toys.llama(torch.float32), settings=settings, objective=objective).history[0]
+    half = run(model, settings=replace(settings, precision="bf16"), objective=objective).history[0]
     assert half["loss"] == pytest.approx(full["loss"], rel=2e-2)
     assert half["loss"] != full["loss"]
     assert half["loss_completion"] == pytest.approx(half["loss"], rel=1e-6)  # summed in float32
@@ -198,7 +198,7 @@ def test_the_history_counts_what_was_seen() -> None:
 
 
 def test_the_history_has_the_mean_loss_of_each_trained_role() -> None:
-    entry = one_step(goal=goal_of("boilerplate"))[0].history[0]
+    entry = one_step(objective=objective_with("boilerplate"))[0].history[0]
     model = toys.llama()
     losses: dict[Role, list[float]] = {}
     for ids, roles in ROWS:
@@ -374,16 +374,20 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights() -> Non
 
 
 def test_bad_requests_are_told_in_one_line() -> None:
-    microbatch = goal_of(scope="microbatch")
+    microbatch = objective_with(scope="microbatch")
     with pytest.raises(UserError, match=r"layout=packed.*scope=microbatch"):
-        run(toys.llama(), goal=microbatch, execution=toys.execution(layout="packed"))
-    run(toys.llama(), goal=microbatch, execution=toys.execution(layout="auto"))
+        run(toys.llama(), objective=microbatch, execution=toys.execution(layout="packed"))
+    run(toys.llama(), objective=microbatch, execution=toys.execution(layout="auto"))
     with pytest.raises(UserError, match="lr=tuned"):
         run(toys.llama(), settings=toys.train_settings(lr="tuned"))
     with pytest.raises(UserError, match="no parameter to train"):
         run(toys.llama().requires_grad_(False))
     with pytest.raises(UserError, match="carries weight"):
-        run(toys.llama(), rows=[([1, 2, 3], [Role.SPECIAL] * 3)], goal=goal_of("instruction"))
+        run(
+            toys.llama(),
+            rows=[([1, 2, 3], [Role.SPECIAL] * 3)],
+            objective=objective_with("instruction"),
+        )
     with pytest.raises(UserError, match="device=tpu"):
         run(toys.llama(), execution=toys.execution(device="tpu"))
 

@@ -6,7 +6,7 @@ import pytest
 
 from ablate.config.schema import Loss, Masking
 from ablate.errors import UserError
-from ablate.objective import canonical, effective_plw, objective
+from ablate.objective import canonical, effective_plw, make_objective
 from ablate.roles import NAMES, Role
 
 MODES = {
@@ -20,23 +20,23 @@ CHAT = {"special": 60, "instruction": 90, "completion": 400}
 NORMALISERS = ("weight", "completion", "tokens", "nonzero", "examples")
 
 
-def goal(mode, plw, *, c=1.0, normaliser="weight", scope="batch", permute=False):
+def objective(mode, plw, *, c=1.0, normaliser="weight", scope="batch", permute=False):
     weights = {
         name: w if w == "plw" else float(w) for name, w in zip(NAMES, MODES[mode], strict=False)
     }
     masking = Masking(name=mode, weights=weights, permute=permute)
-    return objective(masking, plw, c, Loss(normaliser=normaliser, scope=scope))
+    return make_objective(masking, plw, c, Loss(normaliser=normaliser, scope=scope))
 
 
 def same(a, b, counts):
     return canonical(a, counts) == canonical(b, counts)
 
 
-def ratio(goal, sums, counts, rows=10):
+def ratio(objective, sums, counts, rows=10):
     """The objective's value from summed losses per role, straight from its definition."""
-    top = sum(goal.num[Role[k.upper()]] * v for k, v in sums.items())
-    bottom = sum(goal.den[Role[k.upper()]] * v for k, v in counts.items())
-    return top / (rows if goal.per_example else bottom)
+    top = sum(objective.num[Role[k.upper()]] * v for k, v in sums.items())
+    bottom = sum(objective.den[Role[k.upper()]] * v for k, v in counts.items())
+    return top / (rows if objective.per_example else bottom)
 
 
 @pytest.mark.parametrize("w", [0.0, 0.01, 0.3, 1.0])
@@ -52,36 +52,36 @@ def test_normalisers_are_the_papers_formulas(w):
         "examples": (lc + w * lp) / 10,
     }
     for name, value in expected.items():
-        found = ratio(goal("none", w, normaliser=name), sums, counts)
+        found = ratio(objective("none", w, normaliser=name), sums, counts)
         assert found == pytest.approx(value, rel=1e-14), name
 
 
 def test_instruction_is_one_run_at_any_plw():
-    assert same(goal("instruction", 0.0), goal("instruction", 0.7), ALPACA)
+    assert same(objective("instruction", 0.0), objective("instruction", 0.7), ALPACA)
 
 
 @pytest.mark.parametrize("mode", ["none", "boilerplate", "special"])
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 def test_plw_zero_is_instruction(mode, normaliser):
     one, other = (
-        goal(mode, 0.0, normaliser=normaliser),
-        goal("instruction", 0.5, normaliser=normaliser),
+        objective(mode, 0.0, normaliser=normaliser),
+        objective("instruction", 0.5, normaliser=normaliser),
     )
     assert same(one, other, ALPACA)
 
 
 @pytest.mark.parametrize("plw", [0.01, 1.0])
 def test_aliases_depend_on_the_roles_that_occur(plw):
-    assert same(goal("special", plw), goal("none", plw), ALPACA)  # no role tags
-    assert not same(goal("special", plw), goal("none", plw), CHAT)
-    assert same(goal("boilerplate", plw), goal("special", plw), CHAT)  # no template text
-    assert not same(goal("boilerplate", plw), goal("special", plw), ALPACA)
+    assert same(objective("special", plw), objective("none", plw), ALPACA)  # no role tags
+    assert not same(objective("special", plw), objective("none", plw), CHAT)
+    assert same(objective("boilerplate", plw), objective("special", plw), CHAT)  # no template text
+    assert not same(objective("boilerplate", plw), objective("special", plw), ALPACA)
 
 
 def test_text_is_one_run_at_any_masking_plw_and_normaliser_of_tokens():
     text = {"text": 1000}
     goals = [
-        goal(mode, plw, normaliser=n)
+        objective(mode, plw, normaliser=n)
         for mode in MODES
         for plw in (0.0, 0.5)
         for n in ("weight", "completion", "tokens", "nonzero")
@@ -90,16 +90,18 @@ def test_text_is_one_run_at_any_masking_plw_and_normaliser_of_tokens():
 
 
 def test_only_the_ratio_matters_under_weight():
-    assert same(goal("none", 0.1, c=0.2), goal("none", 0.5, c=1.0), ALPACA)
+    assert same(objective("none", 0.1, c=0.2), objective("none", 0.5, c=1.0), ALPACA)
     for normaliser in ("completion", "tokens", "nonzero", "examples"):
-        one = goal("none", 0.1, c=0.2, normaliser=normaliser)
-        assert not same(one, goal("none", 0.5, c=1.0, normaliser=normaliser), ALPACA), normaliser
+        one = objective("none", 0.1, c=0.2, normaliser=normaliser)
+        assert not same(one, objective("none", 0.5, c=1.0, normaliser=normaliser), ALPACA), (
+            normaliser
+        )
 
 
 def test_completion_weight_matters_under_tokens_at_plw_zero():
-    one, other = (goal("none", 0.0, c=c, normaliser="tokens") for c in (0.2, 1.0))
+    one, other = (objective("none", 0.0, c=c, normaliser="tokens") for c in (0.2, 1.0))
     assert not same(one, other, ALPACA)
-    assert same(goal("none", 0.0, c=0.2), goal("none", 0.0, c=1.0), ALPACA)
+    assert same(objective("none", 0.0, c=0.2), objective("none", 0.0, c=1.0), ALPACA)
 
 
 def test_wit_grid_is_21_runs_under_weight():
@@ -107,29 +109,29 @@ def test_wit_grid_is_21_runs_under_weight():
     levels = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     cells = [(p, c) for p, c in itertools.product(levels, levels) if p or c]
     assert len(cells) == 35
-    runs = {str(canonical(goal("none", p, c=c), ALPACA)) for p, c in cells}
+    runs = {str(canonical(objective("none", p, c=c), ALPACA)) for p, c in cells}
     # Reduced fractions a/b with a, b <= 5 are 1 + 2 (phi(2) + .. + phi(5)) = 19; 0 and 1/0 besides.
     assert len(runs) == 21
 
 
 def test_a_permutation_of_equal_weights_is_none():
-    assert same(goal("none", 1.0, permute=True), goal("none", 1.0), ALPACA)
-    assert not same(goal("none", 0.1, permute=True), goal("none", 0.1), ALPACA)
+    assert same(objective("none", 1.0, permute=True), objective("none", 1.0), ALPACA)
+    assert not same(objective("none", 0.1, permute=True), objective("none", 0.1), ALPACA)
 
 
 def test_scope_is_part_of_the_objective():
-    assert not same(goal("none", 0.1, scope="example"), goal("none", 0.1), ALPACA)
+    assert not same(objective("none", 0.1, scope="example"), objective("none", 0.1), ALPACA)
 
 
 def test_effective_plw_is_the_mean_prompt_weight():
-    assert effective_plw(goal("instruction", 0.9), ALPACA) == 0
-    assert effective_plw(goal("none", 0.3), ALPACA) == pytest.approx(0.3)
-    assert effective_plw(goal("none", 0.1, c=0.2), ALPACA) == pytest.approx(0.5)
+    assert effective_plw(objective("instruction", 0.9), ALPACA) == 0
+    assert effective_plw(objective("none", 0.3), ALPACA) == pytest.approx(0.3)
+    assert effective_plw(objective("none", 0.1, c=0.2), ALPACA) == pytest.approx(0.5)
     share = (90 + 20) / (300 + 90 + 20)
-    assert effective_plw(goal("boilerplate", 0.5), ALPACA) == pytest.approx(0.5 * share)
+    assert effective_plw(objective("boilerplate", 0.5), ALPACA) == pytest.approx(0.5 * share)
 
 
 def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="nothing is left to train"):
-        goal("instruction", 1.0, c=0.0)
-    goal("none", 1.0, c=0.0)  # the prompt alone can be trained
+        objective("instruction", 1.0, c=0.0)
+    objective("none", 1.0, c=0.0)  # the prompt alone can be trained
