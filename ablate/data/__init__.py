@@ -1,5 +1,5 @@
 """From a set of rows to token ids, roles and weighted batches.
 
-sources -> formats -> rows -> templates (chat) -> spans -> tokenise (cache) -> targets -> batches,
-with `tokenizer` beside them; all but `batches` is free of torch.
+sources -> formats -> rows -> templates (chat, pieces) -> spans -> tokenise (cache) -> targets ->
+batches, with `tokenizer` beside them; all but `batches` is free of torch.
 """

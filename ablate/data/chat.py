@@ -10,8 +10,8 @@ searched for in the text, so a user who writes "assistant" cannot be mistaken fo
 import functools
 import re
 
+from ablate.data.pieces import Piece, last_only, role_of
 from ablate.data.rows import Row, Turn
-from ablate.data.templates import Piece, last_only, role_of
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
+from ablate.micro import instructions
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
@@ -32,8 +33,6 @@ def records(dataset: Dataset, part: str) -> list[Record]:
         UserError: nothing there, not readable, not a table of rows, or empty.
     """
     if dataset.source == "micro":
-        from ablate.micro import instructions
-
         found = _numbered(instructions.rows(dataset.path, part, dataset.options))
     elif dataset.source == "hub":
         found = _numbered(_hub_rows(dataset))

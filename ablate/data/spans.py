@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from ablate.data.templates import Rendered, Span
+from ablate.data.pieces import Rendered, Span
 from ablate.data.tokenizer import Encoded, Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role

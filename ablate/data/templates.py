@@ -3,15 +3,13 @@
 The Alpaca texts are Stanford's (stanford_alpaca/train.py at 761dc5b), letter by letter.
 """
 
-from dataclasses import dataclass
-
 from ablate.config.schema import Dataset
+from ablate.data import chat
+from ablate.data.pieces import Piece, Rendered, joined, last_only, role_of
 from ablate.data.rows import Row, Turn
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
-from ablate.roles import NAMES, Role
-
-Piece = tuple[str, Role]
+from ablate.roles import Role
 
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -25,27 +23,6 @@ INPUT_HEADING = "\n\n### Input:\n"
 RESPONSE_HEADING = "\n\n### Response:"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of characters that has one role."""
-
-    start: int
-    end: int
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A row's text, the roles of its characters, and whether BOS goes before it.
-
-    The spans are in order, touch each other and cover the text.
-    """
-
-    text: str
-    spans: tuple[Span, ...]
-    add_bos: bool
-
-
 def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     """Return `row` as text under the data set's template.
 
@@ -55,41 +32,11 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     if row.text is not None:
         return joined([(row.text + tokenizer.stop, Role.TEXT)], add_bos=tokenizer.adds_bos)
     if dataset.template == "chat":
-        from ablate.data import chat  # it needs the pieces defined here
-
         return joined(chat.pieces(row, tokenizer, turns=dataset.turns), add_bos=False)
     pieces = _alpaca(row, tokenizer) if dataset.template == "alpaca" else _plain(row, tokenizer)
     if dataset.turns == "last":
         pieces = last_only(pieces)
     return joined(pieces, add_bos=tokenizer.adds_bos)
-
-
-def joined(pieces: list[Piece], *, add_bos: bool) -> Rendered:
-    """Return the pieces as one text; empty pieces vanish, neighbours of one role are one span."""
-    spans: list[Span] = []
-    end = 0
-    for text, role in pieces:
-        start, end = end, end + len(text)
-        if spans and text and spans[-1].role == role:
-            spans[-1] = Span(spans[-1].start, end, role)
-        elif text:
-            spans.append(Span(start, end, role))
-    return Rendered("".join(text for text, _ in pieces), tuple(spans), add_bos)
-
-
-def last_only(pieces: list[Piece]) -> list[Piece]:
-    """Return the pieces with every answer but the last counted as instruction (`turns=last`)."""
-    completions = [i for i, (_, role) in enumerate(pieces) if role == Role.COMPLETION]
-    last = completions[-1]
-    while last - 1 in completions:  # the answer and its stop token
-        last -= 1
-    early = {i for i in completions if i < last}
-    return [(t, Role.INSTRUCTION if i in early else r) for i, (t, r) in enumerate(pieces)]
-
-
-def role_of(part: str) -> Role:
-    """Return the role that a part of a turn has."""
-    return Role(NAMES.index(part))
 
 
 def _alpaca(row: Row, tokenizer: Tokenizer) -> list[Piece]:

@@ -1,0 +1,1 @@
+"""The embedded world: a generator of text, facts, instruction sets and benchmarks."""

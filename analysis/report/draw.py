@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ablate.results.record import WP_EXPONENT
 from analysis.report import style
 from analysis.report.style import MUTED, PAPER, Look
+from analysis.table.frame import WP_EXPONENT
 
 DODGE = 0.014  # of the w_p axis, between levels that share a PLW
 CAPACITY_DODGE = 1.012  # factor between adapters at the same capacity

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablate.results.record import LEVELS
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
+from analysis.table.frame import LEVELS
 
 IDENTITY = [name for name in LEVELS if name != "study"]
 SHOWN = [name for name in IDENTITY if name not in ("lr", "train")]

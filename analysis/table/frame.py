@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablate.results.record import LEVELS as LEVELS
+from ablate.results.record import WP_EXPONENT as WP_EXPONENT
 from analysis.errors import AnalysisError, listed, nearest
 
-WP_EXPONENT = 0.30103  # w_p = PLW ^ log10(2), PLW paper section 4.3
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours

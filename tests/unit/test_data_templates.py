@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ablate.config.schema import Dataset
+from ablate.data.pieces import Rendered
 from ablate.data.rows import Row, Turn
-from ablate.data.templates import Rendered, render
+from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role

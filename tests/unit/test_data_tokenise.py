@@ -15,8 +15,8 @@ import pytest
 from ablate.config.schema import Dataset, Splits
 from ablate.data import cache
 from ablate.data import tokenise as module
+from ablate.data.pieces import Rendered, Span, joined
 from ablate.data.spans import token_roles
-from ablate.data.templates import Rendered, Span, joined
 from ablate.data.tokenise import Summary, Tokenised, Tokenizer, summary, tokenise
 from ablate.errors import UserError
 from ablate.roles import Role

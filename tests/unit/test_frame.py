@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablate.results import record
 from analysis.errors import AnalysisError
-from analysis.table.frame import from_results, from_table, load, read, study_rows
+from analysis.table.frame import WP_EXPONENT, from_results, from_table, load, read, study_rows
 from tests.fake_results import TASKS, fake_results
 
 
@@ -230,3 +231,11 @@ def test_our_table_may_be_read_as_a_strangers(results, tmp_path):
     assert frame["score"].equals(
         results["train_seconds"].dropna().reset_index(drop=True).rename("score")
     )
+
+
+def test_the_scale_of_the_plw_is_one_constant_and_the_published_one():
+    """Printed as 0.30103; records are made with log10 2, and no w_p differs by 1e-7."""
+    assert WP_EXPONENT is record.WP_EXPONENT
+    plw = np.array([1e-4, 5e-4, 1e-3, 0.01, 0.1, 0.242, 1.0])
+    np.testing.assert_allclose(plw**WP_EXPONENT, plw**0.30103, rtol=1e-7)
+    np.testing.assert_allclose(0.1**WP_EXPONENT, 0.5, rtol=1e-15)

@@ -16,10 +16,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablate.results.record import WP_EXPONENT
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, RULE, styled
+from analysis.table.frame import WP_EXPONENT
 
 FOLDER = Path(__file__).parents[2] / "published"
 # The paper's data set that each of ours stands in for.

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ablate.results.record import WP_EXPONENT
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
 from analysis.report.style import BLUE, GREEN, INK, MUTED, PAPER, VERMILION, styled
+from analysis.table.frame import WP_EXPONENT
 
 LINES = {  # kind -> colour, line style
     "quadratic": (BLUE, "-"),
