@@ -28,10 +28,10 @@ from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem, solution
 from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, Objective, P, minimise
 from analysis.engine.newton import minimize
+from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import same_family
 from analysis.inference.marginal import relative_factors, root_weights
-from analysis.inference.response import with_response
 from analysis.mixed import GlmmFit, MixedFit, refit
 
 DRAWS = 1000

@@ -22,9 +22,9 @@ from analysis.inference.multiplicity import (
     tukey_critical,
     tukey_p,
 )
-from analysis.inference.scale import IDENTITY, Scale, checked, scale_of
+from analysis.inference.scale import IDENTITY, checked
 
-Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array]
+Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array, Array]
 Make = Callable[[list[str]], dict[str, Array]]  # from the names of a family's means
 
 
@@ -35,13 +35,33 @@ class Comparisons:
     Every combination of `within` is a family of its own.
     """
 
+    means: Means
     labels: pd.DataFrame  # (C, ...): "contrast" and the levels of `within`
     estimates: tuple[Estimate, ...]
+    w_CK: Array  # the weight of every mean in every contrast
     l_CB: Array
     adjust: str
     p: Array  # adjusted, (C,)
     half_width: Array  # simultaneous where the adjustment has intervals, else of one contrast
-    scale: Scale = IDENTITY  # that the means are on
+
+    @property
+    def on_response(self) -> tuple[Estimate, ...]:
+        """The same contrasts of the means on the score's own scale, as emmeans' `regrid`.
+
+        The contrast of means is taken after the link is undone; its standard error is by the delta
+        method, its degrees of freedom are those of the contrast on the linear scale. Not adjusted.
+        """
+        mu_K, slope_KB = self.means.on_response()
+        cov_BB = covariance(self.means.fit, self.means.df)
+        lost_C = np.isnan(self.l_CB).any(axis=1)
+        value_C = np.where(lost_C, np.nan, self.w_CK @ np.nan_to_num(mu_K))
+        g_CB = self.w_CK @ np.nan_to_num(slope_KB)
+        se_C = np.sqrt(np.maximum(np.einsum("ca,ab,cb->c", g_CB, cov_BB, g_CB), 0.0))
+        se_C = np.where(lost_C, np.nan, se_C)
+        return tuple(
+            Estimate(e.name, float(value), float(se), e.df, e.level)
+            for e, value, se in zip(self.estimates, value_C, se_C, strict=True)
+        )
 
     def table(self, *, type: str = "link") -> pd.DataFrame:
         """Return one row per contrast: estimate, se, df, t, p, p_adjusted, low, high.
@@ -58,15 +78,16 @@ class Comparisons:
         found["p_adjusted"] = self.p
         found["low"] = found["estimate"] - self.half_width
         found["high"] = found["estimate"] + self.half_width
-        if checked(type) and self.scale is not IDENTITY:
+        if checked(type) and self.means.scale is not IDENTITY:
             found = self._ratios(found)
         return pd.concat([self.labels.reset_index(drop=True), found], axis=1)
 
     def _ratios(self, found: pd.DataFrame) -> pd.DataFrame:
-        base, name = self.scale.base, self.scale.ratio.replace(" ", "_")
+        scale = self.means.scale
+        base, name = scale.base, scale.ratio.replace(" ", "_")
         if not name:
             raise AnalysisError(
-                f"type=response: a difference of {self.scale.name} is no ratio; compare on the link"
+                f"type=response: a difference of {scale.name} is no ratio; compare on the link"
             )
         ends = {column: base ** found[column] for column in ("estimate", "low", "high")}
         se = np.log(base) * ends["estimate"] * found["se"]
@@ -140,15 +161,16 @@ def _compared(found: Means, make: Make, adjust: str) -> Comparisons:
     if adjust == "tukey" and make is not _pairs:
         raise AnalysisError("adjust=tukey: for all pairs only; use mvt or holm here")
     parts = [_family(found, rows, make, adjust) for rows in _families(found)]
-    labels, estimates, l_CB, p, width = zip(*parts, strict=True)
+    labels, estimates, w_CK, l_CB, p, width = zip(*parts, strict=True)
     return Comparisons(
+        means=found,
         labels=pd.concat(labels, ignore_index=True),
         estimates=tuple(e for part in estimates for e in part),
+        w_CK=np.vstack(w_CK),
         l_CB=np.vstack(l_CB),
         adjust=adjust,
         p=np.concatenate(p),
         half_width=np.concatenate(width),
-        scale=IDENTITY if found.sloped else scale_of(found.fit),
     )
 
 
@@ -160,14 +182,15 @@ def _families(found: Means) -> list[Index]:
 
 
 def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
-    """Return labels, estimates, contrasts, adjusted p and half widths of one family."""
+    """Return labels, estimates, weights, contrasts, adjusted p and half widths of one family."""
     own = found.labels.iloc[rows]
     contrasts = make(named(own[list(found.of)]))
-    w_CK = np.array(list(contrasts.values())).reshape(len(contrasts), len(rows))
+    own_CK = np.array(list(contrasts.values())).reshape(len(contrasts), len(rows))
+    w_CK = np.zeros((len(contrasts), len(found.labels)))
+    w_CK[:, rows] = own_CK
     # A mean that is not estimable spoils the contrasts it is part of, no other.
-    l_KB = np.nan_to_num(found.l_KB[rows])
-    lost_C = (w_CK[:, np.isnan(found.l_KB[rows]).any(axis=1)] != 0).any(axis=1)
-    l_CB = np.where(lost_C[:, None], np.nan, w_CK @ l_KB)
+    lost_C = (w_CK[:, np.isnan(found.l_KB).any(axis=1)] != 0).any(axis=1)
+    l_CB = np.where(lost_C[:, None], np.nan, own_CK @ np.nan_to_num(found.l_KB[rows]))
     estimates = [
         contrast(found.fit, l_B, name=name, level=found.level, df=found.df)
         for name, l_B in zip(contrasts, l_CB, strict=True)
@@ -176,7 +199,7 @@ def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
     for i, name in enumerate(found.within):
         labels.insert(i, name, [own[name].iloc[0]] * len(labels))
     p, width = _adjustment(found, estimates, (l_CB, ~lost_C), adjust, len(rows))
-    return labels, estimates, l_CB, p, width
+    return labels, estimates, w_CK, l_CB, p, width
 
 
 def _adjustment(

@@ -8,7 +8,11 @@ random part z' Sigma z, and the residual e,
 
 Of a generalised model all three are on the link's scale (Nakagawa, Johnson and Schielzeth 2017, J.
 R. Soc. Interface 14(134)): e is pi^2 / 3 for a binomial, and by the delta method
-1 / ((1 + phi) mu (1 - mu)) for a beta, mu the mean score of the fixed part.
+1 / ((1 + phi) mu (1 - mu)) for a beta, mu the mean score of the fixed part and the offset.
+
+An offset is known, not explained: f leaves it out (as R's summary.lm and MuMIn's r.squaredGLMM do),
+so that R2 is of the score less its offset. The noise of a beta is evaluated with it, because that
+depends on where the scores are: a constant offset only moves the intercept and must not change R2.
 
 A random effect's standard error is conditional on beta and theta, as lme4's condVar: the root of
 the diagonal of sigma^2 Lambda C^-1 Lambda', C = I + Lambda' Z' W Z Lambda. That of a fitted value
@@ -46,9 +50,13 @@ class Explained:
 
 
 def explained(fit: MixedFit) -> Explained:
-    """Return R2 and intraclass correlations; the residual variance is its mean over rows.
+    """Return R2 and intraclass correlations, on the link's scale.
 
-    They are of the scores between 0 and 1 where those are modelled apart.
+    The one place where they are computed. The residual variance is its mean over rows; of a beta
+    with exact 0 and 1 modelled apart, the shares are of the scores between them.
+
+    Args:
+        fit: of any family, with or without random effects and offset.
     """
     fixed_N = fit.design.X_NB[:, fit.problem.fixed.kept] @ fit.fixef.to_numpy()
     fixed = float(np.var(fixed_N, ddof=1))

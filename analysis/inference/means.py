@@ -25,7 +25,7 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import DF_RULES, LEVEL, Estimate, contrast
 from analysis.inference.reference_grid import Grid, Values
-from analysis.inference.scale import checked, scale_of
+from analysis.inference.scale import IDENTITY, Scale, checked, scale_of
 from analysis.mixed import MixedFit
 
 WEIGHTS = ("equal", "proportional")
@@ -56,6 +56,19 @@ class Means:
             for l_B, name in zip(self.l_KB, named(self.labels), strict=True)
         ]
 
+    @property
+    def scale(self) -> Scale:
+        """How to go from the linear scale back to the score's; slopes have no other scale."""
+        return IDENTITY if self.sloped else scale_of(self.fit)
+
+    def on_response(self) -> tuple[Array, Array]:
+        """Return the means on the score's own scale, (K,), and their gradients by `fixef`, (K, B).
+
+        The gradient is what the delta method needs: slope of the inverse link times the contrast.
+        """
+        eta_K = self.l_KB @ self.fit.fixef.to_numpy()
+        return self.scale.inverse(eta_K), self.scale.slope(eta_K)[:, None] * self.l_KB
+
     def table(self, *, type: str = "link") -> pd.DataFrame:
         """Return the levels beside estimate, se, df, low and high.
 
@@ -73,7 +86,7 @@ class Means:
                     "type=response: for means; a slope there changes along the curve, compare "
                     "means at several values (at=) instead"
                 )
-            scale = scale_of(self.fit)
+            scale = self.scale
             found["se"] *= np.abs(scale.slope(found["estimate"].to_numpy()))
             for name in ("estimate", "low", "high"):
                 found[name] = scale.inverse(found[name].to_numpy())

@@ -23,10 +23,10 @@ from scipy import optimize, stats
 
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Factor, Problem, evaluate
+from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import RESIDUAL, quick_minimum, sd_name
 from analysis.inference.marginal import gaussian_only, root_weights
-from analysis.inference.response import with_response
 from analysis.mixed import MixedFit, refit
 
 PRECISION = 1e-4  # of zeta: an end is known to this share of a standard error

@@ -1,31 +1,22 @@
 """Marginal means, their pairwise comparisons, equivalence and slopes, as tables of the report.
 
-On a logit scale every number has a companion on the score's own: means through the inverse link,
-differences of means and slopes by the delta method, with the other columns averaged over on the
-logit scale as everywhere else.
+Where the model is linear on another scale than the score's, every mean and every difference stands
+on both (`analysis.inference.scale`), and a difference of logits or logarithms as a ratio too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
-from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.comparisons import Comparisons, pairwise
-from analysis.inference.estimates import (
-    Equivalence,
-    Estimate,
-    contrast,
-    covariance,
-    equivalence,
-    minimum_detectable_effect,
-)
+from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.means import Means, means, slopes
 from analysis.inference.multiplicity import holm
 from analysis.inference.reference_grid import Grid
+from analysis.inference.scale import IDENTITY, Scale, scale_of
 from analysis.regression.column_roles import NUISANCE
 from analysis.regression.effect_groups import effects
 from analysis.regression.model import SHORT, Regression
@@ -35,16 +26,18 @@ from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
 MOST_LEVELS = 12
 RESPONSE = ("response", "response_low", "response_high")
 ODDS = ("odds_ratio", "odds_low", "odds_high")
+RATIO = ("ratio", "ratio_low", "ratio_high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
+LOW, HIGH, ON_SCORE = "95 % low", "95 % high", "on the score's scale"
 HEADS = words.HEADS | {
-    "p_tukey": "p (Tukey)", "odds_ratio": "odds ratio", "odds_low": "95 % low",
-    "odds_high": "95 % high", "difference": "on the score's scale", "difference_low": "95 % low",
-    "difference_high": "95 % high", "response": "on the score's scale", "response_low": "95 % low",
-    "response_high": "95 % high", "p_equivalence": "p (TOST)", "fit_status": "fit",
+    "p_tukey": "p (Tukey)", "odds_ratio": "odds ratio", "odds_low": LOW, "odds_high": HIGH,
+    "ratio_low": LOW, "ratio_high": HIGH, "difference": ON_SCORE, "difference_low": LOW,
+    "difference_high": HIGH, "response": ON_SCORE, "response_low": LOW, "response_high": HIGH,
+    "p_equivalence": "p (TOST)", "fit_status": "fit",
 }  # fmt: skip
 FORMATS = dict.fromkeys(
     ("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low", "odds_high",
-     *RESPONSE, *DIFFERENCE), SIGNIFICANT,
+     *RATIO, *RESPONSE, *DIFFERENCE), SIGNIFICANT,
 ) | {"df": ".1f", "t": ".2f", "n": ",.0f", "at": ".3g"} | dict.fromkeys(
     ("p", "p_tukey", "p_holm", "p_equivalence"), P_VALUE
 )  # fmt: skip
@@ -84,13 +77,22 @@ def mean_rows(reg: Regression) -> pd.DataFrame:
         counts = reg.used[name].astype(str).value_counts()
         table.insert(0, "factor", name)
         table.insert(2, "n", table["level"].map(counts).fillna(0).astype(int))
-        parts.append(table.assign(**_means_on_score(table)) if reg.logit else table)
+        if on_response(reg):
+            back = found.table(type="response")
+            ends = zip(RESPONSE, ("estimate", "low", "high"), strict=True)
+            table = table.assign(**{column: back[own] for column, own in ends})
+        parts.append(table)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _means_on_score(table: pd.DataFrame) -> dict[str, Array]:
-    ends = zip(RESPONSE, ("estimate", "low", "high"), strict=True)
-    return {name: np.asarray(expit(table[own])) for name, own in ends}
+def on_response(reg: Regression) -> bool:
+    """Return whether the model is linear on another scale than the score's."""
+    return scale_of(reg.fit) is not IDENTITY
+
+
+def ratio_columns(scale: Scale) -> tuple[str, ...]:
+    """Return the columns of a ratio and its interval; none where a difference is no ratio."""
+    return {"odds ratio": ODDS, "ratio": RATIO}.get(scale.ratio, ())
 
 
 def pair_rows(reg: Regression) -> pd.DataFrame:
@@ -117,61 +119,31 @@ def _pairs(reg: Regression, name: str, within: tuple[str, ...]) -> pd.DataFrame:
     where = [f"{within[0]} {v}" for v in table[within[0]]] if within else [""] * len(table)
     family = pd.Series(where, table.index)
     p_holm = table["p"].groupby(family, sort=False).transform(lambda p: holm(p.tolist()))
-    mde = [minimum_detectable_effect(e.se, e.df) for e in compared.estimates]
     columns = ["contrast", "estimate", "low", "high", "se", "df", "p", "p_tukey"]
-    table = table[columns].assign(p_holm=p_holm, mde=mde)
+    table = table[columns].assign(p_holm=p_holm, mde=[e.mde for e in compared.estimates])
     table.insert(0, "within", where)
     table.insert(0, "factor", name)
     table["contrast"] = table["contrast"].str.replace(" - ", " − ")
-    if reg.logit:
-        table = table.assign(**_differences(reg, found, compared))
-    return table.assign(**_same(reg, compared, table)) if reg.margin else table
+    if on_response(reg):
+        table = table.assign(**_back(compared))
+    return table.assign(**_same(compared.on_response, reg.margin)) if reg.margin else table
 
 
-def _differences(reg: Regression, found: Means, compared: Comparisons) -> dict[str, list[float]]:
-    """Return odds ratios, and differences of the means on the score's scale, as columns."""
-    rows = list(score_differences(reg, found, compared))
-    ratios = zip(compared.estimates, compared.half_width, strict=True)
-    odds = [np.exp([e.estimate, e.estimate - h, e.estimate + h]) for e, h in ratios]
-    columns: dict[str, list[float]] = {
-        name: [float(row[i]) for row in odds] for i, name in enumerate(ODDS)
-    }
+def _back(compared: Comparisons) -> dict[str, pd.Series]:
+    """Return ratios, and differences of the means on the score's scale, as columns."""
+    columns = {}
+    if names := ratio_columns(compared.means.scale):
+        ratios = compared.table(type="response")
+        own = (compared.means.scale.ratio.replace(" ", "_"), "low", "high")
+        columns = {name: ratios[column] for name, column in zip(names, own, strict=True)}
+    rows = pd.DataFrame([e.row() for e in compared.on_response])
     ends = zip(DIFFERENCE, ("estimate", "low", "high"), strict=True)
-    return columns | {name: [getattr(e, own) for e in rows] for name, own in ends}
+    return columns | {name: rows[column] for name, column in ends}
 
 
-def score_differences(reg: Regression, found: Means, compared: Comparisons) -> Iterator[Estimate]:
-    """Yield every pair's difference through the inverse link; the error by the delta method."""
-    beta_B, cov_BB = reg.fit.fixef.to_numpy(), covariance(reg.fit, reg.df)
-    mu_K = expit(found.l_KB @ beta_B)
-    turned_KB = (mu_K * (1 - mu_K))[:, None] * found.l_KB
-    for (i, j), effect in zip(_places(found), compared.estimates, strict=True):
-        l_B = turned_KB[i] - turned_KB[j]
-        se = float(np.sqrt(max(float(l_B @ cov_BB @ l_B), 0.0)))
-        yield Estimate(effect.name, float(mu_K[i] - mu_K[j]), se, effect.df)
-
-
-def _places(found: Means) -> list[tuple[int, int]]:
-    """Return which two means every pair is of, in the order of `pairwise`."""
-    if not found.within:
-        return list(combinations(range(len(found.labels)), 2))
-    group = found.labels.groupby(list(found.within), sort=False, observed=True).ngroup()
-    own = [np.flatnonzero(group == g).tolist() for g in range(int(group.max()) + 1)]
-    return [pair for places in own for pair in combinations(places, 2)]
-
-
-def _same(
-    reg: Regression, compared: Comparisons, table: pd.DataFrame
-) -> dict[str, list[float] | list[str]]:
-    """Return the tests of equivalence, on the score's scale where there are two."""
-    assert reg.margin is not None
-    tests: list[Equivalence] = []
-    for effect, row in zip(compared.estimates, table.to_dict("records"), strict=True):
-        if reg.logit:
-            half = float(row["difference_high"] - row["difference"])
-            se = half / effect.half_width * effect.se if effect.half_width > 0 else float("nan")
-            effect = Estimate(effect.name, float(row["difference"]), se, effect.df)
-        tests.append(equivalence(effect, reg.margin))
+def _same(effects: Sequence[Estimate], margin: float) -> dict[str, list[float] | list[str]]:
+    """Return the tests of equivalence, on the score's scale."""
+    tests = [equivalence(effect, margin) for effect in effects]
     return {"p_equivalence": [t.p for t in tests], "verdict": [t.verdict for t in tests]}
 
 
@@ -231,24 +203,28 @@ def mean_table(reg: Regression, rows: pd.DataFrame) -> Table:
 def pair_tables(reg: Regression, rows: pd.DataFrame) -> list[Table]:
     """Return the comparisons: on the model's scale, on the score's own, and for equivalence."""
     keys = [n for n in ("factor", "within", "contrast") if n in rows]
-    own = [n for n in rows if n not in (*ODDS, *DIFFERENCE, "p_equivalence", "verdict")]
+    own = [n for n in rows if n not in (*ODDS, *RATIO, *DIFFERENCE, "p_equivalence", "verdict")]
     note = (
         "First level less second; intervals and p (Tukey) are simultaneous over the pairs of one "
         "factor, p (Holm) too; MDE: minimum detectable effect, found by one "
         "such comparison with 80 % power."
     )
     found = [Table("pairs", "Pairwise comparisons", rows[own], note, HEADS, FORMATS)]
-    if reg.logit:
+    if on_response(reg):
+        scale = scale_of(reg.fit)
         note = (
-            "Odds ratios with Tukey's simultaneous intervals; differences of the means on the "
-            "score's scale by the delta method, 95 % each, at random effects of zero."
+            "Differences of the means on the score's scale by the delta method, 95 % each, at "
+            "random effects of zero."
         )
-        title = "The same comparisons as odds ratios and on the score's scale"
-        columns = [*keys, *ODDS, *DIFFERENCE, "fit_status"]
+        title = "The same comparisons on the score's scale"
+        if scale.ratio:
+            note = f"{scale.ratio.capitalize()}s with Tukey's simultaneous intervals. {note}"
+            title = f"The same comparisons as {scale.ratio}s and on the score's scale"
+        columns = [*keys, *ratio_columns(scale), *DIFFERENCE, "fit_status"]
         found.append(Table("pairs_on_score", title, rows[columns], note, HEADS, FORMATS))
     if reg.margin:
         note = f"Two one-sided tests of each difference within ± {reg.margin:g}, not adjusted."
-        what = "difference" if reg.logit else "estimate"
+        what = "difference" if on_response(reg) else "estimate"
         frame = rows[[*keys, what, "p_equivalence", "verdict", "fit_status"]]
         found.append(Table("equivalence", "Equivalence", frame, note, HEADS, FORMATS))
     return found

@@ -3,9 +3,7 @@
 standard deviations  profile-likelihood intervals (Gaussian, by ML); for other families Wald's
                      on the log scale, from the Hessian of the Laplace deviance
 random terms         likelihood-ratio tests by ML, on the boundary where a variance is zero
-R2, ICC              Nakagawa and Schielzeth (2013); on the logit scale the residual variance is
-                     pi^2 / 3 for a binomial and 1 / ((1 + phi) mu (1 - mu)) for a beta, mu the
-                     mean score (the delta method; Nakagawa, Johnson and Schielzeth 2017)
+R2, ICC              `analysis.inference.fit_quality`
 """
 
 import re
@@ -16,14 +14,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.special import expit
 
 from analysis.engine.fits import GlmmFit
-from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import sd_name
 from analysis.inference.estimates import likelihood_ratio
-from analysis.inference.fit_quality import Explained, explained
+from analysis.inference.fit_quality import explained
 from analysis.inference.profile import profile
 from analysis.inference.simplify import written
 from analysis.mixed import MixedFit, fit_mixed, refit
@@ -38,7 +34,7 @@ SMALLEST = 1e-8  # standard deviation that has a logarithm to speak of
 
 def variance_rows(reg: Regression) -> pd.DataFrame:
     """Return one row per standard deviation, with its interval and its group's share."""
-    ends, shares = _intervals(reg), shared(reg.fit).by_group
+    ends, shares = _intervals(reg), explained(reg.fit).by_group
     rows = []
     for group, effect in reg.fit.random.items():
         for k, (name, sd) in enumerate(effect.sd.items()):
@@ -174,37 +170,9 @@ def term_table(rows: pd.DataFrame) -> Table:
     return Table("random_terms", "Tests of the random terms", rows, note, heads, formats)
 
 
-def shared(fit: MixedFit) -> Explained:
-    """Return R2 and intraclass correlations, on the logit scale where that is the link's."""
-    if not isinstance(fit, GlmmFit):
-        return explained(fit)
-    fixed_N = fit.design.X_NB[:, fit.problem.fixed.kept] @ fit.fixef.to_numpy()
-    fixed = float(np.var(fixed_N, ddof=1))
-    random = {f.group: _spread(fit, f.columns_NP, f.group) for f in fit.problem.factors}
-    total, noise = sum(random.values()), _noise(fit, fixed_N)
-    return Explained(
-        marginal=fixed / (fixed + total + noise),
-        conditional=(fixed + total) / (fixed + total + noise),
-        icc=total / (total + noise),
-        by_group={group: own / (total + noise) for group, own in random.items()},
-    )
-
-
-def _spread(fit: MixedFit, c_NP: Array, group: str) -> float:
-    return float((c_NP @ fit.random[group].cov.to_numpy() * c_NP).sum() / len(c_NP))
-
-
-def _noise(fit: GlmmFit, fixed_N: Array) -> float:
-    """Return the residual variance on the logit scale."""
-    if not fit.problem.family.dispersed:
-        return float(np.pi**2 / 3)
-    mu = float(expit(fixed_N).mean())
-    return 1 / ((1 + fit.phi) * mu * (1 - mu))
-
-
 def quality_rows(reg: Regression) -> pd.DataFrame:
     """Return the criteria and shares of the fit: quantity, value, said of."""
-    fit, found = reg.fit, shared(reg.fit)
+    fit, found = reg.fit, explained(reg.fit)
     rows = [
         ("rows", fit.n, "used by the fit"),
         ("fixed effects", len(fit.fixef), "coefficients, the intercept included"),

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from analysis.engine.lmm import Problem
+from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import bootstrap, bootstrap_ratio, simulated
 from analysis.inference.marginal import root_weights
-from analysis.inference.response import with_response
 from analysis.mixed import fit_mixed
 
 ORACLES = Path(__file__).parents[1] / "oracles"

@@ -191,20 +191,6 @@ def test_pairs_of_a_binomial_are_differences_of_the_means_on_both_scales():
     assert means["response"].between(0, 1).all()
 
 
-def test_the_delta_method_is_the_derivative():
-    reg = analysed(item_table(), Request())
-    found = contrasts.means(reg.fit, reg.used, "arm", df=reg.df)
-    effect = next(contrasts.score_differences(reg, found, contrasts.pairwise(found)))
-    beta, cov = reg.fit.fixef.to_numpy(), reg.fit.cov.to_numpy()
-
-    def gap(b):
-        mu = 1 / (1 + np.exp(-found.l_KB @ b))
-        return mu[0] - mu[1]
-
-    g = np.array([(gap(beta + h) - gap(beta - h)) / 2e-5 for h in 1e-5 * np.eye(3)])
-    assert effect.se == pytest.approx(np.sqrt(g @ cov @ g), rel=1e-6)
-
-
 def test_pairs_within_a_factor_that_interacts_are_named_and_right():
     rng = np.random.default_rng(5)
     table = pd.DataFrame({"a": np.repeat(list("uv"), 40), "b": [*list("xyz" * 26), "x", "y"]})
@@ -237,13 +223,6 @@ def test_a_wald_interval_of_a_standard_deviation_holds_the_estimate():
     rows = random_part.variance_rows(analysed(item_table(), Request()))
     assert rows["group"].tolist() == ["run", "item"] or rows["group"].tolist() == ["item", "run"]
     assert ((rows["low"] < rows["sd"]) & (rows["sd"] < rows["high"])).all()
-
-
-def test_shares_of_a_binomial_use_the_logistic_variance():
-    reg = analysed(item_table(), Request())
-    found = random_part.shared(reg.fit)
-    spread = sum(float(e.cov.iloc[0, 0]) for e in reg.fit.random.values())
-    assert found.icc == pytest.approx(spread / (spread + np.pi**2 / 3))
 
 
 @pytest.mark.parametrize("make", [item_table, beta_table])
