@@ -15,11 +15,13 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special, stats
 from scipy.stats import qmc
+from statsmodels.stats.multitest import multipletests
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 
-ADJUSTMENTS = ("none", "holm", "bonferroni", "bh", "tukey", "mvt")
+STATSMODELS = {"holm": "holm", "bonferroni": "bonferroni", "bh": "fdr_bh"}
+ADJUSTMENTS = ("none", *STATSMODELS, "tukey", "mvt")
 DIRECTIONS = 13  # 2^13 directions of the quasi-random sphere: p to about 1e-4
 LOST = 1e-10  # eigenvalues below this share of the largest carry no information
 BATCH = 64  # comparisons at a time
@@ -27,37 +29,30 @@ T_MOST = 1e4  # a critical value beyond which none is looked for
 
 
 def adjusted(p_values: Sequence[float] | Array, method: str) -> Array:
-    """Return p-values adjusted by "none", "holm", "bonferroni" or "bh"; NaN stays NaN.
+    """Return p-values adjusted for their number, (C,), in the order given.
+
+    Computed by statsmodels' `multipletests`; its names are in `STATSMODELS`.
+
+    Args:
+        p_values: (C,), each in [0, 1] or NaN; NaN stays NaN and does not count.
+        method: "none", "holm" (1979), "bonferroni", or "bh" for the false discovery rate of
+            Benjamini and Hochberg (1995).
 
     Raises:
         AnalysisError: another method.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    plain = {"none": p.copy, "holm": lambda: holm(p), "bh": lambda: benjamini_hochberg(p),
-             "bonferroni": lambda: np.minimum(p * np.isfinite(p).sum(), 1.0)}  # fmt: skip
-    if method not in plain:
-        raise AnalysisError(f"adjust={method}: not one of {listed(plain)}.{nearest(method, plain)}")
-    return np.asarray(plain[method](), dtype=np.float64)
+    p, names = np.asarray(p_values, dtype=np.float64), ("none", *STATSMODELS)
+    if method not in names:
+        raise AnalysisError(f"adjust={method}: not one of {listed(names)}.{nearest(method, names)}")
+    found, known = p.copy(), np.isfinite(p)
+    if method != "none" and known.any():
+        found[known] = multipletests(p[known], method=STATSMODELS[method])[1]
+    return found
 
 
 def holm(p_values: Sequence[float] | Array) -> Array:
-    """Return p-values adjusted for their number (Holm 1979), in the order given; NaN stays NaN."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
-    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    found = np.full_like(p, np.nan)
-    found[order] = np.minimum(steps, 1.0)
-    return found
-
-
-def benjamini_hochberg(p_values: Sequence[float] | Array) -> Array:
-    """Return p-values that hold the false discovery rate (1995), in the order given."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)[: np.isfinite(p).sum()]
-    shares = p[order] * len(order) / np.arange(1, len(order) + 1)
-    found = np.full_like(p, np.nan)
-    found[order] = np.minimum.accumulate(np.minimum(shares, 1.0)[::-1])[::-1]
-    return found
+    """Return p-values adjusted by Holm's method (1979), see `adjusted`."""
+    return adjusted(p_values, "holm")
 
 
 def tukey_p(t_C: Array, df_C: Array, means: int) -> Array:

@@ -177,13 +177,6 @@ def test_the_minimum_detectable_effect_has_the_power_it_claims():
     assert minimum_detectable_effect(se, np.inf) == pytest.approx((1.959964 + 0.841621) * se)
 
 
-@pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.2], [0.5], [1.0, 1.0], [0.02, 0.02, 0.9]])
-def test_holm_is_statsmodels(p):
-    from statsmodels.stats.multitest import multipletests
-
-    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
-
-
 def test_what_is_not_estimable_stays_missing(fit):
     found = contrast(fit, np.array([0.0, np.nan, 0.0]))
     assert np.isnan([found.estimate, found.se, found.low, found.p, found.mde]).all()
