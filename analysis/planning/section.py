@@ -17,7 +17,6 @@ from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 
-FROZEN = "The formula is the one that was frozen before the data."
 HEADS = {**words.HEADS, "effect": "PLW 1 − PLW 0", "low": "low", "high": "high"}
 
 

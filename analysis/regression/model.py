@@ -1,6 +1,8 @@
-"""The regression behind a report of any long table: prepared, proposed, fitted, simplified.
+"""The regression behind a report: the rows, the model proposed or given, its fit, and the options.
 
-`analysed(table, request)` is the whole way from a table to what every section is written from.
+Both kinds of page are written from a `Regression`: `analysed(table, request)` makes that of an
+external table, `regression.study.fitted` that of a results folder, which is a `Regression` with the
+raw table and the folder beside it.
 """
 
 import re
@@ -21,6 +23,7 @@ from analysis.regression.column_roles import score_columns
 from analysis.regression.propose import Proposal, given, propose
 from analysis.table.frame import from_table
 
+MARGIN = 2.0  # points; a study's smallest effect of interest where none is given
 AFFORDABLE = 500  # random effects up to which Kenward and Roger's rule is the default
 AFFORDABLE_ROWS = 50_000
 RULES = {
@@ -49,26 +52,36 @@ class Request:
 
 @dataclass(frozen=True)
 class Regression:
-    """A table, the model of it, and the way to that model."""
+    """A table, the model of it, and how that model was arrived at."""
 
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # the prepared table
     proposal: Proposal
     asked: MixedFit  # of the formula as given or proposed
-    fit: MixedFit  # what the report speaks of
-    steps: tuple[str, ...]  # down the ladder, in words
-    df: str  # the rule used
+    fit: MixedFit  # what the report describes
+    steps: tuple[str, ...]  # how the random part was simplified, in words
+    df: str  # the rule for degrees of freedom
     df_reason: str
-    margin: float | None
+    margin: float | None  # of equivalence, in the unit of the score
 
     @property
     def score(self) -> str:
         """The name of the score column."""
         return str(self.frame.attrs["score"])
 
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows that the model was offered."""
+        return self.frame
+
     @cached_property
     def used(self) -> pd.DataFrame:
-        """The rows that were fitted."""
-        return self.frame.loc[self.fit.design.rows]
+        """The rows that were fitted, in the order of the fit."""
+        return self.rows.loc[self.fit.design.rows]
+
+    @property
+    def dropped(self) -> int:
+        """The rows of the table that the fit did not use."""
+        return int(self.frame.attrs.get("dropped", 0)) + len(self.rows) - self.fit.n
 
     @property
     def general(self) -> bool:
@@ -97,13 +110,13 @@ class Regression:
 
     @property
     def status(self) -> str:
-        """What stands beside every p-value; simplified: down the ladder of random parts."""
+        """The fit status that stands beside every p-value, and whether it was simplified."""
         told = status(self.fit)
         return f"{told}, simplified" if self.steps else told
 
 
 def status(fit: MixedFit) -> str:
-    """Return in a word or two whether a fit can be relied on."""
+    """Return the fit status: "converged", "singular", "NOT CONVERGED" or "SEPARATED, ..."."""
     if isinstance(fit, GlmmFit) and fit.separated:
         return "SEPARATED, not usable"
     if not fit.converged:
@@ -111,32 +124,60 @@ def status(fit: MixedFit) -> str:
     return "singular" if fit.singular else "converged"
 
 
+# The proposal as fitted, the fit as asked for, the fit that is used, how it was simplified.
+FittedProposal = tuple[Proposal, MixedFit, MixedFit, tuple[str, ...]]
+
+
 def analysed(raw: pd.DataFrame, request: Request) -> Regression:
-    """Return the regression of a table.
+    """Return the regression of an external table.
 
     Raises:
         AnalysisError: the table, a column, the formula or the model is not as it must be.
     """
-    _check_request(request)
+    check_request(request)
     frame = prepared(raw, _score(raw, request))
-    _check_weights(frame, request.weights)
-    options = {"family": request.family, "weights": request.weights}
+    check_weights(frame, request.weights)
     if request.formula is None:
-        proposal = propose(frame, **options)
+        proposal = propose(frame, family=request.family, weights=request.weights)
     else:
-        proposal = given(frame, request.formula, **options)
-    asked = _first_fit(frame, proposal, fallback=request.formula is None)
+        proposal = given(frame, request.formula, family=request.family, weights=request.weights)
+    found = fit_proposal(frame, proposal, own=request.formula is not None)
+    rule, why = df_rule(found[2], request.df)
+    return Regression(frame, *found, rule, why, request.margin)
+
+
+def fit_proposal(rows: pd.DataFrame, proposal: Proposal, *, own: bool) -> FittedProposal:
+    """Return the fit of a proposal, its random part simplified where it is singular.
+
+    Args:
+        rows: what is fitted.
+        proposal: the formula, its family and its weights.
+        own: whether the formula is the user's own, which must be fitted as it stands; of one that
+            was proposed the first simpler one is taken that can be fitted.
+
+    Raises:
+        AnalysisError: the model cannot be fitted to these rows.
+    """
+    asked = _first_fit(rows, proposal, fallback=not own)
     proposal = _as_fitted(proposal, asked)
-    fit: MixedFit = asked
-    steps: tuple[str, ...] = ()
-    if asked.random and (asked.singular or not asked.minimum.converged):
-        found = simplified(frame, asked.formula, family=proposal.family, weights=proposal.weights)
-        fit, steps = found.fit, found.steps
-    rule, why = df_rule(fit, request.df)
-    return Regression(frame, proposal, asked, fit, steps, rule, why, request.margin)
+    if not asked.random or not (asked.singular or not asked.minimum.converged):
+        return proposal, asked, asked, ()
+    found = simplified(rows, asked.formula, family=proposal.family, weights=proposal.weights)
+    return proposal, asked, found.fit, found.steps
 
 
-def _check_request(request: Request) -> None:
+def as_it_stands(rows: pd.DataFrame, proposal: Proposal) -> FittedProposal:
+    """Return the fit of a proposal whose random part belongs to the design and stays as it is."""
+    fit = fit_mixed(rows, proposal.formula, proposal.family, weights=proposal.weights)
+    return proposal, fit, fit, ()
+
+
+def check_request(request: Request) -> None:
+    """Refuse a family, rule or margin that there is not.
+
+    Raises:
+        AnalysisError: in one line, with what is allowed.
+    """
     if request.family is not None and request.family not in FAMILIES:
         near = nearest(request.family, FAMILIES)
         raise AnalysisError(f"family={request.family}: not one of {listed(FAMILIES)}.{near}")
@@ -165,7 +206,7 @@ def _score(raw: pd.DataFrame, request: Request) -> str:
 
 
 def prepared(raw: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return a stranger's table as `analysis.table.frame.from_table` does, truth values as text.
+    """Return an external table as `analysis.table.frame.from_table` does, truth values as text.
 
     The score is a column of numbers under its own name and as `score`; `frame.attrs` has "score"
     and "notes", and "dropped", the rows that have no score.
@@ -186,9 +227,19 @@ def prepared(raw: pd.DataFrame, score: str) -> pd.DataFrame:
     return frame
 
 
-def _check_weights(frame: pd.DataFrame, weights: str | None) -> None:
-    if weights is not None and weights not in frame:
+def check_weights(frame: pd.DataFrame, weights: str | None) -> None:
+    """Refuse a column of weights that the table lacks or that holds no positive numbers.
+
+    Raises:
+        AnalysisError: in one line.
+    """
+    if weights is None:
+        return
+    if weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
+    column = frame[weights]
+    if not pd.api.types.is_numeric_dtype(column) or not (column.dropna() > 0).all():
+        raise AnalysisError(f"weights={weights}: must be a positive number in every row")
 
 
 def _first_fit(frame: pd.DataFrame, proposal: Proposal, *, fallback: bool) -> MixedFit:

@@ -120,7 +120,7 @@ def term_rows(reg: Regression) -> pd.DataFrame:
     for told, formula in smaller(reg.fit):
         try:
             small = fit_mixed(
-                reg.frame, formula, reg.family, method="ML", weights=reg.proposal.weights
+                reg.used, formula, reg.family, method="ML", weights=reg.proposal.weights
             )
             test = likelihood_ratio(small, large)
         except AnalysisError:

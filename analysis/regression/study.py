@@ -1,25 +1,41 @@
 """What every section of a study's report starts from: the frame, the fit and what it says."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import holm
-from analysis.mixed import MixedFit, fit_mixed
+from analysis.mixed import MixedFit
 from analysis.questions.controls.false_positives import false_positive_rates
-from analysis.questions.plw.effects import MARGIN, dose_table
+from analysis.questions.plw.effects import dose_table
 from analysis.questions.plw.shape import Shape, shapes
 from analysis.regression.default_model import default_formula
+from analysis.regression.model import (
+    MARGIN,
+    FittedProposal,
+    Regression,
+    Request,
+    as_it_stands,
+    check_request,
+    check_weights,
+    df_rule,
+    fit_proposal,
+)
+from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, read_items
 
 GIVEN = "The formula was given by the user."
+FROZEN = "The formula is the one that was frozen before the data."
+ASKED_NOTHING = Request()
 ALPHA = 0.05
-# What a verdict comes to when the effect does not outlive the adjustment.
+# Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SETTINGS = (
     "normaliser", "scope", "embeddings", "placement", "regulariser", "base_precision",
@@ -28,16 +44,40 @@ SETTINGS = (
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 
 
-@dataclass(frozen=True)
-class Study:
-    """A results table, prepared and fitted."""
+T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class Study(Regression):
+    """A results folder as a regression: its raw table, the prepared frame, the fit."""
+
+    margin: float  # points
     raw: pd.DataFrame
-    frame: pd.DataFrame
-    fit: MixedFit
-    reasons: tuple[str, ...]
     folder: Path | None  # where the table was, for what lies beside it
     plan: Path | None = None  # a frozen analysis plan
+    found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return `make()`, computed at the first call with this key and kept for the others."""
+        if key not in self.found:
+            self.found[key] = make()
+        kept: T = self.found[key]
+        return kept
+
+    @property
+    def score(self) -> str:
+        """What is modelled: the primary metric of every task."""
+        return "score"
+
+    @property
+    def unit(self) -> str:
+        """What effects are counted in."""
+        return "points"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the model is the one that it is, in sentences."""
+        return tuple(choice.reason for choice in self.proposal.choices)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -108,7 +148,9 @@ class Study:
     @cached_property
     def dose(self) -> pd.DataFrame:
         """One row per masking mode, task group and data-set type; empty without a weight."""
-        return dose_rows(self.fit, self.frame) if self.dosed else pd.DataFrame()
+        if not self.dosed:
+            return pd.DataFrame()
+        return dose_rows(self.fit, self.frame, margin=self.margin)
 
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +160,7 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     keys = pd.DataFrame({"kind": place.map(lambda p: p[0]), "side": side})
     keys = keys.assign(dataset=rows["dataset"].astype(str), task=rows["task"].astype(str))
     order = keys.sort_values(["dataset", "kind", "side", "task"], kind="stable").index
-    return rows.loc[order].reset_index(drop=True)
+    return rows.loc[order]
 
 
 def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> pd.DataFrame:
@@ -152,19 +194,83 @@ def fitted(
     frame: pd.DataFrame,
     *,
     folder: Path | None = None,
-    formula: str | None = None,
-    family: str = "gaussian",
+    request: Request = ASKED_NOTHING,
+    plan: Path | None = None,
+    planned: str | None = None,
 ) -> Study:
-    """Return the study of a prepared results table, fitted by `formula` or the default model.
+    """Return the study of a prepared results table, fitted as asked, else as planned, else by
+    the default model.
+
+    Args:
+        raw: the results table as it was read.
+        frame: the same, prepared by `analysis.table.frame.from_results`.
+        folder: where it lies.
+        request: what the user asked for.
+        plan: the file of a frozen plan.
+        planned: its formula.
 
     Raises:
         NoModel: no benchmark score, or too few scores to tell an effect from noise.
+        AnalysisError: an option that cannot be carried out, in one line.
     """
-    reasons: list[str] = [GIVEN]
+    check_request(request)
+    _check_study(request)
+    rows = _model_rows(frame)
+    check_weights(rows, request.weights)
+    if request.formula is not None:
+        found = fit_proposal(rows, _own(request, request.formula, GIVEN), own=True)
+    else:
+        found = _by_plan(rows, request, planned) or _by_default(frame, rows, request)
+    proposal, asked, fit, steps = found
+    rule, why = df_rule(fit, request.df or "satterthwaite")
+    why = why if request.df else "the rule of every study's report, so that reports compare"
+    margin = MARGIN if request.margin is None else request.margin
+    return Study(
+        frame, proposal, asked, fit, steps, rule, why, margin, raw=raw, folder=folder, plan=plan
+    )
+
+
+def _check_study(request: Request) -> None:
+    """Refuse what the page of a study cannot do."""
+    if request.family not in (None, "gaussian"):
+        raise AnalysisError(
+            f"family={request.family}: a study's scores are in points from 0 to 100 and its page "
+            f"states effects in points: family=gaussian alone; give a table of your own for another"
+        )
+    if request.score is not None:
+        raise AnalysisError(
+            f"score={request.score}: the score of a study is the primary metric of each task in "
+            f"points; leave it out, or give a table of your own with a column {request.score}"
+        )
+
+
+def _model_rows(frame: pd.DataFrame) -> pd.DataFrame:
     try:
-        if formula is None:
-            formula, reasons = default_formula(frame)
-        fit = fit_mixed(study_rows(frame), formula, family)
+        return study_rows(frame)
     except AnalysisError as error:
         raise NoModel(str(error)) from error
-    return Study(raw, frame, fit, tuple(reasons), folder)
+
+
+def _own(request: Request, formula: str, *reasons: str) -> Proposal:
+    choices = tuple(Choice("formula", formula, reason) for reason in reasons)
+    return Proposal(formula, "gaussian", request.weights, choices)
+
+
+def _by_plan(rows: pd.DataFrame, request: Request, planned: str | None) -> FittedProposal | None:
+    """Return the fit of the planned formula; None where these rows cannot carry it, which the
+    section on the plan then says.
+    """
+    if planned is None:
+        return None
+    try:
+        return as_it_stands(rows, _own(request, planned, FROZEN))
+    except AnalysisError:
+        return None
+
+
+def _by_default(frame: pd.DataFrame, rows: pd.DataFrame, request: Request) -> FittedProposal:
+    try:
+        formula, reasons = default_formula(frame)
+        return as_it_stands(rows, _own(request, formula, *reasons))
+    except AnalysisError as error:
+        raise NoModel(str(error)) from error

@@ -6,7 +6,6 @@ OUT/figures/      every figure as SVG and PNG
 """
 
 import json
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -78,18 +77,45 @@ def build(
     raw = results if isinstance(results, pd.DataFrame) else read(results)
     folder = None if isinstance(results, pd.DataFrame) else _folder(Path(results))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
-    if request.score is None and set(NEEDED) <= set(raw.columns):
-        frame = from_results(raw)
-        try:
-            found = _fitted(raw, frame, folder, (request, _plan(frozen, folder)))
-            page = _study_page(found, _title(study, raw), source)
-        except NoModel as error:
-            if request.formula is not None:
-                raise
-            page = _plain_page(raw, frame, (source, folder), (_title(study, raw), str(error)))
+    if set(NEEDED) <= set(raw.columns):
+        page = _results_page(raw, (source, folder), (request, frozen), study)
     else:
-        page = _stranger_page(analysed(raw, request), source)
+        page = _table_page(raw, request, frozen, source)
     return write(page, _writable(Path(out)))
+
+
+def _results_page(
+    raw: pd.DataFrame,
+    place: tuple[str, Path | None],
+    asked: tuple[Request, str | Path | None],
+    name: str | None,
+) -> Page:
+    """Return the page of a results table; without a model where nothing of it was asked for."""
+    (source, folder), (request, frozen) = place, asked
+    frame = from_results(raw)
+    try:
+        plan = _plan(frozen, folder)
+        planned = preregistered.formula_of(plan)
+        found = fitted(raw, frame, folder=folder, request=request, plan=plan, planned=planned)
+    except NoModel as error:
+        given = {n: getattr(request, n) for n in Request.__slots__} | {"frozen": frozen}
+        wanted = [f"{n}={v}" for n, v in given.items() if v is not None]
+        if wanted:
+            raise AnalysisError(f"{wanted[0]}: no model can be fitted here; {error}") from error
+        return _plain_page(raw, frame, place, (_title(name, raw), str(error)))
+    return _study_page(found, _title(name, raw), source)
+
+
+def _table_page(
+    raw: pd.DataFrame, request: Request, frozen: str | Path | None, source: str
+) -> Page:
+    """Return the page of an external table."""
+    if frozen is not None:
+        raise AnalysisError(
+            f"frozen={frozen}: a frozen plan names the runs of a results folder, which a table "
+            f"from elsewhere has none of; give its formula by formula="
+        )
+    return _stranger_page(analysed(raw, request), source)
 
 
 def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
@@ -100,25 +126,6 @@ def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
         return Path(frozen)
     beside = folder / FILE if folder is not None else None
     return beside if beside is not None and beside.is_file() else None
-
-
-def _fitted(
-    raw: pd.DataFrame,
-    frame: pd.DataFrame,
-    folder: Path | None,
-    how: tuple[Request, Path | None],
-) -> Study:
-    """Return the study fitted as asked, else as frozen, else by the default model."""
-    request, plan = how
-    family, frozen = request.family or "gaussian", preregistered.formula_of(plan)
-    if request.formula is None and frozen is not None:
-        try:
-            found = fitted(raw, frame, folder=folder, formula=frozen, family=family)
-            return replace(found, plan=plan, reasons=(preregistered.FROZEN,))
-        except NoModel:  # these data cannot carry it: the section on the plan says that it differs
-            pass
-    found = fitted(raw, frame, folder=folder, formula=request.formula, family=family)
-    return replace(found, plan=plan)
 
 
 def _folder(path: Path) -> Path:

@@ -66,7 +66,7 @@ def study():
 @pytest.fixture(scope="module")
 def sections(study):
     modules = (shape_section, rank_section, decomposition, front)
-    return {module.__name__.rsplit(".", 1)[1]: module.section(study) for module in modules}
+    return {found.key: found for found in (module.section(study) for module in modules)}
 
 
 def test_every_section_is_there_and_every_table_can_be_shown(sections):
@@ -86,7 +86,7 @@ def names(section):
 
 
 def test_the_sections_hold_what_they_say(sections):
-    assert names(sections["fit_shape"]) == ["curve_shape", "optimum_intervals", "best_plw_by_rg"]
+    assert names(sections["shape"]) == ["curve_shape", "optimum_intervals", "best_plw_by_rg"]
     assert names(sections["surface"]) == ["best_plw_by_rank", "curves_by_adapter", "surface"]
     assert names(sections["decomposition"]) == ["decomposition", "scale_slopes"]
     assert names(sections["front"])[0] == "front"
@@ -94,7 +94,7 @@ def test_the_sections_hold_what_they_say(sections):
 
 
 def test_few_rg_are_warned_about_and_fewer_not_estimated(sections):
-    told = [b.text for b in sections["fit_shape"].blocks if b.kind == "text"]
+    told = [b.text for b in sections["shape"].blocks if b.kind == "text"]
     assert any("3 distinct Rg are too few" in text for text in told)
     raw = table(datasets=(("a", 0.2), ("b", 1.0)))
     found = shape_section.section(fitted(raw, from_results(raw)))

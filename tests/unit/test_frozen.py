@@ -13,8 +13,8 @@ from analysis.planning.frozen import FILE, freeze, held, read_frozen
 from analysis.planning.sequential import boundaries
 from analysis.questions.plw.effects import PANEL, dose_table
 from analysis.regression.default_model import default_formula
-from analysis.regression.model import Request
-from analysis.report.build import _fitted, build
+from analysis.regression.study import fitted
+from analysis.report.build import build
 from analysis.report.page import Listing, Sheet
 from analysis.table.frame import from_results
 from tests.fake_results import fake_results
@@ -73,7 +73,8 @@ def test_deviations_are_named(plan):
 
 def studied(results, plan):
     """The study that a report starts from, with this plan beside it."""
-    found = _fitted(results, from_results(results), None, (Request(), plan))
+    planned = preregistered.formula_of(plan)
+    found = fitted(results, from_results(results), plan=plan, planned=planned)
     return found, preregistered.section(found)
 
 

@@ -20,8 +20,9 @@ from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, optimum
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.questions.plw.effects import MARGIN, Panel, Response, panels, response
+from analysis.questions.plw.effects import Panel, Response, panels, response
 from analysis.regression.default_model import default_formula
+from analysis.regression.model import MARGIN
 from analysis.report import words
 from analysis.table.frame import SCORED, study_rows
 from analysis.table.level_means import Array, Levels, level_means

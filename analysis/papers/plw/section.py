@@ -5,16 +5,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.mixed import fit_mixed
 from analysis.papers.plw import figure as figures
 from analysis.papers.plw.claims import by_dataset, measure_means, plw_claims, summary
 from analysis.questions.plw.section import dose_curves, dose_points, optimum_rows
-from analysis.regression.default_model import default_formula
-from analysis.regression.study import Study, dose_rows
+from analysis.regression.study import Study, fitted
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.frame import study_rows
 
 CANNOT = (
     "What cannot be compared: the paper's models have 7 billion parameters and its data sets are "
@@ -57,10 +54,9 @@ def _scores(study: Study) -> Iterator[Block]:
     """Yield score against w_p by data set and task group, and the optimum, both by data set."""
     wide = by_dataset(study.frame)
     try:
-        fit = fit_mixed(study_rows(wide), default_formula(wide)[0])
+        own = fitted(study.raw, wide, folder=study.folder)
     except AnalysisError:
         return
-    own = Study(study.raw, wide, fit, study.reasons, study.folder)
     panel = ("dataset", "task_group")
     points = dose_points(own.main, panel=panel).rename(columns={"task_group": "task_type"})
     curves = dose_curves(own, panel=panel).rename(columns={"task_group": "task_type"})
@@ -75,7 +71,7 @@ def _scores(study: Study) -> Iterator[Block]:
         "one curve over all benchmarks for the short-completion data; none for the others."
     )
     yield Plate("plw_score", figures.score(points, curves), caption)
-    rows = optimum_rows(dose_rows(fit, wide))
+    rows = optimum_rows(own.dose)
     if len(rows):
         caption = (
             "Optimum PLW per data set and task group with its 95 % Fieller interval, beside the "

@@ -26,9 +26,9 @@ from analysis.inference.estimates import (
 from analysis.inference.optimum import NOT_IDENTIFIED, Optimum, Quadratic, optimum
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.regression.default_model import default_formula
+from analysis.regression.model import MARGIN
 from analysis.table.frame import plw_of, study_rows
 
-MARGIN = 2.0  # points; the default smallest effect of interest
 PANEL = ("mode", "task_group", "dataset_type")
 SAME_SHAPE = 1e-8  # how far from a quadratic a response may be, relative to its size
 
