@@ -6,26 +6,21 @@ set of contrasts, Dunnett's among them) use how the comparisons depend on one an
 simultaneous intervals as well; with unequal variances of the means Tukey's is approximate
 (Tukey and Kramer) and the multivariate t is not.
 
-Letters in names: C comparisons, R rank of their covariance, D directions.
+Letters in names: C comparisons.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special, stats
-from scipy.stats import qmc
 from statsmodels.stats.multitest import multipletests
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
+from analysis.inference.largest_t import T_MOST, largest, quantile
 
 STATSMODELS = {"holm": "holm", "bonferroni": "bonferroni", "bh": "fdr_bh"}
 ADJUSTMENTS = ("none", *STATSMODELS, "tukey", "mvt")
-DIRECTIONS = 13  # 2^13 directions of the quasi-random sphere: p to about 1e-4
-LOST = 1e-10  # eigenvalues below this share of the largest carry no information
-BATCH = 64  # comparisons at a time
-T_MOST = 1e4  # a critical value beyond which none is looked for
 
 
 def adjusted(p_values: Sequence[float] | Array, method: str) -> Array:
@@ -101,59 +96,23 @@ def _for_each(critical: Callable[[float], float], df_C: Array) -> Array:
 
 
 def max_t_p(t_C: Array, df_C: Array, cov_CC: Array) -> Array:
-    """Return P(max |T| >= |t|) for a multivariate t of this covariance: single-step p-values.
-
-    T = r L u / s with u on the unit sphere. Given u, max |T| >= t is r^2 / (R s^2) >=
-    t^2 / (R max |L u|^2), whose chance is a tail of F(R, df), smooth in t and right in the far
-    tail; the mean over u is quasi-random (2^13 points), the same at every call.
-    """
-    largest_D, rank = _largest(cov_CC)
-    found = [
-        _tail(abs(float(t)), float(df), largest_D, rank) for t, df in zip(t_C, df_C, strict=True)
+    """Return P(max |T| >= |t|) for a multivariate t of this covariance: single-step p-values."""
+    found = largest(_correlations(cov_CC), two_sided=True)
+    p = [
+        found.tail(abs(float(t)), float(df)) if np.isfinite(t) else np.nan
+        for t, df in zip(t_C, df_C, strict=True)
     ]
-    return np.array(found, dtype=np.float64)
+    return np.array(p, dtype=np.float64)
 
 
 def max_t_critical(level: float, df_C: Array, cov_CC: Array) -> Array:
     """Return the half widths, in standard errors, of simultaneous intervals of contrasts."""
-    largest_D, rank = _largest(cov_CC)
-
-    def critical(df: float) -> float:
-        found = optimize.brentq(
-            lambda t: _tail(t, df, largest_D, rank) - (1 - level), 1e-6, T_MOST, xtol=1e-7
-        )
-        return float(found)
-
-    return _for_each(critical, df_C)
+    found = largest(_correlations(cov_CC), two_sided=True)
+    return _for_each(lambda df: quantile(found, level, df), df_C)
 
 
-def _tail(t: float, df: float, largest_D: Array, rank: int) -> float:
-    if not np.isfinite(t):
-        return float("nan")
-    ratio_D = (t / largest_D) ** 2
-    if np.isinf(df):
-        return float(stats.chi2.sf(ratio_D, rank).mean())
-    return float(stats.f.sf(ratio_D / rank, rank, df).mean())
-
-
-def _largest(cov_CC: Array) -> tuple[Array, int]:
-    """Return max |L u| over comparisons for every direction u, and the rank."""
+def _correlations(cov_CC: Array) -> Array:
     size_C = np.sqrt(np.diagonal(cov_CC))
     if not (size_C > 0).all():
         raise AnalysisError("adjust=mvt: a comparison has no variance")
-    values, vectors = np.linalg.eigh(cov_CC / np.outer(size_C, size_C))
-    firm = values > LOST * values.max()
-    l_CR = vectors[:, firm] * np.sqrt(values[firm])
-    u_DR = sphere(int(firm.sum()))
-    parts = [np.abs(u_DR @ l_CR[i : i + BATCH].T).max(axis=1) for i in range(0, len(l_CR), BATCH)]
-    return np.max(parts, axis=0), l_CR.shape[1]
-
-
-@lru_cache(maxsize=8)
-def sphere(rank: int) -> Array:
-    """Return quasi-random points on the unit sphere, (D, R), always the same."""
-    if rank == 1:
-        return np.ones((1, 1))
-    uniform = qmc.Sobol(rank, rng=np.random.default_rng(0)).random_base2(DIRECTIONS)
-    normal = stats.norm.ppf(np.clip(uniform, 1e-12, 1 - 1e-12))
-    return np.asarray(normal / np.linalg.norm(normal, axis=1, keepdims=True))
+    return np.asarray(cov_CC / np.outer(size_C, size_C))

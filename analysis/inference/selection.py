@@ -9,7 +9,7 @@ Dunnett (1955, JASA 50(272)) for comparisons with i,
 
 G holds the best mean at the given level: what is outside is worse than something else.
 
-Letters in names: K means, C contrasts, D directions, R rank, S nodes over s, Z nodes over z.
+Letters in names: K means, C contrasts.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,11 @@ from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
-from scipy import optimize, special, stats
 
 from analysis.engine.linalg import Array, Mask
 from analysis.errors import AnalysisError
-from analysis.inference.multiplicity import LOST, T_MOST, max_t_critical, sphere
-
-ALIKE = 1e-6  # how far correlations may differ and still count as equal
-RULE = np.polynomial.legendre.leggauss(96)
-BINS = 1024
-WIDE = 8.5  # standard deviations beyond which the normal density is below 1e-16
+from analysis.inference.largest_t import ALIKE, largest, quantile
+from analysis.inference.multiplicity import max_t_critical, tukey_critical
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,75 +103,12 @@ def _control_correlation(cov_KK: Array, i: int) -> Array:
 def one_sided_critical(level: float, df: float, corr_CC: Array) -> float:
     """Return d with P(max T <= d) = level for a multivariate t of these correlations.
 
-    Equal correlations of zero or more are integrated exactly (Dunnett 1955, equation 3); others
-    by quasi-random directions, to about 1e-3.
-
     Args:
         level: at least one half.
         df: degrees of freedom shared by all T.
         corr_CC: correlations.
     """
-    rho = _equal(corr_CC)
-    if rho is not None:
-        count = len(corr_CC)
-        found = optimize.brentq(
-            lambda d: _below(d, df, count, rho) - level, -1e-9, T_MOST, xtol=1e-10
-        )
-        return float(found)
-    largest_D, rank = _largest(corr_CC)
-    found = optimize.brentq(
-        lambda d: 1 - _above(d, df, largest_D, rank) - level, 1e-9, T_MOST, xtol=1e-8
-    )
-    return float(found)
-
-
-def _equal(corr_CC: Array) -> float | None:
-    """Return the one correlation of all pairs, None where they differ or are below zero."""
-    if len(corr_CC) == 1:
-        return 0.0
-    pairs = corr_CC[np.triu_indices(len(corr_CC), 1)]
-    rho = float(pairs.mean())
-    alike = float(np.ptp(pairs)) < ALIKE and 0 <= rho < 1 - ALIKE
-    return rho if alike else None
-
-
-def _below(d: float, df: float, count: int, rho: float) -> float:
-    """Return P(max T <= d) of equicorrelated T by Gauss and Legendre's rule in s and z."""
-    nodes, weights = RULE
-    z_Z = WIDE * nodes
-    s_S, share_S = np.ones(1), np.ones(1)
-    if np.isfinite(df):
-        low, high = np.log(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df) / 2
-        s_S = np.exp((high - low) / 2 * nodes + (high + low) / 2)
-        share_S = weights * (high - low) * stats.chi2.pdf(s_S**2 * df, df) * s_S**2 * df
-    within = special.ndtr((d * s_S[:, None] + np.sqrt(rho) * z_Z) / np.sqrt(1 - rho))
-    density_Z = weights * WIDE * np.exp(-(z_Z**2) / 2) / np.sqrt(2 * np.pi)
-    return float(share_S @ (within**count @ density_Z))
-
-
-def _above(d: float, df: float, largest_D: Array, rank: int) -> float:
-    """Return P(max T > d), d > 0: T = r L u / s, and r^2 / (R s^2) is F given u."""
-    ratio_D = np.full(len(largest_D), np.inf)
-    np.divide(d, largest_D, out=ratio_D, where=largest_D > 0)
-    if np.isinf(df):
-        return float(stats.chi2.sf(ratio_D**2, rank).mean())
-    return float(stats.f.sf(ratio_D**2 / rank, rank, df).mean())
-
-
-def _largest(corr_CC: Array) -> tuple[Array, int]:
-    """Return max L u over comparisons, and the rank.
-
-    Over all directions u and their opposites, in order, the means of `BINS` equal parts: a tail is
-    smooth in it, and F's is dear.
-    """
-    values, vectors = np.linalg.eigh(corr_CC)
-    firm = values > LOST * values.max()
-    l_CR = vectors[:, firm] * np.sqrt(values[firm])
-    moved_DC = sphere(int(firm.sum())) @ l_CR.T
-    every = np.sort(np.concatenate([moved_DC.max(axis=1), -moved_DC.min(axis=1)]))
-    if len(every) > BINS:
-        every = every.reshape(BINS, -1).mean(axis=1)
-    return every, l_CR.shape[1]
+    return quantile(largest(corr_CC, two_sided=False), level, df)
 
 
 def letters(
@@ -191,7 +123,7 @@ def letters(
     pairs = list(combinations(range(len(means_K)), 2))
     se_KK, eye = differences_se(cov_KK), np.eye(len(means_K))
     l_CK = np.array([eye[i] - eye[j] for i, j in pairs])
-    critical = float(max_t_critical(level, np.array([df]), l_CK @ cov_KK @ l_CK.T)[0])
+    critical = _all_pairs_critical(level, df, l_CK @ cov_KK @ l_CK.T)
     columns: list[frozenset[int]] = [frozenset(range(len(means_K)))]
     for i, j in pairs:
         if abs(means_K[i] - means_K[j]) > critical * se_KK[i, j]:
@@ -202,6 +134,18 @@ def letters(
         "".join(name for name, column in zip(names, columns, strict=True) if k in column)
         for k in range(len(means_K))
     ]
+
+
+def _all_pairs_critical(level: float, df: float, cov_CC: Array) -> float:
+    """Return the half width, in standard errors, for all pairs at once.
+
+    Where all differences have one variance this is exactly the studentised range.
+    """
+    count, size_C = len(cov_CC), np.diagonal(cov_CC)
+    means = int((1 + np.sqrt(1 + 8 * count)) / 2)
+    if np.ptp(size_C) < ALIKE * size_C.max():
+        return float(tukey_critical(level, np.array([df]), means)[0])
+    return float(max_t_critical(level, np.array([df]), cov_CC)[0])
 
 
 def _without_pair(columns: list[frozenset[int]], i: int, j: int) -> list[frozenset[int]]:

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.inference import selection
 from analysis.inference.selection import against_best, letters, one_sided_critical
 from analysis.inference.winners import truncated_cdf, winner
 from analysis.questions.leaderboard.estimate import RUNS, leaderboards
@@ -32,13 +31,6 @@ def halves(count):
 def test_critical_values_are_dunnetts_table(df):
     found = [one_sided_critical(0.95, df, halves(k)) for k in range(1, 10)]
     np.testing.assert_allclose(found, DUNNETT[df], atol=PRINTED)
-
-
-@pytest.mark.parametrize("count", [2, 6, 25])
-def test_any_correlation_agrees_with_the_exact_integral(count, monkeypatch):
-    exact = one_sided_critical(0.95, 15, halves(count))
-    monkeypatch.setattr(selection, "_equal", lambda corr: None)
-    assert one_sided_critical(0.95, 15, halves(count)) == pytest.approx(exact, abs=8e-3)
 
 
 def test_unequal_correlations_agree_with_simulation():
@@ -104,7 +96,7 @@ def test_a_close_winner_is_corrected_downwards_within_the_simultaneous_interval(
     assert found.hybrid.estimate < found.naive - 0.5
     assert found.conditional.low < found.hybrid.low
     wide = stats.norm.ppf((1 + 0.995 ** (1 / 3)) / 2)  # of level 1 - alpha / 10, exactly
-    assert found.hybrid.low >= 1.0 - wide - 0.01
+    assert found.hybrid.low >= 1.0 - wide - 1e-8  # two roots, each to 1e-9
 
 
 @pytest.mark.parametrize("mu", [(0.0, 0.0, 0.0, 0.0), (0.0, 0.3, 0.6, 1.5)])
