@@ -22,10 +22,12 @@ from scipy.linalg import blas, lapack
 
 from analysis.engine.layout import Blocks, Layout
 from analysis.engine.linalg import Array, sweep, symmetric, times
+from analysis.engine.summary import brief
 
 WEAK = 1e-4  # smallest singular value of Lambda_f below which I - (.)^-1 is not divided by it
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Absorbed:
     """What the first factor leaves to the others."""
@@ -49,6 +51,7 @@ def absorb(blocks: Blocks, template: Array) -> Absorbed:
     return Absorbed(inverse_LPP, phi_LPP, log_det, u_MM)
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Factored:
     """The blocked factor under one Lambda and one set of weights."""

@@ -18,6 +18,7 @@ import numpy as np
 from analysis.engine.families import Beta, Binomial, Family
 from analysis.engine.formula import Design, of_rows
 from analysis.engine.linalg import Array, Mask
+from analysis.engine.summary import brief
 from analysis.errors import AnalysisError
 
 SQUEEZED, INFLATED = "beta_squeezed", "beta_inflated"
@@ -25,6 +26,7 @@ FAMILIES = ("gaussian", "binomial", "beta", SQUEEZED, INFLATED)
 WHOLE = 0.01  # how far a number of successes may be from a whole one: proportions are rounded
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A family with its data."""

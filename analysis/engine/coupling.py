@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from analysis.engine.linalg import Array, Index, symmetric, times
+from analysis.engine.summary import brief
 
 
 class Coupling(Protocol):
@@ -40,6 +41,7 @@ class Coupling(Protocol):
         """Return the squares of a summed over levels, (P, M), those of its border left out."""
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class DenseCoupling:
     """All of a, zeros included."""
@@ -86,6 +88,7 @@ class DenseCoupling:
         return np.einsum("lpm,lpm->pm", self.a_LPM, self.a_LPM)
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """Which level meets which dense column, and every pair of entries of one level.

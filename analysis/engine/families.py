@@ -20,10 +20,12 @@ import numpy as np
 from scipy.special import digamma, expit, gammaln
 
 from analysis.engine.linalg import Array
+from analysis.engine.summary import brief
 
 LARGE = 12.0  # from here on the asymptotic series of psi' and psi'' are exact to rounding
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Inner:
     """What the search for the random effects' mode needs."""
@@ -33,6 +35,7 @@ class Inner:
     weight_N: Array
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Outer:
     """What the gradient of the Laplace approximation needs besides."""

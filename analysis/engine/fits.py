@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.special import expit
 
 from analysis.engine.formula import Design, matrix_for
@@ -14,10 +15,12 @@ from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem
 from analysis.engine.lmm_fit import Minimum
 from analysis.engine.satterthwaite import Curvature, curvature
+from analysis.engine.summary import Summary, brief, random_table
 
 ESTIMABLE = 1e-6  # how far a contrast may be from the rows' own dependence
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class RandomEffect:
     """What varies over one group: covariance and the predicted deviation of every level."""
@@ -38,7 +41,7 @@ class RandomEffect:
         return self.cov.div(sd, axis=0).div(sd, axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MixedFit:
     """A fitted mixed model; indices are the names that formulaic gives the columns."""
 
@@ -97,6 +100,51 @@ class MixedFit:
         """What Satterthwaite's degrees of freedom are computed from; made when first asked for."""
         return curvature(self.problem, self.minimum.theta, self.minimum.at)
 
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        """Return the summary for a notebook."""
+        return self.summary()._repr_html_()
+
+    def summary(self) -> Summary:
+        """Return what lme4's summary says; its `tables` are "random" and "fixed".
+
+        Degrees of freedom are Satterthwaite's; families other than the Gaussian have z for t and
+        no degrees of freedom.
+        """
+        return Summary(
+            title=self._title(),
+            facts={"Formula": self.formula} | self._facts(),
+            tables={"random": random_table(self.random, self.sigma), "fixed": self._fixed()},
+            notes=self._notes(),
+        )
+
+    def _title(self) -> str:
+        kind = "Linear mixed model" if self.random else "Linear model"
+        return f"{kind} fitted by {self.method}"
+
+    def _facts(self) -> dict[str, str]:
+        rows = f"{self.n:,}"
+        if self.design.dropped:
+            rows += f" ({self.design.dropped:,} more have missing values)"
+        name = "restricted log-likelihood" if self.method == "REML" else "log-likelihood"
+        criteria = f"AIC {self.aic:.2f}   BIC {self.bic:.2f}   {name} {self.loglik:.2f}"
+        return {"Rows": rows, "Criteria": criteria}
+
+    def _fixed(self) -> pd.DataFrame:
+        """Return one row per fixed effect: name, estimate, se, df, t, p."""
+        eye = np.eye(len(self.fixef))
+        df = np.array([self.curvature.df(l_B) for l_B in eye])
+        t = self.fixef.to_numpy() / self.se.to_numpy()
+        return pd.DataFrame({
+            "name": [str(n) for n in self.fixef.index], "estimate": self.fixef.to_numpy(),
+            "se": self.se.to_numpy(), "df": df, "t": t, "p": 2 * stats.t.sf(np.abs(t), df),
+        })  # fmt: skip
+
+    def _notes(self) -> tuple[str, ...]:
+        return self.diagnosis if self.converged else ("NOT CONVERGED", *self.diagnosis)
+
     @property
     def linear(self) -> pd.Series:
         """The linear predictor: fixed and random parts and offset together."""
@@ -149,7 +197,7 @@ class MixedFit:
         return np.asarray(repeats, dtype=np.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GlmmFit(MixedFit):
     """A fitted generalised linear mixed model; `fixef` and `random` are on the link's scale.
 
@@ -179,6 +227,22 @@ class GlmmFit(MixedFit):
     def converged(self) -> bool:
         """Whether the checks at the end of the search passed and no coefficient is infinite."""
         return self.minimum.converged and not self.separated
+
+    def _title(self) -> str:
+        kind = "Generalised linear mixed model" if self.random else "Generalised linear model"
+        how = "ML (Laplace's approximation)" if self.random else "ML"
+        return f"{kind} fitted by {how}"
+
+    def _facts(self) -> dict[str, str]:
+        family = f"{self.family}, {self.link} link"
+        if np.isfinite(self.phi):
+            family += f", phi {self.phi:.4g}"
+        for end, share in self.inflation.items():
+            family += f", share of scores at {end:g}: {share:.3f}"
+        return {"Family": family} | super()._facts()
+
+    def _fixed(self) -> pd.DataFrame:
+        return super()._fixed().drop(columns="df").rename(columns={"t": "z"})
 
     @cached_property
     def curvature(self) -> Curvature:

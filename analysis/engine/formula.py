@@ -24,6 +24,7 @@ from scipy.special import logit
 
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array, Index, Mask
+from analysis.engine.summary import brief
 from analysis.errors import AnalysisError, listed, nearest
 
 FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
@@ -56,6 +57,7 @@ class Parsed:
     offsets: tuple[str, ...] = ()  # what stands in offset( )
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Design:
     """The matrices of a formula on a table, rows with missing values left out."""

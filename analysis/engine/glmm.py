@@ -36,6 +36,7 @@ from analysis.engine.families import Family, Inner, Outer
 from analysis.engine.layout import Factor, Layout
 from analysis.engine.linalg import Array, Index, independent_columns
 from analysis.engine.lmm import Templates
+from analysis.engine.summary import brief
 
 INNER_STEPS = 50
 HALVINGS = 20
@@ -45,6 +46,7 @@ SLACK = 1e-12  # share of g that is rounding
 FAR = 5.0  # how far a mode may be predicted to move
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The columns of X that are fitted, and an upper triangle R with X R^-1 of unit size."""
@@ -53,6 +55,7 @@ class Columns:
     r_BB: Array
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class GlmmEvaluation:
     """The Laplace deviance at one x, its derivatives and what the solution is read from."""
@@ -66,6 +69,7 @@ class GlmmEvaluation:
     log_det: float  # of H
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Mode:
     """The minimum of g at one x."""
@@ -262,6 +266,7 @@ class GlmmProblem(Templates):
         return [u + s if near else u for u, s in zip(last.u, step, strict=True)]
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class _Point:
     """One step of the search for the mode."""

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 
 from analysis.engine.coupling import Coupling, DenseCoupling, Pattern, SparseCoupling
 from analysis.engine.linalg import Array, Index, Mask, times
+from analysis.engine.summary import brief
 from analysis.errors import AnalysisError
 
 SMALL = 200_000  # entries below which the coupling is dense without asking
@@ -28,6 +29,7 @@ TABLE = 100_000_000  # pairs of levels up to which those that occur are found wi
 _NO_BLOCKS = np.zeros((0, 1, 1))
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Factor:
     """One grouping factor and the columns whose coefficients vary over its levels."""
@@ -52,6 +54,7 @@ class Factor:
         return csr_array((columns_NP.ravel(), where, starts), shape=(n, self.size))
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """The cross products of Z and its border under one set of weights."""

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import qr, solve_triangular
 
+from analysis.engine.summary import brief
+
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
@@ -17,6 +19,7 @@ SMALL = 256  # rows up to which a mask is kept
 RANK_TOLERANCE = 1e-8  # of a column's own length, after the columns before it are taken out
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """The fixed part after an orthogonal change of columns: well conditioned in any units."""

@@ -38,11 +38,13 @@ from scipy.linalg import blas, lapack, solve_triangular
 from analysis.engine.blocked import Factored, factored, inverse_of_leading, rows_of, turned, weak
 from analysis.engine.layout import Factor, Layout
 from analysis.engine.linalg import Array, Mask, orthogonal, times
+from analysis.engine.summary import brief
 
 __all__ = ["Evaluation", "Factor", "Problem", "Solution", "evaluate", "solution"]
 START = (0.1, 30.0)  # the least and the most relative standard deviation to start from
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """The deviance at one theta, its derivatives and what the solution is read from."""
@@ -58,6 +60,7 @@ class Evaluation:
     phi_LPP: Array
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Solution:
     """The coefficients at one theta, in the units the data came in."""

@@ -19,6 +19,7 @@ import numpy as np
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array, Mask
 from analysis.engine.newton import minimize
+from analysis.engine.summary import brief
 
 FLAT_DEVIANCE = 1e-5  # deviance left to gain that counts as none
 FALSE_BOUNDARY = 1e-2  # deviance per unit of relative variance
@@ -71,6 +72,7 @@ class Objective(Protocol[P]):
         """Return theta."""
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Minimum(Generic[P]):
     """Where the search ended and what the checks said."""
@@ -92,6 +94,7 @@ class Minimum(Generic[P]):
         return self.decrement < FLAT_DEVIANCE and self.curved and not self.false_boundary
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class _End(Generic[P]):
     """Where one search ended."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.engine.linalg import Array
+from analysis.engine.summary import brief
 
 GAIN = 1e-3  # of the function left to gain, by the quadratic, at which the search ends
 STEPS = 100
@@ -27,6 +28,7 @@ Function = Callable[[Array], tuple[float, Array]]
 Curvature = Callable[[Array], Array | None]
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Found:
     """Where the search ended."""

@@ -15,11 +15,13 @@ import numpy as np
 
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem, evaluate, solution
+from analysis.engine.summary import brief
 
 STEP = 1e-4  # of theta, for central differences
 LOST = 1e-10  # eigenvalues of H below this share of the largest carry no information
 
 
+@brief
 @dataclass(frozen=True, slots=True)
 class Curvature:
     """How V and the deviance bend in phi = (theta, sigma), K + 1 parameters."""

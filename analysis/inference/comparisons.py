@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.linalg import Array, Index
+from analysis.engine.summary import as_text
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import Equivalence, Estimate, contrast, covariance, equivalence
 from analysis.inference.means import Means, named
@@ -28,7 +29,7 @@ Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array, Array]
 Make = Callable[[list[str]], dict[str, Array]]  # from the names of a family's means
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparisons:
     """Contrasts of means, with p-values and intervals for the whole family.
 
@@ -43,6 +44,13 @@ class Comparisons:
     adjust: str
     p: Array  # adjusted, (C,)
     half_width: Array  # simultaneous where the adjustment has intervals, else of one contrast
+
+    def __repr__(self) -> str:
+        return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return str(self.table().to_html(index=False, border=0))
 
     @property
     def on_response(self) -> tuple[Estimate, ...]:

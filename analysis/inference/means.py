@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis.engine.formula import matrix_for
 from analysis.engine.linalg import Array
+from analysis.engine.summary import as_text
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import DF_RULES, LEVEL, Estimate, contrast
 from analysis.inference.reference_grid import Grid, Values
@@ -35,7 +36,7 @@ Names = str | Sequence[str]
 Asked = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Means:
     """Marginal means (or slopes), one for every row of `labels`, as contrasts of a fit."""
 
@@ -47,6 +48,13 @@ class Means:
     df: str
     level: float
     sloped: bool = False  # whether they are slopes, which have no other scale
+
+    def __repr__(self) -> str:
+        return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return str(self.table().to_html(index=False, border=0))
 
     @property
     def estimates(self) -> list[Estimate]:
