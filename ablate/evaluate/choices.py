@@ -66,15 +66,21 @@ def loglikelihoods(
 ) -> list[tuple[float, bool]]:
     """Return for every pair the continuation's log-likelihood in nats, and whether it is greedy.
 
+    Equal pairs are computed once. A question may offer the same answer twice; at two places of a
+    row it would get two roundings, and the last digit would choose between them.
+
     Args:
         model: a model that `shapes.short_ways` accepts.
         pairs: token ids of context and continuation, neither empty.
         batch_size: rows a forward pass.
     """
+    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    number = [numbers.setdefault((tuple(c), tuple(a)), len(numbers)) for c, a in pairs]
+    distinct = [(list(context), list(answer)) for context, answer in numbers]
     device = next(model.parameters()).device
-    total = torch.zeros(len(pairs), dtype=torch.float64, device=device)
-    wrong = torch.zeros(len(pairs), dtype=torch.long, device=device)
-    for some in _batches(rows(pairs), batch_size):
+    total = torch.zeros(len(distinct), dtype=torch.float64, device=device)
+    wrong = torch.zeros(len(distinct), dtype=torch.long, device=device)
+    for some in _batches(rows(distinct), batch_size):
         batch = _layout(some, device)
         logits_NV = _logits(model, batch)
         logp_NV = logits_NV.float().log_softmax(-1)
@@ -82,7 +88,8 @@ def loglikelihoods(
         total.index_add_(0, batch.request_N, logp_N.double())
         missed_N = logits_NV.argmax(-1) != batch.target_N
         wrong.index_add_(0, batch.request_N, missed_N.long())
-    return list(zip(total.tolist(), (wrong == 0).tolist(), strict=True))
+    found = list(zip(total.tolist(), (wrong == 0).tolist(), strict=True))
+    return [found[i] for i in number]
 
 
 def _batches(found: list[Row], batch_size: int) -> Iterator[list[Row]]:

@@ -160,6 +160,9 @@ def test_item_scores_are_those_of_the_log_likelihoods(model, tokenizer, folder, 
         context = tokenizer(doc["prompt"])["input_ids"]
         options = [tokenizer(f"{doc['prompt']} {option}")["input_ids"] for option in doc["options"]]
         found = [naive_loglikelihood(model, context, ids[len(context) :])[0] for ids in options]
+        second, best = sorted(dict(zip(doc["options"], found, strict=True)).values())[-2:]
+        # Different options are further apart than rounding moves either; equal ones tie exactly.
+        assert best - second > 2 * CLOSE
         expected.append(float(np.argmax(found) == doc["gold"]))
     found = scored(model, tokenizer, asking(folder / "toy_choice.yaml"))[0]
     assert [doc for doc, _ in found.items] == list(range(len(docs)))
@@ -323,6 +326,17 @@ def test_shared_contexts_equal_one_sequence_at_a_time(name):
     assert [total for total, _ in found] == pytest.approx([t for t, _ in expected], abs=CLOSE)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     assert found[-1][1]
+
+
+def test_the_same_answer_twice_is_a_tie_to_the_last_digit(model):
+    draws = random.Random(2)
+    context, *answers = (draws.choices(range(3, 512), k=size) for size in (30, 5, 4, 5, 2))
+    again = [answers[i] for i in draws.choices(range(4), k=60)]
+    found = choices.loglikelihoods(model, [(context, answer) for answer in again], batch_size=4)
+    for answer in answers:
+        assert len({f for a, f in zip(again, found, strict=True) if a == answer}) == 1
+    expected = [naive_loglikelihood(model, context, answer)[0] for answer in again]
+    assert [f for f, _ in found] == pytest.approx(expected, abs=CLOSE)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
