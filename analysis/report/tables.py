@@ -7,6 +7,7 @@ a number becomes text, so that the three cannot disagree.
 import html
 import math
 import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,14 @@ def latex(table: Table) -> str:
 def escape_tex(text: str) -> str:
     """Return `text` with every character that LaTeX would act on made plain."""
     return "".join(_TEX.get(c, c) for c in text)
+
+
+def plain_tex(text: str) -> str:
+    """Return what `escape_tex` made `text` from."""
+    marks = sorted(_TEX.values(), key=len, reverse=True)
+    pattern = "|".join(re.escape(mark) for mark in marks)
+    back = {mark: c for c, mark in _TEX.items()}
+    return re.sub(pattern, lambda m: back[m[0]], text)
 
 
 def numeric(column: "pd.Series[Any]") -> bool:

@@ -1,7 +1,6 @@
 """The report of any long table: what it proposes, fits, tells and refuses."""
 
 import re
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -277,31 +276,6 @@ def test_the_equation_of_a_mixed_model():
     assert r"u_{1 , \text{task} [ i ]} \text{wp}_{i}" in text
     assert r"\Sigma_{\text{task}}" in text
     assert text.count("{") == text.count("}")
-
-
-def test_the_mathml_is_well_formed_and_escapes_names():
-    table = simple().rename(columns={"arm": "a<b"})
-    reg = analysed(table, Request(formula="y ~ `a<b` * x + poly(x, 2)"))
-    found = equation.equation(reg)
-    text = equation.mathml(found) + equation.legend_html(found)
-    parser = Balance()
-    parser.feed(text)
-    assert parser.open == []
-    assert "a<b" not in text
-
-
-class Balance(HTMLParser):
-    """Which tags are open."""
-
-    def __init__(self):
-        super().__init__()
-        self.open = []
-
-    def handle_starttag(self, tag, attrs):
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_families_have_their_own_laws():
