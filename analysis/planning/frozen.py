@@ -152,11 +152,11 @@ def read_frozen(path: Path) -> Frozen:
     """
     try:
         made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        told = made.pop("sha256")
+        written = made.pop("sha256")
         plan = Frozen(**made | {n: tuple(made[n]) for n in LISTS})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnalysisError(f"frozen={path}: not an analysis plan") from error
-    if plan.sha256 != told:
+    if plan.sha256 != written:
         raise AnalysisError(f"frozen={path}: was changed after it was frozen (its hash differs)")
     return plan
 

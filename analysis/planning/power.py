@@ -29,10 +29,10 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
 from analysis.mixed import MixedFit, fit_mixed, with_score
+from analysis.planning.replicates import wit_spread
 from analysis.questions.plw.effects import panels, response
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
-from notebooks.refits import wit
 
 ALPHA = 0.05
 DRAWS = 200
@@ -94,11 +94,11 @@ def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
 def published() -> Components:
     """Return the noise of a published table, for a study that has no pilot yet.
 
-    WIT's cells at equal ratios of the two weights are near-replicates: one score each, the mean of
-    five benchmarks, Llama 1B to 8B and others (`refits.wit`). A benchmark by itself is taken to
-    spread sqrt(5) times as much, as if the five were independent.
+    WIT's cells at equal ratios of the two weights are near-replicates (`planning.replicates`): one
+    score each, the mean of five benchmarks, Llama 1B to 8B and others. A benchmark by itself is
+    taken to spread sqrt(5) times as much, as if the five were independent.
     """
-    spread = wit.noise(wit.cells()).sd
+    spread = wit_spread().sd
     return Components(
         run=0.0,
         residual=spread * float(np.sqrt(BENCHMARKS)),
@@ -217,5 +217,5 @@ def _scores(
     mean_N = size * (wp_N if shape == "line" else 4 * wp_N * (1 - wp_N) * curved_N)
     run_N, names = pd.factorize(rows["run"])
     for _ in range(draws):
-        luck_R = noise.run * rng.standard_normal(len(names))
-        yield mean_N + luck_R[run_N] + noise.residual * rng.standard_normal(len(mean_N))
+        run_R = noise.run * rng.standard_normal(len(names))
+        yield mean_N + run_R[run_N] + noise.residual * rng.standard_normal(len(mean_N))

@@ -1,4 +1,4 @@
-"""What was settled before the data: the frozen plan, its tests, and whether they were kept to."""
+"""The report's section on the frozen analysis plan: its tests, and whether it was kept to."""
 
 import json
 import time
@@ -74,8 +74,8 @@ def _kept(plan: Frozen, found: Held, seeds: int) -> list[Item]:
         )
         lines.append(Item(text, "look"))
     elif plan.looks:
-        told = words.count(seeds, "seed")
-        text = f"{told}: the plan looks at {', '.join(map(str, plan.looks))}; no test is due now."
+        there = words.count(seeds, "seed")
+        text = f"{there}: the plan looks at {', '.join(map(str, plan.looks))}; no test is due now."
         lines.append(Item(text, "no look", "warn"))
     return lines
 

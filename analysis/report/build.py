@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.papers.mora import section as memorised
 from analysis.papers.plw import section as paper
-from analysis.planning import section as preregistered
+from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE
 from analysis.questions.adapters import many_section
 from analysis.questions.adapters import section as arms
@@ -95,7 +95,7 @@ def _results_page(
     frame = from_results(raw)
     try:
         plan = _plan(frozen, folder)
-        planned = preregistered.formula_of(plan)
+        planned = frozen_plan.formula_of(plan)
         found = fitted(raw, frame, folder=folder, request=request, plan=plan, planned=planned)
     except NoModel as error:
         given = {n: getattr(request, n) for n in Request.__slots__} | {"frozen": frozen}
@@ -158,7 +158,7 @@ def _question(folder: Path | None) -> str:
 def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         findings.section(study),
-        preregistered.section(study),
+        frozen_plan.section(study),
         paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
         overview.section(study.raw, study.folder),
         dose.section(study),

@@ -27,6 +27,7 @@ from analysis.inference.multiplicity import adjusted
 from analysis.inference.winners import winner
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.inference.optimum import Optimum, Quadratic, optimum
+from analysis.planning.replicates import Spread, spread
 from analysis.table.published import read
 
 SURFACE = "lambda_p + I(lambda_p^2) + lambda_r + I(lambda_r^2) + lambda_p:lambda_r"
@@ -61,24 +62,9 @@ def on_responses(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["lambda_r"] > 0]
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """The spread of near-replicates."""
-
-    sum_of_squares: float
-    df: int
-
-    @property
-    def sd(self) -> float:
-        """The pooled standard deviation."""
-        return float(np.sqrt(self.sum_of_squares / self.df))
-
-
-def noise(table: pd.DataFrame) -> Noise:
+def noise(table: pd.DataFrame) -> Spread:
     """Return the pooled spread of cells of one panel with one ratio of the weights."""
-    groups = table.groupby(["panel", "ratio"])["score"]
-    squares = float(((table["score"] - groups.transform("mean")) ** 2).sum())
-    return Noise(squares, len(table) - groups.ngroups)
+    return spread(table, ["panel", "ratio"])
 
 
 def noises(table: pd.DataFrame, by: str) -> pd.DataFrame:

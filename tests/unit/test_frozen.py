@@ -8,7 +8,7 @@ from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
 from analysis.errors import AnalysisError
-from analysis.planning import section as preregistered
+from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE, freeze, held, read_frozen
 from analysis.planning.sequential import boundaries
 from analysis.questions.plw.effects import PANEL, dose_table
@@ -73,9 +73,9 @@ def test_deviations_are_named(plan):
 
 def studied(results, plan):
     """The study that a report starts from, with this plan beside it."""
-    planned = preregistered.formula_of(plan)
+    planned = frozen_plan.formula_of(plan)
     found = fitted(results, from_results(results), plan=plan, planned=planned)
-    return found, preregistered.section(found)
+    return found, frozen_plan.section(found)
 
 
 def text_of(section):

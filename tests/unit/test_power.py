@@ -7,6 +7,8 @@ from scipy import stats
 
 from analysis.errors import AnalysisError
 from analysis.planning.power import Components, components, enough, power, published, replicated
+from analysis.planning.replicates import wit_spread
+from notebooks.refits import wit
 from tests.fake_results import Truth, fake_results
 
 FLAT = Truth(dose={key: (0.0, 0.0) for key in Truth().dose}, residual_sd=2.0, run_sd=0.0)
@@ -101,3 +103,6 @@ def test_the_published_noise_is_that_of_the_refitted_table():
     found = published()
     assert found.residual / np.sqrt(5) == pytest.approx(1.11, abs=0.005)  # docs/published.md
     assert "1.11" in found.source
+    cells = wit.cells()  # the notebook's way to the same table
+    assert wit_spread() == wit.noise(cells)
+    assert wit_spread().df == 525 - 15 * 21  # 15 panels, 21 ratios

@@ -158,7 +158,8 @@ def test_analysis_reads_results_only():
     """Only the frame knows the schema of the results; nothing there needs torch."""
     for path in files("analysis"):
         text = path.read_text()
-        assert not re.search(r"^\s*(?:from|import) (?:torch|transformers|peft)\b", text, re.M), path
+        banned = r"^\s*(?:from|import) (?:torch|transformers|peft|notebooks)\b"
+        assert not re.search(banned, text, re.M), path
     reads = {(m, o) for m, others in graph().items() for o in others if m.startswith("analysis")}
     assert {(m, o) for m, o in reads if o.startswith("ablate")} == {(FRAME, SCHEMA)}
 
