@@ -30,7 +30,7 @@ def spread(table: pd.DataFrame, by: Sequence[str], score: str = "score") -> Spre
 
 
 def wit_spread() -> Spread:
-    """Return the spread of a mean of five benchmarks in the table of Chatterjee et al. (2507.07817).
+    """Return the spread of a mean of five benchmarks, from the table of arXiv 2507.07817.
 
     Cells of one base model and data set whose weights of prompt and response have one ratio differ
     in the scale of the loss alone, which AdamW hardly sees: they count as replicates.
