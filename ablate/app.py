@@ -1,47 +1,60 @@
-"""The Hydra application: `python -m ablate` and, with the verbs in front of it, `ablate`.
+"""The Hydra application: `python -m ablate` and, behind its verbs, `ablate`.
 
-Two doors, one path: `ablate sweep X` is `python -m ablate -m X`.
+`ablate sweep X` is `python -m ablate -m X`: both end in `sweep_grid`.
 """
 
+import json
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.config.compose import explained, one_line
-from ablate.errors import UserError
+from ablate.config.compose import explained
+from ablate.config.overrides import one_line
+from ablate.errors import UserError, refuse
+from ablate.experiment.cost import check_disk
+from ablate.experiment.request import Request, plan_grid
+from ablate.experiment.tuned import write_used
 from ablate.paths import conf_dir
+from ablate.progress import Shown
+from ablate.results.store import Store
+from ablate.sweep import Launch, Outcome, carry_out, work
+from ablate.terminal import CONSOLE, duration
+
+FAILURES = 10  # failed runs that are named
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def application(tree: DictConfig) -> None:
     """Work through a bundle of cells, as a launched job, or run the one cell composed here."""
-    from pathlib import Path
-
-    from ablate.sweep import work
-
     if tree.bundle is not None:
         work(Path(tree.bundle))
         return
-    from ablate.cli import sweep_grid
-
-    sweep_grid(list(HydraConfig.get().overrides.task), lambda bundles: list(map(work, bundles)))
+    sweep_grid(list(HydraConfig.get().overrides.task), _launch_here)
 
 
-def main(arguments: list[str]) -> int:
+def _launch_here(bundles: Sequence[Path]) -> None:
+    for bundle in bundles:
+        work(bundle)
+
+
+def main(arguments: Sequence[str]) -> int:
     """Run the application on Hydra's `arguments` and return the exit status."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we say them in one line
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them as one line
     sys.argv = ["ablate", *(normal(a) for a in arguments)]
     try:
         application()
     except UserError as error:
         return refuse(error)
     except (HydraException, OmegaConfBaseException) as error:
-        return refuse(explained(error, sys.argv[1:]))
+        return refuse(one_line(explained(error, sys.argv[1:])))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     return 0
@@ -52,7 +65,71 @@ def normal(argument: str) -> str:
     return argument[1:] if argument.startswith(("+study=", "+scale=")) else argument
 
 
-def refuse(error: Exception) -> int:
-    """Print a fault of the request as one line and return exit status 2."""
-    print(f"ablate: {one_line(error)}", file=sys.stderr)
-    return 2
+def sweep_grid(
+    overrides: Sequence[str],
+    launch: Launch,
+    *,
+    workers: int = 1,
+    loader: ConfigLoader | None = None,
+) -> None:
+    """Carry out the grid of Hydra `overrides` and end with the table and the report.
+
+    Args:
+        overrides: in Hydra's grammar.
+        launch: runs bundle files and returns when they have ended.
+        workers: how many cells it runs at once.
+        loader: Hydra's own, which knows the user's folders of levels.
+
+    Raises:
+        UserError: the request is wrong; nothing was trained.
+        SystemExit: with status 1 where cells failed.
+    """
+    request = plan_grid(overrides, loader=loader)
+    if request.settings["single"] and len(request.grid.points) != 1:
+        count = len(request.grid.points)
+        raise UserError(f"ablate run takes one cell, not {count}; ablate sweep takes a grid")
+    store = Store(request.out)
+    store.prepare()
+    check_disk(request.design, store)
+    if request.settings["retry_failed"]:
+        for key in request.design.runs:
+            store.clear_failures(key)
+    outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
+    write_used((named.cell for named in request.design.cells), request.out / "tuned.csv")
+    conclude(request, outcome)
+    if outcome.status:
+        raise SystemExit(outcome.status)
+
+
+def conclude(request: Request, outcome: Outcome) -> None:
+    """Print the summary of a sweep and, unless the request leaves it out, write the report."""
+    CONSOLE.print(
+        f"{outcome.total} runs: {outcome.found} were recorded, {outcome.trained} new, "
+        f"{len(outcome.failed)} failed, {duration(outcome.seconds)}"
+    )
+    for key, why in list(outcome.failed.items())[:FAILURES]:
+        CONSOLE.print(f"  [red]failed[/red] {key}: {why}")
+    results, study = outcome.out / "results.parquet", request.grid.study
+    CONSOLE.print(f"table: {results}")
+    about = {key: study.get(key) for key in ("name", "question")}
+    (request.out / "study.json").write_text(json.dumps(about))
+    if not request.settings["report"] or study.get("report", True) is False:
+        return
+    page = _report(results, new=outcome.trained > 0, study=study.get("name"))
+    if page:
+        CONSOLE.print(f"report: {page}", soft_wrap=True)
+
+
+def _report(results: Path, *, new: bool, study: str | None) -> Path | None:
+    """Return the page of the report; it is written unless it is newer than all records."""
+    folder = results.parent / "report"
+    if (folder / "index.html").exists() and not new:
+        return folder / "index.html"
+    from analysis.errors import AnalysisError
+    from analysis.report.build import build
+
+    try:
+        return build(results, folder, study=study)
+    except AnalysisError as error:  # two cells cannot be fitted: the table is there all the same
+        CONSOLE.print(f"no report: {error}")
+        return None

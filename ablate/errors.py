@@ -1,14 +1,21 @@
-"""The one kind of error that is the user's to mend, and the words it is told in.
+"""The one kind of error that a user can correct, and its message.
 
 Every message is one line: the setting, what it was, what is allowed and the nearest valid name.
 """
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A request that cannot be carried out as asked; printed as one line, exit status 2."""
+
+
+def refuse(error: UserError | str) -> int:
+    """Return exit status 2, after printing the first line of `error`."""
+    print(f"ablate: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+    return 2
 
 
 def nearest(name: object, choices: Iterable[object]) -> str:

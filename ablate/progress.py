@@ -6,15 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ablate.sweep import Watch
+from ablate.terminal import duration
 
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
-
-
-def duration(seconds: float) -> str:
-    """Return `seconds` as people say it: 42 s, 12 min, 3.5 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Shown(Watch):
@@ -44,7 +38,7 @@ class Shown(Watch):
             self.bar.update(self.task, completed=done, total=total, note=note)
         elif time.monotonic() - self.said > LINE_SECONDS and done < total:
             self.said = time.monotonic()
-            self.console.print(f"{done}/{total} cells{note}", highlight=False)
+            self.console.print(f"{done}/{total} cells{note}")
 
     def _note(self, done: int, failed: int, total: int) -> str:
         new = done - (self.first or 0)

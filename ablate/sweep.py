@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ablate.config.build import build, plain
 from ablate.experiment.design import Design, Named, collect, save
+from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
@@ -47,24 +48,6 @@ class Outcome:
         return 1 if self.failed else 0
 
 
-def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
-    """Return the runs of `plan` with a score that is not recorded yet and may still be tried."""
-    attempted = store.attempted()
-    lacking = unrecorded(plan, store)
-    return {k: v for k, v in lacking.items() if k not in attempted or store.given_up(k) is None}
-
-
-def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
-    """Return the runs of `plan` with a score that is not recorded."""
-    lacking = {}
-    for key, names in plan.runs.items():
-        record = store.record(key)
-        wanted = {unit.key for named in names for unit in named.identity.units}
-        if record is None or not wanted <= set(record["score_keys"]):
-            lacking[key] = names
-    return lacking
-
-
 def carry_out(
     plan: Design, out: Path, launch: Launch, *, workers: int, watch: "Watch | None" = None
 ) -> Outcome:
@@ -82,7 +65,7 @@ def carry_out(
     with watch.over(store, plan):
         for _ in range(MAX_ROUNDS):
             for key in plan.runs:
-                store.bury(key)
+                store.reap(key)
             todo = missing(plan, store)
             free = {key: names for key, names in todo.items() if not store.claimed(key)}
             if not todo:

@@ -1,71 +1,63 @@
-"""What is done, running, failed and missing under a folder of results."""
+"""`ablate status`: what is done, running, failed and missing under a folder of results."""
 
-from dataclasses import dataclass
+import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ablate.commands.verb import Verb
 from ablate.errors import UserError
-from ablate.experiment.design import names
-from ablate.results.store import Store
+from ablate.terminal import CONSOLE
 
-STATES = ("done", "running", "failed", "missing")
+if TYPE_CHECKING:
+    from ablate.experiment.status import State
 
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One run: its first name, where it stands, and the last line of what went wrong."""
-
-    key: str
-    levels: dict[str, Any]
-    state: str
-    detail: str
+DEFAULT = "results/default"
 
 
-def states(out: Path) -> list[State]:
-    """Return the state of every run that a sweep under `out` has named.
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from ablate.experiment.status import states
 
-    Raises:
-        UserError: nothing was swept there.
-    """
-    store = Store(out)
-    found = {name["train_key"]: name["levels"] for name in reversed(names(out))}
-    if not found:
-        raise UserError(
-            f"{out}: no sweep was started here; `ablate sweep out={out} ...` starts one"
-        )
-    return [_state(store, key, levels) for key, levels in sorted(found.items())]
+    if len(rest) > 1:
+        raise UserError(f"ablate status: takes one folder, not {' '.join(rest)}")
+    folder = rest[0] if rest else DEFAULT
+    found = states(Path(folder.removeprefix("out=")))
+    render(found, CONSOLE)
+    return 1 if any(s.state == "failed" for s in found) else 0
 
 
-def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
-    holder = store.claimed(key)
-    if holder is not None:
-        return State(key, levels, "running", f"process {holder.get('pid')} on {holder.get('host')}")
-    if (store.folder(key) / "record.json").exists():
-        return State(key, levels, "done", "")
-    failure = store.given_up(key)
-    if failure is not None:
-        return State(key, levels, "failed", failure["error"])
-    return State(key, levels, "missing", "")
+def render(found: "list[State]", console: Console) -> None:
+    """Print the number of runs in each state, and a table of those running or failed."""
+    from ablate.experiment.status import STATES
 
-
-def render(found: list[State], console: Console) -> None:
-    """Print the counts, and a table of what is running or failed."""
     counts = {state: sum(s.state == state for s in found) for state in STATES}
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
     shown = [s for s in found if s.state in ("running", "failed")]
     if not shown:
         return
-    table = Table("cell", "state", "what", box=None)
+    table = Table("cell", "state", "reason", box=None)
     for entry in shown:
         table.add_row(f"{brief(entry.levels)} [dim]{entry.key}[/dim]", entry.state, entry.detail)
     console.print(table)
 
 
 def brief(levels: dict[str, Any]) -> str:
-    """Return a cell's levels in one short line, in the grid's words."""
+    """Return the main levels of a cell in one line of overrides."""
     keys = ("masking", "plw", "adapter", "rank", "dataset", "model", "seed")
-    words = [f"{key}={levels[key]}" for key in keys]
-    return " ".join(words + ([f"sham={levels['sham']}"] if levels["sham"] != "a" else []))
+    shown = [f"{key}={levels[key]}" for key in keys]
+    return " ".join(shown + ([f"sham={levels['sham']}"] if levels["sham"] != "a" else []))
+
+
+VERB = Verb(
+    name="status",
+    summary="done, running, failed and missing cells of a folder",
+    about=(
+        "Counts the runs of a folder of results by state, and shows those running and those "
+        "failed with the last line of their error. Exit status 1 where a run failed."
+    ),
+    words=f"[DIR={DEFAULT}]",
+    examples=("ablate status", "ablate status results/mine", "ablate status out=results/mine"),
+    run=_run,
+)

@@ -62,7 +62,7 @@ def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False)
         try:
             if entry.cell is None:
                 raise UserError(entry.error or "cannot be built")
-            cell = settle(entry.cell, memo)
+            cell = resolve_cell(entry.cell, memo)
             legal.append(Named(cell, identify(cell, memo), entry.levels))
         except UserError as error:
             illegal.append((dict(entry.levels), str(error)))
@@ -85,7 +85,7 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
     )
 
 
-def settle(cell: Cell, memo: Memo) -> Cell:
+def resolve_cell(cell: Cell, memo: Memo) -> Cell:
     """Return `cell` with its tuned learning rate looked up and its regulariser's settings in place.
 
     Equal settings are one run, whatever name they were asked for by. The cell itself is returned

@@ -25,7 +25,7 @@ from ablate.errors import UserError
 from ablate.results.record import RECORD
 
 DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
-MAX_KILLS = 3  # a cell whose workers died this often is a failure, not bad luck
+MAX_KILLS = 3  # kills after which a cell counts as failed; before that it is tried again
 
 
 class Store:
@@ -144,8 +144,8 @@ class Store:
         except FileNotFoundError:
             return None, False
 
-    def bury(self, key: str) -> bool:
-        """Record a claim that died without a record as one killed attempt; True if there was."""
+    def reap(self, key: str) -> bool:
+        """Return whether the holder of `key` was dead; if so, record one killed attempt."""
         if not self._holder(key)[1]:
             return False
         with self.claim(key) as mine:
@@ -185,7 +185,7 @@ class Store:
             return errors[-1]
         return attempts[-1] if len(attempts) >= MAX_KILLS else None
 
-    def forgive(self, key: str) -> None:
+    def clear_failures(self, key: str) -> None:
         """Remove the failed attempts at `key`, so that it is tried again."""
         for path in self.failed.glob(f"{key}-*.json"):
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.frame import LEVELS
+from analysis.table.validation_losses import validation_losses
 
 IDENTITY = [name for name in LEVELS if name != "study"]
 SHOWN = [name for name in IDENTITY if name not in ("lr", "train")]
@@ -204,13 +205,11 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
 
 def tuning(raw: pd.DataFrame) -> Section | None:
     """Return validation loss against learning rate; None where a rate does not vary by itself."""
-    by = [n for n in ("dataset", "adapter", "rank") if n in raw]
-    kind, metric = _column(raw, "task_type"), _column(raw, "metric")
-    rows = raw[(kind == "heldout") & metric.isin(["loss_completion", "loss_text"])]
-    rows = rows[_column(rows, "adapter") != "none"]
-    if "lr" not in rows or not len(rows) or rows.groupby(by)["lr"].nunique().max() < MANY_RATES:
+    by = ["dataset", "adapter", "rank"]
+    rows = validation_losses(raw).dropna(subset=["loss"])
+    if not len(rows) or rows.groupby(by)["lr"].nunique().max() < MANY_RATES:
         return None
-    means = rows.groupby([*by, "lr"], observed=True)["value"].mean().rename("loss").reset_index()
+    means = rows.groupby([*by, "lr"], observed=True)["loss"].mean().reset_index()
     best = means.groupby(by, observed=True)["loss"].transform("min")
     label = means["adapter"].astype(str) + " r" + _column(means, "rank")
     label = label.where(means["adapter"] != "full", "full")

@@ -35,7 +35,7 @@ class AblateSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from ablate.cli import sweep_grid
+        from ablate.app import sweep_grid
 
         return sweep_grid(arguments, self._launch, workers=self._workers(), loader=self.loader)
 

@@ -103,8 +103,8 @@ WITH_DROPOUT = [n for n in ADAPTERS if "dropout" in registry.method(levels.adapt
 
 @pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_adapter_dropout_acts_on_every_kind_that_has_it(name):
-    settled = design.settle(cell(name, Regulariser(adapter_dropout=0.5)), Memo())
-    model = perturb(levels.applied(settled))
+    resolved = design.resolve_cell(cell(name, Regulariser(adapter_dropout=0.5)), Memo())
+    model = perturb(levels.applied(resolved))
     clean = levels.logits(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -8,9 +8,9 @@ import torch
 
 from ablate.adapters import build, compatibility, registry
 from ablate.adapters import init as inits
-from ablate.commands.plan import plan_grid
 from ablate.config import schema
 from ablate.errors import UserError
+from ablate.experiment.request import plan_grid
 from ablate.models import files
 from ablate.models.load import keeps_packed_apart, load
 from tests import levels, toys

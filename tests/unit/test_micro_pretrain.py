@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 import ablate.micro
-from ablate.commands.pretrain import pretrain
 from ablate.config import compose
 from ablate.config.grid import cells
 from ablate.micro import corpus
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
+from ablate.training.pretrain import pretrain
 
 CHECKPOINTS = Path(ablate.micro.__file__).parent / "checkpoints"
 NAMES = ("micro_0", "micro_1", "micro_2")

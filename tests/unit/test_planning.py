@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ablate.cli import main
-from ablate.commands.plan import plan_grid
+from ablate.experiment.request import plan_grid
 from tests.fake_results import fake_results
 
 STUDY = ["study=quick", "seed=0,1", "adapter=full,lora", "rank=8", "dataset=micro"]
@@ -49,7 +49,7 @@ def test_a_fraction_is_a_study_of_its_own(capsys, tmp_path):
     out = f"out={tmp_path}/out"
     found = planned(capsys, out, "--fraction=12")["fraction"]
     assert len(found["runs"]) == 12
-    again = plan_grid([f"--config-dir={tmp_path}/out/fraction", "study=quick_fraction", out])
+    again = plan_grid(["study=quick_fraction", out], config_dirs=[f"{tmp_path}/out/fraction"])
     whole = plan_grid([*STUDY, out]).design.runs
     kept = set(again.design.runs)
     assert set(found["runs"]) <= kept <= set(whole)
@@ -65,10 +65,12 @@ def test_a_fraction_is_a_study_of_its_own(capsys, tmp_path):
         (["--power"], "--pilot"),
         (["--effect=2"], "belongs to plan --power"),
         (["--power", "--pilot=nowhere.csv"], "there is no such file"),
-        (["--power", "--pilot=nowhere.csv", "--effect=big"], "are numbers"),
+        (["--power", "--pilot=nowhere.csv", "--effect=big"], "--effect=big: must be a number"),
         (["--freeze"], "--margin"),
-        (["--freeze", "--margin=much"], "number of points"),
-        (["--fraction=half"], "number of runs"),
+        (["--margin=2"], "belongs to plan --freeze"),
+        (["--freeze", "--margin=2", "--spending=pocock"], "belongs to plan --looks"),
+        (["--freeze", "--margin=much"], "must be a number"),
+        (["--fraction=half"], "must be a whole number"),
         (["--fraction=3"], "coefficients and the grid"),
     ],
 )

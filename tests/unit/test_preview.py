@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ablate.commands import tokens as module
-from ablate.commands.tokens import html, look, preview, visible
+from ablate.commands import token_view as module
+from ablate.commands.token_page import html
+from ablate.commands.token_text import preview
+from ablate.commands.token_view import look, visible
 from ablate.config.schema import (
     Adapter,
     Cell,

@@ -89,18 +89,18 @@ def test_every_acting_level_is_a_run_of_its_own():
 
 def test_settling_returns_the_same_object_where_nothing_changes():
     asked = cell(regulariser=STRONG["kl"])
-    assert design.settle(asked, Memo()) is asked
+    assert design.resolve_cell(asked, Memo()) is asked
     memo = Memo()
     dropping = [cell(regulariser=LEVELS["adapter_dropout"]) for _ in range(2)]
     dropping[1] = dataclasses.replace(dropping[1], adapter=dropping[0].adapter)
-    one, two = (design.settle(c, memo) for c in dropping)
+    one, two = (design.resolve_cell(c, memo) for c in dropping)
     assert one.adapter is two.adapter
     assert one.adapter.options["dropout"] == 0.1
 
 
 def test_the_base_has_no_regulariser():
     asked = cell("none", Regulariser(rank_dropout=0.5))
-    assert design.settle(asked, Memo()) is asked
+    assert design.resolve_cell(asked, Memo()) is asked
 
 
 REFUSED = [
@@ -116,7 +116,7 @@ REFUSED = [
 @pytest.mark.parametrize(("adapter", "settings", "words"), REFUSED, ids=str)
 def test_what_would_not_act_is_refused_in_one_line(adapter, settings, words):
     with pytest.raises(UserError, match=f"regulariser.{words}") as raised:
-        design.settle(cell(adapter, Regulariser(**settings)), Memo())
+        design.resolve_cell(cell(adapter, Regulariser(**settings)), Memo())
     assert "\n" not in str(raised.value)
     assert "must be" in str(raised.value)
 

@@ -76,7 +76,7 @@ def killed_holder(store):
     process.start()
     assert ready.wait(30)
     assert store.claimed(KEY)["pid"] == process.pid
-    assert not store.bury(KEY)  # it lives
+    assert not store.reap(KEY)  # it lives
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
@@ -84,16 +84,16 @@ def killed_holder(store):
 def test_a_killed_holder_frees_its_cell_and_is_recorded(store):
     killed_holder(store)
     assert store.claimed(KEY) is None
-    assert store.bury(KEY)
+    assert store.reap(KEY)
     assert [f["kind"] for f in store.failures(KEY)] == ["killed"]
     assert store.given_up(KEY) is None  # one kill is bad luck
-    assert not store.bury(KEY)  # told once
+    assert not store.reap(KEY)  # told once
 
 
 def test_a_killed_holder_with_a_record_is_no_failure(store):
     killed_holder(store)
     write(store)
-    store.bury(KEY)
+    store.reap(KEY)
     assert store.failures(KEY) == []
 
 
@@ -103,7 +103,7 @@ def test_kills_are_retried_errors_are_not(store):
     assert store.given_up(KEY) is None
     store.fail(KEY, {"kind": "killed", "error": "the worker was killed"})
     assert store.given_up(KEY)["kind"] == "killed"
-    store.forgive(KEY)
+    store.clear_failures(KEY)
     store.fail(KEY, {"kind": "error", "error": "ValueError: no"})
     assert store.given_up(KEY)["error"] == "ValueError: no"
     assert store.record(KEY) is None  # a failure never takes the cell's place

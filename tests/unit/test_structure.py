@@ -11,7 +11,8 @@ from tests.tree import BLOCK, PAGE, tree
 # Each line may import from its own line and from those above it, never from below. A module
 # stands where the longest name here that begins its own name stands.
 FLOORS = [
-    {"ablate", "ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results"},
+    {"ablate", "ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results",
+     "ablate.terminal"},
     {"ablate.config"},
     {"ablate.objective", "ablate.adapters.method"},
     {"ablate.adapters.plain", "ablate.adapters.lora.spec", "ablate.adapters.mora.spec",
@@ -29,9 +30,9 @@ FLOORS = [
     {"ablate.run"},
     {"ablate.sweep"},
     {"ablate.progress"},
-    {"ablate.app"},
+    {"ablate.app"},  # the Hydra application, which the verbs call
     {"ablate.commands"},
-    {"ablate.cli"},
+    {"ablate.cli"},  # dispatches; nothing imports it
     {"ablate.__main__"},
     {"analysis", "analysis.errors"},
     {"analysis.engine"},
@@ -54,8 +55,10 @@ TORCH_FREE = [
     "ablate.config.schema", "ablate.config.build", "ablate.config.compose", "ablate.config.grid",
     "ablate.objective", "ablate.results.record", "ablate.results.store",
     "ablate.experiment.identity", "ablate.experiment.design", "ablate.experiment.regularisers",
-    "ablate.sweep", "ablate.commands.plan", "ablate.commands.status", "ablate.commands.tokens",
-    "ablate.cli", "ablate.app", "hydra_plugins.ablate_sweeper", "ablate.data.tokenise",
+    "ablate.experiment.summary", "ablate.experiment.prospective", "ablate.commands.planning",
+    "ablate.commands.tune", "ablate.commands.pretrain", "ablate.commands.token_page",
+    "ablate.sweep", "ablate.app", "ablate.cli", "ablate.data.tokenise",
+    "hydra_plugins.ablate_sweeper",
     "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",
     "ablate.evaluate.tasks_index", "ablate.adapters.registry", "ablate.adapters.compatibility",
     "analysis.table.frame", "analysis.mixed", "analysis.questions.plw.effects",
@@ -97,7 +100,6 @@ def upward():
 
 # Imports that still point up; this list may only shrink.
 TO_TURN: set[tuple[str, str]] = {
-    ("ablate.app", "ablate.cli"),
     ("analysis.questions.plw.section", "analysis.papers.plw.figure"),
     ("analysis.regression.external", "analysis.papers.plw.figure"),
     ("analysis.regression.external", "analysis.questions.plw.effects"),
@@ -109,7 +111,6 @@ TO_TURN: set[tuple[str, str]] = {
     ("analysis.regression.study", "analysis.questions.plw.shape"),
     ("analysis.table.run_panels", "analysis.questions.plw.effects"),
 }
-CIRCLES = [["ablate.app", "ablate.cli"]]  # to open
 
 
 def test_imports_point_one_way():
@@ -117,7 +118,7 @@ def test_imports_point_one_way():
 
 
 def test_there_are_no_circles():
-    assert sorted(circles(graph())) == sorted(CIRCLES)
+    assert circles(graph()) == []
 
 
 def test_circles_are_found_inside_functions_and_over_several_modules():
@@ -167,7 +168,7 @@ def test_analysis_reads_results_only():
 def test_only_the_command_line_knows_the_analysis():
     for module, others in graph().items():
         if module.startswith("ablate.") and any(o.startswith("analysis") for o in others):
-            assert module in ("ablate.cli", "ablate.app") or module.startswith("ablate.commands.")
+            assert module == "ablate.app" or module.startswith("ablate.commands.")
 
 
 def test_no_torch_where_none_is_needed():

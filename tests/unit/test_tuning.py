@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from ablate.commands import tune as verb
+from ablate.commands.tune import choose, tune
 from ablate.config import build
 from ablate.config.composer import Composer, config_loader
 from ablate.errors import UserError
-from ablate.experiment import tuned
-from ablate.experiment.tuned import choose, tune, tuned_lr
+from ablate.experiment.tuned import tuned_lr
 
 TABLE = """model,dataset,adapter,rank,lr,loss
 micro,micro,full,8,1e-3,1.0
@@ -205,9 +206,9 @@ def test_results_as_the_record_writes_them(tmp_path):
 # -- ablate tune --------------------------------------------------------------------------------
 
 
-def run_tune(tmp_path, monkeypatch, frame, *words, status=0):
+def run_tune(tmp_path, monkeypatch, frame, *words, status=0, save=False):
     (tmp_path / "conf").mkdir(exist_ok=True)
-    monkeypatch.setattr(tuned, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(verb, "conf_dir", lambda: tmp_path / "conf")
     asked = []
 
     def sweep(overrides):
@@ -216,12 +217,13 @@ def run_tune(tmp_path, monkeypatch, frame, *words, status=0):
         return status
 
     text = io.StringIO()
-    found = tune([f"out={tmp_path}", *words], sweep=sweep, console=Console(file=text, width=200))
+    console = Console(file=text, width=200)
+    found = tune([f"out={tmp_path}", *words], sweep=sweep, console=console, save=save)
     return found, asked, text.getvalue()
 
 
 def test_tune_writes_the_table_and_saves_it(tmp_path, monkeypatch, cell):
-    status, asked, text = run_tune(tmp_path, monkeypatch, results(bowl), "rank=8", "--save")
+    status, asked, text = run_tune(tmp_path, monkeypatch, results(bowl), "rank=8", save=True)
     assert status == 0
     assert asked == [["study=tuning", f"out={tmp_path}", "rank=8"]]
     assert "0.009" in text
@@ -229,15 +231,15 @@ def test_tune_writes_the_table_and_saves_it(tmp_path, monkeypatch, cell):
     saved = tmp_path / "conf" / "tuned" / "micro.csv"
     assert tuned_lr(changed(cell, adapter="full"), saved.parent) == 9e-3
     more = results(lambda a, m, lr: bowl(a, m, lr, best=1.5e-2), adapters=("lora",))
-    run_tune(tmp_path, monkeypatch, more, "--save")
+    run_tune(tmp_path, monkeypatch, more, save=True)
     lines = saved.read_text().splitlines()
     saved.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
-    run_tune(tmp_path, monkeypatch, more, "--save")  # a table without the later columns
+    run_tune(tmp_path, monkeypatch, more, save=True)  # a table without the later columns
     assert pd.read_csv(saved)["adapter"].tolist() == ["full", "lora"]
 
 
 def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
-    status, _, text = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr), "--save")
+    status, _, text = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr), save=True)
     assert status == 1
     assert "the end of what was tried" in text
     assert not (tmp_path / "conf" / "tuned").exists()
@@ -245,7 +247,7 @@ def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
 
 def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     _, asked, _ = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr))
-    assert len(asked) == 1 + tuned.ROUNDS
+    assert len(asked) == 1 + verb.ROUNDS
     for word in ("adapter=full,lora", "train.lr=0.00025", "init=default", "rank=8"):
         assert word in asked[1]
 

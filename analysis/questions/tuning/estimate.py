@@ -22,10 +22,10 @@ from scipy.special import gammaln
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
+from analysis.table.validation_losses import USUAL, validation_losses
 
 DRAWS = 2000
 FEWEST = 3  # settings below which a budget says nothing
-LOSSES = ("loss_completion", "loss_text")
 ARM = ("dataset", "adapter", "rank", "init", "optimizer")
 NO_RANK = "full"
 
@@ -124,26 +124,17 @@ def tuning_budget(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
 def _tuned(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], "pd.Series[float]"]]:
     """Yield every arm with the mean validation loss of each of its learning rates."""
-    if not {"lr", "task", "task_type", "metric", "value", "adapter"} <= set(table.columns):
-        return
-    held = table["task"].astype("string").str.contains("validation").fillna(False).astype(bool)
-    kept = held & table["metric"].isin(LOSSES) & (table["adapter"].astype(str) != "none")
-    rows = table[kept].dropna(subset=["value", "lr"])
-    if "alias" in rows:
-        rows = rows[~rows["alias"].astype(bool)]
-    by = [n for n in ARM if n in rows]
-    arms = rows[by].astype("string").fillna("default")
-    arms["rank"] = arms["rank"].mask(arms["adapter"] == "full", NO_RANK) if "rank" in arms else ""
-    rows = rows.assign(**{str(n): arms[n].astype(str) for n in arms})
-    for key, own in rows.groupby([*arms.columns], sort=True):
-        labels = dict(zip(arms.columns, map(str, key), strict=True))
-        losses = own.groupby("lr")["value"].mean()
+    counted = table[~table["alias"].astype(bool)] if "alias" in table else table
+    rows = validation_losses(counted).dropna(subset=["loss", "lr"])
+    rows["rank"] = rows["rank"].astype(str).mask(rows["adapter"] == "full", NO_RANK)
+    for key, own in rows.groupby(list(ARM), sort=True):
+        labels = dict(zip(ARM, map(str, key), strict=True))
+        losses = own.groupby("lr")["loss"].mean()
         if len(losses) >= FEWEST:
-            yield {"dataset": labels.get("dataset", "data"), "label": _label(labels)}, losses
+            yield {"dataset": labels["dataset"] or "data", "label": _label(labels)}, losses
 
 
 def _label(labels: dict[str, str]) -> str:
     rank = "" if labels["rank"] in ("", NO_RANK) else f" r{labels['rank']}"
-    unusual = [labels[n] for n in ("init", "optimizer") if labels.get(n, "default") != "default"]
-    unusual = [name for name in unusual if name != "adamw"]
+    unusual = [labels[n] for n in USUAL if labels[n] not in ("default", USUAL[n])]
     return "+".join([labels["adapter"], *unusual]) + rank

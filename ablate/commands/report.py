@@ -1,0 +1,72 @@
+"""`ablate report`: fits and writes the report of results, or of any long table."""
+
+import argparse
+from pathlib import Path
+
+from ablate.commands.verb import Option, Verb
+from ablate.errors import UserError
+from ablate.terminal import CONSOLE
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from analysis.errors import AnalysisError
+    from analysis.report.build import build
+
+    if len(rest) != 1:
+        raise UserError("ablate report: give one folder of results, or a CSV or parquet table")
+    table = _table(Path(rest[0]))
+    out = Path(given.out) if given.out else table.parent / "report"
+    try:
+        page = build(
+            table, out, score=given.score, formula=given.formula, family=given.family,
+            weights=given.weights, df=given.df, margin=given.margin, frozen=given.frozen,
+        )  # fmt: skip
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
+    CONSOLE.print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def _table(source: Path) -> Path:
+    """Return the table to read; that of a folder of results is made anew from its records."""
+    if source.is_dir() and (source / "designs").is_dir():
+        from ablate.experiment.design import collect
+
+        collect(source)
+    table = source / "results.parquet" if source.is_dir() else source
+    if not table.exists():
+        raise UserError(
+            f"{table}: no such table; give a folder of results, a CSV or a parquet file"
+        )
+    return table
+
+
+VERB = Verb(
+    name="report",
+    summary="fit and write the report of results, or of any long table",
+    about=(
+        "Fits a mixed-effects model to a folder of results or to a table with one score a row, "
+        "and writes the report. What is not given is proposed from the table, with the reasons."
+    ),
+    words="DIR_OR_TABLE",
+    options=(
+        Option("--out", "where to write (default: report/ beside the table)", "DIR"),
+        Option("--score", "the column with the score", "COLUMN"),
+        Option("--formula", "e.g. 'score ~ wp + I(wp^2) + (1 | run)'", "FORMULA"),
+        Option(
+            "--family",
+            "gaussian, binomial (0/1, or shares with --weights), beta, beta_squeezed, ...",
+            "FAMILY",
+        ),
+        Option("--weights", "a column: trials of a binomial, else weights of rows", "COLUMN"),
+        Option("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
+        Option("--margin", "an effect within +- this counts as none", "POINTS", float),
+        Option("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
+    ),
+    examples=(
+        "ablate report results/mine",
+        "ablate report scores.csv --score accuracy --family beta",
+        "ablate report items.csv --score right --formula 'right ~ arm + (1 | item)'",
+    ),
+    run=_run,
+)

@@ -1,0 +1,175 @@
+"""The examples of a cell as the loss sees them: the role and the weight of every token.
+
+`token_text` shows a `Look` on the terminal, `token_page` as a page.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablate.config.schema import Cell
+from ablate.data.targets import row_weights
+from ablate.data.tokenise import Summary, Tokenised
+from ablate.data.tokenizer import Tokenizer
+from ablate.experiment.cell_data import tokenised, tokenizer_of
+from ablate.objective import Objective, objective_of
+from ablate.roles import NAMES, Role
+
+COLOURS = {  # distinct for colour-blind readers; light, for black text on them
+    Role.SPECIAL: "#c8c8c8",
+    Role.BOILERPLATE: "#f0e6a0",
+    Role.SYSTEM: "#dcb8e8",
+    Role.INSTRUCTION: "#a9cdf2",
+    Role.INPUT: "#9fe0d4",
+    Role.COMPLETION: "#f6b98a",
+    Role.TEXT: "#b9e3a4",
+}
+FIRST = "the first token of a row is never a target"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it is shown, with visible marks for white space and control characters."""
+
+    shown: str
+    number: int
+    role: Role
+    weight: float | None  # numerator weight as a target; None: never a target
+    divisor: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoleLine:
+    """One role in the whole training part: its targets and its weight."""
+
+    role: Role
+    targets: int
+    share: float  # of all targets
+    weight: str
+    weight_share: float  # of the summed weight
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The first examples of a cell's training part, and figures of the whole part."""
+
+    title: str
+    summary: Summary
+    roles: list[RoleLine]
+    supervised: float  # share of targets with weight
+    examples: list[list[Token]]
+
+
+def look(cell: Cell, n: int) -> Look:
+    """Return the first `n` training rows of a cell, and figures of its whole training part."""
+    tokenizer, data = tokenizer_of(cell), tokenised(cell, "train")
+    objective = objective_of(cell)
+    root = _permute_root(cell) if objective.permute else None
+    rows = range(min(n, len(data)))
+    examples = [_tokens(data, row, objective, tokenizer, root) for row in rows]
+    title = (
+        f"dataset={cell.dataset.name} model={cell.model.name} masking={cell.masking.name} "
+        f"plw={cell.plw:g} completion_weight={cell.completion_weight:g} "
+        f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
+    )
+    lines = _role_lines(data.summary.counts, objective)
+    supervised = sum(line.share for line in lines if objective.num[line.role] > 0)
+    return Look(title, data.summary, lines, supervised, examples)
+
+
+def _permute_root(cell: Cell) -> np.random.Generator:
+    from ablate.streams import Streams  # torch
+
+    return Streams(cell.seed, cell.sham).numpy("permute")
+
+
+def _tokens(
+    data: Tokenised,
+    row: int,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    root: np.random.Generator | None,
+) -> list[Token]:
+    ids_L, roles_L = data.row(row)
+    num_L, den_L = row_weights(roles_L, objective, row=row, permute=root)
+    return [
+        Token(
+            shown=visible(_piece(tokenizer, int(number))),
+            number=int(number),
+            role=Role(role),
+            weight=float(num) if place else None,
+            divisor=float(den),
+        )
+        for place, (number, role, num, den) in enumerate(
+            zip(ids_L, roles_L, num_L, den_L, strict=True)
+        )
+    ]
+
+
+def _role_lines(counts: Mapping[str, int], objective: Objective) -> list[RoleLine]:
+    total = sum(counts.values())
+    roles = {Role(NAMES.index(name)): count for name, count in counts.items()}
+    weight = sum(objective.num[role] * count for role, count in roles.items()) or 1.0
+    return [
+        RoleLine(
+            role=role,
+            targets=count,
+            share=count / total,
+            weight=f"{objective.num[role]:g}" + " (permuted)" * objective.permute,
+            # permuted weights fall on every role in proportion to its targets
+            weight_share=count / total
+            if objective.permute
+            else objective.num[role] * count / weight,
+        )
+        for role, count in roles.items()
+    ]
+
+
+def _piece(tokenizer: Tokenizer, number: int) -> str:
+    """Return a token's own text, with the leading space that decoders of one token strip."""
+    raw = tokenizer.piece(number)
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", raw)
+    if byte:
+        return chr(int(byte[1], 16)) if int(byte[1], 16) < 128 else f"\\x{byte[1].lower()}"
+    if "▁" in raw:
+        return raw.replace("▁", " ")
+    text = tokenizer.decode([number])
+    return raw if "\ufffd" in text else text  # part of a character: the vocabulary's own notation
+
+
+def visible(text: str) -> str:
+    """Return `text` with visible marks for spaces, line ends, tabs and control characters."""
+    marks = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
+    return "".join(marks.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text)
+
+
+def stretches(tokens: list[Token]) -> Iterator[list[Token]]:
+    """Yield the stretches of neighbouring tokens with one role and weight."""
+    for _, run in itertools.groupby(tokens, key=lambda t: (t.role, t.weight)):
+        yield list(run)
+
+
+def weight_text(weight: float | None) -> str:
+    """Return a weight as it is shown; a dash where the token is never a target."""
+    return "–" if weight is None else f"{weight:g}"
+
+
+def facts(look: Look) -> list[tuple[str, str]]:
+    """Return name and value of each figure of the training part."""
+    summary = look.summary
+    dropped = ", ".join(f"{count} {why}" for why, count in summary.dropped.items()) or "none"
+    return [
+        ("rows", f"{summary.rows:,} of {summary.rows_in:,} (left out: {dropped})"),
+        ("cut at max_length", f"{summary.truncated:,} rows"),
+        ("tokens", f"{summary.tokens:,}, {summary.mean_length:.1f} a row"),
+        ("supervised share", f"{look.supervised:.1%} of targets have weight"),
+        ("Rg (after truncation)", _ratio(summary.rg_tokens)),
+        ("Rg (before)", _ratio(summary.rg_before_truncation)),
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    return "no prompt" if value is None else f"{value:.3f}"

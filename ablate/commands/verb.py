@@ -1,0 +1,160 @@
+"""What the verbs of the command line have in common: options, help, and how words are read.
+
+A verb declares its options; every other word is an operand or a Hydra override. Nothing here
+imports torch or composes a configuration, so `--help` answers at once.
+"""
+
+import argparse
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ablate.errors import UserError, nearest, unknown
+from ablate.terminal import CONSOLE
+
+WIDTH = 92  # of the help
+HELP = ("-h", "--help")
+# Questions about the composed configuration, which Hydra answers itself.
+HYDRA = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a verb; without `value` it is a switch."""
+
+    flag: str
+    help: str
+    value: str = ""  # what stands for the value in the help
+    kind: Callable[[str], Any] = str
+    choices: tuple[str, ...] = ()
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb: what it does, how it is called, and the function that carries it out."""
+
+    name: str
+    summary: str  # a line of `ablate --help`
+    about: str  # a sentence or two
+    words: str  # the words beside the options, as the usage line shows them
+    examples: tuple[str, ...]
+    run: Callable[[argparse.Namespace, list[str]], int]
+    options: tuple[Option, ...] = ()
+    hydra: bool = False  # whether Hydra's questions are passed on to Hydra
+
+    def main(self, words: list[str]) -> int:
+        """Carry out the verb for `words` and return the exit status.
+
+        Raises:
+            UserError: the request is wrong.
+        """
+        if any(word in HELP for word in words):
+            CONSOLE.print(self.help(), markup=False, soft_wrap=True, end="")
+            return 0
+        if self.hydra and any(word.split("=")[0] in HYDRA for word in words):
+            from ablate import app
+
+            return app.main(words)
+        return self.run(*self.parse(words))
+
+    def parse(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the options' values and the other words, in order.
+
+        Raises:
+            UserError: an unknown option, or a wrong value of a known one.
+        """
+        given, rest = self._parser().parse_known_args(words)
+        flags = [*HELP, *(option.flag for option in self.options), *HYDRA * self.hydra]
+        for word in rest:
+            if word.startswith("-"):
+                flag = word.split("=")[0]
+                raise UserError(
+                    f"{flag}: no such option of ablate {self.name}.{nearest(flag, flags)}"
+                )
+        return given, rest
+
+    def help(self) -> str:
+        """Return what `ablate VERB --help` prints."""
+        return self._parser().format_help()
+
+    def _parser(self) -> argparse.ArgumentParser:
+        examples = "\n".join(f"  {example}" for example in self.examples)
+        usage = [f"ablate {self.name}", *["[OPTION ...]"] * bool(self.options), self.words]
+        parser = _Parser(
+            usage=" ".join(usage),
+            description=textwrap.fill(self.about, WIDTH),
+            epilog=f"examples:\n{examples}",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        parser.add_argument(*HELP, action="store_true", help="print this and exit")
+        for option in self.options:
+            if option.value:
+                parser.add_argument(
+                    option.flag, metavar=option.value, type=_reader(option),
+                    default=option.default, help=option.help,
+                )  # fmt: skip
+            else:
+                parser.add_argument(option.flag, action="store_true", help=option.help)
+        return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=WIDTH)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse complains of as an error of one line."""
+        found = re.fullmatch(r"argument (\S+): (.*)", message)
+        if found is None:
+            raise UserError(message)
+        faults = {"expected one argument": "needs a value"}
+        ignored = found[2].startswith("ignored explicit argument")
+        fault = "takes no value" if ignored else faults.get(found[2], found[2])
+        raise UserError(f"{found[1].split('/')[-1]}: {fault}")
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if option.choices and text not in option.choices:
+            raise unknown(option.flag, text, option.choices)
+        try:
+            return option.kind(text)
+        except ValueError:
+            raise UserError(f"{option.flag}={text}: must be {_KINDS[option.kind]}") from None
+
+    return read
+
+
+def whole(text: str) -> int:
+    """Return a positive whole number; a ValueError where `text` is none."""
+    if not text.strip().isdigit() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def wholes(text: str) -> list[int]:
+    """Return whole numbers that commas part."""
+    return [whole(part) for part in text.split(",")]
+
+
+_KINDS: dict[Callable[[str], Any], str] = {
+    float: "a number",
+    whole: "a whole number above 0",
+    wholes: "whole numbers such as 1,2,4",
+}
+
+CONFIG_DIR = Option("--config-dir", "a folder with levels of your own, as in conf/", "DIR")
+RETRY_FAILED = Option("--retry-failed", "try the cells again that failed before")
+OVERRIDES = "[KEY=VALUE ...]"
+
+
+def folders(given: argparse.Namespace) -> tuple[str, ...]:
+    """Return the folders that `--config-dir` names: one or none."""
+    return (given.config_dir,) if given.config_dir else ()

@@ -1,0 +1,67 @@
+"""Which runs of a design or of a folder of results are done, running, failed or missing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import UserError
+from ablate.experiment.design import Design, Named, names
+from ablate.results.record import RECORD
+from ablate.results.store import Store
+
+STATES = ("done", "running", "failed", "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One run: its key, the levels of its first name, its state and the reason for it."""
+
+    key: str
+    levels: dict[str, Any]
+    state: str  # one of STATES
+    detail: str
+
+
+def states(out: Path) -> list[State]:
+    """Return the state of every run that a sweep under `out` has named.
+
+    Raises:
+        UserError: no sweep was started there.
+    """
+    store = Store(out)
+    found = {name["train_key"]: name["levels"] for name in reversed(names(out))}
+    if not found:
+        raise UserError(
+            f"{out}: no sweep was started here; `ablate sweep out={out} ...` starts one"
+        )
+    return [_state(store, key, levels) for key, levels in sorted(found.items())]
+
+
+def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
+    holder = store.claimed(key)
+    if holder is not None:
+        return State(key, levels, "running", f"process {holder.get('pid')} on {holder.get('host')}")
+    if (store.folder(key) / RECORD).exists():
+        return State(key, levels, "done", "")
+    failure = store.given_up(key)
+    if failure is not None:
+        return State(key, levels, "failed", failure["error"])
+    return State(key, levels, "missing", "")
+
+
+def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
+    """Return the runs of `plan` that lack a score and may still be tried, by train_key."""
+    attempted = store.attempted()
+    lacking = unrecorded(plan, store)
+    return {k: v for k, v in lacking.items() if k not in attempted or store.given_up(k) is None}
+
+
+def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
+    """Return the runs of `plan` that lack a score, by train_key."""
+    lacking = {}
+    for key, named in plan.runs.items():
+        record = store.record(key)
+        wanted = {unit.key for one in named for unit in one.identity.units}
+        if record is None or not wanted <= set(record["score_keys"]):
+            lacking[key] = named
+    return lacking

@@ -1,0 +1,87 @@
+"""The summary of a request: its cells, aliases, adapters, what is done and what the rest costs."""
+
+import json
+from typing import Any
+
+from ablate.adapters import registry
+from ablate.config.compose import Grid
+from ablate.experiment.cost import cost
+from ablate.experiment.design import Design, Named
+from ablate.experiment.request import Request
+from ablate.experiment.status import missing
+from ablate.results.store import Store
+
+
+def summarise(request: Request) -> dict[str, Any]:
+    """Return the summary of a request as JSON-ready values."""
+    plan, store = request.design, Store(request.out)
+    todo = missing(plan, store)
+    failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
+    estimate = cost((named[0] for named in todo.values()), store)
+    return {
+        "study": plan.study,
+        "out": str(request.out),
+        "factors": _factors(request.grid),
+        "cells": len(plan.cells),
+        "runs": len(plan.runs),
+        "aliases": [_alias(plan, named) for named in plan.cells if named.alias],
+        "illegal": [{"levels": levels, "reason": why} for levels, why in plan.illegal],
+        "done": len(plan.runs) - len(todo) - len(failed),
+        "failed": len(failed),
+        "to_do": len(todo),
+        "adapters": _adapters(plan),
+        "core_seconds": round(estimate.seconds, 1),
+        "disk_mb": round(estimate.disk_bytes / 1e6, 1),
+        "memory_mb": round(estimate.memory_bytes / 1e6),
+        "basis": estimate.basis,
+    }
+
+
+def _factors(found: Grid) -> dict[str, list[Any]]:
+    levels: dict[str, list[Any]] = {key: [] for key in found.factors}
+    for point in found.points:
+        for key in found.factors:
+            if point.levels[key] not in levels[key]:
+                levels[key].append(point.levels[key])
+    return levels
+
+
+def _alias(plan: Design, named: Named) -> dict[str, str]:
+    first = plan.runs[named.key][0]
+    return {"cell": _overrides(named), "is": _overrides(first), "train_key": named.key}
+
+
+def _overrides(named: Named) -> str:
+    return " ".join(f"{key}={level}" for key, level in named.levels.items())
+
+
+def _adapters(plan: Design) -> list[dict[str, Any]]:
+    """Return the trained parameters of every model, adapter and rank beside LoRA's budget."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for named in plan.cells:
+        cell = named.cell
+        around = (cell.placement.name, cell.optimizer.name, cell.embeddings)
+        key = (cell.model.name, cell.adapter.name, cell.rank, *around)
+        if key not in found:
+            found[key] = _adapter(named)
+    unique = {json.dumps(row, sort_keys=True): row for row in found.values()}
+    return list(unique.values())
+
+
+def _adapter(named: Named) -> dict[str, Any]:
+    cell, files = named.cell, named.identity.files
+    budget = registry.budget(cell, files.linear_shapes, norms=files.norm_parameters)
+    count = registry.trainable_parameters(cell, files)
+    return {
+        "model": cell.model.name,
+        "adapter": cell.adapter.name,
+        "placement": cell.placement.name,
+        "optimizer": cell.optimizer.name,
+        "rank": cell.rank if budget else None,
+        "trainable": count,
+        "share": round(count / files.parameters, 5),
+        "budget_asked": budget.asked if budget else None,
+        "budget_got": budget.got if budget else None,
+        "ratio": round(budget.ratio, 4) if budget else None,
+        "budget": budget.status if budget else None,
+    }

@@ -1,0 +1,92 @@
+"""Pretraining of a base model from rows and a seed, with a tokenizer trained on the same rows.
+
+It is the training loop of every cell, with weight 1 on every token. The micro base models are made
+from the micro world's pretraining text.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformers import LlamaConfig, PreTrainedModel
+
+from ablate.config.schema import Dataset, Execution, Loss, Masking, Train
+from ablate.data.rows import load_rows
+from ablate.data.tokenise import Tokenizer, tokenise
+from ablate.micro.corpus import vocabulary_texts
+from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
+from ablate.micro.world import world
+from ablate.models.load import initialise
+from ablate.objective import make_objective
+from ablate.roles import MASKED_ROLES
+from ablate.streams import Streams
+from ablate.training.loop import Result, train
+
+END_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def pretrain(
+    folder: Path,
+    dataset: Dataset,
+    settings: Train,
+    *,
+    shape: Mapping[str, int | float],
+    seed: int,
+    execution: Execution | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Return the training course of a Llama from scratch, which is written to `folder`.
+
+    Args:
+        folder: where the model goes, in the hub's format.
+        dataset: the rows; every token is trained, those of the template included.
+        settings: optimiser, schedule and batch.
+        shape: of `LlamaConfig`, vocabulary included; tied embeddings.
+        seed: of the initial weights and the order of the rows.
+        execution: threads and device.
+        tick: called with the number of steps done and of all steps.
+    """
+    tokenizer = train_tokenizer(_texts(dataset), int(shape["vocab_size"]))
+    save_tokenizer(tokenizer, folder, max_length=int(shape["max_position_embeddings"]))
+    data = tokenise(
+        dataset,
+        "train",
+        tokenizer=Tokenizer(folder),
+        max_length=settings.max_length,
+        boundary=settings.boundary,
+    )
+    streams = Streams(seed)
+    config = LlamaConfig(**shape, **END_TOKENS, tie_word_embeddings=True)
+    model = initialise(config, streams=streams)
+    everything = Masking(name="none", weights=dict.fromkeys(MASKED_ROLES, 1.0))
+    course = train(
+        model,
+        data,
+        settings,
+        objective=make_objective(everything, plw=1.0, completion_weight=1.0, loss=Loss()),
+        streams=streams,
+        execution=execution or Execution(),
+        tick=tick,
+    )
+    _save(model, folder)
+    return course
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    """Return the text that the tokenizer is trained on."""
+    if dataset.source == "micro":
+        return vocabulary_texts(world(), rows=5000)
+    found = []
+    for row in load_rows(dataset, "train"):
+        parts = (text for turn in row.turns for _, text in turn.parts)
+        found += [row.text] if row.text is not None else [text for text in parts if text]
+    return found
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """Write the model's files into `folder`, each whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+        model.save_pretrained(draft)
+        for file in Path(draft).iterdir():
+            file.chmod(0o644)
+            file.replace(folder / file.name)
