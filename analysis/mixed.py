@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.engine.bounded import FAMILIES, scores
+from analysis.engine.bounded import FAMILIES, bounded_scores
 from analysis.engine.diagnosis import diagnosis, left_out, separation
 from analysis.engine.fits import GlmmFit, MixedFit, RandomEffect
-from analysis.engine.formula import Design, design, parse
+from analysis.engine.formula import DesignMatrices, design, parse
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.glmm_fit import coefficient_covariance, fit_glmm, separated
 from analysis.engine.layout import Factor
@@ -75,9 +75,9 @@ def with_score(fit: MixedFit, y_N: Array) -> MixedFit:
     return _fit(fit.formula, replace(fit.design, y_N=y_N), fit.method)
 
 
-def _fit_general(formula: str, found: Design, family: str) -> GlmmFit:
+def _fit_general(formula: str, found: DesignMatrices, family: str) -> GlmmFit:
     """Return a fit by Laplace's approximation."""
-    ready = scores(found, family)
+    ready = bounded_scores(found, family)
     used = ready.design
     problem = GlmmProblem(used.X_NB, ready.family, factors=used.factors, offset_N=used.offset_N)
     _check_size(used, problem.p)
@@ -116,7 +116,7 @@ def _fit_general(formula: str, found: Design, family: str) -> GlmmFit:
     )
 
 
-def _fit(formula: str, found: Design, method: str) -> MixedFit:
+def _fit(formula: str, found: DesignMatrices, method: str) -> MixedFit:
     if method not in METHODS:
         raise AnalysisError(f"method={method}: not one of {listed(METHODS)}")
     problem = Problem(
@@ -152,7 +152,7 @@ def _fit(formula: str, found: Design, method: str) -> MixedFit:
     )
 
 
-def _check_size(found: Design, coefficients: int) -> None:
+def _check_size(found: DesignMatrices, coefficients: int) -> None:
     if coefficients >= len(found.y_N):
         raise AnalysisError(
             f"score={found.parsed.response}: {coefficients} coefficients for {len(found.y_N)} "
@@ -160,7 +160,7 @@ def _check_size(found: Design, coefficients: int) -> None:
         )
 
 
-def _check(found: Design, problem: Problem) -> None:
+def _check(found: DesignMatrices, problem: Problem) -> None:
     _check_size(found, problem.p)
     scale = float(np.linalg.norm(found.y_N - found.y_N.mean()))
     if scale <= EXACT_FIT * float(np.linalg.norm(found.y_N)):

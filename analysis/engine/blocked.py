@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from analysis.engine.layout import Blocks, Layout
+from analysis.engine.layout import BlockLayout, Blocks
 from analysis.engine.linalg import Array, sweep, symmetric, times
 from analysis.engine.summary import brief
 
@@ -56,7 +56,7 @@ def absorb(blocks: Blocks, template: Array) -> Absorbed:
 class Factored:
     """The blocked factor under one Lambda and one set of weights."""
 
-    layout: Layout
+    layout: BlockLayout
     blocks: Blocks
     lambdas: Sequence[Array]
     first: Absorbed
@@ -138,7 +138,7 @@ class Factored:
         return found
 
 
-def factored(layout: Layout, blocks: Blocks, lambdas: Sequence[Array]) -> Factored:
+def factored(layout: BlockLayout, blocks: Blocks, lambdas: Sequence[Array]) -> Factored:
     """Return the blocked factor.
 
     Raises:
@@ -149,7 +149,7 @@ def factored(layout: Layout, blocks: Blocks, lambdas: Sequence[Array]) -> Factor
     return Factored(layout, blocks, lambdas, first, chol_MM)
 
 
-def _cholesky(layout: Layout, u_MM: Array, lambdas: Sequence[Array]) -> Array:
+def _cholesky(layout: BlockLayout, u_MM: Array, lambdas: Sequence[Array]) -> Array:
     s_MM = sandwiched(layout, u_MM, lambdas)
     diagonal = np.arange(layout.q)
     s_MM[diagonal, diagonal] += 1
@@ -173,7 +173,7 @@ def inverse_of_leading(chol_MM: Array, m: int) -> Array:
     return found
 
 
-def sandwiched(layout: Layout, u_MM: Array, lambdas: Sequence[Array]) -> Array:
+def sandwiched(layout: BlockLayout, u_MM: Array, lambdas: Sequence[Array]) -> Array:
     """Return T' u T, T = diag(Lambda of the other factors, I); a new array."""
     if all(len(template) == 1 for template in lambdas[1:]):
         scale_M = np.ones(len(u_MM))
@@ -186,7 +186,7 @@ def sandwiched(layout: Layout, u_MM: Array, lambdas: Sequence[Array]) -> Array:
     return np.asfortranarray(turned(layout, half_MM.T, lambdas))
 
 
-def turned(layout: Layout, rows_M: Array, lambdas: Sequence[Array]) -> Array:
+def turned(layout: BlockLayout, rows_M: Array, lambdas: Sequence[Array]) -> Array:
     """Return an array (..., M) times diag(Lambda of the other factors, I)."""
     found = rows_M.copy()
     for own, template in zip(layout.slices, lambdas[1:], strict=True):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.engine.families import Beta, Binomial, Family
-from analysis.engine.formula import Design, of_rows
+from analysis.engine.formula import DesignMatrices, of_rows
 from analysis.engine.linalg import Array, Mask
 from analysis.engine.summary import brief
 from analysis.errors import AnalysisError
@@ -28,17 +28,17 @@ WHOLE = 0.01  # how far a number of successes may be from a whole one: proportio
 
 @brief
 @dataclass(frozen=True, slots=True)
-class Scores:
+class BoundedScores:
     """A family with its data."""
 
     family: Family
-    design: Design  # the rows it speaks of
+    design: DesignMatrices  # the rows it speaks of
     loglik: float  # of what was modelled apart
     inflation: Mapping[float, float]  # the shares of exact 0 and 1, where modelled apart
     words: tuple[str, ...]
 
 
-def scores(found: Design, family: str) -> Scores:
+def bounded_scores(found: DesignMatrices, family: str) -> BoundedScores:
     """Return the family of these scores, checked.
 
     Raises:
@@ -62,21 +62,21 @@ def scores(found: Design, family: str) -> Scores:
         n = len(y_N)
         squeezed = replace(found, y_N=(y_N * (n - 1) + 0.5) / n)
         words = (f"Scores were squeezed to (y (n - 1) + 1/2) / n, n = {n}: {_told(y_N)}.",)
-        return Scores(Beta(squeezed.y_N, found.weights_N), squeezed, 0.0, {}, words)
+        return BoundedScores(Beta(squeezed.y_N, found.weights_N), squeezed, 0.0, {}, words)
     if ends_N.any():
         raise AnalysisError(
             f"{name}: {_told(y_N)}, where a beta distribution has no density; choose "
             f"family={SQUEEZED} (moves them inwards), {INFLATED} (models 0 and 1 apart), gaussian "
             f"(of the score or of logit(score)), or binomial with weights= the number of items"
         )
-    return Scores(Beta(y_N, found.weights_N), found, 0.0, {}, ())
+    return BoundedScores(Beta(y_N, found.weights_N), found, 0.0, {}, ())
 
 
 def _told(y_N: Array) -> str:
     return f"{int((y_N == 0).sum())} scores are exactly 0 and {int((y_N == 1).sum())} exactly 1"
 
 
-def _binomial(found: Design, name: str) -> Scores:
+def _binomial(found: DesignMatrices, name: str) -> BoundedScores:
     """Return successes of trials; without weights every row is one trial."""
     y_N, trials_N = found.y_N, found.weights_N
     if trials_N is None:
@@ -85,7 +85,7 @@ def _binomial(found: Design, name: str) -> Scores:
                 f"{name}: family=binomial takes 0 or 1 in every row, or proportions with weights= "
                 f"the column that holds the number of trials"
             )
-        return Scores(Binomial(y_N), found, 0.0, {}, ())
+        return BoundedScores(Binomial(y_N), found, 0.0, {}, ())
     hits_N = np.rint(y_N * trials_N)
     off_N = np.abs(y_N * trials_N - hits_N) > WHOLE
     if off_N.any() or (trials_N != np.rint(trials_N)).any():
@@ -94,10 +94,10 @@ def _binomial(found: Design, name: str) -> Scores:
             f"(score times trials); {max(int(off_N.sum()), 1)} rows are not"
         )
     exact = replace(found, y_N=hits_N / trials_N)
-    return Scores(Binomial(exact.y_N, trials_N), exact, 0.0, {}, ())
+    return BoundedScores(Binomial(exact.y_N, trials_N), exact, 0.0, {}, ())
 
 
-def _inflated(found: Design, name: str, ends_N: Mask) -> Scores:
+def _inflated(found: DesignMatrices, name: str, ends_N: Mask) -> BoundedScores:
     """Return the scores between 0 and 1, and the likelihood of which ones those are."""
     if not (~ends_N).any():
         raise AnalysisError(f"{name}: only 0 and 1; choose family=binomial")
@@ -113,4 +113,6 @@ def _inflated(found: Design, name: str, ends_N: Mask) -> Scores:
         f"family=binomial on a column that says so would tell.",
     )
     shares = {end: m / total for end, m in mass.items() if m > 0}
-    return Scores(Beta(used.y_N, used.weights_N), used, loglik, shares, words if shares else ())
+    return BoundedScores(
+        Beta(used.y_N, used.weights_N), used, loglik, shares, words if shares else ()
+    )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.engine.formula import Design
+from analysis.engine.formula import DesignMatrices
 from analysis.engine.glmm import GlmmProblem
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Problem
@@ -15,13 +15,15 @@ FEW_LEVELS = 5  # a variance over fewer levels is hardly estimated
 TAKES_PART = 1e-3  # of a direction whose largest entry is at most one
 
 
-def left_out(found: Design, problem: Problem | GlmmProblem) -> tuple[str, ...]:
+def left_out(found: DesignMatrices, problem: Problem | GlmmProblem) -> tuple[str, ...]:
     """Return the columns that others determine; one that is zero throughout says nothing."""
     gone = np.setdiff1d(np.arange(len(found.names)), problem.fixed.kept)
     return tuple(found.names[i] for i in gone if found.X_NB[:, i].any())
 
 
-def diagnosis(found: Design, problem: Problem | GlmmProblem, minimum: Minimum[P]) -> list[str]:
+def diagnosis(
+    found: DesignMatrices, problem: Problem | GlmmProblem, minimum: Minimum[P]
+) -> list[str]:
     """Return what a reader should know about this fit, a sentence each."""
     words = []
     if found.dropped:

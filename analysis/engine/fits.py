@@ -9,13 +9,13 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit
 
-from analysis.engine.formula import Design, matrix_for
+from analysis.engine.formula import DesignMatrices, matrix_for
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem
 from analysis.engine.lmm_fit import Minimum
 from analysis.engine.satterthwaite import Curvature, curvature
-from analysis.engine.summary import Summary, brief, random_table
+from analysis.engine.summary import FitSummary, brief, random_table
 
 ESTIMABLE = 1e-6  # how far a contrast may be from the rows' own dependence
 
@@ -54,7 +54,7 @@ class MixedFit:
     random: Mapping[str, RandomEffect]
     diagnosis: tuple[str, ...]  # in plain words; empty when there is nothing to say
     left_out: tuple[str, ...]  # columns that earlier columns determine
-    design: Design
+    design: DesignMatrices
     problem: Problem
     minimum: Minimum[Evaluation]
     family: str = "gaussian"
@@ -107,13 +107,13 @@ class MixedFit:
         """Return the summary for a notebook."""
         return self.summary()._repr_html_()
 
-    def summary(self) -> Summary:
+    def summary(self) -> FitSummary:
         """Return what lme4's summary says; its `tables` are "random" and "fixed".
 
         Degrees of freedom are Satterthwaite's; families other than the Gaussian have z for t and
         no degrees of freedom.
         """
-        return Summary(
+        return FitSummary(
             title=self._title(),
             facts={"Formula": self.formula} | self._facts(),
             tables={"random": random_table(self.random, self.sigma), "fixed": self._fixed()},

@@ -59,7 +59,7 @@ class Parsed:
 
 @brief
 @dataclass(frozen=True, slots=True)
-class Design:
+class DesignMatrices:
     """The matrices of a formula on a table, rows with missing values left out."""
 
     parsed: Parsed
@@ -212,7 +212,7 @@ def _text(tokens: list[str]) -> str:
 
 def design(
     parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None, counted: bool = False
-) -> Design:
+) -> DesignMatrices:
     """Return the matrices of a parsed formula on the complete rows of `frame`.
 
     Args:
@@ -231,7 +231,7 @@ def design(
     for name in data.columns[[isinstance(t, pd.CategoricalDtype) for t in data.dtypes]]:
         data = data.assign(**{name: data[name].cat.remove_unused_categories()})
     matrix = _matrix(parsed.fixed, data)
-    return Design(
+    return DesignMatrices(
         parsed=parsed,
         spec=matrix.model_spec,
         names=tuple(str(name) for name in matrix.columns),
@@ -251,7 +251,7 @@ def _offset(expressions: tuple[str, ...], data: pd.DataFrame) -> Array | None:
     return np.sum(columns, axis=0) if columns else None
 
 
-def offset_for(found: Design, rows: pd.DataFrame) -> Array:
+def offset_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
     """Return the offset of other rows, (N,); zeros where the formula has none.
 
     Raises:
@@ -270,7 +270,7 @@ def offset_for(found: Design, rows: pd.DataFrame) -> Array:
     return np.zeros(len(rows)) if offset_N is None else offset_N
 
 
-def of_rows(found: Design, keep_N: Mask) -> Design:
+def of_rows(found: DesignMatrices, keep_N: Mask) -> DesignMatrices:
     """Return the design of some of its rows; levels that have none left are dropped."""
     factors = [_of_rows(factor, keep_N) for factor in found.factors]
     for factor in factors:
@@ -302,7 +302,7 @@ def _one_column(expression: str, data: pd.DataFrame, role: str) -> Array:
     return _finite(matrix, expression)[:, 0]
 
 
-def matrix_for(found: Design, rows: pd.DataFrame) -> Array:
+def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
     """Return the fixed-effects matrix of other `rows`, in the coding of the fitted ones."""
     needed = [str(name) for name in found.spec.required_variables]
     if missing := [name for name in needed if name not in rows]:

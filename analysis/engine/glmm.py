@@ -33,7 +33,7 @@ from scipy.linalg import qr, solve_triangular
 
 from analysis.engine.blocked import Factored, factored, inverse_of_leading
 from analysis.engine.families import Family, Inner, Outer
-from analysis.engine.layout import Factor, Layout
+from analysis.engine.layout import BlockLayout, Factor
 from analysis.engine.linalg import Array, Index, independent_columns
 from analysis.engine.lmm import Templates
 from analysis.engine.summary import brief
@@ -114,7 +114,7 @@ class GlmmProblem(Templates):
         self.family, self.offset_N = family, offset_N
         self.scales = [np.sqrt(np.mean(f.columns_NP**2, axis=0)) for f in self.factors]
         scaled = [f.columns_NP / s for f, s in zip(self.factors, self.scales, strict=True)]
-        self.layout = Layout(self.factors, scaled)
+        self.layout = BlockLayout(self.factors, scaled)
         free = np.full(self.p + family.dispersed, -np.inf)
         self.lower = np.concatenate([self.lower, free])
         self.first = np.zeros(len(self.lower))  # where the search begins, see `glmm_fit`

@@ -64,7 +64,7 @@ class Blocks:
     a22_MM: Array  # both triangles
 
 
-class Layout:
+class BlockLayout:
     """Where the cross products of some factors lie: what does not change with the weights.
 
     Args:

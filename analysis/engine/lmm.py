@@ -36,7 +36,7 @@ import numpy as np
 from scipy.linalg import blas, lapack, solve_triangular
 
 from analysis.engine.blocked import Factored, factored, inverse_of_leading, rows_of, turned, weak
-from analysis.engine.layout import Factor, Layout
+from analysis.engine.layout import BlockLayout, Factor
 from analysis.engine.linalg import Array, Mask, orthogonal, times
 from analysis.engine.summary import brief
 
@@ -129,7 +129,7 @@ class Problem(Templates):
         if reml:
             self.constant += float(2 * np.log(np.abs(np.diagonal(self.fixed.r_BB))).sum())
         scaled = [c / s for c, s in zip(columns, self.scales, strict=True)]
-        self.layout = Layout(self.factors, scaled, border=self.p + 1)
+        self.layout = BlockLayout(self.factors, scaled, border=self.p + 1)
         dense_NM = np.column_stack([self.fixed.q_NB, self.fixed.residual_N])
         self.blocks = self.layout.blocks(border_NB=dense_NM)
         self.q = self.layout.q

@@ -34,7 +34,7 @@ EPS = float(np.finfo(np.float64).eps)
 STALE = 0.01  # share of a flat deviance up to which an older Hessian is good enough
 
 
-class Point(Protocol):
+class Evaluated(Protocol):
     """What a model says of itself at one x."""
 
     @property
@@ -45,10 +45,10 @@ class Point(Protocol):
     def slopes(self) -> tuple[Array, ...]: ...  # noqa: D102
 
 
-P = TypeVar("P", bound=Point)
+P = TypeVar("P", bound=Evaluated)
 
 
-class Objective(Protocol[P]):
+class Deviance(Protocol[P]):
     """A deviance to be minimised over x = (theta, ...)."""
 
     factors: tuple[Factor, ...]
@@ -107,7 +107,7 @@ class _End(Generic[P]):
     inside: Mask
 
 
-def minimise(problem: Objective[P], start: Array | None = None) -> Minimum[P]:
+def minimise(problem: Deviance[P], start: Array | None = None) -> Minimum[P]:
     """Return the minimum of the deviance over x, begun at `start` or where the problem says."""
     counter = _Counter(problem)
     end = _search(counter, problem.start if start is None else start)
@@ -151,7 +151,7 @@ def _checked(counter: "_Counter[P]", end: _End[P], *, worth: bool) -> Minimum[P]
 class _Counter(Generic[P]):
     """The problem as the optimiser calls it."""
 
-    def __init__(self, problem: Objective[P]) -> None:
+    def __init__(self, problem: Deviance[P]) -> None:
         self.problem, self.calls = problem, 0
         self._last: tuple[Array, P] | None = None
 
@@ -184,13 +184,13 @@ def _search(counter: _Counter[P], x: Array) -> _End[P]:
     return _polish(counter, x, counter.evaluate(x))
 
 
-def _scales(problem: Objective[P], x: Array) -> list[float]:
+def _scales(problem: Deviance[P], x: Array) -> list[float]:
     """Return the smallest singular value of every Lambda_f."""
     templates = problem.unpack(x[: problem.size])
     return [float(np.linalg.svd(m, compute_uv=False)[-1]) for m in templates]
 
 
-def _lowest_slopes(problem: Objective[P], end: _End[P]) -> list[tuple[float, Array]]:
+def _lowest_slopes(problem: Deviance[P], end: _End[P]) -> list[tuple[float, Array]]:
     """Return the smallest eigenvalue of every D_f, and its vector, within the pattern of Lambda_f.
 
     Away from the boundary the gradient says as much, and a negative one only that the search has
@@ -217,9 +217,7 @@ def _leave_boundary(counter: _Counter[P], end: _End[P]) -> Array | None:
     return None
 
 
-def _leap(
-    problem: Objective[P], x: Array, lowest: list[tuple[float, Array]], share: float
-) -> Array:
+def _leap(problem: Deviance[P], x: Array, lowest: list[tuple[float, Array]], share: float) -> Array:
     """Return x with every wrongly missing direction given this share of variance."""
     lambdas = problem.unpack(x[: problem.size])
     for i, (value, vector) in enumerate(lowest):

@@ -1,8 +1,8 @@
 """How fits and their parts are printed: a summary like lme4's, short forms of what holds arrays.
 
-`Summary` is made of tables (pandas) that programs can read, and prints them as text for a terminal
-and as HTML for a notebook. Text is at most `WIDTH` characters wide: long names are cut in the
-middle, and of very many coefficients the first ones are shown with a note.
+`FitSummary` is made of tables (pandas) that programs can read; it prints them as text for a
+terminal and as HTML for a notebook. Text is at most `WIDTH` characters wide: long names are
+cut in the middle, and of very many coefficients the first ones are shown with a note.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Summary:
+class FitSummary:
     """A fit in words and tables."""
 
     title: str

@@ -26,7 +26,7 @@ from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem, solution
-from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, Objective, P, minimise
+from analysis.engine.lmm_fit import FALSE_BOUNDARY, NEAR, Deviance, P, minimise
 from analysis.engine.newton import minimize
 from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
@@ -201,7 +201,7 @@ def _inwards(lower: Array, x: Array) -> Array:
     return np.where((lower == 0) & (x < NEAR), NEAR, x)
 
 
-def quick_minimum(problem: Objective[P], start: Array) -> tuple[Array, P]:
+def quick_minimum(problem: Deviance[P], start: Array) -> tuple[Array, P]:
     """Return x and the evaluation at a minimum near `start`, without the final checks."""
     if not len(start):
         return start, problem.evaluate(start)
@@ -227,7 +227,7 @@ def quick_minimum(problem: Objective[P], start: Array) -> tuple[Array, P]:
     return x, at
 
 
-def _suspicious(problem: Objective[P], x: Array, at: P) -> bool:
+def _suspicious(problem: Deviance[P], x: Array, at: P) -> bool:
     """Return whether a variance near zero would rather not be."""
     lambdas = problem.unpack(x[: problem.size])
     for slope, template, factor in zip(at.slopes, lambdas, problem.factors, strict=True):

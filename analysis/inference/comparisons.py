@@ -1,9 +1,9 @@
-"""Comparisons of marginal means: all pairs, against a reference, or any given contrasts.
+"""Comparisons of marginal means: all pairs, or all others against a reference.
 
 Letters in names: K means, C contrasts, B fixed effects.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.engine.linalg import Array, Index
 from analysis.engine.summary import as_text
 from analysis.errors import AnalysisError, listed, nearest
-from analysis.inference.estimates import Equivalence, Estimate, contrast, covariance, equivalence
+from analysis.inference.estimates import Estimate, contrast, covariance
 from analysis.inference.means import Means, named
 from analysis.inference.multiplicity import (
     ADJUSTMENTS,
@@ -101,10 +101,6 @@ class Comparisons:
         se = np.log(base) * ends["estimate"] * found["se"]
         return found.assign(**ends, se=se).rename(columns={"estimate": name})
 
-    def equivalent(self, margin: float) -> tuple[Equivalence, ...]:
-        """Return of every contrast whether it lies within +- margin (two one-sided tests)."""
-        return tuple(equivalence(e, margin) for e in self.estimates)
-
 
 def pairwise(found: Means, *, adjust: str = "tukey") -> Comparisons:
     """Return all differences of two means, first less second, within every family."""
@@ -135,23 +131,6 @@ def against(found: Means, reference: object, *, adjust: str = "mvt") -> Comparis
         return {f"{n} - {reference}": eye[i] - eye[base] for i, n in enumerate(names) if i != base}
 
     return _compared(found, differences, adjust)
-
-
-def custom(
-    found: Means, weights: Mapping[str, Sequence[float]], *, adjust: str = "holm"
-) -> Comparisons:
-    """Return given combinations of the means, a weight for every mean of a family in its order."""
-
-    def combine(names: list[str]) -> dict[str, Array]:
-        rows = {name: np.asarray(w, dtype=np.float64) for name, w in weights.items()}
-        for name, row in rows.items():
-            if row.shape != (len(names),):
-                raise AnalysisError(
-                    f"contrast {name}: {row.size} weights for {len(names)} means ({listed(names)})"
-                )
-        return rows
-
-    return _compared(found, combine, adjust)
 
 
 def _pairs(names: list[str]) -> dict[str, Array]:

@@ -24,15 +24,14 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from scipy.stats import qmc
 
 from analysis.engine.linalg import Array
+from analysis.inference.quadrature import normal_rule, scale_rule
 
 ALIKE = 1e-6  # how far a correlation may be from b_i b_j and still count as equal
 STEEP = 0.9  # b_i^2 beyond which the rule's nodes are too far apart; up to here p is good to 3e-6
-RULE = np.polynomial.legendre.leggauss(96)
-WIDE = 8.5  # standard deviations beyond which the normal density is below 1e-16
 LOST = 1e-10  # the share of a statistic's variance below which it follows from the others
 TIED = 1e-6  # pivots this close are equal, and the first is taken
 RANDOMISATIONS = 16
@@ -55,7 +54,7 @@ def largest(corr_CC: Array, *, two_sided: bool) -> Largest:
     if b_C is None:
         return directed(corr_CC, two_sided=two_sided)
     b, counts = np.unique(b_C.round(9), return_counts=True)
-    return Factored(b, counts.astype(np.float64), two_sided)
+    return OneFactor(b, counts.astype(np.float64), two_sided)
 
 
 def quantile(found: Largest, level: float, df: float) -> float:
@@ -90,7 +89,7 @@ def one_factor(corr_CC: Array) -> Array | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Factored:
+class OneFactor:
     """Statistics that are independent given one factor: b z + sqrt(1 - b^2) noise, over s."""
 
     b: Array  # the distinct ones
@@ -99,13 +98,7 @@ class Factored:
 
     def tail(self, d: float, df: float) -> float:
         """Return P(largest > d) by Gauss and Legendre's rule in s and z."""
-        nodes, weights = RULE
-        z_Z = WIDE * nodes
-        s_S, share_S = np.ones(1), np.ones(1)
-        if np.isfinite(df):
-            low, high = np.log(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df) / 2
-            s_S = np.exp((high - low) / 2 * nodes + (high + low) / 2)
-            share_S = weights * (high - low) * stats.chi2.pdf(s_S**2 * df, df) * s_S**2 * df
+        (z_Z, density_Z), (s_S, share_S) = normal_rule(), scale_rule(df)
         log_none_SZ = np.zeros((len(s_S), len(z_Z)))  # log P(none exceeds d | s, z)
         for b, count in zip(self.b, self.counts, strict=True):
             beyond_SZ = special.ndtr((b * z_Z - d * s_S[:, None]) / np.sqrt(1 - b**2))
@@ -113,7 +106,6 @@ class Factored:
                 beyond_SZ += special.ndtr((-b * z_Z - d * s_S[:, None]) / np.sqrt(1 - b**2))
             with np.errstate(divide="ignore"):
                 log_none_SZ += count * np.log1p(-np.minimum(beyond_SZ, 1.0))
-        density_Z = weights * WIDE * np.exp(-(z_Z**2) / 2) / np.sqrt(2 * np.pi)
         found = float(share_S @ (-np.expm1(log_none_SZ) @ density_Z))
         return _bounded(found, d, df, int(self.counts.sum()), self.two_sided)
 

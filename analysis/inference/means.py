@@ -25,7 +25,7 @@ from analysis.engine.linalg import Array
 from analysis.engine.summary import as_text
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import DF_RULES, LEVEL, Estimate, contrast
-from analysis.inference.reference_grid import Grid, Values
+from analysis.inference.reference_grid import ReferenceGrid, Values
 from analysis.inference.scale import IDENTITY, Scale, checked, scale_of
 from analysis.mixed import MixedFit
 
@@ -129,7 +129,7 @@ def means(
     """
     if weights not in WEIGHTS:
         raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
-    grid = Grid.of(fit, frame, at or {})
+    grid = ReferenceGrid.of(fit, frame, at or {})
     asked = _checked(of, within, grid)
     return _averaged(grid, matrix_for(fit.design, grid.rows), (asked, weights), df, level)
 
@@ -161,7 +161,7 @@ def slopes(
     """
     if weights not in WEIGHTS:
         raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
-    grid = Grid.of(fit, frame, at or {})
+    grid = ReferenceGrid.of(fit, frame, at or {})
     if variable not in grid.covariates:
         raise AnalysisError(
             f"slope over {variable}: not a covariate of this model; there are "
@@ -175,7 +175,7 @@ def slopes(
     return replace(found, sloped=True)
 
 
-def _checked(of: Names, within: Names, grid: Grid) -> Asked:
+def _checked(of: Names, within: Names, grid: ReferenceGrid) -> Asked:
     """Return both lists of names."""
     names = [(n,) if isinstance(n, str) else tuple(n) for n in (of, within)]
     known = list(grid.rows.columns)
@@ -191,7 +191,7 @@ def _checked(of: Names, within: Names, grid: Grid) -> Asked:
 
 
 def _averaged(
-    grid: Grid,
+    grid: ReferenceGrid,
     matrix_GC: Array,
     asked: tuple[Asked, str],
     df: str,
@@ -213,7 +213,7 @@ def _averaged(
     return Means(grid.fit, labels, grid.fit.kept(l_KC), of, within, df, level)
 
 
-def _weights(grid: Grid, keys: list[str], weights: str) -> Array:
+def _weights(grid: ReferenceGrid, keys: list[str], weights: str) -> Array:
     """Return how much every row of the grid counts."""
     over = [f for f in grid.factors if f not in keys]
     if weights == "equal" or not over:

@@ -6,18 +6,19 @@ set of contrasts, Dunnett's among them) use how the comparisons depend on one an
 simultaneous intervals as well; with unequal variances of the means Tukey's is approximate
 (Tukey and Kramer) and the multivariate t is not.
 
-Letters in names: C comparisons.
+Letters in names: C comparisons, S nodes over s, Z nodes over z.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from statsmodels.stats.multitest import multipletests
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.largest_t import T_MOST, largest, quantile
+from analysis.inference.quadrature import normal_rule, scale_rule
 
 STATSMODELS = {"holm": "holm", "bonferroni": "bonferroni", "bh": "fdr_bh"}
 ADJUSTMENTS = ("none", *STATSMODELS, "tukey", "mvt")
@@ -72,21 +73,14 @@ def range_tail(q: float, df: float, means: int) -> float:
     """Return P(Q > q) for the studentised range of `means` normal means.
 
     With w = q s, s^2 chi-square over its df: the mean over s of
-    1 - means * integral of phi(z) (Phi(z) - Phi(z - w))^(means - 1). By Gauss and Legendre's rule
-    with 2 x 96 points, to 1e-9; scipy's own takes a tenth of a second a value.
+    1 - means * integral of phi(z) (Phi(z) - Phi(z - w))^(means - 1), by `inference.quadrature`.
     """
     if not np.isfinite(q):
         return float("nan")
-    nodes, weights = np.polynomial.legendre.leggauss(96)
-    z = 8.5 * nodes  # beyond, phi is below 1e-16
-    s, share = np.ones(1), np.ones(1)
-    if np.isfinite(df):
-        low, high = np.log(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df) / 2
-        s = np.exp((high - low) / 2 * nodes + (high + low) / 2)
-        share = weights * (high - low) / 2 * stats.chi2.pdf(s**2 * df, df) * 2 * s**2 * df
-    within = special.ndtr(z) - special.ndtr(z - q * s[:, None])
-    inner = within ** (means - 1) @ (weights * 8.5 * np.exp(-(z**2) / 2)) / np.sqrt(2 * np.pi)
-    return float(np.clip(share @ (1 - means * inner), 0.0, 1.0))
+    (z_Z, density_Z), (s_S, share_S) = normal_rule(), scale_rule(df)
+    within_SZ = special.ndtr(z_Z) - special.ndtr(z_Z - q * s_S[:, None])
+    inner_S = within_SZ ** (means - 1) @ density_Z
+    return float(np.clip(share_S @ (1 - means * inner_S), 0.0, 1.0))
 
 
 def _for_each(critical: Callable[[float], float], df_C: Array) -> Array:

@@ -64,7 +64,6 @@ class Optimum:
     at: float  # where the fitted curve is best on [low, high]: the vertex or an end
     vertex: float
     fieller: tuple[float, float]  # infinite ends where the set is not an interval
-    fieller_bounded: bool
     delta: tuple[float, float]
     gain: float  # height at `at` above the height at 0
     gain_se: float
@@ -82,24 +81,33 @@ def optimum(
     inside = curve.b2 < 0 and low < vertex < high
     ends = {x: curve.gain(x)[0] for x in (low, high)}
     at = vertex if inside else max(ends, key=lambda x: ends[x])
-    fieller, bounded = fieller_set(curve, t)
+    fieller = fieller_set(curve, t)
     verdict, words = _verdict(curve, t, (low, high))
     gain, gain_se = curve.gain(at)
     delta = _delta(curve, vertex, t)
-    return Optimum(verdict, at, vertex, fieller, bounded, delta, gain, gain_se, words)
+    return Optimum(verdict, at, vertex, fieller, delta, gain, gain_se, words)
 
 
-def fieller_set(curve: Quadratic, t: float) -> tuple[tuple[float, float], bool]:
-    """Return the ends of the Fieller set and whether it is an interval."""
+def fieller_set(curve: Quadratic, t: float) -> tuple[float, float]:
+    """Return the ends of the Fieller set of the vertex (Fieller 1954).
+
+    Args:
+        curve: b1 x + b2 x^2 with the covariance of (b1, b2).
+        t: critical value of Student's t for the level wanted.
+
+    Returns:
+        Low and high end, in units of x; both infinite where the set is no interval, which is
+        where b2 does not differ from zero at this t.
+    """
     v = curve.cov_22
     a = 4 * (curve.b2**2 - t**2 * v[1, 1])
     b = 4 * (curve.b1 * curve.b2 - t**2 * v[0, 1])
     c = curve.b1**2 - t**2 * v[0, 0]
     root = b**2 - 4 * a * c
     if a <= 0 or root < 0:  # b2 may be zero: the set has no end on one side or on both
-        return (-np.inf, np.inf), False
+        return -np.inf, np.inf
     half = float(np.sqrt(root))
-    return ((-b - half) / (2 * a), (-b + half) / (2 * a)), True
+    return (-b - half) / (2 * a), (-b + half) / (2 * a)
 
 
 def _delta(curve: Quadratic, vertex: float, t: float) -> tuple[float, float]:

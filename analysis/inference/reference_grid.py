@@ -20,7 +20,7 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class ReferenceGrid:
     """All combinations of the factors' levels and the covariates' values."""
 
     fit: MixedFit
@@ -30,7 +30,7 @@ class Grid:
     covariates: tuple[str, ...]
 
     @classmethod
-    def of(cls, fit: MixedFit, frame: pd.DataFrame, at: Values) -> "Grid":
+    def of(cls, fit: MixedFit, frame: pd.DataFrame, at: Values) -> "ReferenceGrid":
         """Return the grid of a fit of `frame`, with what `at` says in place of all or the mean."""
         used = _used(fit, frame)
         names = sorted((str(n) for n in fit.design.spec.required_variables), key=list(used).index)

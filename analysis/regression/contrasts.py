@@ -15,7 +15,7 @@ from analysis.inference.comparisons import Comparisons, pairwise
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.means import Means, means, slopes
 from analysis.inference.multiplicity import holm
-from analysis.inference.reference_grid import Grid
+from analysis.inference.reference_grid import ReferenceGrid
 from analysis.inference.scale import IDENTITY, Scale, scale_of
 from analysis.regression.column_roles import NUISANCE
 from analysis.regression.effect_groups import effects
@@ -54,11 +54,11 @@ def covariates(reg: Regression) -> list[str]:
     return [n for n in _grid(reg).covariates if reg.used[n].nunique() > 1]
 
 
-def _grid(reg: Regression) -> Grid:
+def _grid(reg: Regression) -> ReferenceGrid:
     try:
-        return Grid.of(reg.fit, reg.used, {})
+        return ReferenceGrid.of(reg.fit, reg.used, {})
     except AnalysisError:  # more cells than anyone would read
-        return Grid(reg.fit, reg.used, reg.used.head(0), (), ())
+        return ReferenceGrid(reg.fit, reg.used, reg.used.head(0), (), ())
 
 
 def interacting(reg: Regression, names: list[str]) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ class Equation:
 
 
 @dataclass(slots=True)
-class _Counter:
+class _Coefficients:
     """Numbers for the coefficients of numeric terms, in the order in which they stand."""
 
     last: int = 0
@@ -58,13 +58,13 @@ def name(text: str) -> str:
 
 def equation(reg: Regression) -> Equation:
     """Return the fitted model as an equation."""
-    counter = _Counter()
-    summands = [_term(t, reg, counter) for t in reg.fit.design.spec.terms]
+    coefficients = _Coefficients()
+    summands = [_term(t, reg, coefficients) for t in reg.fit.design.spec.terms]
     summands += [f"{name(o)}_{{i}}" for o in reg.fit.design.parsed.offsets]
     summands += [own for f in reg.fit.problem.factors for own in _random(f)]
     groups = [_distribution(f) for f in reg.fit.problem.factors]
     lines = [*_outcome(reg, tuple(s for s in summands if s)), *groups]
-    return Equation(tuple(lines), tuple(counter.legend))
+    return Equation(tuple(lines), tuple(coefficients.legend))
 
 
 def _outcome(reg: Regression, eta: tuple[str, ...]) -> list[Relation]:
@@ -85,7 +85,7 @@ def _outcome(reg: Regression, eta: tuple[str, ...]) -> list[Relation]:
     return [Relation(y, "=", (*eta, epsilon)), law]
 
 
-def _term(term: Any, reg: Regression, counter: _Counter) -> str:
+def _term(term: Any, reg: Regression, coefficients: _Coefficients) -> str:
     """Return one term of the fixed part; nothing where it has no column."""
     spec = reg.fit.design.spec
     columns = reg.fit.design.names[spec.term_slices[term]]
@@ -98,12 +98,12 @@ def _term(term: Any, reg: Regression, counter: _Counter) -> str:
     levels = [e for e in expressions if e in states]
     numbers = [e for e in expressions if e not in states]
     if not levels:
-        return _numbers(numbers, columns, counter)
+        return _numbers(numbers, columns, coefficients)
     names = [re.sub(r"^C\(`?(.*?)`?\)$", r"\1", e) for e in levels]
     symbol = (r"\beta" if numbers else r"\alpha") + f"_{{{' , '.join(map(_level, names))}}}"
     if numbers:
         symbol += f"^{{{name('·'.join(numbers))}}}"
-    counter.legend.append((symbol, _meaning(names, numbers)))
+    coefficients.legend.append((symbol, _meaning(names, numbers)))
     return " ".join([symbol, *([_product(numbers)] if numbers else [])])
 
 
@@ -118,14 +118,14 @@ def _meaning(names: Sequence[str], numbers: Sequence[str]) -> str:
     return f"{what} the levels of {' and '.join(names)}, zero where one is the first"
 
 
-def _numbers(numbers: list[str], columns: tuple[str, ...], counter: _Counter) -> str:
+def _numbers(numbers: list[str], columns: tuple[str, ...], coefficients: _Coefficients) -> str:
     """Return a product of numbers with its coefficient, or a polynomial basis with its own."""
     if len(columns) == 1:
         what = " · ".join(re.sub(r"I\((\w+) \*\* 2\)", r"\1²", n) for n in numbers)
-        return f"{counter.beta(what.replace('`', ''))} {_product(numbers)}"
+        return f"{coefficients.beta(what.replace('`', ''))} {_product(numbers)}"
     inner = _variable(re.sub(r"^\w+\(`?([^`,]*)`?.*$", r"\1", numbers[0]))
     return " + ".join(
-        rf"{counter.beta(column.replace('`', ''))} \text{{p}}_{{{k}}} ( {inner} )"
+        rf"{coefficients.beta(column.replace('`', ''))} \text{{p}}_{{{k}}} ( {inner} )"
         for k, column in enumerate(columns, start=1)
     )
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from analysis.inference import largest_t
-from analysis.inference.largest_t import Factored, directed, largest, one_factor, quantile
+from analysis.inference.largest_t import OneFactor, directed, largest, one_factor, quantile
 from analysis.inference.multiplicity import range_tail
 
 # Of p near 0.05 by quasi-random directions: what the module promises as its standard error, times
@@ -34,7 +34,7 @@ def products(b):
 @pytest.mark.parametrize("count", [2, 6, 25])
 def test_directions_agree_with_the_exact_integral_within_their_own_error(count, df):
     exact = largest(halves(count), two_sided=False)
-    assert isinstance(exact, Factored)
+    assert isinstance(exact, OneFactor)
     d = quantile(exact, 0.95, df)
     sampled = directed(halves(count), two_sided=False)
     error = sampled.error(d, df)
@@ -81,7 +81,7 @@ def plain_tail(d, b_C, two_sided):
 def test_one_factor_is_found_and_integrated(b_C, two_sided):
     b_C = np.array(b_C)
     found = largest(products(b_C), two_sided=two_sided)
-    assert isinstance(found, Factored)
+    assert isinstance(found, OneFactor)
     for d in (0.7, 2.0, 4.0):
         expected = plain_tail(d, b_C, two_sided)
         assert found.tail(d, np.inf) == pytest.approx(expected, abs=5e-7)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.inference.comparisons import against, custom, pairwise
+from analysis.inference.comparisons import against, pairwise
 from analysis.inference.means import means, slopes
 from analysis.mixed import fit_mixed
 
@@ -132,20 +132,6 @@ def test_a_mean_over_empty_cells_is_missing_and_spoils_nothing_else():
     # Without the interaction the cell is determined all the same.
     plain = fit_mixed(data, "score ~ adapter + dataset + (1 | run)")
     assert means(plain, data, "adapter").table()["estimate"].notna().all()
-
-
-def test_custom_contrasts_and_equivalence():
-    data = pd.read_csv(ORACLES / "ragged.csv")
-    fit = fit_mixed(data, "score ~ adapter + wp + (1 | run)")
-    found = means(fit, data, "adapter")
-    gap = custom(found, {"full against the rest": [1, -0.5, -0.5]}).table()
-    estimates = [e.estimate for e in found.estimates]
-    assert gap["estimate"].item() == pytest.approx(estimates[0] - np.mean(estimates[1:]))
-    pairs = pairwise(found)
-    told = pairs.equivalent(50.0)
-    assert {t.verdict for t in told} <= {"no effect beyond the margin", "a small effect"}
-    with pytest.raises(AnalysisError, match="contrast x: 2 weights for 3 means"):
-        custom(found, {"x": [1, -1]})
 
 
 def test_bad_questions_are_one_line():

@@ -87,7 +87,7 @@ def covered(line, rg):
 
     at = optimum(line.at(rg))
     inside = at.fieller[0] <= best(rg) <= at.fieller[1]
-    if at.fieller_bounded:
+    if np.isfinite(at.fieller[0]):
         return inside
     t = stats.t.ppf(0.975, line.df)  # the set is the points whose slope does not differ from zero
     slope, se = line.at(rg).slope(best(rg))

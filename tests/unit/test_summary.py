@@ -145,7 +145,7 @@ def test_nothing_prints_its_arrays():
             if part is not fit:
                 assert len(repr(part)) < 900, type(part).__name__
                 assert "\n" not in repr(part), type(part).__name__
-    assert {"Design", "Factor", "Fixed", "Minimum", "Evaluation", "GlmmEvaluation"} <= kinds
+    assert {"DesignMatrices", "Factor", "Fixed", "Minimum", "Evaluation", "GlmmEvaluation"} <= kinds
     assert len(kinds) >= 12
 
 
