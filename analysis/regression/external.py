@@ -1,4 +1,4 @@
-"""The report of a table that came from elsewhere: a score column and whatever else it has."""
+"""The sections that only an external table has: its columns, curve, means and slopes."""
 
 from collections.abc import Iterator
 
@@ -6,22 +6,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from analysis.inference.estimates import coefficients
 from analysis.papers.plw import figure as paper
 from analysis.questions.plw.effects import Response
 from analysis.regression import (
     contrasts,
-    effect_groups,
     narrative,
-    paragraph,
-    random_part,
-    residual_checks,
-    sensitivity,
 )
-from analysis.regression.model import SHORT, Regression
+from analysis.regression.model import Regression
 from analysis.report import plots, words
 from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.report.tables import Table
 from analysis.table.frame import plw_of
 from analysis.table.level_means import level_means
 
@@ -32,21 +26,14 @@ OPEN_PAIRS = 15
 SOME = 8  # values of a column that are named
 
 
-def sections(reg: Regression) -> list[Section]:
-    """Return the sections of the report; what the table has no data for is left out."""
-    found = narrative.Numbers.of(reg)
+def sections(reg: Regression, found: narrative.Numbers) -> list[Section]:
+    """Return the sections on what the table holds; what it has no data for is left out."""
     parts = (
         narrative.findings(reg, found),
         columns(reg),
-        paragraph.model_section(reg),
         dose(reg, found),
         means(reg, found),
         slopes(reg, found),
-        coefficient_section(reg, found),
-        variances(reg, found),
-        sensitivity.section(reg),
-        residual_checks.section(reg),
-        paragraph.section(reg),
     )
     return [part for part in parts if part is not None]
 
@@ -175,58 +162,3 @@ def slopes(reg: Regression, found: narrative.Numbers) -> Section | None:
     return Section(
         "slopes", "Slopes", (Sheet(contrasts.slope_table(reg, found.slopes), open=True),)
     )
-
-
-def coefficient_section(reg: Regression, found: narrative.Numbers) -> Section:
-    """Return the joint tests, and the coefficients as a figure and as a table."""
-    table = coefficients(reg.fit, df=reg.df)
-    shown = table[table["name"] != "Intercept"]
-    blocks: list[Block] = []
-    if len(found.joint):
-        blocks.append(Sheet(effect_groups.joint_table(reg, found.joint), open=True))
-    if 0 < len(shown) <= SHOWN_TERMS:
-        rows = shown.assign(
-            group="fixed effects",
-            label=[effect_groups.coefficient_text(reg, str(n)) for n in shown["name"]],
-            verdict=np.where(
-                shown["p"] < narrative.ALPHA, "distinguishable", "not distinguishable"
-            ),
-        ).dropna(subset=["estimate"])
-        caption = (
-            "Fixed effects with 95 % intervals; hollow where zero lies inside. A factor's levels "
-            "are held against its first one."
-        )
-        if len(rows):
-            blocks.append(Plate("coefficients", plots.forest(rows, unit=reg.unit), caption))
-    blocks.append(Sheet(coefficient_table(reg, table)))
-    return Section("coefficients", "Coefficients", tuple(blocks))
-
-
-def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
-    """Return every fixed effect in words, with interval, p and the state of the fit."""
-    meaning = [effect_groups.coefficient_text(reg, str(n)) for n in table["name"]]
-    table = table.rename(columns={"name": "term"}).assign(fit_status=reg.status)
-    table.insert(1, "meaning", meaning)
-    if reg.general:
-        ratios = {n: np.exp(table[k]) for n, k in zip(
-            ("odds_ratio", "odds_low", "odds_high"), ("estimate", "low", "high"), strict=True
-        )}  # fmt: skip
-        table = table.assign(**ratios)
-    note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low",
-                             "odds_high"), SIGNIFICANT)  # fmt: skip
-    formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
-    heads = contrasts.HEADS
-    return Table("coefficients", "Fixed effects", table, note, heads, formats)
-
-
-def variances(reg: Regression, found: narrative.Numbers) -> Section:
-    """Return what varies at random, its tests, and how well the model fits."""
-    blocks: list[Block] = []
-    if len(found.variances):
-        blocks.append(Sheet(random_part.variance_table(reg, found.variances), open=True))
-    tests = random_part.term_rows(reg)
-    blocks += [Sheet(random_part.term_table(tests), open=True)] if len(tests) else []
-    quality = random_part.quality_rows(reg)
-    blocks.append(Sheet(random_part.quality_table(reg, quality), open=True))
-    return Section("variances", "Random part and fit", tuple(blocks))

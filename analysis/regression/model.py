@@ -6,9 +6,10 @@ raw table and the folder beside it.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from analysis.regression.column_roles import score_columns
 from analysis.regression.propose import Proposal, given, propose
 from analysis.table.frame import from_table
 
+T = TypeVar("T")
 MARGIN = 2.0  # points; a study's smallest effect of interest where none is given
 AFFORDABLE = 500  # random effects up to which Kenward and Roger's rule is the default
 AFFORDABLE_ROWS = 50_000
@@ -62,6 +64,20 @@ class Regression:
     df: str  # the rule for degrees of freedom
     df_reason: str
     margin: float | None  # of equivalence, in the unit of the score
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make` returns; it is called at the first request for `key` alone.
+
+        Sections of one page share in this way what is costly to compute.
+
+        Args:
+            key: a name that no other quantity has.
+            make: computes the quantity from this regression.
+        """
+        if key not in self.kept:
+            self.kept[key] = make()
+        return cast(T, self.kept[key])
 
     @property
     def score(self) -> str:
@@ -107,6 +123,14 @@ class Regression:
     def family(self) -> str:
         """The family as it was asked for: one of `FAMILIES`."""
         return self.proposal.family
+
+    @property
+    def adjustment(self) -> str:
+        """How p-values and intervals are adjusted for the number of comparisons."""
+        return (
+            "pairwise comparisons of marginal means are adjusted by Tukey's method, joint tests by "
+            "Holm's"
+        )
 
     @property
     def status(self) -> str:

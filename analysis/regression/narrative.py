@@ -1,4 +1,4 @@
-"""The findings of a stranger's regression, a sentence an effect, each beside its tables."""
+"""The findings of an external table's regression: a sentence an effect, with its tables."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,11 +40,13 @@ class Numbers:
     def of(cls, reg: Regression) -> "Numbers":
         """Return the tables of one regression."""
         return cls(
-            effect_groups.joint_tests(reg),
+            reg.once("joint tests", lambda: effect_groups.joint_tests(reg)),
             contrasts.mean_rows(reg),
             contrasts.pair_rows(reg),
             contrasts.slope_rows(reg),
-            random_part.variance_rows(reg) if reg.fit.random else pd.DataFrame(),
+            reg.once("variances", lambda: random_part.variance_rows(reg))
+            if reg.fit.random
+            else pd.DataFrame(),
             best_weight(reg),
         )
 
@@ -84,16 +86,16 @@ def findings(reg: Regression, found: Numbers) -> Section:
         f"simultaneous intervals.{scale}"
     )
     if not len(found.joint):
-        text = f"The model {reg.fit.formula} has no effect to tell of, only a mean."
-        entries = [_mean(reg), *entries]
+        text = f"The model {reg.fit.formula} has no effect to test, only a mean."
+        entries = [Item(mean(reg), "", "", ("coefficients",)), *entries]
     return Section("findings", "Findings", (Text(text), Listing(tuple(entries), style="findings")))
 
 
-def _mean(reg: Regression) -> Item:
+def mean(reg: Regression) -> str:
+    """Return the intercept in words: all that a model without an effect says."""
     row = coefficients(reg.fit, df=reg.df).iloc[0]
     size, low, high = (shown(float(row[k]), SIGNIFICANT) for k in ("estimate", "low", "high"))
-    return Item(f"Mean of {reg.unit}: {size} (95 % interval {low} to {high}).", "", "",
-                ("coefficients",))  # fmt: skip
+    return f"Mean of {reg.unit}: {size} (95 % interval {low} to {high})."
 
 
 def _effects(reg: Regression, found: Numbers) -> Iterator[Item]:

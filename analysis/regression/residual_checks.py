@@ -1,4 +1,4 @@
-"""Residuals of a stranger's model: standardised, or randomised quantile residuals.
+"""The health of a fit and its residuals: standardised, or randomised quantile residuals.
 
 A model that is not Gaussian has no residuals to speak of; its randomised quantile residuals
 (Dunn and Smyth 1996, J. Comput. Graph. Stat. 5(3)), Phi^-1 of a uniform draw between F(y-) and
@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.engine.fits import GlmmFit
 from analysis.engine.linalg import Array
-from analysis.questions.controls.section import health
+from analysis.mixed import MixedFit
 from analysis.regression.model import Regression
 from analysis.report import plots, words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet
@@ -65,7 +65,22 @@ def section(reg: Regression) -> Section:
     blocks += [Plate("residuals", figure, caption), Sheet(_check_table(rows))]
     far = _far(reg, found)
     blocks += [Sheet(far)] if len(far.frame) else []
-    return Section("diagnostics", "Diagnostics", tuple(blocks))
+    summary = f"{lines[0]} Residuals: {_verdict(rows)}."
+    return Section("diagnostics", "Diagnostics", tuple(blocks), summary)
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    odd = int((rows["words"] != "").sum())
+    return "nothing unusual" if not odd else f"{odd} of {len(rows)} checks call for attention"
+
+
+def health(fit: MixedFit) -> list[str]:
+    """Return sentences on convergence and singularity, and whatever else the fit reports."""
+    state = "converged" if fit.converged else "did NOT converge: do not rely on its intervals"
+    lines = [f"The fit {state}; {fit.n} scores, {len(fit.fixef)} coefficients."]
+    if fit.random and not fit.singular:
+        lines.append("No variance is estimated as zero.")
+    return [*lines, *fit.diagnosis]
 
 
 def _notes(reg: Regression) -> list[str]:
@@ -105,8 +120,8 @@ def _check_table(rows: pd.DataFrame) -> Table:
 def _far(reg: Regression, found: "pd.Series[float]") -> Table:
     """Return the rows that the model fits worst."""
     worst = found[found.abs() > FAR].abs().sort_values(ascending=False).index[:MOST_ROWS]
-    columns = [c for c in reg.fit.design.parsed.columns if c in reg.frame]
-    frame = reg.frame.loc[worst, columns].assign(
+    columns = [c for c in reg.fit.design.parsed.columns if c in reg.used]
+    frame = reg.used.loc[worst, columns].assign(
         fitted=reg.fit.fitted.loc[worst], residual=found.loc[worst]
     )
     frame.insert(0, "row", [int(i) + 1 for i in worst])

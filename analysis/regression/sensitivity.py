@@ -1,12 +1,13 @@
-"""What the fit rests on: single levels, prompt loss weight 0 above all, and near-dependent columns.
+"""Sensitivity: single levels, prompt loss weight 0 above all, and near-dependent columns.
 
-Gaussian: the share of what is known of a coefficient that comes from one level, at the fitted
-variances (`analysis.inference.sensitivity`), told for numbers with few levels and for groups. For
-every family the model is also fitted again without the rows at weight 0, or at either end of any
-other number with few levels.
+Gaussian: the share of a coefficient's information that comes from one level, at the fitted
+variances (`analysis.inference.sensitivity`), for numbers with few levels and for groups. For every
+family the model is also fitted again without the rows at weight 0, or at either end of any other
+number with few levels.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,14 +27,12 @@ TOLD = 8  # sentences
 NOTEWORTHY = (0.5, 1.0)  # share of information, shift in standard errors
 
 
-def section(reg: Regression) -> Section:
-    """Return the section on influence and collinearity."""
-    blocks: list[Block] = []
-    single = [] if reg.general else _single_levels(reg)
-    blocks += single
-    blocks += _refits(reg)
-    blocks += _collinear(reg)
-    return Section("influence", "What the estimates rest on", tuple(blocks))
+def section(reg: Regression, more: Sequence[Block] = ()) -> Section:
+    """Return the section on influence and collinearity, with what a question adds to it."""
+    blocks: list[Block] = [] if reg.general else _single_levels(reg)
+    blocks += [*_refits(reg), *more, *_collinear(reg)]
+    summary = "How the estimates depend on single levels, on PLW 0 and on near-dependent columns."
+    return Section("influence", "Sensitivity", tuple(blocks), summary)
 
 
 def _single_levels(reg: Regression) -> list[Block]:
@@ -119,7 +118,7 @@ def _refits(reg: Regression) -> list[Block]:
 
 
 def _without(reg: Regression, column: str, end: float) -> list[dict[str, object]]:
-    rest = reg.frame[reg.frame[column] != end]
+    rest = reg.used[reg.used[column] != end]
     name = "PLW 0" if column == "wp" and end == 0 else f"{column} {end:g}"
     try:
         fit = fit_mixed(rest, reg.fit.formula, reg.family, weights=reg.proposal.weights)

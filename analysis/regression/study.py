@@ -1,10 +1,8 @@
 """What every section of a study's report starts from: the frame, the fit and what it says."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -44,9 +42,6 @@ SETTINGS = (
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class Study(Regression):
     """A results folder as a regression: its raw table, the prepared frame, the fit."""
@@ -55,14 +50,6 @@ class Study(Regression):
     raw: pd.DataFrame
     folder: Path | None  # where the table was, for what lies beside it
     plan: Path | None = None  # a frozen analysis plan
-    found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def once(self, key: str, make: Callable[[], T]) -> T:
-        """Return `make()`, computed at the first call with this key and kept for the others."""
-        if key not in self.found:
-            self.found[key] = make()
-        kept: T = self.found[key]
-        return kept
 
     @property
     def score(self) -> str:
@@ -73,6 +60,11 @@ class Study(Regression):
     def unit(self) -> str:
         """What effects are counted in."""
         return "points"
+
+    @property
+    def adjustment(self) -> str:
+        """How p-values and intervals are adjusted for the number of comparisons."""
+        return "families of comparisons and joint tests are adjusted by Holm's method"
 
     @property
     def reasons(self) -> tuple[str, ...]:

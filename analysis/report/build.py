@@ -28,12 +28,11 @@ from analysis.questions.plw import rank_section, shape_section
 from analysis.questions.plw import section as dose
 from analysis.questions.settings import section as settings
 from analysis.questions.tradeoff import section as front
-from analysis.regression import external, methods
-from analysis.regression import narrative as told
+from analysis.regression import external, headlines, methods, narrative
 from analysis.regression.model import Regression, Request, analysed
-from analysis.regression.paragraph import dropped_rows
+from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
-from analysis.report import findings, overview, plain
+from analysis.report import findings, first_screen, overview, plain
 from analysis.report.page import Page, write
 from analysis.table.frame import NEEDED, from_results, read
 
@@ -115,7 +114,7 @@ def _table_page(
             f"frozen={frozen}: a frozen plan names the runs of a results folder, which a table "
             f"from elsewhere has none of; give its formula by formula="
         )
-    return _stranger_page(analysed(raw, request), source)
+    return _external_page(analysed(raw, request), source)
 
 
 def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
@@ -175,9 +174,12 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         checks.controls(study),
         heldout.section(study.frame),
         memorised.section(study.frame),
-        checks.model(study),
-        checks.diagnostics(study),
-        methods.section(study),
+        *described(
+            study,
+            reasons=study.reasons,
+            more_sensitivity=checks.without_zero(study),
+            about=methods.About((overview.design(study.raw),), methods.practice(study)),
+        ),
     ]
     return Page(
         title=f"Study {name}" if name else "Study",
@@ -217,10 +219,20 @@ def _plain_page(
     )
 
 
-def _stranger_page(reg: Regression, source: str) -> Page:
+def _external_page(reg: Regression, source: str) -> Page:
+    found = narrative.Numbers.of(reg)
+    first = first_screen.section(
+        headlines.headlines(reg, found),
+        status=reg.status,
+        trust=headlines.trust(reg),
+        best=headlines.best_levels(reg, found),
+        remarks=headlines.remarks(found),
+        method=headlines.METHOD,
+        nothing=narrative.mean(reg),
+    )
     facts = (
         ("rows", f"{reg.fit.n:,}"),
-        ("left out", f"{dropped_rows(reg):,}"),
+        ("left out", f"{reg.dropped:,}"),
         ("coefficients", f"{len(reg.fit.fixef):,}"),
         *((f"levels of {group}", f"{len(e.modes):,}") for group, e in reg.fit.random.items()),
         ("family", reg.family),
@@ -230,9 +242,10 @@ def _stranger_page(reg: Regression, source: str) -> Page:
         title=f"Regression of {reg.score}",
         source=source,
         version=_version(),
-        sections=tuple(external.sections(reg)),
+        first=first,
+        sections=(*external.sections(reg, found), *described(reg)),
         facts=facts,
-        warnings=told.warnings(reg),
+        warnings=narrative.warnings(reg),
         question=reg.fit.formula,
         about="regression report",
     )

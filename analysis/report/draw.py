@@ -162,6 +162,16 @@ def whisker(axis: Axes, row: Any, y: float, *, look: Look) -> None:
     )  # fmt: skip
 
 
+def second_whisker(axis: Axes, row: Any, y: float) -> None:
+    """Draw the same effect by another analysis, thin and grey; nothing where there is none."""
+    middle = getattr(row, "second", np.nan)
+    if np.isfinite(middle):
+        axis.errorbar(
+            middle, y, xerr=arms(middle, row.second_low, row.second_high), fmt="d", color=MUTED,
+            elinewidth=0.7, markersize=2.4,
+        )  # fmt: skip
+
+
 def forest_axis(axis: Axes, ticks: Mapping[float, str], groups: Sequence[str]) -> None:
     """Label the lines of a forest plot; the names of the groups are bold."""
     axis.set_yticks(list(ticks), list(ticks.values()))

@@ -28,6 +28,21 @@ def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     return Section("run", "What was run", (*blocks, *_rates(cells, folder)))
 
 
+def design(raw: pd.DataFrame) -> str:
+    """Return what was run as the methods of a paper say it."""
+    n = counts(raw)
+    reach = ", ".join(
+        words.count(n[f"{noun}s"], noun) for noun in ("base model", "data set", "seed", "task")
+    )
+    return (
+        f"{words.count(n['runs'], 'run')} over {reach}. Runs of one seed share the order "
+        "of their examples within a data set. Cells that are the same run under several names were "
+        "trained and counted once. Scores are in points (0 to 100), higher is better, one primary "
+        "metric per task. PLW is the weight that the loss in fact gives to prompt tokens, 0 for "
+        "masking=instruction, and w_p = PLW^0.30103 (Huerta-Enochian and Ko, arXiv 2401.13586)."
+    )
+
+
 def counts(raw: pd.DataFrame) -> dict[str, int]:
     """Return how many cells, runs, aliases and failures there are, and how far they reach."""
     cells = raw.drop_duplicates([name for name in IDENTITY if name in raw])

@@ -95,6 +95,7 @@ class Section:
     key: str
     title: str
     blocks: tuple[Block, ...]
+    summary: str = ""  # one line, beside the title of the folded section
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Page:
     title: str
     source: str
     version: str
-    sections: tuple[Section, ...]
+    sections: tuple[Section, ...]  # folded, each opened by its title or a link to it
+    first: Section | None = None  # what is open when the page is
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     question: str = ""
@@ -115,7 +117,7 @@ def write(page: Page, out: Path) -> Path:
     """Write the page, its tables and its figures under `out`; return the page's path."""
     _clear(out)
     figures: dict[str, str] = {}
-    for block in [block for section in page.sections for block in section.blocks]:
+    for block in [block for section in _every(page) for block in section.blocks]:
         if isinstance(block, Sheet):
             write_csv(block.table, out / "tables" / f"{block.table.name}.csv")
             write_tex(block.table, out / "tables" / f"{block.table.name}.tex")
@@ -127,6 +129,10 @@ def write(page: Page, out: Path) -> Path:
     path = out / "index.html"
     path.write_text(render(page, figures), encoding="utf-8")
     return path
+
+
+def _every(page: Page) -> tuple[Section, ...]:
+    return page.sections if page.first is None else (page.first, *page.sections)
 
 
 def _clear(out: Path) -> None:
@@ -155,17 +161,38 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     counts = {"plate": 0, "table": 0}
-    sheets = [b.table.name for s in page.sections for b in s.blocks if isinstance(b, Sheet)]
+    every = _every(page)
+    sheets = [b.table.name for s in every for b in s.blocks if isinstance(b, Sheet)]
     sections = [
-        {"key": s.key, "title": s.title, "blocks": [_prepared(b, counts) for b in s.blocks]}
-        for s in page.sections
-    ]
+        {
+            "key": s.key, "title": s.title, "summary": s.summary or summary_of(s),
+            "blocks": [_prepared(b, counts) for b in s.blocks],
+        }
+        for s in every
+    ]  # fmt: skip
+    first = None if page.first is None else sections.pop(0)
     text = environment.get_template("page.html.j2").render(
         title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
-        sections=sections, figures=figures, source=page.source, version=page.version,
+        first=first, sections=sections, figures=figures, source=page.source, version=page.version,
         about=page.about, places={name: i for i, name in enumerate(sheets, start=1)},
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", text) + "\n"
+
+
+def summary_of(section: Section) -> str:
+    """Return a line on a section without a summary: its first sentence, else what it holds."""
+    for block in section.blocks:
+        if isinstance(block, Text):
+            return _first_sentence(block.text)
+    kinds = {"plate": "figure", "table": "table"}
+    found = [kinds[b.kind] for b in section.blocks if b.kind in kinds]
+    parts = [f"{found.count(k)} {k}{'' if found.count(k) == 1 else 's'}" for k in kinds.values()]
+    return ", ".join(part for part in parts if not part.startswith("0 "))
+
+
+def _first_sentence(text: str) -> str:
+    end = re.search(r"[.:;](?=\s|$)", text)
+    return text if end is None else f"{text[: end.start()]}."
 
 
 def _prepared(block: Block, counts: dict[str, int]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def forest(
 
     Args:
         rows: group, label, estimate, low, high, and optionally verdict: what is not
-            "distinguishable" is drawn hollow.
+            "distinguishable" is drawn hollow; second, second_low and second_high of another
+            analysis are drawn in grey below.
         unit: what the horizontal axis counts.
         margin: half the width of the range that counts as no effect, drawn as a band.
         zero: whether a line stands at zero, the value of no effect.
@@ -151,6 +152,7 @@ def forest(
             y -= 1
             ticks[y] = str(row.label)
             draw.whisker(axis, row, y, look=style.KNOWN_LOOKS["here"])
+            draw.second_whisker(axis, row, y - 0.3)
         y -= 1.4
     draw.forest_axis(axis, ticks, groups)
     axis.set_ylim(y + 0.8, 0.7)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from ablate.cli import main
 from analysis.errors import AnalysisError
-from analysis.regression import contrasts, equation, paragraph, random_part, residual_checks
+from analysis.regression import contrasts, equation, methods, random_part, residual_checks
 from analysis.regression.effect_groups import effects, joint_tests
 from analysis.regression.model import Request, analysed, prepared
 from analysis.regression.propose import propose
@@ -308,7 +308,8 @@ def section_of(page, key):
 
 
 def plain(text):
-    text = re.sub(r"<svg.*?</svg>|<details.*?</details>|<h2>.*?</h2>", " ", text, flags=re.DOTALL)
+    hidden = r'<svg.*?</svg>|<details class="table".*?</details>|<summary>.*?</summary>'
+    text = re.sub(hidden, " ", text, flags=re.DOTALL)
     text = re.sub(r'<span class="(?:sources|files)">.*?</span>', " ", text, flags=re.DOTALL)
     return re.sub(r"<[^>]+>", " ", text).replace("&#39;", "'")
 
@@ -327,8 +328,9 @@ def test_a_report_has_its_sections(report):
     sections = re.findall(r'<section id="([^"]+)"', page)
     curve = ["plw"] if kind == "gaussian" else []
     slopes = ["slopes"] if kind == "gaussian" else []
-    assert sections == ["findings", "table", "model", *curve, "means", *slopes, "coefficients",
-                        "variances", "influence", "diagnostics", "methods"]  # fmt: skip
+    assert sections == ["answer", "findings", "table", *curve, "means", *slopes, "model",
+                        "coefficients", "variances", "influence", "diagnostics",
+                        "methods"]  # fmt: skip
 
 
 def test_every_number_of_the_findings_stands_in_a_table_they_name(report):
@@ -385,8 +387,8 @@ def test_dropped_rows_are_counted_in_the_methods():
     table.loc[[0, 1, 2], "points"] = np.nan
     table.loc[[3, 4], "method"] = None
     reg = analysed(table, Request(score="points"))
-    assert paragraph.dropped_rows(reg) == 5
-    assert "; 5 rows with a missing value were left out" in paragraph.sentences(reg)[0]
+    assert reg.dropped == 5
+    assert "; 5 rows with a missing value were left out" in methods.sentences(reg)[0]
 
 
 def test_an_effect_is_found_where_there_is_one_and_no_more(report):

@@ -1,17 +1,15 @@
-"""What a sceptic asks first: controls, the model's coefficients and its health."""
+"""Controls and measured false-positive rates; the optimum with and without PLW 0."""
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import coefficients, variances
-from analysis.mixed import MixedFit, fit_mixed
+from analysis.mixed import fit_mixed
 from analysis.questions.controls.estimate import NOT_RUN, control_table
 from analysis.regression.default_model import default_formula
-from analysis.regression.model import status
 from analysis.regression.study import Study, dose_rows
 from analysis.report import plots, words
-from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet, Text
+from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.frame import study_rows
 
@@ -76,82 +74,15 @@ def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
     return (Sheet(Table("false_positives", title, table, note, heads, formats), open=True),)
 
 
-def model(study: Study) -> Section:
-    """Return the section on the fitted model: coefficients, variances, how it was built."""
-    table = coefficients(study.fit)
-    shown = _main_terms(table, study.variable)
-    blocks: list[Block] = [Text(f"Model: {study.fit.formula}, fitted by {study.fit.method}.")]
-    if len(shown):
-        caption = (
-            "Coefficients with 95 % intervals (Satterthwaite's degrees of freedom). Those of w_p "
-            "and w_p² describe one curve together: read the effects above rather than these."
-        )
-        blocks.append(Plate("coefficients", plots.forest(shown), caption))
-    blocks += [Sheet(coefficient_table(study.fit)), Sheet(variance_table(study.fit))]
-    return Section("model", "Coefficients", tuple(blocks))
+def without_zero(study: Study) -> tuple[Block, ...]:
+    """Return what the section on sensitivity says of PLW 0; nothing without a curve."""
+    table = _without_zero(study)
+    if table is None:
+        return ()
+    return Head("The optimum without PLW 0"), Text(_leverage_words(table.frame)), Sheet(table)
 
 
-def _main_terms(table: pd.DataFrame, variable: str) -> pd.DataFrame:
-    """Return the terms a reader looks for, under headings; levels and blocks stay in the table."""
-    power = table["name"].str.contains(r"\*\* 2", regex=True)
-    line = table["name"].str.contains(rf"\b{variable}\b", regex=True) & ~power
-    rank = table["name"].str.contains("log2_rank")
-    heads = (("w_p, slope at 0", line), ("w_p², curvature", power), ("log₂ rank, a doubling", rank))
-    parts = [table[keep].assign(group=head) for head, keep in heads if keep.any()]
-    if not parts:
-        return table.iloc[:0]
-    rows = pd.concat(parts)
-    label = rows["name"].map(words.term_text).str.replace(r"^(wp²?|log₂ rank) · ", "", regex=True)
-    verdict = np.where(rows["p"] < 0.05, "distinguishable", "not distinguishable")
-    rows = rows.assign(label=label, verdict=verdict)
-    return pd.concat([own.sort_values("label") for _, own in rows.groupby("group", sort=False)])
-
-
-def coefficient_table(fit: MixedFit) -> Table:
-    """Return every fixed effect with its interval."""
-    table = coefficients(fit).rename(columns={"name": "term"}).assign(fit_status=status(fit))
-    note = f"{fit.formula}; {fit.method}; {fit.n} rows. Intervals and p by Satterthwaite's df."
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde"), ".3g")
-    formats |= {"df": ".0f", "t": ".2f", "p": P_VALUE}
-    heads = words.HEADS | {"fit_status": "fit"}
-    return Table("coefficients", "Fixed effects", table, note, heads, formats)
-
-
-def variance_table(fit: MixedFit) -> Table:
-    """Return the standard deviations of random effects and residual."""
-    note = "Standard deviations, in the units of the score."
-    heads = {"sd": "standard deviation"}
-    table = variances(fit).replace({"name": {"": "residual"}})
-    return Table("variances", "What varies at random", table, note, heads, {"sd": ".3g"})
-
-
-def diagnostics(study: Study) -> Section:
-    """Return the section on the health of the fit, in plain words."""
-    lines = [*health(study.fit), *study.frame.attrs.get("notes", ())]
-    entries = tuple(Item(text=line) for line in lines)
-    caption = (
-        "Residuals of the model. Left: against the fitted score; a fan or a bend would mean that "
-        "the model's form is wrong. Right: against the normal distribution; a straight line is "
-        "good."
-    )
-    figure = plots.residuals(study.fit.fitted, study.fit.residuals)
-    blocks: list[Block] = [Listing(entries), Plate("residuals", figure, caption)]
-    without = without_zero(study)
-    if without is not None:
-        blocks += [Text(_leverage_words(without.frame)), Sheet(without)]
-    return Section("diagnostics", "Diagnostics", tuple(blocks))
-
-
-def health(fit: MixedFit) -> list[str]:
-    """Return sentences on convergence and singularity, and whatever else the fit has to say."""
-    state = "converged" if fit.converged else "did NOT converge: do not rely on its intervals"
-    lines = [f"The fit {state}; {fit.n} scores, {len(fit.fixef)} coefficients."]
-    if fit.random and not fit.singular:
-        lines.append("No variance is estimated as zero.")
-    return [*lines, *fit.diagnosis]
-
-
-def without_zero(study: Study) -> Table | None:
+def _without_zero(study: Study) -> Table | None:
     """Return curvature and optimum with and without PLW 0, which lies far out on the w_p scale."""
     curved = study.dose[study.dose["curved"]] if len(study.dose) else study.dose
     if not len(curved):
@@ -185,13 +116,13 @@ def _leverage_table(pair: pd.DataFrame) -> Table:
     formats = dict.fromkeys(("b2", "b2_se", "b2_without", "b2_se_without"), ".2f")
     formats |= dict.fromkeys(("best_plw", "best_plw_without"), ".2g")
     note = "The model fitted again without the runs at PLW 0, which have high leverage on a curve."
-    return Table("leverage", "With and without PLW 0", told, note, heads, formats)
+    return Table("optimum_without_zero", "With and without PLW 0", told, note, heads, formats)
 
 
 def _leverage_words(pair: pd.DataFrame) -> str:
     changed = int((pair["optimum"] != pair["optimum_without"]).sum())
-    told = "the same" if not changed else f"another one in {changed} of {len(pair)} combinations"
+    said = "the same" if not changed else f"another one in {changed} of {len(pair)} combinations"
     return (
         "PLW 0 lies far from the other weights on the w_p scale and so decides much of a fitted "
-        f"curve. Without it the verdict on the optimum is {told}."
+        f"curve. Without it the verdict on the optimum is {said}."
     )

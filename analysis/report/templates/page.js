@@ -24,3 +24,48 @@ for (const head of document.querySelectorAll("th")) {
   button.onclick = () => sort(head, [...head.parentNode.children].indexOf(head));
   head.replaceChildren(button);
 }
+
+// Folded sections: a link opens what it points into, one button all of them, and so does printing.
+const folds = () => [...document.querySelectorAll("details")];
+function reveal(target) {
+  for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  const own = target.querySelector(":scope > details.part");
+  if (own) own.open = true;
+}
+function follow() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target) { reveal(target); target.scrollIntoView(); }
+}
+addEventListener("hashchange", follow);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#"]');
+  if (link && link.getAttribute("href") === location.hash) follow();
+});
+follow();
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = folds().filter((one) => !one.open);
+  for (const one of closed) one.open = true;
+});
+addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
+const all = document.createElement("button");
+all.className = "all";
+all.type = "button";
+const label = () => { all.textContent = all.dataset.open ? "Close all sections" : "Open all sections"; };
+all.onclick = () => {
+  const parts = document.querySelectorAll("details.part");
+  if (all.dataset.open) delete all.dataset.open; else all.dataset.open = "yes";
+  for (const one of parts) one.open = Boolean(all.dataset.open);
+  label();
+};
+label();
+document.querySelector("nav").append(all);
+// Tables and figures wider than their frame say so.
+function cue() {
+  for (const frame of document.querySelectorAll(".scroll, .plot, .formula")) {
+    frame.classList.toggle("wide", frame.scrollWidth > frame.clientWidth + 1);
+  }
+}
+addEventListener("resize", cue);
+document.addEventListener("toggle", cue, true);
+cue();

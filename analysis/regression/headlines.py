@@ -1,0 +1,212 @@
+"""The first screen of an external table: its effects, whether to trust them, the best levels."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import Estimate, contrast, covariance, equivalence
+from analysis.inference.means import means
+from analysis.inference.optimum import INTERIOR
+from analysis.inference.scale import scale_of
+from analysis.inference.second_opinion import second_opinion
+from analysis.inference.selection import against_best
+from analysis.inference.winners import winner
+from analysis.regression import contrasts, residual_checks
+from analysis.regression.model import Regression
+from analysis.regression.narrative import ALPHA, Numbers
+from analysis.report import words
+from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline
+from analysis.report.page import Item
+from analysis.report.tables import SIGNIFICANT, Table, shown
+
+ALL_PAIRS = 3  # levels of a factor up to which every pair is a headline
+SAME = ("no effect beyond the margin", "a small effect")
+ROW = "row of the table"  # the cluster of a table without groups
+
+
+def headlines(reg: Regression, found: Numbers) -> list[Headline]:
+    """Return the effect of every factor and number of the formula, in the order of the formula."""
+    rows = _clustered(reg)
+    factors = [one for name in contrasts.factors(reg) for one in _factor(reg, found, rows, name)]
+    return [*factors, *(one for n in contrasts.covariates(reg) for one in _number(reg, rows, n))]
+
+
+def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
+    """Yield all pairs of a factor of few levels, else every level less the one of highest mean."""
+    pairs = found.pairs[found.pairs["factor"] == name] if len(found.pairs) else found.pairs
+    if "within" in pairs:
+        pairs = pairs[pairs["within"] == ""]
+    own = found.means[found.means["factor"] == name] if len(found.means) else found.means
+    if not len(pairs) or not len(own):
+        return
+    best = str(own["level"].iloc[int(own["estimate"].to_numpy().argmax())])
+    for row in pairs.dropna(subset=["estimate"]).to_dict("records"):
+        first, second = str(row["contrast"]).split(" − ", 1)
+        if len(own) > ALL_PAIRS and best not in (first, second):
+            continue
+        turned = len(own) > ALL_PAIRS and first == best
+        yield _pair(reg, rows, row, (name, first, second, turned))
+
+
+def _pair(
+    reg: Regression, rows: pd.DataFrame, row: Mapping[Any, Any], names: tuple[str, str, str, bool]
+) -> Headline:
+    """Return a pair as a headline, the best level last where it is what others are held against."""
+    name, first, second, turned = names
+    sign, ends = (-1, ("high", "low")) if turned else (1, ("low", "high"))
+    levels = (second, first) if turned else (first, second)
+    clear = float(row["p_tukey"]) < ALPHA
+    same = str(row.get("verdict", "")) in SAME
+    return Headline(
+        label=f"{levels[0]} − {levels[1]}",
+        group=name,
+        question="means",
+        estimate=sign * float(row["estimate"]),
+        low=sign * float(row[ends[0]]),
+        high=sign * float(row[ends[1]]),
+        unit=reg.unit,
+        verdict=CLEAR if clear else WITHIN if same else UNCLEAR,
+        p=float(row["p_tukey"]),
+        mde=float(row["mde"]),
+        second=_second(reg, rows, name, levels),
+    )
+
+
+def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
+    """Yield a number's effect over its range: its highest value less its lowest."""
+    values = reg.used[name].to_numpy(dtype=np.float64)
+    levels = (1.0, 0.0) if name == "wp" else (float(values.max()), float(values.min()))
+    try:
+        ends = means(reg.fit, reg.used, name, at={name: list(levels)}, df=reg.df)
+    except AnalysisError:
+        return
+    order = [ends.labels[name].tolist().index(level) for level in levels]
+    effect = contrast(reg.fit, ends.l_KB[order[0]] - ends.l_KB[order[1]], df=reg.df)
+    if not np.isfinite(effect.p):
+        return
+    margin = None if reg.logit else reg.margin
+    same = margin is not None and equivalence(effect, margin).verdict in SAME
+    clear = effect.p < ALPHA
+    label = "PLW 1 − PLW 0" if name == "wp" else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
+    yield Headline(
+        label=label,
+        group="prompt loss weight" if name == "wp" else "over its range",
+        question="plw" if name == "wp" else "slopes",
+        estimate=effect.estimate,
+        low=effect.low,
+        high=effect.high,
+        unit=reg.unit,
+        verdict=CLEAR if clear else WITHIN if same else UNCLEAR,
+        p=effect.p,
+        mde=effect.mde,
+        second=_second(reg, rows, name, levels),
+    )
+
+
+def _clustered(reg: Regression) -> pd.DataFrame:
+    """Return the fitted rows, each also with a number of its own."""
+    return reg.used.assign(**{ROW: np.arange(len(reg.used))})
+
+
+def _second(
+    reg: Regression, rows: pd.DataFrame, name: str, levels: tuple[object, object]
+) -> Estimate | None:
+    """Return the effect by least squares with clustered errors; of Gaussian models alone."""
+    if reg.general or name not in rows or reg.proposal.weights:
+        return None
+    try:
+        found = second_opinion(rows, reg.fit.formula, name, levels, cluster=cluster_of(reg, name))
+    except (AnalysisError, ValueError):
+        return None
+    return found if np.isfinite(found.p) else None
+
+
+def cluster_of(reg: Regression, name: str) -> str:
+    """Return the column whose levels have correlated errors in an effect of `name`: the group
+    within which it does not vary, else the largest group, else every row by itself.
+    """
+    groups = sorted(reg.fit.random, key=lambda group: -len(reg.fit.random[group].modes))
+    groups = [group for group in groups if group in reg.used]
+    for group in groups:
+        if reg.used.groupby(group, observed=True)[name].nunique().max() == 1:
+            return group
+    return groups[0] if groups else ROW
+
+
+def remarks(found: Numbers) -> list[str]:
+    """Return what the answer adds: the PLW of the highest score, where the curve has one inside."""
+    return [
+        f"the best PLW is {shown(row['estimate'], SIGNIFICANT)} (95 % Fieller interval "
+        f"{shown(row['low'], SIGNIFICANT)} to {shown(row['high'], SIGNIFICANT)})"
+        for row in found.optimum.to_dict("records")
+        if row["verdict"] == INTERIOR
+    ]
+
+
+METHOD = "least squares on the rows, errors clustered by group"
+
+
+def trust(reg: Regression) -> list[Item]:
+    """Return whether the tests can be trusted, a line each."""
+    good = reg.status.startswith("converged")
+    text = f"The fit: {reg.status}; {reg.fit.n:,} rows used, {reg.dropped:,} left out."
+    lines = [Item(text, "fit", "clear" if good else "warn")]
+    few = {g: len(e.modes) for g, e in reg.fit.random.items()}
+    if few:
+        levels = ", ".join(f"{words.count(n, 'level')} of {g}" for g, n in few.items())
+        lines.append(Item(f"Errors are estimated from {levels}.", "groups"))
+    checks = residual_checks.check_rows(reg, residual_checks.residuals(reg))
+    odd = [str(said) for said in checks["words"] if said]
+    said = " ".join(odd) or "The residuals show nothing that the model's form or noise misses."
+    lines.append(Item(said, "residuals", "warn" if odd else "clear", ("residual_checks",)))
+    left = [c for c in reg.proposal.choices if c.used == "left out" and c.column != "plw"]
+    if left:
+        some = "; ".join(f"{c.column} ({c.reason})" for c in left[:4])
+        more = f"; and {len(left) - 4} more" if len(left) > 4 else ""
+        lines.append(Item(f"Not in the model: {some}{more}.", "left out", "", ("columns",)))
+    return lines
+
+
+def best_levels(reg: Regression, found: Numbers) -> Table:
+    """Return the best level of every factor with its interval, corrected for being picked."""
+    rows = [row for name in contrasts.factors(reg) if (row := _best(reg, name)) is not None]
+    rows += [
+        {"factor": "PLW", "best": f"{row['estimate']:.3g}", "low": row["low"],
+         "high": row["high"], "possible": str(row["verdict"])}
+        for row in found.optimum.dropna(subset=["estimate"]).to_dict("records")
+    ] if len(found.optimum) else []  # fmt: skip
+    note = (
+        f"Mean: adjusted mean of {reg.score} at the level of highest mean, then corrected for "
+        "having been picked (Andrews, Kitagawa and McCloskey 2024), with its 95 % interval. May be "
+        "the best: levels that Hsu's comparisons with the best do not rule out. Higher is taken as "
+        "better. The interval of a PLW is that of the weight."
+    )
+    heads = words.HEADS | {"best": "best level", "possible": "may be the best"}
+    formats = dict.fromkeys(("mean", "corrected", "low", "high"), SIGNIFICANT)
+    return Table("best_levels", "Best level of every factor", pd.DataFrame(rows), note, heads,
+                 formats)  # fmt: skip
+
+
+def _best(reg: Regression, name: str) -> dict[str, object] | None:
+    try:
+        found = means(reg.fit, reg.used, name, df=reg.df)
+        mean_K = found.l_KB @ reg.fit.fixef.to_numpy()
+        cov_KK = found.l_KB @ covariance(reg.fit, reg.df) @ found.l_KB.T
+        df = contrast(reg.fit, found.l_KB[0] - found.l_KB[1], df=reg.df).df
+        possible = int(against_best(mean_K, cov_KK, df=df).possible_K.sum())
+        won = winner(mean_K, cov_KK)
+    except (AnalysisError, np.linalg.LinAlgError):
+        return None
+    back = scale_of(reg.fit).inverse
+    mean, middle, low, high = (
+        float(back(np.asarray(v)))
+        for v in (won.naive, won.hybrid.estimate, won.hybrid.low, won.hybrid.high)
+    )
+    return {
+        "factor": name, "best": str(found.labels[name].iloc[won.index]), "mean": mean,
+        "corrected": middle, "low": low, "high": high,
+        "possible": f"{possible} of {len(mean_K)} levels",
+    }  # fmt: skip

@@ -1,0 +1,188 @@
+"""The first screen of both kinds of page: the answer, one figure, trust, the best settings."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.inference.estimates import holm
+from analysis.report import plots, words
+from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest
+from analysis.report.page import Block, Head, Item, Listing, Plate, Section, Sheet, Text
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
+
+ALPHA = 0.05
+MOST_LINES = 40  # of the figure
+NAMED = 3  # effects that the answer names
+FORMATS = dict.fromkeys(
+    ("estimate", "low", "high", "mde", "second", "second_low", "second_high"), SIGNIFICANT
+) | {"p": P_VALUE, "second_p": P_VALUE}  # fmt: skip
+HEADS = words.HEADS | {
+    "label": "effect", "group": "of", "second": "second analysis", "second_low": "95 % low",
+    "second_high": "95 % high", "second_p": "p, second analysis", "agrees": "same verdict",
+    "fit_status": "fit",
+}  # fmt: skip
+
+
+def section(
+    headlines: Sequence[Headline],
+    *,
+    status: str,
+    trust: Sequence[Item],
+    best: Table | None = None,
+    remarks: Sequence[str] = (),
+    method: str = "least squares on means of runs, errors clustered by cell",
+    nothing: str = "The table holds no comparison that this report knows; see the model.",
+) -> Section:
+    """Return what is open when the page is.
+
+    Args:
+        headlines: every effect that answers a part of the question.
+        status: of the fit that they are from.
+        trust: whether the tests can be trusted, a line each.
+        best: the best settings with their intervals.
+        remarks: what the answer adds to the effects, such as an optimum; the first is used.
+        method: how the second analysis was made.
+        nothing: what is said where there is no headline.
+    """
+    blocks: list[Block] = [Text(text) for text in answer(headlines, remarks)] or [Text(nothing)]
+    table = opinions(headlines)
+    if headlines:
+        kept = strongest(headlines, MOST_LINES)
+        rows = table[[one in kept for one in headlines]]
+        drawn = _figure(rows, headlines[0].unit)
+        blocks.append(Plate("headlines", drawn, _caption(rows, len(headlines), method)))
+    blocks += [Head("Can the tests be trusted?")]
+    blocks.append(Listing((*trust, *_agreement(table, method)), style="findings"))
+    if best is not None and len(best.frame):
+        blocks += [Head("Best settings"), Sheet(best, open=True)]
+    if headlines:
+        blocks.append(Sheet(_sheet(table.assign(fit_status=status), method)))
+    return Section("answer", "Answer", tuple(blocks))
+
+
+def answer(headlines: Sequence[Headline], remarks: Sequence[str] = ()) -> list[str]:
+    """Return at most three sentences: what is distinguishable, what is not, and what could be."""
+    if not headlines:
+        return []
+    return [text for text in (_clear(headlines, remarks), _within(headlines), _unclear(headlines))
+            if text]  # fmt: skip
+
+
+def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
+    clear = sorted((one for one in headlines if one.clear), key=lambda one: -abs(one.estimate))
+    count = words.count(len(headlines), "effect")
+    tail = f"; {remarks[0]}" if remarks else ""
+    if not clear:
+        return f"None of the {count} can be told from zero at the 5 % level{tail}."
+    largest = ", ".join(_effect_text(one) for one in clear[:NAMED])
+    first = "the largest are " if len(clear) > NAMED else ""
+    verb = "is" if len(clear) == 1 else "are"
+    return f"{len(clear)} of {count} {verb} distinguishable from zero: {first}{largest}{tail}."
+
+
+def _effect_text(one: Headline) -> str:
+    size, low, high = (shown(v, SIGNIFICANT) for v in (one.estimate, one.low, one.high))
+    sign = "+" if one.estimate > 0 else ""
+    return f"{one.label} ({one.group}) {sign}{size} {one.unit} ({low} to {high})"
+
+
+def _within(headlines: Sequence[Headline]) -> str:
+    count = sum(one.verdict == WITHIN for one in headlines)
+    if not count:
+        return ""
+    verb = "is" if count == 1 else "are"
+    return f"{count} {verb} within the margin of equivalence, so practically zero."
+
+
+def _unclear(headlines: Sequence[Headline]) -> str:
+    rest = [one for one in headlines if one.verdict == UNCLEAR]
+    known = [one.mde for one in rest if one.mde == one.mde]
+    if not rest:
+        return ""
+    text = f"{len(rest)} {'is' if len(rest) == 1 else 'are'} not distinguishable from zero"
+    if known:
+        low, high = (shown(v, SIGNIFICANT) for v in (min(known), max(known)))
+        ends = low if low == high else f"{low} to {high}"
+        text += f"; the minimum detectable effect is {ends} {rest[0].unit}"
+    return f"{text}."
+
+
+def opinions(headlines: Sequence[Headline]) -> pd.DataFrame:
+    """Return the headlines as a table, each with the second analysis and whether they agree.
+
+    The p-values of the second analysis are adjusted by Holm over the headlines of a question, as
+    those of the first are over their table.
+    """
+    columns = ("label", "group", "question", "estimate", "low", "high", "unit", "p", "mde",
+               "verdict")  # fmt: skip
+    table = pd.DataFrame(
+        [{name: getattr(one, name) for name in columns} | _second(one) for one in headlines]
+    )
+    if not len(table):
+        return table
+    known = table["second_p"].notna()
+    for _, own in table[known].groupby("question", sort=False):
+        table.loc[own.index, "second_p"] = holm(own["second_p"].tolist())
+    same = (table["second_p"] < ALPHA) == (table["verdict"] == CLEAR)
+    return table.assign(agrees=same.map({True: "yes", False: "no"}).where(known))
+
+
+def _second(one: Headline) -> dict[str, float]:
+    known = one.second
+    names = {"second": "estimate", "second_low": "low", "second_high": "high", "second_p": "p"}
+    return {n: float("nan") if known is None else getattr(known, v) for n, v in names.items()}
+
+
+def _figure(rows: pd.DataFrame, unit: str) -> Figure:
+    differs = rows["agrees"].eq("no").map({True: " ‡", False: ""})
+    verdict = rows["verdict"].eq(CLEAR).map({True: CLEAR, False: UNCLEAR})
+    rows = rows.assign(label=rows["label"] + differs, verdict=verdict)
+    return plots.forest(rows, unit=unit)
+
+
+def _caption(rows: pd.DataFrame, every: int, method: str) -> str:
+    text = (
+        f"Every effect, in {rows['unit'].iloc[0]}, with its 95 % interval. Filled: distinguishable "
+        "from zero at the 5 % level after adjustment for the number of comparisons; hollow: not."
+    )
+    if rows["second"].notna().any():
+        text += f" Grey: a second analysis, {method} (statsmodels)."
+    if rows["agrees"].eq("no").any():
+        text += " ‡: the two analyses disagree on the verdict."
+    if len(rows) < every:
+        text += f" Shown: the {len(rows)} strongest of {every}; the table below has all."
+    return text
+
+
+def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
+    """Return how often the second analysis comes to the same verdict."""
+    known = table[table["agrees"].notna()] if len(table) else table
+    if not len(known):
+        return []
+    same = int((known["agrees"] == "yes").sum())
+    text = (
+        f"A second analysis, {method}, gives the same verdict on {same} of "
+        f"{words.count(len(known), 'effect')}"
+    )
+    others = known.loc[known["agrees"] == "no", "label"].tolist()
+    text += f"; not on {_listed(others)}." if others else "."
+    tone = "warn" if others else "clear"
+    return [Item(text, "second analysis", tone, ("headlines",))]
+
+
+def _listed(names: Sequence[str]) -> str:
+    some = "; ".join(names[:NAMED])
+    return some if len(names) <= NAMED else f"{some} and {len(names) - NAMED} others"
+
+
+def _sheet(table: pd.DataFrame, method: str) -> Table:
+    frame = table.drop(columns="question")
+    if frame["second"].isna().all():
+        frame = frame.drop(columns=["second", "second_low", "second_high", "second_p", "agrees"])
+    note = (
+        "p: as the verdict rests on it, adjusted as the table of the effect's own section states. "
+        f"MDE: minimum detectable effect, found with 80 % power. Second analysis: {method}, its p "
+        "adjusted by Holm over a question's effects."
+    )
+    return Table("headlines", "Every effect of the figure", frame, note, HEADS, FORMATS)
