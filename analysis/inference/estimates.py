@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.engine.canonical import eigen
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, nearest
 from analysis.inference.boundary import boundary_p
@@ -225,7 +226,7 @@ def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
     if df == "kenward-roger":
         found = kenward_roger(fit).test(l_KB, fit.fixef.to_numpy())
         return Joint(found.statistic, found.df, found.df_residual, found.p)
-    values, vectors = np.linalg.eigh(l_KB @ fit.cov.to_numpy() @ l_KB.T)
+    values, vectors = eigen(l_KB @ fit.cov.to_numpy() @ l_KB.T)
     firm = values > 1e-10 * values.max()
     turned_KB = vectors[:, firm].T @ l_KB
     statistic = float(((turned_KB @ fit.fixef.to_numpy()) ** 2 / values[firm]).mean())

@@ -11,9 +11,8 @@ Two ways:
   mean over u is quasi-random, in several independent randomisations, whose spread is the error
   (L'Ecuyer and Lemieux 2002, Recent advances in randomized quasi-Monte Carlo methods).
 
-L is a pivoted Cholesky factor. It depends on the correlations alone, up to rounding, where the
-eigenvectors of a correlation matrix with repeated eigenvalues are any rotation of one another:
-the points would be other ones on another processor, and with them the answer.
+L is a pivoted Cholesky factor. Eigenvectors of repeated eigenvalues are any rotation of one
+another: by them the points would be other ones on another processor, and with them the answer.
 
 Letters in names: C statistics, R rank, D directions, B randomisations, N bins, S nodes over s,
 Z nodes over the factor.
@@ -27,13 +26,13 @@ import numpy as np
 from scipy import optimize, special
 from scipy.stats import qmc
 
+from analysis.engine.canonical import pivoted
 from analysis.engine.linalg import Array
+from analysis.engine.ties import first_largest
 from analysis.inference.quadrature import normal_rule, scale_rule
 
 ALIKE = 1e-6  # how far a correlation may be from b_i b_j and still count as equal
 STEEP = 0.9  # b_i^2 beyond which the rule's nodes are too far apart; up to here p is good to 3e-6
-LOST = 1e-10  # the share of a statistic's variance below which it follows from the others
-TIED = 1e-6  # pivots this close are equal, and the first is taken
 RANDOMISATIONS = 16
 POINTS = 12  # 2^12 directions a randomisation: p near 0.05 to about 1e-4
 BINS = 256  # of sorted directions, each at its mean: a tail is smooth, and F is slow
@@ -70,8 +69,7 @@ def one_factor(corr_CC: Array) -> Array | None:
     pairs (j, k) without p; then b_i = r_pi / b_p.
     """
     off_CC = corr_CC - np.diag(np.diagonal(corr_CC))
-    total_C = np.abs(off_CC).sum(axis=1)
-    p = int(np.flatnonzero(total_C >= total_C.max() * (1 - TIED))[0])
+    p = first_largest(np.abs(off_CC).sum(axis=1))
     with_p_C = off_CC[p]
     rest_CC = np.delete(np.delete(off_CC, p, 0), p, 1)
     weight = (rest_CC**2).sum()
@@ -146,7 +144,7 @@ def _bounded(tail: float, d: float, df: float, count: int, two_sided: bool) -> f
 
 def directed(corr_CC: Array, *, two_sided: bool) -> Directed:
     """Return the distribution for any correlations, by quasi-random directions."""
-    l_CR = pivoted(corr_CC)
+    l_CR, _ = pivoted(np.diagonal(corr_CC), corr_CC.__getitem__)
     rank = l_CR.shape[1]
     found = [
         _largest_N(directions(rank, number), l_CR, two_sided) for number in range(RANDOMISATIONS)
@@ -160,22 +158,6 @@ def _largest_N(u_DR: Array, l_CR: Array, two_sided: bool) -> Array:
     # A direction and its opposite: the larger of both is max |L u|.
     every = np.sort(np.maximum(high_D, low_D) if two_sided else np.concatenate([high_D, low_D]))
     return every.reshape(BINS, -1).mean(axis=1) if len(every) > BINS else every
-
-
-def pivoted(corr_CC: Array) -> Array:
-    """Return L (C, R) with L L' = corr, each column from the statistic least determined so far.
-
-    Of pivots within `TIED` of the largest the first is taken, so that rounding decides nothing.
-    """
-    left_C = np.diagonal(corr_CC).astype(np.float64)
-    l_CR = np.zeros((len(corr_CC), 0))
-    while l_CR.shape[1] < len(corr_CC) and left_C.max() > LOST:
-        p = int(np.flatnonzero(left_C >= left_C.max() * (1 - TIED))[0])
-        column_C = (corr_CC[:, p] - l_CR @ l_CR[p]) / np.sqrt(left_C[p])
-        l_CR = np.column_stack([l_CR, column_C])
-        left_C -= column_C**2
-        left_C[p] = 0.0
-    return l_CR
 
 
 @lru_cache(maxsize=2 * RANDOMISATIONS)

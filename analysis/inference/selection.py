@@ -19,6 +19,7 @@ from itertools import combinations
 import numpy as np
 
 from analysis.engine.linalg import Array, Mask
+from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
 from analysis.inference.largest_t import ALIKE, largest, quantile
 from analysis.inference.multiplicity import max_t_critical, tukey_critical
@@ -128,7 +129,8 @@ def letters(
     for i, j in pairs:
         if abs(means_K[i] - means_K[j]) > critical * se_KK[i, j]:
             columns = _without_pair(columns, i, j)
-    columns.sort(key=lambda c: sorted(-means_K[list(c)]))
+    place_K = tied_ranks(-means_K)
+    columns.sort(key=lambda c: sorted(place_K[list(c)].tolist()))
     names = [_letter(n) for n in range(len(columns))]
     return [
         "".join(name for name, column in zip(names, columns, strict=True) if k in column)

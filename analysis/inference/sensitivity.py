@@ -25,6 +25,7 @@ import pandas as pd
 
 from analysis.engine.linalg import Array, Index, Mask
 from analysis.engine.lmm import Factor, Problem, evaluate, solution
+from analysis.engine.ties import falling, first_largest
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.marginal import gaussian_only, relative_factors
 from analysis.mixed import MixedFit
@@ -181,7 +182,7 @@ def _told(column: str, table: pd.DataFrame) -> list[str]:
     """Return a sentence for every coefficient that rests on one level."""
     words = []
     for name, part in table.groupby("name", sort=False):
-        most = part.iloc[int(part["share"].to_numpy().argmax())]
+        most = part.iloc[first_largest(part["share"])]
         level = f"{column}={most['level']}"
         if np.isnan(most["se_without"]):
             words.append(f"{name} rests on {level} entirely: without it there is no estimate.")
@@ -237,7 +238,8 @@ def _inflated(vif: dict[str, float], condition: float) -> list[str]:
     told = {t: v for t, v in vif.items() if v >= INFLATED[0]}
     words = []
     if told:
-        each = listed([f"{t} ({v:.1f})" for t, v in sorted(told.items(), key=lambda i: -i[1])], 6)
+        order = falling(list(told.values()))
+        each = listed([f"{t} ({v:.1f})" for t, v in (list(told.items())[i] for i in order)], 6)
         much = "hardly" if max(told.values()) >= INFLATED[1] else "not well"
         words.append(
             f"Terms that can {much} be told from the others (variance inflated so many times): "

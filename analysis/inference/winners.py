@@ -23,6 +23,7 @@ import numpy as np
 from scipy import optimize, special
 
 from analysis.engine.linalg import Array
+from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.inference.multiplicity import max_t_critical
 
@@ -89,7 +90,7 @@ def winner(means_K: Array, cov_KK: Array, *, level: float = 0.95) -> Winner:
     if len(means_K) < 2 or not (np.diagonal(cov_KK) > 0).all():
         raise AnalysisError("winner: needs at least two estimates, each with a variance")
     cov_KK = np.asarray(cov_KK, dtype=np.float64)
-    i = int(np.argmax(means_K))
+    i = first_largest(means_K)
     found = _truncated(means_K, cov_KK, i)
     alpha = 1 - level
     beta = SHARE * alpha

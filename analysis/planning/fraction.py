@@ -7,8 +7,9 @@ part S of it is judged by D-efficiency against the whole,
 
 and sought by Fedorov's exchange (1972, Theory of Optimal Experiments): the pair of a run inside and
 a run outside whose exchange raises the determinant most is exchanged, until none does. It starts
-from the runs that a pivoted QR takes first, so equal grids give equal parts. What a quadratic does
-not need is not chosen: levels of the weight between its ends and its middle may go.
+from the runs that a pivoted factor takes first, and of equal exchanges the first is made, so that
+equal grids give equal parts. What a quadratic does not need is not chosen: levels of the weight
+between its ends and its middle may go.
 
 Letters in names: N runs of the grid, S runs of the part, B columns.
 """
@@ -19,8 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import qr
 
+from analysis.engine.canonical import pivoted
 from analysis.engine.formula import design, parse
 from analysis.engine.linalg import Array, Index, independent_columns
+from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
@@ -91,7 +94,7 @@ def fraction(planned: pd.DataFrame, runs: int) -> Fraction:
 
 def _start(q_NB: Array, runs: int) -> Index:
     """Return runs to begin with: those that span the columns, then evenly over the grid."""
-    first = qr(q_NB.T, mode="r", pivoting=True)[1][: q_NB.shape[1]]
+    first = pivoted((q_NB**2).sum(axis=1), lambda i: q_NB @ q_NB[i])[1][: q_NB.shape[1]]
     others = np.setdiff1d(np.arange(len(q_NB)), first)
     more = others[np.linspace(0, len(others) - 1, runs - len(first)).round().astype(np.intp)]
     return np.concatenate([first, np.unique(more)]).astype(np.intp)[:runs]
@@ -112,7 +115,7 @@ def _exchanged(q_NB: Array, start: Index) -> Index:
         across_SO = turned_NB[inside] @ q_NB[outside].T
         # |X'X| after the exchange over |X'X| before: Fedorov's delta.
         ratio_SO = (1 + d_N[outside]) * (1 - d_N[inside])[:, None] + across_SO**2
-        i, j = np.unravel_index(int(np.argmax(ratio_SO)), ratio_SO.shape)
+        i, j = np.unravel_index(first_largest(ratio_SO.ravel()), ratio_SO.shape)
         if ratio_SO[i, j] <= 1 + GAIN:
             break
         inside[i] = outside[j]

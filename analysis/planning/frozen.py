@@ -105,7 +105,7 @@ def freeze(
     seeds = tuple(sorted(int(s) for s in trained["seed"].unique()))
     _check_looks(looks, len(seeds), spending)
     one = trained.assign(train_key=trained["train_key"].astype(str)).drop_duplicates("train_key")
-    one = one.sort_values("train_key")
+    one = one.sort_values("train_key", kind="stable")
     return Frozen(
         study=study,
         formula=default_formula(frame)[0],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import coefficients
 from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED, optimum
@@ -147,7 +148,7 @@ def _factor(reg: Regression, name: str, pairs: pd.DataFrame, clear: bool) -> tup
     margin of equivalence.
     """
     known = pairs.dropna(subset=["estimate"])
-    row: Row = known.to_dict("records")[int(known["estimate"].abs().to_numpy().argmax())]
+    row: Row = known.to_dict("records")[first_largest(known["estimate"].abs())]
     first, second = str(row["contrast"]).split(" − ", 1)
     text = f"{name} {first} against {second}: {_sized(row, reg)}"
     if len(known) > 1:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.engine.fits import GlmmFit
 from analysis.engine.linalg import Array
+from analysis.engine.ties import falling
 from analysis.mixed import MixedFit
 from analysis.regression.model import Regression
 from analysis.report import plots, words
@@ -119,7 +120,8 @@ def _check_table(rows: pd.DataFrame) -> Table:
 
 def _far(reg: Regression, found: "pd.Series[float]") -> Table:
     """Return the rows that the model fits worst."""
-    worst = found[found.abs() > FAR].abs().sort_values(ascending=False).index[:MOST_ROWS]
+    far = found[found.abs() > FAR]
+    worst = far.index[falling(far.abs())][:MOST_ROWS]
     columns = [c for c in reg.fit.design.parsed.columns if c in reg.used]
     frame = reg.used.loc[worst, columns].assign(
         fitted=reg.fit.fitted.loc[worst], residual=found.loc[worst]

@@ -64,7 +64,7 @@ def markers(axis: Axes, x: Any, rows: pd.DataFrame, look: Look, **options: Any) 
 
 def ribbon(axis: Axes, curve: pd.DataFrame, look: Look) -> None:
     """Draw a fitted curve with its band."""
-    curve = curve.sort_values("wp")
+    curve = curve.sort_values("wp", kind="stable")
     axis.fill_between(
         curve["wp"].astype(float), curve["low"].astype(float), curve["high"].astype(float),
         color=look.color, alpha=0.16, linewidth=0,
@@ -86,7 +86,8 @@ def dose_panel(
     """
     middle = (len(looks) - 1) / 2
     for k, (level, look) in enumerate(looks.items()):
-        curve, rows = at(curves, {by: level}), at(points, {by: level}).sort_values("wp")
+        curve, rows = at(curves, {by: level}), at(points, {by: level})
+        rows = rows.sort_values("wp", kind="stable")
         if len(curve):
             ribbon(axis, curve, look)
         if len(rows):
@@ -105,7 +106,7 @@ def capacity_panel(axis: Axes, rows: pd.DataFrame, *, looks: Mapping[str, Look],
     """Draw score over capacity: a line per adapter, full fine-tuning as a level with its band."""
     ends: dict[str, float] = {}
     for k, (adapter, look) in enumerate(looks.items()):
-        line = at(rows, {"adapter": adapter}).sort_values(x)
+        line = at(rows, {"adapter": adapter}).sort_values(x, kind="stable")
         if not len(line):
             continue
         if adapter == "full":

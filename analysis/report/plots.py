@@ -196,7 +196,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     looks = style.looks(levels(table, "label"))
     for axis, dataset in zip(axes, datasets, strict=True):
         for label, look in looks.items():
-            line = at(table, {"dataset": dataset, "label": label}).sort_values("lr")
+            line = at(table, {"dataset": dataset, "label": label}).sort_values("lr", kind="stable")
             axis.plot(line["lr"], line["loss"], color=look.color, linewidth=1)
             best = line[line["chosen"].astype(bool)] if len(line) else line
             axis.plot(best["lr"], best["loss"], look.marker, color=look.color)

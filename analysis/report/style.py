@@ -17,6 +17,8 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.engine.ties import rising
+
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0  # inches: the full width
 INK, MUTED, RULE, PAPER = "#24292f", "#6b7480", "#d9dee4", "#ffffff"
@@ -147,7 +149,7 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
     For direct labels at line ends, which would otherwise overprint.
     """
     values = list(positions)
-    order = sorted(range(len(values)), key=values.__getitem__)
+    order = rising(values)
     moved = [values[i] for i in order]
     for _ in range(50):
         for i in range(1, len(moved)):

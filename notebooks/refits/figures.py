@@ -68,7 +68,7 @@ def tradeoffs(points: pd.DataFrame) -> Figure:
     looks = style.looks(ARMS)
     figure, axes = style.grid(2 * len(SETTINGS), columns=len(SETTINGS), height=2.0)
     for column, setting in enumerate(SETTINGS):
-        own = points[points["setting"] == setting].sort_values("log2_x")
+        own = points[points["setting"] == setting].sort_values("log2_x", kind="stable")
         upper, lower = axes[column], axes[column + len(SETTINGS)]
         for arm in ARMS:
             _budget_line(upper, own[own["arm"] == arm], looks[arm])

@@ -22,6 +22,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.engine.linalg import Array
+from analysis.engine.ties import first_largest
 from analysis.inference.estimates import Estimate, LikelihoodRatio, contrast, likelihood_ratio
 from analysis.inference.multiplicity import adjusted
 from analysis.inference.winners import winner
@@ -223,7 +224,7 @@ def _panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
 
 
 def _best(part: pd.DataFrame, sd: float) -> dict[str, object]:
-    best = part.sort_values("score").to_dict("records")[-1]
+    best = part.to_dict("records")[first_largest(part["score"])]
     reference = float(_at(part, CONVENTIONAL)["score"].iloc[0])
     plain = float(part.loc[part["share"] == 0, "score"].mean())
     hybrid = winner(part["score"].to_numpy(), sd**2 * np.eye(len(part))).hybrid

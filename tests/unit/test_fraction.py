@@ -1,6 +1,6 @@
 """A part of a grid: against all parts of a small one, a textbook fraction, and its limits."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,16 @@ def test_half_of_a_two_level_grid_is_the_textbook_half():
     x = np.column_stack([np.ones(8), cube])
     part = _exchanged(x, _start(x, 4))
     np.testing.assert_allclose(x[part].T @ x[part], 4 * np.eye(4), atol=1e-12)
+
+
+def test_ties_of_a_balanced_grid_are_broken_by_order_and_not_by_rounding():
+    """Turned columns have the same determinants with other roundings of them."""
+    corners = np.array(list(product((-1.0, 0.0, 1.0), repeat=4)))
+    x = np.column_stack([np.ones(len(corners)), corners, corners[:, :1] * corners[:, 1:]])
+    part = _exchanged(x, _start(x, 20))
+    for seed in range(4):
+        turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(x.shape[1],) * 2))[0]
+        np.testing.assert_array_equal(_exchanged(x @ turn, _start(x @ turn, 20)), part)
 
 
 def test_a_part_of_a_study():

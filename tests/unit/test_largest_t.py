@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from analysis.inference import largest_t
 from analysis.inference.largest_t import OneFactor, directed, largest, one_factor, quantile
 from analysis.inference.multiplicity import range_tail
 
@@ -102,9 +101,3 @@ def test_the_far_tail_stays_between_one_statistic_and_bonferroni():
         for df in (8.0, np.inf):
             one = 2 * (stats.t.sf(7.5, df) if np.isfinite(df) else stats.norm.sf(7.5))
             assert one <= largest(corr, two_sided=True).tail(7.5, df) <= len(corr) * one
-
-
-def test_a_factor_of_a_singular_matrix_has_its_rank():
-    l_CR = largest_t.pivoted(all_pairs(6))
-    assert l_CR.shape == (15, 5)
-    np.testing.assert_allclose(l_CR @ l_CR.T, all_pairs(6), atol=1e-12)

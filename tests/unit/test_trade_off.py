@@ -54,6 +54,15 @@ def test_the_chance_of_two_cells_is_that_of_the_closed_form():
     assert table["chance"][0] == pytest.approx(1 - reverse, abs=0.012)
 
 
+def test_draws_do_not_turn_with_the_last_digit():
+    """Equal variances: the eigenvectors of their covariance are any."""
+    means = known(np.zeros((6, 2)))
+    noise = 1e-15 * np.random.default_rng(0).normal(size=(6, 6))
+    other = JointMeans(means.cells, means.mean_C2, np.eye(6) + noise + noise.T,
+                       means.residual_22, means.df)  # fmt: skip
+    np.testing.assert_allclose(other.draws(50), means.draws(50), atol=1e-12)
+
+
 def test_clear_cases_are_called_so():
     table = front_table(known([[10, 0], [0, 10], [5, -5]], sd=0.5)).set_index("name")
     assert table["verdict"].sort_index().tolist() == [ON, OFF, ON]

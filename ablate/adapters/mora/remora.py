@@ -169,7 +169,7 @@ class RemoraLinear(RestartLayer, MoraLinear):
         change_DK = super().delta(name)
         if name not in self.order_in:
             return change_DK
-        return change_DK[self.order_out[name]][:, self.order_in[name].argsort()]
+        return change_DK[self.order_out[name]][:, self.order_in[name].argsort(stable=True)]
 
 
 class ReloraLinear(RestartLayer, LoraLinear):

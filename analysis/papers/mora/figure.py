@@ -60,7 +60,7 @@ def _budget(points: pd.DataFrame, rank: float) -> pd.DataFrame:
 def _panel(axis: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None:
     axis.axhline(CHANCE, color=MUTED, linewidth=0.6, linestyle=(0, (2, 2)))
     for adapter, look in looks.items():
-        line = at(rows, {"adapter": adapter}).sort_values("steps")
+        line = at(rows, {"adapter": adapter}).sort_values("steps", kind="stable")
         if not len(line):
             continue
         axis.plot(line["steps"], line["estimate"], color=look.color, linewidth=1.0)

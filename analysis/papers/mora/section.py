@@ -57,7 +57,9 @@ def means(runs: pd.DataFrame) -> pd.DataFrame:
         found.append(
             {"adapter": str(adapter), "rank": rank, "steps": steps, "n": len(own)} | _ends(mean)
         )
-    return pd.DataFrame(found).sort_values(["adapter", "rank", "steps"], ignore_index=True)
+    return pd.DataFrame(found).sort_values(
+        ["adapter", "rank", "steps"], ignore_index=True, kind="stable"
+    )
 
 
 def ordering(runs: pd.DataFrame) -> pd.DataFrame:

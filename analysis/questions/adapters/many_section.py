@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.engine.ties import falling
 from analysis.questions.adapters import figure as figures
 from analysis.questions.adapters.section import ARM, arm_text, changes_table, many, without_rank
 from analysis.regression.study import Study
@@ -76,7 +77,7 @@ def _table(changes: pd.DataFrame, spent: pd.DataFrame) -> pd.DataFrame:
         unit = table.loc[table["label"] == AGAINST, name]
         table[made] = table[name] / (float(unit.iloc[0]) if len(unit) else table[name].median())
     columns = ["label", "rank", "budget", "trainable_parameters", *CHANGES, "seconds", "peak_mb"]
-    return table.sort_values("gain_mean", ascending=False, ignore_index=True)[columns]
+    return table.iloc[falling(table["gain_mean"])].reset_index(drop=True)[columns]
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:

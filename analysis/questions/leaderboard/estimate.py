@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.linalg import Array
+from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import LEVEL, contrast
 from analysis.inference.selection import against_best, letters
@@ -106,7 +107,7 @@ def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: flo
         won = winner(means.mean_K, means.cov_KK, level=level)
     except AnalysisError as error:
         plain = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
-        bare = table.join(plain).sort_values("mean", ascending=False).reset_index()
+        bare = _best_first(table.join(plain))
         return Leaderboard(place, bare, None, "", level, f"No order can be defended here: {error}.")
     table = table.loc[means.labels].assign(
         mean=means.mean_K,
@@ -117,8 +118,12 @@ def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: flo
     )
     if len(table) <= MOST_LETTERS:
         table["letters"] = letters(means.mean_K, means.cov_KK, df=means.df, level=level)
-    table = table.sort_values("mean", ascending=False).reset_index()
+    table = _best_first(table)
     return Leaderboard(place, table, won, means.noise, level)
+
+
+def _best_first(table: pd.DataFrame) -> pd.DataFrame:
+    return table.iloc[falling(table["mean"])].reset_index()
 
 
 def cell_means(runs: pd.DataFrame, items: Items | None = None) -> Means:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
 from analysis.questions.noise import figure as figures
 from analysis.questions.noise.estimate import by_task, noise, noise_table, plan_table
@@ -104,7 +105,7 @@ def _pairs(items: Items, study: Study) -> Table:
         own = chosen.of(runs=where == place)
         cell = cell_names(own.runs)
         means = pd.Series(own.scores_RI.mean(axis=1)).groupby(cell).mean()
-        order = list(means.sort_values(ascending=False).index)
+        order = list(means.index[falling(means)])
         for other in order[1 : MOST_PAIRS + 1]:
             rows.append({"place": place, "against": other} | _pair(own, cell, order[0], str(other)))
     note = (

@@ -102,9 +102,9 @@ def front(points: pd.DataFrame) -> Figure:
     several = len(looks) <= len(style.PALETTE)
     for axis, place in zip(axes, places, strict=True):
         rows = at(points, {"place": place})
-        edge = rows[rows["front_now"].astype(bool)].sort_values("learning")
+        edge = rows[rows["front_now"].astype(bool)].sort_values("learning", kind="stable")
         axis.step(edge["forgetting"], edge["learning"], where="post", color=MUTED, linewidth=0.7)
-        for row in rows.sort_values("chance").itertuples():
+        for row in rows.sort_values("chance", kind="stable").itertuples():
             _cell(axis, row, looks[str(row.adapter)] if several else style.Look(BLUE, "o"))
         _names(axis, edge)
         axis.grid(visible=True, axis="both")

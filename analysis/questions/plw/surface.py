@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.engine.canonical import root
 from analysis.engine.formula import matrix_for
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
@@ -270,7 +271,7 @@ def bootstrap_point(
     the interval is open where the data do not bound the point.
     """
     rng = np.random.default_rng(seed)
-    noise_D5 = rng.multivariate_normal(np.zeros(5), found.cov_55, draws, method="eigh")
+    noise_D5 = rng.standard_normal((draws, 5)) @ root(found.cov_55)
     scale_D = np.ones(draws)
     if np.isfinite(found.df):
         scale_D = np.sqrt(rng.chisquare(found.df, draws) / found.df)

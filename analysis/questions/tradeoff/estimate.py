@@ -25,7 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.engine.canonical import root
 from analysis.engine.linalg import Array
+from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
 from analysis.table.cells import CELL, PLACE
 from analysis.table.frame import SCORED, study_rows
@@ -54,7 +56,7 @@ class JointMeans:
         rng = np.random.default_rng(seed)
         z_DC2 = rng.standard_normal((count, *self.mean_C2.shape))
         scale_D = np.sqrt(self.df / rng.chisquare(self.df, count))
-        noise_DC2 = _root(self.shape_CC) @ z_DC2 @ _root(self.residual_22).T
+        noise_DC2 = root(self.shape_CC) @ z_DC2 @ root(self.residual_22)
         return np.asarray(self.mean_C2 + noise_DC2 * scale_D[:, None, None])
 
     def among(self, kept_C: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> "JointMeans":
@@ -62,11 +64,6 @@ class JointMeans:
         shape_CC = self.shape_CC[np.ix_(kept_C, kept_C)]
         cells = self.cells.iloc[kept_C].reset_index(drop=True)
         return JointMeans(cells, self.mean_C2[kept_C], shape_CC, self.residual_22, self.df)
-
-
-def _root(cov: Array) -> Array:
-    values, vectors = np.linalg.eigh(cov)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def run_changes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -141,16 +138,18 @@ def front_table(means: JointMeans, *, draws: int = DRAWS, seed: int = 0) -> pd.D
     chance_C = on_front(means.draws(draws, seed)).mean(axis=0)
     sd_2 = np.sqrt(np.diagonal(means.residual_22))
     se_C2 = np.sqrt(np.diagonal(means.shape_CC))[:, None] * sd_2
+    rank_C2 = np.column_stack([tied_ranks(mean_C) for mean_C in means.mean_C2.T]).astype(float)
     verdicts = [ON if p >= SURE else OFF if p <= 1 - SURE else UNDECIDED for p in chance_C]
     numbers = pd.DataFrame(
         {
             "learning": means.mean_C2[:, 0], "learning_se": se_C2[:, 0],
             "forgetting": means.mean_C2[:, 1], "forgetting_se": se_C2[:, 1],
-            "front_now": on_front(means.mean_C2[None])[0], "chance": chance_C, "verdict": verdicts,
+            "front_now": on_front(rank_C2[None])[0], "chance": chance_C, "verdict": verdicts,
         }
     )  # fmt: skip
     table = pd.concat([means.cells, numbers], axis=1)
-    return table.sort_values(["chance", "learning"], ascending=False).reset_index(drop=True)
+    order = np.lexsort([tied_ranks(-table[n].to_numpy()) for n in ("learning", "chance")])
+    return table.iloc[order].reset_index(drop=True)
 
 
 def places(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
@@ -198,7 +197,7 @@ def at_learning(points_DC2: Array, learning: float) -> Array:
     """
     found_D = np.full(len(points_DC2), np.nan)
     for i, point_C2 in enumerate(points_DC2):
-        ordered_C2 = point_C2[np.argsort(point_C2[:, 0])]
+        ordered_C2 = point_C2[np.argsort(point_C2[:, 0], kind="stable")]
         if ordered_C2[0, 0] <= learning <= ordered_C2[-1, 0]:
             found_D[i] = np.interp(learning, ordered_C2[:, 0], ordered_C2[:, 1])
     return found_D

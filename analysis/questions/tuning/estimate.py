@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.special import gammaln
 
 from analysis.engine.linalg import Array
+from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
 from analysis.table.validation_losses import USUAL, validation_losses
 
@@ -58,7 +59,7 @@ def expected_best(
 
 def _shared(choose_B: Array, report_B: Array) -> Array:
     """Return what is reported, tied settings each with their mean."""
-    _, code = np.unique(choose_B, return_inverse=True)
+    code = tied_ranks(choose_B)
     return np.asarray((np.bincount(code, report_B) / np.bincount(code))[code])
 
 
