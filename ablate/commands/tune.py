@@ -151,7 +151,7 @@ def _save(table: "pd.DataFrame", path: Path) -> None:
     for name, usual in AROUND.items():
         old[name] = old[name].fillna(usual) if name in old else usual
     both = pd.concat([old, table]) if len(old) else table
-    rows = both.drop_duplicates(BY, keep="last").sort_values(BY)
+    rows = both.drop_duplicates(BY, keep="last").sort_values(BY, kind="stable")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.drop(columns="edge", errors="ignore").to_csv(path, index=False)
 
