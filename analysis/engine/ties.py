@@ -13,7 +13,7 @@ import numpy.typing as npt
 from analysis.engine.linalg import Array, Index
 
 TIE = 1e-9  # of the largest absolute value
-DIGITS = 10  # that a shown number is first rounded to; float64 has nearly 16
+DIGITS = 12  # that a shown number is first rounded to; float64 has nearly 16
 
 
 def tied_ranks(values: npt.ArrayLike) -> Index:

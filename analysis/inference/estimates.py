@@ -17,6 +17,7 @@ from scipy import stats
 
 from analysis.engine.canonical import eigen
 from analysis.engine.linalg import Array
+from analysis.engine.ties import settled
 from analysis.errors import AnalysisError, nearest
 from analysis.inference.boundary import boundary_p
 from analysis.inference.kenward_roger import kenward_roger
@@ -68,6 +69,14 @@ class Estimate:
     def mde(self) -> float:
         """The minimum detectable effect of this design, see `minimum_detectable_effect`."""
         return minimum_detectable_effect(self.se, self.df, alpha=1 - self.level)
+
+    def __format__(self, spec: str) -> str:
+        """Return the estimate and its interval, each number by `spec`; without one, `str`."""
+        if not spec:
+            return str(self)
+        ends = (settled(value) for value in (self.estimate, self.low, self.high))
+        estimate, low, high = (format(value, spec) for value in ends)
+        return f"{estimate} ({low} to {high})"
 
     def row(self) -> dict[str, float | str]:
         """Return all of it as one row of a table."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, covariance, equivalence
 from analysis.inference.means import means
@@ -42,7 +43,7 @@ def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> I
     own = found.means[found.means["factor"] == name] if len(found.means) else found.means
     if not len(pairs) or not len(own):
         return
-    best = str(own["level"].iloc[int(own["estimate"].to_numpy().argmax())])
+    best = str(own["level"].iloc[first_largest(own["estimate"])])
     for row in pairs.dropna(subset=["estimate"]).to_dict("records"):
         first, second = str(row["contrast"]).split(" − ", 1)
         if len(own) > ALL_PAIRS and best not in (first, second):

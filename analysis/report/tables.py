@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.engine.ties import settled
+
 MISSING = "–"
 P_VALUE = "p"  # the format of p-values
 SIGNIFICANT = "#.3g"  # three digits, zeros among them; whole numbers from 1,000
@@ -68,7 +70,8 @@ def shown(value: Any, spec: str = "") -> str:
     if isinstance(value, bool) or type(value).__name__ == "bool_":
         return "yes" if value else "no"
     if isinstance(value, numbers.Real):
-        return _p_value(float(value)) if spec == P_VALUE else _number(float(value), spec)
+        number = settled(float(value))
+        return _p_value(number) if spec == P_VALUE else _number(number, spec)
     return str(value)
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 
+from analysis.engine.ties import settled
 from analysis.inference.estimates import Estimate
 
 TASK_TYPES = {
@@ -46,7 +47,7 @@ def data_text(kind: str) -> str:
 
 def signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign, a real minus included."""
-    text = f"{value:+.{digits}f}"
+    text = f"{settled(value):+.{digits}f}"
     if float(text) == 0:
         text = text[1:]
     return text.replace("-", "−")
@@ -82,6 +83,7 @@ def plw_text(plw: float) -> str:
 
 def p_text(p: float) -> str:
     """Return a p-value as papers write it."""
+    p = settled(p)
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 

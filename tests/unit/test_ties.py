@@ -8,6 +8,9 @@ import pytest
 
 from analysis.engine.canonical import eigen, pivoted, root
 from analysis.engine.ties import falling, first_largest, rising, settled, tied_ranks
+from analysis.inference.estimates import Estimate
+from analysis.report import words
+from analysis.report.tables import shown
 
 ROOT = Path(__file__).parents[2]
 SORTS = {"sort_values", "argsort"}
@@ -42,7 +45,19 @@ def test_a_number_at_a_rounding_border_is_shown_one_way(value):
     for seed in range(5):
         other = float(nudged([value], seed)[0])
         assert f"{settled(other):.2f} {settled(other):.2g}" == f"{value:.2f} {value:.2g}"
+        estimate = Estimate("x", other, 1.0, np.inf)
+        assert f"{estimate:.2f}" == f"{Estimate('x', value, 1.0, np.inf):.2f}"
+        assert shown(other, ".2f") == shown(value, ".2f")
+        assert words.signed(other, 2) == words.signed(value, 2)
     assert np.isnan(settled(np.nan))
+
+
+def test_whole_numbers_are_shown_to_the_last():
+    assert shown(13_015_864_321, ",.0f") == shown(13_015_864_321.0, ",.0f") == "13,015,864,321"
+
+
+def test_an_estimate_shows_its_interval():
+    assert f"{Estimate('x', 1.495, 0.5, np.inf):+.2f}" == "+1.50 (+0.52 to +2.47)"
 
 
 def repeated(seed=0):
