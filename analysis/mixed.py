@@ -42,7 +42,7 @@ def fit_mixed(
         family: "gaussian"; "binomial", scores 0 or 1, or proportions with `weights` the trials;
             "beta", scores strictly between 0 and 1, or "beta_squeezed" or "beta_inflated" where
             some are 0 or 1 (see `analysis.engine.bounded`).
-        method: "REML", which a Gaussian fit is unless told otherwise, or "ML" where fixed parts
+        method: "REML", the default of a Gaussian fit, or "ML" where fixed parts
             are to be compared. Other families are "ML", by Laplace's approximation.
         weights: a column of positive weights: a row's residual variance is sigma^2 / weight; of
             a binomial the number of trials; of a beta what the log-likelihood is multiplied by.
@@ -64,14 +64,30 @@ def fit_mixed(
 
 
 def refit(fit: MixedFit, method: str) -> MixedFit:
-    """Return the same model fitted by REML or by ML; one that is not Gaussian is ML already."""
+    """Return the same model fitted by another criterion.
+
+    Args:
+        fit: a fit; one that is not Gaussian is of ML already and comes back as it is.
+        method: "REML" or "ML".
+
+    Raises:
+        AnalysisError: another method.
+    """
     if fit.method == method or isinstance(fit, GlmmFit):
         return fit
     return _fit(fit.formula, fit.design, method)
 
 
 def with_score(fit: MixedFit, y_N: Array) -> MixedFit:
-    """Return the same Gaussian model fitted to another score of the same rows, (N,)."""
+    """Return the same Gaussian model fitted to another score of the same rows.
+
+    Args:
+        fit: a Gaussian fit.
+        y_N: the score of every row that was fitted, in their order.
+
+    Raises:
+        AnalysisError: the score is constant, or explained exactly.
+    """
     return _fit(fit.formula, replace(fit.design, y_N=y_N), fit.method)
 
 

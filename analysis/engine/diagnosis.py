@@ -31,7 +31,7 @@ def diagnosis(
     if gone := left_out(found, problem):
         words.append(
             f"{len(gone)} columns are determined by the others in this table and were left out "
-            f"of the model, so their effects cannot be told apart: {listed(gone, 6)}."
+            f"of the model, so their effects cannot be separated: {listed(gone, 6)}."
         )
     for group in minimum.singular:
         words.append(
@@ -52,8 +52,8 @@ def diagnosis(
     few = [f.group for f in problem.factors if len(f.levels) < FEW_LEVELS]
     for group in few:
         words.append(
-            f"The variance over {group} rests on fewer than {FEW_LEVELS} levels and is hardly "
-            f"known; {group} may do better as a fixed effect."
+            f"The variance over {group} is estimated from fewer than {FEW_LEVELS} levels and is "
+            f"imprecise; {group} may do better as a fixed effect."
         )
     return words
 

@@ -387,7 +387,7 @@ def _check_factor(group: str, levels: int, columns_NP: Array, *, counted: bool =
     if levels * columns_NP.shape[1] >= n and not (counted and columns_NP.shape[1] == 1):
         raise AnalysisError(
             f"(... | {group}): {levels * columns_NP.shape[1]} random effects for {n} rows; they "
-            f"cannot be told from the residual, leave the term out or make it simpler"
+            f"cannot be separated from the residual, leave the term out or make it simpler"
         )
     if not columns_NP.any(axis=0).all():
         raise AnalysisError(f"(... | {group}): a column that varies over {group} is zero")

@@ -175,7 +175,7 @@ def separated(problem: GlmmProblem, beta_B: Array) -> Array | None:
 
 
 def _distinct(X_NB: Array, sign_N: Array) -> tuple[Array, Array]:
-    """Return the distinct rows of X with their signs, told apart by a random projection."""
+    """Return the distinct rows of X with their signs, identified by a random projection."""
     mix_B = np.random.default_rng(0).normal(size=X_NB.shape[1])
     _, first = np.unique(np.column_stack([X_NB @ mix_B, sign_N]), axis=0, return_index=True)
     return X_NB[first], sign_N[first]

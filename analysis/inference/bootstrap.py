@@ -111,10 +111,17 @@ def bootstrap_ratio(
 ) -> BootstrapTest:
     """Return the likelihood-ratio test of `small` within `large` by simulation from `small`.
 
-    Both are refitted by ML. It needs no chi-square: small tables and zero variances are no harm.
+    Both are fitted by ML. No chi-square approximation is used, so small tables and variances of
+    zero do not bias it.
+
+    Args:
+        small: a fit of the same rows.
+        large: the same with more parameters.
+        draws: simulated responses; the smallest possible p is 1 / (1 + draws).
+        seed: the same seed gives the same draws.
 
     Raises:
-        AnalysisError: the models are of different rows.
+        AnalysisError: the models are of different rows or families, or not nested.
     """
     same_family(small, large, "bootstrap")
     if not small.design.rows.equals(large.design.rows):

@@ -31,7 +31,13 @@ def new_columns(small: MixedFit, large: MixedFit) -> int:
 
 
 def boundary_p(small: MixedFit, large: MixedFit, statistic: float) -> tuple[float, str]:
-    """Return the p-value of a likelihood ratio, and a note where it is not a plain chi-square."""
+    """Return the p-value of a likelihood ratio, and a note where it is not a plain chi-square.
+
+    Args:
+        small: fitted by ML.
+        large: fitted by ML, with more parameters.
+        statistic: twice the difference of their log-likelihoods.
+    """
     df, new = large.parameters - small.parameters, new_columns(small, large)
     plain = float(stats.chi2.sf(statistic, df))
     if new == 0:

@@ -103,7 +103,16 @@ class Comparisons:
 
 
 def pairwise(found: Means, *, adjust: str = "tukey") -> Comparisons:
-    """Return all differences of two means, first less second, within every family."""
+    """Return all differences of two means, first less second, within every family.
+
+    Args:
+        found: means (or slopes) of `analysis.inference.means`.
+        adjust: of `analysis.inference.multiplicity.ADJUSTMENTS`; "tukey" is exact where all
+            differences have one variance (Tukey and Kramer otherwise), "mvt" for any covariance.
+
+    Raises:
+        AnalysisError: an unknown adjustment.
+    """
     return _compared(found, _pairs, adjust)
 
 

@@ -126,7 +126,24 @@ class LikelihoodRatio:
 def contrast(
     fit: MixedFit, l_B: Array, *, name: str = "", level: float = LEVEL, df: str = DF_RULES[0]
 ) -> Estimate:
-    """Return the estimate of l' beta; all of it is NaN for a contrast that is not estimable."""
+    """Return the estimate of l' beta with its standard error and degrees of freedom.
+
+    Degrees of freedom: Satterthwaite's (Kuznetsova, Brockhoff and Christensen 2017, J. Stat. Softw.
+    82(13)) unless another rule is asked for.
+
+    Args:
+        fit: a fitted model; of a generalised one the estimate is on the link's scale.
+        l_B: weights of the fixed effects, in the order of `fit.fixef`; NaN where not estimable.
+        name: what the estimate is called in tables.
+        level: of the interval, in (0, 1).
+        df: one of `DF_RULES`.
+
+    Returns:
+        The estimate in units of the score; all NaN for a contrast that is not estimable.
+
+    Raises:
+        AnalysisError: an unknown rule, or Kenward and Roger's for a fit that cannot have it.
+    """
     _check_rule(df)
     if np.isnan(l_B).any():
         return Estimate(name, float("nan"), float("nan"), float("nan"), level)
@@ -139,7 +156,15 @@ def contrast(
 
 
 def covariance(fit: MixedFit, df: str = DF_RULES[0]) -> Array:
-    """Return the covariance of `fixef` that goes with this rule, (B, B)."""
+    """Return the covariance of `fixef` that goes with a rule for degrees of freedom, (B, B).
+
+    Args:
+        fit: a fitted model.
+        df: one of `DF_RULES`; "kenward-roger" has an adjusted covariance, the others the plain one.
+
+    Raises:
+        AnalysisError: as for `contrast`.
+    """
     _check_rule(df)
     return kenward_roger(fit).cov if df == "kenward-roger" else fit.cov.to_numpy()
 
@@ -157,7 +182,13 @@ def _freedom(fit: MixedFit, l_B: Array, df: str) -> float:
 
 
 def coefficients(fit: MixedFit, *, level: float = LEVEL, df: str = DF_RULES[0]) -> pd.DataFrame:
-    """Return one row per fixed effect: name, estimate, se, df, t, p, low, high, mde."""
+    """Return one row per fixed effect: name, estimate, se, df, t, p, low, high, mde.
+
+    Args:
+        fit: a fitted model.
+        level: of the intervals.
+        df: one of `DF_RULES`.
+    """
     rows = np.eye(len(fit.fixef))
     named = zip(fit.fixef.index, rows, strict=True)
     found = [contrast(fit, l_B, name=name, level=level, df=df) for name, l_B in named]
@@ -180,13 +211,17 @@ def variances(fit: MixedFit) -> pd.DataFrame:
 
 
 def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
-    """Return the test of `small` within `large`; both are refitted by ML where they are not.
+    """Return the likelihood-ratio test of `small` within `large`, by ML.
 
     Where one variance is zero under `small`, p is of the mixture of chi-squares that holds on the
     boundary, see `analysis.inference.boundary`.
 
+    Args:
+        small: a fit of the same rows; it is fitted again by ML where it is of REML.
+        large: the same with more parameters.
+
     Raises:
-        AnalysisError: the models are of different rows or families, or `large` has no more
+        AnalysisError: the models are of different rows, scores or families, or `large` has no more
             parameters.
     """
     same_family(small, large, "likelihood ratio")
@@ -225,11 +260,19 @@ def same_family(small: MixedFit, large: MixedFit, asked: str) -> None:
 
 
 def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
-    """Return the F test of l beta = 0, its residual df by Satterthwaite's method.
+    """Return the F test that several contrasts are zero, l beta = 0.
 
-    Reference: Kuznetsova et al. 2017, section 2.2; the contrasts are turned so that they are
-    uncorrelated, each has its own df, and theirs are joined. With df="kenward-roger" F and its
-    df are Kenward and Roger's; with df="normal" the residual df is infinite.
+    The contrasts are rotated so that they are uncorrelated; each has its own Satterthwaite df, and
+    theirs are combined into the residual df (Fai and Cornelius 1996; Kuznetsova et al. 2017,
+    section 2.2).
+
+    Args:
+        fit: a fitted model.
+        l_KB: one contrast a row; linearly dependent rows count once.
+        df: one of `DF_RULES`; "kenward-roger" has its own F, "normal" an infinite residual df.
+
+    Raises:
+        AnalysisError: as for `contrast`.
     """
     _check_rule(df)
     if df == "kenward-roger":
@@ -263,7 +306,19 @@ def _extra(small: MixedFit, large: MixedFit) -> Joint | None:
 
 
 def equivalence(effect: Estimate, margin: float) -> Equivalence:
-    """Return whether `effect` lies within +- margin, at the effect's own level."""
+    """Return whether an effect lies within +- margin: two one-sided tests (Schuirmann 1987).
+
+    Args:
+        effect: with its standard error and degrees of freedom.
+        margin: the smallest effect of interest, positive, in the effect's units.
+
+    Returns:
+        The larger of the two one-sided p-values, and a verdict at alpha = 1 - `effect.level` that
+        takes the test against zero into account as well.
+
+    Raises:
+        AnalysisError: the margin is not positive.
+    """
     if margin <= 0:
         raise AnalysisError(f"margin={margin}: must be positive")
     if not effect.se > 0:
@@ -283,11 +338,25 @@ def equivalence(effect: Estimate, margin: float) -> Equivalence:
 def minimum_detectable_effect(
     se: float, df: float, *, alpha: float = 0.05, power: float = POWER
 ) -> float:
-    """Return the true effect that a two-sided test at `alpha` finds with this power."""
+    """Return the true effect that a two-sided test finds with a given power.
+
+    (t_{1 - alpha / 2} + t_{power}) se (Bloom 1995, Eval. Rev. 19(5)): a central t in place of the
+    noncentral one, which matters below about ten degrees of freedom.
+
+    Args:
+        se: standard error of the estimate.
+        df: its degrees of freedom; infinite for a normal one.
+        alpha: of the test.
+        power: wanted, above one half.
+    """
     return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)) * se)
 
 
 def table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
-    """Return estimates as a table, one row each, with p-values adjusted by Holm beside them."""
+    """Return estimates as a table, one row each, with p-values adjusted by Holm in column p_holm.
+
+    Args:
+        estimates: by name.
+    """
     found = pd.DataFrame([{**e.row(), "name": name} for name, e in estimates.items()])
     return found.assign(p_holm=holm(found["p"].tolist())) if len(found) else found

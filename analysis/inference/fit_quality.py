@@ -93,7 +93,10 @@ def _mean_variance(fit: MixedFit, group: str) -> float:
 def random_effects(fit: MixedFit, *, level: float = LEVEL) -> pd.DataFrame:
     """Return one row per random effect: group, level, name, estimate, se, low, high.
 
-    The intervals are normal and conditional on beta and theta, as lme4's dotplot draws them.
+    Args:
+        fit: a fitted model.
+        level: of the intervals, which are normal and conditional on beta and theta, as those of
+            lme4's dotplot.
     """
     z = float(stats.norm.ppf((1 + level) / 2))
     parts = []
@@ -149,8 +152,12 @@ def fitted_values(fit: MixedFit, *, level: float = LEVEL) -> pd.DataFrame:
 
     Of a generalised model they are on the score's scale.
 
-    The standard error is of x' beta + z' b about its truth, given theta: with G = Lambda Lambda'
-    and c = x - X' V^-1 Z G z, sigma^2 (z' (G - G S G) z + c' (X' V^-1 X)^-1 c).
+    The standard error is of x' beta + z' b about its true value, given theta: with G = Lambda
+    Lambda' and c = x - X' V^-1 Z G z, sigma^2 (z' (G - G S G) z + c' (X' V^-1 X)^-1 c).
+
+    Args:
+        fit: a fitted model.
+        level: of the intervals.
 
     Raises:
         AnalysisError: too many random effects, see `analysis.inference.marginal`.
@@ -180,8 +187,14 @@ def fitted_values(fit: MixedFit, *, level: float = LEVEL) -> pd.DataFrame:
 def predicted(fit: MixedFit, rows: pd.DataFrame, *, level: float = LEVEL) -> pd.DataFrame:
     """Return the score at other rows, random effects at zero: fitted, se, low, high.
 
-    It is the mean of a linear model, and of a generalised one the score of a typical level of
-    every group. A row that the fitted table does not determine is NaN. The intervals are normal.
+    It is the mean of a linear model, and of a generalised one the score of a typical level of every
+    group.
+
+    Args:
+        fit: a fitted model.
+        rows: a table with the columns of the formula's right side; a row that the fitted table does
+            not determine is NaN.
+        level: of the intervals, which are normal.
     """
     l_NB = fit.matrix(rows)
     se = np.sqrt(np.einsum("na,ab,nb->n", l_NB, fit.cov.to_numpy(), l_NB))

@@ -47,18 +47,34 @@ def adjusted(p_values: Sequence[float] | Array, method: str) -> Array:
 
 
 def holm(p_values: Sequence[float] | Array) -> Array:
-    """Return p-values adjusted by Holm's method (1979), see `adjusted`."""
+    """Return p-values adjusted by Holm's step-down method (1979, Scand. J. Stat. 6(2)).
+
+    Args:
+        p_values: (C,), in any order; NaN stays NaN and does not count.
+    """
     return adjusted(p_values, "holm")
 
 
 def tukey_p(t_C: Array, df_C: Array, means: int) -> Array:
-    """Return the p-values of all pairs of `means` means, from their t and df."""
+    """Return the p-values of all pairs of means by the studentised range (Tukey), (C,).
+
+    Args:
+        t_C: the differences over their standard errors.
+        df_C: their degrees of freedom.
+        means: how many means are compared.
+    """
     pairs = zip(np.abs(t_C), df_C, strict=True)
     return np.array([range_tail(float(np.sqrt(2) * t), float(df), means) for t, df in pairs])
 
 
 def tukey_critical(level: float, df_C: Array, means: int) -> Array:
-    """Return the half widths, in standard errors, of simultaneous intervals of all pairs."""
+    """Return the half widths of Tukey's simultaneous intervals, in standard errors, (C,).
+
+    Args:
+        level: of all intervals together.
+        df_C: degrees of freedom of the differences.
+        means: how many means are compared.
+    """
 
     def critical(df: float) -> float:
         found = optimize.brentq(
@@ -90,7 +106,16 @@ def _for_each(critical: Callable[[float], float], df_C: Array) -> Array:
 
 
 def max_t_p(t_C: Array, df_C: Array, cov_CC: Array) -> Array:
-    """Return P(max |T| >= |t|) for a multivariate t of this covariance: single-step p-values."""
+    """Return single-step p-values, P(max |T| >= |t|) for a multivariate t, (C,).
+
+    Args:
+        t_C: the contrasts over their standard errors.
+        df_C: their degrees of freedom.
+        cov_CC: their covariance, up to a factor.
+
+    Raises:
+        AnalysisError: a contrast has no variance.
+    """
     found = largest(_correlations(cov_CC), two_sided=True)
     p = [
         found.tail(abs(float(t)), float(df)) if np.isfinite(t) else np.nan
@@ -100,7 +125,16 @@ def max_t_p(t_C: Array, df_C: Array, cov_CC: Array) -> Array:
 
 
 def max_t_critical(level: float, df_C: Array, cov_CC: Array) -> Array:
-    """Return the half widths, in standard errors, of simultaneous intervals of contrasts."""
+    """Return the half widths of simultaneous intervals of contrasts, in standard errors, (C,).
+
+    Args:
+        level: of all intervals together.
+        df_C: degrees of freedom of the contrasts.
+        cov_CC: their covariance, up to a factor.
+
+    Raises:
+        AnalysisError: a contrast has no variance.
+    """
     found = largest(_correlations(cov_CC), two_sided=True)
     return _for_each(lambda df: quantile(found, level, df), df_C)
 

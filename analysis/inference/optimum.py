@@ -7,7 +7,7 @@ For a curve b1 x + b2 x^2 on [low, high] the vertex is v = -b1 / (2 b2). Its Fie
 
 It is an interval, an interval's complement or the whole line; the last two say that the data do
 not bound the vertex. There is an optimum inside if the slope is up at one end and down at the
-other, each beyond doubt, which is the same as the Fieller set lying inside (Lind and Mehlum 2010,
+other, each significantly, which is the same as the Fieller set lying inside (Lind and Mehlum 2010,
 Oxf. Bull. Econ. Stat. 72(1)). The delta method's interval stands beside it for comparison; it
 pretends that the vertex is normal.
 """
@@ -73,7 +73,17 @@ class Optimum:
 def optimum(
     curve: Quadratic, *, low: float = 0.0, high: float = 1.0, level: float = 0.95
 ) -> Optimum:
-    """Return the maximum of `curve` on [low, high], or why there is none to speak of."""
+    """Return the maximum of a quadratic on [low, high], or why there is none.
+
+    Args:
+        curve: b1 x + b2 x^2 with its covariance and degrees of freedom.
+        low: lower end of x.
+        high: upper end of x.
+        level: of the intervals, and of the tests of the slopes at both ends.
+
+    Raises:
+        AnalysisError: the ends do not make an interval.
+    """
     if not low < high:
         raise AnalysisError(f"optimum: low={low} must be below high={high}")
     t = float(stats.t.ppf((1 + level) / 2, curve.df))
@@ -136,4 +146,4 @@ def _verdict(curve: Quadratic, t: float, ends: tuple[float, float]) -> tuple[str
     side = {0: "at either end", 1: "at the low end", 2: "at the high end"}
     unclear = [i + 1 for i, sign in enumerate(signs) if not sign]
     where = side[unclear[0]] if len(unclear) == 1 else side[0]
-    return NOT_IDENTIFIED, f"the direction of the curve {where} cannot be told"
+    return NOT_IDENTIFIED, f"the direction of the curve {where} is not determined"

@@ -115,11 +115,20 @@ def one_sided_critical(level: float, df: float, corr_CC: Array) -> float:
 def letters(
     means_K: Array, cov_KK: Array, *, df: float = float("inf"), level: float = 0.95
 ) -> list[str]:
-    """Return a compact letter display: means that share a letter cannot be told apart.
+    """Return a compact letter display: means that share a letter do not differ significantly.
 
     All pairs, simultaneously, by the multivariate t (Tukey's comparisons); the letters by insertion
     and absorption (Piepho 2004, J. Comput. Graph. Stat. 13(2)). The first letter has the highest
     mean.
+
+    Args:
+        means_K: estimates.
+        cov_KK: their covariance, estimated with `df` degrees of freedom.
+        df: infinite for a known covariance.
+        level: of all comparisons together.
+
+    Raises:
+        AnalysisError: two means have no variance between them.
     """
     pairs = list(combinations(range(len(means_K)), 2))
     se_KK, eye = differences_se(cov_KK), np.eye(len(means_K))

@@ -1,11 +1,11 @@
-"""What a fit rests on: single levels of a column, and columns that are nearly each other.
+"""Sensitivity of a fit: to single levels of a column, and to nearly collinear columns.
 
 Leverage of a level is read off the fit without its rows, at the fitted variance parameters:
 
     share of a coefficient's information that goes with the level = 1 - var(with) / var(without)
     shift of the estimate = (without - with) / se(with)
 
-A quadratic over prompt loss weights 0, 0.01, 0.1 and 1 may rest on weight 0 alone: then its share
+A quadratic over prompt loss weights 0, 0.01, 0.1 and 1 may depend on weight 0 alone: then its share
 is near 1, and what looks like curvature is the difference between "none" and "a little".
 
 Collinearity: the generalised variance inflation factor of a term (Fox and Monette 1992, JASA
@@ -30,9 +30,9 @@ from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.marginal import gaussian_only, relative_factors
 from analysis.mixed import MixedFit
 
-RESTS_ON = 0.5  # share of information from which a coefficient rests on a level
+DEPENDS = 0.5  # share of information from which a coefficient depends on a level
 SHIFTED = 1.0  # standard errors
-INFLATED = (5.0, 10.0)  # variance inflation that is told, and that is too much
+INFLATED = (5.0, 10.0)  # variance inflation that is reported, and that is too large
 ILL = 30.0  # condition number, Belsley's own
 MOST_LEVELS = 200
 
@@ -43,12 +43,12 @@ class Leverage:
 
     column: str
     table: pd.DataFrame  # level, name, share, shift, estimate_without, se_without
-    words: tuple[str, ...]  # in plain words; empty when nothing rests on one level
+    words: tuple[str, ...]  # in plain words; empty when nothing depends on one level
 
 
 @dataclass(frozen=True, slots=True)
 class Collinearity:
-    """How far the coefficients can be told apart."""
+    """How well the coefficients can be separated."""
 
     vif: pd.Series  # generalised, by term, per coefficient
     condition: float
@@ -87,7 +87,7 @@ def leverage(
             rows.append((level, name, share, shift, without_B[j], spread_B[j]))
     columns = ["level", "name", "share", "shift", "estimate_without", "se_without"]
     table = pd.DataFrame(rows, columns=columns)
-    return Leverage(column, table, tuple(_told(column, table)))
+    return Leverage(column, table, tuple(_sentences(column, table)))
 
 
 def _levels(fit: MixedFit, frame: pd.DataFrame, column: str) -> "pd.Series[Any]":
@@ -178,21 +178,21 @@ def _determined(X_NB: Array, kept: Index) -> Mask:
     return np.asarray(share.max(axis=1) < 1e-6)
 
 
-def _told(column: str, table: pd.DataFrame) -> list[str]:
-    """Return a sentence for every coefficient that rests on one level."""
+def _sentences(column: str, table: pd.DataFrame) -> list[str]:
+    """Return a sentence for every coefficient that depends on one level."""
     words = []
     for name, part in table.groupby("name", sort=False):
         most = part.iloc[first_largest(part["share"])]
         level = f"{column}={most['level']}"
         if np.isnan(most["se_without"]):
-            words.append(f"{name} rests on {level} entirely: without it there is no estimate.")
-        elif most["share"] >= RESTS_ON:
+            words.append(f"{name} depends on {level} entirely: without it there is no estimate.")
+        elif most["share"] >= DEPENDS:
             words.append(
-                f"{name} rests on {level}: {most['share']:.0%} of what is known of it comes from "
+                f"{name} depends on {level}: {most['share']:.0%} of its information comes from "
                 f"there. Without it the estimate is {most['estimate_without']:.3g} "
                 f"(standard error {most['se_without']:.2g})."
             )
-        far = part[(part["shift"].abs() > SHIFTED) & (part["share"] < RESTS_ON)]
+        far = part[(part["shift"].abs() > SHIFTED) & (part["share"] < DEPENDS)]
         for _, row in far.iterrows():
             words.append(
                 f"{name} moves by {abs(row['shift']):.1f} standard errors, to "
@@ -202,7 +202,16 @@ def _told(column: str, table: pd.DataFrame) -> list[str]:
 
 
 def collinearity(fit: MixedFit) -> Collinearity:
-    """Return how far the fixed effects can be told apart, given the fitted covariances."""
+    """Return how well the fixed effects can be separated, given the fitted covariances.
+
+    Args:
+        fit: a fitted model.
+
+    Returns:
+        Generalised variance inflation by term, per coefficient (Fox and Monette 1992), the
+        condition number of the scaled columns (Belsley, Kuh and Welsch 1980), and sentences about
+        both.
+    """
     names = [str(n) for n in fit.fixef.index]
     inside = np.array([n != "Intercept" for n in names], dtype=bool)
     cov_BB = fit.cov.to_numpy()[np.ix_(inside, inside)]
@@ -235,15 +244,16 @@ def _inflation(corr_BB: Array, own_B: Mask) -> float:
 
 
 def _inflated(vif: dict[str, float], condition: float) -> list[str]:
-    told = {t: v for t, v in vif.items() if v >= INFLATED[0]}
+    high = {t: v for t, v in vif.items() if v >= INFLATED[0]}
     words = []
-    if told:
-        order = falling(list(told.values()))
-        each = listed([f"{t} ({v:.1f})" for t, v in (list(told.items())[i] for i in order)], 6)
-        much = "hardly" if max(told.values()) >= INFLATED[1] else "not well"
+    if high:
+        order = falling(list(high.values()))
+        each = listed([f"{t} ({v:.1f})" for t, v in (list(high.items())[i] for i in order)], 6)
+        much = "hardly" if max(high.values()) >= INFLATED[1] else "not well"
         words.append(
-            f"Terms that can {much} be told from the others (variance inflated so many times): "
-            f"{each}. Their joint test and the fitted values stand; single coefficients are vague."
+            f"Terms that can {much} be separated from the others (variance inflation factor): "
+            f"{each}. Their joint test and the fitted values hold; single coefficients are "
+            f"imprecise."
         )
     if condition >= ILL:
         words.append(

@@ -1,7 +1,7 @@
 """Simplifies a random structure that the data do not call for, and says what it did.
 
-A singular fit (a variance of zero, effects in lockstep) asks for more than the table holds. The
-ladder, one rung at a time, only over the groups that are singular, until the fit is not:
+A singular fit (a variance of zero, effects perfectly correlated) has more parameters than the table
+can estimate. One step at a time, only over the groups that are singular, until the fit is not:
 
     1. correlations:  (1 + x | g)  becomes  (1 + x || g)
     2. slopes:        the slope with least variance over the rows is dropped
@@ -23,7 +23,7 @@ from analysis.engine.formula import Bar, Parsed
 from analysis.errors import AnalysisError
 from analysis.mixed import MixedFit, fit_mixed
 
-RUNGS = 50  # more steps than any formula has terms
+MOST_STEPS = 50  # more steps than any formula has terms
 _LEVEL = re.compile(r"\[[^\[\]]*\]")  # what formulaic adds to a term's name, column by column
 _PLAIN = re.compile(r"[A-Za-z_]\w*\Z")
 
@@ -69,10 +69,10 @@ def simplified(
         weights: as for `fit_mixed`.
     """
     fit, steps = fit_mixed(frame, formula, family, method=method, weights=weights), []
-    for _ in range(RUNGS):
+    for _ in range(MOST_STEPS):
         if not _troubled(fit):
             break
-        parsed, words = _one_rung(fit)
+        parsed, words = _one_step(fit)
         steps.append(words)
         fit = fit_mixed(frame, written(parsed), family, method=method, weights=weights)
     else:
@@ -105,8 +105,8 @@ def _troubled(fit: MixedFit) -> tuple[str, ...]:
     return () if fit.minimum.converged else tuple(f.group for f in fit.problem.factors)
 
 
-def _one_rung(fit: MixedFit) -> tuple[Parsed, str]:
-    """Return the formula one rung down, and what was done."""
+def _one_step(fit: MixedFit) -> tuple[Parsed, str]:
+    """Return the formula one step simpler, and what was done."""
     parsed, groups = fit.design.parsed, _troubled(fit)
     mine = [i for i, bar in enumerate(parsed.bars) if ":".join(bar.group) in groups]
     rich = [i for i in mine if parsed.bars[i].correlated and len(_parts(fit, i)) > 1]

@@ -129,7 +129,13 @@ def _truncated(means_K: Array, cov_KK: Array, i: int) -> _Truncated:
 
 
 def truncated_cdf(x: float, low: float, high: float) -> float:
-    """Return P(Z <= x | low <= Z <= high) of a standard normal Z, exact far out in either tail."""
+    """Return P(Z <= x | low <= Z <= high) of a standard normal Z, exact far out in either tail.
+
+    Args:
+        x: in [low, high].
+        low: may be -inf.
+        high: may be inf.
+    """
     if low + x > 0:  # the upper tail, seen from the other side
         return 1.0 - truncated_cdf(-x, -high, -low)
     log_low, log_x, log_high = (float(special.log_ndtr(v)) for v in (low, x, high))

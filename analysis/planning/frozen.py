@@ -147,6 +147,9 @@ def panel_name(labels: Mapping[Any, object]) -> str:
 def read_frozen(path: Path) -> Frozen:
     """Return the plan in a file.
 
+    Args:
+        path: as `Frozen.write` wrote it.
+
     Raises:
         AnalysisError: no plan, or one that was changed after it was frozen.
     """

@@ -73,8 +73,15 @@ class Components:
 def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
     """Return the noise of a results table, from the default model fitted to it.
 
+    Args:
+        pilot: a results table, one row per run and task.
+        source: what the report calls it.
+
+    Returns:
+        Standard deviations in points.
+
     Raises:
-        AnalysisError: the table has too few runs to tell noise from effects.
+        AnalysisError: the table has too few runs to separate noise from effects.
     """
     frame = from_results(pilot)
     rows = study_rows(frame)
@@ -142,7 +149,12 @@ def power(
 
 
 def enough(table: pd.DataFrame, *, wanted: float = 0.8) -> pd.DataFrame:
-    """Return the fewest seeds tried that reach `wanted`, by panel and shape; NaN where none do."""
+    """Return the fewest seeds tried that reach a power, by panel and shape; NaN where none do.
+
+    Args:
+        table: as `power` returns it.
+        wanted: the power to reach.
+    """
     by = ["mode", "task_group", "dataset_type", "shape"]
     reached = table[table["power"] >= wanted].groupby(by, sort=False)["seeds"].min()
     every = table[by].drop_duplicates()
@@ -150,7 +162,12 @@ def enough(table: pd.DataFrame, *, wanted: float = 0.8) -> pd.DataFrame:
 
 
 def replicated(planned: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """Return the grid with its cells under `seeds` seeds instead of its own."""
+    """Return the grid with its cells under `seeds` seeds instead of its own.
+
+    Args:
+        planned: the grid as a results table, one row per run and task.
+        seeds: how many runs a cell has.
+    """
     trained = planned["adapter"].astype(str) != "none"
     first = planned[trained & (planned["seed"] == planned.loc[trained, "seed"].min())]
     copies = [

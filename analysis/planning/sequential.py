@@ -29,12 +29,22 @@ Spending = Callable[[Array, float], Array]
 
 
 def obrien_fleming(share: Array, alpha: float) -> Array:
-    """Return the error spent by a share of the information, O'Brien and Fleming's way."""
+    """Return the error spent by a share of the information, O'Brien and Fleming's way.
+
+    Args:
+        share: of the information, in (0, 1], (K,).
+        alpha: two-sided error over all looks.
+    """
     return np.asarray(4 * norm.sf(norm.isf(alpha / 4) / np.sqrt(share)))
 
 
 def pocock(share: Array, alpha: float) -> Array:
-    """Return the error spent by a share of the information, Pocock's way."""
+    """Return the error spent by a share of the information, Pocock's way.
+
+    Args:
+        share: of the information, in (0, 1], (K,).
+        alpha: two-sided error over all looks.
+    """
     return np.asarray(alpha * np.log1p((np.e - 1) * share))
 
 
@@ -73,7 +83,14 @@ def boundaries(
 
 
 def look(z: float, shares: Sequence[float], *, alpha: float = 0.05, spending: str) -> bool:
-    """Return whether the last of these looks ends the study at this statistic."""
+    """Return whether the last of these looks ends the study.
+
+    Args:
+        z: the statistic at the last look.
+        shares: of the information at the looks so far, as for `boundaries`.
+        alpha: two-sided error over all looks.
+        spending: "obrien_fleming" or "pocock".
+    """
     return bool(abs(z) >= boundaries(shares, alpha=alpha, spending=spending)[-1])
 
 
@@ -82,8 +99,15 @@ def repeated_interval(
 ) -> tuple[float, float]:
     """Return the interval of the last of these looks that holds at all of them together.
 
-    Jennison and Turnbull 1989, J. R. Stat. Soc. B 51(3): the estimate, give or take the look's
+    Jennison and Turnbull 1989, J. R. Stat. Soc. B 51(3): the estimate, plus or minus the look's
     boundary times its standard error.
+
+    Args:
+        estimate: at the last look.
+        se: its standard error.
+        shares: of the information at the looks so far, as for `boundaries`.
+        alpha: two-sided error over all looks.
+        spending: "obrien_fleming" or "pocock".
     """
     half = float(boundaries(shares, alpha=alpha, spending=spending)[-1]) * se
     return estimate - half, estimate + half

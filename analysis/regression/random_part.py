@@ -39,7 +39,7 @@ def variance_rows(reg: Regression) -> pd.DataFrame:
     for group, effect in reg.fit.random.items():
         for k, (name, sd) in enumerate(effect.sd.items()):
             low, high = ends.get(sd_name(group, str(name)), (np.nan, np.nan))
-            share = np.nan if k else shares[group]  # of the group, told once
+            share = np.nan if k else shares[group]  # of the group, given once
             rows.append({"group": group, "what": _what(str(name)), "levels": len(effect.modes),
                          "sd": sd, "low": low, "high": high, "share": share})  # fmt: skip
     if not reg.general:
@@ -117,7 +117,7 @@ def term_rows(reg: Regression) -> pd.DataFrame:
     if not parsed.bars or seconds(reg.fit) * refits > SECONDS:
         return pd.DataFrame()
     large = refit(reg.fit, "ML")
-    for told, formula in smaller(reg.fit):
+    for term, formula in smaller(reg.fit):
         try:
             small = fit_mixed(
                 reg.used, formula, reg.family, method="ML", weights=reg.proposal.weights
@@ -125,7 +125,7 @@ def term_rows(reg: Regression) -> pd.DataFrame:
             test = likelihood_ratio(small, large)
         except AnalysisError:
             continue
-        rows.append({"term": told, "chi2": test.statistic, "df": test.df, "p": test.p,
+        rows.append({"term": term, "chi2": test.statistic, "df": test.df, "p": test.p,
                      "aic_without": test.aic_small, "aic_with": test.aic_large,
                      "fit_status": _both(large, small)})  # fmt: skip
     return pd.DataFrame(rows)
@@ -151,8 +151,8 @@ def smaller(fit: MixedFit) -> Iterator[tuple[str, str]]:
 
 def _both(large: MixedFit, small: MixedFit) -> str:
     """Return the status of the worse of two fits."""
-    told = {status(large), status(small)} - {"converged"}
-    return ", ".join(sorted(told)) if told else "converged"
+    trouble = {status(large), status(small)} - {"converged"}
+    return ", ".join(sorted(trouble)) if trouble else "converged"
 
 
 def term_table(rows: pd.DataFrame) -> Table:

@@ -65,10 +65,10 @@ def test_the_fieller_set_is_unbounded_when_curvature_is_not_established(b1):
         (-10, 0, SURE, NO_INTERIOR, "falls throughout", 0.0),
         (-5, 3, SURE, NO_INTERIOR, "minimum inside", 0.0),
         (-5, 8, SURE, NO_INTERIOR, "minimum inside", 1.0),
-        (10, -5.0001, SURE, NOT_IDENTIFIED, "at the high end cannot be told", 0.99998),
-        (0.001, -8, SURE, NOT_IDENTIFIED, "at the low end cannot be told", 0.0000625),
-        (1, -1, np.eye(2), NOT_IDENTIFIED, "at either end cannot be told", 0.5),
-        (0, 0, np.eye(2), NOT_IDENTIFIED, "at either end cannot be told", 0.0),
+        (10, -5.0001, SURE, NOT_IDENTIFIED, "at the high end is not determined", 0.99998),
+        (0.001, -8, SURE, NOT_IDENTIFIED, "at the low end is not determined", 0.0000625),
+        (1, -1, np.eye(2), NOT_IDENTIFIED, "at either end is not determined", 0.5),
+        (0, 0, np.eye(2), NOT_IDENTIFIED, "at either end is not determined", 0.0),
     ],
 )
 def test_verdicts(b1, b2, cov, verdict, words, at):

@@ -60,10 +60,10 @@ def test_a_quadratic_that_rests_on_weight_zero_is_told():
     found = leverage(fit, data, "plw", names=["I(wp ** 2)"])
     assert found.table.set_index("level")["share"].tolist() == [1.0, 1.0, 1.0]
     assert found.words == (
-        "I(wp ** 2) rests on plw=0.0 entirely: without it there is no estimate.",
+        "I(wp ** 2) depends on plw=0.0 entirely: without it there is no estimate.",
     )
     whole = leverage(fit_mixed(GRID, "score ~ wp + I(wp^2) + (1 | task)"), GRID, "plw")
-    assert whole.words[0].startswith("wp rests on plw=0.0: 8")
+    assert whole.words[0].startswith("wp depends on plw=0.0: 8")
     even = leverage(fit_mixed(GRID, "score ~ adapter + (1 | task) + (1 | run)"), GRID, "plw")
     assert even.words == ()
 
@@ -95,7 +95,7 @@ def test_variance_inflation_is_statsmodels_for_least_squares():
     expected = [variance_inflation_factor(X, j) for j in range(1, 4)]
     np.testing.assert_allclose(found.vif, expected)
     assert found.condition == pytest.approx(np.linalg.cond(X / np.linalg.norm(X, axis=0)))
-    assert "hardly be told from the others" in found.words[0]
+    assert "hardly be separated from the others" in found.words[0]
 
 
 def test_a_terms_inflation_does_not_depend_on_its_coding():
