@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import nn
 
-from ablate.adapters import build, hooks, registry
+from ablate.adapters import build, hooks, optimizers, registry
 from ablate.config.build import plain
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
@@ -35,9 +35,9 @@ from ablate.results.record import COSTS, RECORD, SCHEMA
 from ablate.results.store import Store
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.training import regularisation
 from ablate.training.hooks import combine
 from ablate.training.loop import Result, train
+from ablate.training.regularisation.hooks import regularised
 
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to keep
 
@@ -96,7 +96,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     if cell.is_base:
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
-    with regularisation.acting(model, cell, streams=streams) as held:
+    with regularised(model, cell, streams=streams) as held:
         course = train(
             model,
             data,
@@ -105,7 +105,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
             streams=streams,
             execution=cell.execution,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
-            rule=cell.optimizer,
+            make_optimizer=optimizers.maker(cell.optimizer),
         )
     say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
     return model, course

@@ -34,7 +34,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ablate import paths
-from ablate.adapters import build, hooks
+from ablate.adapters import build, hooks, optimizers
 from ablate.config import compose, schema
 from ablate.config.build import build as cell_from
 from ablate.data.tokenise import Tokenised
@@ -44,9 +44,9 @@ from ablate.models.files import resolve
 from ablate.models.load import load
 from ablate.objective import objective_of
 from ablate.streams import Streams
-from ablate.training import regularisation
 from ablate.training.hooks import combine
 from ablate.training.loop import train
+from ablate.training.regularisation.hooks import regularised
 
 LORA = "lora"
 LEFT_OUT = ("none",)
@@ -172,11 +172,11 @@ def applied(base: Any, cell: schema.Cell, data: Tokenised) -> nn.Module:
 def fit(model: nn.Module, cell: schema.Cell, data: Tokenised, tick: Callable[..., None]) -> None:
     """Train in the loop of every cell."""
     streams = Streams(cell.seed)
-    with regularisation.acting(model, cell, streams=streams) as held:
+    with regularised(model, cell, streams=streams) as held:
         train(
-            model, data, cell.train,
-            objective=objective_of(cell),
-            streams=streams, execution=cell.execution, tick=tick, rule=cell.optimizer,
+            model, data, cell.train, objective=objective_of(cell), streams=streams,
+            execution=cell.execution,
+            tick=tick, make_optimizer=optimizers.maker(cell.optimizer),
             hooks=combine(hooks.hooks(cell, streams=streams), held),
         )  # fmt: skip
 

@@ -76,3 +76,14 @@ def base(d: int, k: int, *, conv: bool = False) -> nn.Module:
     layer.weight.data = normal(k, d, seed=1) if conv else normal(d, k, seed=1)
     layer.bias.data = normal(d, seed=2)
     return layer.double()
+
+
+def adapter_buffers(module: nn.Module, layer_type: type[nn.Module]) -> dict[str, Tensor]:
+    """The tensors of adapters that do not train, by name: buffers of layers of one type."""
+    return {
+        f"{name}.{own}": tensor
+        for name, layer in module.named_modules()
+        if isinstance(layer, layer_type)
+        for own, tensor in layer.named_buffers()
+        if not own.startswith("base_layer.")
+    }

@@ -15,11 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.pytorch_utils import Conv1D
 
 from ablate import paths
-from ablate.adapters.three_factor import layer as three_factor
+from ablate.adapters.three_factor import start as three_factor
 from ablate.adapters.three_factor.layer import ThreeFactorConfig, ThreeFactorLinear
 from ablate.adapters.three_factor.spec import ROWS
 from ablate.streams import Streams
-from ablate.training.hooks import NO_HOOKS, Moment
+from ablate.training.hooks import NO_HOOKS, StepContext
 from tests.dense import base, normal
 
 EXACT = 1e-10  # float64, sums of some hundred terms of order one
@@ -185,9 +185,9 @@ def fit(model: nn.Module, steps: int = 3, hooks=NO_HOOKS, weight_decay: float = 
         losses.append(loss.item())
         if step < steps:
             loss.backward()
-            moment = Moment(step, steps, model, optimizer, types.SimpleNamespace(), 1.0, True)
-            hooks.after_backward(moment)
+            context = StepContext(step, steps, model, optimizer, types.SimpleNamespace(), 1.0, True)
+            hooks.after_backward(context)
             optimizer.step()
-            hooks.after_step(moment)
+            hooks.after_step(context)
             optimizer.zero_grad()
     return losses

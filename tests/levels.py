@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ablate import paths
-from ablate.adapters import build, compatibility, hooks, registry
+from ablate.adapters import build, compatibility, hooks, optimizers, registry
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.objective import objective_of
@@ -212,7 +212,7 @@ def fit(
         streams=Streams(asked.seed),
         execution=asked.execution,
         hooks=hooks.hooks(asked, streams=Streams(asked.seed)),
-        rule=asked.optimizer,
+        make_optimizer=optimizers.maker(asked.optimizer),
         tick=tick,
     )
     return [float(entry["loss"]) for entry in course.history]

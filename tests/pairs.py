@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from ablate.adapters import build, init
+from ablate.adapters import build
+from ablate.adapters.lora.starts import layers
 from tests.levels import DATA, base, pristine
 
 EXACT = 5e-6  # float32 sums in another order; a start that is wrong is off by 1e-2 and more
@@ -21,7 +22,7 @@ def factors(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
             layer.lora_A["default"].weight.detach().double(),
             layer.lora_B["default"].weight.detach().double(),
         )
-        for name, layer in init.layers(module)
+        for name, layer in layers(module)
     }
 
 
@@ -41,7 +42,7 @@ def held(module: nn.Module) -> dict[str, Tensor]:
     """The frozen weights under the adapter as (d, k), in float64."""
     return {
         name: (layer.weight.T if layer.fan_in_fan_out else layer.weight).detach().double()
-        for name, layer in init.layers(module)
+        for name, layer in layers(module)
     }
 
 

@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import torch
 
-from ablate.adapters import build, hooks
+from ablate.adapters import build, hooks, optimizers
 from ablate.config.schema import Regulariser
 from ablate.data import batches
 from ablate.objective import objective_of
 from ablate.streams import Streams
-from ablate.training import regularisation
-from ablate.training.hooks import Moment, combine
+from ablate.training.hooks import StepContext, combine
 from ablate.training.loop import train
 from ablate.training.loss import weigh
+from ablate.training.regularisation.hooks import regularised
 from tests import levels, toys
 
 # Strong enough to show within a few steps.
@@ -56,15 +56,15 @@ def works(asked, execution=None):
     return [weigh(batch, objective) for batch in made]
 
 
-def moment_of(model, work, divisor=1.0):
-    return Moment(0, 1, model, None, work, divisor, True)  # type: ignore[arg-type]
+def context_of(model, work, divisor=1.0):
+    return StepContext(0, 1, model, None, work, divisor, True)  # type: ignore[arg-type]
 
 
 def run(asked, seed=0, base=None, **execution):
     """The losses of a run, and the trained weights."""
     model = model_of(asked, base)
     streams = Streams(seed)
-    with regularisation.acting(model, asked, streams=streams) as held:
+    with regularised(model, asked, streams=streams) as held:
         course = train(
             model,
             levels.DATA,
@@ -73,7 +73,7 @@ def run(asked, seed=0, base=None, **execution):
             streams=streams,
             execution=dataclasses.replace(asked.execution, **execution),
             hooks=combine(hooks.hooks(asked, streams=streams), held),
-            rule=asked.optimizer,
+            make_optimizer=optimizers.maker(asked.optimizer),
         )
     weights = {n: p.detach().clone() for n, p in build.trained(model).items()}
     return [entry["loss"] for entry in course.history], weights, model

@@ -5,13 +5,9 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from ablate.adapters.mora.remora import (
-    ReloraConfig,
-    ReloraLinear,
-    RemoraConfig,
-    RemoraLinear,
-    RestartLayer,
-)
+from ablate.adapters.mora.relora import ReloraConfig, ReloraLinear
+from ablate.adapters.mora.remora import RemoraConfig, RemoraLinear
+from ablate.adapters.mora.restart_layer import RestartLayer
 from ablate.adapters.mora.spec import GROUPS
 from tests import toys
 from tests.dense import base, normal

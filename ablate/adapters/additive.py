@@ -1,9 +1,9 @@
-"""What PEFT tuner types share whose adapters add a fixed linear change to a linear layer.
+"""The common base of PEFT tuner types whose adapters add a linear change to a linear layer.
 
     h = W x + sum over the active adapters of Delta-W x
 
-Because a Delta-W exists, merging is exact and an adapter can be turned into LoRA factors. A method
-says which adapters a layer has, how one changes an output and what its Delta-W is.
+Because a Delta-W exists, merging is exact and an adapter can be converted to LoRA factors. A
+subclass defines which adapters a layer has, the change of an output, and Delta-W.
 
 Letters: D outputs, K inputs.
 """
@@ -20,10 +20,26 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
+def dense_layer(layer: nn.Module, method: str) -> nn.Linear | Conv1D:
+    """Return `layer` if its weight is a floating-point matrix.
+
+    Raises:
+        TypeError: it is not a linear layer, or it is quantised, where merging would be wrong.
+    """
+    if isinstance(layer, nn.Linear | Conv1D) and layer.weight.is_floating_point():
+        return layer
+    raise TypeError(
+        f"{method} adapts nn.Linear and Conv1D with floating-point weights, not "
+        f"{type(layer).__name__}"
+    )
+
+
 class AdditiveLinear(nn.Module, BaseTunerLayer):
     """A linear layer with additive adapters: `nn.Linear`, or the transposed `Conv1D` of GPT-2."""
 
-    if TYPE_CHECKING:  # PEFT's names are untyped, and nn.Module calls every unknown name a tensor
+    if (
+        TYPE_CHECKING
+    ):  # PEFT's attributes are untyped, and nn.Module types every unknown one as a tensor
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -85,7 +101,7 @@ class AdditiveLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take the merged adapters out of the base weight again."""
+        """Subtract the merged adapters from the base weight again."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:

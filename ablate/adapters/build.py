@@ -1,6 +1,5 @@
-"""An adapter level applied to a model: what trains, how it starts, and its weights on disk."""
+"""Applies an adapter level to a model, and saves and loads its weights."""
 
-import importlib
 import itertools
 import json
 import warnings
@@ -16,19 +15,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ablate.adapters import base_residual, compatibility, init, registry
-from ablate.adapters.calibration import Calibration
-from ablate.adapters.init import Ground, Start
-from ablate.adapters.method import Shapes
+from ablate.adapters import registry
+from ablate.adapters.init import base_residual
+from ablate.adapters.init.calibration import Calibration
+from ablate.adapters.init.context import InitContext, InitSteps
+from ablate.adapters.init.spec import init_of
+from ablate.adapters.method import Shapes, load_attribute
+from ablate.adapters.optimizers import optimizer_of
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
 from ablate.streams import Streams
 
 WEIGHTS = "weights.safetensors"
-LEARNT = "learnt"  # in that file: what the adapter's configuration was told of the data
-
-Learnt = Mapping[str, Any]
+FROM_DATA = "learnt"  # metadata of that file: arguments of the configuration taken from the data
 
 
 def apply(
@@ -36,40 +36,61 @@ def apply(
 ) -> nn.Module:
     """Return `model` changed in place by the cell's adapter, ready to train.
 
-    Exactly the parameters that train require a gradient. Embedding and head are a factor of their
-    own: `embeddings=frozen` holds them fixed under full tuning too, `trained` trains them beside
-    an adapter. Torch's global random state is left as it was.
+    Exactly the parameters that train require a gradient. Embedding and head are a separate factor:
+    `embeddings=frozen` keeps them fixed also in full fine-tuning, `trained` trains them together
+    with an adapter. Torch's global random state is restored.
 
     Args:
         model: the base, on the device where it will train.
         cell: the cell.
         streams: the cell's streams.
-        data: the rows that the cell trains on, for starts that look at them.
+        data: the rows that the cell trains on, for starts that need them.
 
     Raises:
         UserError: the adapter cannot be built on this model, or needs data that are not there.
     """
-    ground = _ground(model, cell, streams, data)
+    context = _context(model, cell, streams, data)
     originals = _originals(model, cell)
-    learnt = init.learnt(cell.adapter.kind, ground.calibration)
-    module = _built(model, cell, ground, start=init.start_of(cell), learnt=learnt)
+    row = registry.method(cell.adapter)
+    from_data = (
+        load_attribute(row.config_from_data)(context.calibration) if row.config_from_data else {}
+    )
+    module = _built(model, cell, context, steps=init_steps(cell), from_data=from_data)
     if originals:
-        dropped = registry.method(cell.adapter).changes_base
-        base_residual.measure(module, originals) if dropped else base_residual.note(module)
-        base_residual.take(module, originals)
+        if row.changes_base:
+            base_residual.store_from_weights(module, originals)
+        else:
+            base_residual.store_from_factors(module)
+        base_residual.subtract(module, originals)
     return module
 
 
-def _ground(model: PreTrainedModel, cell: Cell, streams: Streams, data: Tokenised | None) -> Ground:
+def init_steps(cell: Cell) -> InitSteps:
+    """Return the steps of the cell's init; under `default`, the method's own start or PEFT's."""
+    init, _ = init_of(cell)
+    if init.steps:
+        steps: InitSteps = load_attribute(init.steps)
+        return steps
+    start = registry.method(cell.adapter).start
+    return InitSteps(after=load_attribute(start)) if start else InitSteps()
+
+
+def _context(
+    model: PreTrainedModel, cell: Cell, streams: Streams, data: Tokenised | None
+) -> InitContext:
     calibration = Calibration(model, data, cell, streams=streams)
-    options = compatibility.init_of(cell)[1]
-    return Ground(streams=streams, calibration=calibration, options=options)
+    return InitContext(streams=streams, calibration=calibration, options=init_of(cell)[1])
 
 
 def _built(
-    model: PreTrainedModel, cell: Cell, ground: Ground, *, start: Start, learnt: Learnt
+    model: PreTrainedModel,
+    cell: Cell,
+    context: InitContext,
+    *,
+    steps: InitSteps,
+    from_data: Mapping[str, Any],
 ) -> nn.Module:
-    """Return `model` with the cell's adapter on it, begun by `start`."""
+    """Return `model` with the cell's adapter on it, initialised by `steps`."""
     shapes = linear_shapes(model)
     registry.check(cell, shapes)
     method = registry.method(cell.adapter)
@@ -77,37 +98,45 @@ def _built(
     model.requires_grad_(method.trains_base)
     module: nn.Module = model
     if method.adapts:
-        told = {**start.settings(ground.options), **learnt}
-        config = configuration(cell, registry.adapted(cell, shapes), **told)
-        _complete(config, model, cell, ground.streams)
-        start.before(model, config, ground)
-        quiet = [message for message in (method.quiet, start.quiet) if message]
-        module = _wrapped(model, config, quiet=quiet, streams=ground.streams)
-        start.after(module, ground)
+        arguments = {**steps.settings(context.options), **from_data}
+        config = configuration(cell, registry.adapted(cell, shapes), **arguments)
+        _complete(config, model, cell, context.streams)
+        steps.before(model, config, context)
+        quiet = [message for message in (method.quiet, steps.quiet) if message]
+        module = _wrapped(model, config, quiet=quiet, streams=context.streams)
+        steps.after(module, context)
     if _changes_base(cell):
-        base_residual.room(module)
+        base_residual.add_buffers(module)
     _choose_trained(module, cell, ends)
     own = frozenset(name for name, tensor in _tensors(module) if id(tensor) not in known)
-    module.adapter_own, module.adapter_learnt = own, dict(learnt)  # type: ignore[assignment]
+    attributes = {
+        "adapter_own": own,  # names of the tensors that the adapter added
+        "adapter_from_data": dict(from_data),
+        "adapter_packs": method.packs,
+    }
+    for name, value in attributes.items():
+        setattr(module, name, value)
     return module
 
 
-def configuration(cell: Cell, targets: Shapes, **told: Any) -> PeftConfig:
-    """Return the PEFT configuration of the cell's adapter on these matrices, and what it is told.
+def configuration(cell: Cell, targets: Shapes, **further: Any) -> PeftConfig:
+    """Return the PEFT configuration of the cell's adapter on the matrices `targets`.
 
-    What depends on more of the model than its matrices is still missing.
+    `further` are arguments of the init and of the data. Settings that depend on more of the model
+    than its matrices are set by `_complete`.
     """
     method = registry.method(cell.adapter)
-    home, _, name = method.config.rpartition(":")
-    made = getattr(importlib.import_module(home or "peft"), name)
+    name = method.config if ":" in method.config else f"peft:{method.config}"
     arguments = method.arguments_at(cell.rank, targets, registry.settings(cell.adapter))
     if method.placed:
         arguments["target_modules"] = list(targets)
-    config: PeftConfig = made(**{**arguments, **told}, task_type="CAUSAL_LM")
+    make = load_attribute(name)
+    config: PeftConfig = make(**{**arguments, **further}, task_type="CAUSAL_LM")
     return config
 
 
 def _complete(config: PeftConfig, model: PreTrainedModel, cell: Cell, streams: Streams) -> None:
+    """Set what depends on the model's layers or on the cell's streams."""
     method = registry.method(cell.adapter)
     if method.trains_norms:
         config.target_modules = set(norms(model))
@@ -120,10 +149,10 @@ def _complete(config: PeftConfig, model: PreTrainedModel, cell: Cell, streams: S
 def _wrapped(
     model: PreTrainedModel, config: PeftConfig, *, quiet: Iterable[str], streams: Streams
 ) -> nn.Module:
-    """Return the PEFT model in the mode of `model`; what it draws comes from a stream."""
+    """Return the PEFT model, in the mode of `model`; PEFT's random draws come from a stream."""
     drawn = streams.global_torch("init", "peft", device=next(model.parameters()).device)
     with drawn, warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 under a name that is on its way out.
+        # PEFT 0.21 uses an attribute that transformers 5.23 has deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         for message in quiet:
             warnings.filterwarnings("ignore", message=message)
@@ -132,19 +161,19 @@ def _wrapped(
 
 
 def _choose_trained(module: nn.Module, cell: Cell, ends: list[nn.Parameter]) -> None:
-    """Leave a gradient to what trains: embeddings by their factor, no part that is held fixed."""
+    """Set which parameters train: embeddings by their factor, none that the optimizer freezes."""
     method = registry.method(cell.adapter)
     for parameter in ends:
         trains = method.adapts or method.trains_base
         parameter.requires_grad_(trains and cell.embeddings == "trained")
-    freezes = compatibility.optimizer_of(cell.optimizer)[0].freezes
+    freezes = optimizer_of(cell.optimizer)[0].freezes
     for name, parameter in module.named_parameters():
         if any(f".{part}." in name for part in freezes):
             parameter.requires_grad_(False)
 
 
 def _changes_base(cell: Cell) -> bool:
-    return registry.method(cell.adapter).changes_base or compatibility.init_of(cell)[0].changes_base
+    return registry.method(cell.adapter).changes_base or init_of(cell)[0].changes_base
 
 
 def _originals(model: PreTrainedModel, cell: Cell) -> dict[str, Tensor]:
@@ -154,17 +183,19 @@ def _originals(model: PreTrainedModel, cell: Cell) -> dict[str, Tensor]:
     return base_residual.copies(model, registry.adapted(cell, linear_shapes(model)))
 
 
-# --- what a model has
+# --- the parts of a model
 
 
 def linear_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Return (outputs, inputs) of every linear layer by module name, the head left out."""
+    """Return (outputs, inputs) of every linear layer by module name, without the head."""
     head = model.get_output_embeddings()
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, Conv1D):
             found[name] = (module.weight.shape[1], module.weight.shape[0])
-        elif isinstance(module, nn.Linear) and module is not head:  # packed if it is quantised
+        elif (
+            isinstance(module, nn.Linear) and module is not head
+        ):  # a quantised weight is packed, so its own shape is not used
             found[name] = (module.out_features, module.in_features)
     return found
 
@@ -178,7 +209,7 @@ def norms(model: PreTrainedModel) -> list[str]:
 def end_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of the token embedding and of the head, a tied matrix once.
 
-    Learnt positions (GPT-2) are part of the body: full tuning trains them, an adapter does not.
+    Position embeddings (GPT-2) are not among them: full fine-tuning trains them.
     """
     modules = (model.get_input_embeddings(), model.get_output_embeddings())
     found = {id(p): p for m in modules if m is not None for p in m.parameters()}
@@ -198,39 +229,39 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def kept(module: nn.Module) -> dict[str, Tensor]:
-    """Return what `save` writes of an applied model, by name.
+    """Return the tensors that `save` writes, by name.
 
-    That is all that trains and all else that came with the adapter: fixed factors, what restarts
-    have added up, what a start has taken out of the base. Of the base itself there is nothing.
+    These are all that train and all others that the adapter added: fixed factors, the sums of
+    restarting methods, the component that a start subtracted. Fixed tensors of the base are not.
     """
     own: frozenset[str] = getattr(module, "adapter_own", frozenset())
     return {n: t.detach() for n, t in _tensors(module) if n in own or t.requires_grad}
 
 
 def save(module: nn.Module, folder: Path) -> None:
-    """Write an applied model without its base into `folder`."""
+    """Write the adapter and everything else that trained into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.cpu().clone().contiguous() for name, tensor in kept(module).items()}
-    learnt = json.dumps(getattr(module, "adapter_learnt", {}))
-    save_file(weights, folder / WEIGHTS, metadata={LEARNT: learnt})
+    from_data = json.dumps(getattr(module, "adapter_from_data", {}))
+    save_file(weights, folder / WEIGHTS, metadata={FROM_DATA: from_data})
 
 
 @torch.no_grad()
 def load(model: PreTrainedModel, folder: Path, cell: Cell, *, streams: Streams) -> nn.Module:
     """Return the base `model` with the cell's adapter and the weights that `save` wrote.
 
-    Nothing is drawn, decomposed or measured anew, so the result is what was saved on any machine.
+    No start is computed again, so the result is exactly what was saved, on any machine.
 
     Raises:
-        UserError: there are no weights, or they are another cell's.
+        UserError: there are no weights, or they belong to another cell.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{path}: no trained weights here")
     originals = _originals(model, cell)
-    ground = _ground(model, cell, streams, None)
-    module = _built(model, cell, ground, start=Start(), learnt=_learnt(path))
-    stored, wanted = load_file(path), kept(module)
+    context = _context(model, cell, streams, None)
+    module = _built(model, cell, context, steps=InitSteps(), from_data=_from_data(path))
+    stored, wanted = _stored(path), kept(module)
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
     if {name: tensor.shape for name, tensor in stored.items()} != shapes:
         raise UserError(
@@ -240,13 +271,23 @@ def load(model: PreTrainedModel, folder: Path, cell: Cell, *, streams: Streams) 
     for name, tensor in wanted.items():
         tensor.copy_(stored[name])
     if originals:
-        base_residual.take(module, originals)
-    module.load_state_dict({}, strict=False)  # layers that follow what is loaded are told
+        base_residual.subtract(module, originals)
+    module.load_state_dict(
+        {}, strict=False
+    )  # runs the hooks of layers that depend on loaded tensors
     return module
 
 
-def _learnt(path: Path) -> Learnt:
+def _stored(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name.
+
+    `residual_P` and `residual_Q` were called `taken_P` and `taken_Q` in files of earlier versions.
+    """
+    return {name.replace(".taken_", ".residual_"): t for name, t in load_file(path).items()}
+
+
+def _from_data(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    learnt: Learnt = json.loads(metadata.get(LEARNT, "{}"))
-    return learnt
+    found: dict[str, Any] = json.loads(metadata.get(FROM_DATA, "{}"))
+    return found

@@ -1,42 +1,41 @@
-"""What a row of the adapter table says about a method. No torch.
+"""What the registry knows of an adapter method: one row, `Method`. No torch.
 
-The rank of a cell is a budget: every method turns it into its own capacity setting so that its
-trained parameters match LoRA's r (d + k) per adapted matrix as nearly as the method allows. Here
-d is the number of outputs of a matrix, k of inputs; a shape is always (d, k).
+The rank of a cell is a budget: each method turns it into its own capacity setting so that its
+number of trained parameters is as near as possible to LoRA's r (d + k) per adapted matrix.
+
+Code that needs torch (hooks, starts, PEFT configurations) is named in a row as "module:attribute"
+and imported when it is first needed (`load_attribute`), so that a plan can be made without torch.
+
+Letters: D or d outputs of a matrix, K or k inputs, r LoRA's rank. A shape is always (d, k).
 """
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ablate.adapters.options import Option, Options
+from ablate.config.schema import Cell
+
 Shape = tuple[int, int]  # (outputs d, inputs k)
 Shapes = Mapping[str, Shape]  # by module name
-Options = Mapping[str, Any]
 Count = Callable[[int, Shapes, Options], int]  # trained parameters at a capacity, in closed form
+Condition = bool | Callable[[Options], bool]  # constant, or decided by the method's options
 
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
 UNQUANTISED = ("fp32", "bf16")
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One setting of a method: its default, and what else it may be."""
-
-    default: Any
-    accepts: Callable[[Any], bool]
-    allowed: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The capacity of a method: one whole number, and how many parameters train at it.
+    """A capacity that is one integer of the PEFT configuration.
 
-    setting: its name in the method's PEFT configuration.
-    count: trained parameters at a value of it, never falling in it.
-    largest: the largest value that these shapes allow.
-    step: it must be a multiple of this.
+    setting: its name in the PEFT configuration.
+    count: number of trained parameters at a value; must not decrease with the value.
+    largest: the largest value that is possible for these shapes.
+    step: the value must be a multiple of this.
     """
 
     setting: str
@@ -62,12 +61,13 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A capacity that has no even steps: divisors, or several settings at once.
+class CandidateSize:
+    """A capacity that is chosen from a list of candidates: divisors, or several settings at once.
 
-    setting: its name in documents.
-    candidates: the settings that these shapes allow, given LoRA's rank; the first of equals wins.
-    count: trained parameters under one of them.
+    setting: its name in the documentation.
+    candidates: the settings that are possible for these shapes, given LoRA's rank; of candidates
+        that are equally near to LoRA's count the first is taken.
+    count: number of trained parameters under one of them.
     """
 
     setting: str
@@ -76,10 +76,10 @@ class Choice:
 
     def chosen(self, rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
         """Return the candidate whose count is nearest to LoRA's at `rank`."""
-        asked = lora_count(rank, shapes)
+        target = lora_count(rank, shapes)
         return min(
             self.candidates(rank, shapes, options),
-            key=lambda settings: abs(self.count(settings, shapes, options) - asked),
+            key=lambda settings: abs(self.count(settings, shapes, options) - target),
         )
 
     def parameters(self, rank: int, shapes: Shapes, options: Options) -> int:
@@ -89,60 +89,89 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One kind of adapter, as far as it can be known without torch.
+    """One adapter method: a row of the registry.
 
-    paper: arXiv id.
-    config: its PEFT configuration class: a name in `peft`, or "module:Class"; "" for none.
-    options: what a level may set; each goes to the configuration under its own name.
-    names: the names there of the options that have another one here; "" where it is not passed on.
-    size: how a rank becomes its capacity; None where it has none, so no budget can be matched.
-    fixed: further arguments of the configuration.
-    complete: from all of these and the shapes, the arguments, where they differ.
-    arguments: instead of all of these: the configuration's arguments at a rank.
-    capacity: the canonical form of the arguments, part of a run's identity: equal means same run.
-    parameters: what the adapter adds and trains, in closed form; by default size.count.
-    formula: the same in words, for a d x k matrix.
-    seed: the setting of the configuration that seeds what it draws and never trains.
-    quiet: how a warning of PEFT's begins that the row has an answer to.
-    adapts: whether it adds weights; if not, rank and placement mean nothing.
-    placed: whether placement says which matrices it changes.
-    only: endings of the modules that it adapts among those placed; all of them if there are none.
-    trains_norms: whether it trains copies of the normalisation layers.
-    matched: whether it can reach LoRA's budget within a tenth at usual ranks.
-    starts_at_base: whether its first outputs are the base's.
-    merges: whether it can be folded into the base's weights exactly.
-    conv1d: whether it adapts GPT-2's transposed layers.
-    packs: whether packed examples stay apart under it.
-    changes_base: whether it takes something out of the base's weights when it is added.
-    under: what it trains under an optimizer that holds a part of it fixed, by the optimizer's kind.
-    inits, optimizers, precisions: the levels of those factors that it truly carries out.
+    What it is
+        paper: arXiv id.
+        config: its PEFT configuration class: a name in `peft`, or "module:Class"; "" for none.
+        options: the options that a level may set; each is passed to the configuration by its name.
+        names: the configuration's name of an option where it differs; "" if it is not passed on.
+        fixed: further arguments of the configuration.
+
+    Capacity
+        size: how a rank becomes the capacity setting; None if the method has none.
+        complete: from all of these arguments and the shapes, the final arguments.
+        arguments: replaces all of the above: the configuration's arguments at a rank.
+        capacity: the canonical form of the arguments, part of a run's identity: equal means same
+        run.
+        parameters: number of parameters that the adapter adds and trains; by default size.count.
+        formula: the same in words, for a d x k matrix.
+        parameters_under: `parameters` under an optimizer that keeps some of them fixed, by the
+            optimizer's kind.
+        matched: whether it can reach LoRA's budget within 10 % at common ranks.
+
+    What it changes
+        adapts: whether it adds weights; if not, rank and placement have no meaning.
+        placed: whether `placement` decides which matrices it changes.
+        only: name endings of the modules that it adapts among those placed; empty for all.
+        trains_norms: whether it trains copies of the normalisation layers.
+        trains_base: whether the base's own weights train.
+        changes_base: whether it removes a component from the base's weights when it is added.
+        has_delta: whether its change is a matrix added to the base's, which PEFT returns as a
+            differentiable function of the trained parameters (`get_delta_weight`).
+        has_factors: whether its layers hold LoRA's two factors as modules `lora_A` and `lora_B`.
+        vectors_only: whether all trained parameters are stored as vectors, which do not decay.
+        starts_at_base: whether the first outputs equal the base's.
+        merges: whether it can be merged into the base's weights exactly.
+        conv1d: whether it supports GPT-2's transposed layers (`Conv1D`).
+        packs: whether packed examples do not see each other under it.
+
+    What it needs
+        start: "module:function" (module, InitContext) that sets the initial values; "" for PEFT's.
+        config_from_data: "module:function" (Calibration) that returns arguments of the
+            configuration that depend on the training data; they are saved with the weights.
+        hooks: "module:function" (options, Streams) that returns its training hooks; "" for none.
+        seed: the configuration's setting that seeds the random tensors that do not train.
+        quiet: the beginning of a PEFT warning that is handled by the row and not shown.
+        refuses: returns the error line for a cell that it cannot run, "" for any other.
+        inits, optimizers, precisions: the levels of those factors that it supports.
     """
 
     paper: str = ""
     config: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    size: Size | Choice | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    size: Size | CandidateSize | None = None
     complete: Callable[[dict[str, Any], Shapes], dict[str, Any]] | None = None
     arguments: Callable[[int, Shapes, Options], dict[str, Any]] | None = None
     capacity: Callable[[int, Shapes, Options], dict[str, Any]] | None = None
     parameters: Count | None = None
     formula: str = ""
-    seed: str = ""
-    quiet: str = ""
+    parameters_under: Mapping[str, Count] = field(default_factory=dict)
+    matched: bool = True
+
     adapts: bool = True
     placed: bool = True
     only: tuple[str, ...] = ()
     trains_norms: bool = False
     trains_base: bool = False
-    matched: bool = True
+    changes_base: bool = False
+    has_delta: Condition = False
+    has_factors: bool = False
+    vectors_only: Condition = False
     starts_at_base: bool = True
     merges: bool = True
     conv1d: bool = True
     packs: bool = True
-    changes_base: bool = False
-    under: Mapping[str, Count] = field(default_factory=dict)
+
+    start: str = ""
+    config_from_data: str = ""
+    hooks: str = ""
+    seed: str = ""
+    quiet: str = ""
+    refuses: Callable[[Cell, Options], str] | None = None
     inits: tuple[str, ...] = ("default",)
     optimizers: tuple[str, ...] = ("adamw",)
     precisions: tuple[str, ...] = UNQUANTISED
@@ -165,8 +194,8 @@ class Method:
         self, rank: int, shapes: Shapes, options: Options, *, optimizer: str = "adamw"
     ) -> int:
         """Return how many parameters the adapter trains."""
-        if optimizer in self.under:
-            return self.under[optimizer](rank, shapes, options)
+        if optimizer in self.parameters_under:
+            return self.parameters_under[optimizer](rank, shapes, options)
         if self.parameters is not None:
             return self.parameters(rank, shapes, options)
         return self.size.parameters(rank, shapes, options) if self.size else 0
@@ -174,7 +203,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Adapter parameters: LoRA's at the same rank and targets, and the method's own."""
+    """Parameters of LoRA at the same rank and targets (asked), and of the method itself (got)."""
 
     asked: int
     got: int
@@ -182,8 +211,19 @@ class Budget:
 
     @property
     def ratio(self) -> float:
-        """The method's own count over LoRA's."""
+        """The method's count divided by LoRA's."""
         return self.got / self.asked
+
+
+def holds(condition: Condition, options: Options) -> bool:
+    """Return whether a condition of a row is true under a method's options."""
+    return condition(options) if callable(condition) else condition
+
+
+def load_attribute(name: str) -> Any:
+    """Return the attribute that a row names as "module:attribute", importing its module."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def lora_count(rank: int, shapes: Shapes) -> int:
@@ -192,7 +232,10 @@ def lora_count(rank: int, shapes: Shapes) -> int:
 
 
 def closest(count: Callable[[int], int], asked: int, largest: int) -> int:
-    """Return n in [1, largest] with count(n), which must never fall, nearest to `asked`."""
+    """Return the n in [1, largest] whose count(n) is nearest to `asked`, by bisection.
+
+    `count` must not decrease with n. Of two equally near values the smaller is returned.
+    """
     low, high = 1, largest
     while low < high:  # the smallest n with count(n) >= asked
         middle = (low + high) // 2
@@ -207,17 +250,17 @@ def closest(count: Callable[[int], int], asked: int, largest: int) -> int:
 
 
 def each(count: Callable[[int, int, int], int]) -> Count:
-    """Return the count of a method whose matrices share nothing: the sum of count(n, d, k)."""
+    """Return the count of a method without shared parameters: the sum of count(n, d, k)."""
     return lambda n, shapes, options: total(shapes, lambda d, k: count(n, d, k))
 
 
 def total(shapes: Shapes, count: Callable[[int, int], int]) -> int:
-    """Return the sum of count(d, k) over all matrices, each distinct shape looked at once."""
+    """Return the sum of count(d, k) over all matrices; each distinct shape is evaluated once."""
     return sum(times * count(d, k) for (d, k), times in Counter(shapes.values()).items())
 
 
 def smallest_side(shapes: Shapes, options: Options) -> int:
-    """Return the smallest side of all matrices: the largest rank that each of them can have."""
+    """Return the smallest side of all matrices, the largest rank that all of them can have."""
     return min(min(shape) for shape in shapes.values())
 
 
@@ -225,46 +268,3 @@ def divisors(number: int) -> list[int]:
     """Return the divisors of a number, ascending."""
     low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return low + [number // n for n in reversed(low) if n * n != number]
-
-
-# --- what an option may be
-
-
-def is_number(value: Any) -> bool:
-    """Return whether `value` is a number and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_positive(value: Any) -> bool:
-    """Return whether `value` is a finite number above zero."""
-    return is_number(value) and 0 < value < math.inf
-
-
-def flag(default: bool = False) -> Option:
-    """Return an option that is true or false."""
-    return Option(default, lambda v: isinstance(v, bool), "true or false")
-
-
-def positive(default: float) -> Option:
-    """Return an option that is a number above zero."""
-    return Option(default, is_positive, "positive")
-
-
-def share(default: float = 0.0) -> Option:
-    """Return an option that is a probability short of one."""
-    return Option(default, lambda v: is_number(v) and 0 <= v < 1, "a number in [0, 1)")
-
-
-def whole(default: int, *, least: int = 1) -> Option:
-    """Return an option that is a whole number."""
-    return Option(
-        default,
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
-        f"a whole number of at least {least}",
-    )
-
-
-def one_of(default: str, *others: str) -> Option:
-    """Return an option that is one of a few words."""
-    words = (default, *others)
-    return Option(default, lambda v: v in words, f"one of {', '.join(words)}")

@@ -1,7 +1,7 @@
-"""Which adapters there are, what each may be told and how large it is at a LoRA rank. No torch.
+"""The adapter methods, their options and their size at a LoRA rank. No torch.
 
-A family of methods is a module in `rows`; a method is one row of it; a level is one YAML file in
-conf/adapter that names a row and sets its options. What a row says is written in `method`.
+A method is one row (`method.Method`) in the module of its family; a level is one YAML file in
+conf/adapter that names a row and sets its options.
 """
 
 import re
@@ -12,25 +12,26 @@ from ablate.adapters import plain
 from ablate.adapters.lora import spec as lora
 from ablate.adapters.method import Budget, Method, Shape, Shapes, lora_count
 from ablate.adapters.mora import spec as mora
+from ablate.adapters.options import filled
 from ablate.adapters.peft import bases, light, orthogonal, products, prompts, shared
 from ablate.adapters.three_factor import spec as three_factor
 from ablate.config.schema import Adapter, Cell, Placement
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, unknown
 
 _LOW_RANK = (lora, mora, three_factor, products, shared)
 _OTHER = (bases, orthogonal, light, prompts)
 KINDS: Mapping[str, Method] = {
     name: row for family in (plain, *_LOW_RANK, *_OTHER) for name, row in family.ROWS.items()
 }
-MATCHED_WITHIN = 0.1  # of LoRA's count: nearer than that, a budget is matched
+MATCHED_WITHIN = 0.1  # relative distance to LoRA's count up to which a budget counts as matched
 
-# The parts of a decoder layer, by the words that architectures name their modules with.
+# The parts of a decoder layer, by substrings of the module names that architectures use.
 PARTS = {"attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn")}
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
 class Sizes(Protocol):
-    """What must be known of a base model to count what is trained in it."""
+    """The sizes of a base model from which trained parameters are counted."""
 
     @property
     def linear_shapes(self) -> Mapping[str, Shape]:
@@ -38,15 +39,15 @@ class Sizes(Protocol):
 
     @property
     def parameters(self) -> int:
-        """All parameters, a tied matrix counted once."""
+        """Number of all parameters; a tied matrix counts once."""
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the token embedding, and of the head where it is not tied to it."""
+        """Number of parameters of the token embedding, and of the head if it is not tied."""
 
     @property
     def norm_parameters(self) -> int:
-        """Weights and biases of the normalisation layers."""
+        """Number of weights and biases of the normalisation layers."""
 
 
 def method(adapter: Adapter) -> Method:
@@ -61,7 +62,7 @@ def method(adapter: Adapter) -> Method:
 
 
 def check(cell: Cell, shapes: Shapes) -> None:
-    """Refuse what cannot be built on a model whose linear layers have these `shapes`.
+    """Refuse an adapter that cannot be built on a model whose linear layers have these `shapes`.
 
     Raises:
         UserError: an unknown kind, option or module, an option out of range, or a rank above the
@@ -79,7 +80,7 @@ def check(cell: Cell, shapes: Shapes) -> None:
         raise UserError(
             f"rank={cell.rank}: must be at most {min(d, k)}, the smaller side of {name} ({d} x {k})"
         )
-    row.arguments_at(cell.rank, chosen, options)  # a method may need more of the shapes
+    row.arguments_at(cell.rank, chosen, options)  # raises where a method needs more of the shapes
 
 
 def _check_everywhere(cell: Cell) -> None:
@@ -92,25 +93,13 @@ def _check_everywhere(cell: Cell) -> None:
 
 
 def settings(adapter: Adapter) -> dict[str, Any]:
-    """Return every option of the adapter's kind: as given, else its default.
+    """Return every option of the adapter's method: as given, else its default.
 
     Raises:
         UserError: an unknown kind or option, or a value that is not allowed.
     """
     known = method(adapter).options
-    for name in adapter.options:
-        if name not in known:
-            raise UserError(
-                f"adapter.options.{name}: kind {adapter.kind} has no such option, only "
-                f"{', '.join(sorted(known)) or 'none'}.{nearest(name, known)}"
-            )
-    filled = {}
-    for name, option in known.items():
-        value = adapter.options.get(name, option.default)
-        if not option.accepts(value):
-            raise UserError(f"adapter.options.{name}={value}: must be {option.allowed}")
-        filled[name] = float(value) if isinstance(option.default, float) else value
-    return filled
+    return filled(adapter.options, known, factor="adapter", kind=adapter.kind)
 
 
 def targets(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
@@ -126,7 +115,7 @@ def targets(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
 
 
 def adapted(cell: Cell, shapes: Shapes) -> dict[str, Shape]:
-    """Return the matrices that the cell's adapter changes: those placed, as far as it is for them.
+    """Return the matrices that the cell's adapter changes: those of its placement that it supports.
 
     Raises:
         UserError: there are none.
@@ -171,7 +160,7 @@ def _by_layer(placement: Placement, shapes: dict[str, Shape], *, among: Shapes) 
     for number in placement.layers:
         if not -count <= number < count:
             raise UserError(
-                f"placement.layers: {number} is none of this model's {count} layers (0 to "
+                f"placement.layers: {number} is not one of this model's {count} layers (0 to "
                 f"{count - 1}, or -1 for the last)"
             )
     wanted = {number % count for number in placement.layers}
@@ -181,8 +170,8 @@ def _by_layer(placement: Placement, shapes: dict[str, Shape], *, among: Shapes) 
 def capacity(cell: Cell, shapes: Shapes) -> dict[str, Any]:
     """Return the adapter as part of a run's identity: equal results mean equal adapters.
 
-    Names and spellings are gone: rank under full tuning, ranks that round to one capacity, an alpha
-    that gives the same scale, placements that select the same modules.
+    It is the same for all spellings of one adapter: any rank under full fine-tuning, ranks that
+    round to one capacity, alphas that give one scale, placements that select the same modules.
     """
     row = method(cell.adapter)
     chosen, options = adapted(cell, shapes), settings(cell.adapter)
@@ -195,7 +184,7 @@ def capacity(cell: Cell, shapes: Shapes) -> dict[str, Any]:
 
 
 def virtual_tokens(cell: Cell, shapes: Shapes) -> int:
-    """Return how many positions the adapter takes in front of every example."""
+    """Return the number of virtual tokens that the adapter puts before every example."""
     row = method(cell.adapter)
     if row.packs:
         return 0
@@ -204,9 +193,9 @@ def virtual_tokens(cell: Cell, shapes: Shapes) -> int:
 
 
 def budget(cell: Cell, shapes: Shapes, *, norms: int = 0) -> Budget | None:
-    """Return the adapter's parameters beside LoRA's; None for a kind without a rank.
+    """Return the adapter's number of parameters and LoRA's; None if the method adds none.
 
-    LoRA's are those of the same rank on the same placement. `norms` is `Sizes.norm_parameters`.
+    LoRA's is that of the same rank on the same placement. `norms` is `Sizes.norm_parameters`.
     """
     row = method(cell.adapter)
     if not row.adapts:
@@ -228,7 +217,7 @@ def _added(cell: Cell, shapes: Shapes, norms: int) -> int:
 def trainable_parameters(cell: Cell, sizes: Sizes) -> int:
     """Return the number of parameters that train in a model of these `sizes`, in closed form."""
     row = method(cell.adapter)
-    if not (row.adapts or row.trains_base):
+    if cell.is_base:
         return 0
     body = sizes.parameters - sizes.embedding_parameters if row.trains_base else 0
     ends = sizes.embedding_parameters if cell.embeddings == "trained" else 0

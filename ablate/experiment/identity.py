@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.adapters import compatibility, registry
+from ablate.adapters.init.spec import init_of
+from ablate.adapters.optimizers import optimizer_of
 from ablate.config.build import plain
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import Summary, summary
@@ -138,7 +140,7 @@ def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
     registry.check(cell, files.linear_shapes)
     found = registry.capacity(cell, files.linear_shapes)
     if "init" in found:  # options left out and options given as they are by default are one start
-        found["init"] = [cell.init.kind, compatibility.init_of(cell)[1]]
+        found["init"] = [cell.init.kind, init_of(cell)[1]]
     return found
 
 
@@ -152,7 +154,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
     schedule = {
         "lr": train.lr,
         "optimizer": [*train.betas, train.eps, train.weight_decay],
-        "rule": [cell.optimizer.kind, compatibility.optimizer_of(cell.optimizer)[1]],
+        "rule": [cell.optimizer.kind, optimizer_of(cell.optimizer)[1]],
         "schedule": [train.schedule, train.warmup_ratio],
         "length": [train.epochs, train.max_steps, train.batch_size, train.batch_unit],
         "clip": train.clip,
@@ -192,7 +194,7 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
     if not cell.is_base:  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
-        measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.folds(cell)]
+        measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.merges(cell)]
         found = [*found, *(("measure", name, rest) for name in measures)]
     return tuple(Unit(k, name, digest([train_key, k, name, rest])) for k, name, rest in found)
 

@@ -171,8 +171,8 @@ def keeps_packed_apart(model: Any) -> bool:
     Most architectures do, told by positions that restart; some (OPT) ignore these and would let the
     second example see the first, silently. What is asked here is what a packed batch relies on.
     """
-    if _invoked(model):
-        return False  # aLoRA looks for the last invocation in a row, and acts from there on
+    if not getattr(model, "adapter_packs", True):
+        return False  # set by `adapters.build` from the method's row
     device = next(model.parameters()).device
     one, other = torch.tensor([[3, 1, 2, 5, 4]]), torch.tensor([[2, 4, 1, 3]])
     length = other.shape[1]
@@ -190,8 +190,3 @@ def keeps_packed_apart(model: Any) -> bool:
     error = (packed[:, -length:] - alone[:, -length:]).abs().max()
     noise = ROUNDING.get(next(model.parameters()).dtype, COARSE)
     return bool(error < noise * alone.abs().max())
-
-
-def _invoked(model: Any) -> bool:
-    configs = getattr(model, "peft_config", {}).values()
-    return any(getattr(config, "alora_invocation_tokens", None) for config in configs)

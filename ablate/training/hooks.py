@@ -1,8 +1,8 @@
-"""The five places where a method may act during training, and what it is shown there.
+"""The five points of the training loop at which a method may act, and what it gets there.
 
-A stock method needs none. Orthogonality penalties and distances to the base are `extra_loss`,
-gradient projections `after_backward`, rank allocation and restarts `after_step`, methods that train
-more than once `stages`.
+Most methods need none. Orthogonality penalties and distances to the base are an `extra_loss`,
+gradient projections use `after_backward`, rank allocation and restarts `after_step`, and methods
+that train in several passes `stages`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,23 +18,23 @@ Steps = Sequence[np.ndarray]  # the rows of each optimizer step
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What a hook may see and touch."""
+class StepContext:
+    """The state of the training loop that a hook may read and change."""
 
-    step: int  # optimizer steps done before this one
-    steps: int  # of this stage
+    step: int  # number of optimizer steps of this stage before this one
+    steps: int  # number of optimizer steps of this stage
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    work: Weighed  # the micro-batch at hand; the last one in after_backward and after_step
-    divisor: float  # W: a per-token term is to be summed and divided by it
-    last: bool  # whether this is the step's last micro-batch: the place for a penalty on weights
+    work: Weighed  # the current micro-batch; the step's last one in after_backward and after_step
+    divisor: float  # W of `training.loss`: a sum over tokens is divided by it
+    last: bool  # whether this is the step's last micro-batch, where penalties on weights are added
 
 
-def _nothing(moment: Moment) -> None:
+def _nothing(context: StepContext) -> None:
     """Do nothing."""
 
 
-def _no_loss(moment: Moment) -> Tensor | float:
+def _no_loss(context: StepContext) -> Tensor | float:
     return 0.0
 
 
@@ -44,51 +44,51 @@ def _one_stage(model: nn.Module, steps: Steps) -> Iterable[Steps]:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The five places where a method may act during training; each default does nothing.
+    """The five points at which a method may act during training; each does nothing by default.
 
-    extra_loss: a term added to the objective at each micro-batch; summed over a step's
-        micro-batches and averaged over devices.
-    after_backward: with the step's whole gradient in place, before clipping.
-    after_step: after the optimizer moved, the gradients still in place.
-    stages: from the model and all steps, the steps of each pass in turn; a generator may change the
-        model between two of them. Every stage has its own optimizer and schedule.
-    before_forward: with a micro-batch at hand that the model is about to read.
+    extra_loss: returns a term of the loss of each micro-batch, (); the terms are summed over the
+        step's micro-batches and averaged over devices.
+    after_backward: called with the step's complete gradient, before clipping.
+    after_step: called after the optimizer's step, before the gradients are cleared.
+    stages: from the model and all steps, yields the steps of each training pass; it may change the
+        model between two passes. Every pass has its own optimizer and schedule.
+    before_forward: called before the forward pass of each micro-batch.
     """
 
-    extra_loss: Callable[[Moment], Tensor | float] = _no_loss
-    after_backward: Callable[[Moment], None] = _nothing
-    after_step: Callable[[Moment], None] = _nothing
+    extra_loss: Callable[[StepContext], Tensor | float] = _no_loss
+    after_backward: Callable[[StepContext], None] = _nothing
+    after_step: Callable[[StepContext], None] = _nothing
     stages: Callable[[nn.Module, Steps], Iterable[Steps]] = _one_stage
-    before_forward: Callable[[Moment], None] = _nothing
+    before_forward: Callable[[StepContext], None] = _nothing
 
 
 NO_HOOKS = Hooks()
 
 
 def combine(*several: Hooks) -> Hooks:
-    """Return hooks that act as all of `several`, one after the other.
+    """Return hooks that call those of all of `several`, in order; extra losses are summed.
 
     Raises:
-        ValueError: more than one of them brings its own stages, which cannot be interleaved.
+        ValueError: more than one of them defines stages, which cannot be interleaved.
     """
     staged = [one.stages for one in several if one.stages is not _one_stage]
     if len(staged) > 1:
         raise ValueError("only one method of a cell may train in stages")
 
-    def extra_loss(moment: Moment) -> Tensor | float:
-        return sum((one.extra_loss(moment) for one in several), start=0.0)
+    def extra_loss(context: StepContext) -> Tensor | float:
+        return sum((one.extra_loss(context) for one in several), start=0.0)
 
-    def after_backward(moment: Moment) -> None:
+    def after_backward(context: StepContext) -> None:
         for one in several:
-            one.after_backward(moment)
+            one.after_backward(context)
 
-    def after_step(moment: Moment) -> None:
+    def after_step(context: StepContext) -> None:
         for one in several:
-            one.after_step(moment)
+            one.after_step(context)
 
-    def before_forward(moment: Moment) -> None:
+    def before_forward(context: StepContext) -> None:
         for one in several:
-            one.before_forward(moment)
+            one.before_forward(context)
 
     stages = staged[0] if staged else _one_stage
     return Hooks(extra_loss, after_backward, after_step, stages, before_forward)

@@ -1,10 +1,10 @@
 """The one training loop: every cell of every grid, and pretraining, go through it.
 
-A level changes the data, the weights, the model or the settings before the loop. What truly acts
-during training does so through five hooks; there is no other branch on a level in here.
+A level changes the data, the weights, the model or the settings before the loop. What acts during
+training does so through five hooks; the loop has no other branch on a level.
 
-The gradient of an optimizer step is that of `sum u_t loss_t / W` with W known beforehand over all
-micro-batches and devices (`training.loss`). Devices average their gradients, so each scales its
+The gradient of an optimizer step is that of `sum u_t loss_t / W`, with W known in advance over all
+micro-batches and devices (`training.loss`). Devices average their gradients, so each multiplies its
 part by their number; nothing else divides, neither accelerate's accumulation nor a mean of means.
 """
 
@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from ablate.config.schema import Execution, Optimizer, Train
+from ablate.config.schema import Execution, Train
 from ablate.data import batches
 from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
@@ -31,17 +31,17 @@ from ablate.objective import Objective
 from ablate.roles import NAMES, Role
 from ablate.streams import Streams
 from ablate.training import optim
-from ablate.training.hooks import NO_HOOKS, Hooks, Moment
+from ablate.training.hooks import NO_HOOKS, Hooks, StepContext
 from ablate.training.loss import TokenLossModel, Weighed, weigh
 
-# The completion's share of the gradient costs a second softmax: every 10th step shows its course.
+# The completion's share of the gradient costs a second softmax, so it is measured every 10th step.
 SHARE_EVERY = 10
 
 Entry = dict[str, float | int | bool | None]  # one step of the history; None: not measured
 
 
 class Diverged(Exception):
-    """Training met a loss or a gradient that is no finite number."""
+    """A loss or a gradient norm during training is not a finite number."""
 
     def __init__(self, step: int, what: str, value: float) -> None:
         super().__init__(f"step {step}: {what} is {value}")
@@ -50,12 +50,12 @@ class Diverged(Exception):
 
 @dataclass(slots=True)
 class Result:
-    """What a training run saw and how it went.
+    """The history and the totals of a training run.
 
     Each entry of `history` is an optimizer step: step (from 1), stage, lr, loss (the objective,
-    divided), loss_<role> (mean over that role's targets that carry weight; None without any),
-    grad_norm (before clipping), clipped, completion_grad_share, supervised_weight, tokens and
-    examples.
+    divided by W), loss_<role> (mean over that role's targets with a weight; None if there are
+    none), grad_norm (before clipping), clipped, completion_grad_share, supervised_weight, tokens
+    and examples.
 
     completion_grad_share is the completion's part of sum_t u_t |d loss_t / d logits_t| over the
     whole step, measured every `SHARE_EVERY` steps.
@@ -78,12 +78,12 @@ class Result:
 
 
 @functools.cache
-def accelerator(device_type: str) -> Any:
+def process_accelerator(device_type: str) -> Any:
     """Return the process's accelerator for "cpu" or "cuda", built when first needed."""
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
 
-    # Said outright: what `accelerate launch` puts into the environment would change the objective.
+    # Explicit: values that `accelerate launch` sets in the environment would change the objective.
     return Accelerator(
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -100,23 +100,31 @@ def train(
     streams: Streams,
     execution: Execution,
     hooks: Hooks = NO_HOOKS,
-    rule: Optimizer | None = None,
+    make_optimizer: optim.Maker | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Return the course of training `model`, in place, on `tokenised`.
+    """Train `model` in place on `tokenised` and return the history of the run.
 
-    The order of the examples and dropout come from `streams`; torch's global random state is left
-    as it was. `rule` is the optimizer, AdamW by default. `tick` is told the steps done and all the
-    steps of the stage after each.
+    Args:
+        model: a causal language model; its parameters that require a gradient are trained.
+        tokenised: the training rows.
+        settings: optimizer, schedule, length and batch size.
+        objective: the weights of the loss by role, and its normaliser and scope.
+        streams: the order of the examples and dropout draw from them; torch's global random state
+            is restored.
+        execution: device, micro-batch size and layout; they do not change the result.
+        hooks: of the adapter and of the regularisers.
+        make_optimizer: makes the optimizer; by default AdamW.
+        tick: called after each step with the number of steps done and of all steps of the stage.
 
     Raises:
-        UserError: nothing to train on, or nothing that trains.
+        UserError: no target has a weight, or no parameter is trained.
         Diverged: a loss or a gradient norm is not finite.
     """
     _check_supervised(tokenised, objective)
     execution = _with_layout(model, objective, execution)
-    fleet = accelerator(device_of(execution.device).type)
-    device = fleet.device
+    accelerator = process_accelerator(device_of(execution.device).type)
+    device = accelerator.device
     steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
     permute = streams.numpy("permute")
     make = functools.partial(
@@ -126,14 +134,14 @@ def train(
         execution=execution,
         permute_generator=permute,
     )
-    feed = _Feed(make, objective, fleet)
+    feed = _Feed(make, objective, accelerator)
     result, started = Result(), time.perf_counter()
-    dropout = streams.global_torch("dropout", fleet.process_index, device=device)
-    with _training(model, execution, fleet), dropout:
+    dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
+    with _training(model, execution, accelerator), dropout:
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
-            optimizer = optim.optimizer(model, settings, rule)
+            optimizer = optim.optimizer(model, settings, make_optimizer)
             wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
-            wrapped, optimizer = fleet.prepare(wrapped, optimizer)
+            wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
             schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
             params = optim.trainable(wrapped)
             for number, rows in enumerate(stage_steps):
@@ -144,21 +152,25 @@ def train(
                 for i, work in enumerate(works, start=1):
                     work = work.to(device)
                     last = i == len(works)
-                    moment = Moment(number, len(stage_steps), model, optimizer, work, divisor, last)
-                    hooks.before_forward(moment)
-                    with nullcontext() if last else fleet.no_sync(wrapped):
+                    context = StepContext(
+                        number, len(stage_steps), model, optimizer, work, divisor, last
+                    )
+                    hooks.before_forward(context)
+                    with nullcontext() if last else accelerator.no_sync(wrapped):
                         with _autocast(settings, device):
                             loss = wrapped(work, share)
-                            extra = hooks.extra_loss(moment)
-                        fleet.backward(loss.total * (fleet.num_processes / divisor) + extra)
+                            extra = hooks.extra_loss(context)
+                        accelerator.backward(
+                            loss.total * (accelerator.num_processes / divisor) + extra
+                        )
                     losses.append(loss.sums_S)
-                hooks.after_backward(moment)
-                norm = float(fleet.clip_grad_norm_(params, settings.clip or math.inf))
+                hooks.after_backward(context)
+                norm = float(accelerator.clip_grad_norm_(params, settings.clip or math.inf))
                 entry: Entry = {
                     "step": len(result.history) + 1,
                     "stage": stage,
                     "lr": float(optimizer.param_groups[0]["lr"]),
-                    **_loss_columns(_summed(fleet, sum(losses)), divisor, share=share),
+                    **_loss_columns(_summed(accelerator, sum(losses)), divisor, share=share),
                     "grad_norm": norm,
                     "clipped": settings.clip is not None and norm > settings.clip,
                     "supervised_weight": counts[1],
@@ -167,7 +179,7 @@ def train(
                 }
                 _check_finite(entry)
                 optimizer.step()
-                hooks.after_step(moment)
+                hooks.after_step(context)
                 optimizer.zero_grad()
                 schedule.step()
                 result.add(entry, _memory_mb(device))
@@ -178,35 +190,41 @@ def train(
 
 
 class _Feed:
-    """The micro-batches of an optimizer step that fall to this process, and the step's counts."""
+    """Makes this process's micro-batches of an optimizer step, and the counts of the whole step."""
 
-    def __init__(self, make: Callable[[np.ndarray], list[Batch]], objective: Objective, fleet: Any):
-        self.make, self.objective, self.fleet = make, objective, fleet
+    def __init__(
+        self, make: Callable[[np.ndarray], list[Batch]], objective: Objective, accelerator: Any
+    ):
+        self.make, self.objective, self.accelerator = make, objective, accelerator
 
     def __call__(self, rows: np.ndarray) -> tuple[list[Weighed], list[float]]:
-        """Return this process's work, and the `sums_C` of the step over all processes."""
-        mine = rows[self.fleet.process_index :: self.fleet.num_processes]
+        """Return this process's micro-batches, and `sums_C` of the step over all processes."""
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         works = [weigh(part, self.objective) for part in self.make(mine if len(mine) else rows[:1])]
         if not len(mine):  # every process must take part in every step's collective calls
             works = [work.silent() for work in works]
-        return works, _summed(self.fleet, sum(work.sums_C for work in works))
+        return works, _summed(self.accelerator, sum(work.sums_C for work in works))
 
 
-def _summed(fleet: Any, local: Tensor | int) -> list[float]:
+def _summed(accelerator: Any, local: Tensor | int) -> list[float]:
     """Return the sum of `local` over all processes."""
-    total: list[float] = fleet.reduce(torch.as_tensor(local).to(fleet.device), "sum").tolist()
+    total: list[float] = accelerator.reduce(
+        torch.as_tensor(local).to(accelerator.device), "sum"
+    ).tolist()
     return total
 
 
 def _loss_columns(sums: list[float], divisor: float, *, share: bool) -> Entry:
     """Return the loss columns of a step from its `TokenLoss.sums_S`."""
-    by_role, count, pull = (sums[1 + i * len(Role) :][: len(Role)] for i in range(3))
+    by_role, count, grad_norm = (sums[1 + i * len(Role) :][: len(Role)] for i in range(3))
     shown = [role for role in Role if role != Role.PAD]
     entry: Entry = {"loss": sums[0] / divisor}
     for role in shown:
         entry[f"loss_{NAMES[role]}"] = by_role[role] / count[role] if count[role] else None
-    measured = share and sum(pull) > 0
-    entry["completion_grad_share"] = pull[Role.COMPLETION] / sum(pull) if measured else None
+    measured = share and sum(grad_norm) > 0
+    entry["completion_grad_share"] = (
+        grad_norm[Role.COMPLETION] / sum(grad_norm) if measured else None
+    )
     return entry
 
 
@@ -218,7 +236,7 @@ def _check_finite(entry: Entry) -> None:
 
 
 def _with_layout(model: Any, objective: Objective, execution: Execution) -> Execution:
-    """Return `execution` with its layout decided, padded where packing would change the loss."""
+    """Return `execution` with its layout chosen: padded where packing would change the loss."""
     layout = batches.layout_of(execution)
     if layout == "packed" and (problem := _packing_problem(model, objective)):
         if execution.layout == "packed":
@@ -229,7 +247,7 @@ def _with_layout(model: Any, objective: Objective, execution: Execution) -> Exec
 
 def _packing_problem(model: Any, objective: Objective) -> str | None:
     if objective.scope == "microbatch":
-        return "illegal with loss.scope=microbatch, the mean over micro-batches of padded rows"
+        return "not with loss.scope=microbatch, the mean over micro-batches of padded rows"
     if not keeps_packed_apart(model):
         return "with this model and adapter, packed examples would see each other"
     return None
@@ -239,7 +257,7 @@ def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
     counts = tokenised.counts
     if not any(objective.num[role] * counts.get(NAMES[role], 0) for role in Role):
         raise UserError(
-            "dataset: no token of its training rows carries weight under this masking mode; "
+            "dataset: no token of its training rows has a weight under this masking mode; "
             "change masking, plw or completion_weight"
         )
 
@@ -249,30 +267,30 @@ def _autocast(settings: Train, device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def _training(model: Any, execution: Execution, fleet: Any) -> Iterator[None]:
-    """Put `model` into training mode, with checkpointing if asked for, and back after."""
-    if fleet.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(fleet.device)
+def _training(model: Any, execution: Execution, accelerator: Any) -> Iterator[None]:
+    """Run a block with `model` in training mode, with gradient checkpointing if requested."""
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
     model.train()
     try:
         with checkpointing(model, execution.gradient_checkpointing):
             yield
     finally:
-        _forget(fleet)
+        _release(accelerator)
         model.eval()
 
 
-def _forget(fleet: Any) -> None:
-    """Make the accelerator drop what it prepared, so that a cell's model can be freed."""
-    if fleet.device.type == "cuda":
-        fleet.free_memory()
-    else:  # the same without a full garbage collection, 0.2 s a cell
-        fleet._models.clear()
-        fleet._optimizers.clear()
+def _release(accelerator: Any) -> None:
+    """Remove the accelerator's references to what it prepared, so that the model can be freed."""
+    if accelerator.device.type == "cuda":
+        accelerator.free_memory()
+    else:  # the same without a full garbage collection, which takes 0.2 s per cell
+        accelerator._models.clear()
+        accelerator._optimizers.clear()
 
 
 def _memory_mb(device: torch.device) -> float:
-    """Return the memory in use: the peak of an accelerator, the resident set on a CPU, in MiB."""
+    """Return the memory in MiB: the peak on a GPU, the resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     resident: int = psutil.Process().memory_info().rss

@@ -1,11 +1,11 @@
 """The weighted token loss: summed in the forward pass, divided once per optimizer step.
 
-Every normaliser and scope comes down to one weight per target and one divisor W per step,
+Every normaliser and scope is expressed by one weight per target and one divisor W per step,
 
     L = sum over the step's targets t of  u_t * loss_t  /  W,
 
-known from the data before the first forward pass (`weigh`). What is left for the forward pass is
-a weighted sum, so the result does not depend on micro-batches, layout or number of devices.
+known from the data before the first forward pass (`weigh`). The forward pass computes a weighted
+sum, so the result does not depend on micro-batches, layout or number of devices.
 
 Shapes: B rows, L positions, K targets with a weight, V vocabulary, R roles, D hidden size.
 """
@@ -26,19 +26,21 @@ from ablate.roles import Role
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """A micro-batch with the targets that carry weight: all that a forward pass needs."""
+    """A micro-batch with the targets that have a weight: all inputs of a forward pass."""
 
     ids_BL: Tensor
-    positions_BL: Tensor | None  # restarting positions; None where each row is one example
+    positions_BL: (
+        Tensor | None
+    )  # positions that restart at each example; None if each row is one example
     index_K: Tensor  # into the flattened (B, L): the position that predicts target k
     targets_K: Tensor
-    weights_K: Tensor  # u_t of the module's formula
+    weights_K: Tensor  # u_t in the module's formula
     roles_K: Tensor
     divisor: float  # this micro-batch's part of W
-    supervised: float  # sum of the objective's weights, before any division
-    tokens: int  # without pads
+    supervised: float  # sum of the objective's weights before any division
+    tokens: int  # without padding
     examples: int
-    lengths: tuple[int, ...]  # of the examples in it, in their order
+    lengths: tuple[int, ...]  # of its examples, in order
 
     @property
     def sums_C(self) -> Tensor:
@@ -47,7 +49,7 @@ class Weighed:
         return torch.tensor(counts, dtype=torch.float64)
 
     def silent(self) -> "Weighed":
-        """Return the same forward pass without any target, for a device without a row."""
+        """Return a copy without targets, for a device that has no row in this step."""
         nothing = self.index_K[:0]
         return replace(
             self,
@@ -76,17 +78,17 @@ class Weighed:
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Weighted and plain sums over the targets that carry weight; the optimizer step divides."""
+    """Weighted and plain sums over the targets with a weight, before the division by W."""
 
-    total: Tensor  # () sum of u_t loss_t, with its graph
+    total: Tensor  # () sum of u_t loss_t, differentiable
     by_role_R: Tensor  # sum of loss_t, unweighted
     count_R: Tensor
-    pull_R: Tensor  # sum of u_t |d loss_t / d logits_t|; zero where it was not asked for
+    grad_norm_R: Tensor  # sum of u_t |d loss_t / d logits_t|_2; zero if it was not requested
 
     @property
     def sums_S(self) -> Tensor:
-        """All sums in one vector (1 + 3R,): total, by role, counts, pulls; without the graph."""
-        parts = (self.total.detach()[None], self.by_role_R, self.count_R, self.pull_R)
+        """All sums in one vector (1 + 3R,): total, by role, counts, gradient norms; detached."""
+        parts = (self.total.detach()[None], self.by_role_R, self.count_R, self.grad_norm_R)
         return torch.cat(parts).double()
 
 
@@ -99,8 +101,8 @@ def weigh(batch: Batch, objective: Objective) -> Weighed:
         example     mean over examples of n_i / d_i     (IM's released code)
         microbatch  mean over micro-batches of n_m / d_m    (older trainers)
 
-    Under the normaliser `examples` d is the number of examples. An example or micro-batch whose
-    divisor is zero has nothing to train: it adds nothing, and still counts in the mean.
+    Under the normaliser `examples`, d is the number of examples. An example or micro-batch whose
+    divisor is zero has no target with a weight: it adds zero and still counts in the mean.
     """
     num_BL, divisor_E = batch.num_BL.double(), _divisors(batch, objective)
     if objective.scope == "example":
@@ -128,7 +130,7 @@ def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
     return Weighed(
         ids_BL=batch.ids_BL,
         positions_BL=batch.positions_BL,
-        index_K=target_K - 1,  # a target at position 0 has no weight, so this stays in its row
+        index_K=target_K - 1,  # position 0 never has a weight, so target - 1 is in the same row
         targets_K=batch.ids_BL.flatten()[target_K],
         weights_K=weights_BL.flatten()[target_K],
         roles_K=batch.roles_BL.flatten()[target_K].long(),
@@ -141,9 +143,9 @@ def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
 
 
 class TokenLossModel(nn.Module):
-    """A causal language model whose forward goes from ids to the token loss.
+    """A causal language model whose forward pass returns the token loss.
 
-    One module to hand to accelerate: DDP and FSDP hook the outermost forward, and it is called.
+    It is one module for accelerate: DDP and FSDP attach their hooks to the outermost forward.
     """
 
     def __init__(self, model: Any, *, label_smoothing: float = 0.0) -> None:
@@ -151,31 +153,32 @@ class TokenLossModel(nn.Module):
         self.model = model
         self.label_smoothing = label_smoothing
 
-    def forward(self, work: Weighed, with_pull: bool = False) -> TokenLoss:
-        """Return the sums over `work`; `with_pull` also measures each role's gradient."""
+    def forward(self, work: Weighed, with_grad_norm: bool = False) -> TokenLoss:
+        """Return the sums over `work`; `with_grad_norm` adds the gradient norms by role."""
         logits_KV = predict(self.model, work)
         losses_K = token_losses(logits_KV, work.targets_K, self.label_smoothing)
         weights_K = work.weights_K.to(losses_K.dtype)
         role_KR = F.one_hot(work.roles_K, len(Role)).to(losses_K.dtype)
-        pull_R = torch.zeros_like(role_KR.sum(0))
-        if with_pull:
+        grad_norm_R = torch.zeros_like(role_KR.sum(0))
+        if with_grad_norm:
             norm_K = logit_gradient_norms(logits_KV, work.targets_K, self.label_smoothing)
-            pull_R = ((weights_K * norm_K)[:, None] * role_KR).sum(0)
+            grad_norm_R = ((weights_K * norm_K)[:, None] * role_KR).sum(0)
         return TokenLoss(
             total=(losses_K * weights_K).sum(),
             by_role_R=(losses_K.detach()[:, None] * role_KR).sum(0),
             count_R=role_KR.sum(0),
-            pull_R=pull_R,
+            grad_norm_R=grad_norm_R,
         )
 
 
 def predict(model: Any, work: Weighed) -> Tensor:
-    """Return the logits (K, V) of the targets that carry weight, and of no other position.
+    """Return the logits (K, V) of the targets with a weight, and of no other position.
 
-    The selection happens in front of the output layer, inside the model's own forward, so that
-    whatever a model does to its logits afterwards (softcap, scaling) still applies, as do the hooks
-    of adapters and of sharding. Rows are padded on the right: causal attention never sees a pad, so
-    no mask is given; and a mask, or a cache, would let packed examples see each other.
+    The positions are selected at the input of the output layer, inside the model's own forward, so
+    that whatever a model does to its logits afterwards (softcap, scaling) still applies, and the
+    hooks of adapters and of sharding run. Rows are padded on the right and attention is causal, so
+    no token sees padding and no mask is given; with a mask or a cache, packed examples would see
+    each other.
     """
     with _head_at(model, work.index_K, work.ids_BL.shape[1]):
         output = model(input_ids=work.ids_BL, position_ids=work.positions_BL, use_cache=False)
@@ -183,16 +186,18 @@ def predict(model: Any, work: Weighed) -> Tensor:
 
 
 def at_targets(logits_BLV: Tensor, work: Weighed) -> Tensor:
-    """Return the targets' logits (K, V) from what a model gave within `predict`."""
+    """Return the targets' logits (K, V) from the logits that a model returned in `predict`."""
     if logits_BLV.shape[:2] == (1, len(work.index_K)):
         return logits_BLV[0]
-    logits_BLV = logits_BLV[:, -work.ids_BL.shape[1] :]  # behind the virtual tokens of a prompt
+    logits_BLV = logits_BLV[
+        :, -work.ids_BL.shape[1] :
+    ]  # drops the positions of virtual tokens in front
     return logits_BLV.flatten(0, 1)[work.index_K]
 
 
 @contextmanager
 def _head_at(model: Any, index_K: Tensor, length: int) -> Iterator[None]:
-    """Let the output layer see only the flat positions `index_K`, as one row."""
+    """Pass only the flat positions `index_K` to the output layer, as one row (1, K, D)."""
 
     def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden_BLD = args[0][:, -length:]
@@ -224,7 +229,7 @@ def token_losses(logits_KV: Tensor, targets_K: Tensor, label_smoothing: float = 
 def logit_gradient_norms(
     logits_KV: Tensor, targets_K: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Return the length of each token loss's gradient by its logits, |softmax - target| (K,)."""
+    """Return the 2-norm (K,) of each token loss's gradient in its logits, |softmax - target|."""
     gradient_KV = _precise(logits_KV).softmax(-1).sub_(label_smoothing / logits_KV.shape[-1])
     gradient_KV[torch.arange(len(targets_K)), targets_K] -= 1 - label_smoothing
     return gradient_KV.norm(dim=-1)

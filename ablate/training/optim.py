@@ -1,18 +1,17 @@
-"""The optimiser and the learning-rate schedule of a run."""
+"""AdamW and the learning-rate schedule of a run."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from peft.optimizers import create_lorafa_optimizer, create_riemannian_optimizer
 from torch import nn
 from transformers import get_scheduler
 
-from ablate.adapters import compatibility
-from ablate.adapters.method import Options
-from ablate.config.schema import Optimizer, Train
+from ablate.config.schema import Train
 from ablate.errors import UserError
+
+Maker = Callable[[Any, Train], torch.optim.Optimizer]  # from the model and the settings
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -21,30 +20,28 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def optimizer(
-    model: nn.Module, settings: Train, rule: Optimizer | None = None
+    model: nn.Module, settings: Train, make: Maker | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of the trained parameters of `model`, AdamW by default.
+    """Return the optimizer of the trained parameters of `model`, made by `make` or else AdamW.
 
-    Weight decay acts on every trained parameter of two or more dimensions (matrices, embeddings,
-    an adapter's factors), not on norms and biases.
+    Weight decay applies to every trained parameter of two or more dimensions (matrices, embeddings,
+    an adapter's factors), not to norms and biases.
 
     Raises:
-        UserError: nothing is trainable, or the learning rate was left at "tuned".
+        UserError: no parameter is trained, or the learning rate was left at "tuned".
     """
     if isinstance(settings.lr, str):
         raise UserError(f"train.lr={settings.lr}: must be resolved to a number before training")
     if not trainable(model):
         raise UserError("adapter: leaves no parameter to train; choose one that trains something")
-    rule = rule or Optimizer()
-    _, options = compatibility.optimizer_of(rule)
-    return RULES[rule.kind](model, settings, options)
+    return (make or adamw)(model, settings)
 
 
 class GroupedAdamW(torch.optim.AdamW):
-    """AdamW (arXiv 1711.05101) whose weight decay leaves vectors alone.
+    """AdamW (arXiv 1711.05101) whose weight decay does not apply to vectors.
 
-    The fused kernel is one call a step: at the size of the micro models a loop over parameters
-    costs 3 % of the step.
+    The fused kernel is one call per step: with the micro models a loop over parameters costs 3 % of
+    the step.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class GroupedAdamW(torch.optim.AdamW):
 def decay_groups(
     params: Iterable[nn.Parameter], weight_decay: float, **settings: Any
 ) -> list[dict[str, Any]]:
-    """Return groups for an optimizer: the parameters that decay, and those that do not."""
+    """Return two parameter groups of an optimizer: with weight decay (ndim >= 2), and without."""
     params = list(params)
     groups = [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay, **settings},
@@ -65,65 +62,17 @@ def decay_groups(
     return [group for group in groups if group["params"]]
 
 
-def _of_adamw(settings: Train) -> dict[str, Any]:
+def adamw_settings(settings: Train) -> dict[str, Any]:
+    """Return AdamW's arguments but for weight decay."""
     return {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
 
 
-def _adamw(model: nn.Module, settings: Train, options: Options) -> torch.optim.Optimizer:
+def adamw(
+    model: nn.Module, settings: Train, options: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
+    """Return AdamW over the trained parameters; it has no options."""
     decay = settings.weight_decay
-    return GroupedAdamW(trainable(model), weight_decay=decay, **_of_adamw(settings))
-
-
-def _lora_plus(model: nn.Module, settings: Train, options: Options) -> torch.optim.Optimizer:
-    """Return AdamW with a higher rate for B (arXiv 2402.12354).
-
-    PEFT's own raises the rate of every vector too, DoRA's magnitudes for one.
-    """
-    raised = [p for p in _named(model, "lora_B") if p.requires_grad]
-    if not raised:
-        raise ValueError("lora_plus: there is no factor B that trains")
-    known = {id(p) for p in raised}
-    rest = [p for p in trainable(model) if id(p) not in known]
-    rate = float(settings.lr) * options["ratio"]
-    groups = decay_groups(rest, settings.weight_decay)
-    groups += decay_groups(raised, settings.weight_decay, lr=rate)
-    return torch.optim.AdamW(groups, fused=True, **_of_adamw(settings))
-
-
-def _lora_fa(model: Any, settings: Train, options: Options) -> torch.optim.Optimizer:
-    """Return LoRA-FA's optimizer (arXiv 2308.03303): A is fixed, B's gradient projected."""
-    config = model.active_peft_config
-    made: torch.optim.Optimizer = create_lorafa_optimizer(
-        model, config.r, config.lora_alpha, float(settings.lr), settings.weight_decay
-    )
-    for group in made.param_groups:
-        group["betas"], group["eps"] = settings.betas, settings.eps
-    return made
-
-
-def _riemannian(model: nn.Module, settings: Train, options: Options) -> torch.optim.Optimizer:
-    """Return AdamW on gradients preconditioned by the other factor (arXiv 2402.02347)."""
-    made: torch.optim.Optimizer = create_riemannian_optimizer(
-        model,
-        GroupedAdamW,
-        reg=options["damping"],
-        weight_decay=settings.weight_decay,
-        **_of_adamw(settings),
-    )
-    return made
-
-
-def _named(model: nn.Module, part: str) -> list[nn.Parameter]:
-    return [p for name, p in model.named_parameters() if f".{part}." in name]
-
-
-Made = Callable[[Any, Train, Options], torch.optim.Optimizer]
-RULES: Mapping[str, Made] = {
-    "adamw": _adamw,
-    "lora_plus": _lora_plus,
-    "lora_fa": _lora_fa,
-    "riemannian": _riemannian,
-}
+    return GroupedAdamW(trainable(model), weight_decay=decay, **adamw_settings(settings))
 
 
 def schedule(

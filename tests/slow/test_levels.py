@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ablate.adapters import build, compatibility, registry
+from ablate.adapters import build, registry
+from ablate.adapters.init.spec import INITS
 from ablate.config import schema
 from ablate.config.build import plain
 from ablate.errors import UserError
@@ -40,7 +41,7 @@ def row_of(name: str):
 
 
 def changes_base(name: str) -> bool:
-    init = compatibility.INITS[levels.SUBJECTS[name].init.kind]
+    init = INITS[levels.SUBJECTS[name].init.kind]
     return row_of(name).changes_base or init.changes_base
 
 
@@ -110,13 +111,13 @@ RELOAD = """
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
-    from ablate import config
-    from ablate.adapters import apply, legality, table
+    from ablate.adapters import build, registry
+    from ablate.config.build import build as build_cell
     from ablate.streams import Streams
 
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
-    for home in {row.config.rpartition(":")[0] for row in table.KINDS.values()} - {""}:
+    for home in {row.config.rpartition(":")[0] for row in registry.KINDS.values()} - {""}:
         importlib.import_module(home)  # PEFT must know our types before it is asked for one
 
     @functools.cache
@@ -125,9 +126,9 @@ RELOAD = """
 
     for folder in sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("base")):
         stored = load_file(folder / "logits.safetensors")
-        cell = config.build(json.loads((folder / "cell.json").read_text()))
+        cell = build_cell(json.loads((folder / "cell.json").read_text()))
         base = lambda: copy.deepcopy(pristine(cell.model.name))
-        models = [apply.load(base(), folder, cell, streams=Streams(cell.seed))]
+        models = [build.load(base(), folder, cell, streams=Streams(cell.seed))]
         if (folder / "peft").is_dir():
             models.append(PeftModel.from_pretrained(base(), folder / "peft"))
         for way, model in zip(("ours", "peft"), models):

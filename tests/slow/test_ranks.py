@@ -11,7 +11,7 @@ from torch import Tensor, multiprocessing
 from ablate.config.schema import Loss
 from ablate.objective import make_objective
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, Moment
+from ablate.training.hooks import Hooks, StepContext
 from ablate.training.loop import train
 from tests import toys
 
@@ -23,7 +23,7 @@ def course(scope: str, micro_batch_size: int | None) -> dict[str, Any]:
     """Return the gradients of each step, the final weights and the history."""
     model, gradients = toys.llama(), []
 
-    def note(moment: Moment) -> None:
+    def note(context: StepContext) -> None:
         gradients.append([p.grad.clone() for p in model.parameters()])
 
     result = train(

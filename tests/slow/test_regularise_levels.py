@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from ablate.adapters import build, registry
+from ablate.adapters.method import holds
 from ablate.config.schema import Regulariser
 from ablate.experiment import design, regularisers
 from ablate.experiment.identity import Memo
 from ablate.streams import Streams
-from ablate.training import regularisation
 from ablate.training.loss import predict
+from ablate.training.regularisation import weight_distance
+from ablate.training.regularisation.hooks import regularised
 from tests import levels
 from tests.regularised import (
     STRONG,
     cell,
-    moment_of,
+    context_of,
     naive_norm,
     number,
     perturb,
@@ -30,8 +32,8 @@ ADAPTERS = levels.ADAPTING
 SINGLE = 2e-3  # a merged weight less the base's, both float32; of the whole distance
 
 
-def kind(level):
-    return levels.SUBJECTS[level].adapter.kind
+def row_of(level):
+    return registry.method(levels.SUBJECTS[level].adapter)
 
 
 def test_weight_decay_is_refused_exactly_where_only_vectors_train():
@@ -44,9 +46,7 @@ def test_weight_decay_is_refused_exactly_where_only_vectors_train():
 MEASURED = [
     name
     for name, subject in levels.SUBJECTS.items()
-    if subject.adapter.kind in regularisers.WITH_DELTA
-    and not subject.adapter.options.get("dora")
-    and name != "init=loftq"
+    if holds(row_of(name).has_delta, registry.settings(subject.adapter)) and name != "init=loftq"
 ]
 
 
@@ -56,7 +56,7 @@ def test_distance_is_that_of_the_merged_weights(name):
     asked = dataclasses.replace(levels.SUBJECTS[name], train=cell().train)
     model = perturb(levels.applied(asked))
     before = dict(levels.pristine("llama").named_parameters())
-    distance = number(regularisation.distance(model, {}, 2.0))
+    distance = number(weight_distance.distance(model, {}, 2.0))
     merged = copy.deepcopy(model).merge_and_unload()
     changes = [w.detach() - before[n].detach() for n, w in merged.named_parameters()]
     assert distance > 0
@@ -68,13 +68,13 @@ def test_kl_is_to_the_base_under_every_adapter_and_leaves_what_trains(name):
     asked = cell(name, STRONG["kl"])
     model = levels.applied(asked)
     declared, [work] = set(build.trained(model)), works(asked)
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
+    with regularised(model, asked, streams=Streams(0)) as held:
         model.train()
         predict(model, work)
-        start = held.extra_loss(moment_of(model, work, divisor=100.0))
+        start = held.extra_loss(context_of(model, work, divisor=100.0))
         perturb(model, size=0.1)
         predict(model, work)
-        penalty = held.extra_loss(moment_of(model, work, divisor=100.0))
+        penalty = held.extra_loss(context_of(model, work, divisor=100.0))
     assert set(build.trained(model)) == declared
     assert all(m.training for m in model.modules())
     if registry.method(asked.adapter).starts_at_base:
@@ -87,12 +87,12 @@ def test_kl_is_to_the_base_under_every_adapter_and_leaves_what_trains(name):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in ADAPTERS if kind(n) in regularisers.WITH_RANK])
+@pytest.mark.parametrize("name", [n for n in ADAPTERS if row_of(n).has_factors])
 def test_rank_dropout_acts_on_every_kind_that_is_said_to_have_a_rank(name):
     asked = cell(name, STRONG["rank_dropout"])
     model = perturb(levels.applied(asked)).train()
     clean = levels.logits(model)
-    with regularisation.acting(model, asked, streams=Streams(0)):
+    with regularised(model, asked, streams=Streams(0)):
         masked = levels.logits(model)
     assert (masked - clean).abs().max() > 1e-4
     assert torch.equal(levels.logits(model), clean)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ablate.adapters import build
-from ablate.adapters.calibration import Calibration
+from ablate.adapters.init.calibration import Calibration
 from ablate.data import batches
 from ablate.errors import UserError
 from ablate.roles import Role

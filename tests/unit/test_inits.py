@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ablate.adapters import build
-from ablate.adapters import init as inits
+from ablate.adapters.init import levels as inits
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.roles import Role
@@ -148,10 +148,10 @@ def test_a_start_from_data_needs_them(level):
 def test_eva_says_what_it_cannot_do(monkeypatch):
     asked = cell("lora", init=init("eva"), train=toys.train_settings(batch_size=1))
     tiny = toys.tokenised([([1, 2, 3, 4], [Role.INSTRUCTION] * 3 + [Role.COMPLETION])])
-    with pytest.raises(UserError, match="needs 8 tokens that carry weight in a batch"):
+    with pytest.raises(UserError, match="needs 8 tokens with a loss weight in each batch"):
         build.apply(base("llama"), asked, streams=Streams(0), data=tiny)
     monkeypatch.setattr(inits, "EVA_PASSES", 1)
-    with pytest.raises(UserError, match="do not settle in 1 passes"):
+    with pytest.raises(UserError, match="do not converge in 1 passes"):
         begun("eva", batches=1)
 
 

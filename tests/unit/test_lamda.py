@@ -6,7 +6,7 @@ import torch
 
 from ablate.adapters.three_factor import lamda
 from ablate.streams import Streams
-from ablate.training.hooks import Moment
+from ablate.training.hooks import StepContext
 from tests.factors import adapted, factor, fit, layer_of
 
 
@@ -19,13 +19,13 @@ def test_columns_freeze_one_by_one_over_the_share():
     assert lamda.frozen_columns(9, 10, 1.0, 10) == 9
 
 
-def test_frozen_columns_hold_still_under_momentum_and_decay():
+def test_frozen_columns_hold_still_under_contextum_and_decay():
     model, steps = adapted("lamda", "llama"), 20
     hooks, seen = lamda.hooks({"freeze": 0.5}, Streams(0)), []
 
-    def watch(moment: Moment) -> None:
-        hooks.after_step(moment)
-        layer = layer_of(moment.model)
+    def watch(context: StepContext) -> None:
+        hooks.after_step(context)
+        layer = layer_of(context.model)
         seen.append((factor(layer, "B").clone(), factor(layer, "M").clone()))
 
     watched = dataclasses.replace(hooks, after_step=watch)

@@ -8,13 +8,14 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ablate.adapters import build, init, registry
-from ablate.adapters import hooks as acting
+from ablate.adapters import build, registry
+from ablate.adapters.hooks import hooks as adapter_hooks
 from ablate.adapters.lora import adalora
+from ablate.adapters.lora.starts import layers
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.streams import Streams
-from ablate.training.hooks import Moment
+from ablate.training.hooks import StepContext
 from tests import levels, toys
 from tests.levels import DATA, RANK, cell, logits, pristine
 from tests.pairs import base_weights, close, factors, held, inputs, mean_gradient, same_span
@@ -74,7 +75,7 @@ def test_kasa_adds_its_penalties_once_a_step():
     asked = cell(levels.adapter("kasa", options=options), execution=toys.execution())
     module = levels.applied(asked)
     expected, eye = 0.0, torch.eye(RANK, dtype=torch.float64)
-    for (A, B), (_, layer) in zip(factors(module).values(), init.layers(module), strict=True):
+    for (A, B), (_, layer) in zip(factors(module).values(), layers(module), strict=True):
         expected += 0.5 * float(layer.lora_diag["default"].detach().double().square().sum())
         expected += 0.25 * float((B.T @ B - eye).norm() + (A @ A.T - eye).norm())
     terms = []
@@ -87,22 +88,22 @@ def test_kasa_adds_its_penalties_once_a_step():
 
 def penalty_of(module: nn.Module, asked: schema.Cell) -> float:
     """What the adapter's hooks add to the loss in one step of the loop, all micro-batches."""
-    hooks = acting.hooks(asked, streams=Streams(0))
+    hooks = adapter_hooks(asked, streams=Streams(0))
     micro = asked.execution.micro_batch_size
     count = 1 if micro is None else -(-len(DATA) // micro)
-    moments = [
-        Moment(0, 1, module, None, None, 1.0, i == count - 1)  # type: ignore[arg-type]
+    contexts = [
+        StepContext(0, 1, module, None, None, 1.0, i == count - 1)  # type: ignore[arg-type]
         for i in range(count)
     ]
     with torch.no_grad():
-        return sum(float(hooks.extra_loss(moment)) for moment in moments)
+        return sum(float(hooks.extra_loss(context)) for context in contexts)
 
 
 def test_adalora_prunes_to_its_last_rank_and_no_further():
     module = levels.run("adalora", "llama").module
     settings = module.peft_config["default"]
     assert (settings.init_r, settings.target_r) == (4, 3)
-    alive = [int((layer.lora_E["default"] != 0).sum()) for _, layer in init.layers(module)]
+    alive = [int((layer.lora_E["default"] != 0).sum()) for _, layer in layers(module)]
     assert sum(alive) == 3 * len(alive)
     assert len(set(alive)) > 1  # the rank went where it matters
 
@@ -110,7 +111,7 @@ def test_adalora_prunes_to_its_last_rank_and_no_further():
 def test_adaloras_penalty_is_the_mean_distance_from_orthogonality():
     module = levels.applied(cell("adalora"))
     distances = []
-    for _, layer in init.layers(module):
+    for _, layer in layers(module):
         for P in (layer.lora_A["default"].double(), layer.lora_B["default"].double().T):
             distances.append(float((P @ P.T - torch.eye(4, dtype=torch.float64)).norm().detach()))
     assert penalty_of(module, cell("adalora")) == pytest.approx(0.5 * np.mean(distances), rel=1e-5)
@@ -143,9 +144,9 @@ def test_alora_acts_from_the_invocation_on():
 def test_draws_depend_on_seed_and_module_alone(level):
     one, other = (levels.applied(cell(level, seed=seed)) for seed in (0, 1))
     part = schema.Placement(name="v", modules=("v_proj", "mlp.down_proj"))
-    some = dict(init.layers(levels.applied(cell(level, placement=part))))
+    some = dict(layers(levels.applied(cell(level, placement=part))))
     assert len(some) == 4
-    for (name, layer), (_, twin) in zip(init.layers(one), init.layers(other), strict=True):
+    for (name, layer), (_, twin) in zip(layers(one), layers(other), strict=True):
         A, B = drawn(layer), drawn(twin)
         assert not torch.equal(A, B)
         if name in some:

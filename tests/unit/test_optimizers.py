@@ -9,7 +9,8 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
 from ablate.adapters import build, compatibility, registry
-from ablate.adapters import init as inits
+from ablate.adapters.lora.starts import layers
+from ablate.adapters.optimizers import maker, optimizer_of
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.training import optim
@@ -112,7 +113,7 @@ def test_only_matrices_decay():
     for rule in ("adamw", "riemannian", "lora_plus"):
         asked = cell("dora", optimizer=optimizer(rule), embeddings="trained")
         module = applied(asked)
-        made = optim.optimizer(module, settings, asked.optimizer)
+        made = optim.optimizer(module, settings, maker(asked.optimizer))
         decay = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
         assert decay.keys() == {id(p) for p in optim.trainable(module)}
         for parameter in optim.trainable(module):
@@ -133,7 +134,7 @@ def test_adamw_is_the_default():
 def test_lora_plus_raises_the_rate_of_b_alone():
     asked = cell("dora", optimizer=optimizer("lora_plus", ratio=4.0), embeddings="trained")
     module = applied(asked)
-    made = optim.optimizer(module, toys.train_settings(lr=0.1), asked.optimizer)
+    made = optim.optimizer(module, toys.train_settings(lr=0.1), maker(asked.optimizer))
     rate = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
     for name, parameter in build.trained(module).items():
         assert rate[id(parameter)] == pytest.approx(0.4 if ".lora_B." in name else 0.1)
@@ -161,7 +162,7 @@ def test_lora_plus_is_pefts_on_plain_lora(monkeypatch):
 
 def test_a_model_without_the_factor_is_not_passed_over():
     with pytest.raises(ValueError, match="no factor B"):
-        optim.optimizer(applied(cell("mora")), toys.train_settings(), optimizer("lora_plus"))
+        optim.optimizer(applied(cell("mora")), toys.train_settings(), maker(optimizer("lora_plus")))
 
 
 # --- LoRA-FA and Riemannian LoRA: AdamW's first step is the sign of what it is given
@@ -172,14 +173,14 @@ def first_step(rule: str) -> list[tuple[Tensor, ...]]:
     asked = cell("lora", optimizer=optimizer(rule))
     module = applied(asked)
     with torch.no_grad():
-        for _, layer in inits.layers(module):
+        for _, layer in layers(module):
             B = layer.lora_B["default"].weight
             B.copy_(torch.arange(B.numel()).sin().view_as(B) / 10)
-    made = optim.optimizer(module, toys.train_settings(lr=0.5, eps=1e-12), asked.optimizer)
+    made = optim.optimizer(module, toys.train_settings(lr=0.5, eps=1e-12), maker(asked.optimizer))
     ids = levels.tokens()
     module(input_ids=ids, labels=ids).loss.backward()
     seen = []
-    for _, layer in inits.layers(module):
+    for _, layer in layers(module):
         A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         seen.append([A, B, *(x.detach().clone() for x in (A, B)), A.grad, B.grad.clone()])
         seen[-1][4] = None if A.grad is None else A.grad.clone()
@@ -216,7 +217,7 @@ def test_lora_fa_trains_half_and_says_so():
     counted = sum(p.numel() for p in trained.values())
     assert counted == registry.trainable_parameters(asked, levels.sizes("llama"))
     made = optim.optimizer(
-        applied(asked), toys.train_settings(betas=(0.8, 0.9), eps=1e-5), asked.optimizer
+        applied(asked), toys.train_settings(betas=(0.8, 0.9), eps=1e-5), maker(asked.optimizer)
     )
     assert made.param_groups[0]["betas"] == (0.8, 0.9)
     assert made.param_groups[0]["eps"] == 1e-5
@@ -224,7 +225,7 @@ def test_lora_fa_trains_half_and_says_so():
 
 def test_an_option_that_is_not_known_is_one_line():
     with pytest.raises(UserError, match=r"optimizer.options.ratoi.*Did you mean 'ratio'"):
-        compatibility.optimizer_of(schema.Optimizer(kind="lora_plus", options={"ratoi": 2.0}))
+        optimizer_of(schema.Optimizer(kind="lora_plus", options={"ratoi": 2.0}))
     with pytest.raises(UserError, match=r"optimizer.kind=lora_plsu.*Did you mean 'lora_plus'"):
-        compatibility.optimizer_of(schema.Optimizer(kind="lora_plsu"))
+        optimizer_of(schema.Optimizer(kind="lora_plsu"))
     assert adapter("lora").kind == "lora"

@@ -19,13 +19,14 @@ from ablate.errors import UserError
 from ablate.experiment import design
 from ablate.experiment.identity import Memo
 from ablate.streams import Streams
-from ablate.training import regularisation
+from ablate.training.regularisation import dropout, embedding_noise
+from ablate.training.regularisation.hooks import regularised
 from tests import levels, toys
 from tests.regularised import (
     STRONG,
     cell,
+    context_of,
     model_of,
-    moment_of,
     perturb,
     run,
     works,
@@ -129,7 +130,7 @@ def test_noise_has_the_papers_law(layout):
     asked = cell()
     [work] = works(asked, toys.execution(layout=layout))
     alpha, D = 5.0, 400
-    drawn = regularisation.noise(work, D, alpha, Streams(0).torch("neftune"))
+    drawn = embedding_noise.noise(work, D, alpha, Streams(0).torch("neftune"))
     assert drawn.shape == (*work.ids_BL.shape, D)
     rows = drawn.flatten(0, 1).split(list(work.lengths)) if layout == "packed" else drawn
     for row, L in zip(rows, work.lengths, strict=True):
@@ -147,7 +148,7 @@ def test_noise_does_not_depend_on_the_split_or_the_layout():
         generator = Streams(0).torch("neftune")
         parts = []
         for work in works(cell(), toys.execution(**changes)):
-            noise_BLD = regularisation.noise(work, 8, 5.0, generator)
+            noise_BLD = embedding_noise.noise(work, 8, 5.0, generator)
             if work.positions_BL is None:
                 parts += [row[:L] for row, L in zip(noise_BLD, work.lengths, strict=True)]
             else:
@@ -162,9 +163,9 @@ def test_noise_does_not_depend_on_the_split_or_the_layout():
 def test_noise_of_no_size_is_no_noise(monkeypatch):
     [work] = works(cell())
     plain, _, _ = run(cell())
-    assert not regularisation.noise(work, 8, 0.0, Streams(0).torch("neftune")).any()
-    law = regularisation.noise
-    monkeypatch.setattr(regularisation, "noise", lambda w, D, alpha, g: law(w, D, 0.0, g))
+    assert not embedding_noise.noise(work, 8, 0.0, Streams(0).torch("neftune")).any()
+    law = embedding_noise.noise
+    monkeypatch.setattr(embedding_noise, "noise", lambda w, D, alpha, g: law(w, D, 0.0, g))
     assert run(cell(regulariser=STRONG["neftune"]))[0] == plain
 
 
@@ -173,7 +174,7 @@ def test_noise_of_no_size_is_no_noise(monkeypatch):
 
 def test_a_rank_mask_keeps_the_mean():
     share, generator = 0.3, Streams(0).torch("rank_dropout")
-    masks = torch.stack([regularisation.rank_mask(8, share, generator) for _ in range(5000)])
+    masks = torch.stack([dropout.rank_mask(8, share, generator) for _ in range(5000)])
     assert set(masks.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.7)}
     error = math.sqrt(share / (1 - share) / len(masks))
     assert (masks.mean(0) - 1).abs().max() < 4 * error
@@ -189,7 +190,7 @@ def test_a_rank_mask_stands_between_the_factors_and_is_new_at_each_step():
     x = torch.randn(3, A.shape[1], generator=torch.Generator().manual_seed(0)).double()
     base = layer.base_layer(x)
     seen = []
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
+    with regularised(model, asked, streams=Streams(0)) as held:
         for _ in range(6):
             change = (layer(x) - base) / layer.scaling["default"]
             assert torch.equal(layer(x), layer(x))  # one mask for all micro-batches of a step
@@ -198,7 +199,7 @@ def test_a_rank_mask_stands_between_the_factors_and_is_new_at_each_step():
                 if torch.allclose(change, (x @ A.T * mask) @ B.T, rtol=1e-5, atol=1e-7):
                     seen.append(kept)
                     break
-            held.after_step(moment_of(model, works(asked)[0]))
+            held.after_step(context_of(model, works(asked)[0]))
     assert len(seen) == 6
     assert len(set(seen)) > 1
 
@@ -216,9 +217,9 @@ def test_rank_dropout_acts_on_velora_while_it_trains():
 def test_attention_dropout_is_the_models_own(architecture):
     asked = cell("lora", STRONG["attention_dropout"])
     model = levels.applied(asked, architecture)
-    places = regularisation.attention_dropouts(model)
+    places = dropout.dropout_settings(model)
     before = [getattr(holder, name) for holder, name in places]
-    with regularisation.acting(model, asked, streams=Streams(0)):
+    with regularised(model, asked, streams=Streams(0)):
         assert [getattr(holder, name) for holder, name in places] == [0.2, 0.2]
         assert not any(module.training for module in model.modules())
     assert [getattr(holder, name) for holder, name in places] == before
@@ -229,7 +230,7 @@ def test_attention_dropout_by_other_names():
     shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
     model = OPTForCausalLM(OPTConfig(**sizes, **shape)).eval()
     asked = cell("full", STRONG["attention_dropout"])
-    with regularisation.acting(model, asked, streams=Streams(0)):
+    with regularised(model, asked, streams=Streams(0)):
         layer = model.model.decoder.layers[0]
         assert layer.self_attn.dropout == 0.2
         assert layer.dropout == 0.1  # of what is added to the residual stream
@@ -243,7 +244,7 @@ def test_attention_without_dropout_is_refused():
             del module.attention_dropout
     with (
         pytest.raises(UserError, match=r"attention_dropout=0.2: the attention of model=m has no"),
-        regularisation.acting(model, asked, streams=Streams(0)),
+        regularised(model, asked, streams=Streams(0)),
     ):
         pass
 
@@ -265,7 +266,7 @@ def test_a_dropout_that_nothing_reads_is_refused(monkeypatch):
             module.forward = without
     with (
         pytest.raises(UserError, match="attention_dropout"),
-        regularisation.acting(model, asked, streams=Streams(0)),
+        regularised(model, asked, streams=Streams(0)),
     ):
         pass
 
@@ -317,8 +318,8 @@ def test_nothing_acts_in_evaluation_mode(adapter, name):
     asked = cell(adapter, STRONG[name])
     model = perturb(model_of(asked))
     clean = levels.logits(model)
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
-        held.before_forward(moment_of(model, works(asked)[0]))
+    with regularised(model, asked, streams=Streams(0)) as held:
+        held.before_forward(context_of(model, works(asked)[0]))
         assert torch.equal(levels.logits(model), clean)
 
 

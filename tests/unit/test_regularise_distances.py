@@ -11,13 +11,14 @@ from ablate.adapters import build
 from ablate.config.schema import Regulariser
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.training import regularisation
 from ablate.training.loss import predict
+from ablate.training.regularisation import base_kl, weight_distance
+from ablate.training.regularisation.hooks import regularised
 from tests import levels, toys
 from tests.regularised import (
     cell,
+    context_of,
     model_of,
-    moment_of,
     naive_norm,
     number,
     perturb,
@@ -35,10 +36,10 @@ def test_distance_of_full_tuning_and_its_gradient(p):
     asked = cell("full", Regulariser(minkowski=0.3, minkowski_p=p))
     model = model_of(asked)
     before = {n: w.detach().clone() for n, w in build.trained(model).items()}
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
+    with regularised(model, asked, streams=Streams(0)) as held:
         perturb(model)
         [work] = works(asked)
-        penalty = held.extra_loss(moment_of(model, work))
+        penalty = held.extra_loss(context_of(model, work))
     penalty.backward()
     changes = {n: w.detach() - before[n] for n, w in build.trained(model).items()}
     want = naive_norm(changes.values(), p)
@@ -53,7 +54,7 @@ def test_distance_of_full_tuning_and_its_gradient(p):
 def test_distance_of_lora_is_that_of_its_product(p):
     asked = cell("lora", Regulariser(minkowski=0.3, minkowski_p=p))
     model = perturb(model_of(asked)).double()
-    distance = regularisation.distance(model, {}, p)
+    distance = weight_distance.distance(model, {}, p)
     distance.backward()
     layers = [m for m in model.modules() if hasattr(m, "lora_A")]
     pairs = [
@@ -75,7 +76,7 @@ def test_a_distance_of_high_power_does_not_vanish():
     start = {n: w.detach().clone() for n, w in build.trained(model).items()}
     with torch.no_grad():
         next(iter(build.trained(model).values()))[0, 0] += 1e-4
-    distance = regularisation.distance(model, start, 24.0)
+    distance = weight_distance.distance(model, start, 24.0)
     distance.backward()
     assert number(distance) == pytest.approx(1e-4, rel=1e-2)
     slopes = [float(w.grad.abs().sum()) for w in build.trained(model).values()]
@@ -87,8 +88,8 @@ def test_a_distance_of_high_power_does_not_vanish():
 def test_the_gradient_at_distance_zero_is_zero(adapter, p):
     asked = cell(adapter, Regulariser(minkowski=1.0, minkowski_p=p))
     model = model_of(asked)
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
-        penalty = held.extra_loss(moment_of(model, works(asked)[0]))
+    with regularised(model, asked, streams=Streams(0)) as held:
+        penalty = held.extra_loss(context_of(model, works(asked)[0]))
     penalty.backward()
     assert number(penalty) == 0
     assert all(w.grad is None or not w.grad.any() for w in build.trained(model).values())
@@ -98,11 +99,11 @@ def test_distance_counts_trained_embeddings_beside_an_adapter():
     asked = cell("lora", Regulariser(minkowski=1.0), embeddings="trained")
     model = model_of(asked)
     ends = {n: p for n, p in build.trained(model).items() if "lora" not in n}
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
+    with regularised(model, asked, streams=Streams(0)) as held:
         with torch.no_grad():
             for p in ends.values():
                 p += 0.5
-        penalty = held.extra_loss(moment_of(model, works(asked)[0]))
+        penalty = held.extra_loss(context_of(model, works(asked)[0]))
     assert number(penalty) == pytest.approx(0.5 * math.sqrt(sum(p.numel() for p in ends.values())))
 
 
@@ -114,7 +115,7 @@ def test_divergence_and_its_gradient():
     base, other = draws.normal(size=(2, 5, 11)) * 3
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (base, other))
     logits = torch.tensor(other, requires_grad=True)
-    found = regularisation.divergences(torch.tensor(base), logits)
+    found = base_kl.divergences(torch.tensor(base), logits)
     found.sum().backward()
     np.testing.assert_allclose(found.detach(), (p * np.log(p / q)).sum(-1), rtol=1e-12)
     np.testing.assert_allclose(logits.grad, q - p, rtol=1e-10, atol=1e-14)
@@ -150,13 +151,13 @@ def test_kl_and_its_gradient(adapter, embeddings, layout):
     uneven = {"masking": toys.masking("none"), "plw": PLW}
     asked = cell(adapter, Regulariser(kl=0.3), embeddings=embeddings, **uneven)
     base, model = toys.llama(), model_of(asked)
-    with regularisation.acting(model, asked, streams=Streams(0)) as held:
+    with regularised(model, asked, streams=Streams(0)) as held:
         perturb(model)
         model.train()
         losses = []
         for work in works(asked, toys.execution(layout=layout, micro_batch_size=3)):
             predict(model, work)
-            losses.append(held.extra_loss(moment_of(model, work, divisor=7.0)))
+            losses.append(held.extra_loss(context_of(model, work, divisor=7.0)))
         model.eval()
     sum(losses).backward()
     grads = {n: w.grad.clone() for n, w in build.trained(model).items() if w.grad is not None}

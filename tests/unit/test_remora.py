@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ablate.adapters.mora import restarts
-from ablate.adapters.mora.remora import ReloraConfig, ReloraLinear, RemoraConfig, RestartLayer
+from ablate.adapters.mora.relora import ReloraConfig, ReloraLinear
+from ablate.adapters.mora.remora import RemoraConfig
+from ablate.adapters.mora.restart_layer import RestartLayer
 from ablate.adapters.mora.spec import square_side
 from ablate.streams import Streams
 from tests import toys
-from tests.dense import base, dense, normal
+from tests.dense import adapter_buffers, base, dense, normal
 from tests.restarted import (
     METHODS,
     assert_close,
@@ -221,7 +223,7 @@ RELOAD = """
     from peft import PeftModel, get_peft_model
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
-    import ablate.adapters.remora
+    import ablate.adapters.mora.relora, ablate.adapters.mora.remora
 
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
@@ -298,7 +300,7 @@ def _store(folder: Path, model: nn.Module, method: str) -> None:
             restarts.restart(module, optimizer, streams=Streams(0))
     module.save_pretrained(folder / "peft")
     trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
-    kept = restarts.persistent(module)
+    kept = adapter_buffers(module, RestartLayer)
     assert not trained.keys() & kept.keys()
     save_file({**trained, **kept}, folder / "ours.safetensors")
     ids = torch.randint(toys.VOCAB, (3, 9), generator=torch.Generator().manual_seed(2))

@@ -5,16 +5,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablate.adapters.lora.starts import draw_rows
 from ablate.adapters.mora import restarts
-from ablate.adapters.mora.remora import ReloraConfig, RemoraConfig, RestartLayer, draw_rows
+from ablate.adapters.mora.relora import ReloraConfig
+from ablate.adapters.mora.remora import RemoraConfig
+from ablate.adapters.mora.restart_layer import RestartLayer
 from ablate.adapters.mora.spec import ROWS
 from ablate.config.schema import Loss
 from ablate.errors import UserError
 from ablate.objective import make_objective
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, Moment, combine
+from ablate.training.hooks import Hooks, StepContext, combine
 from ablate.training.loop import Result, train
 from tests import toys
+from tests.dense import adapter_buffers
 from tests.restarted import (
     METHODS,
     assert_close,
@@ -91,21 +95,21 @@ class Watch:
         self.shares: list[float] = []  # of the trained parameters that have an optimizer state
 
     def before(self) -> Hooks:
-        def after_step(moment: Moment) -> None:
-            self.logits = logits(moment.model.eval())
-            moment.model.train()
+        def after_step(context: StepContext) -> None:
+            self.logits = logits(context.model.eval())
+            context.model.train()
 
         return Hooks(after_step=after_step)
 
     def after(self) -> Hooks:
-        def after_backward(moment: Moment) -> None:
-            self.rates.append(moment.optimizer.param_groups[0]["lr"])
+        def after_backward(context: StepContext) -> None:
+            self.rates.append(context.optimizer.param_groups[0]["lr"])
 
-        def after_step(moment: Moment) -> None:
-            assert_close(logits(moment.model.eval()), self.logits)
-            moment.model.train()
-            trained = [p for p in moment.model.parameters() if p.requires_grad]
-            known = [p for p in trained if "exp_avg" in moment.optimizer.state.get(p, {})]
+        def after_step(context: StepContext) -> None:
+            assert_close(logits(context.model.eval()), self.logits)
+            context.model.train()
+            trained = [p for p in context.model.parameters() if p.requires_grad]
+            known = [p for p in trained if "exp_avg" in context.optimizer.state.get(p, {})]
             self.shares.append(len(known) / len(trained))
 
         return Hooks(after_backward=after_backward, after_step=after_step)
@@ -208,12 +212,12 @@ def test_redraws_follow_pefts_law():
 
 def test_what_persists_is_small_where_it_can_be():
     names = {
-        method: {name.split(".")[-2] for name in restarts.persistent(wrapped(method))}
+        method: {name.split(".")[-2] for name in adapter_buffers(wrapped(method), RestartLayer)}
         for method in METHODS
     }
     plain = {"past", "stage"}
     assert names == {m: plain for m in METHODS} | {"permute": plain | {"order_in", "order_out"}}
-    assert restarts.persistent(wrapped("lora")) == {}
+    assert adapter_buffers(wrapped("lora"), RestartLayer) == {}
 
 
 # --- the rows

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+from ablate.adapters import registry
 from tests.imports import ROOT, circles, files, graph, imported
 from tests.tree import BLOCK, PAGE, tree
 
@@ -14,17 +15,21 @@ FLOORS = [
     {"ablate", "ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results",
      "ablate.terminal"},
     {"ablate.config"},
-    {"ablate.objective", "ablate.adapters.method"},
-    {"ablate.adapters.plain", "ablate.adapters.lora.spec", "ablate.adapters.mora.spec",
-     "ablate.adapters.three_factor.spec", "ablate.adapters.peft"},
-    {"ablate.adapters.registry", "ablate.adapters.compatibility"},
+    {"ablate.objective"},
     {"ablate.micro"},  # a generator of rows that knows nothing of the rest
     {"ablate.data"},
     {"ablate.micro.tasks"},  # its benchmarks are asked in the data's templates
     {"ablate.models"},
+    {"ablate.training"},  # knows nothing of the methods: their hooks are handed to it
+    {"ablate.adapters.options"},
+    {"ablate.adapters.method"},
+    {"ablate.adapters.plain", "ablate.adapters.lora.spec", "ablate.adapters.mora.spec",
+     "ablate.adapters.three_factor.spec", "ablate.adapters.peft", "ablate.adapters.init.spec",
+     "ablate.adapters.optimizers"},
+    {"ablate.adapters.registry"},
+    {"ablate.adapters.compatibility"},
     {"ablate.evaluate.tasks_index"},
     {"ablate.experiment"},
-    {"ablate.training"},
     {"ablate.adapters"},
     {"ablate.evaluate"},
     {"ablate.run"},
@@ -175,6 +180,56 @@ def test_no_torch_where_none_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+# --- a method is one row
+
+
+METHOD_ROOMS = ("lora", "mora", "three_factor", "peft", "plain.py")  # where rows and layers are
+
+
+def method_literals(source, kinds):
+    """Where a source text names a method: comparisons with one, and collections of several.
+
+    Yields line numbers. A comparison is with a variable or attribute called `kind`; a collection
+    is a list, tuple or set, or the keys of a dictionary, with at least two methods among them.
+    """
+
+    def named(nodes):
+        return [n for n in nodes if isinstance(n, ast.Constant) and n.value in kinds]
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            about = any(getattr(n, "attr", getattr(n, "id", "")) == "kind" for n in sides)
+            inner = [e for n in sides for e in getattr(n, "elts", [n])]
+            if about and named(inner):
+                yield node.lineno
+                continue
+        listed = getattr(node, "keys" if isinstance(node, ast.Dict) else "elts", [])
+        if len(named(listed)) > 1:
+            yield node.lineno
+
+
+def test_no_module_but_a_methods_own_names_it():
+    kinds = set(registry.KINDS)
+    found = {
+        (str(path.relative_to(ROOT)), line)
+        for path in files("ablate")
+        if not set(path.parts) & set(METHOD_ROOMS)
+        for line in method_literals(path.read_text(), kinds)
+    }
+    assert {path for path, _ in found} == {"ablate/config/schema.py"}, found
+    assert len(found) == 1  # Cell.is_base, which all others ask
+
+
+def test_names_of_methods_are_found():
+    """The reader itself, on the ways in which a table by name of method has been written."""
+    for text in ("x.kind == 'lora'", "kind in ('a', 'mora')", "{'lora': 1, 'mora': 2}",
+                 "frozenset({'lora', 'mora'})", "kind not in ['lora']"):  # fmt: skip
+        assert list(method_literals(text, {"lora", "mora"})) == [1], text
+    for text in ("x.kind == 'task'", "name == 'lora'", "{'lora': 1}", "f('lora')"):
+        assert not list(method_literals(text, {"lora", "mora"})), text
 
 
 def test_the_tree_of_the_documents_is_true():

@@ -10,13 +10,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from ablate.adapters.three_factor import layer as three_factor
-from ablate.adapters.three_factor import starts
+from ablate.adapters.three_factor import rules
+from ablate.adapters.three_factor import start as three_factor
 from ablate.adapters.three_factor.layer import ThreeFactorConfig, ThreeFactorLinear
-from ablate.adapters.three_factor.starts import Given
+from ablate.adapters.three_factor.rules import Given
 from ablate.errors import UserError
 from ablate.streams import Streams
-from tests.dense import base, normal
+from tests.dense import adapter_buffers, base, normal
 from tests.factors import (
     LEVELS,
     NOT_AT_BASE,
@@ -181,7 +181,7 @@ def test_adapter_in_single_precision_on_a_bfloat16_base(level):
     model = peft.get_peft_model(nn.Sequential(base(16, 40).bfloat16()), config)
     three_factor.start(model, Streams(0))
     layer, x = layer_of(model), normal(3, 40).bfloat16()
-    held = [*trained(model).values(), *three_factor.persistent(model).values()]
+    held = [*trained(model).values(), *adapter_buffers(model, ThreeFactorLinear).values()]
     assert {t.dtype for t in held} == {torch.float32}
     assert factor(layer, "scale") == torch.tensor(0.3)
     out = model(x)
@@ -257,4 +257,4 @@ def test_a_start_from_a_gradient_that_is_missing_is_one_line():
     with pytest.raises(UserError, match=r"needs the gradient of model.layers.0.self_attn.q_proj"):
         three_factor.start(model, Streams(0))
     with pytest.raises(ValueError, match="needs the gradient"):
-        starts.gradient_svd(Given(W_DK=normal(4, 4), N=2))
+        rules.gradient_svd(Given(W_DK=normal(4, 4), N=2))

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from ablate import paths
 from ablate.adapters.method import lora_count
 from ablate.adapters.three_factor import lamda
-from ablate.adapters.three_factor import layer as three_factor
 from ablate.adapters.three_factor.layer import ThreeFactorLinear
+from ablate.adapters.three_factor.rules import RULES
 from ablate.adapters.three_factor.spec import ROWS
-from ablate.adapters.three_factor.starts import RULES
 from ablate.streams import Streams
 from ablate.training.hooks import NO_HOOKS
+from tests.dense import adapter_buffers
 from tests.factors import (
     ARCHITECTURES,
     LEVELS,
@@ -134,7 +134,7 @@ RELOAD = """
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
-    from ablate.adapters import three_factor
+    import ablate.adapters.three_factor.layer
 
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
@@ -179,8 +179,8 @@ def test_trained_and_persistent_tensors_are_all_that_must_be_kept(level, archite
     model = adapted(level, architecture)
     fit(model)
     kept = {n: p.detach().clone() for n, p in trained(model).items()}
-    assert not kept.keys() & three_factor.persistent(model).keys()
-    kept |= {name: t.clone() for name, t in three_factor.persistent(model).items()}
+    assert not kept.keys() & adapter_buffers(model, ThreeFactorLinear).keys()
+    kept |= {name: t.clone() for name, t in adapter_buffers(model, ThreeFactorLinear).items()}
     other = adapted(level, architecture, seed=1)
     state = other.state_dict()
     assert kept.keys() == {n for n in state if "factor_" in n or "fixed_" in n or "start_" in n}

@@ -14,8 +14,8 @@ from ablate.errors import UserError
 from ablate.objective import Objective, make_objective
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, Moment
-from ablate.training.loop import SHARE_EVERY, Diverged, Result, accelerator, train
+from ablate.training.hooks import Hooks, StepContext
+from ablate.training.loop import SHARE_EVERY, Diverged, Result, process_accelerator, train
 from ablate.training.loss import TokenLossModel
 from tests import reference, toys
 
@@ -48,7 +48,7 @@ def gradient_of(model: Any) -> Tensor:
 def one_step(extra: Any = None, **given: Any) -> tuple[Result, Tensor]:
     """Return the course and the unclipped gradient of a single step over all rows."""
     seen: list[Tensor] = []
-    hooks = Hooks(after_backward=lambda moment: seen.append(gradient_of(moment.model).clone()))
+    hooks = Hooks(after_backward=lambda context: seen.append(gradient_of(context.model).clone()))
     if extra is not None:
         hooks = replace(hooks, extra_loss=extra)
     settings = toys.train_settings(batch_size=len(ROWS), max_steps=1)
@@ -109,7 +109,7 @@ def test_the_order_of_the_examples_is_that_of_its_stream() -> None:
 def test_a_step_starts_without_the_gradient_of_the_step_before() -> None:
     """Warmup makes the first rate zero, so that both steps see the same weights and rows."""
     seen: list[Tensor] = []
-    hooks = Hooks(after_backward=lambda moment: seen.append(gradient_of(moment.model).clone()))
+    hooks = Hooks(after_backward=lambda context: seen.append(gradient_of(context.model).clone()))
     settings = toys.train_settings(batch_size=len(ROWS), epochs=2.0, warmup_ratio=0.5)
     run(toys.llama(), settings=settings, hooks=hooks)
     torch.testing.assert_close(seen[1], seen[0], **EXACT)
@@ -139,7 +139,7 @@ def test_layouts_and_micro_batches_train_the_same_weights() -> None:
         )
         found.append(weights_of(model))
     for other in found[1:]:
-        # AdamW's division by the root of a tiny second moment magnifies the last bits
+        # AdamW's division by the root of a tiny second context magnifies the last bits
         torch.testing.assert_close(other, found[0], rtol=1e-7, atol=1e-9)
 
 
@@ -217,7 +217,7 @@ def test_the_completions_share_is_that_of_autograds_logit_gradients(
     execution: dict[str, Any],
 ) -> None:
     model = toys.llama()
-    pulls = {True: 0.0, False: 0.0}
+    norms = {True: 0.0, False: 0.0}
     for ids, roles in ROWS:
         logits_LV = model(input_ids=torch.tensor([ids])).logits[0].detach().requires_grad_()
         weights = torch.tensor([1.0 if r == Role.COMPLETION else 0.25 for r in roles[1:]])
@@ -226,9 +226,9 @@ def test_the_completions_share_is_that_of_autograds_logit_gradients(
         )
         (grad_LV,) = torch.autograd.grad((weights * losses).sum(), logits_LV)
         for t, role in enumerate(roles[1:]):
-            pulls[role == Role.COMPLETION] += grad_LV[t].norm().item()
+            norms[role == Role.COMPLETION] += grad_LV[t].norm().item()
     result, _ = one_step(execution=toys.execution(**execution))
-    share = pulls[True] / (pulls[True] + pulls[False])
+    share = norms[True] / (norms[True] + norms[False])
     assert result.history[0]["completion_grad_share"] == pytest.approx(share, rel=1e-10)
     assert 0.3 < share < 0.9
 
@@ -263,7 +263,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
         batch_size=7, clip=0.1, schedule="constant", weight_decay=0.1, betas=(0.8, 0.9), eps=1e-6
     )
 
-    def note(moment: Moment) -> None:
+    def note(context: StepContext) -> None:
         grads.append({n: p.grad.clone() for n, p in model.named_parameters()})
 
     result = run(model, settings=settings, hooks=Hooks(after_step=note))
@@ -301,17 +301,17 @@ def test_only_trainable_parameters_move() -> None:
 def test_an_extra_loss_counts_once_whatever_the_micro_batches() -> None:
     """A ridge penalty given at the last micro-batch adds its own gradient, 2 x weights."""
 
-    def ridge(moment: Moment) -> Tensor | float:
-        squares = sum((p**2).sum() for p in moment.model.parameters())
-        return squares if moment.last else 0.0
+    def ridge(context: StepContext) -> Tensor | float:
+        squares = sum((p**2).sum() for p in context.model.parameters())
+        return squares if context.last else 0.0
 
     for size in (None, 3):
         execution = toys.execution(micro_batch_size=size)
         grads = []
         for extra in ({}, {"extra_loss": ridge}):
             hooks = Hooks(
-                after_backward=lambda moment, to=grads: to.append(
-                    gradient_of(moment.model).clone()
+                after_backward=lambda context, to=grads: to.append(
+                    gradient_of(context.model).clone()
                 ),
                 **extra,
             )
@@ -324,8 +324,8 @@ def test_an_extra_loss_counts_once_whatever_the_micro_batches() -> None:
 def test_an_extra_loss_per_token_divides_by_the_step() -> None:
     """The token loss again, through the hook: the gradient doubles."""
 
-    def again(moment: Moment) -> Tensor:
-        return TokenLossModel(moment.model)(moment.work).total / moment.divisor
+    def again(context: StepContext) -> Tensor:
+        return TokenLossModel(context.model)(context.work).total / context.divisor
 
     _, plain = one_step()
     _, doubled = one_step(extra=again, execution=toys.execution(micro_batch_size=4))
@@ -352,10 +352,10 @@ def test_stages_are_passes_with_their_own_optimizer_and_schedule() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_stops_the_run(value: float) -> None:
-    def poison(moment: Moment) -> None:
-        if moment.step == 1:
+    def poison(context: StepContext) -> None:
+        if context.step == 1:
             with torch.no_grad():
-                moment.model.lm_head.weight[0, 0] = value
+                context.model.lm_head.weight[0, 0] = value
 
     with pytest.raises(Diverged, match=r"step 3: loss is (nan|inf)") as caught:
         run(toys.llama(), hooks=Hooks(after_step=poison))
@@ -364,8 +364,8 @@ def test_a_step_that_is_not_finite_stops_the_run(value: float) -> None:
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights() -> None:
-    def poison(moment: Moment) -> None:
-        next(moment.model.parameters()).grad[0, 0] = float("inf")
+    def poison(context: StepContext) -> None:
+        next(context.model.parameters()).grad[0, 0] = float("inf")
 
     model = toys.llama()
     with pytest.raises(Diverged, match="step 1: grad_norm is inf"):
@@ -382,7 +382,7 @@ def test_bad_requests_are_told_in_one_line() -> None:
         run(toys.llama(), settings=toys.train_settings(lr="tuned"))
     with pytest.raises(UserError, match="no parameter to train"):
         run(toys.llama().requires_grad_(False))
-    with pytest.raises(UserError, match="carries weight"):
+    with pytest.raises(UserError, match="has a weight"):
         run(
             toys.llama(),
             rows=[([1, 2, 3], [Role.SPECIAL] * 3)],
@@ -398,15 +398,15 @@ def test_accelerates_own_accumulation_and_precision_stay_out(
     """`accelerate launch` sets both by environment; either would change the objective."""
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    fleet = accelerator.__wrapped__("cpu")
-    assert fleet.gradient_accumulation_steps == 1
-    assert fleet.mixed_precision == "no"
+    made = process_accelerator.__wrapped__("cpu")
+    assert made.gradient_accumulation_steps == 1
+    assert made.mixed_precision == "no"
 
 
 def test_nothing_of_a_run_outlives_it() -> None:
     """A process trains hundreds of cells: the accelerator may not keep their models."""
     model = toys.llama()
     run(model)
-    assert not accelerator("cpu")._models
-    assert not accelerator("cpu")._optimizers
+    assert not process_accelerator("cpu")._models
+    assert not process_accelerator("cpu")._optimizers
     assert all(p.grad is None for p in model.parameters())

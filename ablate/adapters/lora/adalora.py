@@ -1,7 +1,7 @@
-"""AdaLoRA (arXiv 2303.10512) during training: its orthogonality penalty and its budget.
+"""AdaLoRA (arXiv 2303.10512) during training: its orthogonality penalty and its rank schedule.
 
-Delta-W = B diag(E) A. Of all triplets the least important lose their E, after a warm-up and along
-a cubic schedule, until the final rank is left; then the rest of the run trains these.
+Delta-W = B diag(E) A. After a warm-up, the entries of E with the lowest importance are set to zero
+along a cubic schedule until the final rank is reached; the rest of the run trains what remains.
 """
 
 import math
@@ -12,10 +12,10 @@ import torch
 from peft.tuners.adalora import AdaLoraLayer
 from torch import Tensor, nn
 
-from ablate.adapters.method import Options
+from ablate.adapters.options import Options
 from ablate.errors import UserError
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, Moment
+from ablate.training.hooks import Hooks, StepContext
 
 ADAPTER = "default"
 
@@ -24,19 +24,19 @@ def hooks(options: Options, streams: Streams) -> Hooks:
     """Return the hooks of AdaLoRA.
 
     Args:
-        options: all of the row's: initial, final, interval, orthogonality.
+        options: of the method; `initial`, `final`, `interval` and `orthogonality` are read.
         streams: not used, nothing is drawn.
     """
 
-    def extra_loss(moment: Moment) -> Tensor | float:
+    def extra_loss(context: StepContext) -> Tensor | float:
         weight = options["orthogonality"]
-        return weight * orthogonality(moment.model) if moment.last and weight else 0.0
+        return weight * orthogonality(context.model) if context.last and weight else 0.0
 
-    def after_step(moment: Moment) -> None:
-        tuner: Any = moment.model.base_model
-        if moment.step == 0:
-            _set_schedule(tuner.peft_config[ADAPTER], moment.steps, options)
-        tuner.update_and_allocate(moment.step + 1)
+    def after_step(context: StepContext) -> None:
+        tuner: Any = context.model.base_model
+        if context.step == 0:
+            _set_schedule(tuner.peft_config[ADAPTER], context.steps, options)
+        tuner.update_and_allocate(context.step + 1)
 
     return Hooks(extra_loss=extra_loss, after_step=after_step)
 
@@ -44,8 +44,8 @@ def hooks(options: Options, streams: Streams) -> Hooks:
 def orthogonality(model: nn.Module) -> Tensor:
     """Return the mean over all factors of ||P P' - I||, Frobenius norms.
 
-    As PEFT has it (the paper's equation 4 squares and adds them up), which would add it to a loss
-    that the model itself returns; that is not the loss here.
+    As in PEFT; the paper's equation 4 is the sum of their squares. PEFT adds it to the loss that
+    the model itself returns, which is not the loss that is trained here.
     """
     return torch.stack([_deviation(P_RX) for P_RX in _factors(model)]).mean()
 
@@ -62,10 +62,10 @@ def _deviation(P_RX: Tensor) -> Tensor:
 
 
 def phases(steps: int, options: Options) -> tuple[int, int, int]:
-    """Return the steps before pruning, those after it and those between two prunings.
+    """Return the number of steps before pruning, after it, and between two prunings.
 
     Raises:
-        UserError: nothing is left between them.
+        UserError: no step is left in which to prune.
     """
     initial, final = math.ceil(options["initial"] * steps), math.ceil(options["final"] * steps)
     if initial >= steps - final:

@@ -13,22 +13,25 @@ from typing import Any
 from ablate.adapters.method import (
     PRECISIONS,
     UNQUANTISED,
-    Choice,
+    CandidateSize,
     Method,
-    Option,
-    Options,
     Shapes,
     Size,
     each,
+    lora_count,
+    smallest_side,
+)
+from ablate.adapters.options import (
+    Option,
+    Options,
     flag,
     is_number,
     is_positive,
-    lora_count,
     positive,
     share,
-    smallest_side,
     whole,
 )
+from ablate.config.schema import Cell
 from ablate.errors import UserError
 
 
@@ -99,7 +102,7 @@ def _adalora_count(settings: Mapping[str, Any], shapes: Shapes, options: Options
     return sum(settings["init_r"] * (d + k + 1) for d, k in shapes.values())
 
 
-_ADALORA = Choice(setting="init_r", candidates=_adalora_sizes, count=_adalora_count)
+_ADALORA = CandidateSize(setting="init_r", candidates=_adalora_sizes, count=_adalora_count)
 
 
 def _adalora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
@@ -171,6 +174,28 @@ def _plain_count(rank: int, shapes: Shapes, options: Options) -> int:
     return lora_count(rank, shapes)
 
 
+# --- cells that a method cannot run
+
+
+def _lora_refuses(cell: Cell, options: Options) -> str:
+    if options["dora"] and cell.optimizer.kind == "lora_fa":
+        return (
+            f"optimizer=lora_fa: trains pairs of factors, and adapter={cell.adapter.name} has "
+            "magnitudes beside them; with it optimizer must be adamw, lora_plus or riemannian"
+        )
+    return ""
+
+
+def _alora_refuses(cell: Cell, options: Options) -> str:
+    if cell.dataset.template == "plain" or cell.dataset.format == "text":
+        setting = "template=plain" if cell.dataset.template == "plain" else "format=text"
+        return (
+            f"adapter={cell.adapter.name}: is active from the template's last words before an "
+            f"answer on, and dataset.{setting} has none; use dataset.template=alpaca or chat"
+        )
+    return ""
+
+
 ROWS = {
     "lora": Method(
         paper="2106.09685",
@@ -180,13 +205,17 @@ ROWS = {
         arguments=_lora,
         capacity=_lora_capacity,
         parameters=_lora_parameters,
-        under={"lora_fa": _outputs_factor},
+        parameters_under={"lora_fa": _outputs_factor},
         inits=(
             *("default", "gaussian", "orthogonal", "pissa", "olora"),
             *("eva", "corda", "lora_ga", "loftq"),
         ),
         optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
+        has_delta=lambda options: not options["dora"],  # PEFT's matrix leaves the magnitudes out
+        has_factors=True,
+        start="ablate.adapters.lora.starts:draw_A",
+        refuses=_lora_refuses,
     ),
     "adalora": Method(
         paper="2303.10512",
@@ -206,7 +235,11 @@ ROWS = {
         capacity=_adalora_capacity,
         optimizers=("adamw", "lora_plus"),
         precisions=PRECISIONS,
+        has_delta=True,
+        start="ablate.adapters.lora.starts:adalora",
+        hooks="ablate.adapters.lora.adalora:hooks",
     ),
+    # No has_delta: PEFT's matrix leaves out what was cut off the weight.
     "kasa": Method(
         paper="2412.06071",
         config="LoraConfig",
@@ -223,6 +256,9 @@ ROWS = {
         conv1d=False,
         optimizers=("adamw", "lora_plus"),
         precisions=UNQUANTISED,  # on 4-bit weights PEFT makes a plain LoRA of it
+        has_factors=True,
+        start="ablate.adapters.lora.starts:kasa",
+        hooks="ablate.adapters.lora.kasa:hooks",
     ),
     "mica": Method(
         paper="2604.01694",
@@ -231,6 +267,8 @@ ROWS = {
         options=_SCALED,
         size=_MICA,
         arguments=_mica,
+        has_delta=True,
+        has_factors=True,
     ),
     "velora": Method(
         paper="2405.17991",
@@ -240,7 +278,11 @@ ROWS = {
         arguments=_velora,
         parameters=_plain_count,
         optimizers=("adamw", "lora_plus", "riemannian"),
+        has_delta=True,
+        has_factors=True,
+        start="ablate.adapters.lora.starts:velora",
     ),
+    # No has_delta: the change applies to some tokens only.
     "alora": Method(
         paper="2504.12397",
         config="LoraConfig",
@@ -248,10 +290,14 @@ ROWS = {
         options=_SCALED,
         arguments=_plain,
         parameters=_plain_count,
-        under={"lora_fa": _outputs_factor},
+        parameters_under={"lora_fa": _outputs_factor},
         merges=False,
         packs=False,
         optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
+        has_factors=True,
+        start="ablate.adapters.lora.starts:draw_A",
+        config_from_data="ablate.adapters.lora.starts:invocation_tokens",
+        refuses=_alora_refuses,
     ),
 }

@@ -3,45 +3,22 @@
     h = W x + decomp(M comp(x))            M is q x q and starts at zero, nothing else is trained
 
 The maps are those of `square`. They are linear in x, so a weight change Delta-W exists and merging
-is exact. There is no alpha and no random start. Nothing is cached, so the layer follows device and
-dtype moves and holds adapters of any rank side by side. Import this module before PEFT is asked to
-load a saved adapter of this type.
+is exact. There is no alpha and no random start. Nothing is cached, so the layer follows moves to
+another device or type and can hold adapters of different ranks. This module must be imported before
+PEFT loads a saved adapter of this type.
 """
 
-import enum
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 import torch
 from peft import PeftConfig
-from peft.mapping import (
-    PEFT_TYPE_TO_CONFIG_MAPPING,
-    PEFT_TYPE_TO_PREFIX_MAPPING,
-    PEFT_TYPE_TO_TUNER_MAPPING,
-)
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from ablate.adapters.additive import AdditiveLinear, AdditiveModel
+from ablate.adapters.additive import AdditiveLinear, AdditiveModel, dense_layer
 from ablate.adapters.mora.spec import square_side
 from ablate.adapters.mora.square import MAPS
-
-
-class TunerType(str, enum.Enum):  # noqa: UP042  PEFT writes the value into JSON as a plain string
-    """The names of this project's tuner types beside PEFT's own."""
-
-    MORA = "MORA"
-    REMORA = "REMORA"
-    RELORA = "RELORA"
-    THREE_FACTOR = "THREE_FACTOR"
-
-
-def register(kind: TunerType, config: type[PeftConfig], model: type[BaseTuner]) -> None:
-    """Make a tuner type known to PEFT, whose own registration refuses names beyond its enum."""
-    PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config
-    PEFT_TYPE_TO_TUNER_MAPPING[kind] = model
-    PEFT_TYPE_TO_PREFIX_MAPPING[kind] = model.prefix
+from ablate.adapters.tuner_types import TunerType, register
 
 
 @dataclass
@@ -77,20 +54,6 @@ class MoraConfig(PeftConfig):
             self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
 
 
-def dense_layer(layer: nn.Module, method: str) -> nn.Linear | Conv1D:
-    """Return `layer` if its weight is the matrix itself.
-
-    Raises:
-        TypeError: it is no linear layer, or quantised, where a merge would be wrong.
-    """
-    if isinstance(layer, nn.Linear | Conv1D) and layer.weight.is_floating_point():
-        return layer
-    raise TypeError(
-        f"{method} adapts nn.Linear and Conv1D with floating-point weights, not "
-        f"{type(layer).__name__}"
-    )
-
-
 class MoraLinear(AdditiveLinear):
     """A linear layer with MoRA adapters: `nn.Linear`, or the transposed `Conv1D` of GPT-2."""
 
@@ -111,7 +74,7 @@ class MoraLinear(AdditiveLinear):
         return self.mora_type
 
     def update_layer(self, adapter_name: str, config: MoraConfig) -> None:
-        """Add an adapter, or replace the one of this name; it starts as a no-op."""
+        """Add an adapter, or replace the one of this name; its change is zero."""
         q = square_side(config.r, (self.out_features, self.in_features), config.mora_type)
         drop = nn.Dropout(config.mora_dropout) if config.mora_dropout else nn.Identity()
         self.mora_type[adapter_name] = config.mora_type

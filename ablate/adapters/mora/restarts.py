@@ -1,7 +1,7 @@
-"""When ReMoRA (arXiv 2405.12130, section 3.3) and ReLoRA (2307.05695) restart.
+"""The restarts of ReMoRA (arXiv 2405.12130, section 3.3) and ReLoRA (2307.05695) in training.
 
-A restart also drops the adapter's optimizer state (ReLoRA's paper keeps a hundredth of it) and
-warms the learning rate up again, its "jagged" schedule. There is no phase of full training before.
+A restart also clears the adapter's optimizer state (ReLoRA's paper keeps 1 % of it) and repeats the
+warm-up of the learning rate, the paper's "jagged" schedule. There is no full-rank training before.
 """
 
 import math
@@ -9,32 +9,32 @@ import re
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ablate.adapters.method import Options
-from ablate.adapters.mora.remora import RestartLayer
+from ablate.adapters.mora.restart_layer import RestartLayer
+from ablate.adapters.options import Options
 from ablate.errors import UserError
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, Moment
+from ablate.training.hooks import Hooks, StepContext
 
 
 def hooks(options: Options, streams: Streams) -> Hooks:
     """Return the hooks that restart a model's adapters and warm the learning rate up again.
 
     Args:
-        options: all of the row's: restarts, every, rewarmup.
-        streams: each restart of each layer draws from its own.
+        options: of the method; `restarts`, `every` and `rewarmup` are read.
+        streams: each restart of each layer draws from a stream of its own.
     """
 
-    def after_backward(moment: Moment) -> None:
-        factor = warmth(moment.step, moment.steps, options)
-        for group in moment.optimizer.param_groups:
-            group["lr"] *= factor  # the schedule sets it anew after the step
+    def after_backward(context: StepContext) -> None:
+        factor = warmth(context.step, context.steps, options)
+        for group in context.optimizer.param_groups:
+            group["lr"] *= factor  # the schedule resets it after the step
 
-    def after_step(moment: Moment) -> None:
-        done = moment.step + 1
-        if done in restart_steps(moment.steps, options):
-            restart(moment.model, moment.optimizer, streams=streams)
+    def after_step(context: StepContext) -> None:
+        done = context.step + 1
+        if done in restart_steps(context.steps, options):
+            restart(context.model, context.optimizer, streams=streams)
 
     return Hooks(after_backward=after_backward, after_step=after_step)
 
@@ -43,7 +43,7 @@ def restart_steps(steps: int, options: Options) -> list[int]:
     """Return after how many of the `steps` optimizer steps the adapters restart, never at the end.
 
     Raises:
-        UserError: never, so that it would be the plain method under another name.
+        UserError: there is none, so that the method would be its plain form under another name.
     """
     if options["every"] is None:
         stages = options["restarts"] + 1
@@ -62,8 +62,8 @@ def restart_steps(steps: int, options: Options) -> list[int]:
 def warmth(step: int, steps: int, options: Options) -> float:
     """Return the factor of the learning rate at `step` (from 0) of a run of `steps`.
 
-    It climbs from 0 after each restart to 1 over the share `rewarmup` of a stage, in equal steps.
-    The first stage has the schedule's own warm-up.
+    After each restart it rises linearly from 0 to 1 over the fraction `rewarmup` of a stage. The
+    first stage has the schedule's own warm-up.
     """
     last = max((at for at in restart_steps(steps, options) if at <= step), default=None)
     stage = options["every"] or steps / (options["restarts"] + 1)
@@ -74,7 +74,7 @@ def warmth(step: int, steps: int, options: Options) -> float:
 
 
 def restart(model: nn.Module, optimizer: torch.optim.Optimizer, *, streams: Streams) -> None:
-    """Restart every active adapter of `model` and drop its optimizer state."""
+    """Restart every active adapter of `model` and clear its optimizer state."""
     for name, layer in model.named_modules():
         if not isinstance(layer, RestartLayer):
             continue
@@ -90,14 +90,3 @@ def _adapter_parameters(layer: RestartLayer) -> Iterator[nn.Parameter]:
     for name, parameter in layer.named_parameters():
         if parameter.requires_grad and not name.startswith("base_layer."):
             yield parameter
-
-
-def persistent(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that belong to restarted adapters but do not train, by their names."""
-    return {
-        f"{name}.{own}": tensor
-        for name, layer in module.named_modules()
-        if isinstance(layer, RestartLayer)
-        for own, tensor in layer.named_buffers()
-        if not own.startswith("base_layer.")
-    }

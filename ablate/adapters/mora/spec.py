@@ -8,19 +8,8 @@ import math
 from typing import Any
 
 from ablate.adapters.lora import spec as lora
-from ablate.adapters.method import (
-    Method,
-    Option,
-    Options,
-    Shape,
-    Shapes,
-    is_positive,
-    lora_count,
-    one_of,
-    positive,
-    share,
-    whole,
-)
+from ablate.adapters.method import Method, Shape, Shapes, lora_count
+from ablate.adapters.options import Option, Options, is_positive, one_of, positive, share, whole
 
 # Rotation below this share of the model's width, sharing from it on. The paper states no threshold:
 # it rotates at r = 8 of 4096 (1/512 of the width) and shares at 256 of 4096 and 128 of 2048 (1/16).
@@ -135,6 +124,7 @@ ROWS = {
         arguments=_arguments,
         capacity=_capacity,
         parameters=_parameters,
+        has_delta=True,
     ),
     "remora": Method(
         paper="2405.12130",
@@ -144,10 +134,12 @@ ROWS = {
         arguments=_remora_arguments,
         capacity=_remora_capacity,
         parameters=_remora_parameters,
+        has_delta=True,
+        hooks="ablate.adapters.mora.restarts:hooks",
     ),
     "relora": Method(
         paper="2307.05695",
-        config="ablate.adapters.mora.remora:ReloraConfig",
+        config="ablate.adapters.mora.relora:ReloraConfig",
         formula="r (d + k)",
         options={
             "alpha": lora.ALPHA,
@@ -158,5 +150,9 @@ ROWS = {
         arguments=_relora_arguments,
         capacity=_relora_capacity,
         parameters=lambda rank, shapes, options: lora_count(rank, shapes),
+        has_delta=True,
+        has_factors=True,
+        start="ablate.adapters.lora.starts:draw_A",
+        hooks="ablate.adapters.mora.restarts:hooks",
     ),
 }

@@ -11,17 +11,15 @@ from typing import Any
 
 from ablate.adapters.method import (
     PRECISIONS,
-    Choice,
+    CandidateSize,
     Method,
-    Options,
     Shape,
     Shapes,
     Size,
     divisors,
     each,
-    one_of,
-    positive,
 )
+from ablate.adapters.options import Options, one_of, positive
 
 
 def _key(name: str) -> str:
@@ -87,6 +85,8 @@ ROWS = {
         seed="random_seed",
         conv1d=False,
         precisions=PRECISIONS,
+        has_delta=True,
+        vectors_only=True,
     ),
     # FourierFT and C3A start at zero here. Their papers draw the start at random, FourierFT from
     # N(0, 1), which on a narrow model would swamp the base; neither needs it to receive a gradient.
@@ -100,6 +100,8 @@ ROWS = {
         complete=_frequencies,
         seed="random_loc_seed",
         precisions=PRECISIONS,
+        has_delta=True,
+        vectors_only=True,
     ),
     "waveft": Method(
         paper="2505.12532",
@@ -111,14 +113,17 @@ ROWS = {
         complete=_frequencies,
         seed="random_loc_seed",
         precisions=PRECISIONS,
+        has_delta=True,
+        vectors_only=True,
     ),
     "c3a": Method(
         paper="2407.19342",
         config="C3AConfig",
         formula="d k / b",
         fixed={"init_weights": True},
-        size=Choice(setting="block_size", candidates=_c3a_candidates, count=_c3a_count),
+        size=CandidateSize(setting="block_size", candidates=_c3a_candidates, count=_c3a_count),
         conv1d=False,
         precisions=PRECISIONS,
+        has_delta=True,
     ),
 }

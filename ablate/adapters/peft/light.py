@@ -5,7 +5,8 @@ IA3 (arXiv 2205.05638), bias tuning (BEFT, 2509.15974) and LayerNorm tuning (231
 
 from typing import Any
 
-from ablate.adapters.method import PRECISIONS, Method, Options, Shapes
+from ablate.adapters.method import PRECISIONS, Method, Shapes
+from ablate.adapters.options import Options
 
 # IA3 scales keys, values and what enters the second matrix of the feed-forward part. The names in
 # Llama and its kin, GPT-2, GPT-NeoX, OPT.
@@ -55,5 +56,6 @@ ROWS = {
         precisions=(
             "fp32",
         ),  # the copies have the base's type: bf16 near 1 moves by 1/128 at least
+        vectors_only=True,
     ),
 }

@@ -10,19 +10,16 @@ from typing import Any
 
 from ablate.adapters.method import (
     PRECISIONS,
-    Choice,
+    CandidateSize,
     Method,
-    Options,
     Shapes,
     Size,
     divisors,
     each,
-    flag,
-    one_of,
     smallest_side,
     total,
-    whole,
 )
+from ablate.adapters.options import Options, flag, one_of, whole
 from ablate.errors import UserError
 
 LARGEST_GROUP = 64  # of RoAd's paired outputs, which changes the pairs and not their number
@@ -103,7 +100,7 @@ ROWS = {
         formula="k (b - 1) / 2",
         options={"cayley_neumann": flag()},
         names={"cayley_neumann": "use_cayley_neumann"},
-        size=Choice(setting="oft_block_size", candidates=_oft_candidates, count=_oft_count),
+        size=CandidateSize(setting="oft_block_size", candidates=_oft_candidates, count=_oft_count),
         quiet="Invalid `oft_block_size`",
         conv1d=False,
         precisions=PRECISIONS,
@@ -114,7 +111,9 @@ ROWS = {
         formula="factors k b + d",
         options={"factors": whole(2)},
         names={"factors": "boft_n_butterfly_factor"},
-        size=Choice(setting="boft_block_size", candidates=_boft_candidates, count=_boft_count),
+        size=CandidateSize(
+            setting="boft_block_size", candidates=_boft_candidates, count=_boft_count
+        ),
         conv1d=False,
         precisions=PRECISIONS,
     ),
@@ -141,6 +140,7 @@ ROWS = {
         matched=False,
         conv1d=False,
         precisions=PRECISIONS,
+        vectors_only=True,
     ),
     "psoft": Method(
         paper="2505.11235",
@@ -151,5 +151,7 @@ ROWS = {
         size=Size(setting="r", count=_psoft_count, largest=smallest_side),
         complete=_psoft_complete,
         conv1d=False,
+        has_delta=True,
+        vectors_only=lambda options: options["orthogonal"],
     ),
 }

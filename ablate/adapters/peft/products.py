@@ -11,20 +11,17 @@ from typing import Any
 from ablate.adapters.method import (
     PRECISIONS,
     UNQUANTISED,
-    Choice,
+    CandidateSize,
     Method,
-    Options,
     Shapes,
     Size,
     divisors,
     each,
     lora_count,
-    positive,
-    share,
     smallest_side,
     total,
-    whole,
 )
+from ablate.adapters.options import Options, positive, share, whole
 from ablate.errors import UserError
 
 LARGEST_FACTOR = 16  # of LoKr's left matrix; a larger one costs f^2 and leaves the right one coarse
@@ -100,16 +97,20 @@ ROWS = {
         complete=scaled(),
         conv1d=False,
         precisions=(*UNQUANTISED, "int8"),
+        has_delta=True,
     ),
     "lokr": Method(
         paper="2309.14859",
         config="LoKrConfig",
         formula="f^2 + r (d + k) / f, or f^2 + d k / f^2",
         options={"alpha_over_rank": positive(1.0)},
-        size=Choice(setting="decompose_factor, r", candidates=_lokr_candidates, count=_lokr_count),
+        size=CandidateSize(
+            setting="decompose_factor, r", candidates=_lokr_candidates, count=_lokr_count
+        ),
         complete=scaled(),
         conv1d=False,
         precisions=(*UNQUANTISED, "int8"),
+        has_delta=True,
     ),
     "gralora": Method(
         paper="2505.20355",
@@ -125,6 +126,7 @@ ROWS = {
         ),
         complete=scaled(),
         precisions=PRECISIONS,
+        has_delta=True,
     ),
     # The paths that act on biases are off: what trains then depends on the shapes alone.
     "glora": Method(
@@ -143,7 +145,9 @@ ROWS = {
         names={"lambda": "delora_lambda", "dropout": "module_dropout"},
         size=Size(setting="r", count=each(lambda r, d, k: r * (d + k) + 1), largest=smallest_side),
         conv1d=False,
+        has_delta=True,
     ),
+    # No has_delta for HiRA and MiSS: the matrix that PEFT returns is not the change of the weight.
     "hira": Method(
         paper="openreview TwJrTz9cRS",
         config="HiraConfig",

@@ -7,7 +7,8 @@ nothing to fold into a weight.
 
 import re
 
-from ablate.adapters.method import PRECISIONS, Method, Options, Shapes, Size, whole
+from ablate.adapters.method import PRECISIONS, Method, Shapes, Size
+from ablate.adapters.options import Options, whole
 from ablate.errors import UserError
 
 # The matrices that tell a model's width and how wide a layer's keys are, by their names in Llama

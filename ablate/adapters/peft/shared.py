@@ -11,19 +11,16 @@ from typing import Any
 from ablate.adapters.method import (
     PRECISIONS,
     UNQUANTISED,
-    Choice,
+    CandidateSize,
     Method,
-    Options,
     Shapes,
     Size,
     divisors,
     lora_count,
-    positive,
-    share,
     smallest_side,
     total,
-    whole,
 )
+from ablate.adapters.options import Options, positive, share, whole
 from ablate.adapters.peft.products import common_divisor, scaled
 
 LONGEST_VECTOR = 256  # of VB-LoRA's bank: the paper's
@@ -84,6 +81,8 @@ ROWS = {
         seed="projection_prng_key",
         matched=False,
         precisions=PRECISIONS,
+        has_delta=True,
+        vectors_only=True,
     ),
     "randlora": Method(
         paper="2502.00987",
@@ -91,10 +90,11 @@ ROWS = {
         formula="ceil(m / r) (r + m), m = min(d, k)",
         options={"alpha_over_rank": positive(20.0), "dropout": share()},
         names={"dropout": "randlora_dropout"},
-        size=Choice(setting="r", candidates=_randlora_candidates, count=_randlora_count),
+        size=CandidateSize(setting="r", candidates=_randlora_candidates, count=_randlora_count),
         complete=scaled("randlora_alpha"),
         seed="projection_prng_key",
         precisions=PRECISIONS,
+        has_delta=True,
     ),
     "vblora": Method(
         paper="2405.15179",
@@ -108,6 +108,7 @@ ROWS = {
         complete=_vblora_complete,
         starts_at_base=False,
         precisions=PRECISIONS,
+        has_delta=True,
     ),
     "unilora": Method(
         paper="2506.00799",
@@ -119,6 +120,8 @@ ROWS = {
         seed="proj_seed",
         starts_at_base=False,
         precisions=UNQUANTISED,  # PEFT rounds its scales to the weight's type: of integers, to zero
+        has_delta=True,
+        vectors_only=True,
     ),
     "tinylora": Method(
         paper="2602.04118",
@@ -130,5 +133,7 @@ ROWS = {
         seed="projection_seed",
         matched=False,
         precisions=UNQUANTISED,
+        has_delta=True,
+        vectors_only=True,
     ),
 }

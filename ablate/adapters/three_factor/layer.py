@@ -3,53 +3,44 @@
     h = W x + scale * B M A x                          B (D, N), A (N, K), M between them
     h = W x + scale * B M A x - scale0 * B0 M0 A0 x    where the start is compensated
 
-The rules of `starts` say how the factors start and which core M has; `TRAINS` says which of them
-train. MoSLoRA, LoRA-SB, SLoRA, NLoRA, IntTune, PMSS, NoRA, LoRA-Mini, LaMDA and LoLDU are settings
-of this layer.
+`rules` says which values the factors start with and which form M has; `factors.TRAINS` says which
+of them train. MoSLoRA, LoRA-SB, SLoRA, NLoRA, IntTune, PMSS, NoRA, LoRA-Mini, LaMDA and LoLDU are
+settings of this layer.
 
-A start that is not zero is kept (B0, M0, A0, only those that train) and taken out at every call:
-training begins at the base model, the base weight is never changed, and a disabled adapter gives it
-back exactly. Dropout acts on the difference alone. Frozen factors and kept starts are buffers that
-are saved with the adapter, so nothing is computed anew when one is loaded.
+Where the start is not zero, the initial values of the trained factors (B0, M0, A0) are stored and
+their product is subtracted in every forward pass: training begins at the base model, the base
+weight is never changed, and disabling the adapter gives the base exactly. Dropout applies to the
+input of the difference only. Factors that do not train and stored initial values are buffers that
+are saved with the adapter, so nothing is recomputed when it is loaded.
 
-A new adapter holds zeros; `start` fills it. What LaMDA does during training is in `lamda`. Import
-this module before PEFT is asked to load a saved adapter of this type.
+A new adapter holds zeros; `start` fills it. LaMDA's training hooks are in `lamda`. This module must
+be imported before PEFT loads a saved adapter of this type.
 
 Letters: D outputs, K inputs, N inner size, I size inside a pair.
 """
 
-import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from ablate.adapters.additive import AdditiveLinear, AdditiveModel
-from ablate.adapters.mora.layer import TunerType, dense_layer, register
+from ablate.adapters.additive import AdditiveLinear, AdditiveModel, dense_layer
+from ablate.adapters.three_factor.factors import (
+    CORES,
+    FACTORS,
+    TRAINS,
+    Factors,
+    difference,
+    product,
+    through,
+)
+from ablate.adapters.three_factor.rules import RULES, Given
 from ablate.adapters.three_factor.spec import inner_size, pair_size
-from ablate.adapters.three_factor.starts import RULES, Core, Factors, Given
-from ablate.errors import UserError
-from ablate.streams import Streams
-
-CORES: Mapping[Core, tuple[str, ...]] = {
-    "full": ("M",),
-    "diagonal": ("M",),
-    "pair": ("up", "down"),
-    "identity": (),
-}
-MIDDLE = ("M", "up", "down")
-TRAINS: Mapping[str, tuple[str, ...]] = {
-    "all": ("B", *MIDDLE, "A"),
-    "left": ("B", *MIDDLE),
-    "middle": MIDDLE,
-    "middle_and_scale": (*MIDDLE, "scale"),
-}
-FACTORS = ("B", *MIDDLE, "A", "scale")
+from ablate.adapters.tuner_types import TunerType, register
 
 
 @dataclass
@@ -96,42 +87,6 @@ class ThreeFactorConfig(PeftConfig):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
-
-
-# --- what the factors do
-
-
-def through(x_K: Tensor, factors: Factors) -> Tensor:
-    """Return scale * B M A x from the factors that there are."""
-    h_N = F.linear(x_K, factors["A"])
-    if "up" in factors:
-        h_N = F.linear(F.linear(h_N, factors["down"]), factors["up"])
-    elif "M" in factors:
-        M = factors["M"]
-        h_N = h_N * M if M.ndim == 1 else F.linear(h_N, M)
-    return F.linear(h_N, factors["B"]) * factors["scale"]
-
-
-def product(factors: Factors) -> Tensor:
-    """Return scale * B M A (D, K)."""
-    B = factors["B"]
-    if "up" in factors:
-        B = B @ factors["up"] @ factors["down"]
-    elif "M" in factors:
-        M = factors["M"]
-        B = B * M if M.ndim == 1 else B @ M
-    return B @ factors["A"] * factors["scale"]
-
-
-def difference(now: Factors, then: Factors) -> list[Factors]:
-    """Return what adds up to `now` less `then`; one product where they share the outer factors."""
-    if now["B"] is then["B"] and now["A"] is then["A"]:
-        core = now["scale"] * now["M"] - then["scale"] * then["M"]
-        return [now | {"M": core, "scale": torch.ones_like(now["scale"])}]
-    return [now, then | {"scale": -then["scale"]}]
-
-
-# --- the layer
 
 
 class ThreeFactorLinear(AdditiveLinear):
@@ -258,71 +213,3 @@ class ThreeFactorModel(AdditiveModel):
 
 
 register(TunerType.THREE_FACTOR, ThreeFactorConfig, ThreeFactorModel)
-
-
-def layers(module: nn.Module) -> Iterator[tuple[str, ThreeFactorLinear]]:
-    """Yield the three-factor layers by their names in the base model."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, ThreeFactorLinear):
-            yield re.sub(r"^base_model\.model\.", "", name), layer
-
-
-def start(
-    module: nn.Module, streams: Streams, gradients: Mapping[str, Tensor] | None = None
-) -> None:
-    """Fill the active adapters of `module` by their start rules.
-
-    Args:
-        module: its base weights are those of the base model.
-        streams: each random factor of each layer draws from its own.
-        gradients: of the loss with respect to the base weights, (d, k), by module name.
-
-    Raises:
-        UserError: an adapter starts from a gradient and there is none.
-    """
-    for name, layer in layers(module):
-        for adapter in layer.active_adapters:
-            if adapter in layer.held:
-                gradient_DK = (gradients or {}).get(name)
-                layer.begin(adapter, _given(layer, adapter, name, streams, gradient_DK))
-
-
-def _given(
-    layer: ThreeFactorLinear,
-    adapter: str,
-    name: str,
-    streams: Streams,
-    gradient_DK: Tensor | None,
-) -> Given:
-    config = layer.settings[adapter]
-    if config.start == "gradient_svd" and gradient_DK is None:
-        raise UserError(
-            f"adapter.options.start={config.start}: needs the gradient of {name}, which was not "
-            "measured"
-        )
-    weight = layer.get_base_layer().weight.detach()
-    W_DK = weight.T if layer.transposed else weight
-
-    def draw(factor: str) -> Generator:
-        return streams.torch("init", "three_factor", name, factor)
-
-    return Given(
-        W_DK=W_DK.to(torch.promote_types(W_DK.dtype, torch.float32)),
-        N=layer.inner[adapter],
-        I=pair_size(layer.inner[adapter], config.nesting),
-        scale=config.scale,
-        step=config.step,
-        gradient_DK=None if gradient_DK is None else gradient_DK.to(W_DK.device, torch.float32),
-        draw=draw,
-    )
-
-
-def persistent(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of three-factor adapters that do not train, by their names."""
-    return {
-        f"{name}.{own}": tensor
-        for name, layer in module.named_modules()
-        if isinstance(layer, ThreeFactorLinear)
-        for own, tensor in layer.named_buffers()
-        if not own.startswith("base_layer.")
-    }

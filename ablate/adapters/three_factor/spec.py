@@ -15,20 +15,8 @@ middle alone may grow to the budget of LoRA's r (d + k). LoRA-XS, the zero start
 is a level of PSOFT.
 """
 
-from ablate.adapters.method import (
-    Method,
-    Option,
-    Options,
-    Shape,
-    Shapes,
-    Size,
-    each,
-    is_number,
-    one_of,
-    positive,
-    share,
-    whole,
-)
+from ablate.adapters.method import Method, Shape, Shapes, Size, each
+from ablate.adapters.options import Option, Options, is_number, one_of, positive, share, whole
 
 CONFIG = "ablate.adapters.three_factor.layer:ThreeFactorConfig"
 
@@ -89,6 +77,8 @@ ROWS = {
         },
         fixed={"trains": "all"},
         size=Size(setting="r", count=each(_three), largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "nlora": Method(
         paper="2502.14482",
@@ -100,6 +90,8 @@ ROWS = {
             "trains": one_of("all", "middle"),
         },
         size=Size(setting="r", count=_either, largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "lora_sb": Method(
         paper="2411.19557",
@@ -109,6 +101,8 @@ ROWS = {
         fixed={"start": "gradient_svd", "trains": "middle"},
         size=Size(setting="r", count=each(_middle), largest=_largest),
         starts_at_base=False,  # it starts with full tuning's first step, cut to its rank
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:from_gradient",
     ),
     "pmss": Method(
         paper="2409.16722",
@@ -117,6 +111,8 @@ ROWS = {
         options=_COMMON,
         fixed={"start": "skeleton", "trains": "middle"},
         size=Size(setting="r", count=each(_middle), largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "nora": Method(
         paper="2408.10280",
@@ -125,6 +121,8 @@ ROWS = {
         options=_NESTED,
         fixed={"start": "svd_outer", "trains": "middle"},
         size=Size(setting="r", count=_pair, largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "lora_mini": Method(
         paper="2411.15804",
@@ -133,6 +131,8 @@ ROWS = {
         options=_NESTED,
         fixed={"start": "random_outer", "trains": "middle"},
         size=Size(setting="r", count=_pair, largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "lamda": Method(
         paper="2406.12832",
@@ -141,6 +141,9 @@ ROWS = {
         options={**_COMMON, "freeze": _FREEZE},
         fixed={"start": "svd", "trains": "left"},
         size=Size(setting="r", count=each(_left), largest=_largest),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
+        hooks="ablate.adapters.three_factor.lamda:hooks",
     ),
     "loldu": Method(
         paper="2410.13618",
@@ -154,5 +157,8 @@ ROWS = {
             largest=_largest,
         ),
         matched=False,  # a whole diagonal is far less than LoRA at r = 1
+        has_delta=True,
+        vectors_only=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
 }

@@ -1,8 +1,8 @@
-"""docs/adapters.md: every adapter level, what it trains and how near it comes to LoRA's budget.
+"""docs/adapters.md: every adapter level, its trained parameters and their ratio to LoRA's.
 
-    python -m ablate.commands.catalogue > docs/adapters.md
+    python -m tests.catalogue > docs/adapters.md
 
-Nothing is built for it: the counts are those that a plan shows.
+No model is built: the counts are those that a plan shows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,9 @@ from dataclasses import replace
 import yaml
 
 from ablate.adapters import compatibility, registry
+from ablate.adapters.init.spec import INITS
 from ablate.adapters.method import PRECISIONS, Method, Shapes, lora_count
+from ablate.adapters.optimizers import OPTIMIZERS
 from ablate.config import grid
 from ablate.config.compose import expand
 from ablate.config.composer import config_loader
@@ -36,7 +38,7 @@ def _llama(layers: int, width: int, keys: int, inner: int) -> dict[str, tuple[in
     return {f"model.layers.{i}.{n}": s for i in range(layers) for n, s in block.items()}
 
 
-# Linear layers, and the size of the norms: two a layer and one behind the last.
+# Linear layers, and the number of norm parameters: two norms per layer and one after the last.
 MODELS: dict[str, tuple[Shapes, int]] = {
     "Llama-3.2-1B": (_llama(16, 2048, 512, 8192), 33 * 2048),
     "Llama-2-7B": (_llama(32, 4096, 4096, 11008), 65 * 4096),
@@ -45,23 +47,47 @@ MODELS: dict[str, tuple[Shapes, int]] = {
 INTRODUCTION = """\
 # Adapter levels
 
-`python -m ablate.commands.catalogue` prints this page. A level is a file of `conf/adapter`; what it
-may be told stands there with its defaults. `rank` is a budget: LoRA's r (d + k) trained numbers for
-each adapted matrix of d outputs and k inputs. Every method turns it into the capacity setting of
-its own that comes nearest to the budget in sum; `plan` and the record show what was asked and got.
+`python -m tests.catalogue` prints this page. A level is a file in `conf/adapter`; its options and
+their defaults are listed there. `rank` is a budget: LoRA's r (d + k) trained parameters for each
+adapted matrix of d outputs and k inputs. Every method turns it into the value of its own capacity
+setting whose total number of parameters is nearest to the budget; `plan` and the record show both
+numbers.
 
-A budget counts as *matched* within a tenth. Methods that stay away from it whatever the rank are
-*never* matched, so the analysis can leave them out.
+A budget counts as *matched* within 10 %. Methods that cannot reach it at any common rank are
+*never* matched, so that the analysis can leave them out.
 
-If nothing else is said, a level starts at the base's outputs, can be folded into the base's weights
-exactly, adapts GPT-2's transposed layers too, keeps packed examples apart and takes a base in fp32
-or bf16. What a method draws and never trains, such as random bases, positions and masks, follows
-the cell's seed. A combination with an initialisation, an optimizer or a base precision that is not
-listed is refused: PEFT would ignore it, or fail in the middle of a sweep.
+Unless the last column says otherwise, a level starts at the base's outputs, can be merged into the
+base's weights exactly, supports GPT-2's transposed layers, keeps packed examples apart and supports
+a base in fp32 or bf16. Random tensors that do not train (bases, positions, masks) follow the cell's
+seed. A combination with an initialisation, an optimizer or a base precision that is not listed is
+refused: PEFT would ignore it, or fail in the middle of a sweep.
+"""
+
+ADDING = """\
+## How to add a method
+
+A method is one row, a `Method` (`ablate/adapters/method.py`), in the `ROWS` of the module of its
+family. Its fields say all that the rest of the project needs to know; no other table lists methods.
+
+1. **A method that PEFT implements.** Add a row to a module of `ablate/adapters/peft/`: the PEFT
+   configuration class (`config`), its options, how the rank becomes its capacity (`size`), and what
+   it supports (`merges`, `conv1d`, `packs`, `precisions`, ...). `has_delta` and `vectors_only` may
+   be functions of the options.
+2. **A method with a forward pass of its own.** Make a folder `ablate/adapters/NAME/` with `spec.py`
+   (the row, no torch) and `layer.py` (a PEFT configuration and tuner; `additive.py` has the base
+   class for linear changes, `tuner_types.py` registers it). List the spec in `registry.py`.
+3. **Initial values, penalties, schedules.** Name a function in the row as "module:function":
+   `start` sets the initial values, `hooks` returns what acts during training
+   (`ablate/training/hooks.py`), `config_from_data` returns settings that depend on the data.
+4. **A level.** Add `conf/adapter/NAME.yaml` with name, kind and all options; its first line is the
+   description in the table below.
+
+Then `make quick`, and `python -m tests.catalogue > docs/adapters.md`. Every level joins the shared
+tests by its file. `tests/unit/test_new_method.py` adds a toy method in this way.
 """
 
 LEFT_OUT = """\
-## Of PEFT, but not here
+## In PEFT, but not here
 
 | method | why |
 |---|---|
@@ -92,12 +118,12 @@ def page() -> str:
     names = [name for name in levels() if name != "none"]
     made = cells(names, RANKS)
     counted = [_counts(title, made) for title in MODELS]
-    return "\n".join([INTRODUCTION, _overview(made), _around(), *counted, LEFT_OUT])
+    return "\n".join([INTRODUCTION, ADDING, _overview(made), _around(), *counted, LEFT_OUT])
 
 
 def _overview(made: list[Cell]) -> str:
     rows = {cell.adapter.name: _about(cell) for cell in made}
-    columns = ("level", "what it is", "capacity", "trains, a matrix", "matched", "apart from that")
+    columns = ("level", "what it is", "capacity", "parameters per matrix", "matched", "exceptions")
     return "## Levels\n\n" + _markdown(columns, rows.values())
 
 
@@ -117,10 +143,10 @@ def _first_line(group: str, level: str) -> str:
 
 
 def _notes(cell: Cell, row: Method) -> list[str]:
-    """Return what a level does otherwise than most."""
+    """Return the properties of a level that differ from the usual ones."""
     notes = []
     if row.adapts and not row.starts_at_base:
-        notes.append("starts off the base")
+        notes.append("does not start at the base")
     if row.adapts and not row.merges:
         notes.append("cannot be merged")
     if not row.packs:
@@ -142,7 +168,7 @@ def _notes(cell: Cell, row: Method) -> list[str]:
 
 
 def _takes(cell: Cell, optimizer: str) -> bool:
-    """Return whether a level's own options let it take an optimizer that its kind takes."""
+    """Return whether a level, with its own options, supports an optimizer that its kind does."""
     try:
         asked = replace(cell, optimizer=Optimizer(name=optimizer, kind=optimizer))
         compatibility.check(asked, architecture="LlamaForCausalLM")
@@ -153,18 +179,19 @@ def _takes(cell: Cell, optimizer: str) -> bool:
 
 def _around() -> str:
     """Return the table of the levels of init and optimizer."""
-    rules = {"init": compatibility.INITS, "optimizer": compatibility.OPTIMIZERS}
+    rules = {"init": INITS, "optimizer": OPTIMIZERS}
     rows = []
     for group, known in rules.items():
         for level in levels(group):
             tree = yaml.safe_load((conf_dir() / group / f"{level}.yaml").read_text("utf-8"))
-            rule = known[tree["kind"]]
-            notes = [] if rule.conv1d else ["not GPT-2"]
-            notes += [] if rule.precisions == PRECISIONS else [f"on {', '.join(rule.precisions)}"]
+            row = known[tree["kind"]]
+            notes = [] if getattr(row, "conv1d", True) else ["not GPT-2"]
+            precisions = getattr(row, "precisions", PRECISIONS)
+            notes += [] if precisions == PRECISIONS else [f"on {', '.join(precisions)}"]
             name = f"`{group}={level}`"
             rows.append((name, _first_line(group, level), "; ".join(notes)))
-    heading = "## Starts and optimizers\n\nThose that a level takes stand beside it above."
-    return f"{heading}\n\n" + _markdown(("level", "what it is", "apart from that"), rows)
+    heading = "## Initialisations and optimizers\n\nThe table above lists those of each level."
+    return f"{heading}\n\n" + _markdown(("level", "what it is", "exceptions"), rows)
 
 
 def _counts(title: str, made: list[Cell]) -> str:
@@ -178,7 +205,9 @@ def _counts(title: str, made: list[Cell]) -> str:
             shown = f"{budget.got / 1e6:,.4g} ({budget.ratio:.2f})"
             rows.setdefault(name, [name]).append(shown)
     asked = [f"r = {rank}: {lora_count(rank, shapes) / 1e6:,.4g}" for rank in RANKS]
-    heading = f"## Trained parameters of {title}\n\nIn millions, and over LoRA's at the same rank."
+    heading = (
+        f"## Trained parameters of {title}\n\nIn millions; in brackets over LoRA's at the rank."
+    )
     return f"{heading}\n\n" + _markdown(("level", *asked), rows.values())
 
 

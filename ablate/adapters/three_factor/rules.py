@@ -1,40 +1,38 @@
-"""How the three factors of an adapter start: Delta-W = scale * B M A.
+"""Rules for the initial values of the three factors in Delta-W = scale * B M A.
 
-A rule is told the weight, the inner size and perhaps a gradient, and returns every factor: B (D, N)
-and A (N, K), and between them one core
+A rule gets the weight, the inner size and, if there is one, a gradient, and returns every factor:
+B (D, N) and A (N, K), and between them a core of one of four forms
 
     full      M (N, N)
-    diagonal  M (N), a diagonal
+    diagonal  M (N), the diagonal of a matrix
     pair      M = up down, up (N, I) and down (I, N)
-    identity  nothing
+    identity  no tensor
 
-Where a start is not zero it is either a rule's intent (`gradient_svd`), or the rule says that it is
-`compensated`: the layer keeps the start and takes it out again, so that training begins at the base
-model and the base weight itself is never touched.
+Where the product is not zero, either the method wants to start away from the base (`gradient_svd`),
+or the rule is `compensated`: the layer stores the initial values and subtracts their product, so
+that training begins at the base model and the base weight is never changed.
 
 Letters: D outputs, K inputs, N inner size, I size inside a pair.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-Core = Literal["full", "diagonal", "pair", "identity"]
-Factors = dict[str, Tensor]  # by name: B, A and those of the core
+from ablate.adapters.three_factor.factors import Core, Factors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a start rule may use."""
+    """What a rule may use."""
 
     W_DK: Tensor  # the base weight, in single precision at least
     N: int
     I: int = 1  # noqa: E741  the letter of the size inside a pair
     scale: float = 1.0
-    step: float = 0.0  # length of the update that `gradient_svd` imitates
+    step: float = 0.0  # step size of the update that `gradient_svd` approximates
     gradient_DK: Tensor | None = None  # of the loss with respect to W
     draw: Callable[[str], Generator] = lambda factor: Generator()  # a CPU stream for each factor
 
@@ -46,8 +44,8 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """How the factors start, which core that makes, and whether the start is taken out again."""
+class StartRule:
+    """A function that makes the factors, the form of their core, and whether it is compensated."""
 
     make: Callable[[Given], Factors]
     core: Core
@@ -58,7 +56,7 @@ class Rule:
 
 
 def _uniform(rows: int, columns: int, generator: Generator) -> Tensor:
-    """Return draws from U(-1/sqrt(columns), 1/sqrt(columns)), the usual law of a linear layer.
+    """Return draws from U(-1/sqrt(columns), 1/sqrt(columns)), as for a linear layer.
 
     Row by row, so that the draws of a small N are the first rows of those of a larger one.
     """
@@ -89,15 +87,15 @@ def kaiming(given: Given) -> Factors:
 
 
 def gaussian(given: Given) -> Factors:
-    """Return SLoRA's start (arXiv 2502.14482, Figure 2): A normal, the middle as MoSLoRA's, B zero.
+    """Return SLoRA's start (arXiv 2502.14482, Figure 2): A normal, M as MoSLoRA's, B zero.
 
-    The paper gives no variance; here it is 1/k, which preserves the input's.
+    The paper gives no variance; 1/k is used, which preserves the variance of the input.
     """
     return kaiming(given) | {"A": _gaussian(given.N, given.shape[1], given.draw("A"))}
 
 
 def _inner_pair(given: Given) -> Factors:
-    """Return LoRA's start inside: down drawn, up zero, so that the adapter starts as a no-op."""
+    """Return LoRA's start for the pair: down drawn, up zero, so that the change is zero."""
     down_IN = _uniform(given.I, given.N, given.draw("down"))
     return {"up": torch.zeros(given.N, given.I), "down": down_IN}
 
@@ -127,7 +125,7 @@ def svd(given: Given) -> Factors:
 def svd_outer(given: Given) -> Factors:
     """Return NoRA's start (arXiv 2408.10280): B = U S and A = V^T of W, then a pair inside.
 
-    The activation-aware decomposition of the paper's later version is not carried out.
+    The activation-aware decomposition of the paper's later version is not implemented.
     """
     U_DN, S_N, Vh_NK = _svd(given.W_DK, given.N)
     return {"B": U_DN * S_N, "A": Vh_NK, **_inner_pair(given)}
@@ -136,9 +134,9 @@ def svd_outer(given: Given) -> Factors:
 def nystrom(given: Given) -> Factors:
     """Return NLoRA's start (arXiv 2502.14482, Figure 3): the first columns of W, corner and rows.
 
-    The corner goes into the middle as it is, as in the figure and the released code, which thereby
-    save the pseudo-inverse of the Nystrom approximation (`nystrom_inverse`). That code does not
-    take the start out of the base; here it is compensated.
+    M is the corner itself, as in the figure and the released code, instead of its pseudo-inverse as
+    in the Nystrom approximation (`nystrom_inverse`). That code does not subtract the start from the
+    base; here it is compensated.
     """
     n, W_DK = given.N, given.W_DK
     return {"B": W_DK[:, :n], "M": W_DK[:n, :n], "A": W_DK[:n]}
@@ -153,7 +151,7 @@ def nystrom_inverse(given: Given) -> Factors:
 def skeleton(given: Given) -> Factors:
     """Return PMSS's start (arXiv 2409.16722): chosen columns and rows of W, zero between them.
 
-    They are the first that QR with column pivoting takes from W, and from its transpose.
+    They are the first that QR with column pivoting selects from W, and from its transpose.
     """
     W_DK, n = given.W_DK, given.N
     columns, rows = pivots(W_DK, n), pivots(W_DK.T, n)
@@ -161,29 +159,31 @@ def skeleton(given: Given) -> Factors:
 
 
 def pivots(X_DK: Tensor, n: int) -> Tensor:
-    """Return the indices of the first `n` columns that QR with column pivoting takes.
+    """Return the indices (n,) of the first `n` columns that QR with column pivoting selects.
 
-    Each is the longest of what is left of the columns once the span of those taken is removed
-    (Businger and Golub 1965).
+    Each is the column of largest norm after projecting out the columns selected before it
+    (Businger and Golub 1965). In double precision, since projections lose digits.
     """
     left_DK = X_DK.to(torch.float64, copy=True)
-    taken = torch.empty(n, dtype=torch.int64, device=X_DK.device)
+    chosen = torch.empty(n, dtype=torch.int64, device=X_DK.device)
     free_K = torch.ones(X_DK.shape[1], dtype=torch.bool, device=X_DK.device)
     for i in range(n):
         length_K = left_DK.square().sum(0).masked_fill(~free_K, -1.0)
-        taken[i] = length_K.argmax()
-        free_K[taken[i]] = False
-        direction_D = left_DK[:, taken[i]]
+        chosen[i] = length_K.argmax()
+        free_K[chosen[i]] = False
+        direction_D = left_DK[:, chosen[i]]
         direction_D = direction_D / direction_D.norm().clamp_min(torch.finfo(torch.float64).tiny)
         left_DK -= torch.outer(direction_D, direction_D @ left_DK)
-    return taken
+    return chosen
 
 
 def lu(given: Given) -> Factors:
     """Return LoLDU's start (arXiv 2410.13618): W = P L D U, cut to N columns, entries and rows."""
     P_DD, L, U = torch.linalg.lu(given.W_DK)
     pivot = U.diagonal()
-    D = torch.where(pivot == 0, torch.ones_like(pivot), pivot)  # a zero cannot be divided out of U
+    D = torch.where(
+        pivot == 0, torch.ones_like(pivot), pivot
+    )  # U is divided by D: a zero pivot counts as one
     n = given.N
     return {"B": P_DD @ L[:, :n], "M": D[:n], "A": U[:n] / D[:n, None]}
 
@@ -192,9 +192,9 @@ def lu(given: Given) -> Factors:
 
 
 def gradient_svd(given: Given) -> Factors:
-    """Return LoRA-SB's start (arXiv 2411.19557): the best N-rank form of full tuning's first step.
+    """Return LoRA-SB's start (arXiv 2411.19557): the best rank-N form of full tuning's first step.
 
-    AdamW's first step is -step sign(G). The adapter starts with it, and so not at the base.
+    AdamW's first step is -step sign(G). The adapter starts with it, hence not at the base.
 
     Raises:
         ValueError: there is no gradient.
@@ -206,16 +206,16 @@ def gradient_svd(given: Given) -> Factors:
     return {"B": U_DN, "M": torch.diag(S_N / given.scale), "A": Vh_NK}
 
 
-RULES: Mapping[str, Rule] = {
-    "plain": Rule(make=plain, core="identity"),
-    "kaiming": Rule(make=kaiming, core="full"),
-    "gaussian": Rule(make=gaussian, core="full"),
-    "random_outer": Rule(make=random_outer, core="pair"),
-    "svd": Rule(make=svd, core="full", compensated=True),
-    "svd_outer": Rule(make=svd_outer, core="pair"),
-    "nystrom": Rule(make=nystrom, core="full", compensated=True),
-    "nystrom_inverse": Rule(make=nystrom_inverse, core="full", compensated=True),
-    "skeleton": Rule(make=skeleton, core="full"),
-    "lu": Rule(make=lu, core="diagonal", compensated=True),
-    "gradient_svd": Rule(make=gradient_svd, core="full"),
+RULES: Mapping[str, StartRule] = {
+    "plain": StartRule(make=plain, core="identity"),
+    "kaiming": StartRule(make=kaiming, core="full"),
+    "gaussian": StartRule(make=gaussian, core="full"),
+    "random_outer": StartRule(make=random_outer, core="pair"),
+    "svd": StartRule(make=svd, core="full", compensated=True),
+    "svd_outer": StartRule(make=svd_outer, core="pair"),
+    "nystrom": StartRule(make=nystrom, core="full", compensated=True),
+    "nystrom_inverse": StartRule(make=nystrom_inverse, core="full", compensated=True),
+    "skeleton": StartRule(make=skeleton, core="full"),
+    "lu": StartRule(make=lu, core="diagonal", compensated=True),
+    "gradient_svd": StartRule(make=gradient_svd, core="full"),
 }

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ablate.adapters import build, compatibility, registry
-from ablate.adapters import init as inits
+from ablate.adapters.init.spec import INITS, init_of
+from ablate.adapters.method import load_attribute
+from ablate.adapters.optimizers import OPTIMIZERS
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
@@ -43,7 +45,7 @@ def allowed(asked: schema.Cell, architecture: str = LLAMA) -> None:
 def test_starts_of_lora_are_refused_elsewhere(level):
     for start in ("gaussian", "pissa", "eva", "lora_ga"):
         refused(
-            f"^init={start}: adapter={level} does not carry it out", cell(level, init=init(start))
+            f"^init={start}: adapter={level} does not support it", cell(level, init=init(start))
         )
 
 
@@ -71,7 +73,7 @@ def test_only_adapted_matrices_limit_the_rank():
 
 def test_starts_that_are_wrong_on_gpt2_are_refused_there():
     for level in ("olora", "lora_ga"):
-        refused(f"init={level}: is not made for GPT-2", cell("lora", init=init(level)), GPT2)
+        refused(f"init={level}: does not support GPT-2", cell("lora", init=init(level)), GPT2)
     for level in ("pissa", "corda", "orthogonal"):
         allowed(cell("lora", init=init(level)), GPT2)
 
@@ -92,10 +94,8 @@ def test_bad_inits_are_one_line(asked, said):
 
 
 def test_options_that_are_left_out_are_the_default():
-    told = compatibility.init_of(
-        cell("lora", init=schema.Init(kind="lora_ga", options={"gamma": 16}))
-    )
-    full = compatibility.init_of(cell("lora", init=init("lora_ga")))
+    told = init_of(cell("lora", init=schema.Init(kind="lora_ga", options={"gamma": 16})))
+    full = init_of(cell("lora", init=init("lora_ga")))
     assert told == full
     assert isinstance(told[1]["gamma"], float)
 
@@ -106,10 +106,13 @@ def test_options_that_are_left_out_are_the_default():
 def test_alora_needs_a_template():
     data = schema.Dataset(name="d", source="local", path="x", template="plain")
     refused(
-        "adapter=alora: acts from .* dataset.template=plain has none", cell("alora", dataset=data)
+        "adapter=alora: is active from .* dataset.template=plain has none",
+        cell("alora", dataset=data),
     )
     text = dataclasses.replace(data, template="alpaca", format="text")
-    refused("adapter=alora: acts from .* dataset.format=text has none", cell("alora", dataset=text))
+    refused(
+        "adapter=alora: is active from .* dataset.format=text has none", cell("alora", dataset=text)
+    )
 
 
 def test_alora_is_never_packed():
@@ -141,7 +144,7 @@ def test_adapters_on_quantised_weights(precision):
         allowed(cell(level, base_precision=precision, execution=GPU))
     for level in NO_4_BIT:
         asked = cell(level, base_precision=precision, execution=GPU)
-        refused(f"base_precision={precision}: adapter={level} does not carry", asked)
+        refused(f"base_precision={precision}: adapter={level} does not support", asked)
 
 
 @pytest.mark.usefixtures("with_bitsandbytes")
@@ -245,25 +248,25 @@ def test_loftq_makes_up_for_a_part_of_the_quantisation():
 # --- the tables
 
 
-def test_every_rule_has_a_level_and_every_level_a_start():
-    for group, rules in (("init", compatibility.INITS), ("optimizer", compatibility.OPTIMIZERS)):
-        told = [levels.read(group, level) for level in levels.files(group)]
-        assert {tree["kind"] for tree in told} == set(rules)
-        for tree in told:
-            assert set(tree["options"]) == set(rules[tree["kind"]].options)
-    assert set(inits.INITS) == set(compatibility.INITS) - {"default"}
-    kinds = {adapter(level).kind for level in ADAPTING}
-    assert set(inits.KINDS) <= kinds
-    for kind in kinds:
+def test_every_kind_has_a_level_and_code_that_exists():
+    for group, rows in (("init", INITS), ("optimizer", OPTIMIZERS)):
+        trees = [levels.read(group, level) for level in levels.files(group)]
+        assert {tree["kind"] for tree in trees} == set(rows)
+        for tree in trees:
+            assert set(tree["options"]) == set(rows[tree["kind"]].options)
+    named = [row.steps for row in INITS.values()] + [row.make for row in OPTIMIZERS.values()]
+    for kind in {adapter(level).kind for level in ADAPTING}:
         row = registry.KINDS[kind]
-        assert set(row.inits) <= set(compatibility.INITS)
-        assert set(row.optimizers) <= set(compatibility.OPTIMIZERS)
+        assert set(row.inits) <= set(INITS)
+        assert set(row.optimizers) <= set(OPTIMIZERS)
+        named += [row.start, row.hooks, row.config_from_data]
+    assert all(load_attribute(name) is not None for name in named if name)
 
 
 def test_the_plan_refuses_before_anything_is_trained():
     with pytest.raises(UserError, match="init=orthogonal needs an even rank"):
         plan_grid(["init=orthogonal", "rank=3", "train.lr=0.01"])
-    with pytest.raises(UserError, match="optimizer=lora_fa: adapter=mora does not carry it out"):
+    with pytest.raises(UserError, match="optimizer=lora_fa: adapter=mora does not support it"):
         plan_grid(["optimizer=lora_fa", "adapter=mora", "train.lr=0.01"])
 
 

@@ -1,9 +1,9 @@
-"""What a start may know of a run before it begins: its first batches, on the base model.
+"""The first batches of a run, and the base model's gradients and activations on them.
 
-Starts that look at data (EVA, CorDA, LoRA-GA, LoRA-SB, VeLoRA, aLoRA) see the rows that the run
-will train on first, in the order of its own stream and under its own weighted loss, and no others.
-Everything here is without dropout and leaves the model as it was; an adapter that changes nothing
-yet may be on it. Nothing depends on how a step is split into micro-batches.
+Initialisations that look at data (EVA, CorDA, LoRA-GA, LoRA-SB, VeLoRA, aLoRA) get the rows that
+the run trains on first, in its own order and with its own weighted loss, and no others. Everything
+runs without dropout and leaves the model unchanged; an adapter whose change is zero may be on it.
+No result depends on how a step is split into micro-batches.
 
 Shapes: B rows, L positions, N examples, D outputs and K inputs of a matrix.
 """
@@ -30,11 +30,11 @@ from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.loss import TokenLossModel, weigh
 
-BATCHES = 8  # for a method that does not say how many
+BATCHES = 8  # number of batches for methods without an option for it
 
 
 class Calibration:
-    """The first batches of a cell's run, and what its base model does with them."""
+    """The first batches of a cell's run, and the base model's gradients and activations on them."""
 
     def __init__(
         self, model: nn.Module, data: Tokenised | None, cell: Cell, *, streams: Streams
@@ -52,7 +52,7 @@ class Calibration:
         if self._data is None:
             raise UserError(
                 f"adapter={self._cell.adapter.name} init={self._cell.init.name}: starts from the "
-                "data that it trains on, which are not at hand here"
+                "data that it trains on, which were not given"
             )
         return self._data
 
@@ -67,7 +67,7 @@ class Calibration:
     def batches(self, count: int, *, whole: bool = True) -> list[list[Batch]]:
         """Return the micro-batches of each of the first `count` steps, fewer if the run is shorter.
 
-        Rows are padded; `whole` leaves each step in one piece, else it is split as in training.
+        Rows are padded. With `whole` each step is one micro-batch, else it is split as in training.
         """
         cell = self._cell
         steps = batches.order(self.data, train=cell.train, generator=self._streams.numpy("order"))
@@ -87,7 +87,7 @@ class Calibration:
         ]
 
     def examples(self, count: int) -> Iterator[Tensor]:
-        """Yield the ids (1, L) of every row of the first batches, one at a time and unpadded."""
+        """Yield the ids (1, L) of every row of the first `count` batches, without padding."""
         for (batch,) in self.batches(count):
             for ids_L, length in zip(batch.ids_BL, batch.lengths_E.tolist(), strict=True):
                 yield ids_L[None, :length].to(self._device)
@@ -95,10 +95,13 @@ class Calibration:
     # --- gradients
 
     def backward(self, count: int, *, times: float = 1.0) -> None:
-        """Add the gradient of the mean loss of the first batches to what requires a gradient."""
+        """Accumulate the gradient of `times` the mean loss of the first `count` batches.
+
+        It is added to `grad` of every parameter that requires a gradient.
+        """
         model = TokenLossModel(self.model, label_smoothing=self._objective.label_smoothing)
         steps = self.batches(count, whole=False)
-        with still(self.model), torch.enable_grad():
+        with evaluating(self.model), torch.enable_grad():
             for step in steps:
                 works = [weigh(part, self._objective) for part in step]
                 divisor = sum(work.divisor for work in works) or 1.0
@@ -107,15 +110,15 @@ class Calibration:
                     (loss.total * (times / (divisor * len(steps)))).backward()
 
     def passes(self, count: int) -> int:
-        """Return how many forward passes `backward` makes."""
+        """Return the number of forward passes that `backward` makes."""
         return sum(len(step) for step in self.batches(count, whole=False))
 
     def gradients(self, names: Sequence[str], count: int = BATCHES) -> dict[str, Tensor]:
-        """Return the gradient (D, K) of the mean loss by the weight of each module in `names`."""
+        """Return the gradient (D, K) of the mean loss in the weight of each module in `names`."""
         modules = {name: _base_layer(self.model.get_submodule(name)) for name in names}
-        with only(self.model, [module.weight for module in modules.values()]):
+        with requiring_grad(self.model, [module.weight for module in modules.values()]):
             self.backward(count)
-            found = {name: _taken(module.weight) for name, module in modules.items()}
+            found = {name: _pop_gradient(module.weight) for name, module in modules.items()}
         return {
             name: gradient.T.contiguous() if isinstance(modules[name], Conv1D) else gradient
             for name, gradient in found.items()
@@ -125,7 +128,7 @@ class Calibration:
 
     @torch.no_grad()
     def mean_inputs(self, names: Sequence[str], count: int) -> dict[str, Tensor]:
-        """Return the mean over tokens of what enters each module (K,), pads left out."""
+        """Return the mean input (K,) of each module over all tokens, without padding."""
         sums: dict[str, Tensor] = {}
         tokens = 0
 
@@ -141,19 +144,19 @@ class Calibration:
                 )
                 for name in names
             ]
-            with still(self.model):
+            with evaluating(self.model):
                 self.model(input_ids=batch.ids_BL.to(self._device), use_cache=False)
             for handle in handles:
                 handle.remove()
         return {name: total / tokens for name, total in sums.items()}
 
-    # --- words
+    # --- tokens
 
     def invocation(self) -> list[int]:
-        """Return the tokens that stand right before every answer: the end of the template.
+        """Return the tokens right before every answer: the end of the template.
 
         Raises:
-            UserError: the rows have nothing in common there, or several answers.
+            UserError: the rows have no common tokens there, or several answers.
         """
         common: list[int] | None = None
         for row in range(len(self.data)):
@@ -161,20 +164,20 @@ class Calibration:
             common = ending if common is None else _common_suffix(common, ending)
         if not common:
             raise UserError(
-                f"adapter={self._cell.adapter.name}: acts from the template's last words before an "
-                "answer on, and the rows of this data set have none in common; use "
+                f"adapter={self._cell.adapter.name}: is active from the template's last words "
+                "before an answer on, and the rows of this data set have none in common; use "
                 "dataset.template=alpaca or chat"
             )
         return common
 
 
 def _template_ending(ids_L: np.ndarray, roles_L: np.ndarray) -> list[int]:
-    """Return the tokens of the template that lead into a row's answer."""
+    """Return the template's tokens directly before a row's answer."""
     answer = roles_L == Role.COMPLETION
     starts = np.flatnonzero(answer & ~np.roll(answer, 1))
     if len(starts) > 1:
         raise UserError(
-            "dataset.turns=all: this adapter acts on the last answer of a row alone, and rows "
+            "dataset.turns=all: this adapter is active for the last answer of a row only, and rows "
             "have several; use dataset.turns=last"
         )
     if not len(starts):
@@ -193,19 +196,19 @@ def _common_suffix(one: list[int], other: list[int]) -> list[int]:
 
 
 def _base_layer(module: Any) -> Any:
-    """Return the layer of the base, which an adapter may already be on."""
+    """Return the base's layer of a module that may carry an adapter."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def _taken(weight: nn.Parameter) -> Tensor:
-    """Return the gradient of a weight and leave it without one."""
+def _pop_gradient(weight: nn.Parameter) -> Tensor:
+    """Return the gradient of a weight, zero if there is none, and clear it."""
     gradient = weight.grad
     weight.grad = None
     return torch.zeros_like(weight) if gradient is None else gradient
 
 
 @contextmanager
-def still(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Run a block with `model` in evaluation mode."""
     training = model.training
     model.eval()
@@ -216,7 +219,7 @@ def still(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def only(model: nn.Module, chosen: Sequence[nn.Parameter]) -> Iterator[None]:
+def requiring_grad(model: nn.Module, chosen: Sequence[nn.Parameter]) -> Iterator[None]:
     """Run a block in which the given weights of `model` require a gradient, and no others."""
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)

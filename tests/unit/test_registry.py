@@ -8,11 +8,10 @@ import sys
 import pytest
 
 from ablate.adapters import compatibility, registry
-from ablate.adapters.method import Choice, Size, closest, divisors, each, lora_count
-from ablate.commands import catalogue
+from ablate.adapters.method import CandidateSize, Size, closest, divisors, each, lora_count
 from ablate.config import schema
 from ablate.errors import UserError
-from tests import levels
+from tests import catalogue, levels
 from tests.levels import LEVELS, adapter
 
 SQUARE = {f"layers.{i}.self_attn.{n}_proj": (64, 64) for i in range(2) for n in "qkvo"}
@@ -96,7 +95,7 @@ def test_closest_takes_the_lower_at_a_tie_and_stays_in_range():
 
 def test_a_choice_is_the_nearest_candidate_and_the_first_of_equals():
     sizes = [{"b": 3, "t": 0}, {"b": 5, "t": 0}, {"b": 5, "t": 1}]
-    choice = Choice(
+    choice = CandidateSize(
         setting="b",
         candidates=lambda rank, shapes, options: sizes,
         count=lambda settings, shapes, options: 100 * settings["b"],
@@ -210,7 +209,7 @@ BAD = {
     ),
     "option of another kind": (
         cell(adapter("full", options={"alpha": 1.0})),
-        "options.alpha: kind full has no such option, only none",
+        "options.alpha: full has no such option, only none",
     ),
     "dropout of one": (cell(adapter("lora", options={"dropout": 1.0})), "dropout=1.0: must be"),
     "dropout in words": (cell(adapter("mora", options={"dropout": "some"})), "=some: must"),
@@ -225,8 +224,8 @@ BAD = {
     "one module of two": (cell("mora", modules=("q_proj", "gate")), "placement.modules=gate"),
     "part of a name": (cell("lora", modules=("proj",)), "placement.modules=proj"),
     "no module": (cell("lora", modules=()), "must name a module"),
-    "layer": (cell("lora", layers=(2,)), "layers: 2 is none of this model's 2 layers"),
-    "negative layer": (cell("lora", layers=(-3,)), "layers: -3 is none"),
+    "layer": (cell("lora", layers=(2,)), "layers: 2 is not one of this model's 2 layers"),
+    "negative layer": (cell("lora", layers=(-3,)), "layers: -3 is not one of"),
     "nothing left": (cell("lora", modules="mlp", layers=(1,)), "placement=p: selects no matrix"),
     "placement of full": (cell("full", modules="mlp"), "placement=p: adapter=full"),
     "placement of prompts": (cell("prompt", modules="mlp"), "placement=p: adapter=prompt"),
@@ -291,7 +290,7 @@ def test_prompts_are_refused_with_packing(level):
 
 @pytest.mark.parametrize("level", [n for n in LEVELS if not registry.method(adapter(n)).conv1d])
 def test_what_cannot_adapt_transposed_layers_is_refused_on_gpt2(level):
-    with pytest.raises(UserError, match=f"adapter={level}: does not adapt GPT-2"):
+    with pytest.raises(UserError, match=f"adapter={level}: does not support GPT-2"):
         compatibility.check(cell(level), architecture="GPT2LMHeadModel")
 
 
@@ -315,7 +314,7 @@ def test_what_a_base_precision_breaks_is_refused(precision, level):
 
 def test_the_catalogue_is_that_of_the_docs():
     path = levels.paths.conf_dir().parent / "docs" / "adapters.md"
-    assert path.read_text() == catalogue.page(), "run python -m ablate.commands.catalogue"
+    assert path.read_text() == catalogue.page(), "run python -m tests.catalogue"
 
 
 def test_the_catalogue_names_every_level_and_its_formula():
@@ -338,5 +337,5 @@ def test_the_catalogues_models_have_their_published_size(shapes):
 
 
 def test_table_and_catalogue_need_no_torch():
-    code = "import sys; from ablate.commands import catalogue; sys.exit('torch' in sys.modules)"
+    code = "import sys; from tests import catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Regularisers that act during training."""

@@ -1,0 +1,82 @@
+"""Distance to the base's predictions: weight * sum_t u_t KL_t(base || model) / W.
+
+Shapes: K targets with a weight, V vocabulary.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ablate.config.schema import Cell
+from ablate.streams import Streams
+from ablate.training.distributed import processes
+from ablate.training.hooks import Hooks, StepContext
+from ablate.training.loss import at_targets, predict
+from ablate.training.regularisation.weight_distance import base_parameters, exact
+
+
+@contextmanager
+def kl(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
+    """Yield hooks that add `weight * sum_t u_t KL_t(base || model) / W`, over the whole vocabulary.
+
+    The weights u_t and the divisor W are those of the loss. The model's logits are those of its
+    loss. The base's need one more forward pass without dropout, noise or gradient: of the model
+    with its adapter disabled, or of a frozen copy where the base itself trains.
+
+    Args:
+        model: the base with its adapter, at its start.
+        cell: the cell; `kl` (the weight) of its regulariser is read.
+        streams: not used, nothing is drawn.
+    """
+    base = copy.deepcopy(model).requires_grad_(False) if base_parameters(model) else model
+    logits: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            logits[:] = [output.logits]
+
+    def extra_loss(context: StepContext) -> Tensor:
+        work = context.work
+        logits_KV = at_targets(logits.pop(), work)
+        with torch.no_grad(), _untuned(base):
+            base_KV = predict(base, work)
+        # Devices average their gradients, but this is a part of a sum over devices.
+        share = cell.regulariser.kl * processes() / context.divisor
+        return share * (divergences(base_KV, logits_KV) * work.weights_K).sum()
+
+    handle = model.register_forward_hook(keep)
+    try:
+        yield Hooks(extra_loss=extra_loss)
+    finally:
+        handle.remove()
+
+
+def divergences(base_KV: Tensor, logits_KV: Tensor) -> Tensor:
+    """Return KL(base || model) (K,) of logits (K, V), in nats, computed in at least 32 bits."""
+    logs_KV = F.log_softmax(exact(logits_KV), dim=-1)
+    base_logs_KV = F.log_softmax(exact(base_KV), dim=-1)
+    return F.kl_div(logs_KV, base_logs_KV, reduction="none", log_target=True).sum(-1)
+
+
+@contextmanager
+def _untuned(model: Any) -> Iterator[None]:
+    """Run a block with `model` in evaluation mode and its adapter disabled; restore both after."""
+    modes = {module: module.training for module in model.modules()}
+    trains = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    try:
+        with model.disable_adapter() if hasattr(model, "peft_config") else nullcontext():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        model.requires_grad_(
+            False
+        )  # PEFT enables an adapter with a gradient for all of its parameters
+        for parameter in trains:
+            parameter.requires_grad_(True)
