@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def _forget_current_folder() -> None:
-    """Take the current folder off the import path: a user's own analysis.py must not win."""
+    """Remove the current folder from the import path, where a user may have an analysis.py."""
     here = Path.cwd().resolve()
     root = Path(__file__).resolve().parent.parent
     if here != root:

@@ -1,6 +1,6 @@
 """The one kind of error that a user can correct, and its message.
 
-Every message is one line: the setting, what it was, what is allowed and the nearest valid name.
+A message is one line: the setting, its value, what is allowed and the nearest valid name.
 """
 
 import difflib

@@ -13,7 +13,7 @@ where `num` is the masking mode at its PLW and completion weight, and `den` is t
     examples    den = 1 per example              (the papers' written sums)
 
 Two cells with the same data are the same run if their tables agree on the roles that occur in it,
-after dividing both tables by the largest `den`: that is all an alias is.
+after dividing both tables by the largest `den`: such cells are aliases of one run.
 """
 
 from dataclasses import dataclass
@@ -116,14 +116,14 @@ def canonical(objective: Objective, counts: dict[str, int]) -> dict[str, object]
 
 
 def _rounded(weight: float) -> float:
-    """Return `weight` without the last bits, which depend on the order of a division."""
+    """Return `weight` to 12 digits: its last bits depend on the order of the divisions."""
     return float(f"{weight:.12g}")
 
 
 def effective_plw(objective: Objective, counts: dict[str, int]) -> float:
     """Return the mean weight of the prompt's targets relative to the completion's.
 
-    0 for `instruction` at any PLW; the analysis uses this, never the PLW that was asked for.
+    0 for `instruction` at any PLW. The analysis uses this instead of the PLW that was asked for.
     """
     prompt = [r for r in Role if r not in (Role.COMPLETION, Role.TEXT, Role.PAD)]
     tokens = sum(counts.get(r.name.lower(), 0) for r in prompt)

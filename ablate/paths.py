@@ -12,7 +12,7 @@ def conf_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: $ABLATE_CACHE, else ~/.cache/ablate."""
+    """Return the cache folder, $ABLATE_CACHE or ~/.cache/ablate; all in it can be made again."""
     chosen = os.environ.get("ABLATE_CACHE")
     folder = Path(chosen) if chosen else Path.home() / ".cache" / "ablate"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a bar with time left on a terminal, lines elsewhere."""
+"""The progress of a sweep: a bar with time left on a terminal, lines elsewhere."""
 
 import time
 
@@ -12,7 +12,7 @@ LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
 
 
 class Shown(Watch):
-    """A sweep's progress; time left comes from the pace of the cells done so far."""
+    """Shows a sweep's progress; time left is estimated from the cells done so far."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,7 +30,7 @@ class Shown(Watch):
         self.task = self.bar.add_task("cells", total=None, note="")
 
     def show(self, done: int, failed: int, total: int) -> None:
-        """Draw the bar, or now and then a line."""
+        """Draw the bar or, every LINE_SECONDS, print a line."""
         self.first = done if self.first is None else self.first
         note = self._note(done, failed, total)
         if self.console.is_terminal:
@@ -47,5 +47,5 @@ class Shown(Watch):
         return (f", {failed} failed" if failed else "") + left
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop redrawing; the bar stays."""
         self.bar.stop()

@@ -43,7 +43,7 @@ WEIGHTS = "weights"  # folder of the trained weights, where they are small enoug
 
 
 def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
-    """Train the run that `cells` are names of, unless it is recorded, and score what is missing.
+    """Train the run that `cells` name, unless it is recorded, and score what is missing.
 
     Raises:
         Diverged: the loss or its gradient is no longer finite.
@@ -60,7 +60,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     with store.writing(key) as draft, logged(draft / "log.txt"):
         cell, identity = cells[0], identify(cells[0])
         data = tokenised(cell, "train")
-        ready(missing)  # what cannot be scored is known before it is trained
+        ready(missing)  # raises before training where a benchmark cannot be loaded
         model, course = _trained(cell, identity, data)
         started = time.perf_counter()
         scores = score(model, course.history, missing)
@@ -73,7 +73,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
 
 
 def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[tuple[Cell, Unit]]:
-    """Return what is still to be scored, each unit once, with a cell that asks for it."""
+    """Return the units that are not scored yet, each once, with a cell that asks for it."""
     known = set(recorded["score_keys"]) if recorded else set()
     found: dict[str, tuple[Cell, Unit]] = {}
     for cell in cells:
@@ -84,12 +84,12 @@ def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[tup
 
 
 def _tried(units: Sequence[tuple[Cell, Unit]]) -> set[str]:
-    """Return the keys of the units: a measure that does not apply has been tried, for no score."""
+    """Return the keys of the units, scored or not: a measure that does not apply gives no score."""
     return {unit.key for _, unit in units}
 
 
 def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:
-    """Return the cell's model after training, and the course of it; the base is not trained."""
+    """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     model = build.apply(base, cell, streams=streams, data=data)
@@ -112,7 +112,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
 
 
 def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """Return the recorded run's model and history; trained again where no weights were kept."""
+    """Return a recorded run's model and history; it is trained again where no weights were kept."""
     identity = identify(cell)
     if not (folder / WEIGHTS).is_dir():
         model, course = _trained(cell, identity, tokenised(cell, "train"))
@@ -170,7 +170,7 @@ def _supervised_share(objective: Objective, counts: dict[str, int]) -> float | N
 
 
 def _costs(course: Result) -> dict[str, float | None]:
-    """Return the costs and the course of training, as the results table has them."""
+    """Return the columns of the results table on cost and course of training."""
     costs: dict[str, float | None] = dict.fromkeys(COSTS)
     if not course.history:
         return costs
@@ -209,7 +209,7 @@ def _write(
 ) -> None:
     (draft / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
     (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
-    steps = pd.DataFrame(history)  # a column of a role that never occurs is all missing: a float
+    steps = pd.DataFrame(history)  # a role that never occurs gives a column without values: float
     unknown = steps.columns[steps.dtypes == "object"]
     steps.astype(dict.fromkeys(unknown, float)).to_parquet(draft / "history.parquet", index=False)
     _items(scores).to_parquet(draft / "items.parquet", index=False)
@@ -222,7 +222,7 @@ def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
 
 
 def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:
-    """Add scores to a record; what it already says stays."""
+    """Add scores to a record without changing the scores that it has."""
     recorded["scores"] += _entries(scores)
     items = pd.concat([pd.read_parquet(store.folder(key) / "items.parquet"), _items(scores)])
     buffer = BytesIO()

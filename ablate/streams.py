@@ -1,8 +1,8 @@
 """Named streams of random numbers, all derived from one seed.
 
-A stream is named, never shared and never global: the order of the examples stays the same
-whatever the initialisation of an adapter draws, and a cell rerun alone equals the same cell inside
-a sweep. Replicates share their streams across cells (blocking).
+Each use of randomness has a stream of its own, never the global generator: the order of the
+examples does not depend on what the initialisation of an adapter draws, and a cell rerun alone
+equals the same cell inside a sweep. Cells of one seed share their streams (blocking).
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""A grid carried out: what is missing goes to a Hydra launcher in bundles until nothing is left.
+"""Carries out a grid: missing runs go to a Hydra launcher in bundles until none is left.
 
-The parent decides and watches; the workers train. A worker never raises: it writes a record or a
-failure. If a worker is killed the launcher may die with it; the dead claims are then recorded as
-killed and what is missing is launched again. No torch here: only the workers need it.
+The parent decides what to launch and watches; the workers train. A worker never raises: it writes
+a record or a failure. If a worker is killed the launcher may die with it; its claims are then
+recorded as killed attempts and the missing runs are launched again. Only the workers import torch.
 """
 
 import json
@@ -21,7 +21,7 @@ from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
-MAX_ROUNDS = 20  # launches of what is missing; each needs a new kill to happen, so a bound suffices
+MAX_ROUNDS = 20  # launches; each further one needs a new kill, so this is never reached in practice
 
 
 class Launch(Protocol):
@@ -33,7 +33,7 @@ class Launch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a sweep came to, in runs (not names)."""
+    """The summary of a sweep, counted in runs, not in names."""
 
     out: Path
     total: int
@@ -44,17 +44,16 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 all well, 1 some cells failed."""
+        """The exit status: 0 success, 1 some cells failed."""
         return 1 if self.failed else 0
 
 
 def carry_out(
     plan: Design, out: Path, launch: Launch, *, workers: int, watch: "Watch | None" = None
 ) -> Outcome:
-    """Train and score what `plan` lacks under `out`, and return what it came to.
+    """Return the outcome of training and scoring what `plan` lacks under `out`.
 
-    Safe beside another sweep on the same folder: cells that it is training are left to it, and
-    waited for.
+    Two sweeps may work on one folder: this one waits for the cells that the other is training.
     """
     started = time.time()
     store = Store(out)
@@ -70,7 +69,7 @@ def carry_out(
             free = {key: names for key, names in todo.items() if not store.claimed(key)}
             if not todo:
                 break
-            if not free:  # another sweep has them: wait, then look again
+            if not free:  # another sweep has claimed them
                 _wait(store, list(todo))
                 continue
             _launch(launch, write_bundles(free, out, workers=workers))
@@ -96,8 +95,8 @@ def _launch(launch: Launch, bundles: list[Path]) -> None:
         launch(bundles)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # whatever: joblib, say, dies with a killed worker
-        print(f"the launcher stopped ({type(error).__name__}); going on with what is missing")
+    except BaseException as error:  # any kind: joblib raises its own when a worker is killed
+        print(f"the launcher stopped ({type(error).__name__}); the missing runs are launched again")
     finally:
         for bundle in bundles:
             bundle.unlink(missing_ok=True)
@@ -109,10 +108,10 @@ def _wait(store: Store, keys: list[str]) -> None:
 
 
 def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> list[Path]:
-    """Write the runs as bundle files for the workers, data sets and models kept together."""
+    """Return the bundle files, newly written, that give the runs to the workers, in order."""
     keys = list(runs)
-    # Small enough that the last worker does not keep the others waiting, large enough to
-    # spread what a process pays once (imports, benchmark requests) over several cells.
+    # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
+    # does once (imports, benchmark requests).
     size = max(1, min(16, math.ceil(len(keys) / (4 * workers))))
     folder = out / "bundles"
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +125,8 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> l
 
 
 def work(bundle: Path) -> None:
-    """Run the cells of one bundle file; called in a worker, never raises for a cell's fault."""
-    from ablate.run import run_cells  # the worker's side: the first import of torch
+    """Run the cells of one bundle file, in a worker; errors of cells are recorded, not raised."""
+    from ablate.run import run_cells  # only workers import torch
 
     content: dict[str, Any] = json.loads(bundle.read_text())
     store = Store(Path(content["out"]))
@@ -156,7 +155,7 @@ def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list
 
 
 class Watch:
-    """A quiet observer of a sweep; `ablate.progress.Progress` is the one that draws."""
+    """Observes a sweep and shows nothing; `ablate.progress.Shown` draws."""
 
     def over(self, store: Store, plan: Design) -> "Watch":
         """Return the context in which the sweep is observed."""

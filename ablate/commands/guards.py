@@ -1,4 +1,4 @@
-"""The guards of the micro world: figures without which it would be a toy, measured and printed.
+"""The guards of the micro world: figures that make its experiments informative, measured.
 
 `python -m ablate.commands.guards` measures them on the shipped base models: prompts carry
 information, no benchmark triple is in an instruction row, every task has room between chance and
@@ -127,7 +127,7 @@ class Trial:
 
 
 def trial(folder: Path, *, limit: int) -> Trial:
-    """Return the scores of one base model; a minute or two."""
+    """Return the scores of one base model; takes a minute or two."""
     cells = [(name, plw) for name in SETS for plw in (0.0, 0.1, 1.0)]
     return Trial(
         base=_scores(_base(folder), folder, limit=limit),
@@ -140,7 +140,7 @@ def trial(folder: Path, *, limit: int) -> Trial:
 
 
 def score_guards(trials: Sequence[Trial]) -> list[Guard]:
-    """Return room, item spread, gain on the target and loss at the source, in points of 100.
+    """Return headroom, item spread, target gain and source loss, in points of 100.
 
     Scores are means over the base models; the interval of the loss is over items.
     """

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.commands import planning
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Option, Verb, folders, whole, wholes
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, folders, whole, wholes
 from ablate.terminal import CONSOLE, duration
 
 FORMATS = ("text", "json")
@@ -86,18 +86,18 @@ VERB = Verb(
     words=OVERRIDES,
     options=(
         CONFIG_DIR,
-        Option("--format", "text (default) or json", "FORM", choices=FORMATS, default="text"),
-        Option("--power", "the power of the grid's tests, simulated; needs --pilot"),
-        Option("--pilot", "where the noise comes from: results, or `published`", "RESULTS"),
-        Option("--effect", "the effect to find, in points (default 2)", "POINTS", float),
-        Option("--seeds", "numbers of seeds to compare, as 1,2,4", "N,N", wholes),
-        Option("--items", "items of a benchmark (default: as in the pilot)", "N", whole),
-        Option("--draws", "simulated studies", "N", whole),
-        Option("--freeze", "write the tests to OUT/frozen.json before the data; needs --margin"),
-        Option("--margin", "the smallest effect of interest, in points", "POINTS", float),
-        Option("--looks", "numbers of seeds at which the frozen tests are run", "N,N", wholes),
-        Option("--spending", "how alpha is spent over the looks: obrien_fleming, pocock", "NAME"),
-        Option("--fraction", "choose the N runs that tell most, as a study of its own", "N", whole),
+        Flag("--format", "text (default) or json", "FORM", choices=FORMATS, default="text"),
+        Flag("--power", "the power of the grid's tests, simulated; needs --pilot"),
+        Flag("--pilot", "where the noise comes from: results, or `published`", "RESULTS"),
+        Flag("--effect", "the effect to find, in points (default 2)", "POINTS", float),
+        Flag("--seeds", "numbers of seeds to compare, as 1,2,4", "N,N", wholes),
+        Flag("--items", "items of a benchmark (default: as in the pilot)", "N", whole),
+        Flag("--draws", "simulated studies", "N", whole),
+        Flag("--freeze", "write the tests to OUT/frozen.json before the data; needs --margin"),
+        Flag("--margin", "the smallest effect of interest, in points", "POINTS", float),
+        Flag("--looks", "numbers of seeds at which the frozen tests are run", "N,N", wholes),
+        Flag("--spending", "how alpha is spent over the looks: obrien_fleming, pocock", "NAME"),
+        Flag("--fraction", "choose the N runs that tell most, as a study of its own", "N", whole),
     ),
     examples=(
         "ablate plan masking=instruction,none plw=0,0.1,1 adapter=lora,mora seed=0,1",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ablate.commands.verb import Option, Verb
+from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
@@ -50,18 +50,18 @@ VERB = Verb(
     ),
     words="DIR_OR_TABLE",
     options=(
-        Option("--out", "where to write (default: report/ beside the table)", "DIR"),
-        Option("--score", "the column with the score", "COLUMN"),
-        Option("--formula", "e.g. 'score ~ wp + I(wp^2) + (1 | run)'", "FORMULA"),
-        Option(
+        Flag("--out", "where to write (default: report/ beside the table)", "DIR"),
+        Flag("--score", "the column with the score", "COLUMN"),
+        Flag("--formula", "e.g. 'score ~ wp + I(wp^2) + (1 | run)'", "FORMULA"),
+        Flag(
             "--family",
             "gaussian, binomial (0/1, or shares with --weights), beta, beta_squeezed, ...",
             "FAMILY",
         ),
-        Option("--weights", "a column: trials of a binomial, else weights of rows", "COLUMN"),
-        Option("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
-        Option("--margin", "an effect within +- this counts as none", "POINTS", float),
-        Option("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
+        Flag("--weights", "a column: trials of a binomial, else weights of rows", "COLUMN"),
+        Flag("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
+        Flag("--margin", "an effect within +- this counts as none", "POINTS", float),
+        Flag("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
     ),
     examples=(
         "ablate report results/mine",

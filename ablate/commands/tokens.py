@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Option, Verb, folders, whole
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, folders, whole
 from ablate.terminal import CONSOLE
 
 ROWS = 3
@@ -35,8 +35,8 @@ VERB = Verb(
     words=OVERRIDES,
     options=(
         CONFIG_DIR,
-        Option("--rows", f"how many rows to show (default {ROWS})", "N", whole, default=ROWS),
-        Option("--html", "write a page instead", "FILE"),
+        Flag("--rows", f"how many rows to show (default {ROWS})", "N", whole, default=ROWS),
+        Flag("--html", "write a page instead", "FILE"),
     ),
     examples=(
         "ablate tokens masking=none plw=0.1",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ablate.commands.sweep import sweep
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Option, Verb
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb
 from ablate.errors import UserError
 from ablate.experiment.tuned import AROUND, COLUMNS, family
 from ablate.paths import conf_dir
@@ -168,7 +168,7 @@ VERB = Verb(
     options=(
         CONFIG_DIR,
         RETRY_FAILED,
-        Option("--save", "put the rates into conf/tuned/micro.csv, for train.lr=tuned"),
+        Flag("--save", "put the rates into conf/tuned/micro.csv, for train.lr=tuned"),
     ),
     examples=(
         "ablate tune adapter=lora rank=8",

@@ -21,10 +21,10 @@ HYDRA = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class Flag:
     """One option of a verb; without `value` it is a switch."""
 
-    flag: str
+    name: str
     help: str
     value: str = ""  # what stands for the value in the help
     kind: Callable[[str], Any] = str
@@ -42,7 +42,7 @@ class Verb:
     words: str  # the words beside the options, as the usage line shows them
     examples: tuple[str, ...]
     run: Callable[[argparse.Namespace, list[str]], int]
-    options: tuple[Option, ...] = ()
+    options: tuple[Flag, ...] = ()
     hydra: bool = False  # whether Hydra's questions are passed on to Hydra
 
     def main(self, words: list[str]) -> int:
@@ -67,7 +67,7 @@ class Verb:
             UserError: an unknown option, or a wrong value of a known one.
         """
         given, rest = self._parser().parse_known_args(words)
-        flags = [*HELP, *(option.flag for option in self.options), *HYDRA * self.hydra]
+        flags = [*HELP, *(option.name for option in self.options), *HYDRA * self.hydra]
         for word in rest:
             if word.startswith("-"):
                 flag = word.split("=")[0]
@@ -95,11 +95,11 @@ class Verb:
         for option in self.options:
             if option.value:
                 parser.add_argument(
-                    option.flag, metavar=option.value, type=_reader(option),
+                    option.name, metavar=option.value, type=_reader(option),
                     default=option.default, help=option.help,
                 )  # fmt: skip
             else:
-                parser.add_argument(option.flag, action="store_true", help=option.help)
+                parser.add_argument(option.name, action="store_true", help=option.help)
         return parser
 
 
@@ -120,14 +120,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{found[1].split('/')[-1]}: {fault}")
 
 
-def _reader(option: Option) -> Callable[[str], Any]:
+def _reader(option: Flag) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if option.choices and text not in option.choices:
-            raise unknown(option.flag, text, option.choices)
+            raise unknown(option.name, text, option.choices)
         try:
             return option.kind(text)
         except ValueError:
-            raise UserError(f"{option.flag}={text}: must be {_KINDS[option.kind]}") from None
+            raise UserError(f"{option.name}={text}: must be {_KINDS[option.kind]}") from None
 
     return read
 
@@ -150,8 +150,8 @@ _KINDS: dict[Callable[[str], Any], str] = {
     wholes: "whole numbers such as 1,2,4",
 }
 
-CONFIG_DIR = Option("--config-dir", "a folder with levels of your own, as in conf/", "DIR")
-RETRY_FAILED = Option("--retry-failed", "try the cells again that failed before")
+CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR")
+RETRY_FAILED = Flag("--retry-failed", "try the cells again that failed before")
 OVERRIDES = "[KEY=VALUE ...]"
 
 

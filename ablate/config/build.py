@@ -1,7 +1,7 @@
 """Builds the typed configuration of a cell from the plain dictionary that Hydra composed.
 
-Hydra stops here. An unknown key, a missing key and a value of the wrong type are each one line
-that names the setting.
+Nothing after this module uses Hydra. An unknown key, a missing key and a value of the wrong type
+are each an error of one line that names the setting.
 """
 
 import dataclasses
@@ -15,7 +15,11 @@ from ablate.errors import UserError, nearest, unknown
 
 
 def build(tree: Mapping[str, Any]) -> Cell:
-    """Return the cell that the composed `tree` describes; every fault is one `UserError`."""
+    """Return the cell that the composed `tree` describes.
+
+    Raises:
+        UserError: an unknown, missing or wrong setting.
+    """
     cell: Cell = _convert(Cell, tree, "")
     return cell
 
@@ -32,7 +36,7 @@ def plain(value: Any) -> Any:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
-    """Return `value` as `kind`, where `kind` is a dataclass or any annotation used above."""
+    """Return `value` as `kind`, a dataclass or an annotation of the schema."""
     if dataclasses.is_dataclass(kind):
         return _convert_dataclass(kind, value, path)
     origin, args = get_origin(kind), get_args(kind)

@@ -37,11 +37,11 @@ class Grid:
 def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> Grid:
     """Return the grid that command-line `overrides` ask for.
 
-    The study's values come first, then its grids, then the command line, which replaces a factor
-    of the study wherever it gives the same key. Equal cells are kept once, in order.
+    The study's values are applied first, then its grids, then the command line, which replaces
+    every factor of the study with the same key. Equal cells are kept once, in order.
 
     Raises:
-        UserError: anything about the request that is wrong, in one line.
+        UserError: the request is wrong.
     """
     loader = loader or config_loader()
     lines = task_overrides(overrides)
@@ -63,10 +63,10 @@ def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> G
 
 
 def explained(error: Exception, arguments: Iterable[str]) -> Exception:
-    """Return what `expand` says of a request that Hydra refused with `error`, which knows more.
+    """Return the error of `expand` for a request that Hydra refused with `error`, if there is one.
 
-    Hydra composes a command's fixed overrides before any sweeper sees them, and names no nearest
-    key or level.
+    Hydra composes a command's fixed overrides before a sweeper sees them, and its message names no
+    nearest key or level.
     """
     try:
         expand(argument for argument in arguments if not argument.startswith("-"))
@@ -76,7 +76,7 @@ def explained(error: Exception, arguments: Iterable[str]) -> Exception:
 
 
 def task_overrides(overrides: Iterable[str]) -> list[str]:
-    """Return the overrides without Hydra's own; `+study=x` is `study=x`, for both are in use.
+    """Return the overrides without Hydra's own; `+study=x` is read as `study=x`.
 
     Raises:
         UserError: a line is no override.
@@ -93,7 +93,7 @@ def task_overrides(overrides: Iterable[str]) -> list[str]:
 
 @cache
 def _factor(line: str) -> str:
-    """Return the name of the factor a line is a level of; a group's levels are told by name."""
+    """Return the name of the factor that a line is a level of; a group's levels differ by name."""
     return key_of(line).removesuffix(".name")
 
 
@@ -103,7 +103,7 @@ def _distinct(
     cells: dict[tuple[int, ...], tuple[tuple[str, ...], dict[str, Part]]] = {}
     for lines in wanted:
         parts = composer.cell(lines)
-        # Parts are interned, so that equal trees have equal ids.
+        # Parts are interned: equal trees have equal ids.
         cells.setdefault(tuple(map(id, parts.values())), (lines, parts))
     return list(cells.values())
 

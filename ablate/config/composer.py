@@ -3,8 +3,8 @@
 Hydra needs 60 ms to compose one tree. A grid's trees share their parts, so every part (`masking`,
 `train`, `plw`, ...) is composed once for each choice of level and values set inside it, with
 Hydra's own repository, merge and parser, and a tree is put together from them. That is exact as
-long as an option writes only into its own package; one that does not makes its cells be composed
-by Hydra in full. A test compares the two ways on random cells.
+long as an option writes only into its own package; otherwise its cells are composed by Hydra in
+full. A test compares the two ways on random cells.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from ablate.paths import conf_dir
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
-# Secrets must not enter a record, and a key must not depend on the hour or the launcher.
+# A record must not hold secrets, nor a key depend on time or launcher.
 _REFUSED = re.compile(r"\$\{\s*(oc\.env|env|now|hydra)\s*[:.]")
 
 Tree = dict[str, Any]
@@ -86,7 +86,7 @@ class Composer:
         mine = [line for line in lines if line not in search and self.is_about_command(line)]
         for line in mine:
             if parse(line).is_sweep_override():
-                raise UserError(f"{line}: one value only, for it is about the whole command")
+                raise UserError(f"{line}: must be one value: it is about the whole command")
             if self.is_group(line):
                 self._option_name(line)
         self._command_lines = [*_PLAIN_HYDRA, *search, *mine]
@@ -278,8 +278,8 @@ class Composer:
         refused = _REFUSED.search(text)
         if refused:
             raise UserError(
-                f"{name}: ${{{refused[1]}:...}} is refused inside a cell, for its value may be "
-                "secret or another one tomorrow; write the value itself"
+                f"{name}: ${{{refused[1]}:...}} is refused inside a cell: its value may be "
+                "secret or change with time; write the value itself"
             )
         return self._interned.setdefault((name, text), Part(value, "${" in text))
 

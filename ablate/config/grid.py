@@ -1,4 +1,4 @@
-"""The cells of a grid as typed configurations; a cell that cannot be one says why."""
+"""The cells of a grid as typed configurations, or the reason why one cannot be built."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def _assemble(tree: dict[str, Any], converted: dict[Hashable, Any]) -> Cell:
 
 
 def _mark(name: str, part: Any) -> Hashable:
-    """Return what tells the parts of a grid's trees apart; the grid keeps its tables alive."""
+    """Return a key for a part of a tree: the id of a table, which the grid keeps alive."""
     if isinstance(part, dict | list):
         return name, id(part)
     return name, type(part), part

@@ -1,4 +1,4 @@
-"""Hydra's override grammar: lines in, parsed overrides out, and every complaint as one line.
+"""Hydra's override grammar: lines are parsed, and errors are one line.
 
 masking=none            a level of a group
 plw=0,0.1,1             a factor; so are choice(...) and range(...)
@@ -33,7 +33,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line that `error`, or what caused it, has to say."""
+    """Return the first line of the message of `error` or, where it has none, of its cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines:
         return lines[0]

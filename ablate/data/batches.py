@@ -4,9 +4,9 @@ B rows of a micro-batch, L positions, E examples in it (E = B when padded; B = 1
 `num_BL[b, t]` and `den_BL[b, t]` weigh the prediction *of* the token at t from those before it;
 they are 0 at an example's first token, so nothing is ever predicted across a boundary.
 
-Rows are padded on the right, where causal attention never looks, so a padded batch needs no mask;
-packed examples are told apart by positions that restart, *only if* the model is given neither a
-mask nor a cache (measured: with either they silently see each other).
+Rows are padded on the right, which causal attention ignores, so a padded batch needs no mask.
+Packed examples are separated by positions that restart, *only if* the model is given neither a
+mask nor a cache (measured: with either they attend to each other without an error).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Layout = Literal["padded", "packed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A micro-batch: what the model reads and how its losses are weighed."""
+    """A micro-batch: the model's input and the weights of its losses."""
 
     ids_BL: Tensor  # int64
     roles_BL: Tensor  # uint8
@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens, padding apart."""
+        """The number of tokens without padding."""
         return int(self.lengths_E.sum())
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -117,7 +117,7 @@ def micro_batches(
     """Return the micro-batches of one optimizer step, every row in one of them.
 
     Rows are sorted by length inside the step, longest first, which saves padding and changes no
-    sum; how they are split changes no loss either (but under scope=microbatch, which says so).
+    sum; how they are split changes no loss either, except under scope=microbatch.
 
     Args:
         tokenised: the data.

@@ -1,8 +1,8 @@
 """The cache of tokenised data: an .npz of arrays and a .json of facts per content key.
 
-The key holds the content of everything that decides the result, so an entry is never stale: a
-changed file, tokenizer or generator is another key. Entries are written to a temporary name and
-renamed, the .json last, so that any number of processes may make the same one at once.
+The key hashes everything that determines the result, so an entry is never stale: a changed file,
+tokenizer or generator gives another key. Entries are written to a temporary name and renamed, the
+.json last, so that several processes may write the same entry at once.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from ablate.config.schema import Dataset
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 
-DATA_VERSION = 1  # raise it when the same settings come to mean other ids or roles
+DATA_VERSION = 1  # increase it when the same settings give other ids or roles
 
 Arrays = dict[str, np.ndarray]
 _keys: dict[tuple[str, ...], str] = {}
@@ -31,12 +31,12 @@ _infos: dict[tuple[Path, str], dict[str, Any]] = {}
 
 
 def key(dataset: Dataset, part: str, tokenizer_hash: str, settings: Mapping[str, object]) -> str:
-    """Return the content key of a tokenised part; memoised, a plan asks for it 10,000 times."""
+    """Return the content key of a tokenised part; memoised, as a plan asks for it 10,000 times."""
     asked = (repr(dataset), part, tokenizer_hash, repr(settings), source_hash(dataset))
     if asked not in _keys:
         facts = plain(dataset) | {"name": "", "content": asked[-1], "part": part}
         if dataset.source == "local":
-            facts["path"] = ""  # content counts, not where it lies
+            facts["path"] = ""  # the content counts, not its place
         facts |= {"tokenizer": tokenizer_hash, "version": DATA_VERSION, **settings}
         text = json.dumps(facts, sort_keys=True)
         _keys[asked] = hashlib.sha256(text.encode()).hexdigest()
@@ -60,7 +60,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def load(name: str) -> tuple[Arrays, dict[str, Any]] | None:
-    """Return the arrays and facts stored under a key, or None where either is not there whole."""
+    """Return the arrays and facts stored under a key, or None where one is missing or broken."""
     facts = info(name)
     if facts is None:
         return None
@@ -89,7 +89,7 @@ def save(name: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
 
 
 def _write(file: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all, whoever else writes the same one."""
+    """Write a file whole or not at all; several processes may write the same one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:
         stream.write(content)

@@ -1,10 +1,10 @@
 """The chat template's text of a row, with the role of every character.
 
-A template is a program, so where it puts what a row says is found by asking it: the same turns are
-rendered with one unique word in place of each content. What stands between those words is the
-template's own text; the row's own rendering must then be exactly that text with the contents put
-in (with or without the white space at their ends, which many templates strip). Nothing is
-searched for in the text, so a user who writes "assistant" cannot be mistaken for a role tag.
+A template is a program, so the place of each content is found by rendering the same turns with a
+unique word in place of each content. The text between those words is the template's own; the row's
+rendering must then be exactly that text with the contents put in (with or without the white space
+at their ends, which many templates strip). The text itself is never searched, so a user who writes
+"assistant" is not mistaken for a role tag.
 """
 
 import functools
@@ -17,7 +17,7 @@ from ablate.errors import UserError
 from ablate.roles import Role
 
 JOINT = "\n"  # between a row's instruction and its input, in one user's turn
-# A header holds tags and a speaker's name; three words or more are text that was put in.
+# A header holds tags and a speaker's name; three words or more are inserted text.
 _TAG = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPEAKER = re.compile(r"\s*(system|user|assistant|developer|human)\s*[\n:]\s*", re.IGNORECASE)
@@ -41,7 +41,7 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     if shown is None:
         raise UserError(
             f"dataset.template=chat: {row.place}: the chat template changes the text of a turn, so "
-            "that roles cannot be told; give another with model.chat_template=FILE"
+            "that roles cannot be assigned; give another with model.chat_template=FILE"
         )
     found = list(_lead(tokenizer, roles))
     for number, content in enumerate(contents):

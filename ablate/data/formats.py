@@ -1,7 +1,7 @@
 """Formats: what the columns of a record mean, as turns of a conversation or as one text.
 
-Every format becomes the same thing, turns of parts, each part a role name and its text; nothing
-further down the arrow knows which format a row came in.
+Every format becomes turns of parts, each part a role name and its text; later steps do not know
+which format a row came in.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def place(self) -> str:
-        """Where the row stands in its source, for messages."""
+        """The row's place in its source, for messages."""
         return str(self.meta.get("place", "a row"))
 
 

@@ -54,7 +54,7 @@ def load(dataset: Dataset, part: str) -> Rows:
         first = next(row for row in rows if not _answered(row))
         raise UserError(
             f"dataset.path={dataset.path}: {first.place}: has no completion; "
-            "mend the row or set +dataset.options.empty_completion=drop"
+            "correct the row or set +dataset.options.empty_completion=drop"
         )
     dropped = {"no completion": len(rows) - len(full)} if empty == "drop" else {}
     rows = full if empty == "drop" else rows
@@ -75,7 +75,7 @@ def _answered(row: Row) -> bool:
 
 
 def _empty_rule(dataset: Dataset) -> str:
-    """Return what becomes of rows with an empty completion; the micro world has no such rows."""
+    """Return the rule for rows with an empty completion; the micro world has no such rows."""
     if dataset.source == "micro":
         return "error"
     for name in dataset.options:
@@ -88,7 +88,7 @@ def _empty_rule(dataset: Dataset) -> str:
 
 
 def row_hash(row: Row) -> str:
-    """Return the sha256 of what a row says."""
+    """Return the sha256 of a row's text."""
     said = [[turn.role, turn.parts] for turn in row.turns]
     return hashlib.sha256(json.dumps([said, row.text]).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Raw records of a data set, wherever they are: the micro world, the hub, a file or a folder.
+"""Raw records of a data set: from the micro world, the hub, a file or a folder.
 
 A record is a place ("line 7" of a text file, "row 7" of a table, counted from 1) and a dictionary.
 Nothing here knows what the columns mean; that is `ablate.data.rows`.

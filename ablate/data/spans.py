@@ -1,4 +1,4 @@
-"""From the roles of characters to the roles of tokens, and a check that nothing leaked."""
+"""From the roles of characters to the roles of tokens, and a check that no role leaked."""
 
 import re
 
@@ -35,7 +35,7 @@ def _owners(rendered: Rendered) -> np.ndarray:
 
 
 def _first_visible(text: str, encoded: Encoded) -> np.ndarray:
-    """Return where each token's first character that is no white space stands, int64 (T,).
+    """Return the position of each token's first character that is no white space, int64 (T,).
 
     A token of white space alone counts by its first character.
     """
@@ -68,8 +68,8 @@ def _segmented(rendered: Rendered, owners: np.ndarray, tokenizer: Tokenizer) -> 
 def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: Tokenizer) -> None:
     """Raise unless the tokens of every span, decoded, read as the characters they stand for.
 
-    With the rule above this means: a span's tokens hold its text and nothing else, but for a
-    token that straddles its end. White space is not compared, decoders add and strip it.
+    So a span's tokens hold its text and nothing else, apart from a token that straddles its end.
+    White space is not compared: decoders add and strip it.
     """
     text, spans = rendered.text, rendered.spans
     edges = np.searchsorted(owners, np.arange(len(spans) + 1))
@@ -78,15 +78,15 @@ def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: 
         if _bare(tokenizer.decode(encoded.ids[low:high])) != _bare(stretch):
             _complain(rendered, encoded, span, tokenizer)
     if np.any(np.diff(owners) < 0):
-        raise UserError("its tokenizer's offsets run backwards, so that roles cannot be told")
+        raise UserError("its tokenizer's offsets run backwards, so roles cannot be assigned")
 
 
 def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokenizer: Tokenizer) -> None:
-    """Raise, unless the tokenizer loses characters of this text, roles or no roles."""
+    """Raise, unless the tokenizer loses characters of this text whatever the roles."""
     if _bare(tokenizer.decode(encoded.ids)) == _bare(rendered.text):
         role = span.role.name.lower()
         shown = rendered.text[span.start : span.end][:40]
-        raise UserError(f"the tokens of its {role} {shown!r} read otherwise: a role leaks")
+        raise UserError(f"the tokens of its {role} {shown!r} decode to other text: a role leaks")
 
 
 def _bare(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The weight of every target token of a row: how a cell's objective looks at its data."""
+"""The weight of every target token of a row under a cell's objective."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from ablate.roles import Role
 
 
 def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:
-    """Return the placebo's draws for a row: a function of the root's seed and the row alone.
+    """Return the generator of the placebo's draws for a row, given by the root's seed and the row.
 
-    What has been drawn from `root` does not matter, so epoch, layout and PLW change nothing.
+    Earlier draws from `root` do not matter, so epoch, layout and PLW change nothing.
     """
     seeds: Any = root.bit_generator.seed_seq
     child = np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, row))
@@ -24,7 +24,7 @@ def row_weights(
     """Return numerator and divisor weight of predicting each token of a row, float32 (L,) each.
 
     The first token is never a target, in any mode. Under `first_header_only` (the code released
-    with arXiv 2405.14394, facts: its search finds the first header only) the run of `special`
+    with arXiv 2405.14394, whose search finds the first header only) the run of `special`
     tokens that starts the row has weight 0 in both, as ignored labels have there.
 
     Args:

@@ -32,7 +32,7 @@ from ablate.roles import NAMES, Role
 
 __all__ = ["Summary", "Tokenised", "Tokenizer", "generation_ratio", "summary", "tokenise"]
 
-CHUNK = 512  # rows tokenised at once: enough to be quick, small enough for memory
+CHUNK = 512  # rows tokenised at once: fast enough, and small in memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
 NO_ANSWER_LEFT = "completion beyond max_length"
 NO_TARGET = "a single token"
@@ -40,7 +40,7 @@ NO_TARGET = "a single token"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What plans and records need to know of a tokenised data set."""
+    """The counts and ratios of a tokenised data set that plans and records need."""
 
     content_hash: str
     counts: Mapping[str, int]  # targets per role name
@@ -129,7 +129,7 @@ def generation_ratio(counts: Mapping[str, int]) -> float | None:
 def tokenise(
     dataset: Dataset, part: str, *, tokenizer: Tokenizer, max_length: int, boundary: str
 ) -> Tokenised:
-    """Return the tokenised `part` of `dataset`, from the cache where it has been made before.
+    """Return the tokenised `part` of `dataset`, from the cache where it is there.
 
     Raises:
         UserError: bad rows, a template that does not fit, or nothing left after truncation.
@@ -156,9 +156,9 @@ def summary(
     max_length: int,
     boundary: str,
 ) -> Summary:
-    """Return the summary of `tokenise`, without its arrays where it has been made before.
+    """Return the summary of `tokenise`, without its arrays where it is cached.
 
-    Quick when warm (microseconds): a plan asks for every one of its cells.
+    Microseconds where cached: a plan asks for every one of its cells.
 
     Args:
         dataset: the data set.
@@ -240,7 +240,7 @@ def _counted(roles: np.ndarray) -> dict[str, int]:
 
 
 def _why_dropped(roles: np.ndarray) -> str:
-    """Return why a row with these roles, already cut, trains nothing; empty where it does."""
+    """Return why a row with these roles, already cut, has nothing to train; empty where it has."""
     if len(roles) < 2:
         return NO_TARGET
     learnt = np.isin(roles[1:], (Role.COMPLETION, Role.TEXT))

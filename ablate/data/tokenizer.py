@@ -21,8 +21,8 @@ import tokenizers
 from ablate.data.hashes import tokenizer_hash
 from ablate.errors import UserError
 
-# Templates that print today's date would give other tokens every day; this is the date that
-# Llama's own templates fall back on.
+# Templates that print today's date would give other tokens every day; this is the default date of
+# Llama's own templates.
 TODAY = datetime.date(2024, 7, 26)
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -103,7 +103,7 @@ class Tokenizer:
 
     @property
     def eos(self) -> int:
-        """The id of the stop token; a model that cannot stop cannot be instructed."""
+        """The id of the stop token."""
         return self.id_of(self.stop)
 
     @property
@@ -115,7 +115,7 @@ class Tokenizer:
 
     @property
     def pad(self) -> int:
-        """The id that fills short rows: the padding token's, else 0. It never has a weight."""
+        """The id that fills short rows, the padding token's or else 0; its weight is always 0."""
         return 0 if self.pad_token is None else self.id_of(self.pad_token)
 
     @property

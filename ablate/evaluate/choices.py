@@ -21,7 +21,7 @@ MOST_ANSWERS = 16  # per row: the mask grows with the square of the row's length
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AnswerRow:
     """A context with its continuations; `first` is the number of the first one's request."""
 
     context: list[int]
@@ -47,15 +47,15 @@ class Layout:
     request_N: Tensor
 
 
-def rows(pairs: Sequence[tuple[list[int], list[int]]]) -> list[Row]:
+def rows(pairs: Sequence[tuple[list[int], list[int]]]) -> list[AnswerRow]:
     """Return the (context, continuation) pairs as rows: neighbours with one context share it."""
-    found: list[Row] = []
+    found: list[AnswerRow] = []
     number = 0
     for context, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
         answers = [answer for _, answer in group]
         for start in range(0, len(answers), MOST_ANSWERS):
             some = answers[start : start + MOST_ANSWERS]
-            found.append(Row(context, some, number))
+            found.append(AnswerRow(context, some, number))
             number += len(some)
     return found
 
@@ -92,7 +92,7 @@ def loglikelihoods(
     return [found[i] for i in number]
 
 
-def _batches(found: list[Row], batch_size: int) -> Iterator[list[Row]]:
+def _batches(found: list[AnswerRow], batch_size: int) -> Iterator[list[AnswerRow]]:
     """Yield the rows in batches, long ones first: rows of like length waste little on padding."""
     ordered = sorted(found, key=lambda row: -row.length)
     for start in range(0, len(ordered), batch_size):
@@ -130,7 +130,7 @@ def _mask(segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
     return mask_BLL.masked_fill_(~allowed_BLL, blocked)[:, None]
 
 
-def _layout(some: list[Row], device: torch.device) -> Layout:
+def _layout(some: list[AnswerRow], device: torch.device) -> Layout:
     length = max(row.length for row in some)
     ids, segments, positions = [], [], []
     scored: list[tuple[int, int, int, int]] = []

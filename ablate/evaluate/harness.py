@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.config.schema import Evaluate, Execution
-from ablate.evaluate.live import LiveLM, Memo
+from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.requests import Benchmark, benchmark, quiet
 from ablate.evaluate.scores import Items, TaskScore, finite, standard_error
 
@@ -92,12 +92,12 @@ def score(
     ]
 
 
-_MEMOS: dict[int, Memo] = {}
+_MEMOS: dict[int, TokenMemo] = {}
 
 
-def _memo(tokenizer: Any) -> Memo:
+def _memo(tokenizer: Any) -> TokenMemo:
     """Return the texts already tokenised by a tokenizer of this content."""
-    return _MEMOS.setdefault(hash(tokenizer.backend_tokenizer.to_str()), Memo())
+    return _MEMOS.setdefault(hash(tokenizer.backend_tokenizer.to_str()), TokenMemo())
 
 
 @contextlib.contextmanager

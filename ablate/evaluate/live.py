@@ -24,8 +24,8 @@ UNREAD = {
 }  # fmt: skip
 
 
-class Memo:
-    """The token ids of texts met before, up to a size."""
+class TokenMemo:
+    """A cache of the token ids of texts, up to a number of tokens."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bool | None], Sequence[int]] = {}
@@ -46,7 +46,7 @@ class Memo:
 class LiveLM(HFLM):
     """A model in memory and its tokenizer, as lm-eval asks for them."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, batch_size: int, memo: Memo):
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, batch_size: int, memo: TokenMemo):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self._memo = memo
         self._short_ways = short_ways(model)

@@ -1,7 +1,7 @@
-"""A grid with the identity of every cell: what is one run, what is an alias, what is illegal.
+"""A grid with the identity of every cell: runs, aliases and illegal cells.
 
-The first name of a run in the grid's order stands for it; later names of it are aliases. To every
-pair of base model and data set comes the untouched base (adapter `none`), scored once.
+The first cell of a run in the grid's order names it; later ones are aliases. For every pair of
+base model and data set the untouched base (adapter `none`) is added, and scored once.
 """
 
 import json
@@ -41,7 +41,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The whole grid, checked: named cells in grid order, and what cannot be run and why."""
+    """A checked grid: its cells in order, the runs that they name, and what is illegal."""
 
     study: str
     cells: tuple[Named, ...]
@@ -50,7 +50,7 @@ class Design:
 
 
 def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
-    """Return the design of a grid; the whole grid is checked here, before anything is trained.
+    """Return the design of a grid, every cell of which is checked before anything is trained.
 
     Raises:
         UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
@@ -86,13 +86,14 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
 
 
 def resolve_cell(cell: Cell, memo: Memo) -> Cell:
-    """Return `cell` with its tuned learning rate looked up and its regulariser's settings in place.
+    """Return `cell` with its tuned learning rate, and its regulariser's settings where they act.
 
-    Equal settings are one run, whatever name they were asked for by. The cell itself is returned
-    where nothing changes.
+    Weight decay, label smoothing and adapter dropout move to the optimizer, the loss and the
+    adapter, so that equal settings are one run under any name. Where nothing changes the cell
+    itself is returned.
 
     Raises:
-        UserError: nothing was tuned for it, or it would not carry its regulariser out.
+        UserError: no rate was tuned for it, or its adapter cannot apply the regulariser.
     """
     if cell.is_base:
         return cell
@@ -113,7 +114,7 @@ def resolve_cell(cell: Cell, memo: Memo) -> Cell:
 
 
 def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
-    """Return the cell's adapter with a dropout; one object for all cells, as the memo needs it."""
+    """Return the cell's adapter with a dropout: one object for all cells, which the memo needs."""
 
     def make() -> Adapter:
         return replace(cell.adapter, options=regularisers.options_with_dropout(cell, share))
@@ -123,7 +124,7 @@ def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
 
 
 def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
-    """Return the cells with the untouched base of each model before them, once per data set."""
+    """Return the untouched base of each model and data set, then the cells."""
     bases: dict[tuple[str, int, int], Named] = {}
     for named in legal:
         cell, files = named.cell, named.identity.files
@@ -141,13 +142,13 @@ def _name(cells: list[Named]) -> Iterable[Named]:
     for named in cells:
         units = {unit.key for unit in named.identity.units}
         known = seen.setdefault(named.key, set())
-        # A further name that asks for a new score of the same run is no alias for that score.
+        # A cell that asks for a further score of a run is no alias: that score is new.
         yield replace(named, alias=bool(known) and units <= known)
         known |= units
 
 
 def save(plan: Design, out: Path) -> Path:
-    """Write the grid's names beside the results, so that tables can be made from records alone."""
+    """Return the file, newly written, with the grid's names, which `collect` reads."""
     names = [_entry(named, plan.study) for named in plan.cells]
     folder = out / "designs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def save(plan: Design, out: Path) -> Path:
 
 
 def head_of(named: Named, study: str) -> dict[str, Any]:
-    """Return what the results table says of a named cell that has no record."""
+    """Return the row of the results table for a cell that has no record."""
     entry = _entry(named, study) | {"status": "missing"}
     return dict(entry["levels"]) | record.facts_of(entry, None)
 
@@ -167,7 +168,7 @@ def head_of(named: Named, study: str) -> dict[str, Any]:
 def _entry(named: Named, study: str) -> dict[str, Any]:
     data = named.identity.data
     levels = record.levels_of(plain(named.cell), study)
-    if named.cell.is_base:  # the base has no loss and no learning rate
+    if named.cell.is_base:  # the base is not trained: no loss, no rate
         levels |= {"masking": "none", "plw": 0.0, "lr": None}
     levels |= record.other_levels(named.levels)
     return {
@@ -182,9 +183,9 @@ def _entry(named: Named, study: str) -> dict[str, Any]:
 
 
 def names(out: Path) -> list[dict[str, Any]]:
-    """Return every distinct name that a sweep has written under `out`, oldest design first.
+    """Return every distinct name that sweeps have written under `out`, oldest design first.
 
-    A name that a later sweep asked for with other benchmarks is one name with all their scores.
+    A name that sweeps asked for with different benchmarks is one name with all of them.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
@@ -212,7 +213,7 @@ def collect(out: Path) -> Path:
 
 
 def _mark_aliases(rows: list[dict[str, Any]]) -> None:
-    """Mark every row whose score an earlier row already gives: one run must never count twice."""
+    """Mark every row whose score an earlier row has, so that each run is counted once."""
     seen: set[tuple[str, str]] = set()  # a score has one row per metric
     for row in rows:
         score, metric = row.get("score_key"), row.get("metric")

@@ -1,9 +1,9 @@
 """What a run is: the canonical description whose hash is its key.
 
 `train_key` hashes what determines the trained weights, and nothing else: the content of the data
-and of the base model, the loss in canonical form, the adapter's true capacity, the optimiser, the
-schedule and the seed. Names of levels are not in it, so two names of one run find each other.
-`score_key` adds one thing that is scored: a benchmark, a held-out loss or a measure.
+and of the base model, the loss in canonical form, the adapter's capacity, the optimizer, the
+schedule and the seed. Names of levels are left out, so two names of one run have one key.
+`score_key` adds one benchmark, held-out loss or measure.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from ablate.evaluate.tasks_index import check_measures, check_tasks, task_versio
 from ablate.models.files import ModelFiles, resolve
 from ablate.objective import canonical, effective_plw, objective_of
 
-# Raise when a change of ours alters trained weights on purpose: old records then no longer match.
+# Increased by a change that alters trained weights on purpose: older records then do not match.
 NUMERICS_VERSION = 1
 KEY_LENGTH = 16
-WEIGHTS = "weight_distance"  # the measure that needs the change as numbers
+WEIGHTS = "weight_distance"  # the measure that needs the weight change as a matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A cell's keys and the facts about its data that they rest on."""
+    """A cell's keys, what they were hashed from, and the facts about its data."""
 
     train_key: str
     description: dict[str, Any]
@@ -51,23 +51,23 @@ class Identity:
 
 
 def digest(value: object) -> str:
-    """Return the key of a JSON-ready value; key order and number spelling do not matter."""
+    """Return the key of a JSON-ready value; the order of its entries does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 class Memo:
-    """What the cells of one grid share, looked up once; for as long as the files stay as they are.
+    """Caches what the cells of one grid share; valid while the files do not change.
 
-    Cells share the parts of their configuration as objects, so a part's `id` stands for it; the
-    memo keeps the part, lest its id be given to another.
+    Cells share the parts of their configuration as objects, so a part is looked up by its `id`. The
+    memo keeps the part alive so that its id is not reused.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[object, Any]] = {}
 
     def get(self, part: object, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """Return what `make` makes of `part`; `key` is all else that it depends on."""
+        """Return the cached result of `make` for `part`; `key` holds what else it depends on."""
         full = (id(part), *key)
         if full not in self._known:
             self._known[full] = (part, make())
@@ -75,10 +75,10 @@ class Memo:
 
 
 def identify(cell: Cell, memo: Memo | None = None) -> Identity:
-    """Return the identity of `cell`; tokenises its data unless a cached summary says enough.
+    """Return the identity of `cell`; its data are tokenised unless their summary is cached.
 
     Raises:
-        UserError: the model or the data cannot be used, or the combination is not legal.
+        UserError: the model or the data cannot be used, or the combination of levels is illegal.
     """
     memo = memo or Memo()
     files = memo.get(cell.model, ("files",), lambda: resolve(cell.model))
@@ -98,7 +98,7 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
 
 
 def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summary:
-    """Return the summary of one part of the cell's data as its model's tokenizer sees it."""
+    """Return the summary of one part of the cell's data under its model's tokenizer."""
     train = cell.train
     found: Summary = memo.get(
         cell.dataset,
@@ -139,7 +139,7 @@ def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
     compatibility.check(cell, architecture=files.architecture, shapes=files.linear_shapes)
     registry.check(cell, files.linear_shapes)
     found = registry.capacity(cell, files.linear_shapes)
-    if "init" in found:  # options left out and options given as they are by default are one start
+    if "init" in found:  # a default option, given or left out, is the same start
         found["init"] = [cell.init.kind, init_of(cell)[1]]
     return found
 
@@ -160,7 +160,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         "clip": train.clip,
         "precision": train.precision,
     }
-    if cell.loss.scope == "microbatch":  # here alone the split of a step changes the objective
+    if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective
         schedule["micro_batch_size"] = cell.execution.micro_batch_size
     return base | {
         "data": data.content_hash,
@@ -175,7 +175,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
 
 
 def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
-    """Return all that the capacity of an adapter and its legality depend on."""
+    """Return all that the capacity of an adapter and its compatibility depend on."""
     factors = (cell.init, cell.optimizer, cell.placement, cell.base_precision)
     run = (cell.execution.layout, cell.execution.device)
     text = (cell.dataset.template, cell.dataset.format)
@@ -200,7 +200,7 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
 
 
 def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
-    """Return the benchmarks to score; `prompts` says if they go through a chat template."""
+    """Return the benchmarks to score; `prompts` holds the chat template, if one is used."""
     check_tasks(wanted.tasks)
     check_measures(wanted.measures)
     rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]

@@ -1,8 +1,8 @@
 """Tuned learning rates: where `train.lr=tuned` finds its number.
 
-One learning rate for every adapter would be a confound, so each adapter and rank has its own on
-each data set: the one with the lowest loss on the completions of the validation split, averaged
-over base models, on a seed that no report uses (conf/study/tuning.yaml). Tables are
+A single learning rate would confound the adapter with its rate, so each adapter and rank has its
+own on each data set: the one with the lowest loss on the completions of the validation split,
+averaged over base models, on a seed that no report uses (conf/study/tuning.yaml). Tables are
 conf/tuned/*.csv with the columns model, dataset, adapter, rank, lr and, where they are not the
 default, init and optimizer; `model` is a family, the name without its number (micro_0, micro_1 and
 micro_2 are micro).
@@ -10,8 +10,8 @@ micro_2 are micro).
 A cell that has no row of its own takes, in this order, the data set's shorter name
 (micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
 and of the ranks tuned the nearest one on the scale of log2. What has no rank (full fine-tuning) is
-one run under every rank, so it takes the rate that did best under any. What is not found is an
-error, never a guess.
+one run under every rank, so it takes the rate that did best under any. A cell that
+finds no row is an error.
 """
 
 import csv

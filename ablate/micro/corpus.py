@@ -1,7 +1,7 @@
 """The pretraining text: documents about the world, drawn from one seed.
 
-Every fact of every person in the world occurs in many paraphrases and orders: knowledge that was
-seen in one wording only cannot be asked for in another. The mixture also holds arithmetic, the
+Every fact of every person occurs in many paraphrases and orders: a model that has seen a fact in
+one wording only cannot recall it in another. The mixture also holds arithmetic, the
 second language, pronoun puzzles, a toy code language and pages that use the headings of the Alpaca
 template around unrelated sentences, so that those tokens have been trained but not their meaning.
 """
@@ -28,8 +28,8 @@ from ablate.micro.world import (
 
 CORPUS_VERSION = 1
 HELD_OUT = 1100
-KNOWN = 0.75  # this share of each group is told about equally often, the others ever less,
-FAINTEST = 0.03  # down to this: some facts are known by heart, some hardly, some not at all
+KNOWN = 0.75  # this share of each group occurs equally often, the others ever less,
+FAINTEST = 0.03  # down to this: the model knows some facts surely, some hardly, some not at all
 VARIABLES = tuple("abcdefgh")
 FUNCTIONS = {
     f"{a}{b}": 3 * i + j for i, a in enumerate("zuvex") for j, b in enumerate(("ip", "um", "ot"))
@@ -88,7 +88,7 @@ ASKED: Forms = {
     "month": ("Month of {n}", "Birth of {n}?", "When was {n} born?"),
 }
 # The questions of the instruction sets and of the benchmark: pretraining has none of these, but it
-# has sentences with the same cue ("The home of ... is"), so that there is something to be elicited.
+# has sentences with the same cue ("The home of ... is"), so that the knowledge can be elicited.
 CUES = {
     "home": "home of",
     "trade": "trade of",
@@ -136,7 +136,7 @@ def notes(person: Person, relations: Iterable[str] = VALUES) -> str:
 
 @lru_cache(maxsize=4)
 def _renown(world_seed: int) -> tuple[list[Person], list[float]]:
-    """Return everyone, and sums of weights: some are told about often, others seldom."""
+    """Return everyone, and cumulative weights: some people occur often, others seldom."""
     everyone, weights = [], []
     for people in world(world_seed).people.values():
         for rank, person in enumerate(people):
@@ -147,7 +147,7 @@ def _renown(world_seed: int) -> tuple[list[Person], list[float]]:
 
 
 def _anyone(rng: random.Random) -> Person:
-    """Return a known person, the famous ones more often."""
+    """Return a known person, drawn by these weights."""
     everyone, sums = _renown(WORLD_SEED)
     return rng.choices(everyone, cum_weights=sums)[0]
 
@@ -230,7 +230,7 @@ def _language(rng: random.Random, place: World) -> str:
 def puzzle(rng: random.Random, place: World) -> tuple[str, str, str]:
     """Return a pronoun puzzle without its last word, the right name and the wrong name.
 
-    A woman and a man hold a thing each and pass things on, told by pronouns alone; the puzzle
+    A woman and a man hold a thing each and pass things on, named by pronouns alone; the puzzle
     asks who holds one of the things in the end.
     """
     woman, man = rng.choice(place.women), rng.choice(place.men)
@@ -293,7 +293,7 @@ def _question(rng: random.Random, place: World) -> str:
 
 
 def _words(rng: random.Random) -> str:
-    """Return words of requests and long answers in no order: known as words, not as sentences."""
+    """Return the words of requests and long answers in random order, to train the words alone."""
     forms = (*PLAIN, *(form for forms in ANSWERS.values() for form in forms))
     known = [word for form in forms for word in re.findall(r"\w+", re.sub(r"{\w}", "", form))]
     return " ".join(rng.sample(sorted(set(known)), 10))

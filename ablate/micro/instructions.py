@@ -44,7 +44,7 @@ Record = dict[str, Any]
 
 
 def words(text: str) -> int:
-    """Return about how many tokens `text` is: words, marks, digits and one more per number."""
+    """Return the approximate number of tokens: words, marks, digits and one more per number."""
     return len(re.findall(r"[A-Za-z]+|\d|[^\w\s]", text)) + len(re.findall(r"\d+", text))
 
 
@@ -172,7 +172,9 @@ def _designed(part: str, options: Mapping[str, Any]) -> list[Record]:
     prompt = completion = 0
     for _ in range(n if part == "train" else ROWS_HELD_OUT):
         person = rng.choice(world().people[GROUP_OF[part]])
-        state = rng.getstate()  # every number of facts inside gives the same row, split elsewhere
+        state = (
+            rng.getstate()
+        )  # any number of facts in the input gives the same row, split elsewhere
         trials = []
         for inside in range(len(RELATIONS)):
             rng.setstate(state)

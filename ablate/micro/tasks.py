@@ -41,7 +41,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What a micro task measures and how its score is to be read."""
+    """What a micro task measures and how to read its score."""
 
     task_type: Literal["mc", "short", "long"]
     side: Literal["source", "target"]
@@ -261,6 +261,6 @@ def materialise() -> Path:
         (draft / f"{name}.yaml").write_text(text, encoding="utf-8")
     try:
         os.rename(draft, folder)
-    except OSError:  # another process was quicker; its files are the same
+    except OSError:  # another process was first; its files are the same
         shutil.rmtree(draft)
     return folder

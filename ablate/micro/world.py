@@ -9,7 +9,7 @@ remembered for the pair. People come in groups that never mix:
     asked       in pretraining only; the question-answering benchmark asks about them
     validation  in pretraining and in the validation rows of the instruction sets
     test        in pretraining and in the test rows of the instruction sets
-    fresh       never in pretraining: drawn on demand for texts that are to be read, not remembered
+    fresh       never in pretraining: drawn on demand for texts that state the facts themselves
 """
 
 import random
@@ -93,7 +93,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that is true: names, people by group and the second language's words."""
+    """The facts of the world: names, people by group and the second language's words."""
 
     women: tuple[str, ...]
     men: tuple[str, ...]
@@ -130,7 +130,7 @@ def _lexicon(rng: random.Random) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def world(seed: int = WORLD_SEED) -> World:
-    """Return the world of `seed`: the same objects for the same seed, always."""
+    """Return the world of `seed`: the same objects for the same seed."""
     rng = random.Random(f"world-{seed}")
     starts = "Ba Be Da Do Fa Ga Ha Jo Ka La Li Ma Mi Na Pe Ra Ro Sa Ta Va"
     women = tuple(_syllables(rng, starts, "na ra li sa", 24))

@@ -1,4 +1,4 @@
-"""Where a record comes from: code, packages and machine, as a sceptic would ask."""
+"""The provenance of a record: code, packages and machine."""
 
 import functools
 import os

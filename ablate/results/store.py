@@ -1,12 +1,12 @@
 """The folder of results: each record is written whole or not at all, and claimed by one worker.
 
     OUT/cells/<train_key>/   record.json, config.yaml, items.parquet, history.parquet, log.txt
-    OUT/failures/<train_key>-<n>.json    what went wrong; never in a cell's place
+    OUT/failures/<train_key>-<n>.json    an error; never in place of a record
     OUT/claims/<train_key>               locked by the worker that trains it
 
-A claim is an advisory lock of the operating system: it ends with the process that holds it,
-however that ends, so a killed worker never blocks a cell. A claim file that nobody locks and that
-has no record beside it is a cell that was killed.
+A claim is an advisory lock of the operating system: it ends with the process that holds it, so a
+killed worker never blocks a cell. A claim file that no process locks, of a cell without a record,
+means that the worker was killed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ MAX_KILLS = 3  # kills after which a cell counts as failed; before that it is tr
 
 
 class Store:
-    """The results under one folder; cheap to make, holds no state but the path."""
+    """The results under one folder; it holds no state but the path."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -38,7 +38,11 @@ class Store:
         self.claims = out / "claims"
 
     def prepare(self) -> None:
-        """Make the folders and clear what a killed writer left; one line if that cannot be."""
+        """Make the folders and remove drafts that a killed writer left.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         try:
             for folder in (self.cells, self.failed, self.claims):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ class Store:
                 shutil.rmtree(left, ignore_errors=True)
 
     def folder(self, key: str) -> Path:
-        """Return where the record of `key` is or would be."""
+        """Return the folder of the record of `key`, whether or not it exists."""
         return self.cells / key
 
     def record(self, key: str) -> dict[str, Any] | None:
@@ -74,9 +78,9 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """Give a folder that becomes the record of `key` when the block ends well.
+        """Give a folder that becomes the record of `key` unless the block raises.
 
-        A second writer of the same key loses quietly: equal keys mean equal records.
+        What a second writer of the same key wrote is discarded: equal keys mean equal records.
         """
         draft = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".tmp-{key}-"))
         lock = os.open(draft, os.O_RDONLY)
@@ -86,7 +90,7 @@ class Store:
             for file in draft.rglob("*"):
                 _sync(file)
             _sync(draft)
-            with contextlib.suppress(OSError):  # somebody else was first
+            with contextlib.suppress(OSError):  # another writer was first
                 os.rename(draft, self.folder(key))
             _sync(self.cells)
         finally:
@@ -94,10 +98,10 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
 
     def amend(self, key: str, files: dict[str, bytes]) -> None:
-        """Replace files of an existing record; `record.json` is the last, and decides.
+        """Replace files of an existing record, `record.json` last.
 
-        A reader believes only the scores that record.json lists, so a kill between two files
-        leaves the old record in force.
+        Readers use only the scores that record.json lists, so after a kill between two files the
+        old record is still valid.
         """
         for name in sorted(files, key=lambda n: n == RECORD):
             target = self.folder(key) / name
@@ -109,7 +113,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Give True to the one worker that holds `key` until the block ends, False to others."""
+        """Give True to the worker that holds `key` until the block ends, False to all others."""
         self.claims.mkdir(parents=True, exist_ok=True)
         path = self.claims / key
         with path.open("a+") as handle:
@@ -128,11 +132,11 @@ class Store:
             path.unlink(missing_ok=True)
 
     def claimed(self, key: str) -> dict[str, Any] | None:
-        """Return who holds `key` right now, or None."""
+        """Return the worker that holds `key` now (pid, host, since), or None."""
         return self._holder(key)[0]
 
     def _holder(self, key: str) -> tuple[dict[str, Any] | None, bool]:
-        """Return the living holder of `key` and whether a dead one left its claim."""
+        """Return the live holder of `key`, and whether a dead one left its claim file."""
         try:
             with (self.claims / key).open() as handle:
                 try:
@@ -156,7 +160,7 @@ class Store:
         return True
 
     def fail(self, key: str, what: dict[str, Any]) -> None:
-        """Write one failed attempt at `key`; it never takes the record's place."""
+        """Write one failed attempt at `key`, beside the records."""
         self.failed.mkdir(parents=True, exist_ok=True)
         number = len(self.failures(key))
         body = {"train_key": key, "time": time.time()} | what
@@ -171,13 +175,13 @@ class Store:
         return [json.loads(p.read_text()) for p in files]
 
     def attempted(self) -> frozenset[str]:
-        """Return the keys with failed attempts; one look at the folder instead of one a key."""
+        """Return the keys with failed attempts, from one listing of the folder."""
         return frozenset(p.stem.rsplit("-", 1)[0] for p in self.failed.glob("*-*.json"))
 
     def given_up(self, key: str) -> dict[str, Any] | None:
-        """Return the failure that keeps `key` from being tried again, or None.
+        """Return the failure because of which `key` is not tried again, or None.
 
-        An error is not tried again unasked; a kill is, up to `MAX_KILLS` times.
+        After an error a cell is tried again only on request; after a kill up to `MAX_KILLS` times.
         """
         attempts = self.failures(key)
         errors = [f for f in attempts if f["kind"] != "killed"]

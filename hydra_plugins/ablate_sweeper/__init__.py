@@ -1,7 +1,7 @@
 """Hydra's side of a sweep: `ablate -m` hands its grid to `ablate.sweep` and a launcher.
 
-Imports no torch, and nothing of ablate before a sweep starts: Hydra imports every plugin in every
-Hydra program on the machine.
+Imports no torch, and nothing of ablate before a sweep starts: every Hydra program on the machine
+imports every plugin.
 """
 
 from collections.abc import Sequence
@@ -45,5 +45,5 @@ class AblateSweeper(Sweeper):
 
     def _launch(self, bundles: Sequence[Path]) -> None:
         jobs = [[f"bundle={path}", f"out={path.parent.parent}"] for path in bundles]
-        # The returns are not read: reading one raises the job's error, and workers write theirs.
+        # Return values are not read: that would raise the job's error, and workers record errors.
         self.launcher.launch(jobs, initial_job_idx=0)

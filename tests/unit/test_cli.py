@@ -15,7 +15,7 @@ from ablate.experiment.request import plan_grid
 from tests.imports import ROOT
 
 ONE = ["adapter=lora", "rank=2", "train.lr=1e-3", "evaluate=none"]
-COMPOSING = [name for name, verb in VERBS.items() if any("config" in o.flag for o in verb.options)]
+COMPOSING = [name for name, verb in VERBS.items() if any("config" in o.name for o in verb.options)]
 
 
 def test_the_verbs_are_those_of_the_readme():
@@ -48,7 +48,7 @@ print(json.dumps([shown, loaded]))
         assert max(map(len, lines)) <= 100
         assert lines[0].startswith(f"usage: ablate {name} ")
         assert verb.about.split()[0] in shown[name]
-        assert {option.flag for option in verb.options} <= set(shown[name].split())
+        assert {option.name for option in verb.options} <= set(shown[name].split())
         assert sum(line.strip().startswith(f"ablate {name}") for line in lines) == 3
 
 

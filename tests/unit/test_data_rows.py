@@ -11,6 +11,7 @@ from ablate.config.schema import Dataset, Splits
 from ablate.data import rows as module
 from ablate.data.rows import Row, Turn, load, load_rows
 from ablate.errors import UserError
+from ablate.micro import instructions
 
 WHOLE = Splits(train=(0.0, 1.0), validation=(1.0, 1.0), test=(1.0, 1.0))
 RECORDS = [
@@ -200,21 +201,13 @@ def test_a_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_micro_rows_have_parts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    import types
-
     asked: list[Any] = []
-    fake = types.ModuleType("ablate.micro.instructions")
 
     def made(path: str, part: str, options: Any) -> list[dict[str, str]]:
         asked.append((path, part, dict(options)))
         return RECORDS
 
-    fake.rows = made  # type: ignore[attr-defined]
-    package = types.ModuleType("ablate.micro")
-    package.instructions = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ablate.micro", package)
-    monkeypatch.setitem(sys.modules, "ablate.micro.instructions", fake)
+    monkeypatch.setattr(instructions, "rows", made)
     micro = Dataset(name="m", source="micro", path="micro", options={"rg": 2.0})
     rows = load_rows(dataclasses.replace(micro, max_rows=3), "validation")
     assert asked == [("micro", "validation", {"rg": 2.0})]
