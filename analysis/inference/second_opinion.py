@@ -3,8 +3,11 @@
 It shares no assumption with the mixed model but the formula of the mean: no random effects, no
 normality, equal weight for every run. statsmodels fits it; its cluster-robust covariance (Liang
 and Zeger 1986, Biometrika 73(1)) is scaled by G / (G - 1) (N - 1) / (N - B), and the interval is of
-a t with G - 1 degrees of freedom. With fewer than about 20 clusters its p-values are too small
-(Cameron and Miller 2015, J. Hum. Resour. 50(2)).
+a t with G - 1 degrees of freedom. Where the formula has nearly as many coefficients as there are
+clusters the error is too small (Cameron and Miller 2015, J. Hum. Resour. 50(2)): the share of the
+variance that it is expected to find is computed for the effect at hand, and below `LEAST_FOUND`
+the effect is refused. In simulated factorial grids with two runs a cell, 95 % intervals covered
+0.80 at a share of 0.55, 0.86 at 0.65, 0.88 to 0.90 at 0.75 and 0.93 at 0.9.
 
 Letters in names: N runs, B fixed effects, G clusters.
 """
@@ -22,7 +25,7 @@ from analysis.inference.means import means
 from analysis.inference.simplify import written
 from analysis.mixed import MixedFit, fit_mixed
 
-NO_SPREAD = 1e-10  # of the classical variance: what clusters leave where they fix the effect
+LEAST_FOUND = 0.7  # of the variance, that clustered errors must be expected to find
 
 
 def run_means(rows: pd.DataFrame, *, score: str = "score", run: str = "run") -> pd.DataFrame:
@@ -66,8 +69,8 @@ def second_opinion(
         The estimate with its cluster-robust standard error and G - 1 degrees of freedom.
 
     Raises:
-        AnalysisError: an unknown column or level; fewer than two clusters; clusters between which
-            the formula leaves no variation, so that they say nothing about the error.
+        AnalysisError: an unknown column or level; fewer than two clusters; a formula that leaves
+            too little variation between the clusters to estimate the error from.
     """
     if cluster not in runs:
         raise AnalysisError(f"cluster={cluster}: no such column.{nearest(cluster, runs)}")
@@ -83,22 +86,41 @@ def second_opinion(
     count = len(np.unique(groups_N))
     if count < 2:
         raise AnalysisError(f"cluster={cluster}: one cluster; an error needs at least two")
-    se, plain = _errors(fit, l_B, groups_N)
-    if se <= NO_SPREAD**0.5 * plain:
+    share = expected_share(fit.design.X_NB[:, fit.problem.fixed.kept], l_B, groups_N)
+    if share < LEAST_FOUND:
         raise AnalysisError(
-            f"cluster={cluster}: the formula fits the mean of every cluster, so that nothing "
-            f"varies between them; cluster by a column that the formula leaves free"
+            f"cluster={cluster}: the formula leaves too little between {count} clusters; their "
+            f"errors would have {share:.0%} of the variance, at least {LEAST_FOUND:.0%} is wanted"
         )
+    se = _clustered_se(fit, l_B, groups_N)
     return Estimate(name, float(l_B @ fit.fixef.to_numpy()), se, float(count - 1), level)
 
 
-def _errors(fit: MixedFit, l_B: Array, groups_N: Index) -> tuple[float, float]:
-    """Return the standard error of l' beta clustered by group, and the classical one."""
+def expected_share(X_NB: Array, l_B: Array, groups_N: Index) -> float:
+    """Return the expected clustered variance of l' beta over its true one, for independent errors.
+
+    With X = Q R, a = Q R^-T l and the hat matrix H = Q Q', the sum over clusters g of
+    a_g' (I - H)_gg a_g over a' a, times statsmodels' correction.
+
+    Args:
+        X_NB: the fixed-effects matrix, of full rank.
+        l_B: the contrast.
+        groups_N: the cluster of every row, 0 to G - 1.
+    """
+    n, b = X_NB.shape
+    count = int(groups_N.max()) + 1
+    q_NB, r_BB = np.linalg.qr(X_NB)
+    a_N = q_NB @ np.linalg.solve(r_BB.T, l_B)
+    taken_GB = np.zeros((count, b))
+    np.add.at(taken_GB, groups_N, q_NB * a_N[:, None])
+    left = max(1 - float((taken_GB**2).sum() / (a_N @ a_N)), 0.0)  # below 0 by rounding
+    return left * count / (count - 1) * (n - 1) / (n - b)
+
+
+def _clustered_se(fit: MixedFit, l_B: Array, groups_N: Index) -> float:
+    """Return the standard error of l' beta, clustered by group."""
     from statsmodels.regression.linear_model import OLS  # slow to import
 
-    y_N = fit.design.response_N
-    ols = OLS(y_N, fit.design.X_NB[:, fit.problem.fixed.kept]).fit()
+    ols = OLS(fit.design.response_N, fit.design.X_NB[:, fit.problem.fixed.kept]).fit()
     robust = ols.get_robustcov_results(cov_type="cluster", groups=groups_N)
-    covs = (robust.cov_params(), ols.cov_params())
-    se, plain = (float(np.sqrt(max(float(l_B @ cov @ l_B), 0.0))) for cov in covs)
-    return se, plain
+    return float(np.sqrt(max(float(l_B @ robust.cov_params() @ l_B), 0.0)))

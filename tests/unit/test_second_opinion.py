@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from statsmodels.regression.linear_model import OLS
 
 from analysis.errors import AnalysisError
-from analysis.inference.second_opinion import run_means, second_opinion
+from analysis.inference.second_opinion import expected_share, run_means, second_opinion
 
 
 def runs_table(seed=0):
@@ -67,7 +68,8 @@ def test_a_balanced_design_has_a_closed_form():
 
 def test_clusters_that_say_nothing_of_the_error_are_refused():
     table = runs_table()
-    with pytest.raises(AnalysisError, match="cluster=adapter: the formula fits the mean of every"):
+    words = "cluster=adapter: the formula leaves too little between 3 clusters; .* 0% of the"
+    with pytest.raises(AnalysisError, match=words):
         second_opinion(table, "score ~ adapter", "adapter", ("lora", "full"), cluster="adapter")
     with pytest.raises(AnalysisError, match="cluster=one: one cluster; an error needs at least"):
         second_opinion(table.assign(one=1), "score ~ wp", "wp", (1.0, 0.0), cluster="one")
@@ -75,6 +77,23 @@ def test_clusters_that_say_nothing_of_the_error_are_refused():
         second_opinion(table, "score ~ wp", "wp", (1.0, 0.0), cluster="cel")
     with pytest.raises(AnalysisError, match="adapter=lola: not one of"):
         second_opinion(table, "score ~ adapter", "adapter", ("lola", "full"))
+
+
+def test_the_share_of_the_variance_that_clusters_find_is_that_of_simulated_errors():
+    # Few clusters for the coefficients: independent errors, the clustered variance by statsmodels.
+    rng = np.random.default_rng(5)
+    groups = np.repeat(np.arange(9), 2)
+    X = np.column_stack([np.ones(18), rng.normal(size=9)[groups], rng.normal(size=(18, 2))])
+    l_B = np.array([0.0, 1.0, 0.0, 0.0])
+    truth = l_B @ np.linalg.inv(X.T @ X) @ l_B
+    found = [
+        l_B @ OLS(rng.normal(size=18), X).fit().get_robustcov_results(
+            cov_type="cluster", groups=groups).cov_params() @ l_B
+        for _ in range(600)
+    ]  # fmt: skip
+    share, error = np.mean(found) / truth, np.std(found) / truth / np.sqrt(len(found))
+    assert expected_share(X, l_B, groups) == pytest.approx(share, abs=4 * error)
+    assert error < 0.04
 
 
 def test_run_means_keep_what_a_run_has_one_of():
