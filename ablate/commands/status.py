@@ -46,7 +46,8 @@ def render(found: "list[State]", console: Console) -> None:
 def brief(levels: dict[str, Any]) -> str:
     """Return the main levels of a cell in one line of overrides."""
     keys = ("masking", "plw", "adapter", "rank", "dataset", "model", "seed")
-    shown = [f"{key}={levels[key]}" for key in keys]
+    settings = [key for key in levels if "." in key]
+    shown = [f"{key}={levels[key]}" for key in (*keys, *settings)]
     return " ".join(shown + ([f"sham={levels['sham']}"] if levels["sham"] != "a" else []))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablate.config.build import plain
 from ablate.config.grid import GridCell
+from ablate.config.overrides import key_of
 from ablate.config.schema import Adapter, Cell
 from ablate.errors import UserError
 from ablate.experiment import regularisers
@@ -47,6 +48,7 @@ class Design:
     cells: tuple[Named, ...]
     runs: Mapping[str, list[Named]]  # by train_key, the names of each run in grid order
     illegal: tuple[tuple[dict[str, Any], str], ...]
+    asked: tuple[str, ...] = ()  # dotted paths of the settings that the request gave
 
 
 def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
@@ -58,7 +60,9 @@ def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False)
     memo = Memo()
     legal: list[Named] = []
     illegal: list[tuple[dict[str, Any], str]] = []
+    asked: dict[str, None] = {}
     for entry in cells:
+        asked |= dict.fromkeys(key for key in map(key_of, entry.overrides) if "." in key)
         try:
             if entry.cell is None:
                 raise UserError(entry.error or "cannot be built")
@@ -72,7 +76,7 @@ def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False)
     runs: dict[str, list[Named]] = {}
     for one in named:
         runs.setdefault(one.key, []).append(one)
-    return Design(study, named, runs, tuple(illegal))
+    return Design(study, named, runs, tuple(illegal), tuple(asked))
 
 
 def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
@@ -148,31 +152,49 @@ def _name(cells: list[Named]) -> Iterable[Named]:
 
 
 def save(plan: Design, out: Path) -> Path:
-    """Return the file, newly written, with the grid's names, which `collect` reads."""
+    """Return the file, newly written, with the grid's names, which `collect` reads.
+
+    Settings that all cells share are written once.
+    """
     names = [_entry(named, plan.study) for named in plan.cells]
+    every = [set(_pairs(name["settings"])) for name in names]
+    shared = set.intersection(*every) if every else set()
+    common = {k: v for k, v in names[0]["settings"].items() if (k, json.dumps(v)) in shared}
+    for name in names:
+        name["settings"] = {k: v for k, v in name["settings"].items() if k not in common}
     folder = out / "designs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest(names)}.json"
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"study": plan.study, "names": names}))
+    about = {"study": plan.study, "asked": plan.asked, "common": common}
+    draft.write_text(json.dumps(about | {"names": names}))
     os.replace(draft, path)
     return path
 
 
-def head_of(named: Named, study: str) -> dict[str, Any]:
-    """Return the row of the results table for a cell that has no record."""
-    entry = _entry(named, study) | {"status": "missing"}
-    return dict(entry["levels"]) | record.facts_of(entry, None)
+def _pairs(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    return ((key, json.dumps(value)) for key, value in settings.items())
+
+
+def heads_of(plan: Design) -> dict[str, dict[str, Any]]:
+    """Return what the results table would say of every run of a plan, which has no records yet."""
+    entries = [_entry(named, plan.study) | {"status": "missing"} for named in plan.cells]
+    named = _with_columns(entries, plan.asked)
+    return {
+        entry["train_key"]: dict(entry["levels"]) | record.facts_of(entry, None)
+        for entry in reversed(named)
+    }
 
 
 def _entry(named: Named, study: str) -> dict[str, Any]:
     data = named.identity.data
-    levels = record.levels_of(plain(named.cell), study)
+    settings = record.flattened(plain(named.cell))
+    levels = record.levels_of(settings, study)
     if named.cell.is_base:  # the base is not trained: no loss, no rate
         levels |= {"masking": "none", "plw": 0.0, "lr": None}
-    levels |= record.other_levels(named.levels)
     return {
         "levels": levels,
+        "settings": settings,
         "train_key": named.key,
         "score_keys": [unit.key for unit in named.identity.units],
         "alias": named.alias,
@@ -182,17 +204,46 @@ def _entry(named: Named, study: str) -> dict[str, Any]:
     }
 
 
+def _with_columns(entries: list[dict[str, Any]], asked: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the names with a level for every setting that varies over all of them."""
+    trained = [e["settings"] for e in entries if e["levels"]["adapter"] != BASE.name]
+    columns = record.setting_columns(trained, set(asked))
+    return [
+        entry | {"levels": entry["levels"] | record.shown_settings(
+            entry["settings"], columns, base=entry["levels"]["adapter"] == BASE.name)}
+        for entry in entries
+    ]  # fmt: skip
+
+
 def names(out: Path) -> list[dict[str, Any]]:
     """Return every distinct name that sweeps have written under `out`, oldest design first.
 
-    A name that sweeps asked for with different benchmarks is one name with all of them.
+    A setting that varies in one sweep has the value that it had in the others too. A name that a
+    later sweep asked for with other benchmarks is one name with all their scores.
     """
-    found: dict[str, dict[str, Any]] = {}
+    store = Store(out)
+    entries: list[dict[str, Any]] = []
+    asked: set[str] = set()
     for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
-        for name in json.loads(path.read_text())["names"]:
-            known = found.setdefault(digest([name["levels"], name["train_key"]]), name)
-            known["score_keys"] = sorted({*known["score_keys"], *name["score_keys"]})
+        design = json.loads(path.read_text())
+        asked |= set(design.get("asked", ()))
+        entries += [name | {"settings": _settings(name, design, store)} for name in design["names"]]
+    found: dict[str, dict[str, Any]] = {}
+    for name in _with_columns(entries, asked):
+        known = found.setdefault(digest([name["levels"], name["train_key"]]), name)
+        known["score_keys"] = sorted({*known["score_keys"], *name["score_keys"]})
     return list(found.values())
+
+
+def _settings(name: Mapping[str, Any], design: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """Return the flattened configuration of a name: its own, or in an older design its record's."""
+    if "settings" in name:
+        return dict(design["common"]) | dict(name["settings"])
+    recorded = store.record(name["train_key"])
+    config = record.flattened(recorded["config"]) if recorded else {}
+    levels = name["levels"]
+    stated = {path: levels[k] for k, path in record.LEVEL_PATHS.items() if k in levels}
+    return config | stated | {k: v for k, v in levels.items() if "." in k}
 
 
 def collect(out: Path) -> Path:

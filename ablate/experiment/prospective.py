@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ablate.errors import UserError
-from ablate.experiment.design import head_of
+from ablate.experiment.design import heads_of
 from ablate.experiment.request import Request
 from ablate.micro.tasks import TASKS
 
@@ -26,8 +26,9 @@ def prospective_table(request: Request) -> "pd.DataFrame":
     import pandas as pd
 
     plan, rows = request.design, []
+    heads = heads_of(plan)
     for names in plan.runs.values():
-        head = head_of(names[0], plan.study)
+        head = heads[names[0].key]
         rows += [head | _task(task) | {"value": ANY_SCORE} for task in names[0].cell.evaluate.tasks]
     if not rows:
         raise UserError("evaluate.tasks=[]: the plan of a test needs at least one benchmark")

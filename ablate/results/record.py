@@ -5,31 +5,38 @@ per name of a cell x task x metric. An alias is a further name of a run: its row
 scores with `alias` true, and the analysis counts the run once.
 """
 
+import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-SCHEMA = 1
+# 1: scores without a unit. 2: every score states its unit. Records of both are read.
+SCHEMA = 2
 RECORD = "record.json"
 # The scale w_p = PLW^WP_EXPONENT of arXiv 2401.13586, section 4.3, on which PLW 0.1 is 0.5. The
 # paper prints log10 2 as 0.30103; tables are made with log10 2, which differs by under 1e-7 in w_p.
 WP_EXPONENT = math.log10(2)
 
-LEVELS = (
-    "study", "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank",
-    "init", "optimizer", "placement", "regulariser", "base_precision", "embeddings",
-    "dataset", "model", "train", "lr", "seed", "sham", "shuffle_prompts",
-)  # fmt: skip
+LEVEL_PATHS = {  # column of the table: where its level stands in the configuration
+    "masking": "masking.name", "plw": "plw", "completion_weight": "completion_weight",
+    "normaliser": "loss.normaliser", "scope": "loss.scope", "adapter": "adapter.name",
+    "rank": "rank", "init": "init.name", "optimizer": "optimizer.name",
+    "placement": "placement.name", "regulariser": "regulariser.name",
+    "base_precision": "base_precision", "embeddings": "embeddings", "dataset": "dataset.name",
+    "model": "model.name", "train": "train.name", "lr": "train.lr", "seed": "seed",
+    "sham": "sham", "shuffle_prompts": "dataset.shuffle_prompts",
+}  # fmt: skip
+LEVELS = ("study", *LEVEL_PATHS)
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
     "budget_asked", "budget", "train_rows", "train_key", "alias", "status",
 )  # fmt: skip
 SCORES = (
-    "score_key", "task", "task_type", "side", "skill", "metric", "value", "n", "se",
+    "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "se",
     "higher_is_better", "chance",
 )  # fmt: skip
 COSTS = (
@@ -37,44 +44,81 @@ COSTS = (
     "grad_norm_mean", "clipped_share", "completion_grad_share", "supervised_share",
     "final_train_loss", "train_loss_rsd",
 )  # fmt: skip
-GROUPS = ("evaluate",)
+UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
+OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
 RESULT_COLUMNS: tuple[str, ...] = LEVELS + FACTS + SCORES + COSTS
 
 
-def levels_of(config: Mapping[str, Any], study: str) -> dict[str, Any]:
-    """Return the factor levels that a cell's plain `config` stands for, as the table names them."""
-    return {
-        "study": study,
-        "masking": config["masking"]["name"],
-        "plw": config["plw"],
-        "completion_weight": config["completion_weight"],
-        "normaliser": config["loss"]["normaliser"],
-        "scope": config["loss"]["scope"],
-        "adapter": config["adapter"]["name"],
-        "rank": config["rank"],
-        "init": config["init"]["name"],
-        "optimizer": config["optimizer"]["name"],
-        "placement": config["placement"]["name"],
-        "regulariser": config["regulariser"]["name"],
-        "base_precision": config["base_precision"],
-        "embeddings": config["embeddings"],
-        "dataset": config["dataset"]["name"],
-        "model": config["model"]["name"],
-        "train": config["train"]["name"],
-        "lr": config["train"]["lr"],
-        "seed": config["seed"],
-        "sham": config["sham"],
-        "shuffle_prompts": config["dataset"]["shuffle_prompts"],
-    }
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return every setting of a plain configuration by its dotted path; a list is one setting."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
-def other_levels(varied: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the factors that varied in a grid and have no column of their own, by full name.
+def levels_of(settings: Mapping[str, Any], study: str) -> dict[str, Any]:
+    """Return the levels of a cell's flattened configuration, as the table names them."""
+    return {"study": study} | {name: settings.get(path) for name, path in LEVEL_PATHS.items()}
 
-    A group's own choice (train=micro) and the settings that `levels_of` shows are left out.
+
+def setting_columns(
+    cells: Sequence[Mapping[str, Any]], asked: Collection[str] = ()
+) -> dict[str, None]:
+    """Return the settings that need a column of their own beside the levels, in order.
+
+    A setting that takes several values has one, unless its group's name tells them apart: with
+    adapter=lora,mora the options that the two files set differently are no factors. A setting that
+    the request gave by its path has one in any case, for its group's name does not show it.
+
+    Args:
+        cells: the flattened configuration of every trained cell.
+        asked: the dotted paths that the requests gave.
     """
-    shown = {"train.lr", "loss.normaliser", "loss.scope", "dataset.shuffle_prompts", *GROUPS}
-    return {k: v for k, v in varied.items() if k not in shown and k not in LEVELS}
+    shown = set(LEVEL_PATHS.values())
+    keys = [k for k in dict.fromkeys(k for cell in cells for k in cell) if k not in shown]
+    names = [p for n, p in LEVEL_PATHS.items() if n not in ("seed", "sham")] + ["evaluate.name"]
+    levels = [tuple(_mark(cell.get(name)) for name in names) for cell in cells]
+    found: dict[str, None] = {}
+    for key in (k for k in keys if not k.endswith(".name")):
+        pairs = {(n, _mark(c[key])) for n, c in zip(levels, cells, strict=True) if key in c}
+        varies = len({value for _, value in pairs}) > 1
+        told = len({name for name, _ in pairs}) == len(pairs)  # by the names of the levels
+        if varies:
+            wanted = not told or any(_concerns(path, key) for path in asked)
+        else:
+            wanted = key in asked and key.partition(".")[0] not in UNSHOWN
+        if wanted:
+            found[key] = None
+    return found
+
+
+def _concerns(path: str, key: str) -> bool:
+    """Return whether a path that was given is a setting, holds it, or leads into its list."""
+    return path == key or key.startswith(f"{path}.") or path.startswith((f"{key}.", f"{key}["))
+
+
+def _mark(value: Any) -> Any:
+    """Return what tells values apart and can be a member of a set."""
+    return repr(value) if isinstance(value, bool | list) else value
+
+
+def shown_settings(
+    settings: Mapping[str, Any], columns: Iterable[str], *, base: bool = False
+) -> dict[str, Any]:
+    """Return a cell's values in `columns`: null and lists as text, what it does not have left out.
+
+    `base` says that the cell is the untouched base, which has nothing of the training.
+    """
+    found = {k: settings[k] for k in columns if k in settings}
+    if base:
+        found = {k: v for k, v in found.items() if k.partition(".")[0] in OF_THE_BASE}
+    return {
+        k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in found.items()
+    }
 
 
 def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -124,7 +168,18 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     numbers = ("plw", "completion_weight", "rank", "lr", "seed", "train", "sham", "shuffle_prompts")
     text = [level for level in LEVELS if level not in numbers]
     frame[text] = frame[text].astype("string")
+    for name in others:
+        frame[name] = _one_type(frame[name])
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     frame.to_parquet(draft, index=False)
     os.replace(draft, path)
     return len(frame)
+
+
+def _one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return a setting's column as text where any of its values is text, else as it is."""
+    known = column.dropna()
+    if not any(isinstance(value, str) for value in known):
+        return column
+    text = [value if isinstance(value, str) else json.dumps(value) for value in known]
+    return pd.Series(text, known.index, dtype="string").reindex(column.index)

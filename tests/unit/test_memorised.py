@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from ablate.evaluate.measures import right_characters
-from ablate.results.record import other_levels, write_table
 from analysis.papers.mora import figure as figures
 from analysis.papers.mora import section as memorised
 from analysis.table.frame import from_results
@@ -77,12 +76,3 @@ def test_published_numbers_are_the_papers_table():
     assert table["mora", 8.0, 700] == 87.4
     assert table["lora", 256.0, 500] == 70.6
     assert len(table) == 20
-
-
-def test_a_factor_without_a_column_gets_one(tmp_path):
-    varied = {"masking": "none", "train.lr": 1e-3, "train.max_steps": 10, "seed": 1}
-    assert other_levels(varied) == {"train.max_steps": 10}
-    write_table([{"masking": "none", "train.max_steps": 10}, {"masking": "none"}], tmp_path / "t")
-    table = pd.read_parquet(tmp_path / "t")
-    assert table["train.max_steps"].tolist()[0] == 10
-    assert table["train.max_steps"].isna().tolist() == [False, True]
