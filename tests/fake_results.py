@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.mixed import MixedFit, fit_mixed
+from analysis.regression.default_model import default_formula
+from analysis.table.frame import study_rows
+
 WP_EXPONENT = 0.30103
 RG = {"micro": 3.3, "micro_short": 0.08}
 BASE_PARAMETERS = 262_144
@@ -233,3 +237,8 @@ def _base_rows(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     blank = dict.fromkeys(_training(0.0, 1.0), np.nan)
     for task, spec in TASKS.items():
         yield common | blank | _score_row(task, spec[4] + float(rng.normal(0, 0.01)))
+
+
+def default_fit(frame: pd.DataFrame) -> MixedFit:
+    """The default model, fitted to the study rows of a prepared frame."""
+    return fit_mixed(study_rows(frame), default_formula(frame).formula)

@@ -6,90 +6,173 @@
           + adapter : log2_rank : task            zero for full tuning, which has no rank
           + (1 | run)                             the scores of one run are not independent
 
-There is no main effect of the mode: at PLW 0 all modes are the same run. Adapters differ in level
-as well as in their slope over rank; a model with slopes alone would force LoRA and MoRA to agree
-at r0. Tasks are fixed unless there are at least 8 of them to speak for a population; then they
-are random with their own slopes. Every choice comes back as a sentence.
+Every other factor that varies (`analysis.table.factors`) has an effect of its own by task, or is
+left out with a sentence why. There is no main effect of the mode: at PLW 0 all modes are the same
+run. Adapters differ in level as well as in their slope over rank; a model with slopes alone would
+force LoRA and MoRA to agree at r0. Tasks are fixed unless there are at least 8 of them to speak
+for a population; then they are random with their own slopes. Every choice comes back as a sentence.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from analysis.errors import AnalysisError
-from analysis.mixed import MixedFit, fit_mixed
-from analysis.table.frame import is_results, study_rows
+from analysis.table.factors import DECADE, FULL, Factor, Factors, factors_of, is_number, is_setting
+from analysis.table.frame import study_rows
 
 MANY = 8  # levels from which a factor can stand for a population
-PLAIN = (
-    "normaliser",
-    "scope",
-    "embeddings",
-    "placement",
-    "regulariser",
-    "base_precision",
-    "completion_weight",
-    "train",
-    "rate",
-)  # other factors, as they are
+FEW = 4  # values up to which a number is modelled as categories
+RANK_LEFT_OUT = (
+    "rank varies but is not in the model: every adapter ran at one rank, so that no effect of the "
+    "rank can be told apart from the adapter's."
+)
+MODELLED = ("masking", "plw", "rank", "seed")  # by w_p, mode, log2 rank and the block
+
+
+class DefaultModel(NamedTuple):
+    """A formula, the reasons for it, and what it leaves out."""
+
+    formula: str
+    reasons: list[str]
+    left_out: list[str]  # a sentence for every factor that varies and is not in the formula
 
 
 @dataclass(slots=True)
 class _Draft:
     terms: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, term: str, reason: str = "") -> None:
         self.terms += [term] if term else []
         self.reasons += [reason] if reason else []
 
 
-def default_formula(
-    frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2
-) -> tuple[str, list[str]]:
-    """Return the default model's formula for a frame of `analysis.table.frame`, and why it is that.
+def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -> DefaultModel:
+    """Return the default model's formula for the frame of a results table, and why it is that.
 
     Args:
-        frame: a prepared frame. For a table that is not ours the formula has every usable column.
+        frame: a prepared frame of `analysis.table.frame`, of a results table.
         dose: the prompt loss weight's scale, "wp" or "effective_plw".
         degree: 2 for the quadratic, 1 for the line, 0 for no effect of the weight at all.
     """
     draft = _Draft()
-    if is_results(frame):
-        _ours(study_rows(frame), draft, dose, degree)
-    else:
-        _strangers(frame, draft, degree)
-    return "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons
-
-
-def fit_default(
-    frame: pd.DataFrame, *, dose: str = "wp", method: str = "REML"
-) -> tuple[MixedFit, list[str]]:
-    """Return the fit of the default model on the study's rows, and the reasons for its formula."""
-    formula, reasons = default_formula(frame, dose=dose)
-    rows = study_rows(frame) if is_results(frame) else frame
-    return fit_mixed(rows, formula, method=method), reasons
+    _terms(study_rows(frame), draft, dose, degree)
+    return DefaultModel(
+        "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
+    )
 
 
 def _varies(rows: pd.DataFrame, name: str) -> bool:
     return name in rows and rows[name].nunique() > 1
 
 
-def _ours(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
+def _terms(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
     many = rows["task"].nunique() >= MANY
     unit = "task_group" if many else "task"
     unit = unit if _varies(rows, unit) else ""
-    others = [n for n in ("dataset", "model", "adapter", *PLAIN) if _varies(rows, n)]
-    together = " + ".join("log10(rate)" if n == "rate" else n for n in others)
+    factors = factors_of(rows)
+    chosen = _chosen(rows, factors, draft)
+    others = [_term(rows, factor) for factor in chosen]
+    together = " + ".join(others)
     if unit and others:
         together = f"{unit} * ({together})" if len(others) > 1 else f"{unit} * {together}"
     draft.add(together or unit)
     _tasks(rows, draft, dose, many)
     _block(rows, draft)
     _dose(rows, draft, dose, degree)
-    _rank(rows, draft, unit)
-    draft.reasons += [f"{n} varies: an effect of its own." for n in PLAIN if n in others]
+    _rank(rows, draft, unit, "method" if _split(factors) else "adapter")
+    _say(chosen, factors, draft)
     _run(rows, draft)
+
+
+def _split(factors: Factors) -> bool:
+    """Return whether settings of the adapter vary, which then have effects beside its own."""
+    return any(is_setting(f.column) for f in factors if f.inside == "adapter")
+
+
+def _chosen(rows: pd.DataFrame, factors: Factors, draft: _Draft) -> list[Factor]:
+    """Return the factors with an effect of their own; what cannot have one is left out and said.
+
+    A factor cannot have one where those before it determine it, or where it would use up the runs.
+    """
+    runs = rows.drop_duplicates("run")
+    x_RK, kept = np.ones((len(runs), 1)), []
+    for factor in _candidates(rows, factors):
+        levels_RL = pd.get_dummies(runs[factor.column].astype(str)).to_numpy(float)
+        own_RK = np.hstack([x_RK, levels_RL])
+        before, after = (np.linalg.matrix_rank(x) for x in (x_RK, own_RK))
+        if after == before:
+            draft.left_out.append(_determined(factor, factors))
+        elif is_setting(factor.column) and after >= len(runs):
+            draft.left_out.append(
+                f"{factor.column} varies but is not in the model: {len(runs)} runs are too few for "
+                f"it beside the other factors. Runs that differ in it are pooled."
+            )
+        else:
+            kept.append(factor)
+            x_RK = own_RK
+            if "seed" in factor.determined_by:
+                draft.left_out.append(
+                    f"{factor.column} is in the model, but every seed ran one level of it: its "
+                    f"mean effect over tasks cannot be told apart from the seed's."
+                )
+    return kept
+
+
+def _candidates(rows: pd.DataFrame, factors: Factors) -> list[Factor]:
+    """Return the factors that may have an effect of their own, in the order of the formula."""
+    split = _split(factors)
+    found = []
+    for factor in factors:
+        if factor.column == "adapter" and split:
+            if _varies(rows, "method"):
+                found.append(Factor("method", "adapter", "arm", "categories", (), ""))
+        elif factor.part in ("replicate", "control") or factor.column in MODELLED:
+            continue
+        elif not factor.inside or (split and factor.inside == "adapter"):
+            found.append(factor)
+    return found
+
+
+def _determined(factor: Factor, factors: Factors) -> str:
+    """Return the sentence on a factor that the factors before it determine."""
+    by = [n for n in factor.determined_by if n in factors and factors[n].part != "control"]
+    what = " and ".join(by[:1]) or "the other factors together"
+    alike = "go together" if by and by[0] in factor.aliases else "determine it"
+    how = f"its levels and those of {what} {alike}" if by else f"{what} determine it"
+    return (
+        f"{factor.column} varies but is not in the model: {how}, so that no effect of its own can "
+        f"be told apart."
+    )
+
+
+def _term(rows: pd.DataFrame, factor: Factor) -> str:
+    """Return a factor as the formula has it: few values as categories, wide numbers by log10."""
+    name = factor.column if factor.column.isidentifier() else f"`{factor.column}`"
+    if factor.column == "rate":
+        return "log10(rate)"
+    if not is_setting(factor.column) or not is_number(rows[factor.column]):
+        return name
+    values = rows[factor.column].dropna()
+    if values.nunique() <= FEW:
+        return f"C({name})"
+    return f"log10({name})" if values.min() > 0 and values.max() / values.min() >= DECADE else name
+
+
+def _say(chosen: list[Factor], factors: Factors, draft: _Draft) -> None:
+    """Say how every factor beside stratum, adapter and weight stands in the model."""
+    for factor in chosen:
+        if factor.column not in ("dataset", "model", "adapter", "method"):
+            only = f"; only {' and '.join(factor.only)} has it" if factor.only else ""
+            draft.reasons.append(f"{factor.column} varies: an effect of its own{only}.")
+    for factor in factors:
+        if factor.inside in ("dataset", "model"):
+            draft.reasons.append(
+                f"{factor.column} varies: in the model as a part of {factor.inside}."
+            )
 
 
 def _tasks(rows: pd.DataFrame, draft: _Draft, dose: str, many: bool) -> None:
@@ -146,10 +229,12 @@ def _dose(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
         draft.reasons.append(f"One level above 0, so a line without curvature: {', '.join(lines)}.")
 
 
-def _rank(rows: pd.DataFrame, draft: _Draft, unit: str) -> None:
+def _rank(rows: pd.DataFrame, draft: _Draft, unit: str, arm: str) -> None:
     if not _varies(rows, "log2_rank"):
+        if rows.loc[rows["method"] != FULL, "rank"].nunique() > 1:
+            draft.left_out.append(RANK_LEFT_OUT)
         return
-    split = [n for n in ("adapter", unit) if n and _varies(rows, n)]
+    split = [n for n in (arm, unit) if n and _varies(rows, n)]
     draft.add(
         ":".join(["log2_rank", *split]),
         "log2 rank by adapter, centred on the middle rank; zero for full tuning, which has none.",
@@ -163,29 +248,3 @@ def _run(rows: pd.DataFrame, draft: _Draft) -> None:
         draft.add("(1 | run)", "One run feeds every task: run is a random effect.")
     else:
         draft.add("", "One score per run: the run effect and the residual are one.")
-
-
-def _strangers(frame: pd.DataFrame, draft: _Draft, degree: int) -> None:
-    """Build a main-effects model from whatever columns there are."""
-    score = frame.attrs.get("score", "score")
-    for name in frame.columns.drop(["score", score], errors="ignore"):
-        quoted = name if name.isidentifier() else f"`{name}`"
-        column = frame[name]
-        levels = column.nunique()
-        if levels < 2:
-            draft.add("", f"{name} does not vary: left out.")
-        elif name in ("plw", "effective_plw") and "wp" in frame:
-            draft.add("", f"{name} stands in the model as wp = PLW^0.30103.")
-        elif name == "seed" and levels < MANY:
-            draft.add("C(seed)", f"seed: a fixed block of {levels}, its number means nothing.")
-        elif pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
-            curved = name == "wp" and levels > 2 and degree == 2
-            draft.add(f"{quoted} + I({quoted}^2)" if curved else quoted, f"{name}: a number.")
-        elif levels >= len(frame) / 2:
-            draft.add("", f"{name} has almost as many levels as there are rows: left out.")
-        elif levels >= MANY:
-            draft.add(f"(1 | {quoted})", f"{name} has {levels} levels: random.")
-        else:
-            draft.add(quoted, f"{name} has {levels} levels: fixed.")
-    if not draft.terms:
-        raise AnalysisError(f"table: no column beside {score} varies in a usable way")

@@ -30,16 +30,23 @@ import pandas as pd
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
 from analysis.errors import AnalysisError, listed, nearest
+from analysis.table.columns import NEEDED, plain_types, read_text
+from analysis.table.factors import (
+    BASE,
+    FULL,
+    carried_names,
+    is_number,
+    is_setting,
+    level_columns,
+    varying,
+    with_reference,
+)
 
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks
-NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
-FACTORS = (
-    "masking", "adapter", "method", "dataset", "model", "seed", "sham", "normaliser", "scope",
-    "embeddings", "placement", "regulariser", "base_precision", "dataset_type", "task", "task_type",
-    "side", "skill", "study", "train",
-)  # fmt: skip
-USUAL = {"init": "default", "optimizer": "adamw"}  # what an arm's name need not say
+NUMBERS = ("plw", "rank", "lr", "rate", "completion_weight")  # levels that stay numbers
+# Columns beside the levels that hold names.
+GROUPS = ("method", "dataset_type", "task", "task_type", "side", "skill", "study")
 # The first of these that a benchmark has is the metric it is judged by.
 PRIMARY = ("acc_norm", "acc", "exact_match", "facts", "chrf", "bleu", "f1", "rougeL", "mc2")
 IN_POINTS = ("bleu", "ter")  # 0 to 100, even where a poor model leaves all of them below 1
@@ -66,9 +73,9 @@ def read(path: str | Path) -> pd.DataFrame:
     file = Path(path)
     file = file / "results.parquet" if file.is_dir() else file
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".parquet": pd.read_parquet,
-        ".csv": pd.read_csv,
-        ".tsv": lambda f: pd.read_csv(f, sep="\t"),
+        ".parquet": lambda f: plain_types(pd.read_parquet(f)),
+        ".csv": lambda f: read_text(f, ","),
+        ".tsv": lambda f: read_text(f, "\t"),
     }
     if not file.is_file():
         raise AnalysisError(f"table={file}: there is no such file")
@@ -86,7 +93,8 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return a stranger's table with its score column as `score`, and `wp` where it has a PLW."""
+    """Return an external table with its score column as `score`, and `wp` where it has a PLW."""
+    table = plain_types(table)
     if score not in table:
         numbers = table.select_dtypes("number").columns
         raise AnalysisError(
@@ -114,16 +122,18 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in NEEDED if name not in table]
     if missing:
         raise AnalysisError(f"table: no column {listed(missing)}; it has {listed(table.columns)}")
+    table = plain_types(table)
     present = table[table["value"].notna()]
     notes = _note(len(table) - len(present), "rows without a value were left out")
     once = _each_run_once(present)
+    left_out = _not_varying(present, once)
     notes += _note(len(present) - len(once), "rows are another name of a run that is here already")
     kept = _primary_metrics(once)
     notes += _note(len(once) - len(kept), "rows of secondary metrics were left out")
     if kept.empty:
         raise AnalysisError("table: no row has a value")
     frame = _with_score(_with_factors(kept.reset_index(drop=True)))
-    frame.attrs["notes"] = notes
+    frame.attrs |= {"notes": notes, "left_out": left_out}
     return frame
 
 
@@ -136,6 +146,7 @@ def study_rows(frame: pd.DataFrame) -> pd.DataFrame:
     for name in rows.columns[[isinstance(t, pd.CategoricalDtype) for t in rows.dtypes]]:
         rows[name] = rows[name].cat.remove_unused_categories()
     rows = rows.assign(mode=_modes(rows))
+    rows = with_reference(rows)
     # One PLW is another w_p on each data set where a mode weights a part of the prompt.
     doses = rows[rows["wp"] > 0].groupby(["mode", "dataset"], observed=True)["wp"].nunique()
     curved = rows["mode"].astype(str).map(doses.groupby("mode", observed=True).max() >= CURVED)
@@ -165,6 +176,25 @@ def _each_run_once(table: pd.DataFrame) -> pd.DataFrame:
     if "alias" in table:
         first = table.sort_values("alias", kind="stable")
     return first.drop_duplicates(["train_key", "task", "metric"]).sort_index()
+
+
+def _not_varying(table: pd.DataFrame, once: pd.DataFrame) -> list[str]:
+    """Return a sentence for every column that varies over names, but not over runs or scores."""
+    trained = [t[t["adapter"].astype(str) != BASE] if "adapter" in t else t for t in (table, once)]
+    found = []
+    for name in varying(trained[0]):
+        if name in varying(trained[1]):
+            continue
+        first = trained[1][name].dropna().astype(str).iloc[:1].tolist()
+        kept = f"{name}={first[0]}" if first else "the first name"
+        if name.startswith("evaluate."):
+            text = f"{name} varies, but a run counts once: its scores are those with {kept}."
+        else:
+            text = (
+                f"{name} varies, but does not change a run: its levels are names of the same runs."
+            )
+        found.append(text)
+    return found
 
 
 def _primary_metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,38 +238,31 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = pd.Series(value, frame.index)
-    frame["method"] = frame["adapter"].astype(str)
-    frame["adapter"] = _arms(frame)
-    frame["is_base"] = frame["method"].eq("none")
+    named = {n: carried_names(frame, n) for n in ("adapter", "dataset", "model") if n in frame}
+    frame = frame.assign(method=frame["adapter"].astype(str), **named)
+    frame["is_base"] = frame["method"].eq(BASE)
     frame["control"] = _controls(frame)
     frame["run"] = frame["train_key"].astype(str)
-    ranked = ~frame["adapter"].astype(str).isin(["full", "none"])
+    ranked = ~frame["method"].isin([FULL, BASE])
     ranks = np.unique(frame.loc[ranked, "rank"].astype(float))
     rank0 = float(np.exp2(np.median(np.log2(ranks)))) if len(ranks) else 1.0
     frame["log2_rank"] = np.where(ranked, np.log2(frame["rank"].astype(float) / rank0), 0.0)
     frame["task_group"] = _task_groups(frame)
     frame["rate"] = _rates(frame)
-    for name in FACTORS:
-        if name in frame:
+    for name in (*GROUPS, *level_columns(frame)):
+        number = name in NUMBERS or (is_setting(name) and is_number(frame[name]))
+        if name in frame and name not in ("control", "shuffle_prompts") and not number:
             frame[name] = frame[name].astype("category")
     frame.attrs["rank0"] = rank0
     return frame
 
 
-def _arms(frame: pd.DataFrame) -> pd.Series:
-    """Return the adapter with the init and the optimizer that are not the usual ones."""
-    arms = frame["adapter"].astype(str)
-    for name, usual in USUAL.items():
-        if name in frame:
-            level = frame[name].astype("string").fillna(usual).astype(str)
-            arms = arms.where(level == usual, arms + "+" + level)
-    return arms
-
-
 def _rates(frame: pd.DataFrame) -> pd.Series:
     """Return the learning rate where it is a factor, 0 where every arm has its own tuned one."""
     arm = [n for n in ("adapter", "rank", "dataset", "model", "train") if n in frame]
-    if "lr" not in frame or frame.groupby(arm, observed=True)["lr"].nunique().max() < 2:
+    arm += [n for n in level_columns(frame) if is_setting(n)]
+    rates = frame.groupby(arm, observed=True, dropna=False)["lr"] if "lr" in frame else None
+    if rates is None or rates.nunique().max() < 2:
         return pd.Series(0.0, frame.index)
     return pd.to_numeric(frame["lr"], errors="coerce")
 

@@ -14,10 +14,10 @@ from analysis.questions.plw.effects import (
     panels,
     response,
 )
-from analysis.regression.default_model import default_formula, fit_default
+from analysis.regression.default_model import default_formula
 from analysis.table.cells import learning_forgetting, run_means
-from analysis.table.frame import from_results, from_table, study_rows
-from tests.fake_results import TASKS, Truth, fake_results
+from analysis.table.frame import from_results, study_rows
+from tests.fake_results import TASKS, Truth, default_fit, fake_results
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
 
@@ -29,7 +29,7 @@ def frame():
 
 @pytest.fixture(scope="module")
 def fit(frame):
-    return fit_default(frame)[0]
+    return default_fit(frame)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def doses(frame, fit):
 
 
 def test_the_default_formula_holds_what_varies(frame):
-    formula, reasons = default_formula(frame)
+    formula, reasons, _ = default_formula(frame)
     assert formula == (
         "score ~ task * (dataset + adapter) + dataset:seed + wp:mode:task_group:dataset_type + "
         "I(wp^2):curved:mode:task_group:dataset_type + log2_rank:adapter:task + (1 | run)"
@@ -72,10 +72,10 @@ def keep(frame, **levels):
     ],
 )
 def test_what_does_not_vary_is_not_in_the_formula(frame, levels, absent, present):
-    formula, _ = default_formula(keep(frame, **levels))
+    formula, _, _ = default_formula(keep(frame, **levels))
     assert not [word for word in absent if word in formula]
     assert not [word for word in present if word not in formula]
-    fit, _ = fit_default(keep(frame, **levels))
+    fit = default_fit(keep(frame, **levels))
     assert fit.converged
     assert fit.left_out == ()
 
@@ -83,14 +83,14 @@ def test_what_does_not_vary_is_not_in_the_formula(frame, levels, absent, present
 def test_a_swept_learning_rate_is_in_the_formula():
     results = fake_results()
     swept = results.assign(lr=np.where(results["rank"] == 4, 1e-3, 3e-3) * (1 + results["seed"]))
-    formula, reasons = default_formula(from_results(swept))
+    formula, reasons, _ = default_formula(from_results(swept))
     assert "task * (dataset + adapter + log10(rate))" in formula
     assert "rate varies: an effect of its own." in reasons
 
 
 def test_eight_tasks_are_a_population(frame):
     parts = [frame.assign(task=frame["task"].astype(str) + suffix) for suffix in ("", "_2")]
-    formula, reasons = default_formula(pd.concat(parts, ignore_index=True))
+    formula, reasons, _ = default_formula(pd.concat(parts, ignore_index=True))
     assert "(1 + wp | task) + (1 | task:dataset)" in formula
     assert "task_group * (dataset + adapter)" in formula
     assert "log2_rank:adapter:task_group" in formula
@@ -98,31 +98,10 @@ def test_eight_tasks_are_a_population(frame):
 
 
 def test_the_raw_weight_is_available_as_a_scale(frame):
-    formula, _ = default_formula(frame, dose="effective_plw")
+    formula, _, _ = default_formula(frame, dose="effective_plw")
     assert "effective_plw:mode" in formula
     assert "I(effective_plw^2)" in formula
     assert "wp" not in formula.replace("effective_plw", "")
-
-
-def test_a_strangers_table_gets_its_own_columns():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {
-            "acc": rng.normal(size=60),
-            "method": np.tile(["a", "b", "c"], 20),
-            "size": rng.uniform(size=60),
-            "my subject": [f"s{i % 10}" for i in range(60)],
-            "id": [f"row{i}" for i in range(60)],
-            "same": 1,
-        }
-    )
-    frame = from_table(table, "acc")
-    formula, reasons = default_formula(frame)
-    assert formula == "score ~ method + size + (1 | `my subject`)"
-    assert "id has almost as many levels as there are rows: left out." in reasons
-    assert fit_default(frame)[0].n == 60
-    with pytest.raises(AnalysisError, match="no column beside acc varies"):
-        default_formula(from_table(table[["acc", "same"]], "acc"))
 
 
 def test_true_effects_lie_in_their_intervals(fit):
@@ -229,7 +208,7 @@ def test_a_panel_without_its_own_start_is_not_estimable(frame):
     # Short data with weights above 0 alone: the curve there hangs in the air.
     gone = (frame["dataset"] == "micro_short") & (frame["wp"] == 0)
     some = keep(frame[~gone], masking=["instruction", "special"])
-    found = dose_table(fit_default(some)[0], some).set_index(["dataset_type", "task_group"])
+    found = dose_table(default_fit(some), some).set_index(["dataset_type", "task_group"])
     assert found.loc["short", "effect"].isna().all()
     assert set(found.loc["short", "verdict"]) == {"not estimable"}
     assert found.loc["long", "effect"].notna().all()
@@ -240,7 +219,7 @@ def test_half_finished_sweeps_give_an_answer_or_one_clear_line(runs):
     results = fake_results()
     keys = np.random.default_rng(runs).permutation(results["train_key"].unique())
     frame = from_results(results[results["train_key"].isin(keys[:runs])])
-    for ask in (lambda f: dose_table(fit_default(f)[0], f), learning_forgetting):
+    for ask in (lambda f: dose_table(default_fit(f), f), learning_forgetting):
         try:
             ask(frame)
         except AnalysisError as error:

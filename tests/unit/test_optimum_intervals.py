@@ -17,8 +17,8 @@ from analysis.questions.plw.optimum_intervals import (
     percentiles,
     vertices,
 )
-from analysis.regression.default_model import fit_default
 from analysis.table.frame import from_results
+from tests.fake_results import default_fit
 
 WEIGHTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 B1, B2 = 12.0, -10.0  # vertex at 0.6
@@ -107,7 +107,7 @@ def results(*, alias=False):
 
 def test_the_table_has_three_intervals_a_panel():
     frame = results()
-    fit, _ = fit_default(frame)
+    fit = default_fit(frame)
     table = interval_table(fit, frame, draws=100)
     assert table["method"].tolist() == list(METHODS)
     assert ((table["low_wp"] < 0.6) & (table["high_wp"] > 0.6)).all()
@@ -119,7 +119,7 @@ def test_a_run_under_two_names_leaves_every_estimate_as_it_was():
     tables = []
     for alias in (False, True):
         frame = results(alias=alias)
-        fit, _ = fit_default(frame)
+        fit = default_fit(frame)
         assert fit.n == 40
         tables.append(dose_table(fit, frame))
     pd.testing.assert_frame_equal(tables[0], tables[1])

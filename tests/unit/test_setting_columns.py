@@ -1,5 +1,6 @@
 """The columns of the results table: a level or a setting's path for whatever varies in a grid."""
 
+import itertools
 import json
 import os
 
@@ -38,7 +39,8 @@ def test_every_level_leads_to_a_setting():
 
 
 def test_a_setting_that_varies_has_a_column_and_levels_have_none_beside_their_own():
-    cells = [settings(train__warmup_ratio=w, rank=r, train__lr=r / 100) for w in (0.0, 0.1) for r in (2, 4)]  # fmt: skip
+    pairs = itertools.product((0.0, 0.1), (2, 4))
+    cells = [settings(train__warmup_ratio=w, rank=r, train__lr=r / 100) for w, r in pairs]
     assert columns(*cells) == ["train.warmup_ratio"]
 
 
@@ -67,7 +69,8 @@ def test_a_setting_that_was_asked_for_by_its_path_is_shown_though_it_does_not_va
 
 @pytest.mark.parametrize("path", ["train.betas", "train.betas[0]", "train.betas.0"])
 def test_a_path_into_a_list_is_the_lists_column(path):
-    cells = [settings(level, train__betas=[b, 0.999]) for level, b in (("lora", 0.8), ("mora", 0.9))]  # fmt: skip
+    pairs = {"lora": 0.8, "mora": 0.9}
+    cells = [settings(level, train__betas=[b, 0.999]) for level, b in pairs.items()]
     assert columns(*cells, asked={path}) == ["train.betas"]
 
 

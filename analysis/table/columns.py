@@ -1,0 +1,75 @@
+"""The columns of a table as it was read: numbers as numbers, names as text, in numpy's types."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
+
+
+def read_text(file: Path, separator: str) -> pd.DataFrame:
+    """Return the table in a text file.
+
+    The words None, NA, null, ... are missing values in a column of numbers and levels in a column
+    of names, where only an empty field is missing. In a results table `null` is the level of a
+    setting that is switched off, also among numbers.
+    """
+    table = pd.read_csv(file, sep=separator)
+    ours = set(NEEDED) <= {str(name).strip() for name in table.columns}
+    holed = [i for i, name in enumerate(table.columns) if _names(table[name], ours)]
+    if holed:
+        text = pd.read_csv(
+            file, sep=separator, usecols=holed, dtype=str, keep_default_na=False, na_values=[""]
+        )
+        for name in text.columns:
+            settled = ours and "." in str(name) and not _names(table[name]) and not _off(text[name])
+            if not settled and text[name].notna().any():
+                table[name] = text[name]
+    return table
+
+
+def _names(column: "pd.Series[Any]", settings: bool = False) -> bool:
+    """Return whether a column with missing values holds names; by request, whether it may."""
+    if not column.isna().any():
+        return False
+    if pd.api.types.is_numeric_dtype(column):
+        return bool(column.isna().all()) or (settings and "." in str(column.name))
+    return not column.dropna().map(lambda value: isinstance(value, bool)).all()
+
+
+def _off(column: "pd.Series[Any]") -> bool:
+    return bool((column == "null").any())
+
+
+def plain_types(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with numpy's types: what is nullable or of Arrow becomes plain.
+
+    Text and its missing values become those of `str` columns, nullable numbers floats where a
+    value is missing, categories of nullable text categories of plain text.
+    """
+    changed = {n: _plain(table[n]) for n in table.columns if _is_extension(table[n].dtype)}
+    return table.assign(**changed) if changed else table
+
+
+def _is_extension(dtype: Any) -> bool:
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _is_extension(dtype.categories.dtype)
+    if isinstance(dtype, pd.StringDtype):
+        return dtype.na_value is pd.NA
+    return isinstance(dtype, pd.ArrowDtype) or hasattr(dtype, "numpy_dtype")
+
+
+def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        names = column.cat.categories
+        return column.cat.rename_categories(_plain(names.to_series()).tolist())
+    if pd.api.types.is_bool_dtype(column):
+        return column.astype(object if column.isna().any() else bool).where(column.notna(), None)
+    if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+        return column.astype("int64")
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype("float64")
+    if pd.api.types.is_string_dtype(column):
+        return column.astype("str")
+    return column.astype(object)

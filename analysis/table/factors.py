@@ -1,0 +1,400 @@
+"""The factors of a study: the one list of what varies over its runs.
+
+A factor is a column of the results table: a level (`adapter`, `rank`, `plw`, ...) or a setting by
+its dotted path (`train.epochs`). Each belongs to a part of the design:
+
+    stratum     data set and base model: cells are compared within one
+    dose        masking and prompt loss weight
+    arm         adapter, rank, init, optimizer, placement, precision of the base, embeddings
+    setting     everything else that was varied
+    replicate   the seed
+    control     sham labels and shuffled prompts
+
+In a prepared frame (`analysis.table.frame`) some columns carry others: `adapter` holds the level of
+init, optimizer and of every adapter setting that varies ("lora dropout 0.1"), `dataset` and `model`
+those of their settings. Such a factor has the carrying column in `inside`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+Part = Literal["stratum", "dose", "arm", "setting", "replicate", "control"]
+Kind = Literal["categories", "number", "log number"]
+
+# Every level of the results table, in the order in which names and formulas have them.
+PARTS: Mapping[str, Part] = {
+    "dataset": "stratum", "model": "stratum", "masking": "dose", "plw": "dose", "adapter": "arm",
+    "rank": "arm", "init": "arm", "optimizer": "arm", "normaliser": "setting", "scope": "setting",
+    "embeddings": "arm", "placement": "arm", "regulariser": "setting", "base_precision": "arm",
+    "completion_weight": "setting", "train": "setting", "lr": "setting", "rate": "setting",
+    "seed": "replicate", "sham": "control", "shuffle_prompts": "control", "control": "control",
+}  # fmt: skip
+# Every group of settings: the part its dotted paths belong to.
+GROUPS: Mapping[str, Part] = {
+    "dataset": "stratum", "model": "stratum", "masking": "dose", "adapter": "arm", "init": "arm",
+    "optimizer": "arm", "placement": "arm", "loss": "setting", "regulariser": "setting",
+    "train": "setting", "evaluate": "setting", "execution": "setting",
+}  # fmt: skip
+CARRIED = {  # group or level: the column of a prepared frame that carries it
+    "adapter": "adapter", "init": "adapter", "optimizer": "adapter", "dataset": "dataset",
+    "model": "model",
+}  # fmt: skip
+DEFAULTS = {  # the level that a name need not mention, and that a tie between levels goes to
+    "init": "default", "optimizer": "adamw", "normaliser": "weight", "scope": "batch",
+    "embeddings": "frozen", "placement": "all", "regulariser": "none", "base_precision": "fp32",
+    "completion_weight": "1.0", "sham": "a", "shuffle_prompts": "False",
+}  # fmt: skip
+NAMES = {"plw": "prompt loss weight", "dataset": "data set", "model": "base model",
+         "rate": "learning rate", "lr": "learning rate", "train": "training settings"}  # fmt: skip
+FULL, BASE = "full", "none"  # methods without a rank: full fine-tuning, and the untouched base
+NO_RANK = ""  # of full fine-tuning
+BY_FILE = ("local", "hub")  # data sets and models that are told apart by their path alone
+DECADE = 10.0  # a number that spans more than this is shown and modelled on a log scale
+FREE = (
+    "rate",
+)  # varied, but every learning rate is an arm's own: figures are not restricted to one
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One factor and its levels, as text in their order."""
+
+    column: str
+    name: str  # readable: "dropout", "learning rate"
+    part: Part
+    kind: Kind
+    levels: tuple[str, ...]
+    reference: str  # the usual level: that of most runs
+    inside: str = ""  # the column of a prepared frame that carries its levels
+    determined_by: tuple[str, ...] = ()  # factors each level of which has one level of this one
+    aliases: tuple[str, ...] = ()  # those of them that this one determines in turn
+    only: tuple[str, ...] = ()  # the methods that have it, where others have not
+
+    def text(self, level: Any) -> str:
+        """Return a level as the name of a run has it; "" where the run has none."""
+        if level is None or level is pd.NA or (isinstance(level, float) and np.isnan(level)):
+            return ""
+        plain = level_text(level)
+        return f"{self.name} {plain}" if "." in self.column or self.column == "rate" else plain
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of some rows, in the order of `PARTS`, settings by path behind their group."""
+
+    all: tuple[Factor, ...]
+
+    def __iter__(self) -> Iterator[Factor]:
+        return iter(self.all)
+
+    def __contains__(self, column: str) -> bool:
+        return any(f.column == column for f in self.all)
+
+    def __getitem__(self, column: str) -> Factor:
+        return next(f for f in self.all if f.column == column)
+
+    def columns(self, *parts: Part) -> list[str]:
+        """Return the columns of some parts, of all by default; what another carries is left out."""
+        return [f.column for f in self.all if not f.inside and (not parts or f.part in parts)]
+
+    @property
+    def cell(self) -> list[str]:
+        """The columns that name a cell within its stratum."""
+        return self.columns("dose", "arm", "setting")
+
+    @cached_property
+    def settings(self) -> list[Factor]:
+        """What varies beside masking, PLW, adapter, rank and stratum."""
+        of_interest = ("masking", "plw", "adapter", "rank")
+        return [
+            f for f in self.all
+            if f.part in ("dose", "arm", "setting") and not f.inside
+            and f.column not in of_interest
+        ]  # fmt: skip
+
+    @cached_property
+    def usual(self) -> dict[str, str]:
+        """The usual level of every setting, as text: that of most runs."""
+        return {f.column: f.reference for f in self.settings}
+
+    def main(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows at the usual level of every setting but the learning rate."""
+        kept = pd.Series(True, rows.index)
+        for name, level in self.usual.items():
+            if name in rows and name not in FREE:
+                kept &= rows[name].astype(str) == level
+        return rows[kept]
+
+    def stratum_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
+        """Return every row's data set and base model."""
+        return joined(rows, [n for n in ("dataset", "model") if n in rows])
+
+    def arm_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
+        """Return every row's arm: "full", "lora r8", "lora dropout 0.1 r8 attention"."""
+        names = self._texts(_with_rank(rows), ("arm",), always=("adapter",), unsaid=True)
+        return _rank_marked(names)
+
+    def cell_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
+        """Return every row's cell within its stratum: what varies, rank not for full."""
+        names = self._texts(_with_rank(rows), ("dose", "arm", "setting"))
+        return _line(names) if len(names.columns) else pd.Series("all", rows.index)
+
+    def _texts(
+        self,
+        rows: pd.DataFrame,
+        parts: Sequence[Part],
+        *,
+        always: Sequence[str] = (),
+        unsaid: bool = False,
+    ) -> pd.DataFrame:
+        """Return the text of every level, a column per factor; `unsaid` leaves defaults out."""
+        found = {n: rows[n].astype(str) for n in always if n in rows and n not in self}
+        for factor in self.all:
+            name = factor.column
+            if factor.part in parts and not factor.inside and name in rows:
+                texts = rows[name].map(factor.text, na_action=None).astype(str)
+                if unsaid and name in DEFAULTS:
+                    texts = texts.mask(rows[name].astype(str) == DEFAULTS[name], "")
+                found[name] = texts
+        return pd.DataFrame(found, index=rows.index)
+
+
+def _with_rank(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with ranks as text, none for full fine-tuning."""
+    if "rank" not in rows or "adapter" not in rows:
+        return rows
+    method = rows["method"] if "method" in rows else rows["adapter"]
+    return rows.assign(rank=rows["rank"].map(level_text).mask(method.astype(str) == FULL, NO_RANK))
+
+
+def _rank_marked(names: pd.DataFrame) -> "pd.Series[str]":
+    if "rank" in names:
+        names = names.assign(rank=("r" + names["rank"]).where(names["rank"] != "", ""))
+    return _line(names)
+
+
+def _line(names: pd.DataFrame) -> "pd.Series[str]":
+    text = names.agg(" ".join, axis=1)
+    return text.str.replace(r"\s+", " ", regex=True).str.strip()
+
+
+def joined(rows: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":
+    """Return the levels of some columns in one text, "all" where there are no columns."""
+    if not names:
+        return pd.Series("all", rows.index)
+    return _line(rows[list(names)].astype("string").fillna(""))
+
+
+def level_text(level: Any) -> str:
+    """Return a level as text: a number as short as it is, without a trailing .0."""
+    if isinstance(level, float | np.floating):
+        return "" if np.isnan(level) else f"{level:g}"
+    return str(level)
+
+
+# --- which columns are factors -------------------------------------------------------------------
+
+
+def is_setting(column: str) -> bool:
+    """Return whether a column is a setting by its dotted path."""
+    return "." in column and column.partition(".")[0] in GROUPS
+
+
+def is_number(column: "pd.Series[Any]") -> bool:
+    """Return whether a column holds numbers; truth values are none."""
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
+def part_of(column: str) -> Part:
+    """Return the part of the design that a level or a setting belongs to."""
+    return GROUPS[column.partition(".")[0]] if is_setting(column) else PARTS[column]
+
+
+def level_columns(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that hold levels or settings, varying or not, in the order of `PARTS`."""
+    settings = [str(n) for n in rows.columns if is_setting(str(n))]
+    return sorted([n for n in PARTS if n in rows] + settings, key=_place)
+
+
+def _place(column: str) -> float:
+    """Return where a column stands: settings by path are behind the levels, before the seed."""
+    order = list(PARTS)
+    return order.index("seed") - 0.5 if is_setting(column) else order.index(column)
+
+
+def varying(rows: pd.DataFrame) -> list[str]:
+    """Return the columns of levels and settings that take several values over the rows."""
+    return [n for n in level_columns(rows) if rows[n].nunique() > 1]
+
+
+def factors_of(rows: pd.DataFrame) -> Factors:
+    """Return the factors of the rows of a results table or of a prepared frame.
+
+    Args:
+        rows: of trained runs; the untouched base has no levels and is passed over.
+    """
+    runs = rows.drop_duplicates("run") if "run" in rows else rows
+    if "adapter" in runs:
+        runs = runs[_methods(runs) != BASE]
+    prepared = "method" in runs
+    columns = varying(runs)
+    if "rate" in runs:  # a rate that each arm has of its own, tuned, is no factor
+        columns = [n for n in columns if n != "lr"]
+    names = readable(columns)
+    made = tuple(_factor(runs, n, names[n], prepared=prepared) for n in columns)
+    return Factors(tuple(_related(f, made, runs) for f in made))
+
+
+def _methods(rows: pd.DataFrame) -> "pd.Series[str]":
+    return (rows["method"] if "method" in rows else rows["adapter"]).astype(str)
+
+
+def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Factor:
+    known = runs[column].dropna()
+    numbers = is_number(known)
+    levels = sorted(known.unique(), key=_sort_key)
+    most = _most_common(known, levels)
+    default = DEFAULTS.get(column, most[0])
+    spread = numbers and min(levels) > 0 and max(levels) / min(levels) >= DECADE
+    kind: Kind = "log number" if spread or column in ("lr", "rate") else "number"
+    return Factor(
+        column=column,
+        name=name,
+        part=part_of(column),
+        kind=kind if numbers else "categories",
+        levels=tuple(map(str, levels)),
+        reference=default if default in most else most[0],
+        inside=_carrier(column) if prepared else "",
+        only=_methods_with(runs, column) if is_setting(column) else (),
+    )
+
+
+def _most_common(known: "pd.Series[Any]", levels: Iterable[Any]) -> list[str]:
+    """Return the levels that most rows have, as text: several where they have equally many."""
+    counts = known.astype(str).value_counts()
+    return [str(v) for v in levels if counts[str(v)] == counts.max()]
+
+
+def _carrier(column: str) -> str:
+    carried = CARRIED.get(column.partition(".")[0], "")
+    return "" if carried == column else carried
+
+
+def _methods_with(runs: pd.DataFrame, column: str) -> tuple[str, ...]:
+    """Return the methods whose runs have a setting, where runs of another have not."""
+    if "adapter" not in runs or not runs[column].isna().any():
+        return ()
+    methods = _methods(runs)
+    return tuple(sorted(set(methods[runs[column].notna()])))
+
+
+def _related(factor: Factor, others: Iterable[Factor], runs: pd.DataFrame) -> Factor:
+    """Return the factor with the factors that it cannot be told apart from."""
+    if factor.column in ("dataset", "model", "masking", "plw", "adapter", "rank", "seed"):
+        return factor
+    own, determined, aliases = runs[factor.column].astype(str), [], []
+    for other in others:
+        if other.column in (factor.column, factor.inside, "plw", "masking"):
+            continue
+        theirs = runs[other.column].astype(str)
+        if own.groupby(theirs).nunique().max() == 1:
+            determined.append(other.column)
+            if theirs.groupby(own).nunique().max() == 1:
+                aliases.append(other.column)
+    return replace(factor, determined_by=tuple(determined), aliases=tuple(aliases))
+
+
+def with_reference(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the usual level of a setting where a run has no such setting.
+
+    Full fine-tuning has no dropout of an adapter. A model needs a value there; the adapter's own
+    effect then stands for the adapter at the usual level.
+    """
+    filled: dict[str, Any] = {}
+    for name in (n for n in level_columns(rows) if is_setting(n) and rows[n].isna().any()):
+        known = rows.drop_duplicates("run")[name].dropna()
+        if len(known):
+            levels = sorted(known.unique(), key=_sort_key)
+            usual = _most_common(known, levels)[0]
+            filled[name] = rows[name].fillna(next(v for v in levels if str(v) == usual))
+    return rows.assign(**filled)
+
+
+def _sort_key(level: Any) -> tuple[bool, Any]:
+    number = isinstance(level, int | float) and not isinstance(level, bool)
+    return (not number, level if number else str(level))
+
+
+# --- readable names ------------------------------------------------------------------------------
+
+
+def readable(columns: Iterable[str]) -> dict[str, str]:
+    """Return a short name of every column: of a path its shortest ending that no other has."""
+    names = {n: _words(n) for n in columns}
+    return {n: _ending(n, names) for n in names}
+
+
+def _words(column: str) -> list[str]:
+    if not is_setting(column):
+        return [NAMES.get(column, column.replace("_", " "))]
+    return [w.replace("_", " ") for w in column.split(".") if w != "options"]
+
+
+def _ending(column: str, names: Mapping[str, list[str]]) -> str:
+    own = names[column]
+    for size in range(1, len(own) + 1):
+        text = " ".join(own[-size:])
+        if not any(" ".join(w[-size:]) == text for n, w in names.items() if n != column):
+            return text
+    return " ".join(own)
+
+
+def carried_names(rows: pd.DataFrame, column: str) -> "pd.Series[str]":
+    """Return the levels of `dataset`, `model` or `adapter` with what they carry that varies.
+
+    Args:
+        rows: the rows of a results table, `adapter`, `init`, ... as the table has them.
+        column: the level.
+    """
+    names = rows[column].astype("string").fillna(BASE).astype(str)
+    trained = rows[rows["adapter"].astype(str) != BASE] if "adapter" in rows else rows
+    carried = [n for n in level_columns(rows) if _carrier(n) == column]
+    varied = readable(n for n in carried if is_setting(n) and trained[n].nunique() > 1)
+    for name in carried:
+        if name in ("init", "optimizer"):
+            usual = DEFAULTS[name]
+            level = rows[name].astype("string").fillna(usual).astype(str)
+            names = names.where(level == usual, names + "+" + level)
+    if f"{column}.path" in varied:
+        names = _by_path(names, rows[f"{column}.path"])
+    for name, word in varied.items():
+        if name != f"{column}.path":
+            text = rows[name].map(level_text, na_action="ignore").astype("string").fillna("")
+            names = names.where(text == "", names + f" {word} " + text).astype(str)
+    return names
+
+
+def _by_path(names: "pd.Series[str]", paths: "pd.Series[Any]") -> "pd.Series[str]":
+    """Return names that tell files apart: those of one name with the ending of their path."""
+    found = names.copy()
+    for name, own in paths.dropna().astype(str).groupby(names):
+        if own.nunique() > 1:
+            endings = own.map(shortest_endings(own.unique()))
+            found[own.index] = endings if name in BY_FILE else f"{name} " + endings
+    return found
+
+
+def shortest_endings(paths: Iterable[str]) -> dict[str, str]:
+    """Return for every path the shortest ending, in whole steps, that no other path has."""
+    steps = {path: [s for s in re.split(r"[/\\]", path) if s] for path in paths}
+    size = 1
+    longest = max(map(len, steps.values()), default=1)
+    while size < longest and len({tuple(s[-size:]) for s in steps.values()}) < len(steps):
+        size += 1
+    return {path: "/".join(own[-size:]) for path, own in steps.items()}
