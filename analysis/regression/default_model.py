@@ -13,6 +13,7 @@ force LoRA and MoRA to agree at r0. Tasks are fixed unless there are at least 8 
 for a population; then they are random with their own slopes. Every choice comes back as a sentence.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,6 +30,13 @@ RANK_LEFT_OUT = (
     "rank can be told apart from the adapter's."
 )
 MODELLED = ("masking", "plw", "rank", "seed")  # by w_p, mode, log2 rank and the block
+
+
+STANDS_FOR = {  # derived columns by which a formula has a factor
+    "masking": ("mode", "wp", "effective_plw"), "plw": ("wp", "effective_plw"),
+    "rank": ("log2_rank",), "adapter": ("method",), "dataset": ("dataset_type", "rg"),
+    "rate": ("lr",),
+}  # fmt: skip
 
 
 class DefaultModel(NamedTuple):
@@ -63,6 +71,23 @@ def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -
     return DefaultModel(
         "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
     )
+
+
+def pooled(columns: Collection[str], factors: Factors) -> list[str]:
+    """Return a sentence for every factor that varies and that a given formula does not use.
+
+    Args:
+        columns: those of the formula.
+        factors: of the rows that it was fitted to.
+    """
+    used = set(columns)
+    return [
+        f"{f.column} varies ({', '.join(f.levels)}) but is not in the formula: runs that differ in "
+        f"it are pooled."
+        for f in factors
+        if f.part not in ("replicate", "control")
+        and not used & {f.column, f.inside, *STANDS_FOR.get(f.column, ())}
+    ]
 
 
 def _varies(rows: pd.DataFrame, name: str) -> bool:

@@ -12,7 +12,7 @@ from analysis.mixed import MixedFit
 from analysis.questions.controls.false_positives import false_positive_rates
 from analysis.questions.plw.effects import dose_table
 from analysis.questions.plw.shape import Shape, shapes
-from analysis.regression.default_model import default_formula
+from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.model import (
     MARGIN,
     FittedProposal,
@@ -26,6 +26,7 @@ from analysis.regression.model import (
 )
 from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
+from analysis.table.factors import Factors, factors_of
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, read_items
 
@@ -35,10 +36,6 @@ ASKED_NOTHING = Request()
 ALPHA = 0.05
 # Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
-SETTINGS = (
-    "normaliser", "scope", "embeddings", "placement", "regulariser", "base_precision",
-    "completion_weight",
-)  # fmt: skip
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 
 
@@ -96,24 +93,34 @@ class Study(Regression):
         """How often the study's tests call a difference what is none; empty without controls."""
         return false_positive_rates(self.frame)
 
+    @cached_property
+    def factors(self) -> Factors:
+        """What varies over the runs of the main model."""
+        return factors_of(self.rows)
+
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence for every column that varies and is not in the model."""
+        if {GIVEN, FROZEN} & set(self.reasons):
+            sentences = pooled(self.fit.design.parsed.columns, self.factors)
+        else:
+            sentences = default_formula(self.frame).left_out
+        return (*self.frame.attrs.get("left_out", ()), *sentences)
+
     @property
     def varied(self) -> list[str]:
         """The settings beside the factors of interest that have several levels."""
-        return [n for n in SETTINGS if n in self.rows and self.rows[n].nunique() > 1]
+        return [f.column for f in self.factors.settings]
 
-    @cached_property
+    @property
     def usual(self) -> dict[str, str]:
         """The level of every varied setting that most runs have."""
-        runs = self.rows.drop_duplicates("run")
-        return {n: str(runs[n].astype(str).value_counts().index[0]) for n in self.varied}
+        return self.factors.usual
 
     @cached_property
     def main(self) -> pd.DataFrame:
         """The rows at the usual level of every setting: what the figures show."""
-        kept = pd.Series(True, self.rows.index)
-        for name, level in self.usual.items():
-            kept &= self.rows[name].astype(str) == level
-        return self.rows[kept]
+        return self.factors.main(self.rows)
 
     @property
     def seeds(self) -> int:
@@ -262,7 +269,7 @@ def _by_plan(rows: pd.DataFrame, request: Request, planned: str | None) -> Fitte
 
 def _by_default(frame: pd.DataFrame, rows: pd.DataFrame, request: Request) -> FittedProposal:
     try:
-        formula, reasons = default_formula(frame)
+        formula, reasons, _ = default_formula(frame)
         return as_it_stands(rows, _own(request, formula, *reasons))
     except AnalysisError as error:
         raise NoModel(str(error)) from error

@@ -34,7 +34,8 @@ from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
 from analysis.report import findings, first_screen, overview, plain
 from analysis.report.page import Page, write
-from analysis.table.frame import NEEDED, from_results, read
+from analysis.table.columns import NEEDED
+from analysis.table.frame import from_results, read
 
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
 

@@ -43,6 +43,7 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     if not study.fit.converged:
         text = "Nothing is concluded from the model's intervals; see the diagnostics."
         found.append(("Not converged.", text))
+    found += [("Not in the model.", text) for text in study.left_out]
     if study.screening:
         count = {1: "One seed", 2: "Two seeds"}[study.seeds]
         text = (

@@ -15,6 +15,7 @@ from scipy.stats import t as t_distribution
 from analysis.engine.linalg import Array
 from analysis.inference.estimates import contrast
 from analysis.mixed import MixedFit, fit_mixed
+from analysis.table.factors import run_columns
 from analysis.table.frame import SCORED, study_rows
 
 CELL = (
@@ -42,10 +43,7 @@ class Adjusted:
 def run_means(rows: pd.DataFrame, *, side: str | None = None) -> pd.DataFrame:
     """Return one row per run with its factors and its mean score over tasks (of one side)."""
     chosen = rows if side is None else rows[rows["side"] == side]
-    factors = [
-        n for n in ("run", *CELL, *PLACE, "seed", "sham", "shuffle_prompts", "control") if n in rows
-    ]
-    grouped = chosen.groupby(factors, observed=True, dropna=False)
+    grouped = chosen.groupby(run_columns(rows), observed=True, dropna=False)
     return grouped["score"].agg(score="mean", tasks="size").reset_index()
 
 

@@ -131,10 +131,6 @@ class Factors:
                 kept &= rows[name].astype(str) == level
         return rows[kept]
 
-    def stratum_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
-        """Return every row's data set and base model."""
-        return joined(rows, [n for n in ("dataset", "model") if n in rows])
-
     def arm_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
         """Return every row's arm: "full", "lora r8", "lora dropout 0.1 r8 attention"."""
         names = self._texts(_with_rank(rows), ("arm",), always=("adapter",), unsaid=True)
@@ -191,6 +187,16 @@ def joined(rows: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":
     return _line(rows[list(names)].astype("string").fillna(""))
 
 
+def stratum_names(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Return every row's data set and base model."""
+    return joined(rows, [n for n in ("dataset", "model") if n in rows])
+
+
+def cell_names(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Return every row's cell within its stratum, by what varies over these rows."""
+    return factors_of(rows).cell_names(rows)
+
+
 def level_text(level: Any) -> str:
     """Return a level as text: a number as short as it is, without a trailing .0."""
     if isinstance(level, float | np.floating):
@@ -226,6 +232,11 @@ def _place(column: str) -> float:
     """Return where a column stands: settings by path are behind the levels, before the seed."""
     order = list(PARTS)
     return order.index("seed") - 0.5 if is_setting(column) else order.index(column)
+
+
+def run_columns(rows: pd.DataFrame) -> list[str]:
+    """Return `run` and the columns that tell the runs of a prepared frame apart."""
+    return [n for n in ("run", *level_columns(rows)) if n in rows and not _carrier(n)]
 
 
 def varying(rows: pd.DataFrame) -> list[str]:

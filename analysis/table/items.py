@@ -22,13 +22,11 @@ import pyarrow.parquet as pq
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
-from analysis.table.cells import CELL, PLACE
+from analysis.table.factors import run_columns
 
 Scores = npt.NDArray[np.float32]
 FILE = "items.parquet"
-LABELS = (*PLACE, *CELL, "seed", "sham", "shuffle_prompts", "control")
 APART = 0.01  # points by which the items' mean may differ from the recorded score
-NO_RANK = ""  # of full fine-tuning
 RIGHT = 100.0  # points of an item that is right
 
 
@@ -103,8 +101,7 @@ def read_items(rows: pd.DataFrame, folder: str | Path) -> Items:
     scale = _scales(rows)
     pairs = rows[["task", "metric"]].drop_duplicates().astype(str)
     wanted = set(pairs.itertuples(index=False, name=None))
-    labels = [n for n in LABELS if n in rows]
-    runs = rows.drop_duplicates("run")[["run", *labels]].reset_index(drop=True)
+    runs = rows.drop_duplicates("run")[run_columns(rows)].reset_index(drop=True)
     found = [_of_run(Path(folder) / "cells" / str(run) / FILE, wanted) for run in runs["run"]]
     there = np.array([bool(one) for one in found])
     if not there.any():
@@ -117,26 +114,6 @@ def read_items(rows: pd.DataFrame, folder: str | Path) -> Items:
     notes = (f"{missing} runs have no items file; they are not in here.",) if missing else ()
     every = Items(scores_RI, runs[there].reset_index(drop=True), columns, notes)
     return _checked(every, rows)
-
-
-def cell_names(runs: pd.DataFrame) -> "pd.Series[str]":
-    """Return the name of every run's cell: the levels that vary, rank left out where it is none."""
-    if "rank" in runs and "adapter" in runs:
-        full = runs["adapter"].astype(str) == "full"
-        runs = runs.assign(rank=runs["rank"].astype(str).mask(full, NO_RANK))
-    return _joined(runs, [n for n in CELL if n in runs and runs[n].nunique() > 1])
-
-
-def place_names(runs: pd.DataFrame) -> "pd.Series[str]":
-    """Return where every run belongs: its data set and base model."""
-    return _joined(runs, [n for n in PLACE if n in runs])
-
-
-def _joined(runs: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":
-    if not names:
-        return pd.Series("all", runs.index)
-    text = runs[list(names)].astype("string").fillna("").agg(" ".join, axis=1)
-    return text.str.replace(r"\s+", " ", regex=True).str.strip()
 
 
 def item_weights(items: Items) -> Array:

@@ -14,12 +14,9 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast
 from analysis.mixed import MixedFit, fit_mixed
+from analysis.table.factors import factors_of
 
 Array = npt.NDArray[np.float64]
-FACTORS = (
-    "masking", "plw", "completion_weight", "normaliser", "scope", "adapter", "rank", "embeddings",
-    "placement", "regulariser", "base_precision", "dataset", "model", "lr", "seed",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,11 @@ class Levels:
 
 
 def level_means(
-    rows: pd.DataFrame, by: Sequence[str], *, value: str = "score", block: Sequence[str] = FACTORS
+    rows: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    value: str = "score",
+    block: Sequence[str] | None = None,
 ) -> Levels:
     """Return the adjusted mean of `value` at every combination of the levels of `by`.
 
@@ -49,11 +50,13 @@ def level_means(
         rows: one row per run.
         by: the factors whose levels are compared.
         value: the column of numbers.
-        block: what the runs were crossed with; what is in `by` or does not vary is left out.
+        block: what the runs were crossed with, by default every factor; what is in `by` or does
+            not vary is left out.
     """
     rows = rows.dropna(subset=[value])
     grouped = rows.groupby(list(by), observed=True, sort=True, dropna=False)[value]
     table = grouped.agg(n="size", estimate="mean").reset_index()
+    block = factors_of(rows).columns() if block is None else block
     others = [n for n in block if n in rows and n not in by and rows[n].nunique() > 1]
     for blocks in [others, []] if others else [[]]:
         try:

@@ -17,12 +17,10 @@ import pandas as pd
 
 from analysis.engine.linalg import Array, independent_columns
 from analysis.questions.plw.effects import panels
-from analysis.table.cells import CELL
+from analysis.table.factors import factors_of
 from analysis.table.frame import study_rows
 
-KEPT = ("masking", "plw", "adapter", "rank", "rate")  # of CELL: what a panel may vary
 ARM = ("dataset", "model", "adapter", "rank")
-SETTINGS = tuple(name for name in CELL if name not in KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +33,7 @@ class RunPanel:
 
 def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows at the level of every other setting that most runs have."""
-    runs = rows.drop_duplicates("run")
-    kept = pd.Series(True, rows.index)
-    for name in SETTINGS:
-        if name in rows and rows[name].nunique() > 1:
-            text = rows[name].astype(str)
-            kept &= text == text[runs.index].value_counts().index[0]
-    return rows[kept]
+    return factors_of(rows).main(rows)
 
 
 def run_panels(frame: pd.DataFrame, *, levels: int = 2) -> Iterator[RunPanel]:

@@ -13,8 +13,9 @@ from analysis.questions.noise.item_model import item_model
 from analysis.questions.noise.paired import clustered_variance, paired
 from analysis.questions.noise.section import section
 from analysis.regression.study import fitted
+from analysis.table.factors import cell_names
 from analysis.table.frame import from_results, study_rows
-from analysis.table.items import Items, cell_names, item_weights, read_items
+from analysis.table.items import Items, item_weights, read_items
 
 SEEDS, ITEMS = 4, 60
 
@@ -220,13 +221,13 @@ def test_the_binomial_model_finds_what_was_put_in():
     assert model.fit.converged
     assert model.sd("item") == pytest.approx(1.0, abs=0.25)
     assert model.sd("run") == pytest.approx(0.4, abs=0.15)
-    found = model.difference("1.0", "0.0")
+    found = model.difference("1", "0")
     assert abs(found.estimate - 1.0) < 2.5 * found.se
     assert model.sd("cell:item") == pytest.approx(0.8, abs=0.15)
     expected = np.sqrt(2 * (0.4**2 / 8 + 0.8**2 / 100 + 1 / (0.2 * 800)))
     assert found.se == pytest.approx(expected, rel=0.25)
-    table = model.against("0.0")
-    assert table["cell"].tolist() == ["0.1", "0.5", "1.0"]
+    table = model.against("0")
+    assert table["cell"].tolist() == ["0.1", "0.5", "1"]
     assert item_model(items, most_rows=1600).items == 50
 
 
@@ -243,7 +244,7 @@ def test_a_leaderboard_with_items_speaks_of_other_items(place, items):
     # The added variance of a difference is that of the paired differences over items.
     quiz = items.of(tasks=["quiz"])
     cell = cell_names(quiz.runs)
-    pair = paired(quiz, cell == "1.0", cell == "0.0")
+    pair = paired(quiz, cell == "1", cell == "0")
     assert pair.both.se < pair.runs.se + pair.items.se
 
 

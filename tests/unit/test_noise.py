@@ -8,7 +8,8 @@ from analysis.errors import AnalysisError
 from analysis.mixed import fit_mixed
 from analysis.questions.noise import figure as figures
 from analysis.questions.noise.estimate import Noise, noise, noise_table, plan_table
-from analysis.table.items import Items, cell_names
+from analysis.table.factors import cell_names
+from analysis.table.items import Items
 
 SD = {"seed": 2.0, "run": 1.5, "item": 20.0, "cell_item": 10.0, "rest": 30.0}
 

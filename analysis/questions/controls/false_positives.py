@@ -35,8 +35,8 @@ from analysis.mixed import fit_mixed
 from analysis.questions.controls.estimate import KEYS, RULES
 from analysis.regression.default_model import default_formula
 from analysis.table.cells import CELL, PLACE, adjusted
+from analysis.table.factors import cell_names
 from analysis.table.frame import SCORED, study_rows
-from analysis.table.items import cell_names
 
 ALPHA = 0.05
 RELABELLINGS = 10

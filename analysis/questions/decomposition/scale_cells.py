@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.inference.estimates import Estimate
 from analysis.table.frame import study_rows
-from analysis.table.run_panels import SETTINGS, dummies, independent, one_row_per_run, usual_rows
+from analysis.table.run_panels import dummies, independent, one_row_per_run, usual_rows
 
 OUTCOMES = ("score", "log_norm", "log_share")
 SCALED = ("normaliser", "completion_weight")  # settings that the gradient's scale depends on
@@ -78,9 +78,8 @@ def cell_means(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], Means]]:
 
 def _at_usual(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows at the usual level of every setting that the scale does not depend on."""
-    free = [n for n in SETTINGS if n not in SCALED and n in rows]
     kept = rows.drop(columns=[n for n in SCALED if n in rows])
-    return rows.loc[usual_rows(kept).index] if free else rows
+    return rows.loc[usual_rows(kept).index]
 
 
 def _cell(row: dict[str, object]) -> Cell:

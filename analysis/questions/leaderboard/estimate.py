@@ -27,8 +27,9 @@ from analysis.inference.selection import against_best, letters
 from analysis.inference.winners import Winner, winner
 from analysis.questions.noise.paired import rest_variance
 from analysis.table.cells import CELL, adjusted, run_means
+from analysis.table.factors import cell_names, stratum_names
 from analysis.table.frame import study_rows
-from analysis.table.items import Items, cell_names, item_weights, place_names
+from analysis.table.items import Items, item_weights
 
 MOST_LETTERS = 60  # cells beyond which a letter display is no help to anybody
 RUNS, ITEMS, BOTH = "other runs, these items", "these runs, other items", "other runs, other items"
@@ -79,7 +80,7 @@ def leaderboards(
     """
     rows = study_rows(frame)
     runs = run_means(rows, side=side)
-    runs = runs.assign(cell=cell_names(runs), place=place_names(runs))
+    runs = runs.assign(cell=cell_names(runs), place=stratum_names(runs))
     wanted = rows if side is None else rows[rows["side"] == side]
     tasks = [t for t in (items.tasks if items else []) if (wanted["task"].astype(str) == t).any()]
     chosen = items.of(tasks=tasks) if items is not None and tasks else None

@@ -25,7 +25,8 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.table.items import Items, cell_names, place_names
+from analysis.table.factors import cell_names, stratum_names
+from analysis.table.items import Items
 
 SEEDS = (2, 3, 5, 10, 20)
 ITEMS = (100, 300, 1000, 3000, 10000)
@@ -168,7 +169,7 @@ _PARTS = ("seed", "run", "item", "cell_item", "rest")
 
 def by_task(items: Items) -> Iterator[tuple[str, str, Items]]:
     """Yield every place and task with its scores."""
-    where = place_names(items.runs)
+    where = stratum_names(items.runs)
     for place in dict.fromkeys(where):
         for task in items.tasks:
             yield str(place), task, items.of(runs=where == place, tasks=[task])

@@ -19,7 +19,8 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, holm
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.table.items import RIGHT, Items, cell_names
+from analysis.table.factors import cell_names
+from analysis.table.items import RIGHT, Items
 
 MOST_ROWS = 40_000
 LOGISTIC = np.pi**2 / 3  # variance of the logistic distribution

@@ -12,7 +12,8 @@ from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.items import Items, cell_names, place_names
+from analysis.table.factors import cell_names, stratum_names
+from analysis.table.items import Items
 
 MOST_MODELS = 4  # binomial fits of
 MOST_ROWS = 12_000  # rows, so that each takes a second or so
@@ -99,7 +100,7 @@ def _pairs(items: Items, study: Study) -> Table:
     target = study.rows.loc[study.rows["side"] == "target", "task"].astype(str).unique()
     tasks = [t for t in items.tasks if t in set(target)] or items.tasks
     chosen = items.of(tasks=tasks)
-    where = place_names(chosen.runs)
+    where = stratum_names(chosen.runs)
     rows = []
     for place in dict.fromkeys(where):
         own = chosen.of(runs=where == place)

@@ -8,12 +8,13 @@ import pandas as pd
 
 from analysis.inference.estimates import holm
 from analysis.questions.adapters.section import SIDES
-from analysis.regression.study import SETTINGS, Study
+from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import run_means
-from analysis.table.level_means import FACTORS, level_means, panels
+from analysis.table.factors import factors_of
+from analysis.table.level_means import level_means, panels
 
 
 def section(study: Study) -> Section | None:
@@ -69,6 +70,6 @@ def _gaps(runs: pd.DataFrame, setting: str, study: Study) -> Iterator[dict[str, 
 
 def _matched(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
     """Return the runs that have a partner which differs in this setting alone."""
-    others = [n for n in (*FACTORS, *SETTINGS) if n in runs and n != setting]
-    levels = runs.groupby(list(dict.fromkeys(others)), observed=True)[setting].transform("nunique")
+    others = [n for n in factors_of(runs).columns() if n != setting] or ["run"]
+    levels = runs.groupby(others, observed=True)[setting].transform("nunique")
     return runs[levels > 1]
