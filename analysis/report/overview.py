@@ -9,19 +9,17 @@ import pandas as pd
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.frame import LEVELS
+from analysis.table.factors import level_columns, part_of, with_carried
+from analysis.table.frame import rates
 from analysis.table.validation_losses import validation_losses
 
-IDENTITY = [name for name in LEVELS if name != "study"]
-SHOWN = [name for name in IDENTITY if name not in ("lr", "train")]
-PER_CELL = [name for name in SHOWN if name not in ("seed", "model")]
 MANY_LEVELS = 12
 MANY_RATES = 3  # so many learning rates of one arm make a curve
 
 
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
-    cells = raw.drop_duplicates([name for name in IDENTITY if name in raw])
+    cells = raw.drop_duplicates(level_columns(raw))
     blocks: list[Block] = [Text(_sentence(raw, cells)), Sheet(_grid(cells), open=True)]
     tables = [_aliases(cells), _failures(cells, folder), _cells(cells), _cost(cells)]
     blocks += [Sheet(table) for table in tables if len(table.frame)]
@@ -45,7 +43,7 @@ def design(raw: pd.DataFrame) -> str:
 
 def counts(raw: pd.DataFrame) -> dict[str, int]:
     """Return how many cells, runs, aliases and failures there are, and how far they reach."""
-    cells = raw.drop_duplicates([name for name in IDENTITY if name in raw])
+    cells = raw.drop_duplicates(level_columns(raw))
     trained = cells[_column(cells, "adapter") != "none"]
     done = trained[_column(trained, "status", "done") == "done"]
     runs = int(done["train_key"].nunique())
@@ -59,6 +57,22 @@ def counts(raw: pd.DataFrame) -> dict[str, int]:
         "data sets": int(_column(done, "dataset").nunique()),
         "tasks": int(_bench(raw)["task"].nunique()),
     }
+
+
+def shown(cells: pd.DataFrame) -> list[str]:
+    """Return the levels and settings that a table names a cell by.
+
+    The learning rate is one of them where it varies within an arm; else each arm has its own.
+    """
+    swept = "lr" in cells and bool((rates(cells) != 0).any())
+    fixed = "train" in cells and cells["train"].nunique() < 2
+    hidden = [n for n, left in (("lr", not swept), ("train", fixed)) if left]
+    return [n for n in level_columns(cells) if n not in hidden]
+
+
+def varied(cells: pd.DataFrame) -> list[str]:
+    """Return what varies and tells cells apart that are means over seeds and base models."""
+    return [n for n in shown(cells) if n not in ("seed", "model") and cells[n].nunique() > 1]
 
 
 def _bench(raw: pd.DataFrame) -> pd.DataFrame:
@@ -90,8 +104,8 @@ def _sentence(raw: pd.DataFrame, cells: pd.DataFrame) -> str:
 def _grid(cells: pd.DataFrame) -> Table:
     rows = []
     trained = cells[_column(cells, "adapter") != "none"]
-    for name in SHOWN:
-        if name in trained and trained[name].notna().any():
+    for name in shown(trained):
+        if trained[name].notna().any():
             found = sorted(trained[name].dropna().unique(), key=_sort_key)
             rows.append({"factor": name, "count": len(found), "levels": _listed(found)})
     frame = pd.DataFrame(rows)
@@ -113,7 +127,7 @@ def _listed(values: Sequence[object]) -> str:
 
 def _aliases(cells: pd.DataFrame) -> Table:
     """Say which names are one run; replicates and base models are told once."""
-    names = [name for name in PER_CELL if name in cells]
+    names = [n for n in shown(cells) if n not in ("seed", "model")]
     done = cells[cells["train_key"].notna() & (_column(cells, "adapter") != "none")]
     again = done.duplicated("train_key")
     first = done[~again].set_index("train_key")[names]
@@ -121,19 +135,15 @@ def _aliases(cells: pd.DataFrame) -> Table:
     rows = []
     for record in others.to_dict("records"):
         own = first.loc[record["train_key"]]
-        varied = [n for n in names if str(record[n]) != str(own[n])]
-        if varied:
-            same = ", ".join(f"{n}={_text(own[n])}" for n in varied)
-            rows.append({n: _text(record[n]) for n in _useful(cells)} | {"same run as": same})
+        changed = [n for n in names if str(record[n]) != str(own[n])]
+        if changed:
+            same = ", ".join(f"{n}={_text(own[n])}" for n in changed)
+            rows.append({n: _text(record[n]) for n in varied(cells)} | {"same run as": same})
     frame = pd.DataFrame(rows).drop_duplicates() if rows else pd.DataFrame()
     title = "Aliases: further names of a run"
     return Table(
         "aliases", title, frame, "Found from the tokens' roles and weights, not from names."
     )
-
-
-def _useful(cells: pd.DataFrame) -> list[str]:
-    return [n for n in PER_CELL if n in cells and cells[n].nunique() > 1]
 
 
 def _text(value: object) -> str:
@@ -143,7 +153,7 @@ def _text(value: object) -> str:
 def _failures(cells: pd.DataFrame, folder: Path | None) -> Table:
     status = _column(cells, "status", "done")
     lost = cells[status != "done"]
-    names = [n for n in SHOWN if n in cells and cells[n].nunique() > 1]
+    names = [n for n in shown(cells) if cells[n].nunique() > 1]
     frame = lost[[*names, "status"]].reset_index(drop=True) if len(lost) else pd.DataFrame()
     if len(lost) and folder is not None:
         frame["error"] = [_error(folder, str(key)) for key in lost["train_key"]]
@@ -164,7 +174,7 @@ def _cells(cells: pd.DataFrame) -> Table:
         (_column(cells, "status", "done") == "done") & (_column(cells, "adapter") != "none")
     ]
     alias = done.duplicated("train_key")
-    names = [n for n in PER_CELL if n in cells and cells[n].nunique() > 1]
+    names = varied(cells)
     if not names or not len(done):
         return Table("cells", "Cells", pd.DataFrame())
     grouped = done.assign(alias=alias).groupby(names, sort=False, dropna=False)
@@ -183,7 +193,9 @@ def _cost(cells: pd.DataFrame) -> Table:
     }  # fmt: skip
     names = [n for n in wanted if n in cells and cells[n].notna().any()]
     runs = cells[_column(cells, "adapter") != "none"].drop_duplicates("train_key")
+    arm = [n for n in varied(runs) if part_of(n) == "arm"]
     by = [n for n in ("adapter", "rank") if n in runs]
+    by += [n for n in arm if n not in by]
     if not names or not by:
         return Table("cost", "Cost", pd.DataFrame())
     runs = (
@@ -221,7 +233,7 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
 def tuning(raw: pd.DataFrame) -> Section | None:
     """Return validation loss against learning rate; None where a rate does not vary by itself."""
     by = ["dataset", "adapter", "rank"]
-    rows = validation_losses(raw).dropna(subset=["loss"])
+    rows = validation_losses(with_carried(raw)).dropna(subset=["loss"])
     if not len(rows) or rows.groupby(by)["lr"].nunique().max() < MANY_RATES:
         return None
     means = rows.groupby([*by, "lr"], observed=True)["loss"].mean().reset_index()

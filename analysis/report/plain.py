@@ -4,9 +4,10 @@ import pandas as pd
 
 from analysis.questions.heldout import section as heldout
 from analysis.report import words
-from analysis.report.overview import PER_CELL
+from analysis.report.overview import varied
 from analysis.report.page import Block, Head, Listing, Section, Sheet, Text
 from analysis.report.tables import Table
+from analysis.table.factors import run_columns
 from analysis.table.frame import SCORED
 
 
@@ -24,7 +25,8 @@ def scores(frame: pd.DataFrame) -> Section | None:
     rows = frame[frame["task_type"].isin(SCORED)]
     if not len(rows):
         return None
-    names = [n for n in PER_CELL if n in rows and rows[n].nunique() > 1]
+    own = [n for n in run_columns(rows) if n not in ("rate", "control")]
+    names = [n for n in varied(rows) if n in own]
     grouped = rows.groupby([*names, "task"], observed=True, sort=False, dropna=False)["score"]
     table = grouped.agg(runs="size", mean="mean").reset_index()
     note = "Means over seeds and base models, in points; no interval can be given."

@@ -48,7 +48,7 @@ CARRIED = {  # group or level: the column of a prepared frame that carries it
 DEFAULTS = {  # the level that a name need not mention, and that a tie between levels goes to
     "init": "default", "optimizer": "adamw", "normaliser": "weight", "scope": "batch",
     "embeddings": "frozen", "placement": "all", "regulariser": "none", "base_precision": "fp32",
-    "completion_weight": "1.0", "sham": "a", "shuffle_prompts": "False",
+    "completion_weight": "1", "sham": "a", "shuffle_prompts": "False",
 }  # fmt: skip
 NAMES = {"plw": "prompt loss weight", "dataset": "data set", "model": "base model",
          "rate": "learning rate", "lr": "learning rate", "train": "training settings"}  # fmt: skip
@@ -128,7 +128,7 @@ class Factors:
         kept = pd.Series(True, rows.index)
         for name, level in self.usual.items():
             if name in rows and name not in FREE:
-                kept &= rows[name].astype(str) == level
+                kept &= rows[name].map(level_text).astype(str) == level
         return rows[kept]
 
     def arm_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
@@ -279,7 +279,7 @@ def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Fa
         name=name,
         part=part_of(column),
         kind=kind if numbers else "categories",
-        levels=tuple(map(str, levels)),
+        levels=tuple(map(level_text, levels)),
         reference=default if default in most else most[0],
         inside=_carrier(column) if prepared else "",
         only=_methods_with(runs, column) if is_setting(column) else (),
@@ -288,8 +288,9 @@ def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Fa
 
 def _most_common(known: "pd.Series[Any]", levels: Iterable[Any]) -> list[str]:
     """Return the levels that most rows have, as text: several where they have equally many."""
-    counts = known.astype(str).value_counts()
-    return [str(v) for v in levels if counts[str(v)] == counts.max()]
+    counts = known.map(level_text).astype(str).value_counts()
+    texts = dict.fromkeys(map(level_text, levels))
+    return [text for text in texts if counts[text] == counts.max()]
 
 
 def _carrier(column: str) -> str:
@@ -333,7 +334,7 @@ def with_reference(rows: pd.DataFrame) -> pd.DataFrame:
         if len(known):
             levels = sorted(known.unique(), key=_sort_key)
             usual = _most_common(known, levels)[0]
-            filled[name] = rows[name].fillna(next(v for v in levels if str(v) == usual))
+            filled[name] = rows[name].fillna(next(v for v in levels if level_text(v) == usual))
     return rows.assign(**filled)
 
 
@@ -364,6 +365,12 @@ def _ending(column: str, names: Mapping[str, list[str]]) -> str:
         if not any(" ".join(w[-size:]) == text for n, w in names.items() if n != column):
             return text
     return " ".join(own)
+
+
+def with_carried(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a results table with `adapter`, `dataset` and `model` named by all that they carry."""
+    levels = [n for n in ("adapter", "dataset", "model") if n in table]
+    return table.assign(**{n: carried_names(table, n) for n in levels})
 
 
 def carried_names(rows: pd.DataFrame, column: str) -> "pd.Series[str]":

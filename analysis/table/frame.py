@@ -34,11 +34,11 @@ from analysis.table.columns import NEEDED, plain_types, read_text
 from analysis.table.factors import (
     BASE,
     FULL,
-    carried_names,
     is_number,
     is_setting,
     level_columns,
     varying,
+    with_carried,
     with_reference,
 )
 
@@ -238,8 +238,7 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = pd.Series(value, frame.index)
-    named = {n: carried_names(frame, n) for n in ("adapter", "dataset", "model") if n in frame}
-    frame = frame.assign(method=frame["adapter"].astype(str), **named)
+    frame = with_carried(frame.assign(method=frame["adapter"].astype(str)))
     frame["is_base"] = frame["method"].eq(BASE)
     frame["control"] = _controls(frame)
     frame["run"] = frame["train_key"].astype(str)
@@ -248,7 +247,7 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     rank0 = float(np.exp2(np.median(np.log2(ranks)))) if len(ranks) else 1.0
     frame["log2_rank"] = np.where(ranked, np.log2(frame["rank"].astype(float) / rank0), 0.0)
     frame["task_group"] = _task_groups(frame)
-    frame["rate"] = _rates(frame)
+    frame["rate"] = rates(frame)
     for name in (*GROUPS, *level_columns(frame)):
         number = name in NUMBERS or (is_setting(name) and is_number(frame[name]))
         if name in frame and name not in ("control", "shuffle_prompts") and not number:
@@ -257,12 +256,12 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _rates(frame: pd.DataFrame) -> pd.Series:
+def rates(frame: pd.DataFrame) -> pd.Series:
     """Return the learning rate where it is a factor, 0 where every arm has its own tuned one."""
-    arm = [n for n in ("adapter", "rank", "dataset", "model", "train") if n in frame]
-    arm += [n for n in level_columns(frame) if is_setting(n)]
-    rates = frame.groupby(arm, observed=True, dropna=False)["lr"] if "lr" in frame else None
-    if rates is None or rates.nunique().max() < 2:
+    levels = ("adapter", "rank", "init", "optimizer", "dataset", "model", "train")
+    arm = [n for n in level_columns(frame) if n in levels or is_setting(n)]
+    own = frame.groupby(arm, observed=True, dropna=False)["lr"] if arm and "lr" in frame else None
+    if own is None or own.nunique().max() < 2:
         return pd.Series(0.0, frame.index)
     return pd.to_numeric(frame["lr"], errors="coerce")
 

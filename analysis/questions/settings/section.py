@@ -13,7 +13,7 @@ from analysis.report import plots, words
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import run_means
-from analysis.table.factors import factors_of
+from analysis.table.factors import factors_of, level_text
 from analysis.table.level_means import level_means, panels
 
 
@@ -59,7 +59,7 @@ def _gaps(runs: pd.DataFrame, setting: str, study: Study) -> Iterator[dict[str, 
     """Yield every level of one setting less the usual one, by data set and PLW."""
     against = study.usual[setting]
     for labels, means in panels(runs, ["dataset", "plw"], partial(level_means, by=[setting])):
-        levels = means.table[setting].astype(str)
+        levels = means.table[setting].map(level_text).astype(str)
         for level in levels[levels != against]:
             gap = means.compare(levels == level, levels == against)
             if gap is not None:

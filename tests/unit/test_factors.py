@@ -1,0 +1,304 @@
+"""The one list of factors: whatever varies is in the model, the tables and the figures."""
+
+import random
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablate.results.record import LEVEL_PATHS, LEVELS, shown_settings
+from analysis.mixed import fit_mixed
+from analysis.questions.adapters.section import sides
+from analysis.questions.settings.section import differences
+from analysis.regression.default_model import default_formula, pooled
+from analysis.regression.study import fitted
+from analysis.report import findings, overview
+from analysis.table.factors import (
+    GROUPS,
+    PARTS,
+    cell_names,
+    factors_of,
+    level_columns,
+    readable,
+    shortest_endings,
+    stratum_names,
+    with_reference,
+)
+from analysis.table.frame import from_results, study_rows
+from tests.fake_results import fake_results
+from tests.settings import settings
+
+CONTROLS = ("sham", "shuffle_prompts", "seed")  # what they compare has sections of its own
+EVERY = dict(settings())
+DRAWN = [k for k in EVERY if k.partition(".")[0] != "execution"]
+COLUMN = {path: name for name, path in LEVEL_PATHS.items()}
+PAIRS = 36
+
+
+def small(seeds=2):
+    """A small study: full and LoRA of one rank, two weights of one mode, one data set."""
+    table = fake_results(1, seeds=seeds, plws=(0.0, 0.1), controls=False)
+    kept = table["adapter"].isin(["full", "lora"]) & table["masking"].isin(["instruction", "none"])
+    return table[kept & (table["rank"] == 4) & (table["dataset"] == "micro_short")]
+
+
+def crossed(table, keys, *, effect=3.0, seed=0):
+    """The table's runs at every combination of two values of some keys, each with an effect."""
+    rng = np.random.default_rng(seed)
+    parts = [table]
+    for key, (low, high) in keys.items():
+        column = COLUMN.get(key, key)
+        values = (
+            shown_settings({key: low} | {}, [key])[key],
+            shown_settings({key: high}, [key])[key],
+        )
+        if isinstance(values[0], str) != isinstance(values[1], str):
+            values = tuple(map(str, values))
+        made = []
+        for part in parts:
+            for n, value in enumerate(values):
+                own = part.assign(train_key=part["train_key"] + f"|{key}{n}", **{column: value})
+                own["value"] = own["value"] + n * effect / 100
+                made.append(own)
+        parts = made
+    found = pd.concat(parts, ignore_index=True)
+    noise = dict.fromkeys(found["train_key"].unique(), 0.0)
+    noise = {k: rng.normal(0, 0.005) for k in noise}
+    return found.assign(value=found["value"] + found["train_key"].map(noise))
+
+
+def drawn():
+    """Pairs of keys drawn at random from the configuration; the seed is fixed."""
+    rng = random.Random(8)
+    usable = [k for k in DRAWN if COLUMN.get(k, k) not in CONTROLS and k != "plw"]
+    return [tuple(sorted(rng.sample(usable, 2))) for _ in range(PAIRS)]
+
+
+# --- the list ------------------------------------------------------------------------------------
+
+
+def test_every_level_and_every_group_belongs_to_a_part():
+    assert set(LEVELS) - {"study"} <= set(PARTS)
+    dotted = {path.partition(".")[0] for path in EVERY if "." in path}
+    assert dotted == set(GROUPS)
+
+
+def test_the_walk_finds_the_settings_of_the_configuration():
+    assert {"train.warmup_ratio", "adapter.options.dropout", "dataset.path", "placement.layers",
+            "loss.label_smoothing", "regulariser.kl", "rank", "train.lr"} <= set(EVERY)  # fmt: skip
+    assert not [k for k in EVERY if k.endswith((".name", ".kind"))]
+
+
+@pytest.mark.parametrize("keys", drawn(), ids="+".join)
+def test_any_two_settings_are_factors_of_model_tables_and_figures(keys):
+    raw = crossed(small(), {k: EVERY[k] for k in keys})
+    frame = from_results(raw)
+    found = factors_of(study_rows(frame))
+    model = default_formula(frame)
+    study = fitted(raw, frame)
+    said = " ".join((*model.reasons, *model.left_out))
+    names = re.findall(r"`([^`]+)`|([A-Za-z_]\w*)", model.formula)
+    used = {a or b for a, b in names}
+    grid = overview.section(raw, None).blocks[1].table.frame.set_index("factor")["count"]
+    drawn_labels = differences(study)
+    drawn_labels = set(drawn_labels["setting"]) if len(drawn_labels) else set()
+    arms = {a for _, means in sides(study.main) for a in means.table["adapter"].astype(str)}
+    for key in keys:
+        column = COLUMN.get(key, key)
+        factor = found["rate" if column == "lr" else column]
+        assert len(factor.levels) == 2
+        stands = {factor.column, factor.inside, *(["log2_rank"] if column == "rank" else [])}
+        assert used & stands or column in said
+        assert grid[column] == 2
+        if factor.inside == "adapter":
+            assert any(factor.text(level) in arm for level in factor.levels for arm in arms)
+        elif factor.part == "stratum":
+            assert study.rows["dataset" if factor.inside == "dataset" else "model"].nunique() == 2
+        elif column != "rank":
+            assert factor.column in drawn_labels
+    assert study.fit.n == len(study_rows(frame))  # no row was lost for a setting that it has not
+
+
+@pytest.mark.parametrize("key", [k for k in EVERY if k.startswith("execution.")])
+def test_how_a_run_is_computed_is_no_factor_and_the_page_says_so(key):
+    low, high = (shown_settings({key: v}, [key])[key] for v in EVERY[key])
+    table = small()
+    raw = pd.concat([table.assign(**{key: low}), table.assign(alias=True, **{key: high})])
+    frame = from_results(raw)
+    assert key not in factors_of(study_rows(frame))
+    (said,) = frame.attrs["left_out"]
+    assert (
+        said == f"{key} varies, but does not change a run: its levels are names of the same runs."
+    )
+    assert ("Not in the model.", said) in findings.warnings(fitted(raw, frame))
+
+
+def test_scores_under_several_evaluation_settings_count_once_and_the_page_says_which():
+    table = small()
+    again = table.assign(score_key=table["score_key"] + "2", **{"evaluate.limit": 20})
+    raw = pd.concat([table.assign(**{"evaluate.limit": 10}), again])
+    frame = from_results(raw)
+    assert set(frame["evaluate.limit"].dropna()) == {10}
+    assert frame.attrs["left_out"] == [
+        "evaluate.limit varies, but a run counts once: its scores are those with evaluate.limit=10."
+    ]
+
+
+# --- what cannot be told apart -------------------------------------------------------------------
+
+
+def test_a_setting_that_one_adapter_has_is_estimated_within_it():
+    table = small()
+    lora = table["adapter"] == "lora"
+    key = "adapter.options.dropout"
+    raw = pd.concat([table[~lora], crossed(table[lora], {key: (0.0, 0.1)}, effect=5.0)])
+    frame = from_results(raw)
+    assert set(frame["adapter"]) == {"full", "lora dropout 0", "lora dropout 0.1", "none"} & set(
+        frame["adapter"]
+    )
+    rows = study_rows(frame)
+    assert factors_of(rows)[key].only == ()  # filled in for the model
+    assert factors_of(frame)[key].only == ("lora",)
+    fit = fit_mixed(rows, default_formula(frame).formula)
+    assert fit.left_out == ()
+    (name,) = [n for n in fit.fixef.index if key in n and "task" not in n]
+    assert fit.fixef[name] == pytest.approx(5.0, abs=1.5)
+
+
+def test_settings_that_go_together_are_named_and_one_is_left_out():
+    raw = crossed(small(), {"train.epochs": (1.0, 2.0)})
+    raw["train.warmup_ratio"] = raw["train.epochs"] / 10
+    frame = from_results(raw)
+    model = default_formula(frame)
+    assert "train.epochs" in model.formula
+    assert "train.warmup_ratio" not in model.formula
+    assert model.left_out == [
+        "train.warmup_ratio varies but is not in the model: its levels and those of train.epochs "
+        "go together, so that no effect of its own can be told apart."
+    ]
+    found = factors_of(study_rows(frame))["train.warmup_ratio"]
+    assert found.aliases == ("train.epochs",)
+    study = fitted(raw, frame)
+    assert ("Not in the model.", model.left_out[0]) in findings.warnings(study)
+
+
+def test_a_nested_setting_is_determined_one_way_only():
+    table = crossed(small(), {"train.epochs": (1.0, 2.0), "loss.label_smoothing": (0.0, 0.1)})
+    last = table["train.epochs"].eq(2.0) & table["loss.label_smoothing"].eq(0.1)
+    table["train.clip"] = np.where(table["train.epochs"] == 1.0, 1.0, np.where(last, 3.0, 2.0))
+    found = factors_of(study_rows(from_results(table)))
+    assert "train.clip" in found["train.epochs"].determined_by
+    assert found["train.epochs"].aliases == ()
+
+
+def test_a_setting_that_goes_with_the_seed_is_said_to():
+    raw = small()
+    raw = raw.assign(**{"train.epochs": 1.0 + raw["seed"]})
+    (said,) = default_formula(from_results(raw)).left_out
+    assert said.startswith("train.epochs is in the model, but every seed ran one level of it")
+
+
+def test_a_given_formula_that_passes_over_a_factor_is_told_on():
+    frame = from_results(crossed(small(), {"train.epochs": (1.0, 2.0)}))
+    found = factors_of(study_rows(frame))
+    assert pooled(["task", "wp", "adapter", "seed"], found) == [
+        "train.epochs varies (1, 2) but is not in the formula: runs that differ in it are pooled."
+    ]
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_two_local_files_are_two_data_sets_named_by_their_path():
+    key = "dataset.path"
+    raw = crossed(small().assign(dataset="local"), {key: ("/x/one/a.jsonl", "/x/two/a.jsonl")})
+    frame = from_results(raw)
+    rows = study_rows(frame)
+    assert set(rows["dataset"]) == {"one/a.jsonl", "two/a.jsonl"}
+    assert set(stratum_names(rows)) == {"one/a.jsonl micro_a", "two/a.jsonl micro_a"}
+    assert "dataset:seed" in default_formula(frame).formula
+    named = crossed(small(), {key: ("a.jsonl", "b.jsonl")})
+    assert set(study_rows(from_results(named))["dataset"]) == {
+        "micro_short a.jsonl", "micro_short b.jsonl",
+    }  # fmt: skip
+
+
+def test_the_shortest_endings_that_tell_paths_apart():
+    assert shortest_endings(["/a/x.json", "/a/y.json"]) == {
+        "/a/x.json": "x.json", "/a/y.json": "y.json",
+    }  # fmt: skip
+    assert shortest_endings(["/p/a/x", "/q/a/x"]) == {"/p/a/x": "p/a/x", "/q/a/x": "q/a/x"}
+    assert shortest_endings(["only"]) == {"only": "only"}
+
+
+def test_settings_are_called_by_their_last_word_where_that_says_enough():
+    assert readable(["train.weight_decay", "regulariser.weight_decay", "adapter.options.dropout",
+                     "rate", "scope"]) == {
+        "train.weight_decay": "train weight decay",
+        "regulariser.weight_decay": "regulariser weight decay",
+        "adapter.options.dropout": "dropout", "rate": "learning rate", "scope": "scope",
+    }  # fmt: skip
+
+
+def test_names_of_runs_and_arms():
+    runs = pd.DataFrame({
+        "run": list("abcd"), "method": ["full", "lora", "lora", "lora"],
+        "adapter": ["full", "lora dropout 0.1", "lora dropout 0.1", "lora dropout 0"],
+        "rank": [4, 4, 8, 8], "plw": [0.0, 0.5, 1.0, 1.0], "masking": "none",
+        "placement": ["all", "all", "attention", "all"],
+        "train.epochs": [1.0, 1.0, 2.0, 2.0],
+    })  # fmt: skip
+    found = factors_of(runs)
+    assert found.arm_names(runs).tolist() == [
+        "full", "lora dropout 0.1 r4", "lora dropout 0.1 r8 attention", "lora dropout 0 r8",
+    ]  # fmt: skip
+    assert cell_names(runs).tolist() == [
+        "0 full all epochs 1", "0.5 lora dropout 0.1 4 all epochs 1",
+        "1 lora dropout 0.1 8 attention epochs 2", "1 lora dropout 0 8 all epochs 2",
+    ]  # fmt: skip
+
+
+def test_the_usual_level_is_that_of_most_runs_and_of_a_tie_the_default():
+    runs = pd.DataFrame({
+        "run": list("abcde"), "placement": ["mlp", "mlp", "all", "all", "attention"],
+        "train.epochs": [2.0, 2.0, 2.0, 1.0, 1.0], "scope": ["batch", "example", "x", "y", "z"],
+    })  # fmt: skip
+    found = factors_of(runs)
+    assert found.usual == {"scope": "batch", "placement": "all", "train.epochs": "2"}
+    assert found.main(runs)["run"].tolist() == []
+    assert factors_of(runs.drop(columns="scope")).main(runs)["run"].tolist() == ["c"]
+
+
+def test_kinds_of_factors():
+    runs = pd.DataFrame({
+        "run": list("abc"), "rate": [1e-4, 1e-3, 1e-3], "train.epochs": [1.0, 2.0, 3.0],
+        "train.batch_size": [1, 10, 100], "train.schedule": ["a", "b", "b"],
+        "dataset.invert_prompt": [True, False, True],
+    })  # fmt: skip
+    assert {f.column: f.kind for f in factors_of(runs)} == {
+        "rate": "log number", "train.epochs": "number", "train.batch_size": "log number",
+        "train.schedule": "categories", "dataset.invert_prompt": "categories",
+    }  # fmt: skip
+
+
+def test_numbers_of_many_levels_are_numbers_in_the_model():
+    tables = [crossed(small(), {"train.batch_size": (n, 2 * n)}) for n in (1, 4, 16)]
+    tables = [t.assign(train_key=t["train_key"] + str(i)) for i, t in enumerate(tables)]
+    formula = default_formula(from_results(pd.concat(tables))).formula
+    assert "log10(`train.batch_size`)" in formula
+    narrow = [t.assign(**{"train.epochs": t["train.batch_size"] / 100 + 1}) for t in tables]
+    frame = from_results(pd.concat(narrow).drop(columns="train.batch_size"))
+    assert " + `train.epochs`)" in default_formula(frame).formula
+
+
+def test_a_missing_setting_takes_the_usual_level():
+    rows = pd.DataFrame({
+        "run": list("abcd"), "adapter": ["full", "lora", "lora", "lora"],
+        "adapter.options.dropout": [np.nan, 0.1, 0.1, 0.0],
+    })  # fmt: skip
+    assert with_reference(rows)["adapter.options.dropout"].tolist() == [0.1, 0.1, 0.1, 0.0]
+
+
+def test_level_columns_of_a_table_without_settings_are_the_levels():
+    assert set(level_columns(fake_results())) == (set(LEVELS) - {"study"}) & set(fake_results())
