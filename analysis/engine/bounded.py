@@ -1,4 +1,4 @@
-"""Scores that lie between 0 and 1: what a family takes, and what is done with exact 0 and 1.
+"""Scores between 0 and 1: which values a family allows, and how exact 0 and 1 are handled.
 
 A beta distribution has no density at 0 and 1, so a table that holds either must say what is meant:
 

@@ -1,4 +1,4 @@
-"""How the levels of the first factor meet the dense columns: cross products a (L, P, M).
+"""Cross products of the first factor's levels with the dense columns, a (L, P, M).
 
 They are kept dense where they are (runs crossed with tasks) and sparse where they are not
 (students who each met 25 of 1,128 lecturers); then the sum over levels of a' phi a costs its pairs

@@ -1,4 +1,4 @@
-"""What a reader should know about a fit, in plain words."""
+"""Warnings about a fit, in plain words."""
 
 from collections.abc import Sequence
 

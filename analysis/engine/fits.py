@@ -1,4 +1,4 @@
-"""What a fitted mixed model says of itself."""
+"""Fitted mixed models: estimates, criteria, fitted values, residuals and summary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

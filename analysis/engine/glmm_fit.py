@@ -1,4 +1,4 @@
-"""Fits a generalised linear mixed model: where to begin, the search, and what else to look for.
+"""Fits a generalised linear mixed model: start values, search, and checks for separation.
 
 The search begins at a working linear mixed model: a logistic regression without random effects
 gives eta, its working response z = eta + (y - mu) / (mu (1 - mu)) with weights m mu (1 - mu) is

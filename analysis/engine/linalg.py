@@ -1,4 +1,4 @@
-"""The linear algebra that `engine.lmm` stands on: least squares, and many small matrices at once.
+"""Linear algebra for `engine.lmm`: least squares, and batches of small matrices.
 
 Letters in names: N rows, L levels, P columns of a factor, B fixed effects, M columns.
 """

@@ -1,4 +1,4 @@
-"""Minimises a mixed model's deviance, then checks that it did.
+"""Minimises a mixed model's deviance, then checks the minimum.
 
 The search (`engine.newton`) goes most of the way on a guess at the curvature; the Hessian, by
 differences of the analytic gradient, does the rest. Two checks follow, each of which can fail: the

@@ -1,4 +1,4 @@
-"""The same linear mixed model with another response: only what depends on y is made anew."""
+"""The same linear mixed model with another response: only what depends on y is recomputed."""
 
 from copy import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a fit supports: estimates, tests, intervals, means and their comparison, fit quality."""
+"""Statistical inference from a fit: estimates, tests, intervals, means, comparisons, R2."""
 
 from analysis.inference.estimates import (
     Equivalence,

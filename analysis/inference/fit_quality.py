@@ -1,4 +1,4 @@
-"""How much a mixed model explains, and predictions and random effects with their errors.
+"""R2, ICC, predictions and random effects of a mixed model, with standard errors.
 
 R2 of Nakagawa and Schielzeth (2013, Methods Ecol. Evol. 4(2)), with Johnson's (2014, ibid. 5(9))
 mean variance for random slopes: of the variance of the fixed part f, the mean over rows of the

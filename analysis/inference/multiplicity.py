@@ -1,4 +1,4 @@
-"""P-values and intervals that allow for how many comparisons were made.
+"""P-values and intervals adjusted for multiple comparisons.
 
 Holm and Bonferroni hold the chance of any false positive, Benjamini and Hochberg the expected
 share of false ones. Tukey's studentised range (all pairs of k means) and the multivariate t (any

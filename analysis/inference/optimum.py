@@ -1,4 +1,4 @@
-"""Where a fitted quadratic has its optimum, how well that is known, or that there is none.
+"""The optimum of a fitted quadratic with Fieller's interval, or why there is none.
 
 For a curve b1 x + b2 x^2 on [low, high] the vertex is v = -b1 / (2 b2). Its Fieller set (Fieller
 1954) holds every x at which the slope b1 + 2 b2 x does not differ from zero:

@@ -1,4 +1,4 @@
-"""From the scale that a model is linear on back to that of its score.
+"""Back-transformation from a model's linear scale to the scale of its score.
 
 The link of a generalised model, or the function of the score that a linear one was fitted to
 (`logit(score) ~ wp`), is undone; standard errors follow by the delta method, the ends of an

@@ -1,4 +1,4 @@
-"""Which mean is the best: multiple comparisons with the best, and letters for what is alike.
+"""Which mean is the best: multiple comparisons with the best, and letters for equal means.
 
 Hsu's constrained intervals (1981, Annals of Statistics 9(5); 1996, Multiple Comparisons, section
 4.2) are for mu_i - max over j != i of mu_j, all at once. With d_i the one-sided critical value of

@@ -1,4 +1,4 @@
-"""Simplifies a random structure that the data do not call for, and says what it did.
+"""Simplifies a singular random structure step by step, and records each step.
 
 A singular fit (a variance of zero, effects perfectly correlated) has more parameters than the table
 can estimate. One step at a time, only over the groups that are singular, until the fit is not:

@@ -1,4 +1,4 @@
-"""The winner's own mean, corrected for having been picked by the estimate it is reported with.
+"""The mean of the best of several, corrected for its selection (the winner's curse).
 
 Andrews, Kitagawa and McCloskey (2024), Inference on winners, QJE 139(1). Estimates X ~ N(mu, V)
 with V known, i the largest. Given that i won and given what does not depend on X_i,

@@ -1,4 +1,4 @@
-"""A part of a grid that fits a budget: the runs from which the default model learns most.
+"""A fraction of a grid for a budget of runs: D-optimal for the default model.
 
 Every run of the grid is a row of the default model's fixed-effects matrix X, one score a run. A
 part S of it is judged by D-efficiency against the whole,

@@ -1,4 +1,4 @@
-"""Looking at a study several times: boundaries that spend its error as the data come in.
+"""Group-sequential looks at a study: boundaries that spend alpha as the data come in.
 
 Lan and DeMets (1983, Biometrika 70(3)): a function says how much of alpha may be spent by the time
 that a share t of the information is there. Two of them, each side

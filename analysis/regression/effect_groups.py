@@ -1,4 +1,4 @@
-"""The fixed effects by what they are about: joint tests of every factor, curve and interaction.
+"""Joint tests of the fixed effects, one for every factor, curve and interaction.
 
 The columns of one set of variables are tested together: w_p with its square, all levels of a
 factor, all cells of an interaction. A main effect beside its interaction is the effect at the

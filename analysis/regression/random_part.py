@@ -1,4 +1,4 @@
-"""What varies at random, and how well the model fits: intervals, tests, criteria, shares.
+"""The random part and the fit: intervals and tests of standard deviations, criteria, R2 and ICC.
 
 standard deviations  profile-likelihood intervals (Gaussian, by ML); for other families Wald's
                      on the log scale, from the Hessian of the Laplace deviance
@@ -107,7 +107,9 @@ def variance_table(reg: Regression, rows: pd.DataFrame) -> Table:
     )
     heads = words.HEADS | {"sd": "standard deviation"}
     formats = dict.fromkeys(("sd", "low", "high"), SIGNIFICANT) | {"share": ".0%", "levels": ",.0f"}
-    return Table("variances", "What varies at random", rows, note, heads, formats)
+    return Table(
+        "variances", "Standard deviations of the random effects", rows, note, heads, formats
+    )
 
 
 def term_rows(reg: Regression) -> pd.DataFrame:
