@@ -19,24 +19,31 @@ from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE
 from analysis.questions.adapters import many_section
 from analysis.questions.adapters import section as arms
+from analysis.questions.adapters.headline_section import headlines as adapter_headlines
 from analysis.questions.controls import section as checks
 from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
 from analysis.questions.leaderboard import section as leaderboard
+from analysis.questions.leaderboard.best_section import best_settings
 from analysis.questions.noise import section as items
 from analysis.questions.plw import rank_section, shape_section
 from analysis.questions.plw import section as dose
+from analysis.questions.plw.headline_section import headlines as plw_headlines
+from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
+from analysis.questions.settings.headline_section import headlines as setting_headlines
 from analysis.questions.tradeoff import section as front
 from analysis.regression import external, headlines, methods, narrative
 from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
 from analysis.report import findings, first_screen, overview, plain
-from analysis.report.page import Page, write
+from analysis.report.page import Page, Section, write
+from analysis.report.trust import trust
 from analysis.table.columns import NEEDED
 from analysis.table.frame import from_results, read
 
+HEADLINES = (plw_headlines, adapter_headlines, setting_headlines)
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
 
 
@@ -187,9 +194,21 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         question=_question(study.folder),
         source=source,
         version=_version(),
+        first=_first(study),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
         warnings=findings.warnings(study),
+    )
+
+
+def _first(study: Study) -> Section:
+    """Return the first screen of a study."""
+    return first_screen.section(
+        [one for headlines in HEADLINES for one in headlines(study)],
+        status=study.status,
+        trust=trust(study),
+        best=best_settings(study),
+        remarks=plw_remarks(study),
     )
 
 

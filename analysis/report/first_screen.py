@@ -75,10 +75,22 @@ def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
     tail = f"; {remarks[0]}" if remarks else ""
     if not clear:
         return f"None of the {count} can be told from zero at the 5 % level{tail}."
-    largest = ", ".join(_effect_text(one) for one in clear[:NAMED])
-    first = "the largest are " if len(clear) > NAMED else ""
+    named = _named(clear)
+    largest = ", ".join(_effect_text(one) for one in named)
+    first = "the largest are " if len(clear) > len(named) else ""
     verb = "is" if len(clear) == 1 else "are"
     return f"{len(clear)} of {count} {verb} distinguishable from zero: {first}{largest}{tail}."
+
+
+def _named(clear: Sequence[Headline]) -> list[Headline]:
+    """Return the largest effect of every question, then the largest of the rest, at most `NAMED`.
+
+    Args:
+        clear: what is distinguishable, the largest first.
+    """
+    first = {one.question: one for one in reversed(clear)}
+    ordered = [*first.values(), *(one for one in clear if one not in first.values())]
+    return sorted(ordered[:NAMED], key=lambda one: -abs(one.estimate))
 
 
 def _effect_text(one: Headline) -> str:
@@ -125,7 +137,7 @@ def opinions(headlines: Sequence[Headline]) -> pd.DataFrame:
     for _, own in table[known].groupby("question", sort=False):
         table.loc[own.index, "second_p"] = holm(own["second_p"].tolist())
     same = (table["second_p"] < ALPHA) == (table["verdict"] == CLEAR)
-    return table.assign(agrees=same.map({True: "yes", False: "no"}).where(known))
+    return table.assign(agrees=same.astype(object).where(known))
 
 
 def _second(one: Headline) -> dict[str, float]:
@@ -135,7 +147,7 @@ def _second(one: Headline) -> dict[str, float]:
 
 
 def _figure(rows: pd.DataFrame, unit: str) -> Figure:
-    differs = rows["agrees"].eq("no").map({True: " ‡", False: ""})
+    differs = rows["agrees"].eq(False).map({True: " ‡", False: ""})
     verdict = rows["verdict"].eq(CLEAR).map({True: CLEAR, False: UNCLEAR})
     rows = rows.assign(label=rows["label"] + differs, verdict=verdict)
     return plots.forest(rows, unit=unit)
@@ -148,7 +160,7 @@ def _caption(rows: pd.DataFrame, every: int, method: str) -> str:
     )
     if rows["second"].notna().any():
         text += f" Grey: a second analysis, {method} (statsmodels)."
-    if rows["agrees"].eq("no").any():
+    if rows["agrees"].eq(False).any():
         text += " ‡: the two analyses disagree on the verdict."
     if len(rows) < every:
         text += f" Shown: the {len(rows)} strongest of {every}; the table below has all."
@@ -160,12 +172,12 @@ def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
     known = table[table["agrees"].notna()] if len(table) else table
     if not len(known):
         return []
-    same = int((known["agrees"] == "yes").sum())
+    same = int(known["agrees"].eq(True).sum())
     text = (
         f"A second analysis, {method}, gives the same verdict on {same} of "
         f"{words.count(len(known), 'effect')}"
     )
-    others = known.loc[known["agrees"] == "no", "label"].tolist()
+    others = known.loc[known["agrees"].eq(False), "label"].tolist()
     text += f"; not on {_listed(others)}." if others else "."
     tone = "warn" if others else "clear"
     return [Item(text, "second analysis", tone, ("headlines",))]

@@ -191,7 +191,7 @@ def summary_of(section: Section) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    end = re.search(r"[.:;](?=\s|$)", text)
+    end = re.search(r"[.;](?=\s|$)", text)
     return text if end is None else f"{text[: end.start()]}."
 
 

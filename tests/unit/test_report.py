@@ -90,12 +90,68 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "findings", "run", "plw", "shape", "surface", "adapters", "trade-off", "front", "best",
-        "controls", "heldout", "model", "coefficients", "variances", "influence", "diagnostics",
-        "methods",
+        "answer", "findings", "run", "plw", "shape", "surface", "adapters", "trade-off", "front",
+        "best", "controls", "heldout", "model", "coefficients", "variances", "influence",
+        "diagnostics", "methods",
     ]  # fmt: skip
     linked = re.findall(r'<li><a href="#([^"]+)"', page)
     assert linked == re.findall(r'<section id="([^"]+)"', page)
+
+
+class Open(HTMLParser):
+    """The words of a page that can be read before anything of it is opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.words = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "br", "link", "path", "use"):
+            self.stack.append((tag, tag == "details" and "open" not in dict(attrs)))
+
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tags = [tag for tag, _ in self.stack]
+        closed = [i for i, (_, shut) in enumerate(self.stack) if shut]
+        hidden = closed and "summary" not in tags[closed[0] + 1 : closed[0] + 2]
+        if not hidden and not {"script", "style", "svg", "title"} & set(tags):
+            self.words += data.split()
+
+
+def open_words(page):
+    reader = Open()
+    reader.feed(page)
+    return reader.words
+
+
+def test_a_page_opens_with_at_most_four_thousand_words(page):
+    everything = open_words(page.replace("<details ", "<details open "))
+    assert 150 < len(open_words(page)) <= 4000 < len(everything)
+    assert "Methods" in open_words(page)  # the title of a folded section is open
+
+
+def test_hidden_words_are_those_of_closed_details_alone():
+    text = "<p>a b</p><details><summary>c</summary>d<details open><summary>e</summary></details>"
+    assert open_words(f"{text}</details><details open><p>f</p></details>") == ["a", "b", "c", "f"]
+
+
+def test_headlines_are_the_numbers_of_their_sections(report):
+    tables = report / "tables"
+    head, dose, arms = (
+        pd.read_csv(tables / f"{name}.csv")
+        for name in ("headlines", "plw_effect", "arm_differences")
+    )
+    assert len(head) == len(dose) + len(arms)
+    np.testing.assert_allclose(head["estimate"], [*dose["effect"], *arms["estimate"]])
+    np.testing.assert_allclose(head["high"], [*dose["high"], *arms["high"]])
+    np.testing.assert_allclose(head["p"], [*dose["p_holm"], *arms["p_holm"]])
+    clear = head["verdict"] == "distinguishable"
+    assert (clear == (head["p"] < 0.05)).all()
+    assert head["agrees"].dropna().astype(bool).mean() > 0.7
+    assert head["second"].notna().mean() > 0.9
 
 
 def test_the_page_fetches_nothing(page):
@@ -132,7 +188,7 @@ def agree(text, value):
     number = text.replace("−", "-").replace(",", "")
     share = number.endswith("%")
     try:
-        told = float(number.rstrip("%")) / (100 if share else 1)
+        told, value = float(number.rstrip("%")) / (100 if share else 1), float(value)
     except ValueError:
         return str(value) == text
     mantissa, _, power = number.rstrip("%").partition("e")

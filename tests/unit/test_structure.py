@@ -50,7 +50,7 @@ FLOORS = [
     {"analysis.planning"},
     {"analysis.papers"},
     {"analysis.report.build", "analysis.report.findings", "analysis.report.overview",
-     "analysis.report.plain"},
+     "analysis.report.plain", "analysis.report.trust"},
 ]  # fmt: skip
 # Inside a question: numbers, then how they are drawn, then how they are told.
 PARTS = {"figure": 1, "section": 2}

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
-from analysis.questions.leaderboard.estimate import BOTH, ITEMS, Leaderboard, leaderboards
+from analysis.questions.leaderboard.best_section import boards_of
+from analysis.questions.leaderboard.estimate import BOTH, ITEMS, Leaderboard
 from analysis.questions.noise import figure as noise_figures
 from analysis.questions.tuning.estimate import tuning_budget
 from analysis.regression.study import Study
@@ -27,10 +27,7 @@ HEADS = {
 def section(study: Study) -> Section | None:
     """Return the section on the best cells; None where no place has two of them."""
     side = "target" if (study.rows["side"] == "target").any() else None
-    try:
-        boards = leaderboards(study.frame, side=side, items=study.items)
-    except AnalysisError:
-        return None
+    boards = boards_of(study, side)
     if not boards:
         return None
     lines = [Text(_told(board, side)) for board in boards]

@@ -1,0 +1,38 @@
+"""The headlines of the other settings: each level against the usual one."""
+
+from analysis.questions.adapters.section import SIDES
+from analysis.questions.settings.section import differences
+from analysis.regression import second
+from analysis.regression.study import Study
+from analysis.report import words
+from analysis.report.headline import CLEAR, UNCLEAR, Headline
+
+
+def headlines(study: Study) -> list[Headline]:
+    """Return every level of a setting less the usual one, by data set, side and PLW."""
+    table = differences(study)
+    found = []
+    several = len(table) and table["plw"].nunique() > 1
+    for row in table.to_dict("records") if len(table) else []:
+        rows = study.rows[study.rows["dataset"].astype(str) == str(row["dataset"])]
+        rows = rows[rows["plw"].astype(float) == float(row["plw"])]
+        if row["side"] != "both":
+            rows = rows[rows["side"].astype(str) == str(row["side"])]
+        levels = (str(row["level"]), str(row["against"]))
+        weight = f", PLW {words.plw_text(float(row['plw']))}" if several else ""
+        found.append(
+            Headline(
+                label=f"{row['setting']} {levels[0]} − {levels[1]}{weight}",
+                group=f"{row['dataset']}: {SIDES[str(row['side'])]}, settings",
+                question="settings",
+                estimate=float(row["estimate"]),
+                low=float(row["low"]),
+                high=float(row["high"]),
+                unit="points",
+                verdict=CLEAR if row["verdict"] == CLEAR else UNCLEAR,
+                p=float(row["p_holm"]),
+                mde=float(row["mde"]),
+                second=second.of_study(study, rows, str(row["setting"]), levels),
+            )
+        )
+    return found
