@@ -27,13 +27,8 @@ def _fit(study: Study) -> Item:
 
 
 def _seeds(study: Study) -> Item:
-    few = study.screening
-    text = f"{words.count(study.seeds, 'seed')} per cell"
-    text += (
-        f": enough to choose what to run with more than {SCREENING_SEEDS}, not to conclude"
-        if few else ""
-    )  # fmt: skip
-    return Item(f"{text}.", "seeds", "warn" if few else "")
+    text = f"{words.count(study.seeds, 'seed')} per cell."
+    return Item(text, "seeds", "warn" if study.screening else "")
 
 
 def _sham(study: Study) -> Iterator[Item]:
