@@ -1,4 +1,4 @@
-"""The kinds of the factor `optimizer`: a row each. No torch; the code of a row is named by it."""
+"""The kinds of the factor `optimizer`, a row each. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

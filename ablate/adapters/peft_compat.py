@@ -1,15 +1,18 @@
-"""PEFT's methods that do not run as they come: BOFT, SHiRA and virtual tokens.
+"""Corrections of PEFT methods that do not run correctly unchanged: BOFT, SHiRA, virtual tokens.
 
-BOFT (arXiv 2311.06243): PEFT has butterfly factors for a compiled CUDA kernel alone; without it it
-falls back to one factor, in silence, and BOFT is OFT. All the kernel does is to lay blocks out on a
-diagonal; importing this module puts it there in plain torch, for every device.
+Importing this module changes PEFT.
 
-SHiRA (arXiv 2406.13175): its forward makes a sparse tensor, at which torch warns unless it is told
-whether to check the indices. PEFT makes them from a mask; they need no check.
+BOFT (arXiv 2311.06243): PEFT needs a compiled CUDA kernel for more than one butterfly factor;
+without it, it silently uses one factor, which makes BOFT OFT. The kernel only builds block-diagonal
+matrices; this module replaces it by plain torch, on every device.
 
-Prompt tuning (arXiv 2104.08691) and P-tuning (2103.10385): PEFT drops the positions that it is
-given, so in a batch padded on the left, as generation has it, how far a prompt is from its virtual
-tokens would depend on the longest prompt beside it. Here positions are kept, behind theirs.
+SHiRA (arXiv 2406.13175): its forward pass makes a sparse tensor, for which torch warns unless the
+check of its indices is switched on or off. PEFT takes them from a mask, so they need no check.
+
+Prompt tuning (arXiv 2104.08691) and P-tuning (2103.10385): PEFT ignores given positions, so in a
+batch padded on the left, as in generation, the distance of a prompt from its virtual tokens would
+depend on the longest prompt in the batch. Here given positions are used, shifted by the number of
+virtual tokens.
 
 Shapes: N butterfly factors, D blocks of H x H each, K = D H inputs; B rows, L positions.
 """
@@ -51,7 +54,7 @@ _adjusted = PeftModelForCausalLM._adjust_prompt_learning_kwargs
 
 
 def _keep_positions(model: Any, config: Any, *, kwargs: dict[str, Any], **options: Any) -> None:
-    """Move the positions in `kwargs` behind the virtual tokens, which get the first ones."""
+    """Shift the positions in `kwargs` by the virtual tokens, which get the first positions."""
     positions_BL = kwargs.get("position_ids")
     if positions_BL is None or config.peft_type == PeftType.PREFIX_TUNING:
         _adjusted(model, config, kwargs=kwargs, **options)

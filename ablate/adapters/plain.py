@@ -1,4 +1,4 @@
-"""No adapter at all: the untouched base, and full fine-tuning."""
+"""No adapter: the base model itself, and full fine-tuning."""
 
 from ablate.adapters.method import Method
 

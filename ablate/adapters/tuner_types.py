@@ -1,4 +1,4 @@
-"""This project's own PEFT tuner types, and how PEFT learns of them."""
+"""This project's own PEFT tuner types, and their registration with PEFT."""
 
 import enum
 

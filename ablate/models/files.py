@@ -1,4 +1,4 @@
-"""A base model as files: its folder, a hash of its content and the shapes of its linear layers.
+"""A base model as files: its folder, a hash of its content and the shapes of its layers.
 
 Everything here comes from config.json, tokenizer.json and the headers of the safetensors files, so
 that a plan knows the capacity of every adapter without loading a model.
@@ -22,10 +22,10 @@ from ablate.paths import cache_dir
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
 _DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model")
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-# Encoders whose architecture names could be taken for causal language models.
+# Encoders whose architecture names look like those of causal language models.
 _ENCODERS = ("bert", "roberta", "electra", "xlnet", "deberta", "mpnet")
 _TRANSPOSED = ("gpt2",)  # layers of transformers' Conv1D, which stores (in, out)
-# Older checkpoints store these beside the weights; a model of today computes them.
+# Older checkpoints store these buffers; current transformers computes them.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 NO_LIMIT = 2**31 - 1  # position embeddings that are computed have no last position
 
@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A base model on disk, as far as its files tell."""
+    """A base model on disk: the facts that its files give without loading it."""
 
     folder: Path
     content_hash: str  # weights, configuration and tokenizer; not the folder's name
@@ -74,7 +74,7 @@ def tokenizer_file(folder: Path) -> Path:
     return path
 
 
-# -- where it is ------------------------------------------------------------------------------
+# -- its folder ------------------------------------------------------------------------------
 
 
 def _folder(model: Model) -> Path:
@@ -100,7 +100,7 @@ def _download(repository: str, revision: str | None) -> Path:
 
     asked = repository + (f" at revision {revision}" if revision else "")
     patterns = list(_DOWNLOADED)
-    try:  # what is here already needs no network
+    try:  # a local copy needs no network
         with contextlib.suppress(LocalEntryNotFoundError):
             local = snapshot_download(
                 repository, revision=revision, allow_patterns=patterns, local_files_only=True
@@ -108,7 +108,7 @@ def _download(repository: str, revision: str | None) -> Path:
             _weight_files(Path(local))
             return Path(local)
     except UserError:
-        pass  # an earlier download stopped half-way
+        pass  # an earlier download is incomplete
     except HFValidationError as error:
         raise UserError(f"model.path={repository}: no hub id; write OWNER/NAME") from error
     try:
@@ -133,7 +133,7 @@ def _weight_files(folder: Path) -> list[Path]:
     raise UserError(f"model: no model.safetensors in {folder}{old if has_old else ''}")
 
 
-# -- what it is -------------------------------------------------------------------------------
+# -- its facts -------------------------------------------------------------------------------
 
 
 def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
@@ -179,7 +179,7 @@ def _architecture(settings: dict[str, Any], folder: Path) -> str:
 
 
 def tensor_shapes(path: Path) -> dict[str, Shape]:
-    """Return name -> shape of every tensor in a safetensors file, read from its header alone."""
+    """Return name -> shape of every tensor in a safetensors file, read from its header only."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length < min(100_000_000, path.stat().st_size):
@@ -224,7 +224,7 @@ def _norms(shapes: dict[str, Shape]) -> int:
 
 
 def _in_full(module: str) -> str:
-    """Return a module's name in the causal LM; some checkpoints leave the model's prefix out."""
+    """Return a module's name in the causal LM; some checkpoints omit the model's prefix."""
     for start, prefix in (("h.", "transformer."), ("layers.", "model.")):
         if module.startswith(start):
             return prefix + module
@@ -267,20 +267,20 @@ def _combined(paths: Iterable[Path]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Return the sha256 of a file's content, remembered in the cache by path, size and time."""
+    """Return the sha256 of a file's content, cached by path, size and modification time."""
     stamp = hashlib.sha256(repr(_stamp(path)).encode()).hexdigest()[:32]
-    memory = cache_dir() / "hashes" / stamp
+    stored = cache_dir() / "hashes" / stamp
     with contextlib.suppress(OSError):
-        known = memory.read_text()
+        known = stored.read_text()
         if len(known) == 64:
             return known
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        draft = memory.with_name(f"{stamp}.{os.getpid()}")
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        draft = stored.with_name(f"{stamp}.{os.getpid()}")
         draft.write_text(found)
-        draft.replace(memory)
+        draft.replace(stored)
     return found
 
 

@@ -1,7 +1,7 @@
 """The base model and its tokenizer from a folder in the hub's format, and models made from scratch.
 
-A grid trains hundreds of cells on a few base models, so each base is read once per process and kept
-untouched; a cell trains its own copy.
+A grid trains hundreds of cells on a few base models, so each base is read once per process; a cell
+trains a copy of it.
 """
 
 import copy
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # A pristine copy doubles the memory of a base: above this size it is read again instead.
 KEEP_BYTES = 2**30
 CPU = torch.device("cpu")
-# What is left of a packed example's outputs by rounding, as a share of the largest; a leak is 0.3.
+# Largest difference that rounding may cause, relative to the largest logit; a real leak gives 0.3.
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
 COARSE = 0.05  # in 16 bits and below
 
@@ -54,7 +54,7 @@ def device_of(name: str) -> torch.device:
 def load(
     files: "ModelFiles", precision: str = "fp32", *, device: torch.device = CPU
 ) -> PreTrainedModel:
-    """Return a copy of the base model in `files` on `device`, free to be changed.
+    """Return a copy of the base model in `files` on `device`, which the caller may change.
 
     Args:
         files: where it is.
@@ -79,7 +79,7 @@ def _pristine(folder: Path, content_hash: str, dtype: torch.dtype) -> PreTrained
 
 
 def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
-    """Return what transformers is told to quantise the linear layers as it reads them."""
+    """Return the arguments of from_pretrained that quantise the linear layers."""
     if device.type != "cuda":
         raise UserError(
             f"base_precision={precision}: needs a GPU, and the run is on {device.type}; use fp32 "
@@ -90,7 +90,7 @@ def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
             f"base_precision={precision}: needs bitsandbytes, which is not installed; "
             'pip install "ablate[gpu]"'
         )
-    # LLM.int8 computes in float16 whatever comes in, and would say so at every layer and step.
+    # LLM.int8 computes in float16 for any input, and would log it at every layer and step.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     settings: dict[str, dict[str, Any]] = {
         "int8": {"load_in_8bit": True},
@@ -166,10 +166,11 @@ def checkpointing(model: Any, on: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def keeps_packed_apart(model: Any) -> bool:
-    """Return whether `model` reads two examples packed in one row as if each were alone.
+    """Return whether `model` gives an example packed behind another the logits it gives it alone.
 
-    Most architectures do, told by positions that restart; some (OPT) ignore these and would let the
-    second example see the first, silently. What is asked here is what a packed batch relies on.
+    Most architectures do, because positions restart; some (OPT) ignore positions, and the second
+    example would silently see the first. A packed batch is run, and compared with the example
+    alone.
     """
     if not getattr(model, "adapter_packs", True):
         return False  # set by `adapters.build` from the method's row

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ablate.commands.status import states
 from ablate.config import grid
 from ablate.config.compose import expand
 from ablate.experiment import identity
 from ablate.experiment.design import collect, design, save
+from ablate.experiment.status import states
 from ablate.results.store import Store
 from ablate.run import run_cells
 from analysis.report.build import build

@@ -263,7 +263,7 @@ def test_shapes_that_a_method_cannot_take_are_refused(level, said):
 
 
 def test_prompts_need_a_model_whose_attention_is_known():
-    with pytest.raises(UserError, match="knows no matrix that makes this model's keys"):
+    with pytest.raises(UserError, match="finds no matrix that computes this model's keys"):
         registry.check(cell("prefix"), {"layers.0.mixer": (64, 64)})
 
 

@@ -1,4 +1,4 @@
-"""The kinds of the factor `init`, initialisations of LoRA's factors, as far as no torch is needed.
+"""The kinds of the factor `init`, initialisations of LoRA's factors, a row each. No torch.
 
 A kind is one row of `INITS`; its code is in `levels`. On quantised weights PEFT refuses most kinds
 that decompose a weight; OLoRA would quantise the remaining weight a second time.

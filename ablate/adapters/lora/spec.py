@@ -1,9 +1,9 @@
 """LoRA (arXiv 2106.09685) and the methods that change a part of it.
 
-rsLoRA (2312.03732) and DoRA (2402.09353) are switches of `lora`. AdaLoRA (2303.10512) moves rank
-from matrix to matrix, KaSA (2412.06071) puts singular values between the factors, MiCA (2604.01694)
-holds one factor at the weight's smallest singular vectors, VeLoRA (2405.17991) keeps inputs for the
-backward pass in a short form, aLoRA (2504.12397) acts behind an invocation alone.
+rsLoRA (2312.03732) and DoRA (2402.09353) are options of `lora`. AdaLoRA (2303.10512) distributes
+rank among matrices, KaSA (2412.06071) puts singular values between the factors, MiCA (2604.01694)
+fixes one factor at the weight's smallest singular vectors, VeLoRA (2405.17991) stores inputs for
+the backward pass in compressed form, aLoRA (2504.12397) is active only after an invocation.
 """
 
 import math
@@ -57,12 +57,12 @@ def _scaled(rank: int, options: Options) -> dict[str, Any]:
 
 
 def _inputs_factor(rank: int, shapes: Shapes, options: Options) -> int:
-    """Count A alone: r x k for each matrix."""
+    """Return the count of A only: r x k per matrix."""
     return sum(rank * k for _, k in shapes.values())
 
 
 def _outputs_factor(rank: int, shapes: Shapes, options: Options) -> int:
-    """Count B alone: d x r for each matrix."""
+    """Return the count of B only: d x r per matrix."""
     return sum(rank * d for d, _ in shapes.values())
 
 
@@ -89,12 +89,12 @@ def _lora_parameters(rank: int, shapes: Shapes, options: Options) -> int:
     return sum(rank * (d + k) + magnitudes * d for d, k in shapes.values())
 
 
-# --- AdaLoRA: B diag(E) A. The budget is matched at the start of a run, where all of it trains; the
-# paper states its budget for the end, `shrink` times smaller.
+# --- AdaLoRA: B diag(E) A. The budget is matched at the start of a run, where all parameters train;
+# the paper states its budget for the end, which is `shrink` times smaller.
 
 
 def _adalora_sizes(rank: int, shapes: Shapes, options: Options) -> Iterable[dict[str, Any]]:
-    """Return the first ranks, from two on: below that there is nothing to prune."""
+    """Return the possible initial ranks, from two on: from one, no rank could be pruned."""
     return ({"init_r": n} for n in range(2, max(2, smallest_side(shapes, options)) + 1))
 
 
@@ -114,7 +114,7 @@ def _adalora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
         "lora_alpha": alpha(first, options),
         "lora_dropout": options["dropout"],
         "orth_reg_weight": options["orthogonality"],
-        "total_step": 1,  # known when the run begins
+        "total_step": 1,  # set by the hooks when the run begins
     }
 
 
@@ -123,8 +123,8 @@ def _adalora_capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, 
     return {**_adalora(rank, shapes, options), **schedule}
 
 
-# --- KaSA: B diag(s) A on a weight without its r smallest singular values, at least one of which
-# must be left
+# --- KaSA: B diag(s) A on a weight whose r smallest singular values are removed; at least one must
+# remain
 
 _KASA = Size(
     setting="r",
@@ -148,7 +148,7 @@ def _mica(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
     return {**_scaled(size, options), "init_lora_weights": "mica"}
 
 
-# --- VeLoRA: inputs in groups, each kept as one number
+# --- VeLoRA: inputs in groups, each stored as one number
 
 
 def _velora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _velora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
     if options["groups"] >= inputs:
         raise UserError(
             f"adapter.options.groups={options['groups']}: must be below {inputs}, the inputs of "
-            f"{name}; in groups of one nothing is shortened and VeLoRA is LoRA"
+            f"{name}; with groups of one input VeLoRA is LoRA"
         )
     kept = {"num_groups": options["groups"], "scale": options["scale"]}
     return {
@@ -212,7 +212,7 @@ ROWS = {
         ),
         optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
-        has_delta=lambda options: not options["dora"],  # PEFT's matrix leaves the magnitudes out
+        has_delta=lambda options: not options["dora"],  # PEFT's matrix has no magnitudes
         has_factors=True,
         start="ablate.adapters.lora.starts:draw_A",
         refuses=_lora_refuses,
@@ -221,7 +221,7 @@ ROWS = {
         paper="2303.10512",
         config="AdaLoraConfig",
         formula="r (d + k + 1), at the start of a run",
-        # The shares of a run: as the paper's for MNLI and CoLA, roughly.
+        # Fractions of a run, about as in the paper for MNLI and CoLA.
         options={
             **_SCALED,
             "shrink": Option(1.5, lambda v: is_number(v) and 1 < v < math.inf, "above 1"),
@@ -239,7 +239,7 @@ ROWS = {
         start="ablate.adapters.lora.starts:adalora",
         hooks="ablate.adapters.lora.adalora:hooks",
     ),
-    # No has_delta: PEFT's matrix leaves out what was cut off the weight.
+    # No has_delta: PEFT's matrix does not include the removed singular values.
     "kasa": Method(
         paper="2412.06071",
         config="LoraConfig",
@@ -251,11 +251,11 @@ ROWS = {
         },
         size=_KASA,
         arguments=_kasa,
-        starts_at_base=False,  # but without the smallest singular values of each matrix
+        starts_at_base=False,  # the smallest singular values of each matrix are removed
         changes_base=True,
         conv1d=False,
         optimizers=("adamw", "lora_plus"),
-        precisions=UNQUANTISED,  # on 4-bit weights PEFT makes a plain LoRA of it
+        precisions=UNQUANTISED,  # on 4-bit weights PEFT makes it a plain LoRA
         has_factors=True,
         start="ablate.adapters.lora.starts:kasa",
         hooks="ablate.adapters.lora.kasa:hooks",

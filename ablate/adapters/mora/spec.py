@@ -1,7 +1,7 @@
 """MoRA, ReMoRA (both arXiv 2405.12130) and ReLoRA (2307.05695), which restarts LoRA.
 
-MoRA trains one square matrix between two fixed linear maps. The restarting methods add what the
-adapter has learnt to the fixed weights from time to time, and start it again.
+MoRA trains one square matrix between two fixed linear maps. The restarting methods add the
+adapter's change to the fixed weights from time to time, and reset it.
 """
 
 import math
@@ -11,17 +11,18 @@ from ablate.adapters.lora import spec as lora
 from ablate.adapters.method import Method, Shape, Shapes, lora_count
 from ablate.adapters.options import Option, Options, is_positive, one_of, positive, share, whole
 
-# Rotation below this share of the model's width, sharing from it on. The paper states no threshold:
-# it rotates at r = 8 of 4096 (1/512 of the width) and shares at 256 of 4096 and 128 of 2048 (1/16).
+# Rotation for ranks below this fraction of the model's width, sharing otherwise. The paper states
+# no threshold: it rotates at r = 8 of 4096 (1/512 of the width) and shares at 256 of 4096 and 128
+# of 2048 (1/16).
 SHARING_FROM = 1 / 128
 
 # The maps by name, as `mora.square` has them; grouped_2 to 4 are ReMoRA's further types.
 TYPES = ("sharing", "rotation", "decouple", "truncate", "grouped_2", "grouped_3", "grouped_4")
 
-# ReMoRA's types, stage by stage and then again from the first. `cycle` is the released code's
-# default, `alternate` the paper's. `permute` shuffles what is grouped anew at each restart, which
-# lifts the cap of just below 2 q on the rank that these two reach together. `same` is a control:
-# without another grouping a restart changes no more than the optimizer's state.
+# ReMoRA's types by stage, repeated from the first. `cycle` is the released code's default,
+# `alternate` the paper's. `permute` draws a new permutation of the entries at each restart, which
+# removes the limit of just below 2 q on the rank of the sum under the other two. `same` is a
+# control: without another grouping a restart changes only the optimizer's state.
 GROUPS = {
     "cycle": ("sharing", "grouped_2", "grouped_3", "grouped_4"),
     "alternate": ("sharing", "grouped_2"),
@@ -33,8 +34,8 @@ GROUPS = {
 def square_side(rank: int, shape: Shape, kind: str) -> int:
     """Return the side q of MoRA's square matrix on a `shape`: floor(sqrt((d + k) r)), section 3.2.
 
-    Rotation pairs the entries of a group and takes the next even number below. A side above both
-    d and k would hold weights that no input reaches, so max(d, k) is the largest.
+    Rotation pairs the entries of a group, so q is rounded down to an even number. With q above both
+    d and k some weights would have no effect, so max(d, k) is the upper limit.
     """
     d, k = shape
     side = min(math.isqrt((d + k) * rank), max(d, k))
@@ -42,7 +43,7 @@ def square_side(rank: int, shape: Shape, kind: str) -> int:
 
 
 def mora_type(rank: int, shapes: Shapes, options: Options) -> str:
-    """Return sharing or rotation; `auto` decides once for the whole model, by rank over width."""
+    """Return the type; `auto` is sharing or rotation for the whole model, by rank over width."""
     if options["type"] != "auto":
         return str(options["type"])
     width = min(k for _, k in shapes.values())
@@ -73,7 +74,7 @@ def _parameters(rank: int, shapes: Shapes, options: Options) -> int:
 
 
 def _period(options: Options) -> dict[str, Any]:
-    """Return the settings that fix when a run restarts: `every` some steps, else `restarts`."""
+    """Return the options that decide when a run restarts: `every`, if given, else `restarts`."""
     names = ("restarts",) if options["every"] is None else ("every",)
     return {name: options[name] for name in (*names, "rewarmup")}
 
@@ -83,7 +84,7 @@ def _is_period(value: Any) -> bool:
 
 
 RESTARTS = {
-    "restarts": whole(3),  # in the whole run, evenly spread: four stages, however long the run
+    "restarts": whole(3),  # number per run, evenly spaced: four stages at any length
     "every": Option(None, _is_period, "a positive whole number of steps, or null: by `restarts`"),
     "rewarmup": share(0.025),  # of a stage; the paper's 50 steps of 2,000
 }

@@ -1,4 +1,4 @@
-"""The fixed linear maps around MoRA's square matrix (arXiv 2405.12130), and the change they make.
+"""The fixed linear maps around MoRA's square matrix (arXiv 2405.12130), and Delta-W.
 
     change(x) = decomp(M comp(x)) = Delta-W x          M is q x q, Delta-W is d x k
 
@@ -17,8 +17,8 @@ Let n = ceil(k / q). A layout is one of two ways to see k entries as q groups, o
     truncate  (Eq. 4)  M sees the first q entries and changes the first q outputs
 
 R_i pairs entry s with s + q/2 and turns the pair by i 10000^(-2s/q), as RoPE does (group 0 stays).
-Sharing, its groupings and truncation have rank at most q. Rotation and decoupling are not limited
-so, but on a wide layer (k > d) they read only the groups that reach an output.
+Sharing, its groupings and truncation have rank at most q. Rotation and decoupling can have a higher
+rank, but on a wide layer (k > d) they use only the groups that reach an output.
 
 Letters: D outputs, K inputs, Q side of the square matrix, N groups, H half of Q.
 """
@@ -103,7 +103,7 @@ def _run_sums(x_K: Tensor, q: int) -> Tensor:
 
 
 def _run_repeated(y_Q: Tensor, d: int) -> Tensor:
-    """Return each entry of the last dimension as often as its run among `d` is long."""
+    """Return each entry of the last dimension repeated by the length of its run among `d`."""
     length, longer = divmod(d, y_Q.shape[-1])
     parts = ((y_Q[..., :longer], length + 1), (y_Q[..., longer:], length))
     spread = [part.unsqueeze(-1).expand(*part.shape, times).flatten(-2) for part, times in parts]
@@ -126,7 +126,7 @@ def _blocked(*, turn: bool) -> Maps:
 
 def _blocked_change(x_K: Tensor, M_QQ: Tensor, d: int, *, turn: bool) -> Tensor:
     q = len(M_QQ)
-    seen_NQ = _groups(x_K, q)[..., : -(-d // q), :]  # what lies beyond would be cut off below
+    seen_NQ = _groups(x_K, q)[..., : -(-d // q), :]  # later groups would be cut off below
     return _repeated(F.linear(_turned(seen_NQ) if turn else seen_NQ, M_QQ).flatten(-2), d)
 
 
@@ -135,7 +135,7 @@ def _blocked_delta(M_QQ: Tensor, d: int, k: int, *, turn: bool) -> Tensor:
     q = len(M_QQ)
     n = -(-k // q)
     blocks_QNQ = M_QQ.unsqueeze(-2).expand(q, n, q)
-    if turn:  # M R_i acts on a row of M as R_i's transpose, the turn the other way
+    if turn:  # M R_i rotates the rows of M by R_i's transpose, the opposite direction
         blocks_QNQ = _turned(blocks_QNQ, clockwise=True)
     row_D = torch.arange(d, device=M_QQ.device) % (n * q)
     group_D = row_D // q
@@ -146,7 +146,7 @@ def _blocked_delta(M_QQ: Tensor, d: int, k: int, *, turn: bool) -> Tensor:
 def _turned(v_NQ: Tensor, *, clockwise: bool = False) -> Tensor:
     """Return group i of (..., N, Q) turned by R_i.
 
-    The angles are made in every call, so they follow the tensor's device and precision.
+    The angles are computed in every call, so they follow the tensor's device and precision.
     """
     n, q = v_NQ.shape[-2:]
     exact = torch.promote_types(v_NQ.dtype, torch.float32)

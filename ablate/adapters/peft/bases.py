@@ -23,11 +23,11 @@ from ablate.adapters.options import Options, one_of, positive
 
 
 def _key(name: str) -> str:
-    """Return a module's name as PEFT looks it up in a pattern: behind the first dot."""
+    """Return a module's name as PEFT looks it up in a pattern: the part after the first dot."""
     return name.partition(".")[2] or name
 
 
-# --- FourierFT and WaveFT: n numbers for every matrix; all of them, d k, where that is fewer
+# --- FourierFT and WaveFT: n coefficients per matrix, at most d k
 
 _FREQUENCIES = Size(
     setting="n_frequency",
@@ -46,7 +46,7 @@ def _frequencies(arguments: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
 
 
 def _c3a_candidates(rank: int, shapes: Shapes, options: Options) -> Iterable[dict[str, Any]]:
-    """Return the ways of giving each shape one of the two block sizes next to LoRA's count.
+    """Return the combinations of block sizes, for each shape the two nearest to LoRA's count.
 
     The sides of one model rarely have the divisor in common that the budget asks for.
     """
@@ -88,8 +88,8 @@ ROWS = {
         has_delta=True,
         vectors_only=True,
     ),
-    # FourierFT and C3A start at zero here. Their papers draw the start at random, FourierFT from
-    # N(0, 1), which on a narrow model would swamp the base; neither needs it to receive a gradient.
+    # FourierFT and C3A start at zero here. Their papers draw initial values, FourierFT from
+    # N(0, 1), which on a narrow model would dominate the base; at zero both receive a gradient.
     "fourierft": Method(
         paper="2405.03003",
         config="FourierFTConfig",

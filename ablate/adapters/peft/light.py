@@ -1,4 +1,4 @@
-"""Methods that train a vector here and there; none of them can reach LoRA's budget.
+"""Methods that train a few vectors; none of them can reach LoRA's budget.
 
 IA3 (arXiv 2205.05638), bias tuning (BEFT, 2509.15974) and LayerNorm tuning (2312.11420).
 """
@@ -8,8 +8,8 @@ from typing import Any
 from ablate.adapters.method import PRECISIONS, Method, Shapes
 from ablate.adapters.options import Options
 
-# IA3 scales keys, values and what enters the second matrix of the feed-forward part. The names in
-# Llama and its kin, GPT-2, GPT-NeoX, OPT.
+# IA3 scales keys, values and the input of the second matrix of the feed-forward part. The names in
+# Llama-like models, GPT-2, GPT-NeoX and OPT.
 INNER = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2")
 SCALED = ("k_proj", "v_proj", "attn.c_attn", "query_key_value", *INNER)
 
@@ -33,7 +33,7 @@ ROWS = {
         matched=False,
         precisions=PRECISIONS,
     ),
-    # A bias is added where the base has none, and could not be folded in there.
+    # The bias is added to layers without one, into which it cannot be merged.
     "beft": Method(
         paper="2509.15974",
         config="BeftConfig",

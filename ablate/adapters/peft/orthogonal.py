@@ -1,4 +1,4 @@
-"""Rotations of what enters or leaves a matrix, and of its principal subspace.
+"""Rotations of the inputs or outputs of a matrix, or of its principal subspace.
 
 OFT (arXiv 2306.07280), BOFT (2311.06243), HRA (2405.17484), RoAd (2409.00119), PSOFT (2505.11235)
 and, with PSOFT's constraints off, LoRA-XS (2405.17604).
@@ -22,8 +22,8 @@ from ablate.adapters.method import (
 from ablate.adapters.options import Options, flag, one_of, whole
 from ablate.errors import UserError
 
-LARGEST_GROUP = 64  # of RoAd's paired outputs, which changes the pairs and not their number
-# Numbers per output: an angle and a length for a pair, for an output, or for either of its columns.
+LARGEST_GROUP = 64  # of RoAd's outputs: decides which are paired, not how many pairs there are
+# Parameters per output: one angle and scale per pair, per output, or per column of a 2 x 2 matrix.
 ROAD = {"road_1": 1, "road_2": 2, "road_4": 4}
 
 # --- OFT: skew-symmetric blocks on the inputs, k / b of them with b (b - 1) / 2 numbers each
@@ -117,7 +117,7 @@ ROWS = {
         conv1d=False,
         precisions=PRECISIONS,
     ),
-    # An even number of reflections: they start in equal pairs, which undo each other.
+    # An even number of reflections: they start as equal pairs, which cancel.
     "hra": Method(
         paper="2405.17484",
         config="HRAConfig",

@@ -24,12 +24,12 @@ from ablate.adapters.method import (
 from ablate.adapters.options import Options, positive, share, whole
 from ablate.errors import UserError
 
-LARGEST_FACTOR = 16  # of LoKr's left matrix; a larger one costs f^2 and leaves the right one coarse
+LARGEST_FACTOR = 16  # of LoKr's left matrix: a larger one costs f^2 and makes the right one small
 REACHED = 0.95  # share of the budget that a Kronecker factor must be able to reach
 
 
 def scaled(alpha: str = "alpha") -> Callable[[dict[str, Any], Shapes], dict[str, Any]]:
-    """Return what turns the option alpha_over_rank into the setting `alpha`, at the method's r."""
+    """Return a `complete` that sets `alpha` to alpha_over_rank times the method's r."""
 
     def complete(arguments: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
         rest = {k: v for k, v in arguments.items() if k != "alpha_over_rank"}
@@ -43,14 +43,14 @@ def common_divisor(shapes: Shapes) -> int:
     return math.gcd(*(side for shape in shapes.values() for side in shape))
 
 
-# --- LoKr: delta = (f x f) kron (d/f x k/f), the right matrix of low rank r or whole
+# --- LoKr: delta = (f x f) kron (d/f x k/f), the right matrix of rank r or full
 
 
 def _lokr_count(settings: Options, shapes: Shapes, options: Options) -> int:
     factor, r = settings["decompose_factor"], settings["r"]
 
     def right(d: int, k: int) -> int:
-        low = r < max(d, k) // factor / 2  # PEFT's rule: from half of the side on it is whole
+        low = r < max(d, k) // factor / 2  # PEFT's rule: full-rank from half of the side on
         return r * (d + k) // factor if low else d * k // factor**2
 
     return total(shapes, lambda d, k: factor**2 + right(d, k))
@@ -128,7 +128,7 @@ ROWS = {
         precisions=PRECISIONS,
         has_delta=True,
     ),
-    # The paths that act on biases are off: what trains then depends on the shapes alone.
+    # The bias paths are off, so that the number of parameters depends on the shapes only.
     "glora": Method(
         paper="2306.07967",
         config="GloraConfig",

@@ -1,8 +1,8 @@
-"""Trained inputs in front of every example: the base's weights stay as they are.
+"""Trained virtual tokens before every example; the base's weights do not change.
 
-Prefix tuning (arXiv 2101.00190), prompt tuning (2104.08691) and P-tuning (2103.10385). Virtual
-tokens have no positions that restart, so packed examples would see each other's; and there is
-nothing to fold into a weight.
+Prefix tuning (arXiv 2101.00190), prompt tuning (2104.08691) and P-tuning (2103.10385). The
+positions of virtual tokens do not restart, so packed examples would see each other's; and there is
+no change of a weight that could be merged.
 """
 
 import re
@@ -11,8 +11,8 @@ from ablate.adapters.method import PRECISIONS, Method, Shapes, Size
 from ablate.adapters.options import Options, whole
 from ablate.errors import UserError
 
-# The matrices that tell a model's width and how wide a layer's keys are, by their names in Llama
-# and its kin, then those that make queries, keys and values at once.
+# Matrices whose shape gives the model's width and the width of a layer's keys: the key projection
+# of Llama-like models, or a projection that computes queries, keys and values together.
 _KEYS, _ALL_THREE = ("k_proj",), ("c_attn", "query_key_value")
 
 
@@ -22,7 +22,7 @@ def _attention(shapes: Shapes) -> tuple[int, int, int]:
     whole = {n: s for n, s in shapes.items() if n.endswith(_ALL_THREE)}
     found = keys or whole
     if not found:
-        raise UserError("adapter: knows no matrix that makes this model's keys; choose another")
+        raise UserError("adapter: finds no matrix that computes this model's keys; choose another")
     d, width = next(iter(found.values()))
     return width, d if keys else width, len({re.sub(r"\D*(\d+).*", r"\1", n) for n in found})
 
@@ -37,7 +37,7 @@ def _prompt_count(tokens: int, shapes: Shapes, options: Options) -> int:
 
 
 def _p_tuning_count(hidden: int, shapes: Shapes, options: Options) -> int:
-    """Count the virtual tokens and a network of two hidden layers, from width to width."""
+    """Return the count of the virtual tokens and of a network with two hidden layers."""
     width = _attention(shapes)[0]
     network = (width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * width
     return options["tokens"] * width + network
@@ -48,8 +48,8 @@ def _longest(shapes: Shapes, options: Options) -> int:
 
 
 ROWS = {
-    # PEFT draws a prefix from N(0, 1); zeros are keys and values of nothing, which still take
-    # attention from the example: outputs start near the base's, not at them.
+    # PEFT draws a prefix from N(0, 1). Zero keys and values still get attention, so outputs start
+    # near the base's but not at them.
     "prefix": Method(
         paper="2101.00190",
         config="PrefixTuningConfig",

@@ -1,4 +1,4 @@
-"""Methods whose matrices share what they are made of: random bases, a bank, one vector.
+"""Methods whose matrices share tensors: random bases, a bank of vectors, one vector.
 
 VeRA (arXiv 2310.11454), RandLoRA (2502.00987), VB-LoRA (2405.15179), Uni-LoRA (2506.00799) and
 TinyLoRA (2602.04118).
@@ -23,13 +23,13 @@ from ablate.adapters.method import (
 from ablate.adapters.options import Options, positive, share, whole
 from ablate.adapters.peft.products import common_divisor, scaled
 
-LONGEST_VECTOR = 256  # of VB-LoRA's bank: the paper's
+LONGEST_VECTOR = 256  # of VB-LoRA's bank, as in the paper
 
-# --- RandLoRA: delta = sum_j B_j diag(lambda_j) A diag(gamma_j), as many terms as give full rank
+# --- RandLoRA: delta = sum_j B_j diag(lambda_j) A diag(gamma_j), with enough terms for full rank
 
 
 def _randlora_count(settings: Options, shapes: Shapes, options: Options) -> int:
-    """Count lambda (r per term) and gamma (the smaller side per term) of each matrix."""
+    """Return the count of lambda (r per term) and gamma (the smaller side per term)."""
     r = settings["r"]
     return total(shapes, lambda d, k: math.ceil(min(d, k) / r) * (r + min(d, k)))
 
@@ -47,7 +47,7 @@ def _vector_length(shapes: Shapes) -> int:
 
 
 def _vblora_count(n: int, shapes: Shapes, options: Options) -> int:
-    """Count the bank's n vectors and, for each piece of a factor's row, n logits."""
+    """Return the count of n vectors and of n logits for each sub-vector of a factor's rows."""
     length = _vector_length(shapes)
     pieces = total(shapes, lambda d, k: (d + k) // length)
     return n * (length + options["rank"] * pieces)
@@ -57,7 +57,7 @@ def _vblora_complete(arguments: dict[str, Any], shapes: Shapes) -> dict[str, Any
     return {**arguments, "vector_length": _vector_length(shapes)}
 
 
-# --- Uni-LoRA: a LoRA of a multiple of the rank, filled from one vector of LoRA's size
+# --- Uni-LoRA: a LoRA of a higher rank, all entries taken from one vector of LoRA's size
 
 
 def _unilora(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
@@ -119,7 +119,7 @@ ROWS = {
         parameters=lambda rank, shapes, options: lora_count(rank, shapes),
         seed="proj_seed",
         starts_at_base=False,
-        precisions=UNQUANTISED,  # PEFT rounds its scales to the weight's type: of integers, to zero
+        precisions=UNQUANTISED,  # PEFT casts its scales to the weight's type: an integer is zero
         has_delta=True,
         vectors_only=True,
     ),

@@ -92,8 +92,8 @@ class ThreeFactorConfig(PeftConfig):
 class ThreeFactorLinear(AdditiveLinear):
     """A linear layer with three-factor adapters.
 
-    A tensor of an adapter is in `factor_<name>` if it trains, else in `fixed_<name>`; the kept
-    start of one that trains is in `start_<name>`.
+    A tensor of an adapter is in `factor_<name>` if it trains, else in `fixed_<name>`; the
+    stored initial value of one that trains is in `start_<name>`.
     """
 
     adapter_layer_names = tuple(f"factor_{name}" for name in FACTORS)

@@ -1,4 +1,4 @@
-"""Methods whose change is scale * B M A: one layer, told apart by its start and by what trains.
+"""Methods whose change is scale * B M A: they differ in the start and in what trains.
 
     kind       start                                        trains        a d x k matrix's count
     moslora    A and M drawn, B zero                        B, M, A       n (d + k) + n^2
@@ -10,9 +10,9 @@
     lamda      singular triples of W                        B, M          n d + n^2
     loldu      P L D U of W                                 D and scale   n + 1
 
-A matrix with a side below n has that side as its n, so that the r^2 of the methods that train the
-middle alone may grow to the budget of LoRA's r (d + k). LoRA-XS, the zero start between U S and V,
-is a level of PSOFT.
+A matrix with a side below n uses that side as its n, so that methods that train only the middle,
+with n^2 parameters, can reach the budget of LoRA's r (d + k). LoRA-XS (M zero between U S and V) is
+a level of PSOFT.
 """
 
 from ablate.adapters.method import Method, Shape, Shapes, Size, each
@@ -45,7 +45,7 @@ def _middle(n: int, d: int, k: int) -> int:
 
 
 def _either(n: int, shapes: Shapes, options: Options) -> int:
-    """Return the count of NLoRA, or of IntTune, which trains its middle alone."""
+    """Return the count of NLoRA, or of IntTune, which trains only M."""
     return each(_middle if options["trains"] == "middle" else _three)(n, shapes, options)
 
 
@@ -69,7 +69,7 @@ ROWS = {
         paper="2406.11909",
         config=CONFIG,
         formula="n (d + k) + n^2",
-        # alpha = 2 r, as for LoRA. SLoRA is this method but for the law of A.
+        # alpha = 2 r, as for LoRA. SLoRA differs in the distribution of A only.
         options={
             **_COMMON,
             "scale": positive(2.0),
@@ -100,7 +100,7 @@ ROWS = {
         options={**_COMMON, "step": positive(1e-5)},
         fixed={"start": "gradient_svd", "trains": "middle"},
         size=Size(setting="r", count=each(_middle), largest=_largest),
-        starts_at_base=False,  # it starts with full tuning's first step, cut to its rank
+        starts_at_base=False,  # it starts with the low-rank form of full tuning's first step
         has_delta=True,
         start="ablate.adapters.three_factor.start:from_gradient",
     ),
