@@ -14,7 +14,8 @@ class UserError(Exception):
 
 def refuse(error: UserError | str) -> int:
     """Return exit status 2, after printing the first line of `error`."""
-    print(f"ablate: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+    line = str(error).strip().partition("\n")[0]
+    print(f"ablate: {line}", file=sys.stderr)
     return 2
 
 

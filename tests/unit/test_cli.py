@@ -146,3 +146,14 @@ def test_the_flags_of_a_verb_are_its_own(capsys):
     for verb in ("plan", "report", "status"):
         assert main([verb, "--cfg", "job"]) == 2
         assert "--cfg: no such option" in capsys.readouterr().err
+
+
+def test_the_plain_hydra_application_refuses_in_one_line():
+    """`python -m ablate`, with and without -m: the way of a sweep that no verb stands before."""
+    for multirun in ([], ["-m"]):
+        words = [sys.executable, "-m", "ablate", *multirun, "masking=nobody"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2
+        said = done.stderr.strip()
+        assert said.startswith("ablate: masking=nobody: not one of")
+        assert "\n" not in said
