@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ablate.config.schema import Dataset, Evaluate, Execution, Loss, Masking, Train, Weight
-from ablate.data.tokenise import Tokenised, Tokenizer, tokenise
+from ablate.data.tokenise import Tokenised, tokenise
+from ablate.data.tokenizer import Tokenizer
 from ablate.evaluate.harness import score
 from ablate.evaluate.heldout import losses
 from ablate.micro.instructions import rows

@@ -8,10 +8,10 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from ablate.config.composer import Composer, Part, Tree, config_loader
+from ablate.config.composer import Composer, config_loader
 from ablate.config.factors import Factors, assignments, products
 from ablate.config.overrides import key_of, levels, parse
-from ablate.config.overrides import one_line as one_line
+from ablate.config.parts import Part, Tree
 from ablate.errors import UserError
 
 

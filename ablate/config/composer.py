@@ -8,9 +8,7 @@ full. A test compares the two ways on random cells.
 """
 
 import dataclasses
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ablate.config.overrides import key_of, one_line_errors, parse, top_of
+from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
 from ablate.errors import UserError, nearest, unknown
 from ablate.paths import conf_dir
@@ -33,10 +32,6 @@ from ablate.paths import conf_dir
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
-# A record must not hold secrets, nor a key depend on time or launcher.
-_REFUSED = re.compile(r"\$\{\s*(oc\.env|env|now|hydra)\s*[:.]")
-
-Tree = dict[str, Any]
 
 
 def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
@@ -50,14 +45,6 @@ def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
         path.append("command-line", str(Path(folder).resolve()))
     path.get_path().append(schema)
     return ConfigLoaderImpl(path)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One top-level part of a tree, interned: equal parts are one object."""
-
-    value: Any
-    interpolated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,7 @@ class Composer:
         self._settings: dict[str, _Setting] = {}
         self._options: dict[tuple[str, str], DictConfig | None] = {}
         self._parts: dict[tuple[str, str | None, tuple[str, ...]], Part | None] = {}
-        self._interned: dict[tuple[str, str], Part] = {}
+        self._interned = Interned()
         search = [line for line in lines if key_of(line) == "hydra.searchpath"]
         with one_line_errors():
             _, self._repository = loader._parse_overrides_and_create_caching_repo("config", search)
@@ -199,7 +186,7 @@ class Composer:
             plain: Any = OmegaConf.to_container(tree, resolve=False)
         if name not in plain:  # ~key took it away; `config.build` says what is missing
             return None
-        return self._intern(name, _named(name, plain[name], option, lines))
+        return self._interned.part(name, named(name, plain[name], option, lines))
 
     def _apply(self, line: str, tree: DictConfig) -> None:
         """Set one value in `tree` as Hydra does."""
@@ -215,7 +202,7 @@ class Composer:
 
     def _unknown_key(self, line: str) -> UserError:
         key = parse(line).key_or_group
-        known = sorted({*_flatten(self._base), *self.groups})
+        known = sorted({*flatten(self._base), *self.groups})
         parent = OmegaConf.select(self._base, key.rpartition(".")[0] or "plw")
         if isinstance(parent, DictConfig) and not len(parent):  # a table that users may fill
             return UserError(f"{line}: no such setting. To add it write +{line}")
@@ -260,7 +247,7 @@ class Composer:
         chosen = {name: tree["hydra"]["runtime"]["choices"].get(name) for name in tree}
         return self._resolved(
             {
-                name: self._intern(name, _named(name, value, chosen[name], lines))
+                name: self._interned.part(name, named(name, value, chosen[name], lines))
                 for name, value in tree.items()
                 if name in CELL_KEYS or name not in self._base
             }
@@ -273,16 +260,6 @@ class Composer:
             )
         return composed
 
-    def _intern(self, name: str, value: Any) -> Part:
-        text = json.dumps(_numbers_alike(value), sort_keys=True)
-        refused = _REFUSED.search(text)
-        if refused:
-            raise UserError(
-                f"{name}: ${{{refused[1]}:...}} is refused inside a cell: its value may be "
-                "secret or change with time; write the value itself"
-            )
-        return self._interned.setdefault((name, text), Part(value, "${" in text))
-
     def _resolved(self, parts: dict[str, Part]) -> dict[str, Part]:
         """Return the parts with references between settings of the cell filled in."""
         if not any(part.interpolated for part in parts.values()):
@@ -290,31 +267,4 @@ class Composer:
         with one_line_errors():
             tree = OmegaConf.create({name: part.value for name, part in parts.items()})
             plain: Any = OmegaConf.to_container(tree, resolve=True)
-        return {name: self._intern(name, value) for name, value in plain.items()}
-
-
-def _named(group: str, value: Any, option: str | None, lines: Iterable[str]) -> Any:
-    """Return a group's part with the level's name: the file's, unless an override gave another."""
-    if option is None or not isinstance(value, dict):
-        return value
-    overrides = [parse(line) for line in lines]
-    table = any(o.key_or_group == group and isinstance(o.value(), dict) for o in overrides)
-    renamed = table or any(o.key_or_group == f"{group}.name" for o in overrides)
-    return value if renamed and "name" in value else value | {"name": option}
-
-
-def _numbers_alike(value: Any) -> Any:
-    """Return `value` with whole numbers as floats: plw=1 and plw=1.0 are one level."""
-    if isinstance(value, dict):
-        return {key: _numbers_alike(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers_alike(item) for item in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in tree.items():
-        if prefix or key != "hydra":
-            yield f"{prefix}{key}"
-            if isinstance(value, Mapping):
-                yield from _flatten(value, f"{prefix}{key}.")
+        return {name: self._interned.part(name, value) for name, value in plain.items()}

@@ -30,8 +30,6 @@ from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import NAMES, Role
 
-__all__ = ["Summary", "Tokenised", "Tokenizer", "generation_ratio", "summary", "tokenise"]
-
 CHUNK = 512  # rows tokenised at once: fast enough, and small in memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
 NO_ANSWER_LEFT = "completion beyond max_length"

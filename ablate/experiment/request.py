@@ -7,8 +7,9 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 
 from ablate.config.compose import Grid, expand
-from ablate.config.composer import Tree, config_loader
+from ablate.config.composer import config_loader
 from ablate.config.grid import cells
+from ablate.config.parts import Tree
 from ablate.experiment.design import Design, design
 
 

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from ablate.config.schema import Dataset, Execution, Loss, Masking, Train
 from ablate.data.rows import load_rows
-from ablate.data.tokenise import Tokenizer, tokenise
+from ablate.data.tokenise import tokenise
+from ablate.data.tokenizer import Tokenizer
 from ablate.micro.corpus import vocabulary_texts
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world

@@ -9,10 +9,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from ablate.config import grid
-from ablate.config.compose import expand, explained, level_of, one_line, task_overrides
+from ablate.config.compose import expand, explained, level_of, task_overrides
 from ablate.config.composer import CELL_KEYS, Composer, config_loader
 from ablate.config.factors import products
-from ablate.config.overrides import parse, spell
+from ablate.config.overrides import one_line, parse, spell
 from ablate.errors import UserError
 
 GROUPS = ("masking", "adapter", "dataset", "model", "train", "evaluate")
