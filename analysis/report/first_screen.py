@@ -178,7 +178,9 @@ def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
         f"{words.count(len(known), 'effect')}"
     )
     others = known.loc[known["agrees"].eq(False), "label"].tolist()
-    text += f"; not on {_listed(others)}." if others else "."
+    text += f"; not on {_listed(others)}" if others else ""
+    lost = len(table) - len(known)
+    text += f". For {lost} others the table is too small for it." if lost else "."
     tone = "warn" if others else "clear"
     return [Item(text, "second analysis", tone, ("headlines",))]
 

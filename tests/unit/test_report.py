@@ -151,7 +151,9 @@ def test_headlines_are_the_numbers_of_their_sections(report):
     clear = head["verdict"] == "distinguishable"
     assert (clear == (head["p"] < 0.05)).all()
     assert head["agrees"].dropna().astype(bool).mean() > 0.7
-    assert head["second"].notna().mean() > 0.9
+    # A mode of one weight has 10 cells a panel: too few for errors clustered by cell.
+    single = head["label"].str.contains("boilerplate|special")
+    assert (head["second"].isna() == single).all()
 
 
 def test_the_page_fetches_nothing(page):

@@ -1,0 +1,147 @@
+"""The first screen: what the answer says, which effects are drawn, the second analysis."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+
+from analysis.inference.estimates import Estimate
+from analysis.regression import second
+from analysis.regression.headlines import best_levels, cluster_of, headlines
+from analysis.regression.model import Request, analysed
+from analysis.regression.narrative import Numbers
+from analysis.regression.study import fitted
+from analysis.report import first_screen
+from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest
+from analysis.report.page import Item, Listing, Plate, Sheet, Text
+from analysis.table.frame import from_results
+from tests.fake_results import fake_results
+
+
+def effect(size, verdict=CLEAR, *, label="a − b", question="q", other=None):
+    p = 0.001 if verdict == CLEAR else 0.4
+    return Headline(
+        label, "g", question, size, size - 1, size + 1, "points", verdict, p, 2.5, other
+    )
+
+
+def texts(section):
+    return [b.text for b in section.blocks if isinstance(b, Text)]
+
+
+def screen(effects, **options):
+    return first_screen.section(effects, status="converged", trust=[Item("fine")], **options)
+
+
+def test_the_answer_says_what_is_seen_what_is_none_and_what_could_have_been():
+    effects = [effect(3.0), effect(-5.0, label="c − d"), effect(0.1, WITHIN), effect(1.0, UNCLEAR)]
+    clear, within, unclear = texts(screen(effects))
+    assert clear.startswith("2 of 4 effects are distinguishable from zero: c − d (g) −5.00 points")
+    assert "a − b (g) +3.00 points (2.00 to 4.00)" in clear
+    assert within.startswith("1 is within the margin")
+    assert "minimum detectable effect is 2.50 points" in unclear
+
+
+def test_every_question_with_an_effect_is_named_before_a_second_effect_of_another():
+    effects = [effect(9.0, label=f"x{i}") for i in range(5)] + [
+        effect(1.0, label="y", question="r")
+    ]
+    text = texts(screen(effects))[0]
+    assert "y (g) +1.00" in text
+    assert sum(f"x{i}" in text for i in range(5)) == first_screen.NAMED - 1
+
+
+def test_nothing_to_say_is_said():
+    assert texts(screen([], nothing="Only a mean.")) == ["Only a mean."]
+    assert texts(screen([effect(1.0, UNCLEAR)]))[0].startswith("None of the 1 effect can be told")
+
+
+def test_the_figure_has_the_clear_effects_before_those_of_smallest_p():
+    effects = [effect(0.1, UNCLEAR, label=f"n{i}") for i in range(60)] + [effect(2.0)]
+    kept = strongest(effects, first_screen.MOST_LINES)
+    assert len(kept) == first_screen.MOST_LINES
+    assert kept[-1].clear
+    plate = next(b for b in screen(effects).blocks if isinstance(b, Plate))
+    assert "the 40 strongest of 61" in plate.caption
+    labels = [t.get_text() for t in plate.figure.axes[0].get_yticklabels()]
+    assert len(labels) == 41  # and the name of the group
+
+
+def test_a_second_analysis_that_disagrees_is_marked_in_line_and_in_words():
+    against = Estimate("", 0.1, 1.0, 20)
+    effects = [effect(4.0, other=Estimate("", 4.0, 0.5, 20)), effect(3.0, label="c", other=against)]
+    found = screen(effects)
+    table = next(b.table for b in found.blocks if isinstance(b, Sheet)).frame
+    assert table["agrees"].tolist() == [True, False]
+    plate = next(b for b in found.blocks if isinstance(b, Plate))
+    labels = [t.get_text() for t in plate.figure.axes[0].get_yticklabels()]
+    assert [t for t in labels if "‡" in t] == ["c ‡"]
+    lines = next(b for b in found.blocks if isinstance(b, Listing)).entries
+    assert "same verdict on 1 of 2 effects; not on c" in lines[-1].text
+
+
+def test_a_verdict_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="verdict=maybe"):
+        effect(1.0, "maybe")
+
+
+# -- where the numbers come from --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study():
+    raw = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
+    return fitted(raw, from_results(raw))
+
+
+def test_the_second_analysis_of_a_study_is_statsmodels_own(study):
+    rows = study.main[(study.main["dataset"] == "micro") & (study.main["side"] == "source")]
+    ours = second.of_study(study, rows, "arm", ("mora r8", "full"))
+    runs = second.labelled(study, rows).groupby("run", observed=True).agg(
+        score=("score", "mean"), arm=("arm", "first"), dose=("dose", "first"),
+        seed=("seed", "first"), cell=("cell", "first"),
+    )  # fmt: skip
+    theirs = smf.ols("score ~ C(arm, Treatment('full')) + dose + C(seed)", runs).fit(
+        cov_type="cluster", cov_kwds={"groups": pd.factorize(runs["cell"])[0]}, use_t=True
+    )
+    name = next(n for n in theirs.params.index if "mora r8" in n)
+    assert ours.estimate == pytest.approx(theirs.params[name])
+    assert ours.se == pytest.approx(theirs.bse[name])
+    assert ours.p == pytest.approx(theirs.pvalues[name], rel=1e-6)
+
+
+def table(levels="abcd", n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [
+        (task, arm, 3.0 * (arm == "c") + rng.normal(0, 1) + task) for task in range(n)
+        for arm in levels
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["task", "arm", "points"])
+
+
+def test_a_factor_of_many_levels_is_compared_with_its_best_and_of_few_in_all_pairs():
+    many = analysed(table(), Request(score="points"))
+    found = headlines(many, Numbers.of(many))
+    assert [one.label for one in found] == ["a − c", "b − c", "d − c"]
+    assert all(one.estimate < -2 and one.low < one.estimate < one.high for one in found)
+    few = analysed(table("abc"), Request(score="points"))
+    assert len(headlines(few, Numbers.of(few))) == 3
+
+
+def test_the_best_level_is_that_of_the_highest_mean_and_how_many_may_be():
+    reg = analysed(table(), Request(score="points"))
+    row = best_levels(reg, Numbers.of(reg)).frame.iloc[0]
+    means = table().groupby("arm")["points"].mean()
+    assert (row["best"], row["possible"]) == ("c", "1 of 4 levels")
+    assert row["mean"] == pytest.approx(means["c"])
+    assert row["low"] < row["mean"] < row["high"]
+
+
+def test_errors_are_clustered_by_the_group_within_which_the_effect_does_not_vary():
+    rows = table().assign(run=lambda d: d["arm"] + (d["task"] % 5).astype(str))
+    offset = dict(zip(rows["run"].unique(), np.random.default_rng(1).normal(0, 3, 20), strict=True))
+    rows["points"] += rows["run"].map(offset)
+    reg = analysed(rows, Request(formula="points ~ arm + (1 | task) + (1 | run)"))
+    assert cluster_of(reg, "arm") == "run"
+    plain = analysed(table(), Request(formula="points ~ arm + (1 | task)"))
+    assert cluster_of(plain, "arm") == "task"
