@@ -64,7 +64,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Init:
-    """How an adapter's weights start: a rule of `ablate.adapters.compatibility` and its options."""
+    """How an adapter's weights start: a row of `ablate.adapters.init.spec` and its options."""
 
     name: str = "default"
     kind: str = "default"  # the method's own start
@@ -73,7 +73,7 @@ class Init:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
-    """What turns gradients into steps: AdamW, or a rule made for adapters on top of it."""
+    """The optimizer: a row of `ablate.adapters.optimizers` and its options."""
 
     name: str = "adamw"
     kind: str = "adamw"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ablate.adapters import build
@@ -180,3 +181,16 @@ def test_a_changed_base_is_loaded_as_it_was_saved(name, tmp_path):
     close(logits(loaded), run.tuned, atol=1e-6)
     with loaded.disable_adapter():
         close(logits(loaded), run.base)
+
+
+def test_weights_written_under_earlier_names_are_loaded(tmp_path):
+    """Results made before the buffers were renamed hold them as `taken_P` and `taken_Q`."""
+    run = levels.run("init=pissa", "llama")
+    build.save(run.module, tmp_path)
+    path = tmp_path / build.WEIGHTS
+    stored = load_file(path)
+    earlier = {name.replace(".residual_", ".taken_"): t for name, t in stored.items()}
+    assert earlier.keys() != stored.keys()
+    save_file(earlier, path)
+    loaded = build.load(base("llama"), tmp_path, levels.SUBJECTS["init=pissa"], streams=Streams(0))
+    assert torch.equal(logits(loaded), run.tuned)
