@@ -8,8 +8,7 @@ For a curve b1 x + b2 x^2 on [low, high] the vertex is v = -b1 / (2 b2). Its Fie
 It is an interval, an interval's complement or the whole line; the last two say that the data do
 not bound the vertex. There is an optimum inside if the slope is up at one end and down at the
 other, each significantly, which is the same as the Fieller set lying inside (Lind and Mehlum 2010,
-Oxf. Bull. Econ. Stat. 72(1)). The delta method's interval stands beside it for comparison; it
-pretends that the vertex is normal.
+Oxf. Bull. Econ. Stat. 72(1)).
 """
 
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ from analysis.errors import AnalysisError
 INTERIOR = "interior optimum"
 NO_INTERIOR = "no interior optimum"
 NOT_IDENTIFIED = "not identified"
+RISES = "the curve rises throughout, so the best value is the high end"
+FALLS = "the curve falls throughout, so the best value is the low end"
+THROUGHOUT = (RISES, FALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Optimum:
     at: float  # where the fitted curve is best on [low, high]: the vertex or an end
     vertex: float
     fieller: tuple[float, float]  # infinite ends where the set is not an interval
-    delta: tuple[float, float]
+    at_end: bool  # the curve rises or falls throughout, so that the best value is an end
     gain: float  # height at `at` above the height at 0
     gain_se: float
     words: str
@@ -94,8 +96,8 @@ def optimum(
     fieller = fieller_set(curve, t)
     verdict, words = _verdict(curve, t, (low, high))
     gain, gain_se = curve.gain(at)
-    delta = _delta(curve, vertex, t)
-    return Optimum(verdict, at, vertex, fieller, delta, gain, gain_se, words)
+    at_end = words in THROUGHOUT
+    return Optimum(verdict, at, vertex, fieller, at_end, gain, gain_se, words)
 
 
 def fieller_set(curve: Quadratic, t: float) -> tuple[float, float]:
@@ -120,15 +122,6 @@ def fieller_set(curve: Quadratic, t: float) -> tuple[float, float]:
     return (-b - half) / (2 * a), (-b + half) / (2 * a)
 
 
-def _delta(curve: Quadratic, vertex: float, t: float) -> tuple[float, float]:
-    if not np.isfinite(vertex):
-        return (-np.inf, np.inf)
-    # d vertex / d (b1, b2)
-    g_2 = np.array([-1 / (2 * curve.b2), curve.b1 / (2 * curve.b2**2)])
-    half = t * float(np.sqrt(g_2 @ curve.cov_22 @ g_2))
-    return vertex - half, vertex + half
-
-
 def _verdict(curve: Quadratic, t: float, ends: tuple[float, float]) -> tuple[str, str]:
     """Return the verdict and a sentence, from the slopes at the two ends."""
     signs = []
@@ -140,9 +133,9 @@ def _verdict(curve: Quadratic, t: float, ends: tuple[float, float]) -> tuple[str
     if signs == [-1, 1]:
         return NO_INTERIOR, "the curve has a minimum inside, so the best value is at an end"
     if signs == [1, 1]:
-        return NO_INTERIOR, "the curve rises throughout, so the best value is the high end"
+        return NO_INTERIOR, RISES
     if signs == [-1, -1]:
-        return NO_INTERIOR, "the curve falls throughout, so the best value is the low end"
+        return NO_INTERIOR, FALLS
     side = {0: "at either end", 1: "at the low end", 2: "at the high end"}
     unclear = [i + 1 for i, sign in enumerate(signs) if not sign]
     where = side[unclear[0]] if len(unclear) == 1 else side[0]

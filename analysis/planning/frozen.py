@@ -18,9 +18,9 @@ import pandas as pd
 
 from analysis.errors import AnalysisError, listed
 from analysis.planning.sequential import SPENDING
-from analysis.questions.plw.effects import PANEL, panels
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
+from analysis.table.run_panels import PANEL, panels
 
 FILE = "frozen.json"  # in the folder of results
 SHOWN = 5  # runs that are named

@@ -28,11 +28,12 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
+from analysis.inference.mean_response import response
 from analysis.mixed import MixedFit, fit_mixed, with_score
 from analysis.planning.replicates import wit_spread
-from analysis.questions.plw.effects import panels, response
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
+from analysis.table.run_panels import panels
 
 ALPHA = 0.05
 DRAWS = 200

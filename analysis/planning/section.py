@@ -11,11 +11,12 @@ from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, equivalence, holm
 from analysis.planning.frozen import Frozen, Held, held, panel_name, read_frozen
 from analysis.planning.sequential import boundaries, repeated_p
-from analysis.questions.plw.effects import PANEL, dose_table
+from analysis.questions.plw.estimate import dose_table
 from analysis.regression.study import UNADJUSTED, Study
 from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
+from analysis.table.run_panels import PANEL
 
 HEADS = {**words.HEADS, "effect": "PLW 1 − PLW 0", "low": "low", "high": "high"}
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from analysis.papers.plw import figure as paper
-from analysis.questions.plw.effects import Response
+from analysis.inference.mean_response import Response
 from analysis.regression import (
     contrasts,
     narrative,
@@ -87,7 +86,7 @@ def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
         blocks.append(Text(f"The PLW with the highest score is not identified: {reason}."))
     else:
         caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
-        drawn = paper.optimum(best.assign(group="all rows"), theirs=False)
+        drawn = plots.optimum(best.assign(group="all rows"))
         blocks.append(Plate("optimum", drawn, caption))
     return Section("plw", "Score against prompt loss weight", (*blocks, table))
 

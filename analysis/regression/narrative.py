@@ -9,8 +9,8 @@ import pandas as pd
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import coefficients
+from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED, optimum
-from analysis.questions.plw.effects import Response, response
 from analysis.regression import contrasts, effect_groups, random_part
 from analysis.regression.column_roles import NUISANCE
 from analysis.regression.effect_groups import Effect

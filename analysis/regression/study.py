@@ -7,11 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import holm
-from analysis.mixed import MixedFit
-from analysis.questions.controls.false_positives import false_positive_rates
-from analysis.questions.plw.effects import dose_table
-from analysis.questions.plw.shape import Shape, shapes
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.model import (
     MARGIN,
@@ -84,16 +79,6 @@ class Study(Regression):
             return None
 
     @cached_property
-    def shapes(self) -> list[Shape]:
-        """What the form of every panel's curve stands up to; empty without a weight."""
-        return shapes(self.frame) if len(self.dose) else []
-
-    @cached_property
-    def false_positives(self) -> pd.DataFrame:
-        """How often the study's tests call a difference what is none; empty without controls."""
-        return false_positive_rates(self.frame)
-
-    @cached_property
     def factors(self) -> Factors:
         """What varies over the runs of the main model."""
         return factors_of(self.rows)
@@ -144,13 +129,6 @@ class Study(Regression):
         """The scale of the weight that the formula uses."""
         return "wp" if "wp" in self.fit.design.parsed.columns else "effective_plw"
 
-    @cached_property
-    def dose(self) -> pd.DataFrame:
-        """One row per masking mode, task group and data-set type; empty without a weight."""
-        if not self.dosed:
-            return pd.DataFrame()
-        return dose_rows(self.fit, self.frame, margin=self.margin)
-
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows by data set, then by kind and name of task: the order of all figures."""
@@ -160,28 +138,6 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     keys = keys.assign(dataset=rows["dataset"].astype(str), task=rows["task"].astype(str))
     order = keys.sort_values(["dataset", "kind", "side", "task"], kind="stable").index
     return rows.loc[order]
-
-
-def dose_rows(fit: MixedFit, frame: pd.DataFrame, *, margin: float = MARGIN) -> pd.DataFrame:
-    """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm."""
-    try:
-        table = dose_table(fit, frame, margin=margin)
-    except AnalysisError:  # a formula of the user's own that is not quadratic in the weight
-        return pd.DataFrame()
-    if not len(table):
-        return table
-    table = table.assign(p_any_holm=holm(table["p_any"].tolist()))
-    unclear = table["p_holm"] >= ALPHA
-    table["verdict"] = table["verdict"].mask(unclear, table["verdict"].replace(UNADJUSTED))
-    table = table.assign(curved=table["b2_se"].gt(0))
-    place = table["task_group"].map(words.group_order)
-    order = [
-        (not c, m, d, g)
-        for c, m, d, g in zip(
-            table["curved"], table["mode"], table["dataset_type"], place, strict=True
-        )
-    ]
-    return table.iloc[sorted(range(len(table)), key=order.__getitem__)].reset_index(drop=True)
 
 
 class NoModel(AnalysisError):

@@ -166,7 +166,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         findings.section(study),
         frozen_plan.section(study),
-        paper.section(study) if name in PAPER_STUDIES and len(study.dose) else None,
+        paper.section(study) if name in PAPER_STUDIES and study.dosed else None,
         overview.section(study.raw, study.folder),
         dose.section(study),
         shape_section.section(study),
@@ -185,7 +185,6 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         *described(
             study,
             reasons=study.reasons,
-            more_sensitivity=checks.without_zero(study),
             about=methods.About((overview.design(study.raw),), methods.practice(study)),
         ),
     ]

@@ -11,8 +11,10 @@ import pandas as pd
 from analysis.inference.optimum import INTERIOR
 from analysis.questions.adapters.section import SIDES, arm_differences, changes_table
 from analysis.questions.controls.estimate import controls
+from analysis.questions.controls.false_positives import measured_rates
 from analysis.questions.heldout import section as heldout
-from analysis.questions.plw.shape import Shape
+from analysis.questions.plw.best import IN_DOUBT
+from analysis.questions.plw.estimate import dose
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
@@ -56,20 +58,18 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
 
 def _dose(study: Study) -> Iterator[Item]:
     """Yield a line per panel of the curved modes, and one per mode with a single weight."""
-    if not len(study.dose) or not study.fit.converged:
+    table = dose(study)
+    if not len(table) or not study.fit.converged:
         return
-    curved = study.dose[study.dose["curved"]]
-    doubts = {tuple(one.labels.values()): one for one in study.shapes if not one.inside}
+    curved = table[table["curved"]]
     for row in curved.sort_values("p_any_holm", kind="stable").to_dict("records"):
-        key = tuple(str(row[name]) for name in ("mode", "task_group", "dataset_type"))
-        several = curved["mode"].nunique() > 1
-        yield _panel(row, several=several, doubt=doubts.get(key))
-    lines = study.dose[~study.dose["curved"]]
+        yield _panel(row, several=curved["mode"].nunique() > 1)
+    lines = table[~table["curved"]]
     for mode, own in lines.groupby("mode", observed=True, sort=False):
         yield _one_level(str(mode), own)
 
 
-def _panel(row: Mapping[Hashable, object], *, several: bool, doubt: Shape | None) -> Item:
+def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
     group = words.group_text(str(row["task_group"]))
     data = words.data_text(str(row["dataset_type"]))
     where = f"{group}, {data}" + (f", masking {row['mode']}" if several else "")
@@ -79,12 +79,15 @@ def _panel(row: Mapping[Hashable, object], *, several: bool, doubt: Shape | None
         f"({words.interval(_number(row, 'low'), _number(row, 'high'))})"
     )
     if row["optimum"] == INTERIOR and _number(row, "p_any_holm") < ALPHA:
-        if doubt is None:
-            return Item(f"{where}: {_inside(row)}", "interior optimum", "clear")
-        text = f"{where}: the fitted quadratic is {_inside(row)} But {doubt.verdict}."
-        return Item(text, "optimum in doubt", "warn")
+        return Item(f"{where}: {_inside(row)}", "interior optimum", "clear")
+    if row["optimum"] == IN_DOUBT and _number(row, "p_any_holm") < ALPHA:
+        text = (
+            f"{where}: the score changes with PLW and the fitted quadratic has its maximum inside, "
+            f"but {row['because']}."
+        )
+        return Item(text, IN_DOUBT, "warn")
     if _number(row, "p_holm") < ALPHA:
-        return Item(f"{where}: {size}; {row['optimum_words']}.", "distinguishable", "clear")
+        return Item(f"{where}: {size}; {row['because']}.", "distinguishable", "clear")
     if _number(row, "p_any_holm") < ALPHA:
         text = f"{where}: the score changes with PLW, but its two ends hardly differ: {size}."
         return Item(text, "distinguishable", "clear")
@@ -197,7 +200,7 @@ def _controls(study: Study) -> Iterator[Item]:
         text = f"{head[found.name]}: {words.estimate_text(found.effect)}; {found.verdict}"
         text += "." if seen else f"; {found.effect.mde:.1f} points would have been seen."
         yield Item(text, tag, tone)
-    yield from _rates(study.false_positives)
+    yield from _rates(measured_rates(study))
 
 
 def _rates(rates: pd.DataFrame) -> Iterator[Item]:

@@ -15,6 +15,7 @@ from scipy.stats import norm
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, PAPER, RULE, styled
+from analysis.table.frame import WP_EXPONENT
 
 CAPACITY_LABELS = {"rank": "rank (budget)", "trainable_parameters": "trainable parameters"}
 
@@ -211,6 +212,45 @@ def tuning(table: pd.DataFrame) -> Figure:
 def _lattice(rows: int, columns: int, *, sharey: Any) -> tuple[Figure, Any]:
     figure = Figure(figsize=(style.PAGE, 0.6 + 1.45 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey)
+
+
+@styled
+def optimum(rows: pd.DataFrame) -> Figure:
+    """Return the PLW with the highest fitted score, its interval and verdict, a line each.
+
+    Args:
+        rows: group, label, estimate, low, high (PLW; missing where there is none), verdict (text).
+    """
+    groups = levels(rows, "group")
+    height = 0.75 + 0.19 * (len(rows) + 1.3 * len(groups))
+    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
+    axis = figure.subplots()
+    ticks: dict[float, str] = {}
+    y = 0.0
+    for group in groups:
+        ticks[y] = group
+        for row in at(rows, {"group": group}).itertuples():
+            y -= 1
+            ticks[y] = str(row.label)
+            _optimum_line(axis, row, y)
+        y -= 1.3
+    draw.forest_axis(axis, ticks, groups)
+    axis.set_ylim(y + 0.8, 0.7)
+    draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
+    axis.set_xlabel("effective prompt loss weight with the highest fitted score")
+    return figure
+
+
+def _optimum_line(axis: Axes, row: Any, y: float) -> None:
+    axis.annotate(
+        str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
+        textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
+    )  # fmt: skip
+    low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
+    if np.isfinite([low, high]).all():
+        axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
+    if np.isfinite(mid):
+        axis.plot([mid], [y], "o", color=style.BLUE)
 
 
 @styled

@@ -6,6 +6,7 @@ The lines stand on the first screen, beside the second analysis of every headlin
 from collections.abc import Iterator
 
 from analysis.questions.controls.estimate import controls
+from analysis.questions.controls.false_positives import measured_rates
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Item
@@ -43,7 +44,7 @@ def _sham(study: Study) -> Iterator[Item]:
 
 def _rates(study: Study) -> Iterator[Item]:
     """Yield the measured false-positive rate: of the A/A cells, else of labels drawn at random."""
-    rates = study.false_positives
+    rates = measured_rates(study)
     for name in ("sham", "relabelled"):
         own = rates[rates["control"] == name] if len(rates) else rates
         if not len(own):

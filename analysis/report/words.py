@@ -3,6 +3,8 @@
 import math
 import re
 
+import pandas as pd
+
 from analysis.engine.ties import settled
 from analysis.inference.estimates import Estimate
 
@@ -43,6 +45,12 @@ def group_text(group: str) -> str:
 def data_text(kind: str) -> str:
     """Return a data-set type in words; other names stay as they are."""
     return DATASET_TYPES.get(kind, kind)
+
+
+def panel_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with task groups and data-set types in words."""
+    maps = {"task_group": group_text, "dataset_type": data_text}
+    return frame.assign(**{n: frame[n].map(text) for n, text in maps.items() if n in frame})
 
 
 def signed(value: float, digits: int = 1) -> str:

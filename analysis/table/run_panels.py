@@ -1,7 +1,7 @@
 """One row per run: what the questions about a curve's shape are asked of.
 
-A panel is one masking mode in one task group and data-set type, as in `study.effects`, at the
-usual level of every other setting. A run counts once, as the mean of its scores over the panel's
+A panel is one masking mode in one task group and data-set type. Its runs are those at the usual
+level of every other setting. A run counts once, as the mean of its scores over the panel's
 tasks, so that the residuals of a least-squares fit are independent and its F tests exact. An arm
 is what a run is compared within (data set, base model, adapter, rank); the block is what runs of
 one seed share.
@@ -9,18 +9,29 @@ one seed share.
 Letters in names: N runs, K columns that are adjusted for, S columns of a shape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.linalg import Array, independent_columns
-from analysis.questions.plw.effects import panels
 from analysis.table.factors import factors_of
 from analysis.table.frame import study_rows
 
+PANEL = ("mode", "task_group", "dataset_type")
 ARM = ("dataset", "model", "adapter", "rank")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One mode in one task group and data-set type, and the rows it is averaged over."""
+
+    labels: dict[str, str]
+    rows: pd.DataFrame  # with the mode set, so that the weight alone is left to choose
+    levels: int  # distinct weights above 0 that were run
+    n: int  # scores
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,22 @@ class RunPanel:
 
     labels: dict[str, str]
     runs: pd.DataFrame
+
+
+def key_of(labels: Mapping[str, object]) -> tuple[str, ...]:
+    """Return mode, task group and data-set type of a panel's labels, or of a table's row."""
+    return tuple(str(labels[name]) for name in PANEL)
+
+
+def panels(rows: pd.DataFrame) -> Iterator[Panel]:
+    """Yield every panel of study rows that ran at least one weight above 0."""
+    curved = rows[rows["wp"] > 0]
+    for (mode, group, kind), own in curved.groupby(list(PANEL), observed=True):
+        labels = {"mode": str(mode), "task_group": str(group), "dataset_type": str(kind)}
+        around = rows[(rows["task_group"] == group) & (rows["dataset_type"] == kind)]
+        both = around[(around["wp"] == 0) | (around["mode"] == mode)]
+        chosen = around.assign(mode=str(mode), curved=float(own["curved"].iloc[0]))
+        yield Panel(labels, chosen, own["wp"].nunique(), len(both), both["run"].nunique())
 
 
 def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:

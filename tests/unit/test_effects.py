@@ -5,18 +5,15 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
+from analysis.inference.mean_response import response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
-from analysis.questions.plw.effects import (
-    curves,
-    dose_table,
-    linear_against_quadratic,
-    panels,
-    response,
-)
+from analysis.questions.plw.estimate import dose_table, linear_against_quadratic
+from analysis.questions.plw.shape import shapes
 from analysis.regression.default_model import default_formula
 from analysis.table.cells import learning_forgetting, run_means
 from analysis.table.frame import from_results, study_rows
+from analysis.table.run_panels import panels
 from tests.fake_results import TASKS, Truth, default_fit, fake_results
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
@@ -34,7 +31,8 @@ def fit(frame):
 
 @pytest.fixture(scope="module")
 def doses(frame, fit):
-    return dose_table(fit, frame).set_index(["mode", "task_group", "dataset_type"])
+    table = dose_table(fit, frame, shapes(frame, draws=200))
+    return table.set_index(["mode", "task_group", "dataset_type"])
 
 
 # --- the default model -----------------------------------------------------------------------
@@ -187,7 +185,7 @@ def test_optima_and_verdicts_follow_the_truth(doses):
     assert verdict["none", "mc target", "long"] == NOT_IDENTIFIED
     assert verdict["special", "mc target", "short"] == NOT_IDENTIFIED
     peak = doses.loc[("none", "short target", "short")]
-    assert peak["fieller_low_wp"] < 0.6 < peak["fieller_high_wp"]
+    assert peak["plw_low"] ** 0.30103 < 0.6 < peak["plw_high"] ** 0.30103
     assert peak["plw_low"] < peak["best_plw"] < peak["plw_high"]
     assert doses.loc[("none", "long target", "short"), "best_plw"] == 1.0
 
@@ -237,18 +235,17 @@ def test_linear_against_quadratic(frame):
     assert null["curvature"].p > 0.01
 
 
-def test_curves_pass_through_the_common_start_with_a_band(fit, frame):
-    found = curves(fit, frame, points=5)
-    assert len(found) == 24 * 5
-    start = found[found["wp"] == 0]
-    assert (start["effect"] == 0).all()
-    assert start.groupby(["task_group", "dataset_type"])["estimate"].nunique().max() == 1
-    assert (found["low"] < found["estimate"]).all()
-    end = found[(found["wp"] == 1) & (found["mode"] == "none")].set_index(
-        ["task_group", "dataset_type"]
-    )
-    assert end.loc[("long target", "short"), "effect"] == pytest.approx(12, abs=2)
-    assert set(found["plw"].round(4)) >= {0.0, 0.1, 1.0}
+def test_a_run_under_two_names_leaves_every_estimate_as_it_was(frame, doses):
+    """The alias stands first and under another mode and weight: it must not count, nor mislead."""
+    table = fake_results(seed=2, seeds=5, plws=PLWS)
+    again = table[(table["plw"] == 0.0) & (table["adapter"] == "full") & ~table["alias"]]
+    again = again.assign(masking="instruction", plw=0.5, alias=True)
+    doubled = from_results(pd.concat([again, table], ignore_index=True))
+    fit = default_fit(doubled)
+    assert fit.n == len(study_rows(frame))
+    found = dose_table(fit, doubled).set_index(["mode", "task_group", "dataset_type"])
+    np.testing.assert_allclose(found["effect"], doses["effect"])
+    np.testing.assert_allclose(found["b2"], doses["b2"])
 
 
 # --- cells -----------------------------------------------------------------------------------

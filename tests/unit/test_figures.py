@@ -227,9 +227,7 @@ def test_an_optimum_is_drawn_only_where_it_is_known():
     dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
     assert dashed[0].get_xdata()[0] == pytest.approx(0.242**0.30103)
     assert any("published: 0.242" in t for t in texts)
-    assert not any(
-        "published" in t.get_text() for t in plw.optimum(optimum_rows(), theirs=False).axes[0].texts
-    )
+    assert not any("published" in t.get_text() for t in plots.optimum(optimum_rows()).axes[0].texts)
 
 
 @pytest.mark.parametrize(

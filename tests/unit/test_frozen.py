@@ -11,12 +11,13 @@ from analysis.errors import AnalysisError
 from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE, freeze, held, read_frozen
 from analysis.planning.sequential import boundaries
-from analysis.questions.plw.effects import PANEL, dose_table
+from analysis.questions.plw.estimate import dose_table
 from analysis.regression.default_model import default_formula
 from analysis.regression.study import fitted
 from analysis.report.build import build
 from analysis.report.page import Listing, Sheet
 from analysis.table.frame import from_results
+from analysis.table.run_panels import PANEL
 from tests.fake_results import fake_results
 
 RESULTS = fake_results(plws=(0.0, 0.1, 1.0), controls=False)

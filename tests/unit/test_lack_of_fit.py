@@ -8,10 +8,11 @@ from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
 from analysis.errors import AnalysisError
+from analysis.inference.optimum import optimum
 from analysis.questions.plw.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
 from analysis.questions.plw.level_curve import reduced
 from analysis.questions.plw.monotone import monotone_fit, monotone_test
-from analysis.questions.plw.shape import shape, shape_table
+from analysis.questions.plw.shape import MISFIT, MONOTONE, shape, shape_table
 from analysis.table.run_panels import RunPanel
 
 LEVELS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
@@ -103,10 +104,10 @@ def test_the_monotone_fit_is_isotonic_regression():
 @pytest.mark.parametrize(
     ("curve", "fits", "words"),
     [
-        ("peak", True, "the quadratic fits; its optimum is inside"),
-        ("bumps", False, "the quadratic does not fit: its optimum is not to be trusted"),
-        ("plateau", False, "the quadratic does not fit: its optimum is not to be trusted"),
-        ("line", True, "the quadratic fits; no interior optimum"),
+        ("peak", True, "the quadratic fits; it rises and comes back down"),
+        ("bumps", False, MISFIT),
+        ("plateau", False, MISFIT),
+        ("line", True, f"the quadratic fits; {MONOTONE}"),
     ],
 )
 def test_a_known_truth_gets_its_verdict(curve, fits, words):
@@ -118,7 +119,8 @@ def test_a_known_truth_gets_its_verdict(curve, fits, words):
 def test_a_plateau_is_no_interior_optimum_where_the_slope_test_says_that_it_is():
     """The trap: a quadratic through a plateau has a clear maximum inside, which is not there."""
     found = shape(RunPanel(LABELS, grid(CURVES["plateau"], noise=0.7, seed=1)), draws=300)
-    assert found.best.verdict == "interior optimum"
+    assert optimum(found.data.quadratic).verdict == "interior optimum"
+    assert not found.bears_maximum
     assert found.monotone.p_monotone > 0.05
     assert found.monotone.p_quadratic < 0.05
     assert found.monotone.verdict.startswith("a rising curve does and the quadratic does not")
@@ -127,7 +129,8 @@ def test_a_plateau_is_no_interior_optimum_where_the_slope_test_says_that_it_is()
 def test_curvature_that_hangs_on_the_level_zero_is_called_so():
     step = grid(lambda x: 5.0 * (x > 0), noise=0.7, seed=2)
     arch = grid(CURVES["peak"], noise=0.7, seed=2)
-    told = [shape(RunPanel(LABELS, runs), draws=50).survives for runs in (step, arch)]
+    shapes = [shape(RunPanel(LABELS, runs), draws=50) for runs in (step, arch)]
+    told = shape_table(shapes)["without_zero"].tolist()
     assert told == ["curvature cannot be shown without PLW 0", "curvature survives"]
 
 

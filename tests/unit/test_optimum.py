@@ -95,18 +95,6 @@ def test_an_optimum_is_interior_exactly_when_the_fieller_set_is():
     assert min(seen.values()) > 20
 
 
-def test_the_delta_interval_is_the_gradient_of_the_vertex():
-    cov = np.array([[0.4, -0.3], [-0.3, 0.5]])
-    found = optimum(curve(8.0, -6.0, cov))
-    step = 1e-6
-    gradient = [
-        (-(8 + step) / -12 - -(8 - step) / -12) / (2 * step),
-        (-8 / (2 * (-6 + step)) - -8 / (2 * (-6 - step))) / (2 * step),
-    ]
-    half = 1.959964 * np.sqrt(np.array(gradient) @ cov @ gradient)
-    assert found.delta == pytest.approx((2 / 3 - half, 2 / 3 + half), rel=1e-6)
-
-
 def test_the_gain_is_the_height_above_the_start():
     found = optimum(curve(8.0, -6.0, np.diag([0.04, 0.09])))
     assert found.gain == pytest.approx(64 / 24)

@@ -90,7 +90,7 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "answer", "findings", "run", "plw", "shape", "surface", "adapters", "trade-off", "front",
+        "answer", "findings", "run", "plw", "shape", "by-rank", "adapters", "trade-off", "front",
         "best", "controls", "heldout", "model", "coefficients", "variances", "influence",
         "diagnostics", "methods",
     ]  # fmt: skip
@@ -431,12 +431,16 @@ def plw_study(truth=None, **options):
     return results.drop(columns="alias").reset_index(drop=True)
 
 
+def claims_of(results):
+    return plw_claims(fitted(results, from_results(results)))
+
+
 def verdicts(table, claim):
     return set(table.loc[table["claim"] == CLAIMS[claim], "verdict"])
 
 
 def test_the_papers_claims_are_judged_by_the_data():
-    table = plw_claims(from_results(plw_study()))
+    table = claims_of(plw_study())
     assert list(dict.fromkeys(table["claim"])) == list(CLAIMS.values())
     assert verdicts(table, "long_rises") == {SUPPORTED}
     assert verdicts(table, "largest_long") == {SUPPORTED}
@@ -447,8 +451,8 @@ def test_the_papers_claims_are_judged_by_the_data():
 
 
 def test_a_verdict_on_a_sign_is_what_the_interval_says():
-    quiet = plw_claims(from_results(plw_study(Truth(dose=FLAT, run_sd=3.0, residual_sd=3.0))))
-    table = pd.concat([quiet, plw_claims(from_results(plw_study()))])
+    quiet = claims_of(plw_study(Truth(dose=FLAT, run_sd=3.0, residual_sd=3.0)))
+    table = pd.concat([quiet, claims_of(plw_study())])
     margins = [CLAIMS[name] for name in ("no_relation", "bleu_flat", "quadratic", "long_rises")]
     falling = [CLAIMS[name] for name in ("rsd_one", "distance", "bleu_falls")]
     signs = table[~table["claim"].isin(margins)]
@@ -466,7 +470,7 @@ def test_a_claim_that_is_false_is_contradicted():
     results = plw_study(Truth(dose=dose))
     length = results["metric"] == "generation_length"
     results.loc[length, "value"] = 60 - results.loc[length, "value"]
-    table = plw_claims(from_results(results))
+    table = claims_of(results)
     assert verdicts(table, "long_rises") == {CONTRADICTED}
     assert CONTRADICTED in verdicts(table, "no_relation")
     assert verdicts(table, "longer") == {CONTRADICTED}
@@ -478,7 +482,7 @@ def test_a_claim_without_its_measure_is_not_testable():
     results = plw_study()
     results = results[(results["dataset_type"] != "short") & (results["task_type"] != "measure")]
     results = results.drop(columns="train_loss_rsd")
-    table = plw_claims(from_results(results))
+    table = claims_of(results)
     for claim in ("quadratic", "long_rises", "rsd_small", "distance", "bleu_flat", "longer"):
         assert verdicts(table, claim) == {UNTESTABLE}, claim
     assert UNTESTABLE not in verdicts(table, "no_relation")

@@ -1,4 +1,4 @@
-"""Expected best scores: every subset counted, plug-in by simulation, intervals, tuned tables."""
+"""Expected best scores: every subset counted, intervals, tuned tables."""
 
 from itertools import combinations
 
@@ -12,7 +12,6 @@ from analysis.questions.tuning.estimate import (
     budget_interval,
     expected_best,
     tuning_budget,
-    with_replacement,
 )
 
 SCORES = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.0])
@@ -42,22 +41,13 @@ def test_what_is_chosen_by_one_score_is_reported_by_another():
     assert tied[-1] == pytest.approx(6.0)  # either of the two that lead
 
 
-def test_the_plug_in_draws_with_replacement_and_is_too_low():
-    rng = np.random.default_rng(0)
-    draws = rng.choice(SCORES, (200_000, 3)).max(axis=1).mean()
-    assert with_replacement(SCORES)[2] == pytest.approx(draws, abs=0.02)
-    assert (with_replacement(SCORES)[1:] < expected_best(SCORES)[1:]).all()
-
-
 def test_it_is_unbiased_for_settings_drawn_at_random():
     # The best of n uniforms is n / (n + 1) on average.
     rng = np.random.default_rng(1)
     drawn = rng.random((4000, 8))
     found = np.mean([expected_best(row) for row in drawn], axis=0)
-    plug_in = np.mean([with_replacement(row) for row in drawn], axis=0)
     n = np.arange(1, 9)
     np.testing.assert_allclose(found, n / (n + 1), atol=0.01)
-    assert plug_in[3] < 4 / 5 - 0.015
 
 
 def test_the_interval_covers_the_truth_well_below_the_largest_budget():

@@ -18,14 +18,15 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, equivalence
-from analysis.inference.optimum import INTERIOR, NO_INTERIOR, optimum
-from analysis.mixed import MixedFit, fit_mixed
-from analysis.questions.plw.effects import Panel, Response, panels, response
-from analysis.regression.default_model import default_formula
+from analysis.inference.mean_response import Response, response
+from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
+from analysis.questions.plw.estimate import dose
 from analysis.regression.model import MARGIN
+from analysis.regression.study import Study, fitted
 from analysis.report import words
 from analysis.table.frame import SCORED, study_rows
 from analysis.table.level_means import Array, Levels, level_means
+from analysis.table.run_panels import Panel, key_of, panels
 
 SUPPORTED = "supported"
 CONTRADICTED = "contradicted"
@@ -76,23 +77,20 @@ class Line:
 class _Curve:
     panel: Panel
     response: Response
+    optimum: str  # the verdict of `plw.best.best_row`
 
     @property
     def group(self) -> str:
         return self.panel.labels["task_group"]
 
     @property
-    def place(self) -> str:
+    def where(self) -> str:
         return f"{self.panel.labels['dataset_type']}, {words.group_text(self.group)}"
 
 
-def plw_claims(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return claim, where, measure, estimate, low, high, mde, verdict: a row per place.
-
-    Args:
-        frame: a prepared results table of `analysis.table.frame`.
-    """
-    lines = [*_curve_claims(frame), *_measure_claims(frame)]
+def plw_claims(study: Study) -> pd.DataFrame:
+    """Return claim, where, measure, estimate, low, high, mde, verdict: a row per place."""
+    lines = [*_curve_claims(study), *_measure_claims(study.frame)]
     for claim in CLAIMS:
         if not any(line.claim == claim for line in lines):
             lines.append(Line(claim, "–", "", None, UNTESTABLE))
@@ -119,12 +117,21 @@ def _mixed(counts: "pd.Series[int]") -> str:
     return "mixed"
 
 
-def by_dataset(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with one dose curve per data set instead of per kind of data set."""
-    names = frame["dataset"].astype(str)
-    found = frame.assign(dataset_type=names.astype("category"))
-    found.attrs = dict(frame.attrs)
-    return found
+def by_dataset(study: Study) -> Study | None:
+    """Return the study with one dose curve per data set instead of per kind of data set.
+
+    None where no model can be fitted to it.
+    """
+    return study.once("by data set", lambda: _by_dataset(study))
+
+
+def _by_dataset(study: Study) -> Study | None:
+    frame = study.frame.assign(dataset_type=study.frame["dataset"].astype(str).astype("category"))
+    frame.attrs = dict(study.frame.attrs)
+    try:
+        return fitted(study.raw, frame, folder=study.folder)
+    except AnalysisError:
+        return None
 
 
 def _verdict(effect: Estimate | None, sign: int) -> str:
@@ -135,15 +142,13 @@ def _verdict(effect: Estimate | None, sign: int) -> str:
     return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
 
 
-def _curve_claims(frame: pd.DataFrame) -> Iterator[Line]:
-    rows = frame[~frame["is_base"] & (frame["control"] == "")]
+def _curve_claims(study: Study) -> Iterator[Line]:
+    rows = study.frame[~study.frame["is_base"] & (study.frame["control"] == "")]
     kinds = rows.drop_duplicates("dataset").set_index("dataset")["dataset_type"].astype(str)
-    try:
-        wide = by_dataset(frame)
-        fit = fit_mixed(study_rows(wide), default_formula(wide)[0])
-        curves = [c for c in _curves(fit, study_rows(wide)) if c.panel.levels > 1]
-    except AnalysisError:
+    own = by_dataset(study)
+    if own is None:
         return
+    curves = [c for c in _curves(own) if c.panel.levels > 1]
     named = [(str(kinds.loc[c.panel.labels["dataset_type"]]), c) for c in curves]
     short = [c for kind, c in named if kind == "short"]
     yield from (_quadratic(c) for c in short if not c.group.startswith("long"))
@@ -153,30 +158,30 @@ def _curve_claims(frame: pd.DataFrame) -> Iterator[Line]:
     yield from _largest_long(short)
 
 
-def _curves(fit: MixedFit, rows: pd.DataFrame) -> Iterator[_Curve]:
+def _curves(study: Study) -> Iterator[_Curve]:
     """Yield the curves of the masking mode that has most levels: the paper has one mode."""
-    found = list(panels(rows))
+    found = list(panels(study_rows(study.frame)))
     if not found:
         return
+    table = dose(study)
+    verdicts = {key_of(dict(row)): str(row["optimum"]) for _, row in table.iterrows()}
     mode = max(found, key=lambda p: p.levels).labels["mode"]
     for panel in found:
         if panel.labels["mode"] == mode:
-            yield _Curve(panel, response(fit, panel.rows))
+            verdict = verdicts.get(key_of(panel.labels), NOT_IDENTIFIED)
+            yield _Curve(panel, response(study.fit, panel.rows), verdict)
 
 
 def _quadratic(curve: _Curve) -> Line:
     bend = contrast(curve.response.fit, curve.response.l_3B[2])
-    best = optimum(curve.response.quadratic)
-    verdict = {INTERIOR: SUPPORTED, NO_INTERIOR: CONTRADICTED}.get(best.verdict, UNDECIDED)
-    return Line("quadratic", curve.place, "coefficient of w_p²", bend, verdict)
+    verdict = {INTERIOR: SUPPORTED, NO_INTERIOR: CONTRADICTED}.get(curve.optimum, UNDECIDED)
+    return Line("quadratic", curve.where, "coefficient of w_p²", bend, verdict)
 
 
 def _rises(curve: _Curve) -> Line:
-    gain, best = curve.response.gain(1.0), optimum(curve.response.quadratic)
-    verdict = _verdict(gain, 1)
-    if best.verdict == INTERIOR:
-        verdict = CONTRADICTED
-    return Line("long_rises", curve.place, "points, PLW 1 − PLW 0", gain, verdict)
+    gain = curve.response.gain(1.0)
+    verdict = CONTRADICTED if curve.optimum == INTERIOR else _verdict(gain, 1)
+    return Line("long_rises", curve.where, "points, PLW 1 − PLW 0", gain, verdict)
 
 
 def _no_relation(curve: _Curve) -> Line:
@@ -186,7 +191,7 @@ def _no_relation(curve: _Curve) -> Line:
     moved = curve.response.quadratic.p < 0.05
     verdict = SUPPORTED if flat and not moved else CONTRADICTED if moved else UNDECIDED
     measure = f"points, PLW 1 − PLW 0; margin ±{MARGIN:g}"
-    return Line("no_relation", curve.place, measure, gains[1], verdict)
+    return Line("no_relation", curve.where, measure, gains[1], verdict)
 
 
 def _zero_worst(rows: pd.DataFrame, datasets: Iterable[str]) -> Iterator[Line]:
@@ -210,7 +215,7 @@ def _largest_long(curves: list[_Curve]) -> Iterator[Line]:
             same = other.panel.labels["dataset_type"] == curve.panel.labels["dataset_type"]
             if same:
                 gap = contrast(curve.response.fit, own - _reach(other))
-                where = f"{curve.place} − {words.group_text(other.group)}"
+                where = f"{curve.where} − {words.group_text(other.group)}"
                 measure = "points from the lowest to the highest fitted score, difference"
                 yield Line("largest_long", where, measure, gap, _verdict(gap, 1))
 

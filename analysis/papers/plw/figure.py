@@ -9,14 +9,13 @@ cannot, and each figure says what was not published at all.
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.report import draw, style
+from analysis.report import draw, plots, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, RULE, styled
 from analysis.table.frame import WP_EXPONENT
@@ -98,36 +97,15 @@ def _published_score(axis: Axes, dataset: str | None) -> None:
 
 
 @styled
-def optimum(rows: pd.DataFrame, *, theirs: bool = True) -> Figure:
-    """Return the PLW with the highest fitted score, its interval and verdict, a line each.
+def optimum(rows: pd.DataFrame) -> Figure:
+    """Return the PLW with the highest fitted score, a line each, beside the published optimum.
 
     Args:
-        rows: group, label, estimate, low, high (PLW; missing where there is none), verdict (text).
-        theirs: whether the published optimum is drawn beside ours.
+        rows: as `analysis.report.plots.optimum` takes them.
     """
-    groups = levels(rows, "group")
-    height = 0.75 + 0.19 * (len(rows) + 1.3 * len(groups))
-    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
-    axis = figure.subplots()
-    if theirs:
-        _published_optimum(axis)
-    ticks: dict[float, str] = {}
-    y = 0.0
-    for group in groups:
-        ticks[y] = group
-        for row in at(rows, {"group": group}).itertuples():
-            y -= 1
-            ticks[y] = str(row.label)
-            _optimum_line(axis, row, y)
-        y -= 1.3
-    draw.forest_axis(axis, ticks, groups)
-    axis.set_ylim(y + 0.8, 1.6 if theirs else 0.7)
-    draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
-    axis.set_xlabel("prompt loss weight with the highest fitted score")
-    return figure
-
-
-def _published_optimum(axis: Axes) -> None:
+    figure = plots.optimum(rows)
+    axis = figure.axes[0]
+    axis.set_ylim(top=1.6)
     plw = float(published()["critical_PLW_lambda_short"])
     axis.axvline(plw**WP_EXPONENT, color=MUTED, linewidth=1, linestyle=draw.DASHED)
     axis.annotate(
@@ -135,18 +113,7 @@ def _published_optimum(axis: Axes) -> None:
         (plw**WP_EXPONENT, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -2),
         textcoords="offset points", va="top", fontsize=6.5, color=MUTED,
     )  # fmt: skip
-
-
-def _optimum_line(axis: Axes, row: Any, y: float) -> None:
-    axis.annotate(
-        str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
-        textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
-    )  # fmt: skip
-    low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
-    if np.isfinite([low, high]).all():
-        axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
-    if np.isfinite(mid):
-        axis.plot([mid], [y], "o", color=style.BLUE)
+    return figure
 
 
 @styled

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
 from analysis.papers.plw import figure as figures
 from analysis.papers.plw.claims import by_dataset, measure_means, plw_claims, summary
+from analysis.questions.plw.estimate import dose
 from analysis.questions.plw.section import dose_curves, dose_points, optimum_rows
-from analysis.regression.study import Study, fitted
+from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
@@ -33,7 +33,7 @@ MEASURES = {
 
 def section(study: Study) -> Section:
     """Return the paper's figures, claims and what cannot be compared."""
-    table = plw_claims(study.frame)
+    table = plw_claims(study)
     blocks = [Text(CANNOT), *_claims(table), *_scores(study), *_measures(study)]
     return Section("paper", "The PLW paper, here and published", tuple(blocks))
 
@@ -52,10 +52,8 @@ def _claims(table: pd.DataFrame) -> Iterator[Block]:
 
 def _scores(study: Study) -> Iterator[Block]:
     """Yield score against w_p by data set and task group, and the optimum, both by data set."""
-    wide = by_dataset(study.frame)
-    try:
-        own = fitted(study.raw, wide, folder=study.folder)
-    except AnalysisError:
+    own = by_dataset(study)
+    if own is None:
         return
     panel = ("dataset", "task_group")
     points = dose_points(own.main, panel=panel).rename(columns={"task_group": "task_type"})
@@ -71,13 +69,13 @@ def _scores(study: Study) -> Iterator[Block]:
         "one curve over all benchmarks for the short-completion data; none for the others."
     )
     yield Plate("plw_score", figures.score(points, curves), caption)
-    rows = optimum_rows(own.dose)
-    if len(rows):
+    table = dose(own)
+    if len(table):
         caption = (
-            "Optimum PLW per data set and task group with its 95 % Fieller interval, beside the "
-            "published one (dashed), which pools all benchmarks."
+            "Optimum effective PLW per data set and task group with its 95 % Fieller interval, "
+            "beside the published one (dashed), which pools all benchmarks."
         )
-        yield Plate("plw_optimum", figures.optimum(rows), caption)
+        yield Plate("plw_optimum", figures.optimum(optimum_rows(table)), caption)
 
 
 def _measures(study: Study) -> Iterator[Block]:

@@ -34,6 +34,7 @@ from analysis.inference.estimates import contrast
 from analysis.mixed import fit_mixed
 from analysis.questions.controls.estimate import KEYS, RULES
 from analysis.regression.default_model import default_formula
+from analysis.regression.study import Study
 from analysis.table.cells import CELL, PLACE, adjusted
 from analysis.table.factors import cell_names
 from analysis.table.frame import SCORED, study_rows
@@ -48,6 +49,11 @@ WAYS = {
     "shuffled": "labels swapped",
     "relabelled": "label drawn at random",
 }
+
+
+def measured_rates(study: Study) -> pd.DataFrame:
+    """Return `false_positive_rates` of a study."""
+    return study.once("false positives", lambda: false_positive_rates(study.frame))
 
 
 def false_positive_rates(frame: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:

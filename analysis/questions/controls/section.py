@@ -3,15 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from analysis.errors import AnalysisError
-from analysis.mixed import fit_mixed
 from analysis.questions.controls.estimate import NOT_RUN, control_table
-from analysis.regression.default_model import default_formula
-from analysis.regression.study import Study, dose_rows
+from analysis.questions.controls.false_positives import measured_rates
+from analysis.regression.study import Study
 from analysis.report import plots, words
-from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
+from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
-from analysis.table.frame import study_rows
 
 CONTROL_NAMES = {
     "sham": "A/A: a label that changes nothing",
@@ -26,7 +23,7 @@ def controls(study: Study) -> Section | None:
     """Return the section on controls, or None where none was run."""
     table = control_table(study.frame)
     table = table[table["verdict"] != NOT_RUN]
-    rates = study.false_positives
+    rates = measured_rates(study)
     if not len(table):
         return Section("controls", "Controls", _rates(rates)) if len(rates) else None
     known = table.dropna(subset=["estimate"]) if "estimate" in table else table.iloc[:0]
@@ -72,57 +69,3 @@ def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
     formats = {"hits": ".1f"} | dict.fromkeys(("rate", "low", "high"), ".1%")
     title = "False-positive rate, measured"
     return (Sheet(Table("false_positives", title, table, note, heads, formats), open=True),)
-
-
-def without_zero(study: Study) -> tuple[Block, ...]:
-    """Return what the section on sensitivity says of PLW 0; nothing without a curve."""
-    table = _without_zero(study)
-    if table is None:
-        return ()
-    return Head("The optimum without PLW 0"), Text(_leverage_words(table.frame)), Sheet(table)
-
-
-def _without_zero(study: Study) -> Table | None:
-    """Return curvature and optimum with and without PLW 0, which lies far out on the w_p scale."""
-    curved = study.dose[study.dose["curved"]] if len(study.dose) else study.dose
-    if not len(curved):
-        return None
-    kept = study.frame[(study.frame["wp"] > 0) | study.frame["is_base"]]
-    kept = kept[kept["masking"].astype(str).isin(curved["mode"]) | kept["is_base"]]
-    try:
-        kept.attrs = dict(study.frame.attrs)
-        fit = fit_mixed(study_rows(kept), default_formula(kept)[0])
-        again = dose_rows(fit, kept)
-    except AnalysisError:
-        return None
-    keys = [k for k in ("mode", "task_group", "dataset_type") if k in again]
-    names = [*keys, "b2", "b2_se", "optimum", "best_plw"]
-    if not set(names) <= set(again.columns):
-        return None
-    pair = curved[names].merge(again[names], on=keys, suffixes=("", "_without"))
-    return _leverage_table(pair) if len(pair) else None
-
-
-def _leverage_table(pair: pd.DataFrame) -> Table:
-    told = pair.assign(
-        task_group=pair["task_group"].map(words.group_text),
-        dataset_type=pair["dataset_type"].map(words.data_text),
-    )
-    heads = words.HEADS | {
-        "b2": "w_p²", "b2_se": "s.e.", "best_plw": "best PLW", "b2_without": "w_p² without PLW 0",
-        "b2_se_without": "s.e.", "optimum_without": "optimum without PLW 0",
-        "best_plw_without": "best PLW without PLW 0",
-    }  # fmt: skip
-    formats = dict.fromkeys(("b2", "b2_se", "b2_without", "b2_se_without"), ".2f")
-    formats |= dict.fromkeys(("best_plw", "best_plw_without"), ".2g")
-    note = "The model fitted again without the runs at PLW 0, which have high leverage on a curve."
-    return Table("optimum_without_zero", "With and without PLW 0", told, note, heads, formats)
-
-
-def _leverage_words(pair: pd.DataFrame) -> str:
-    changed = int((pair["optimum"] != pair["optimum_without"]).sum())
-    said = "the same" if not changed else f"another one in {changed} of {len(pair)} combinations"
-    return (
-        "PLW 0 lies far from the other weights on the w_p scale and so decides much of a fitted "
-        f"curve. Without it the verdict on the optimum is {said}."
-    )

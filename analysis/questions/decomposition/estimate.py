@@ -21,9 +21,7 @@ The scale effect is split between them in proportion, as if a score were linear 
 scale: both parts are what multiplying PLW 0's gradient by that much would do. They may have
 opposite signs, and under Adam, which hardly minds the scale, both may well be nil.
 
-Without the held cell the slope of the score over log norm is taken from other cells of one
-direction (PLW 0 under `tokens`, say), and what is left of the effect is the prompt's. Cells that
-differ in scale alone tell whether that slope is one number: `slopes`.
+Without the held cell the parts are not identified.
 
 Norm and share are means over the steps of a run, of what its gradients were on its own path.
 Intervals are the delta method's over score, norm and share together (`study.scale_cells`).
@@ -33,7 +31,6 @@ Letters in names: C cells.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -44,16 +41,14 @@ from analysis.questions.decomposition.scale_cells import (
     Cell,
     Means,
     cell_means,
-    directions,
-    slope_of,
 )
 
 TOTAL, PROMPT, SCALE = "whole effect", "prompt information", "scale"
 STEP, DOWN = "step size", "completion down-weighting"
 COMPONENTS = (TOTAL, STEP, DOWN, PROMPT)
-HELD, SLOPE = "cells at the same weight", "slope from other cells"
+HELD = "cells at the same weight"
 MISSING = (
-    "not identified: no cells differ in the gradient's scale alone; "
+    "not identified: no cell holds the completion's gradient at this weight; "
     "add loss.normaliser=completion at plw={plw:g}"
 )
 NO_NORMS = "not identified: gradient norms and shares were not recorded"
@@ -98,11 +93,11 @@ def _parts(
     if held is not None:
         parts[PROMPT] = means.estimate(PROMPT, lambda m: float(m[held, 0] - m[start, 0]))
         parts[SCALE] = means.estimate(SCALE, lambda m: float(m[here, 0] - m[held, 0]))
+    if held is None:
+        return parts, MISSING
     if not np.isfinite(means.mean_C3).all():
         return parts, NO_NORMS
-    if held is not None:
-        return parts | _split(means, start, here, held), HELD
-    return _by_slope(means, start, here, parts)
+    return parts | _split(means, start, here, held), HELD
 
 
 def _split(means: Means, start: int, here: int, held: int) -> dict[str, Estimate | None]:
@@ -119,49 +114,6 @@ def _split(means: Means, start: int, here: int, held: int) -> dict[str, Estimate
         STEP: means.estimate(STEP, step),
         DOWN: means.estimate(DOWN, lambda m: float(m[here, 0] - m[held, 0]) - step(m)),
     }
-
-
-def _by_slope(
-    means: Means, start: int, here: int, parts: dict[str, Estimate | None]
-) -> tuple[dict[str, Estimate | None], str]:
-    groups = directions(means)
-    if not groups:
-        return parts, MISSING
-
-    def step(m: Array) -> float:
-        return slope_of(m, groups) * float(m[here, 1] - m[start, 1])
-
-    def down(m: Array) -> float:
-        return slope_of(m, groups) * float(m[here, 2] - m[start, 2])
-
-    def prompt(m: Array) -> float:
-        return float(m[here, 0] - m[start, 0]) - step(m) - down(m)
-
-    values = {STEP: step, DOWN: down, PROMPT: prompt}
-    return parts | {name: means.estimate(name, value) for name, value in values.items()}, SLOPE
-
-
-def slopes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the slope over log gradient norm in every direction that ran at several scales.
-
-    Columns: dataset, task_group, masking, plw, scales, estimate, se, low, high, p: points for a
-    gradient e times as large. Slopes that disagree say that the effect of the scale depends on
-    the weight, and that a slope from other cells should not be borrowed.
-    """
-    rows = []
-    for labels, means in cell_means(frame):
-        if not np.isfinite(means.mean_C3).all():
-            continue
-        for group in directions(means):
-            first = means.cells[group[0]]
-            found = means.estimate("slope", partial(slope_of, groups=[group]))
-            head: dict[str, object] = {"masking": first.masking or "any", "plw": first.plw}
-            scales = ", ".join(means.cells[i].scale for i in group)
-            row = {
-                k: v for k, v in found.row().items() if k in ("estimate", "se", "low", "high", "p")
-            }
-            rows.append(labels | head | {"scales": scales} | row)
-    return pd.DataFrame(rows)
 
 
 def decomposition_table(found: list[Decomposition]) -> pd.DataFrame:

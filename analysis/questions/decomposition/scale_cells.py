@@ -144,21 +144,3 @@ def adjusted_means(runs: pd.DataFrame) -> Means | None:
         np.asarray(rest_N3.T @ rest_N3 / df),
         float(df),
     )
-
-
-def directions(means: Means) -> list[list[int]]:
-    """Return the cells of every direction that ran at several scales of the gradient."""
-    groups: dict[tuple[str, float], list[int]] = {}
-    for i, cell in enumerate(means.cells):
-        groups.setdefault((cell.masking, cell.plw), []).append(i)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def slope_of(mean_C3: Array, groups: list[list[int]]) -> float:
-    """Return points per unit of log gradient norm, directions adjusted for."""
-    above = below = 0.0
-    for group in groups:
-        x, y = mean_C3[group, 1], mean_C3[group, 0]
-        above += float((x - x.mean()) @ y)
-        below += float(((x - x.mean()) ** 2).sum())
-    return above / below

@@ -4,14 +4,11 @@ import pandas as pd
 
 from analysis.inference.estimates import holm
 from analysis.questions.decomposition.estimate import (
-    HELD,
-    NO_NORMS,
     PROMPT,
     TOTAL,
     Decomposition,
     decomposition_table,
     decompositions,
-    slopes,
 )
 from analysis.questions.plw import figure as figures
 from analysis.regression.study import Study
@@ -23,8 +20,7 @@ from analysis.report.tables import P_VALUE, Table
 def section(study: Study) -> Section | None:
     """Return the section; None without cells under another normaliser or completion weight."""
     found = decompositions(study.frame)
-    direct = [one for one in found if one.told in (HELD, NO_NORMS) and one.parts[PROMPT]]
-    known = direct or [one for one in found if one.parts.get(PROMPT) is not None]
+    known = [one for one in found if one.parts[PROMPT] is not None]
     if not known:
         return None
     table = decomposition_table(found)
@@ -38,9 +34,6 @@ def section(study: Study) -> Section | None:
         Plate("decomposition", figures.parts(_parts(known)), caption),
         Sheet(_sheet(table)),
     ]
-    slope = slopes(study.frame)
-    if len(slope):
-        blocks.append(Sheet(_slope_sheet(slope)))
     return Section("decomposition", "What the weight acts through", tuple(blocks))
 
 
@@ -75,20 +68,8 @@ def _sheet(table: pd.DataFrame) -> Table:
     frame = table.assign(task_group=table["task_group"].map(words.group_text))
     note = (
         f"Points against weight 0. The parts add up to the {TOTAL}. Identified by: cells at the "
-        "same weight whose normaliser holds the completion's gradient, or the slope over log "
-        "gradient norm from cells elsewhere that differ in scale alone."
+        "same weight whose normaliser holds the completion's gradient."
     )
     heads = words.HEADS | {"told": "identified by"}
     formats = dict.fromkeys(("estimate", "low", "high"), ".2f") | {"p": P_VALUE}
     return Table("decomposition", "Parts of the effect", frame, note, heads, formats)
-
-
-def _slope_sheet(slope: pd.DataFrame) -> Table:
-    frame = slope.assign(task_group=slope["task_group"].map(words.group_text))
-    note = (
-        "Points for a gradient e times as large, from cells of one direction that differ in the "
-        "scale of the gradient alone. Slopes that disagree say that a slope should not be borrowed."
-    )
-    formats = dict.fromkeys(("estimate", "se", "low", "high"), ".2f") | {"p": P_VALUE}
-    title = "Effect of the gradient's scale alone"
-    return Table("scale_slopes", title, frame, note, words.HEADS, formats)

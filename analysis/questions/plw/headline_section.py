@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.questions.plw.estimate import dose
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
@@ -15,7 +16,7 @@ ALPHA = 0.05
 
 def headlines(study: Study) -> list[Headline]:
     """Return PLW 1 less PLW 0 of every masking mode, task group and kind of data."""
-    table = study.dose
+    table = dose(study)
     if not len(table) or not study.fit.converged:
         return []
     several = table["mode"].nunique() > 1
@@ -49,7 +50,7 @@ def _rows(study: Study, row: Mapping[Hashable, Any]) -> pd.DataFrame:
 
 def remarks(study: Study) -> list[str]:
     """Return the best PLW of the panel whose curve is surest to have one inside."""
-    table = study.dose
+    table = dose(study)
     if not len(table) or "best_plw" not in table:
         return []
     inside = table[(table["optimum"] == "interior optimum") & (table["p_any_holm"] < ALPHA)]

@@ -1,58 +1,52 @@
-"""The surface over weight and rank: the best weight of every adapter at every rank."""
+"""The best prompt loss weight of every adapter at every rank: section of the report."""
 
 import pandas as pd
 
 from analysis.inference.optimum import INTERIOR
-from analysis.questions.plw.shape_section import told
-from analysis.questions.plw.surfaces import (
-    AdapterSurface,
-    curves_differ,
-    rank_table,
-    surface_table,
-    surfaces,
-)
+from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
+from analysis.questions.plw.by_rank import adapter_curves, difference_table, rank_table
+from analysis.questions.plw.estimate import study_shapes
 from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
-
-PANEL = ("mode", "task_group", "dataset_type")
+from analysis.table.run_panels import PANEL
 
 
 def section(study: Study) -> Section | None:
     """Return the section, or None without an adapter that ran at several weights."""
-    found = surfaces(study.frame) if len(study.dose) else []
-    if not any(one.ranks for one in found):
+    found = adapter_curves(study.frame) if study.dosed else []
+    if not any(rank for one in found for rank in one.by_rank):
         return None
-    ranks = rank_table(found)
+    ranks = rank_table(found, study_shapes(study))
     blocks: list[Block] = [Text(_lead(ranks))]
     inside = ranks[ranks["optimum"] == INTERIOR]
     if len(inside):
         caption = (
-            "Best prompt loss weight by adapter and rank, where it lies inside beyond doubt, with "
-            "95 % Fieller intervals."
+            "Best effective prompt loss weight by adapter and rank, where it lies inside (0, 1) at "
+            "the 5 % level, with 95 % Fieller intervals."
         )
         drawn = plots.forest(_forest(inside), unit="best PLW", zero=False)
         blocks.append(Plate("best_plw_by_rank", drawn, caption))
-    blocks += [Sheet(_rank_sheet(ranks)), Sheet(_differ_sheet(found)), Sheet(_surface_sheet(found))]
-    return Section("surface", "Best weight by adapter and rank", tuple(blocks))
+    blocks += [Sheet(_rank_sheet(ranks)), Sheet(_differ_sheet(difference_table(found)))]
+    return Section("by-rank", "Best weight by adapter and rank", tuple(blocks))
 
 
 def _lead(ranks: pd.DataFrame) -> str:
     inside = int((ranks["optimum"] == INTERIOR).sum())
-    moved = ranks.drop_duplicates([*PANEL, "adapter"])["p_moves"].dropna()
-    clear = int((moved < 0.05).sum())
+    tested = ranks.drop_duplicates([*PANEL, "adapter"])["p_changes"].dropna()
+    clear = int((tested < 0.05).sum())
     return (
-        f"Every adapter has a quadratic surface of its own over the weight and log2 of its rank; "
-        f"full tuning, which has no rank, a curve. At {inside} of {len(ranks)} combinations of "
-        f"adapter, rank, tasks and data the best weight lies inside beyond doubt. For {clear} of "
-        f"{len(moved)} adapters and panels the effect of the weight changes with the rank (5 % "
-        "level, not adjusted)."
+        "Every adapter has a quadratic over the weight at each of its ranks; full tuning, which "
+        f"has no rank, has one. At {inside} of {len(ranks)} combinations of adapter, rank, tasks "
+        "and data the best weight lies inside (0, 1) at the 5 % level, and the tests of the "
+        f"curve's shape agree. For {clear} of {len(tested)} adapters and panels the effect of the "
+        "weight changes with the rank (5 % level, not adjusted)."
     )
 
 
 def _forest(inside: pd.DataFrame) -> pd.DataFrame:
-    rows = told(inside)
+    rows = words.panel_words(inside)
     rank = rows["rank"].map(lambda r: "" if pd.isna(r) else f" r{r:g}")
     label = rows["adapter"] + rank + ", " + rows["task_group"]
     columns = {"estimate": rows["best_plw"], "low": rows["plw_low"], "high": rows["plw_high"]}
@@ -62,43 +56,21 @@ def _forest(inside: pd.DataFrame) -> pd.DataFrame:
 def _rank_sheet(ranks: pd.DataFrame) -> Table:
     names = [
         *PANEL, "adapter", "rank", "optimum", "best_plw", "plw_low", "plw_high", "gain", "gain_se",
-        "p_moves",
+        "p_changes",
     ]  # fmt: skip
-    frame = told(ranks[[n for n in names if n in ranks]])
     note = (
         "Best weight on [0, 1] at every rank that was run, with its 95 % Fieller interval where "
-        "the fitted curve has its maximum inside. Moves with the rank: the test of the product of "
-        "weight and log2 rank."
+        "it lies inside and the tests of the panel's curve bear it. The last column tests the "
+        "product of weight and log2 rank."
     )
-    heads = words.HEADS | {
-        "best_plw": "best PLW", "plw_low": "95 % low", "plw_high": "95 % high",
-        "gain_se": "s.e.", "p_moves": "moves with the rank, p",
-    }  # fmt: skip
-    formats = dict.fromkeys(("best_plw", "plw_low", "plw_high"), ".2g") | {"p_moves": P_VALUE}
-    formats |= dict.fromkeys(("gain", "gain_se"), ".2f")
+    heads = words.HEADS | BEST_HEADS | {"p_changes": "changes with the rank, p"}
+    formats = BEST_FORMATS | {"p_changes": P_VALUE}
+    frame = words.panel_words(ranks[names])
     return Table("best_plw_by_rank", "Best weight by adapter and rank", frame, note, heads, formats)
 
 
-def _differ_sheet(found: list[AdapterSurface]) -> Table:
-    groups: dict[tuple[str, ...], list[AdapterSurface]] = {}
-    for one in found:
-        groups.setdefault(tuple(one.labels[n] for n in PANEL), []).append(one)
-    rows = [
-        dict(zip(PANEL, key, strict=True)) | {"adapters": len(own), "p": curves_differ(own)}
-        for key, own in groups.items()
-    ]
+def _differ_sheet(table: pd.DataFrame) -> Table:
     note = "F test of one curve over the weight for all adapters, at the middle rank."
-    title = "Do adapters answer to the weight alike?"
-    formats = {"p": P_VALUE}
-    return Table("curves_by_adapter", title, told(pd.DataFrame(rows)), note, words.HEADS, formats)
-
-
-def _surface_sheet(found: list[AdapterSurface]) -> Table:
-    frame = told(surface_table(found))
-    note = (
-        "Canonical analysis of each surface: the stationary point with the extent of its 95 % "
-        "region (Box and Hunter 1954), the delta method's standard error, bootstrap percentiles, "
-        "and the eigenvalues, both negative at a maximum. It needs three ranks."
-    )
-    heads = words.HEADS | {"log2_rank": "log2 rank / r0"}
-    return Table("surface", "Stationary points", frame, note, heads)
+    title = "Does the effect of the weight differ between adapters?"
+    frame = words.panel_words(table)
+    return Table("curves_by_adapter", title, frame, note, words.HEADS, {"p": P_VALUE})

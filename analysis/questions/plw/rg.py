@@ -7,8 +7,8 @@ are lines in L = log10 Rg:
 
     x(L) = -(a1 + c1 L) / (2 (a2 + c2 L)),
 
-a ratio of two estimates, with the verdict and the Fieller interval of `study.optimum`. It is
-computed twice, for two questions.
+a ratio of two estimates, with the verdict and the Fieller interval of `plw.best`. It is estimated
+twice, for two populations.
 
     these data sets    score ~ arm + block + (w_p + w_p^2) (1 + L) over runs: the noise of runs
                        alone. It says what holds at these data sets, and nothing of others.
@@ -18,12 +18,13 @@ computed twice, for two questions.
                        scatter normally about the line, and Fieller's set inherits that.
 
 Rg belongs to a data set as a whole, as does all else that data sets differ in: with fewer than 7
-of them the line is no more than a description, with fewer than 3 it is not estimable.
+values of Rg there is no curve.
 
-Letters in names: D data sets.
+Letters in names: D data sets, N runs, S columns.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -31,18 +32,16 @@ from scipy import stats
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.inference.optimum import NOT_IDENTIFIED, Quadratic, optimum
-from analysis.questions.plw.optimum_intervals import best_row
+from analysis.inference.optimum import Quadratic, optimum
+from analysis.questions.plw.best import best_row, objection
+from analysis.questions.plw.monotone import DRAWS
+from analysis.questions.plw.shape import Shape, shape
 from analysis.table.frame import study_rows
 from analysis.table.run_panels import RunPanel, nuisance, one_row_per_run, usual_rows, without
 
-FEWEST, FEW = 3, 7  # distinct Rg
+NAN = float("nan")
+FEWEST = 7  # distinct Rg from which there is a curve
 THESE, LIKE = "these data sets", "data sets like these"
-NOT_ESTIMABLE = "not estimable"
-WARNING = (
-    "{n} distinct Rg are too few to tell Rg from anything else that the data sets differ in: "
-    "read the curve as a description, not as a rule (at least {few} are wanted)."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,16 @@ class RgCurve:
     """The best weight against Rg in one task group."""
 
     labels: dict[str, str]
-    datasets: pd.DataFrame  # dataset, rg, runs, and its own optimum
-    these: Line | None
-    like: Line | None
-    p_moves: float  # of c1 = c2 = 0, for these data sets
-    verdict: str  # "estimable" or NOT_ESTIMABLE
-    warning: str
+    datasets: pd.DataFrame  # dataset, rg, runs, b1, b2 and its own optimum
+    lines: tuple[Line, ...]  # for these data sets and for data sets like these; () with too few Rg
+    p_changes: float  # of c1 = c2 = 0, for these data sets
+    doubt: str  # why no optimum inside may be claimed along the curve, "" where it may
+
+    @property
+    def ratios(self) -> int:
+        """The number of distinct Rg with a curve over the weight."""
+        known = self.datasets.dropna(subset=["b1"]) if len(self.datasets) else self.datasets
+        return int(known["rg"].nunique()) if len(known) else 0
 
 
 def rg_curves(frame: pd.DataFrame) -> list[RgCurve]:
@@ -92,37 +95,49 @@ def rg_curves(frame: pd.DataFrame) -> list[RgCurve]:
     return found
 
 
-def rg_curve(panel: RunPanel) -> RgCurve:
+def rg_curve(panel: RunPanel, *, draws: int = DRAWS) -> RgCurve:
     """Return the best weight against Rg from runs on several data sets.
 
     Args:
         panel: runs with a column `rg`, one value per data set.
+        draws: of the parametric bootstrap that tests the shape of each data set's curve.
     """
     runs = panel.runs.assign(dataset=panel.runs["dataset"].astype(str))
     runs = runs[runs["rg"].notna() & (runs["rg"] > 0)]
-    own = [_dataset_row(str(name), part) for name, part in runs.groupby("dataset", sort=True)]
-    datasets = pd.DataFrame(own)
-    known = datasets[datasets["b1"].notna()] if len(datasets) else datasets
-    count = int(known["rg"].nunique()) if len(known) else 0
-    if count < FEWEST:
-        told = f"the best weight as a function of Rg needs {FEWEST} distinct Rg; there are {count}"
-        return RgCurve(panel.labels, datasets, None, None, float("nan"), NOT_ESTIMABLE, told)
-    these = _over_runs(runs[runs["dataset"].isin(known["dataset"])])
-    warning = WARNING.format(n=count, few=FEW) if count < FEW else ""
-    p = _p_moves(these) if these is not None else float("nan")
-    return RgCurve(panel.labels, datasets, these, _over_datasets(known), p, "estimable", warning)
+    own = [
+        _dataset_row(str(name), part, draws) for name, part in runs.groupby("dataset", sort=True)
+    ]
+    bare = RgCurve(panel.labels, pd.DataFrame(own), (), NAN, "")
+    if bare.ratios < FEWEST:
+        return bare
+    known = bare.datasets.dropna(subset=["b1"])
+    kept = runs[runs["dataset"].isin(known["dataset"])]
+    these = _over_runs(kept)
+    if these is None:
+        return bare
+    pooled = _shape(kept, draws)
+    doubt = "" if pooled is not None and pooled.fits else objection(pooled)
+    lines = (these, _over_datasets(known))
+    return replace(bare, lines=lines, p_changes=_p_changes(these), doubt=doubt)
 
 
-def _dataset_row(name: str, runs: pd.DataFrame) -> dict[str, object]:
+def _shape(runs: pd.DataFrame, draws: int) -> Shape | None:
+    try:
+        return shape(RunPanel({}, runs), draws=draws)
+    except AnalysisError:
+        return None
+
+
+def _dataset_row(name: str, runs: pd.DataFrame, draws: int) -> dict[str, object]:
     """Return one data set's Rg and its own quadratic; without one where it was not determined."""
     row: dict[str, object] = {"dataset": name, "rg": float(runs["rg"].median()), "runs": len(runs)}
     x_N = runs["wp"].to_numpy(dtype=float)
     fit = _least_squares(runs, np.column_stack([x_N, x_N**2]))
     if fit is None:
-        return row | {"b1": np.nan, "b2": np.nan, "optimum": NOT_IDENTIFIED}
+        return row | {"b1": NAN, "b2": NAN} | best_row(None, "")
     beta_2, cov_22, df = fit
     best = optimum(Quadratic(float(beta_2[0]), float(beta_2[1]), cov_22, df))
-    return row | {"b1": beta_2[0], "b2": beta_2[1]} | best_row(best)
+    return row | {"b1": beta_2[0], "b2": beta_2[1]} | best_row(best, objection(_shape(runs, draws)))
 
 
 def _least_squares(runs: pd.DataFrame, x_NS: Array) -> tuple[Array, Array, float] | None:
@@ -159,27 +174,28 @@ def _over_datasets(known: pd.DataFrame) -> Line:
     return Line(LIKE, beta_22.ravel(), np.kron(inverse_22, scatter_22), float(df))
 
 
-def _p_moves(line: Line) -> float:
+def _p_changes(line: Line) -> float:
     """Return the p-value of c1 = c2 = 0."""
     c_2, cov_22 = line.beta_4[2:], line.cov_44[2:, 2:]
     return float(stats.f.sf(c_2 @ np.linalg.solve(cov_22, c_2) / 2, 2, line.df))
 
 
-def prediction_table(found: RgCurve, rg: list[float] | None = None) -> pd.DataFrame:
+def prediction_table(found: RgCurve, rg: Sequence[float] | None = None) -> pd.DataFrame:
     """Return the predicted best weight at some Rg, by default those of the data sets.
 
-    Two rows per Rg, one for these data sets and one for data sets like these: speaks_of, rg,
-    optimum, best_wp, best_plw, plw_low, plw_high, and beyond, whether the Rg lies outside the ones
-    that were run.
+    Two rows per Rg, one for these data sets and one for data sets like these: speaks_of, rg, the
+    columns of `best_row`, and outside, whether the Rg lies outside the ones that were run. Empty
+    where there is no curve.
     """
-    if found.these is None or found.like is None:
-        return pd.DataFrame()
     run = found.datasets["rg"].to_numpy(dtype=float)
     wanted = sorted(set(run.tolist())) if rg is None else rg
-    rows = []
-    for line in (found.these, found.like):
-        for value in wanted:
-            outside = not run.min() <= value <= run.max()
-            head: dict[str, object] = found.labels | {"speaks_of": line.speaks_of, "rg": value}
-            rows.append(head | best_row(optimum(line.at(value))) | {"beyond": outside})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            found.labels
+            | {"speaks_of": line.speaks_of, "rg": value}
+            | best_row(optimum(line.at(value)), found.doubt)
+            | {"outside": not run.min() <= value <= run.max()}
+            for line in found.lines
+            for value in wanted
+        ]
+    )

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import LikelihoodRatio
-from analysis.inference.optimum import INTERIOR
-from analysis.papers.plw import figure as paper
-from analysis.questions.plw.effects import response
+from analysis.inference.mean_response import response
+from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
+from analysis.questions.plw.estimate import dose, linear_against_quadratic
 from analysis.regression.study import GIVEN, Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
@@ -22,13 +22,13 @@ EFFECT_COLUMNS = (
 )  # fmt: skip
 OPTIMUM_COLUMNS = (
     "mode", "task_group", "dataset_type", "optimum", "best_plw", "plw_low", "plw_high", "gain",
-    "gain_se", "b1", "b1_se", "b2", "b2_se", "optimum_words",
+    "gain_se", "b1", "b1_se", "b2", "b2_se", "because",
 )  # fmt: skip
 
 
 def section(study: Study) -> Section | None:
     """Return the section, or None where the prompt loss weight does not vary."""
-    if not len(study.dose):
+    if not len(dose(study)):
         return None
     points, curves = dose_points(study.main), dose_curves(study)
     caption = (
@@ -97,8 +97,8 @@ def base(study: Study) -> pd.DataFrame:
 
 def effect_table(study: Study) -> Table:
     """Return PLW 1 against PLW 0 in every panel, with what could have been seen beside it."""
-    frame = study.dose[[c for c in EFFECT_COLUMNS if c in study.dose]]
-    margin = float(study.dose["margin"].iloc[0])
+    frame = dose(study)[[c for c in EFFECT_COLUMNS if c in dose(study)]]
+    margin = float(dose(study)["margin"].iloc[0])
     note = (
         "Points at PLW 1 less points at PLW 0. MDE: minimum detectable effect, the true effect "
         "that this design finds with 80 % power at the 5 % level, so a null says no more than "
@@ -111,12 +111,14 @@ def effect_table(study: Study) -> Table:
     }  # fmt: skip
     formats = dict.fromkeys(("effect", "low", "high", "mde"), ".2f")
     formats |= {"p_holm": P_VALUE, "p_any_holm": P_VALUE}
-    return Table("plw_effect", "Effect of PLW 1 against PLW 0", _told(frame), note, heads, formats)
-
-
-def _told(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.assign(task_group=frame["task_group"].map(words.group_text))
-    return frame.assign(dataset_type=frame["dataset_type"].map(words.data_text))
+    return Table(
+        "plw_effect",
+        "Effect of PLW 1 against PLW 0",
+        words.panel_words(frame),
+        note,
+        heads,
+        formats,
+    )
 
 
 def _points_table(points: pd.DataFrame) -> Table:
@@ -127,76 +129,68 @@ def _points_table(points: pd.DataFrame) -> Table:
 
 
 def _lead(study: Study) -> str:
-    seen = study.dose[study.dose["p_any_holm"] < 0.05]
+    seen = dose(study)[dose(study)["p_any_holm"] < 0.05]
     return (
-        f"Of {len(study.dose)} combinations of masking mode, task group and kind of data, "
+        f"Of {len(dose(study))} combinations of masking mode, task group and kind of data, "
         f"{len(seen)} show a score that changes with the weight at all (5 % level, adjusted by "
         f"Holm). {_smallest(study)}"
     )
 
 
 def _smallest(study: Study) -> str:
-    low, high = study.dose["mde"].min(), study.dose["mde"].max()
+    low, high = dose(study)["mde"].min(), dose(study)["mde"].max()
     return (
         f"The smallest difference between PLW 1 and 0 that this design would have shown with 80 % "
         f"power is {words.span(low, high)} points, depending on the combination."
     )
 
 
-def optimum_rows(dose: pd.DataFrame) -> pd.DataFrame:
+def optimum_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return the figure's rows: group, label, estimate, low, high in PLW, verdict.
 
-    A number is drawn only where the verdict allows one: an interval where the optimum is inside,
-    the better end where the curve is monotone beyond doubt, nothing where it is not identified.
+    Args:
+        table: of `plw.estimate.dose`, whose optima are missing where none may be printed.
     """
-    curved = dose[dose["curved"]]
-    inside = curved["optimum"] == INTERIOR
-    known = inside | curved["optimum_words"].str.contains("throughout")
-    several = curved["mode"].nunique() > 1
+    curved = table[table["curved"]]
     label = curved["task_group"].map(words.group_text)
-    return pd.DataFrame(
-        {
-            "group": curved["dataset_type"].map(words.data_text),
-            "label": curved["mode"] + ", " + label if several else label,
-            "estimate": curved["best_plw"].where(known),
-            "low": curved["plw_low"].where(inside),
-            "high": curved["plw_high"].where(inside),
-            "verdict": curved["optimum"],
-        }
-    ).sort_values("group", kind="stable")
+    several = curved["mode"].nunique() > 1
+    rows = {
+        "group": curved["dataset_type"].map(words.data_text),
+        "label": curved["mode"] + ", " + label if several else label,
+        "estimate": curved["best_plw"], "low": curved["plw_low"], "high": curved["plw_high"],
+        "verdict": curved["optimum"],
+    }  # fmt: skip
+    return pd.DataFrame(rows).sort_values("group", kind="stable")
 
 
 def _optima(study: Study) -> list[Block]:
-    curved = study.dose[study.dose["curved"]]
+    table = dose(study)
+    curved = table[table["curved"]]
     if not len(curved):
         return []
-    rows = optimum_rows(study.dose)
+    rows = optimum_rows(table)
     caption = (
-        "The prompt loss weight at which the fitted score is highest. A dot with a line: the curve "
-        "rises at PLW 0 and falls at PLW 1 beyond doubt; the line is the 95 % Fieller interval. A "
-        "dot alone: the curve rises or falls throughout. No dot: the data do not say."
+        "The effective prompt loss weight at which the fitted score is highest. A dot with a line: "
+        "the curve rises at PLW 0 and falls at PLW 1, each at the 5 % level, and the tests of its "
+        "shape bear it; the line is the 95 % Fieller interval. A dot alone: the curve rises or "
+        "falls throughout. No dot: the best weight is not determined."
     )
-    frame = _told(curved[[c for c in OPTIMUM_COLUMNS if c in curved]])
+    frame = words.panel_words(curved[[c for c in OPTIMUM_COLUMNS if c in curved]])
     note = "best PLW: of the fitted curve on [0, 1]; gain: its score above PLW 0, in points."
-    heads = words.HEADS | {
-        "best_plw": "best PLW", "plw_low": "95 % low", "plw_high": "95 % high", "gain_se": "s.e.",
-        "b1": "w_p", "b1_se": "s.e.", "b2": "w_p²", "b2_se": "s.e.", "optimum_words": "because",
-        "optimum": "verdict",
+    heads = words.HEADS | BEST_HEADS | {
+        "b1": "w_p", "b1_se": "s.e.", "b2": "w_p²", "b2_se": "s.e.",
     }  # fmt: skip
-    formats = dict.fromkeys(("gain", "gain_se", "b1", "b1_se", "b2", "b2_se"), ".2f")
-    formats |= dict.fromkeys(("best_plw", "plw_low", "plw_high"), ".2g")
-    table = Table("optimum", "Optimum prompt loss weight", frame, note, heads, formats)
+    formats = BEST_FORMATS | dict.fromkeys(("b1", "b1_se", "b2", "b2_se"), ".2f")
+    sheet = Table("optimum", "Optimum prompt loss weight", frame, note, heads, formats)
     if rows["estimate"].isna().all():
-        drawn: Block = Text("Nowhere can it be told at which weight the score is highest.")
+        drawn: Block = Text("In no combination is the weight with the highest score determined.")
     else:
-        drawn = Plate("optimum", paper.optimum(rows, theirs=False), caption)
-    return [drawn, Sheet(table), *_shape(study)]
+        drawn = Plate("optimum", plots.optimum(rows), caption)
+    return [drawn, Sheet(sheet), *_shape(study)]
 
 
 def _shape(study: Study) -> list[Block]:
     """Say whether the weight acts at all and whether a line is enough, by likelihood ratios."""
-    from analysis.questions.plw.effects import linear_against_quadratic
-
     if study.reasons == (GIVEN,):
         return []
     tests = linear_against_quadratic(study.frame)

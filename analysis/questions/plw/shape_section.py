@@ -1,20 +1,21 @@
-"""Is the curve over the weight what the model says? Lack of fit, intervals of the optimum, Rg."""
+"""The tests of the curve's shape, and the best weight against Rg: section of the report."""
 
 import numpy as np
 import pandas as pd
 
 from analysis.questions.plw import figure as figures
-from analysis.questions.plw.optimum_intervals import interval_table
-from analysis.questions.plw.rg import NOT_ESTIMABLE, THESE, RgCurve, prediction_table, rg_curves
+from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
+from analysis.questions.plw.estimate import dose, study_shapes
+from analysis.questions.plw.rg import FEWEST, THESE, RgCurve, prediction_table, rg_curves
 from analysis.questions.plw.shape import Shape, shape_table
 from analysis.questions.plw.shape_lines import fitted_lines, level_points
-from analysis.regression.study import GIVEN, Study
+from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.frame import WP_EXPONENT, plw_of
+from analysis.table.run_panels import PANEL
 
-PANEL = ("mode", "task_group", "dataset_type")
 SHAPE_COLUMNS = (
     *PANEL, "levels", "any_curve_p", "spline_p", "monotone_p", "quadratic_p", "b2_p",
     "b2_above_zero_p", "optimum", "verdict", "monotone", "without_zero",
@@ -30,23 +31,27 @@ RG_POINTS = 41
 
 def section(study: Study) -> Section | None:
     """Return the section, or None where no mode has the weights for a curve."""
-    found = study.shapes
+    found = study_shapes(study)
     if not found:
         return None
-    blocks: list[Block] = [Text(_lead(found)), _plate(found), Sheet(_shape_sheet(found), open=True)]
-    blocks += [*_intervals(study), *_rg(study)]
+    blocks: list[Block] = [
+        Text(_lead(found)),
+        _plate(found),
+        Sheet(_shape_sheet(found, dose(study)), open=True),
+        *_rg(study),
+    ]
     return Section("shape", "Is it a curve with an optimum?", tuple(blocks))
 
 
 def _lead(found: list[Shape]) -> str:
-    count = len(found)
-    bad = sum("does not fit" in one.verdict for one in found)
-    inside = sum("its optimum is inside" in one.verdict for one in found)
+    bad = sum(not one.fits for one in found)
+    inside = sum(one.bears_maximum for one in found)
     return (
-        f"A quadratic can put an optimum where there is none. Of {words.count(count, 'curve')}, "
-        f"{bad} {'is' if bad == 1 else 'are'} not described by a quadratic (5 % level, not "
-        f"adjusted: a test of a model's fault should not be made harder to fail), and for {inside} "
-        "is an optimum inside shown against a curve that only rises or only falls."
+        f"A quadratic can have a maximum where the truth has none. Of "
+        f"{words.count(len(found), 'curve')}, {bad} {'is' if bad == 1 else 'are'} not described by "
+        "a quadratic (5 % level, not adjusted, as usual for tests of a model's assumptions), and "
+        f"for {inside} a curve that only rises or only falls is rejected in favour of one with a "
+        "maximum inside. An optimum is claimed only there."
     )
 
 
@@ -65,16 +70,20 @@ def _plate(found: list[Shape]) -> Plate:
     dots = pd.concat(points, ignore_index=True)
     dots["plw"] = [float(f"{plw_of(x):.4g}") for x in dots["wp"]]
     caption = (
-        "Score above PLW 0, spaced as w_p = PLW^0.30103. Markers: means of the levels, arm and "
-        "seed adjusted for, with 95 % intervals of pure error. Lines: the quadratic, a natural "
-        "cubic spline, and the best curve that only rises or only falls."
+        "Score above PLW 0 against effective prompt loss weight, spaced as w_p = PLW^0.30103. "
+        "Markers: means of the levels, adjusted for arm and seed, with 95 % intervals of pure "
+        "error. Lines: the quadratic, a natural cubic spline, and the best curve that only rises "
+        "or only falls."
     )
     drawn = figures.shapes(dots, pd.concat(lines, ignore_index=True))
     return Plate("curve_shapes", drawn, caption)
 
 
-def _shape_sheet(found: list[Shape]) -> Table:
-    frame = told(shape_table(found)[list(SHAPE_COLUMNS)])
+def _shape_sheet(found: list[Shape], panels: pd.DataFrame) -> Table:
+    table = shape_table(found)
+    if len(panels):
+        table = table.merge(panels[[*PANEL, "optimum"]], on=list(PANEL), how="left")
+    frame = words.panel_words(table[[n for n in SHAPE_COLUMNS if n in table]])
     note = (
         "Runs as units, arm and seed adjusted for. Any curve, spline: F tests of the quadratic "
         "against the levels as a factor and against a spline added to it; a small p says that the "
@@ -88,50 +97,26 @@ def _shape_sheet(found: list[Shape]) -> Table:
     )
 
 
-def told(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with task groups and data-set types in words."""
-    maps = {"task_group": words.group_text, "dataset_type": words.data_text}
-    texts = {name: frame[name].map(text) for name, text in maps.items() if name in frame}
-    return frame.assign(**texts)
-
-
-def _intervals(study: Study) -> list[Block]:
-    """Return the three intervals of every optimum inside; of the default model alone."""
-    if study.reasons == (GIVEN,) or study.fit.family != "gaussian" or study.variable != "wp":
-        return []
-    table = interval_table(study.fit, study.frame)
-    if not len(table):
-        return []
-    names = [*PANEL, "optimum", "best_plw", "method", "low_plw", "high_plw"]
-    note = (
-        "95 % intervals of the weight at which the fitted curve is highest, where that is inside. "
-        "Fieller's is exact for normal coefficients; the delta method pretends that the ratio is "
-        "normal; the bootstrap refits the model to scores drawn from it. 0 and 1 are where an "
-        "interval was cut, or is open."
-    )
-    heads = words.HEADS | {"best_plw": "best PLW", "low_plw": "95 % low", "high_plw": "95 % high"}
-    formats = dict.fromkeys(("best_plw", "low_plw", "high_plw"), ".2g")
-    title = "Three intervals of the optimum"
-    return [Sheet(Table("optimum_intervals", title, told(table[names]), note, heads, formats))]
-
-
 def _rg(study: Study) -> list[Block]:
     found = rg_curves(study.frame)
     if not found:
         return []
-    head: list[Block] = [Head("Best weight as a function of Rg")]
-    known = [one for one in found if one.verdict != NOT_ESTIMABLE]
+    head = Head("Best weight as a function of Rg")
+    known = [one for one in found if one.lines]
     if not known:
-        return [*head, Text(f"Not estimable: {found[0].warning}.")]
-    warnings = [Text(known[0].warning)] if known[0].warning else []
+        count = max(one.ratios for one in found)
+        return [
+            head,
+            Text(f"A curve over Rg needs {FEWEST} distinct values of Rg; there are {count}."),
+        ]
     caption = (
-        "Best prompt loss weight against Rg, the ratio of completion to prompt length. Dots: each "
-        "data set's own quadratic, with the 95 % Fieller interval where its maximum is inside; "
-        "filled where that is beyond doubt. Line and band: the interaction model's prediction for "
-        "these data sets, where the predicted curve has a maximum inside."
+        "Best effective prompt loss weight against Rg, the ratio of completion to prompt length. "
+        "Dots: each data set's own quadratic, filled with its 95 % Fieller interval where the "
+        "maximum is inside, hollow where the curve rises or falls throughout. Line and band: the "
+        "interaction model's prediction for these data sets, where it has a maximum inside."
     )
     plate = Plate("best_plw_by_rg", figures.rg(*_rg_rows(known)), caption)
-    return [*head, *warnings, plate, Sheet(_rg_table(known))]
+    return [head, plate, Sheet(_rg_table(known))]
 
 
 def _rg_rows(found: list[RgCurve]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,19 +137,17 @@ def _rg_rows(found: list[RgCurve]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _rg_table(found: list[RgCurve]) -> Table:
-    frame = pd.concat([prediction_table(one) for one in found], ignore_index=True)
-    moves = {(o.labels["mode"], o.labels["task_group"]): o.p_moves for o in found}
-    p = [moves[m, g] for m, g in zip(frame["mode"], frame["task_group"], strict=True)]
-    frame = told(frame.assign(p_moves=p).drop(columns=["best_wp", "beyond"]))
+    parts = [prediction_table(one).assign(p_changes=one.p_changes) for one in found]
+    frame = words.panel_words(pd.concat(parts, ignore_index=True))
     note = (
         "The best weight at the Rg of the data sets, from coefficients that are lines in log Rg. "
         "These data sets: the noise of runs alone. Data sets like these: one observation per data "
         "set, so that what they differ in beside Rg is in the interval. The last column tests "
         "whether the curve changes with Rg at all, for these data sets."
     )
-    heads = words.HEADS | {
-        "rg": "Rg", "best_plw": "best PLW", "plw_low": "95 % low", "plw_high": "95 % high",
-        "speaks_of": "speaks of", "p_moves": "curve changes with Rg, p",
+    heads = words.HEADS | BEST_HEADS | {
+        "rg": "Rg", "speaks_of": "population", "p_changes": "curve changes with Rg, p",
     }  # fmt: skip
-    formats = dict.fromkeys(("best_plw", "plw_low", "plw_high"), ".2g") | {"p_moves": P_VALUE}
+    formats = BEST_FORMATS | {"p_changes": P_VALUE}
+    frame = frame.drop(columns=["best_wp", "outside"])
     return Table("best_plw_by_rg", "Best weight by Rg", frame, note, heads, formats)

@@ -7,8 +7,7 @@ without replacement with probability C(i - 1, n - 1) / C(B, n), so that
 
 is the expected score of the chosen setting (Tang et al. 2020, Showing your work doesn't always
 work, ACL, equation 5): unbiased for settings drawn at random, and exact for those of a grid tried
-in random order. The plug-in estimate of Dodge et al. (2019, Show your work, EMNLP, equation 1)
-draws with replacement and is too low. Choosing by a validation score and reporting another one
+in random order. Choosing by a validation score and reporting another one
 keeps the choice's luck out of the number.
 
 Letters in names: B settings, N budgets, D bootstrap draws.
@@ -71,13 +70,6 @@ def _weights(count: int) -> Array:
     log = gammaln(i) - gammaln(n) - gammaln(over + 1)
     log += gammaln(n + 1) + gammaln(count - n + 1) - gammaln(count + 1.0)
     return np.where(i >= n, np.exp(log), 0.0)
-
-
-def with_replacement(score_B: Sequence[float] | Array) -> Array:
-    """Return Dodge et al.'s plug-in estimate, n = 1 to B: the mean of the best of n draws."""
-    score = np.sort(np.asarray(score_B, dtype=np.float64))
-    n, i = np.arange(1, len(score) + 1)[:, None], np.arange(1, len(score) + 1)
-    return np.asarray(((i / len(score)) ** n - ((i - 1) / len(score)) ** n) @ score)
 
 
 def budget_interval(
