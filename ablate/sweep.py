@@ -73,6 +73,7 @@ def carry_out(
                 _wait(store, list(todo))
                 continue
             _launch(launch, write_bundles(free, out, workers=workers))
+    store.clear_drafts()
     failed = {key: _why(store, key) for key in unrecorded(plan, store)}
     collect(out)
     return Outcome(

@@ -50,9 +50,13 @@ class Store:
                 pass
         except OSError as error:
             raise UserError(f"out={self.out}: cannot be written ({error.strerror})") from None
-        for left in self.cells.glob(".tmp-*"):
-            if _abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
+        self.clear_drafts()
+
+    def clear_drafts(self) -> None:
+        """Remove the drafts of writers that were killed."""
+        for draft in self.cells.glob(".tmp-*"):
+            if _abandoned(draft):
+                shutil.rmtree(draft, ignore_errors=True)
 
     def folder(self, key: str) -> Path:
         """Return the folder of the record of `key`, whether or not it exists."""
