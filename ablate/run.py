@@ -24,9 +24,9 @@ from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
 from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
-from ablate.evaluate.scoring import ready, score
+from ablate.evaluate.scoring import Wanted, ready, score
 from ablate.experiment.cell_data import tokenised
-from ablate.experiment.identity import Identity, Unit, identify
+from ablate.experiment.identity import Identity, identify
 from ablate.models.load import device_of, load
 from ablate.objective import Objective, objective_of
 from ablate.results import provenance
@@ -72,20 +72,21 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         _keep(model, draft / WEIGHTS, cell.execution.keep_weights_mb)
 
 
-def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[tuple[Cell, Unit]]:
+def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wanted]:
     """Return the units that are not scored yet, each once, with a cell that asks for it."""
     known = set(recorded["score_keys"]) if recorded else set()
-    found: dict[str, tuple[Cell, Unit]] = {}
+    found: dict[str, Wanted] = {}
     for cell in cells:
-        for unit in identify(cell).units:
+        identity = identify(cell)
+        for unit in identity.units:
             if unit.key not in known:
-                found.setdefault(unit.key, (cell, unit))
+                found.setdefault(unit.key, Wanted(cell, unit, identity.files))
     return list(found.values())
 
 
-def _tried(units: Sequence[tuple[Cell, Unit]]) -> set[str]:
+def _tried(wanted: Sequence[Wanted]) -> set[str]:
     """Return the keys of the units, scored or not: a measure that does not apply gives no score."""
-    return {unit.key for _, unit in units}
+    return {one.unit.key for one in wanted}
 
 
 def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:

@@ -4,7 +4,7 @@ import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import sacrebleu
@@ -14,9 +14,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.config.schema import Evaluate, Execution
+from ablate.errors import UserError
 from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.requests import Benchmark, benchmark, quiet
-from ablate.evaluate.scores import Items, TaskScore, finite, standard_error
+from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
+from ablate.micro.tasks import TASKS as MICRO
 
 # Corpus metrics have no score per item in lm-eval: the sentence score stands for it.
 SENTENCE = {
@@ -32,6 +34,14 @@ TASK_TYPES = {
     "loglikelihood_rolling": "heldout",
 }
 ACCURACIES = ("acc", "acc_norm", "acc_bytes")
+RIGHT_OR_WRONG = (*ACCURACIES, "acc_mutual_info", "acc_all", "exact_match")
+# lm-eval's own metrics.
+UNITS: dict[str, Unit] = {
+    **dict.fromkeys(RIGHT_OR_WRONG, "fraction"), "f1": "fraction", "mcc": "fraction",
+    "bleu": "points", "chrf": "points", "chrf++": "points", "ter": "points",
+    "perplexity": "perplexity", "word_perplexity": "perplexity", "byte_perplexity": "perplexity",
+    "bits_per_byte": "bits", "brier_score": "ratio", "likelihood": "ratio",
+}  # fmt: skip
 
 
 def prepare(
@@ -117,7 +127,7 @@ def _undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def _scores(unit: str, name: str, task: Any, found: dict[str, Any]) -> Iterator[TaskScore]:
+def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator[TaskScore]:
     about, better = _metadata(name, task), task.higher_is_better()
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in found["samples"][name]:
@@ -129,10 +139,11 @@ def _scores(unit: str, name: str, task: Any, found: dict[str, Any]) -> Iterator[
         answered = [sample for sample in samples[chain] if metric in sample]
         items = _items(metric, answered)
         yield TaskScore(
-            unit=unit,
+            asked=asked,
             task=name,
             metric=metric if chain == "none" else key,
             value=finite(value),
+            unit=_unit(name, task, metric),
             n=len(answered),
             se=standard_error([one for _, one in items]),
             higher_is_better=better.get(metric),
@@ -168,6 +179,29 @@ def _metadata(name: str, task: Any) -> dict[str, str]:
         "side": str(stated.get("side", "both")),
         "skill": str(stated.get("skill", name)),
     }
+
+
+def _unit(name: str, task: Any, metric: str) -> Unit | None:
+    """Return the unit of a metric: as the task states it, or as lm-eval's own metric has it.
+
+    None where the task computes it by a rule of its own and does not say.
+    """
+    stated = _stated(task).get("unit")
+    if stated is not None:
+        return _checked(name, stated)
+    if name in MICRO:
+        return "fraction"
+    corpus = getattr(task.aggregation().get(metric), "__name__", "") == metric
+    if task.config.process_results is not None and not corpus and metric not in RIGHT_OR_WRONG:
+        return None
+    return UNITS.get(metric)
+
+
+def _checked(name: str, stated: object) -> Unit:
+    units = get_args(Unit)
+    if stated not in units:
+        raise UserError(f"{name}: metadata.unit={stated}: must be one of {', '.join(units)}")
+    return cast(Unit, stated)
 
 
 def _chance(task: Any, metric: str) -> float | None:

@@ -115,10 +115,11 @@ def _score(part: str, role: str, sums_N: np.ndarray, counts_N: np.ndarray) -> Ta
         spread = ((sums - mean * counts) ** 2).sum() * len(rows) / (len(rows) - 1)
         error = float(np.sqrt(spread) / counts.sum())
     return TaskScore(
-        unit=part,
+        asked=part,
         task=f"heldout_{part}",
         metric=f"loss_{role}",
         value=finite(mean),
+        unit="nats",
         n=len(rows),
         version="1",
         task_type="heldout",

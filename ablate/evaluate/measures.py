@@ -33,11 +33,16 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ablate.config.schema import Evaluate, Execution
 from ablate.data.tokenise import Tokenised
 from ablate.evaluate import generate
-from ablate.evaluate.scores import Items, TaskScore, finite, standard_error
+from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
 from ablate.evaluate.shapes import inner
 from ablate.evaluate.tasks_index import check_measures
 
 NEW_TOKENS = 128
+UNITS: dict[tuple[str, str], Unit] = {  # of a measure's metric; every other is a ratio
+    ("prompt_bleu", "bleu"): "points", ("memorised", "characters"): "fraction",
+    ("memorised", "whole"): "fraction", ("generation_length", "tokens"): "tokens",
+    ("generation_length", "capped"): "fraction",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,10 +231,11 @@ def _answers(
 
 def _made(name: str, metric: str, value: float, *, n: int, items: Items = ()) -> TaskScore:
     return TaskScore(
-        unit=name,
+        asked=name,
         task=name,
         metric=metric,
         value=finite(value),
+        unit=UNITS.get((name, metric), "ratio"),
         n=n,
         version="1",
         task_type="measure",

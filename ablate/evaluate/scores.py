@@ -3,8 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Items = tuple[tuple[int, float], ...]
+# fraction: 0 to 1, shown as points; points: 0 to 100; ratio: any number without a unit.
+Unit = Literal["fraction", "points", "nats", "bits", "perplexity", "tokens", "ratio"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,10 +18,11 @@ class TaskScore:
     answer no `chance`, a measure of how far the weights moved no direction that is better.
     """
 
-    unit: str  # the name it was asked for by; a group of tasks gives several tasks
+    asked: str  # the name it was asked for by; a group of tasks gives several tasks
     task: str
     metric: str
     value: float | None
+    unit: Unit | None  # of value, se, chance and the items' scores; None: not known
     n: int  # items
     version: str
     task_type: str  # mc, short, long, heldout or measure

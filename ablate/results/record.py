@@ -121,6 +121,14 @@ def shown_settings(
     }
 
 
+def upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record in today's schema; what an older one does not say is None."""
+    if record.get("schema", 1) < 2:
+        scores = [{"asked": s.get("unit")} | s | {"unit": None} for s in record.get("scores", ())]
+        record = record | {"schema": SCHEMA, "scores": scores}
+    return record
+
+
 def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what is known of a named cell beside its levels; missing numbers are missing."""
     effective = name["effective_plw"]

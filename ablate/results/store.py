@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.results.record import RECORD
+from ablate.results.record import RECORD, upgraded
 
 DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
 MAX_KILLS = 3  # kills after which a cell counts as failed; before that it is tried again
@@ -68,8 +68,7 @@ class Store:
             text = (self.folder(key) / RECORD).read_text()
         except FileNotFoundError:
             return None
-        record: dict[str, Any] = json.loads(text)
-        return record
+        return upgraded(json.loads(text))
 
     def scored(self, key: str) -> frozenset[str]:
         """Return the score keys that the record of `key` holds; empty where there is none."""

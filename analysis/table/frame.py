@@ -133,6 +133,7 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     if kept.empty:
         raise AnalysisError("table: no row has a value")
     frame = _with_score(_with_factors(kept.reset_index(drop=True)))
+    notes += _unit_notes(frame)
     frame.attrs |= {"notes": notes, "left_out": left_out}
     return frame
 
@@ -211,12 +212,15 @@ def _preference(metric: str) -> tuple[int, str]:
 
 
 def _with_score(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with `score`, `score_se` and `score_chance` in points, higher is better."""
+    """Return the frame with `score`, `score_se` and `score_chance` in points, higher is better.
+
+    `to_points` is what a value is multiplied by. Losses and measures stay as they are.
+    """
     bench = frame["task_type"].isin(SCORED)
-    group = frame.groupby(["task", "metric"], observed=True)["value"]
-    fraction = group.transform("min").ge(0) & group.transform("max").le(1)
-    in_points = frame["metric"].str.split(",").str[0].isin(IN_POINTS)
-    scale = np.where(bench & fraction & ~in_points, 100.0, 1.0)
+    unit = frame["unit"].astype("string") if "unit" in frame else pd.Series(pd.NA, frame.index)
+    known = unit.notna()
+    fraction = (known & unit.eq("fraction").fillna(False)) | (~known & _looks_like_fractions(frame))
+    scale = np.where(bench & fraction.astype(bool), 100.0, 1.0)
     low_is_good = ~frame.get("higher_is_better", pd.Series(True, frame.index)).astype(bool)
     sign = np.where(bench & low_is_good, -1.0, 1.0)
     empty = pd.Series(np.nan, frame.index)
@@ -224,7 +228,31 @@ def _with_score(frame: pd.DataFrame) -> pd.DataFrame:
         score=frame["value"] * scale * sign,
         score_se=frame.get("se", empty) * scale,
         score_chance=frame.get("chance", empty) * scale * sign,
+        to_points=scale * sign,
     )
+
+
+def _looks_like_fractions(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows are of a metric whose values all lie between 0 and 1.
+
+    For tables and records that do not state a score's unit.
+    """
+    group = frame.groupby(["task", "metric"], observed=True)["value"]
+    inside = group.transform("min").ge(0) & group.transform("max").le(1)
+    return inside & ~frame["metric"].str.split(",").str[0].isin(IN_POINTS)
+
+
+def _unit_notes(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence on the benchmarks whose unit is not stated."""
+    bench = frame[frame["task_type"].isin(SCORED)]
+    unstated = bench if "unit" not in bench else bench[bench["unit"].isna()]
+    tasks = unstated["task"].astype(str).unique()
+    if not len(tasks):
+        return []
+    return [
+        f"The unit of {len(tasks)} tasks' scores is not stated: they are taken for fractions "
+        f"where all values lie between 0 and 1, else for points."
+    ]
 
 
 def _with_factors(table: pd.DataFrame) -> pd.DataFrame:

@@ -124,11 +124,8 @@ def item_weights(items: Items) -> Array:
 
 def _scales(rows: pd.DataFrame) -> dict[str, float]:
     """Return what turns an item's score into points, by task; the order is that of the rows."""
-    scale: dict[str, float] = {}
-    for task, own in rows.groupby("task", observed=True, sort=False):
-        known = own[own["value"] != 0]
-        scale[str(task)] = float((known["score"] / known["value"]).median()) if len(known) else 1.0
-    return scale
+    first = rows.drop_duplicates("task").set_index("task")["to_points"]
+    return {str(task): float(scale) for task, scale in first.items()}
 
 
 Found = Mapping[str, tuple[npt.NDArray[np.int32], Scores]]  # task -> doc ids, scores

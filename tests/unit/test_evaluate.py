@@ -272,7 +272,7 @@ def test_metadata_is_the_tasks_own_or_follows_from_its_kind(model, tokenizer, fo
     assert choice.chance == pytest.approx(np.mean([1 / 2, 1 / 3, 1 / 4] * 2))
     assert (writing.task_type, writing.side, writing.skill) == ("long", "target", "writing")
     assert (writing.version, writing.chance) == ("3.0", 0.0)
-    assert choice.unit == writing.unit == str(folder)
+    assert choice.asked == writing.asked == str(folder)
 
 
 def test_settings_reach_the_task(model, tokenizer, folder):

@@ -216,7 +216,7 @@ def test_plain_text_has_no_answers_to_measure(subject, rows):
 def test_every_known_measure_can_be_taken(subject):
     assert set(measures.MEASURES) == set(MEASURES)
     found = run(list(MEASURES), subject(losses=[1.0, 2.0, 3.0, 2.0]))
-    assert {one.unit for one in found} == set(MEASURES)
+    assert {one.asked for one in found} == set(MEASURES)
 
 
 def test_an_unknown_measure_is_one_line(subject):

@@ -1,0 +1,111 @@
+"""Columns as they are read: words that mean nothing among numbers are levels among names."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from analysis.mixed import fit_mixed
+from analysis.table.columns import plain_types
+from analysis.table.frame import from_results, from_table, load, read
+from tests.fake_results import fake_results
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null", "N/A", "nan"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_level_called_none_is_a_level(tmp_path, word, ending):
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    lines = [["adapter", "task", "size", "score"]]
+    for n in range(20):
+        for adapter, score in ((word, 0.0), ("lora", 1.0)):
+            lines.append([adapter, f"t{n % 4}", "" if n == 3 else "2", str(score + n / 100)])
+    path = tmp_path / f"table.{ending}"
+    path.write_text("\n".join(separator.join(line) for line in lines) + "\n")
+    frame = load(path)
+    assert frame["adapter"].value_counts().to_dict() == {word: 20, "lora": 20}
+    assert frame["size"].isna().sum() == 2
+    fit = fit_mixed(frame, "score ~ adapter + (1 | task)")
+    assert fit.n == 40
+    effect = next(v for n, v in fit.fixef.items() if n.startswith("adapter"))
+    assert abs(effect) == pytest.approx(1.0)
+
+
+def test_such_words_are_missing_among_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("score,size,flag,empty\n1,2,True,\nNA,None,,\n3,null,False,\n")
+    table = read(path)
+    assert table["score"].isna().tolist() == [False, True, False]
+    assert table["size"].isna().tolist() == [False, True, True]
+    assert table["flag"].tolist()[::2] == [True, False]
+    assert table["empty"].isna().all()
+
+
+def test_a_setting_that_is_switched_off_is_a_level_of_a_results_table(tmp_path):
+    table = fake_results(controls=False)
+    clip = np.where(table["seed"] == 0, "null", "1.0")
+    steps = np.where(table["adapter"] == "full", "", "7")
+    table.assign(**{"train.clip": clip, "adapter.options.t": steps}).to_csv(
+        tmp_path / "results.csv", index=False
+    )
+    found = read(tmp_path / "results.csv")
+    assert set(found["train.clip"]) == {"null", "1.0"}
+    assert pd.api.types.is_numeric_dtype(found["adapter.options.t"])
+    assert set(from_results(found)["train.clip"]) == {"null", "1.0"}
+
+
+STRINGS = ["lora", "full", None, "lora"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.array(STRINGS, dtype="string"),
+        pd.array(STRINGS, dtype="string[python]"),
+        pd.Series(STRINGS, dtype=pd.ArrowDtype(pa.string())),
+        pd.Series(pd.array(STRINGS, dtype="string")).astype("category"),
+    ],
+    ids=["string", "python", "arrow", "category"],
+)
+def test_nullable_text_is_plain_text(column):
+    table = pd.DataFrame({"adapter": column, "score": [1.0, 2.0, 3.0, 4.0]})
+    found = plain_types(table)["adapter"]
+    plain = pd.Series(STRINGS, dtype="str", name="adapter")
+    assert found.isna().tolist() == plain.isna().tolist()
+    pd.testing.assert_series_equal(found.astype("str"), plain)
+    frame = from_table(table.dropna(), "score")
+    assert fit_mixed(frame, "score ~ adapter").fixef.iloc[1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype"),
+    [
+        (pd.array([1, 2, None], dtype="Int64"), "float64"),
+        (pd.array([1, 2, 3], dtype="Int64"), "int64"),
+        (pd.array([1.5, 2.5, None], dtype="Float64"), "float64"),
+        (pd.array([True, False, True], dtype="boolean"), "bool"),
+        (pd.array([True, None, True], dtype="boolean"), "object"),
+        (pd.Series([1.0, None, 2.0], dtype=pd.ArrowDtype(pa.float32())), "float64"),
+        (["a", "b", "c"], "str"),
+    ],
+)
+def test_nullable_numbers_are_plain_numbers(column, dtype):
+    table = pd.DataFrame({"x": column})
+    found = plain_types(table)["x"]
+    assert found.dtype == dtype
+    assert found.isna().tolist() == table["x"].isna().tolist()
+    known = found.notna()
+    assert found[known].tolist() == table["x"][known].tolist()
+
+
+def test_a_parquet_of_nullable_text_fits_as_plain_text(tmp_path):
+    rng = np.random.default_rng(0)
+    tasks = np.repeat(["a", "b", "c", "d"], 15)
+    adapters = np.tile(["lora", "dora", "full"], 20)
+    table = pd.DataFrame({"adapter": adapters, "task": tasks, "score": rng.normal(size=60)})
+    nullable = table.astype({"adapter": "string", "task": "string"})
+    nullable.to_parquet(tmp_path / "t.parquet", index=False)
+    fits = [fit_mixed(t, "score ~ adapter + (1 | task)")
+            for t in (from_table(table, "score"), load(tmp_path / "t.parquet"),
+                      from_table(nullable, "score"))]  # fmt: skip
+    for other in fits[1:]:
+        np.testing.assert_allclose(other.fixef, fits[0].fixef)
