@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.factors import level_columns, part_of, with_carried
+from analysis.table.factors import level_columns, own_columns, part_of, with_carried
 from analysis.table.frame import rates
 from analysis.table.validation_losses import validation_losses
 
@@ -54,7 +54,7 @@ def counts(raw: pd.DataFrame) -> dict[str, int]:
         "not finished": len(trained) - len(done),
         "seeds": int(_column(done, "seed").nunique()),
         "base models": int(_column(done, "model").nunique()),
-        "data sets": int(_column(done, "dataset").nunique()),
+        "data sets": int(_column(with_carried(done), "dataset").nunique()),
         "tasks": int(_bench(raw)["task"].nunique()),
     }
 
@@ -107,10 +107,17 @@ def _grid(cells: pd.DataFrame) -> Table:
     for name in shown(trained):
         if trained[name].notna().any():
             found = sorted(trained[name].dropna().unique(), key=_sort_key)
-            rows.append({"factor": name, "count": len(found), "levels": _listed(found)})
+            levels = _listed(found) + _changed(name, trained)
+            rows.append({"factor": name, "count": len(found), "levels": levels})
     frame = pd.DataFrame(rows)
     note = "Factors with one level are settings of this study, not something it compares."
     return Table("grid", "Factors and their levels", frame, note, {"count": "levels, number"})
+
+
+def _changed(name: str, cells: pd.DataFrame) -> str:
+    """Say which settings of a group were given on their own: its name does not tell them."""
+    settings = [n for n in shown(cells) if n.startswith(f"{name}.") and cells[n].notna().any()]
+    return f" (but {', '.join(settings)} as given)" if settings else ""
 
 
 def _sort_key(value: object) -> tuple[int, float, str]:
@@ -174,7 +181,8 @@ def _cells(cells: pd.DataFrame) -> Table:
         (_column(cells, "status", "done") == "done") & (_column(cells, "adapter") != "none")
     ]
     alias = done.duplicated("train_key")
-    names = varied(cells)
+    done = with_carried(done)
+    names = own_columns(done, varied(done))
     if not names or not len(done):
         return Table("cells", "Cells", pd.DataFrame())
     grouped = done.assign(alias=alias).groupby(names, sort=False, dropna=False)
@@ -192,8 +200,8 @@ def _cost(cells: pd.DataFrame) -> Table:
         "grad_norm_mean": "gradient norm", "completion_grad_share": "completion's gradient share",
     }  # fmt: skip
     names = [n for n in wanted if n in cells and cells[n].notna().any()]
-    runs = cells[_column(cells, "adapter") != "none"].drop_duplicates("train_key")
-    arm = [n for n in varied(runs) if part_of(n) == "arm"]
+    runs = with_carried(cells[_column(cells, "adapter") != "none"].drop_duplicates("train_key"))
+    arm = [n for n in own_columns(runs, varied(runs)) if part_of(n) == "arm"]
     by = [n for n in ("adapter", "rank") if n in runs]
     by += [n for n in arm if n not in by]
     if not names or not by:
@@ -222,7 +230,7 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
         blocks.append(Sheet(table))
     names = [n for n in ("dataset", "adapter", "rank", "lr") if n in cells]
     if "lr" in names:
-        used = cells[_column(cells, "adapter") != "none"].dropna(subset=["lr"])
+        used = with_carried(cells[_column(cells, "adapter") != "none"].dropna(subset=["lr"]))
         used = used.drop_duplicates("train_key")[names].drop_duplicates()
         note = "One rate for all adapters would confound the adapter with its rate."
         table = Table("learning_rates", "Learning rates used", used, note, {"lr": "learning rate"})

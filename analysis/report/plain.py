@@ -7,7 +7,7 @@ from analysis.report import words
 from analysis.report.overview import varied
 from analysis.report.page import Block, Head, Listing, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.factors import run_columns
+from analysis.table.factors import own_columns
 from analysis.table.frame import SCORED
 
 
@@ -25,8 +25,7 @@ def scores(frame: pd.DataFrame) -> Section | None:
     rows = frame[frame["task_type"].isin(SCORED)]
     if not len(rows):
         return None
-    own = [n for n in run_columns(rows) if n not in ("rate", "control")]
-    names = [n for n in varied(rows) if n in own]
+    names = [n for n in own_columns(rows, varied(rows)) if n not in ("rate", "control")]
     grouped = rows.groupby([*names, "task"], observed=True, sort=False, dropna=False)["score"]
     table = grouped.agg(runs="size", mean="mean").reset_index()
     note = "Means over seeds and base models, in points; no interval can be given."

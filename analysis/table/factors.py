@@ -228,15 +228,26 @@ def level_columns(rows: pd.DataFrame) -> list[str]:
     return sorted([n for n in PARTS if n in rows] + settings, key=_place)
 
 
+BEHIND = {"loss": "scope", "evaluate": "rate", "execution": "rate"}  # groups without a level
+
+
 def _place(column: str) -> float:
-    """Return where a column stands: settings by path are behind the levels, before the seed."""
+    """Return where a column stands: a setting by its path is behind the level of its group."""
     order = list(PARTS)
-    return order.index("seed") - 0.5 if is_setting(column) else order.index(column)
+    if not is_setting(column):
+        return order.index(column)
+    group = column.partition(".")[0]
+    return order.index(BEHIND.get(group, group)) + 0.5
 
 
 def run_columns(rows: pd.DataFrame) -> list[str]:
     """Return `run` and the columns that tell the runs of a prepared frame apart."""
-    return [n for n in ("run", *level_columns(rows)) if n in rows and not _carrier(n)]
+    return own_columns(rows, ("run", *level_columns(rows)))
+
+
+def own_columns(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Return those of some columns that the table has and that no other column carries."""
+    return [n for n in names if n in rows and not _carrier(n)]
 
 
 def varying(rows: pd.DataFrame) -> list[str]:
