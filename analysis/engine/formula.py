@@ -74,6 +74,13 @@ class DesignMatrices:
     offset_N: Array | None = None
 
     @property
+    def needed(self) -> list[str]:
+        """The columns that the fixed part is computed from."""
+        # formulaic's `required_variables` cuts a name in backticks at its first dot.
+        there = {str(v) for v in self.spec.variables if v.source == "data"}
+        return [name for name in self.parsed.columns if name in there]
+
+    @property
     def response_N(self) -> Array:
         """The score less its offset, which is what a linear model is fitted to."""
         return self.y_N if self.offset_N is None else self.y_N - self.offset_N
@@ -205,9 +212,16 @@ def _bars(formula: str, tokens: list[str]) -> Iterator[Bar]:
 
 
 def _text(tokens: list[str]) -> str:
-    """Return the tokens as formulaic and a reader like them: no space around brackets."""
-    text = " ".join(tokens).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
-    return re.sub(rf"\b({'|'.join(FUNCTIONS)}) \(", r"\1(", text)
+    """Return the tokens as formulaic and a reader like them: no space around brackets.
+
+    Tokens themselves stay as they are: a name in backticks may hold any brackets and spaces.
+    """
+    text = ""
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        joined = before in ("", "(") or token in (")", ",")
+        called = token == "(" and before in FUNCTIONS
+        text += token if joined or called else f" {token}"
+    return text
 
 
 def design(
@@ -304,7 +318,7 @@ def _one_column(expression: str, data: pd.DataFrame, role: str) -> Array:
 
 def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
     """Return the fixed-effects matrix of other `rows`, in the coding of the fitted ones."""
-    needed = [str(name) for name in found.spec.required_variables]
+    needed = found.needed
     if missing := [name for name in needed if name not in rows]:
         raise AnalysisError(f"the model cannot be applied: no column {listed(missing)}")
     rows = rows[needed]  # other columns could hide a function's name

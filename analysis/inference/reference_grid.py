@@ -33,7 +33,7 @@ class ReferenceGrid:
     def of(cls, fit: MixedFit, frame: pd.DataFrame, at: Values) -> "ReferenceGrid":
         """Return the grid of a fit of `frame`, with what `at` says in place of all or the mean."""
         used = _used(fit, frame)
-        names = sorted((str(n) for n in fit.design.spec.required_variables), key=list(used).index)
+        names = sorted(fit.design.needed, key=list(used).index)
         if unknown := [n for n in at if n not in names]:
             raise AnalysisError(
                 f"at {unknown[0]}: not in the fixed part of the formula, which has "
@@ -51,10 +51,11 @@ class ReferenceGrid:
                 f"means: the reference grid has {size:,} rows; at most {MOST_ROWS:,}. Name the "
                 f"levels wanted with at="
             )
+        if not names:  # the intercept alone: one mean
+            return cls(fit, used, pd.DataFrame(index=range(1)), factors, covariates)
         rows = pd.MultiIndex.from_product(list(values.values()), names=list(values)).to_frame(
             index=False
         )
-        rows = rows if names else pd.DataFrame(index=range(1))
         return cls(fit, used, rows, factors, covariates)
 
 

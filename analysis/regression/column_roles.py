@@ -83,8 +83,9 @@ def _role(name: str, frame: pd.DataFrame, *, has_weight: bool) -> Role:
     column, rows = frame[name], len(frame)
     levels, missing = int(column.nunique()), int(column.isna().sum())
     number = pd.api.types.is_numeric_dtype(column)
-    if "`" in name:
-        return Role(name, "left out", levels, "a name with a backtick cannot stand in a formula")
+    if "`" in name or "\\" in name:
+        why = "a name with a backtick or a backslash cannot stand in a formula"
+        return Role(name, "left out", levels, why)
     if levels < 2:
         return Role(name, "left out", levels, "does not vary")
     if missing > MISSING * rows:

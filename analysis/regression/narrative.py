@@ -68,7 +68,7 @@ def best_weight(reg: Regression) -> pd.DataFrame:
 
 def curve_of(reg: Regression) -> Response | None:
     """Return the fitted curve over w_p; None where the formula has none."""
-    if "wp" not in reg.fit.design.spec.required_variables or reg.used["wp"].nunique() < 3:
+    if "wp" not in reg.fit.design.needed or reg.used["wp"].nunique() < 3:
         return None
     try:
         return response(reg.fit, reg.used)

@@ -13,6 +13,7 @@ between 0 and 1, else Gaussian.
 """
 
 import keyword
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,8 @@ class _Draft:
 
 def quoted(name: str) -> str:
     """Return a column's name as a formula can hold it."""
-    return name if name.isidentifier() and not keyword.iskeyword(name) else f"`{name}`"
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name) and not keyword.iskeyword(name)
+    return name if plain else f"`{name}`"
 
 
 def propose(

@@ -6,6 +6,7 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
 from analysis.inference.second_opinion import run_means, second_opinion
+from analysis.regression.propose import quoted
 from analysis.regression.study import Study
 
 CURVE = 3  # weights that a quadratic needs
@@ -35,17 +36,13 @@ def of_study(
     others = [n for n in names if n in runs and n != column and runs[n].nunique() > 1]
     runs = runs.assign(**{n: runs[n].astype(str) for n in others})
     curve = ["I(wp^2)"] if column == "wp" and runs["wp"].nunique() >= CURVE else []
-    terms = [_quoted(n) for n in (column, *others)]
+    terms = [quoted(n) for n in (column, *others)]
     formula = f"score ~ {' + '.join([*terms, *curve])}"
     try:
         found = second_opinion(runs, formula, column, levels)
     except (AnalysisError, ValueError, np.linalg.LinAlgError):
         return None
     return found if np.isfinite(found.p) else None
-
-
-def _quoted(name: str) -> str:
-    return name if name.isidentifier() else f"`{name}`"
 
 
 def labelled(study: Study, rows: pd.DataFrame) -> pd.DataFrame:

@@ -511,3 +511,30 @@ def test_weights_of_rows_reach_the_fit():
     truth = np.linalg.solve(X.T @ (w[:, None] * X), X.T @ (w * table["y"]))
     np.testing.assert_allclose(reg.fit.fixef, truth)
     assert "w" in equation.latex(equation.equation(reg))
+
+
+# -- tables that a formula or a page could trip over ------------------------------------------
+
+NAMES = ["a ( b )", "x , y", "lr.scale (1e-4)", "log (params)", "I (x)", "x^2", "a|b", "a:b", "ünï"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_backticks_is_taken_as_it_stands(name, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.choice([1.0, 2.5, 4.0], 40)
+    table = pd.DataFrame({name: x, "task": [f"t{i % 10}" for i in range(40)]})
+    table["score"] = 2 * x + rng.normal(size=40)
+    reg = analysed(table, Request(formula=f"score ~ `{name}`"))
+    assert reg.fit.fixef.to_numpy() == pytest.approx(np.polyfit(x, table["score"], 1)[::-1])
+    build(table, tmp_path)
+    assert name in pd.read_csv(tmp_path / "tables" / "slopes.csv")["covariate"].tolist()
+
+
+def test_a_table_of_groups_alone_has_a_mean_and_its_interval(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"task": [f"t{i % 10}" for i in range(60)]})
+    table["score"] = 3 + rng.normal(size=60) + np.repeat(rng.normal(size=6), 10)
+    reg = analysed(table, Request())
+    assert reg.fit.formula.startswith("score ~ 1")
+    page = build(table, tmp_path).read_text(encoding="utf-8")
+    assert f"Mean of score: {reg.fit.fixef.iloc[0]:.3g} (95 % interval" in page
