@@ -26,6 +26,7 @@ from analysis.engine.linalg import Array, Index, independent_columns
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.regression.default_model import default_formula
+from analysis.table.factors import factors_of
 from analysis.table.frame import from_results, study_rows
 
 ROUNDS = 500
@@ -125,9 +126,7 @@ def _exchanged(q_NB: Array, start: Index) -> Index:
 def _balance(rows: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
     """Return how many runs every level of every factor has, in the grid and in the part."""
     lines = []
-    for name in ("dataset", "model", "masking", "plw", "adapter", "rank", "seed"):
-        if name not in rows or rows[name].nunique() < 2:
-            continue
+    for name in factors_of(rows).columns():
         for level in sorted(rows[name].unique(), key=str):
             whole, own = int((rows[name] == level).sum()), int((part[name] == level).sum())
             lines.append({"factor": name, "level": str(level), "whole": whole, "part": own})

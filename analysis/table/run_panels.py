@@ -20,7 +20,7 @@ from analysis.table.factors import factors_of
 from analysis.table.frame import study_rows
 
 PANEL = ("mode", "task_group", "dataset_type")
-ARM = ("dataset", "model", "adapter", "rank")
+ARM = ("dataset", "model", "adapter", "rank", "rate")  # what a run is compared within
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,9 @@ def one_row_per_run(rows: pd.DataFrame) -> pd.DataFrame:
     runs = grouped.agg(**first, score=("score", "mean"), tasks=("score", "size")).reset_index()
     full = runs["adapter"].astype(str) == "full"
     runs = runs.assign(rank=runs["rank"].mask(full, 0)) if "rank" in runs else runs
-    arm = runs[[n for n in ARM if n in runs]].astype(str).agg(" ".join, axis=1)
+    swept = "rate" in runs and runs["rate"].nunique() > 1  # else each arm has a rate of its own
+    within = [n for n in ARM if n in runs and (n != "rate" or swept)]
+    arm = runs[within].astype(str).agg(" ".join, axis=1)
     return runs.assign(arm=arm, block=runs["dataset"].astype(str) + ":" + runs["seed"].astype(str))
 
 

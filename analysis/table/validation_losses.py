@@ -2,8 +2,10 @@
 
 import pandas as pd
 
+from analysis.table.factors import DEFAULTS
+
 LOSSES = ("loss_completion", "loss_text")  # of what is trained on; a data set has one of them
-USUAL = {"init": "default", "optimizer": "adamw"}  # where the table has no such column
+USUAL = {n: DEFAULTS[n] for n in ("init", "optimizer")}  # where the table has no such column
 ARM = ["model", "dataset", "adapter", *USUAL, "rank"]
 NEEDED = ("lr", "task", "task_type", "metric", "value", "adapter")
 

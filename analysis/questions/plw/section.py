@@ -15,7 +15,6 @@ from analysis.table.frame import SCORED, plw_of
 from analysis.table.level_means import by_panel, level_means
 
 CURVE_POINTS = 41
-BLOCK = ("adapter", "rank", "model", "seed")  # what an adjusted mean is a mean over
 EFFECT_COLUMNS = (
     "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "mde", "p_holm",
     "p_any_holm",
@@ -86,7 +85,8 @@ def base(study: Study) -> pd.DataFrame:
     if "model" not in study.rows:
         means = rows.groupby("task", observed=True)["score"].mean()
         return means.rename("estimate").reset_index()
-    blocks = study.main[[n for n in BLOCK if n in study.main]].drop_duplicates()
+    over = study.factors.columns("arm", "setting", "replicate")  # what the means are means over
+    blocks = study.main[list(dict.fromkeys(["model", *over]))].drop_duplicates()
     share = blocks["model"].astype(str).value_counts(normalize=True)
     weight = rows["model"].astype(str).map(share)
     rows = rows[weight.notna()].assign(weight=weight)

@@ -22,12 +22,12 @@ from scipy.special import gammaln
 from analysis.engine.linalg import Array
 from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
-from analysis.table.validation_losses import USUAL, validation_losses
+from analysis.table.factors import FULL, NO_RANK, with_carried
+from analysis.table.validation_losses import validation_losses
 
 DRAWS = 2000
 FEWEST = 3  # settings below which a budget says nothing
-ARM = ("dataset", "adapter", "rank", "init", "optimizer")
-NO_RANK = "full"
+ARM = ("dataset", "adapter", "rank")  # the adapter with the settings that it carries
 
 
 def expected_best(
@@ -118,8 +118,8 @@ def tuning_budget(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 def _tuned(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], "pd.Series[float]"]]:
     """Yield every arm with the mean validation loss of each of its learning rates."""
     counted = table[~table["alias"].astype(bool)] if "alias" in table else table
-    rows = validation_losses(counted).dropna(subset=["loss", "lr"])
-    rows["rank"] = rows["rank"].astype(str).mask(rows["adapter"] == "full", NO_RANK)
+    rows = validation_losses(with_carried(counted)).dropna(subset=["loss", "lr"])
+    rows["rank"] = rows["rank"].astype(str).mask(rows["adapter"] == FULL, NO_RANK)
     for key, own in rows.groupby(list(ARM), sort=True):
         labels = dict(zip(ARM, map(str, key), strict=True))
         losses = own.groupby("lr")["loss"].mean()
@@ -128,6 +128,4 @@ def _tuned(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], "pd.Series[flo
 
 
 def _label(labels: dict[str, str]) -> str:
-    rank = "" if labels["rank"] in ("", NO_RANK) else f" r{labels['rank']}"
-    unusual = [labels[n] for n in USUAL if labels[n] not in ("default", USUAL[n])]
-    return "+".join([labels["adapter"], *unusual]) + rank
+    return labels["adapter"] + (f" r{labels['rank']}" if labels["rank"] != NO_RANK else "")
