@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.engine.formula import matrix_for
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import Estimate, contrast
+from analysis.inference.estimates import DF_RULES, Estimate, contrast, covariance
 from analysis.inference.optimum import Quadratic
 from analysis.mixed import MixedFit
 
@@ -28,23 +28,24 @@ class Response:
 
     l_3B: Array
     fit: MixedFit
+    df: str = DF_RULES[0]  # the rule for degrees of freedom of its contrasts
 
     def at(self, x: float) -> Estimate:
         """Return the mean score at x."""
-        return contrast(self.fit, _weighted(self.l_3B, np.array([1.0, x, x * x])))
+        return contrast(self.fit, _weighted(self.l_3B, np.array([1.0, x, x * x])), df=self.df)
 
     def gain(self, x: float) -> Estimate:
         """Return the score at x less the score at 0."""
-        return contrast(self.fit, _weighted(self.l_3B, np.array([0.0, x, x * x])))
+        return contrast(self.fit, _weighted(self.l_3B, np.array([0.0, x, x * x])), df=self.df)
 
     @property
     def quadratic(self) -> Quadratic:
         """The curve above its start; df is the smaller of the two coefficients' own."""
         l_2B = self.l_3B[1:]
         b1, b2 = (float(l_B @ self.fit.fixef.to_numpy()) for l_B in l_2B)
-        known = [contrast(self.fit, l_B) for l_B in l_2B]
+        known = [contrast(self.fit, l_B, df=self.df) for l_B in l_2B]
         df = float(np.min([e.df for e in known]))
-        return Quadratic(b1, b2, l_2B @ self.fit.cov.to_numpy() @ l_2B.T, df)
+        return Quadratic(b1, b2, l_2B @ covariance(self.fit, self.df) @ l_2B.T, df)
 
 
 def _weighted(l_3B: Array, weights_3: Array) -> Array:
@@ -53,13 +54,16 @@ def _weighted(l_3B: Array, weights_3: Array) -> Array:
     return weights_3[used] @ l_3B[used] if used.any() else np.zeros(l_3B.shape[1])
 
 
-def response(fit: MixedFit, rows: pd.DataFrame, variable: str = "wp") -> Response:
+def response(
+    fit: MixedFit, rows: pd.DataFrame, variable: str = "wp", *, df: str = DF_RULES[0]
+) -> Response:
     """Return the mean response of `rows` to `variable`, all else as it is in the rows.
 
     Args:
         fit: of any family; its formula at most quadratic in the variable.
         rows: with the columns of the formula; each row counts once.
         variable: a column of numbers, set to several values in turn.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
 
     Returns:
         The coefficients as contrasts of the fit (3, B); NaN where the table does not determine one.
@@ -82,4 +86,4 @@ def response(fit: MixedFit, rows: pd.DataFrame, variable: str = "wp") -> Respons
     if np.abs(powers[3] @ l_3C - means[3]).max() > SAME_SHAPE * (1 + np.abs(means[3]).max()):
         raise AnalysisError(f"variable={variable}: the formula is not quadratic in it")
     l_3C[np.abs(l_3C) < SAME_SHAPE] = 0.0  # rounding of the line above
-    return Response(fit.kept(l_3C), fit)
+    return Response(fit.kept(l_3C), fit, df)

@@ -91,7 +91,7 @@ def _tests(study: Study, plan: Frozen, seeds: int) -> tuple[Block, ...]:
     if not plan.tests or (plan.looks and seeds not in plan.looks):
         return ()
     try:
-        table = dose_table(study.fit, study.frame, margin=plan.margin)
+        table = dose_table(study.fit, study.frame, margin=plan.margin, df=study.df)
     except AnalysisError as error:
         return (Text(f"The frozen tests cannot be made from this fit: {error}."),)
     names = [panel_name(row) for row in table.to_dict("records")]

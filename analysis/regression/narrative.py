@@ -71,7 +71,7 @@ def curve_of(reg: Regression) -> Response | None:
     if "wp" not in reg.fit.design.needed or reg.used["wp"].nunique() < 3:
         return None
     try:
-        return response(reg.fit, reg.used)
+        return response(reg.fit, reg.used, df=reg.df)
     except AnalysisError:  # a formula that is no quadratic in the weight has no optimum to give
         return None
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import (
+    DF_RULES,
     Estimate,
     LikelihoodRatio,
     contrast,
@@ -39,7 +40,7 @@ def dose(study: Study) -> pd.DataFrame:
 def _dose(study: Study) -> pd.DataFrame:
     if not study.dosed:
         return pd.DataFrame()
-    return dose_rows(study.fit, study.frame, study_shapes(study), margin=study.margin)
+    return dose_rows(study.fit, study.frame, study_shapes(study), margin=study.margin, df=study.df)
 
 
 def study_shapes(study: Study) -> list[Shape]:
@@ -48,14 +49,19 @@ def study_shapes(study: Study) -> list[Shape]:
 
 
 def dose_rows(
-    fit: MixedFit, frame: pd.DataFrame, tested: Sequence[Shape], *, margin: float = MARGIN
+    fit: MixedFit,
+    frame: pd.DataFrame,
+    tested: Sequence[Shape],
+    *,
+    margin: float = MARGIN,
+    df: str = DF_RULES[0],
 ) -> pd.DataFrame:
     """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm.
 
     Empty where the formula is one of the user's own that is not quadratic in the weight.
     """
     try:
-        table = dose_table(fit, frame, tested, margin=margin)
+        table = dose_table(fit, frame, tested, margin=margin, df=df)
     except AnalysisError:
         return pd.DataFrame()
     if not len(table):
@@ -72,7 +78,12 @@ def dose_rows(
 
 
 def dose_table(
-    fit: MixedFit, frame: pd.DataFrame, tested: Sequence[Shape] = (), *, margin: float = MARGIN
+    fit: MixedFit,
+    frame: pd.DataFrame,
+    tested: Sequence[Shape] = (),
+    *,
+    margin: float = MARGIN,
+    df: str = DF_RULES[0],
 ) -> pd.DataFrame:
     """Return one row per panel: the effect of weight 1 against 0, its curvature, its optimum.
 
@@ -86,6 +97,7 @@ def dose_table(
         frame: the prepared results table that was fitted.
         tested: the tests of the panels' curves; a panel without one has no optimum inside.
         margin: the smallest effect of interest, in points.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
 
     Raises:
         AnalysisError: the formula is not quadratic in wp.
@@ -93,7 +105,7 @@ def dose_table(
     known = {key_of(shape.labels): shape for shape in tested}
     rows = []
     for panel in panels(study_rows(frame)):
-        curve = response(fit, panel.rows)
+        curve = response(fit, panel.rows, df=df)
         rows.append(
             panel.labels
             | {"scores": panel.n, "runs": panel.runs}
@@ -115,7 +127,7 @@ def _effect(gain: Estimate, margin: float) -> dict[str, float | str]:
 
 
 def _curvature(curve: Response) -> dict[str, float]:
-    b1, b2 = (contrast(curve.fit, l_B) for l_B in curve.l_3B[1:])
+    b1, b2 = (contrast(curve.fit, l_B, df=curve.df) for l_B in curve.l_3B[1:])
     return {
         "p_any": curve.quadratic.p, "b1": b1.estimate, "b1_se": b1.se,
         "b2": b2.estimate, "b2_se": b2.se, "b2_p": b2.p,

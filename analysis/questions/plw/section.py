@@ -66,7 +66,8 @@ def dose_curves(study: Study, *, panel: tuple[str, ...] = ("dataset", "task")) -
     for key, own in study.main.groupby(list(panel), observed=True, sort=False):
         labels = dict(zip(panel, map(str, key), strict=True))
         for mode in sorted(own.loc[(own["curved"] > 0) & (own["wp"] > 0), "mode"].unique()):
-            curve = response(study.fit, own.assign(mode=mode, curved=1.0), study.variable)
+            rows = own.assign(mode=mode, curved=1.0)
+            curve = response(study.fit, rows, study.variable, df=study.df)
             for wp in np.linspace(0, 1, CURVE_POINTS):
                 x = wp if study.variable == "wp" else plw_of(float(wp))
                 level = curve.at(float(x))
@@ -88,7 +89,7 @@ def base(study: Study) -> pd.DataFrame:
     over = study.factors.columns("arm", "setting", "replicate")  # what the means are means over
     blocks = study.main[list(dict.fromkeys(["model", *over]))].drop_duplicates()
     share = blocks["model"].astype(str).value_counts(normalize=True)
-    weight = rows["model"].astype(str).map(share)
+    weight = rows["model"].astype(str).map(share).astype(float)
     rows = rows[weight.notna()].assign(weight=weight)
     rows = rows.assign(part=rows["score"] * rows["weight"])
     sums = rows.groupby("task", observed=True)[["part", "weight"]].sum()
