@@ -13,7 +13,7 @@ force LoRA and MoRA to agree at r0. Tasks are fixed unless there are at least 8 
 for a population; then they are random with their own slopes. Every choice comes back as a sentence.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -67,7 +67,9 @@ def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -
         degree: 2 for the quadratic, 1 for the line, 0 for no effect of the weight at all.
     """
     draft = _Draft()
-    _terms(study_rows(frame), draft, dose, degree)
+    # The study rows have the usual level where a method has no such setting; the frame has none.
+    only = {f.column: f.only for f in factors_of(frame)}
+    _terms(study_rows(frame), only, draft, (dose, degree))
     return DefaultModel(
         "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
     )
@@ -94,7 +96,10 @@ def _varies(rows: pd.DataFrame, name: str) -> bool:
     return name in rows and rows[name].nunique() > 1
 
 
-def _terms(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
+def _terms(
+    rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft, scale: tuple[str, int]
+) -> None:
+    dose, degree = scale
     many = rows["task"].nunique() >= MANY
     unit = "task_group" if many else "task"
     unit = unit if _varies(rows, unit) else ""
@@ -109,7 +114,7 @@ def _terms(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
     _block(rows, draft)
     _dose(rows, draft, dose, degree)
     _rank(rows, draft, unit, "method" if _split(factors) else "adapter")
-    _say(chosen, factors, draft)
+    _say(chosen, factors, only, draft)
     _run(rows, draft)
 
 
@@ -187,12 +192,15 @@ def _term(rows: pd.DataFrame, factor: Factor) -> str:
     return f"log10({name})" if values.min() > 0 and values.max() / values.min() >= DECADE else name
 
 
-def _say(chosen: list[Factor], factors: Factors, draft: _Draft) -> None:
+def _say(
+    chosen: list[Factor], factors: Factors, only: Mapping[str, Sequence[str]], draft: _Draft
+) -> None:
     """Say how every factor beside stratum, adapter and weight stands in the model."""
     for factor in chosen:
         if factor.column not in ("dataset", "model", "adapter", "method"):
-            only = f"; only {' and '.join(factor.only)} has it" if factor.only else ""
-            draft.reasons.append(f"{factor.column} varies: an effect of its own{only}.")
+            methods = " and ".join(only.get(factor.column, ()))
+            where = f", among runs of {methods}, which alone have it" if methods else ""
+            draft.reasons.append(f"{factor.column} varies: an effect of its own{where}.")
     for factor in factors:
         if factor.inside in ("dataset", "model"):
             draft.reasons.append(

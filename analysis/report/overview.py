@@ -9,7 +9,8 @@ import pandas as pd
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.factors import level_columns, own_columns, part_of, with_carried
+from analysis.table.carried import with_carried
+from analysis.table.factors import level_columns, own_columns, part_of
 from analysis.table.frame import rates
 from analysis.table.validation_losses import validation_losses
 

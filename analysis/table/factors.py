@@ -15,7 +15,6 @@ init, optimizer and of every adapter setting that varies ("lora dropout 0.1"), `
 those of their settings. Such a factor has the carrying column in `inside`.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,7 +53,6 @@ NAMES = {"plw": "prompt loss weight", "dataset": "data set", "model": "base mode
          "rate": "learning rate", "lr": "learning rate", "train": "training settings"}  # fmt: skip
 FULL, BASE = "full", "none"  # methods without a rank: full fine-tuning, and the untouched base
 NO_RANK = ""  # of full fine-tuning
-BY_FILE = ("local", "hub")  # data sets and models that are told apart by their path alone
 DECADE = 10.0  # a number that spans more than this is shown and modelled on a log scale
 FREE = (
     "rate",
@@ -247,7 +245,7 @@ def run_columns(rows: pd.DataFrame) -> list[str]:
 
 def own_columns(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
     """Return those of some columns that the table has and that no other column carries."""
-    return [n for n in names if n in rows and not _carrier(n)]
+    return [n for n in names if n in rows and not carrier(n)]
 
 
 def varying(rows: pd.DataFrame) -> list[str]:
@@ -280,8 +278,8 @@ def _methods(rows: pd.DataFrame) -> "pd.Series[str]":
 def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Factor:
     known = runs[column].dropna()
     numbers = is_number(known)
-    levels = sorted(known.unique(), key=_sort_key)
-    most = _most_common(known, levels)
+    levels = sorted(known.unique(), key=in_order)
+    most = most_common(known, levels)
     default = DEFAULTS.get(column, most[0])
     spread = numbers and min(levels) > 0 and max(levels) / min(levels) >= DECADE
     kind: Kind = "log number" if spread or column in ("lr", "rate") else "number"
@@ -292,19 +290,20 @@ def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Fa
         kind=kind if numbers else "categories",
         levels=tuple(map(level_text, levels)),
         reference=default if default in most else most[0],
-        inside=_carrier(column) if prepared else "",
+        inside=carrier(column) if prepared else "",
         only=_methods_with(runs, column) if is_setting(column) else (),
     )
 
 
-def _most_common(known: "pd.Series[Any]", levels: Iterable[Any]) -> list[str]:
+def most_common(known: "pd.Series[Any]", levels: Iterable[Any]) -> list[str]:
     """Return the levels that most rows have, as text: several where they have equally many."""
     counts = known.map(level_text).astype(str).value_counts()
     texts = dict.fromkeys(map(level_text, levels))
     return [text for text in texts if counts[text] == counts.max()]
 
 
-def _carrier(column: str) -> str:
+def carrier(column: str) -> str:
+    """Return the column of a prepared frame that carries another, "" where none does."""
     carried = CARRIED.get(column.partition(".")[0], "")
     return "" if carried == column else carried
 
@@ -333,24 +332,9 @@ def _related(factor: Factor, others: Iterable[Factor], runs: pd.DataFrame) -> Fa
     return replace(factor, determined_by=tuple(determined), aliases=tuple(aliases))
 
 
-def with_reference(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with the usual level of a setting where a run has no such setting.
-
-    Full fine-tuning has no dropout of an adapter. A model needs a value there; the adapter's own
-    effect then stands for the adapter at the usual level.
-    """
-    filled: dict[str, Any] = {}
-    for name in (n for n in level_columns(rows) if is_setting(n) and rows[n].isna().any()):
-        known = rows.drop_duplicates("run")[name].dropna()
-        if len(known):
-            levels = sorted(known.unique(), key=_sort_key)
-            usual = _most_common(known, levels)[0]
-            filled[name] = rows[name].fillna(next(v for v in levels if level_text(v) == usual))
-    return rows.assign(**filled)
-
-
-def _sort_key(level: Any) -> tuple[bool, Any]:
-    number = isinstance(level, int | float) and not isinstance(level, bool)
+def in_order(level: Any) -> tuple[bool, Any]:
+    """Return what sorts levels: numbers by size, then names."""
+    number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
     return (not number, level if number else str(level))
 
 
@@ -376,54 +360,3 @@ def _ending(column: str, names: Mapping[str, list[str]]) -> str:
         if not any(" ".join(w[-size:]) == text for n, w in names.items() if n != column):
             return text
     return " ".join(own)
-
-
-def with_carried(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a results table with `adapter`, `dataset` and `model` named by all that they carry."""
-    levels = [n for n in ("adapter", "dataset", "model") if n in table]
-    return table.assign(**{n: carried_names(table, n) for n in levels})
-
-
-def carried_names(rows: pd.DataFrame, column: str) -> "pd.Series[str]":
-    """Return the levels of `dataset`, `model` or `adapter` with what they carry that varies.
-
-    Args:
-        rows: the rows of a results table, `adapter`, `init`, ... as the table has them.
-        column: the level.
-    """
-    names = rows[column].astype("string").fillna(BASE).astype(str)
-    trained = rows[rows["adapter"].astype(str) != BASE] if "adapter" in rows else rows
-    carried = [n for n in level_columns(rows) if _carrier(n) == column]
-    varied = readable(n for n in carried if is_setting(n) and trained[n].nunique() > 1)
-    for name in carried:
-        if name in ("init", "optimizer"):
-            usual = DEFAULTS[name]
-            level = rows[name].astype("string").fillna(usual).astype(str)
-            names = names.where(level == usual, names + "+" + level)
-    if f"{column}.path" in varied:
-        names = _by_path(names, rows[f"{column}.path"])
-    for name, word in varied.items():
-        if name != f"{column}.path":
-            text = rows[name].map(level_text, na_action="ignore").astype("string").fillna("")
-            names = names.where(text == "", names + f" {word} " + text).astype(str)
-    return names
-
-
-def _by_path(names: "pd.Series[str]", paths: "pd.Series[Any]") -> "pd.Series[str]":
-    """Return names that tell files apart: those of one name with the ending of their path."""
-    found = names.copy()
-    for name, own in paths.dropna().astype(str).groupby(names):
-        if own.nunique() > 1:
-            endings = own.map(shortest_endings(own.unique()))
-            found[own.index] = endings if name in BY_FILE else f"{name} " + endings
-    return found
-
-
-def shortest_endings(paths: Iterable[str]) -> dict[str, str]:
-    """Return for every path the shortest ending, in whole steps, that no other path has."""
-    steps = {path: [s for s in re.split(r"[/\\]", path) if s] for path in paths}
-    size = 1
-    longest = max(map(len, steps.values()), default=1)
-    while size < longest and len({tuple(s[-size:]) for s in steps.values()}) < len(steps):
-        size += 1
-    return {path: "/".join(own[-size:]) for path, own in steps.items()}

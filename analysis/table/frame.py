@@ -30,17 +30,9 @@ import pandas as pd
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
 from analysis.errors import AnalysisError, listed, nearest
+from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, plain_types, read_text
-from analysis.table.factors import (
-    BASE,
-    FULL,
-    is_number,
-    is_setting,
-    level_columns,
-    varying,
-    with_carried,
-    with_reference,
-)
+from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
 
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks

@@ -14,6 +14,7 @@ from analysis.questions.settings.section import differences
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.study import fitted
 from analysis.report import findings, overview
+from analysis.table.carried import shortest_endings, with_reference
 from analysis.table.factors import (
     GROUPS,
     PARTS,
@@ -21,9 +22,7 @@ from analysis.table.factors import (
     factors_of,
     level_columns,
     readable,
-    shortest_endings,
     stratum_names,
-    with_reference,
 )
 from analysis.table.frame import from_results, study_rows
 from tests.fake_results import fake_results
@@ -160,7 +159,10 @@ def test_a_setting_that_one_adapter_has_is_estimated_within_it():
     rows = study_rows(frame)
     assert factors_of(rows)[key].only == ()  # filled in for the model
     assert factors_of(frame)[key].only == ("lora",)
-    fit = fit_mixed(rows, default_formula(frame).formula)
+    model = default_formula(frame)
+    own = f"{key} varies: an effect of its own, among runs of lora, which alone have it."
+    assert own in model.reasons
+    fit = fit_mixed(rows, model.formula)
     assert fit.left_out == ()
     (name,) = [n for n in fit.fixef.index if key in n and "task" not in n]
     assert fit.fixef[name] == pytest.approx(5.0, abs=1.5)
@@ -268,6 +270,11 @@ def test_the_usual_level_is_that_of_most_runs_and_of_a_tie_the_default():
     assert found.usual == {"scope": "batch", "placement": "all", "train.epochs": "2"}
     assert found.main(runs)["run"].tolist() == []
     assert factors_of(runs.drop(columns="scope")).main(runs)["run"].tolist() == ["c"]
+
+
+def test_whole_numbers_are_in_the_order_of_their_size():
+    runs = pd.DataFrame({"run": list("abc"), "train.batch_size": [16, 2, 4]})
+    assert factors_of(runs)["train.batch_size"].levels == ("2", "4", "16")
 
 
 def test_kinds_of_factors():

@@ -22,7 +22,8 @@ from scipy.special import gammaln
 from analysis.engine.linalg import Array
 from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
-from analysis.table.factors import FULL, NO_RANK, with_carried
+from analysis.table.carried import with_carried
+from analysis.table.factors import FULL, NO_RANK
 from analysis.table.validation_losses import validation_losses
 
 DRAWS = 2000
