@@ -32,7 +32,7 @@ from analysis.questions.plw.headline_section import headlines as plw_headlines
 from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
 from analysis.questions.settings.headline_section import headlines as setting_headlines
-from analysis.questions.tradeoff import section as front
+from analysis.questions.tradeoff import section as tradeoff
 from analysis.regression import external, headlines, methods, narrative
 from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.sections import described
@@ -174,8 +174,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         decomposition.section(study),
         many_section.section(study),
         arms.adapters(study),
-        arms.trade_off(study),
-        front.section(study),
+        tradeoff.section(study),
         leaderboard.section(study),
         items.section(study),
         settings.section(study),

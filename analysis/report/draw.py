@@ -1,4 +1,4 @@
-"""The parts that figures are drawn from: dose panels, capacity lines, whiskers, axes, labels.
+"""The parts that figures are drawn from: dose panels, whiskers, axes, labels.
 
 `estimate`, `low` and `high` are a number and its interval; a missing end is simply not drawn.
 """
@@ -11,14 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.report import style
 from analysis.report.style import MUTED, PAPER, Look
 from analysis.table.frame import WP_EXPONENT
 
 DODGE = 0.014  # of the w_p axis, between levels that share a PLW
-CAPACITY_DODGE = 1.012  # factor between adapters at the same capacity
 PLW = "prompt loss weight"
 DASHED = (0, (4, 2))
 
@@ -100,36 +98,6 @@ def reference(axis: Axes, values: Iterable[float]) -> None:
     """Draw dashed levels across the panel."""
     for value in values:
         axis.axhline(value, color=MUTED, linewidth=0.8, linestyle=DASHED)
-
-
-def capacity_panel(axis: Axes, rows: pd.DataFrame, *, looks: Mapping[str, Look], x: str) -> None:
-    """Draw score over capacity: a line per adapter, full fine-tuning as a level with its band."""
-    ends: dict[str, float] = {}
-    for k, (adapter, look) in enumerate(looks.items()):
-        line = at(rows, {"adapter": adapter}).sort_values(x, kind="stable")
-        if not len(line):
-            continue
-        if adapter == "full":
-            whole = line.iloc[0]
-            axis.axhline(whole["estimate"], color=look.color, linewidth=0.9, linestyle=DASHED)
-            axis.axhspan(whole["low"], whole["high"], color=look.color, alpha=0.08, linewidth=0)
-        else:
-            markers(axis, line[x] * CAPACITY_DODGE**k, line, look)
-        ends[adapter] = float(line.iloc[-1]["estimate"])
-    _capacity_axis(axis, sorted(rows.loc[rows["adapter"] != "full", x].unique()))
-    end_labels(axis, list(ends), list(ends.values()), looks=looks)
-
-
-def _capacity_axis(axis: Axes, values: Sequence[float]) -> None:
-    """Make the axis logarithmic and label the capacities that occur, as far as there is room."""
-    axis.set_xscale("log")
-    kept: list[float] = []
-    for value in values:
-        if not kept or np.log(value / kept[-1]) > 0.12 * np.log(max(values) / min(values)):
-            kept.append(value)
-    axis.xaxis.set_major_locator(FixedLocator(kept))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xticklabels([count_text(value) for value in kept])
 
 
 def count_text(value: float) -> str:

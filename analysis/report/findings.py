@@ -9,12 +9,13 @@ from collections.abc import Hashable, Iterator, Mapping
 import pandas as pd
 
 from analysis.inference.optimum import INTERIOR
-from analysis.questions.adapters.section import SIDES, arm_differences, changes_table
+from analysis.questions.adapters.section import arm_differences
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates
 from analysis.questions.heldout import section as heldout
 from analysis.questions.plw.best import IN_DOUBT
 from analysis.questions.plw.estimate import dose
+from analysis.questions.tradeoff.estimate import arms
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
@@ -144,7 +145,7 @@ def _one_level(mode: str, own: pd.DataFrame) -> Item:
 
 
 def _arms(study: Study) -> Iterator[Item]:
-    changes = changes_table(study)
+    changes = arms(study)
     for row in changes.to_dict("records") if len(changes) else []:
         if row["adapter"] == "full":
             yield _full(row, several=changes["model"].nunique() > 1)
@@ -152,15 +153,15 @@ def _arms(study: Study) -> Iterator[Item]:
     if not len(table):
         return
     for (dataset, side), own in table.groupby(["dataset", "side"], sort=False):
-        yield _against(own, f"{dataset}, {SIDES[str(side)]}")
+        yield _against(own, f"{dataset}, {words.SIDES[str(side)]}")
 
 
 def _full(row: Mapping[Hashable, object], *, several: bool) -> Item:
     """Say what full fine-tuning learns and forgets; intervals that hold zero are called so."""
     parts = []
-    for name, told in (("gain", "target tasks"), ("loss", "source tasks")):
-        mean, low, high = (_number(row, f"{name}_{end}") for end in ("mean", "low", "high"))
-        sign = 1 if name == "gain" else -1
+    for name, told in (("learning", "target tasks"), ("forgetting", "source tasks")):
+        mean, low, high = (_number(row, f"{name}{end}") for end in ("", "_low", "_high"))
+        sign = 1 if name == "learning" else -1
         low, high = sorted((sign * low, sign * high))
         parts.append(f"{words.signed(sign * mean)} points on {told} ({words.interval(low, high)})")
     where = f"{row['dataset']}, {row['model']}" if several else f"{row['dataset']}"

@@ -14,10 +14,8 @@ from scipy.stats import norm
 
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
-from analysis.report.style import MUTED, PAPER, RULE, styled
+from analysis.report.style import MUTED, RULE, styled
 from analysis.table.frame import WP_EXPONENT
-
-CAPACITY_LABELS = {"rank": "rank (budget)", "trainable_parameters": "trainable parameters"}
 
 
 @styled
@@ -55,72 +53,6 @@ def score_curves(
     dashed = "untouched base" if base is not None and len(base) else ""
     draw.legend(figure, looks, dashed=dashed)
     return figure
-
-
-@styled
-def capacity(points: pd.DataFrame, *, x: str = "rank") -> Figure:
-    """Return score against `rank` or `trainable_parameters`: a line per adapter, full as level.
-
-    Args:
-        points: panel, adapter, the column `x`, estimate, low, high.
-        x: the capacity on the horizontal axis, which is logarithmic.
-    """
-    panels = levels(points, "panel")
-    columns = 2 if len(panels) == 4 else 3
-    figure, axes = style.grid(len(panels), columns=columns, height=2.0)
-    looks = style.looks(levels(points, "adapter"))
-    for axis, name in zip(axes, panels, strict=True):
-        draw.capacity_panel(axis, at(points, {"panel": name}), looks=looks, x=x)
-        axis.set_title(name)
-        axis.set_xlabel(CAPACITY_LABELS.get(x, x))
-    axes[0].set_ylabel("score (points)")
-    return figure
-
-
-@styled
-def trade_off(points: pd.DataFrame) -> Figure:
-    """Return learning against forgetting: points gained on target over points lost on source tasks.
-
-    Args:
-        points: dataset, adapter, label, forgetting, forgetting_low, forgetting_high, learning,
-            learning_low, learning_high; against the untouched base.
-    """
-    datasets = levels(points, "dataset")
-    figure, axes = style.grid(len(datasets), columns=2, height=2.7, sharey=True)
-    looks = style.looks(levels(points, "adapter"))
-    for axis, dataset in zip(axes, datasets, strict=True):
-        rows = at(points, {"dataset": dataset})
-        for adapter, look in looks.items():
-            line = at(rows, {"adapter": adapter})
-            axis.plot(line["forgetting"], line["learning"], color=look.color, linewidth=0.8)
-            for row in line.itertuples():
-                _cross(axis, row, look)
-        axis.axhline(0, color=MUTED, linewidth=0.6)
-        axis.axvline(0, color=MUTED, linewidth=0.6)
-        axis.annotate(
-            "untouched base", (0, 0), xytext=(3, 3), textcoords="offset points", fontsize=6,
-            color=MUTED,
-        )  # fmt: skip
-        axis.grid(visible=True, axis="both")
-        axis.set_title(dataset)
-        axis.set_xlabel("forgetting: source points lost")
-    axes[0].set_ylabel("learning: target points gained")
-    draw.legend(figure, looks)
-    return figure
-
-
-def _cross(axis: Axes, row: Any, look: style.Look) -> None:
-    axis.errorbar(
-        row.forgetting, row.learning,
-        xerr=draw.arms(row.forgetting, row.forgetting_low, row.forgetting_high),
-        yerr=draw.arms(row.learning, row.learning_low, row.learning_high),
-        color=look.color, marker=look.marker, elinewidth=0.7, markeredgecolor=PAPER,
-        markeredgewidth=0.5, markersize=look.size + 1,
-    )  # fmt: skip
-    axis.annotate(
-        str(row.label), (row.forgetting, row.learning), xytext=(4, 3),
-        textcoords="offset points", fontsize=6, color=look.color,
-    )  # fmt: skip
 
 
 @styled

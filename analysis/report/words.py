@@ -14,6 +14,7 @@ TASK_TYPES = {
     "long": "long generation",
 }
 DATASET_TYPES = {"short": "short completions", "long": "long completions", "text": "plain text"}
+SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
 HEADS = {
     "mode": "masking", "task_group": "tasks", "dataset_type": "data", "plw": "PLW", "wp": "w_p",
     "estimate": "estimate", "low": "95 % low", "high": "95 % high", "p": "p", "p_holm": "p (Holm)",

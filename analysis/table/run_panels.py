@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.engine.linalg import Array, independent_columns
+from analysis.engine.linalg import Array
+from analysis.table.adjusted_means import dummies
 from analysis.table.factors import factors_of
 from analysis.table.frame import study_rows
 
@@ -89,23 +90,6 @@ def one_row_per_run(rows: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(arm=arm, block=runs["dataset"].astype(str) + ":" + runs["seed"].astype(str))
 
 
-def dummies(column: "pd.Series[str]") -> Array:
-    """Return a column of 0 and 1 per level (N, levels)."""
-    codes_N, names = pd.factorize(column, sort=True)
-    return np.asarray(np.eye(len(names))[codes_N])
-
-
 def nuisance(runs: pd.DataFrame) -> Array:
-    """Return the columns of arm and block that every shape is adjusted for (N, K)."""
-    return independent(np.hstack([dummies(runs["arm"]), dummies(runs["block"])]))
-
-
-def independent(x_NK: Array) -> Array:
-    """Return the columns that earlier ones do not determine."""
-    return x_NK[:, independent_columns(x_NK)]
-
-
-def without(z_NK: Array, x_NS: Array) -> Array:
-    """Return the columns of x less what z explains of them."""
-    q_NK = np.linalg.qr(z_NK)[0]
-    return x_NS - q_NK @ (q_NK.T @ x_NS)
+    """Return the columns of arm and block that every curve is adjusted for (N, K)."""
+    return np.hstack([dummies(runs["arm"]), dummies(runs["block"])])

@@ -16,7 +16,7 @@ from analysis.questions.decomposition.estimate import (
     decomposition_table,
     decompositions,
 )
-from analysis.questions.decomposition.scale_cells import Cell, adjusted_means
+from analysis.questions.decomposition.scale_cells import Cell, scale_means
 from analysis.table.frame import from_results
 
 N_C, N_P, ANGLE = (
@@ -69,14 +69,14 @@ ELSEWHERE = [START, WEIGHTED, Cell("", 0.0, "tokens")]
 
 
 def test_without_noise_the_parts_are_the_causes():
-    (found,) = decomposed(adjusted_means(cells(ON_THE_WAY, noise=1e-9)), {})
+    (found,) = decomposed(scale_means(cells(ON_THE_WAY, noise=1e-9)), {})
     assert found.told == HELD
     for name, value in truth(0.5).items():
         assert found.parts[name].estimate == pytest.approx(value, abs=1e-5)
 
 
 def test_the_parts_add_up():
-    (found,) = decomposed(adjusted_means(cells(ON_THE_WAY, noise=2.0)), {})
+    (found,) = decomposed(scale_means(cells(ON_THE_WAY, noise=2.0)), {})
     parts = sum(found.parts[name].estimate for name in (STEP, DOWN, PROMPT))
     assert parts == pytest.approx(found.parts[TOTAL].estimate)
 
@@ -84,7 +84,7 @@ def test_the_parts_add_up():
 def test_the_parts_are_covered_as_often_as_is_claimed():
     wanted, covered = truth(0.5), dict.fromkeys((TOTAL, STEP, DOWN, PROMPT), 0)
     for i in range(200):
-        (found,) = decomposed(adjusted_means(cells(ON_THE_WAY, seed=i)), {})
+        (found,) = decomposed(scale_means(cells(ON_THE_WAY, seed=i)), {})
         for name in covered:
             part = found.parts[name]
             covered[name] += part.low <= wanted[name] <= part.high
@@ -98,7 +98,7 @@ def test_the_prompt_part_is_a_paired_difference_of_two_cells():
         index="block", columns="scale", values="score"
     )
     gaps = wide["0.5 held"] - wide["0.0 weight"]
-    (found,) = decomposed(adjusted_means(runs), {})
+    (found,) = decomposed(scale_means(runs), {})
     assert found.parts[PROMPT].estimate == pytest.approx(gaps.mean())
     rest = wide.sub(wide.mean(axis=1), axis=0)
     rest = rest - rest.mean()
@@ -109,7 +109,7 @@ def test_the_prompt_part_is_a_paired_difference_of_two_cells():
 
 @pytest.mark.parametrize("names", [[START, WEIGHTED], ELSEWHERE])
 def test_without_the_held_cell_it_says_what_to_run(names):
-    (found,) = decomposed(adjusted_means(cells(names)), {"dataset": "d"})
+    (found,) = decomposed(scale_means(cells(names)), {"dataset": "d"})
     assert found.parts[TOTAL] is not None
     assert found.parts[PROMPT] is None
     assert "add loss.normaliser=completion at plw=0.5" in found.told
@@ -117,7 +117,7 @@ def test_without_the_held_cell_it_says_what_to_run(names):
 
 def test_without_norms_the_prompt_part_remains():
     runs = cells(ON_THE_WAY).assign(log_norm=np.nan)
-    (found,) = decomposed(adjusted_means(runs), {})
+    (found,) = decomposed(scale_means(runs), {})
     assert found.told == NO_NORMS
     assert found.parts[PROMPT] is not None
     assert found.parts[STEP] is None

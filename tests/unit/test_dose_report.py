@@ -90,8 +90,9 @@ def test_the_sections_hold_what_they_say(sections):
     assert names(sections["shape"]) == ["curve_shape"]
     assert names(sections["by-rank"]) == ["best_plw_by_rank", "curves_by_adapter"]
     assert names(sections["decomposition"]) == ["decomposition"]
-    assert names(sections["front"])[0] == "front"
-    assert "matched_learning" in names(sections["front"])
+    assert names(sections["trade-off"]) == [
+        "learning_forgetting_arms", "learning_forgetting_cells",
+    ]  # fmt: skip
 
 
 def test_few_rg_have_no_curve_but_a_sentence(sections):

@@ -10,8 +10,9 @@ from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
 from analysis.questions.plw.estimate import dose_table, linear_against_quadratic
 from analysis.questions.plw.shape import shapes
+from analysis.questions.tradeoff.estimate import learning_forgetting
 from analysis.regression.default_model import default_formula
-from analysis.table.cells import learning_forgetting, run_means
+from analysis.table.cells import ARM, run_means
 from analysis.table.frame import from_results, study_rows
 from analysis.table.run_panels import panels
 from tests.fake_results import TASKS, Truth, default_fit, fake_results
@@ -261,7 +262,7 @@ def test_a_run_counts_once(frame):
 
 
 def test_learning_and_forgetting_against_the_base(frame):
-    found = learning_forgetting(frame).set_index(["dataset", "adapter", "rank"])
+    found = learning_forgetting(frame, ARM).set_index(["dataset", "adapter", "rank"])
     assert len(found) == 10
     rows = study_rows(frame)
     base = frame[frame["is_base"]].set_index("task")["score"]
@@ -269,19 +270,15 @@ def test_learning_and_forgetting_against_the_base(frame):
     change = own["score"] - own["task"].astype(str).map(base.to_dict())
     target = change[own["side"] == "target"].mean()
     source = -change[own["side"] == "source"].mean()
-    assert found.loc[("micro", "full", 4), "gain_mean"] == pytest.approx(target)
-    assert found.loc[("micro", "full", 4), "loss_mean"] == pytest.approx(source)
-    assert (found["gain_low"] < found["gain_mean"]).all()
+    full = found.loc[("micro", "full", 0)]
+    assert full["learning"] == pytest.approx(target)
+    assert full["forgetting"] == pytest.approx(source)
+    assert (found["learning_low"] < found["learning"]).all()
     # Full tuning forgets 6 points more than LoRA at the middle rank, by construction.
-    gap = (
-        found.loc[("micro", "full", 4), "loss_mean"] - found.loc[("micro", "lora", 4), "loss_mean"]
-    )
+    gap = full["forgetting"] - found.loc[("micro", "lora", 4), "forgetting"]
     assert gap == pytest.approx(6.0, abs=1.2)
 
 
-def test_learning_and_forgetting_needs_a_base_and_two_seeds_for_an_interval():
+def test_learning_and_forgetting_needs_a_base():
     results = fake_results(seeds=1)
-    found = learning_forgetting(from_results(results))
-    assert found["gain_mean"].notna().all()
-    assert found["gain_low"].isna().all()
     assert learning_forgetting(from_results(results[results["adapter"] != "none"])).empty

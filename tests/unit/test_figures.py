@@ -9,6 +9,9 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from analysis.papers.plw import figure as plw
+from analysis.questions.adapters import figure as adapters
+from analysis.questions.tradeoff import figure as tradeoff
+from analysis.questions.tradeoff.estimate import OFF, ON
 from analysis.report import draw, plots, style
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
@@ -111,11 +114,14 @@ def test_full_tuning_is_a_level_and_adapters_are_labelled_at_their_ends():
     rows = [("full", 0, 60.0), ("lora", 4, 50.0), ("lora", 8, 52.0), ("mora", 4, 50.5)]
     points = pd.DataFrame(rows, columns=["adapter", "rank", "estimate"])
     points = points.assign(panel="p", low=points["estimate"] - 1, high=points["estimate"] + 1)
-    axis = plots.capacity(points).axes[0]
+    points["trainable_parameters"] = points["rank"] * 1000.0
+    axis = adapters.capacity(points).axes[0]
     levels = [line for line in axis.lines if list(line.get_ydata()) == [60.0, 60.0]]
     assert len(levels) == 1
-    assert {t.get_text() for t in axis.texts} == {"full", "lora", "mora"}
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["4", "8"]
+    assert {t.get_text() for t in axis.texts} == {"full", "lora", "mora", "4", "8"}
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["4k", "8k"]
+    unknown = adapters.capacity(points.assign(trainable_parameters=np.nan)).axes[0]
+    assert [t.get_text() for t in unknown.get_xticklabels()] == ["4", "8"]
     assert axis.get_xscale() == "log"
 
 
@@ -145,12 +151,20 @@ def test_a_forest_is_hollow_where_nothing_can_be_told():
     assert bold == ["one", "two"]
 
 
-def test_learning_is_drawn_over_forgetting():
-    row = {"dataset": "d", "adapter": "lora", "label": "8", "forgetting": 9.0, "learning": 20.0}
+def test_learning_is_drawn_over_forgetting_and_the_front_is_named():
     ends = {"forgetting_low": 8.0, "forgetting_high": 10.0, "learning_low": 18, "learning_high": 22}
-    axis = plots.trade_off(pd.DataFrame([row | ends])).axes[0]
-    bars = axis.containers[0].lines[0]
-    assert (bars.get_xdata()[0], bars.get_ydata()[0]) == (9.0, 20.0)
+    row = {"stratum": "d", "adapter": "lora", "forgetting": 9.0, "learning": 20.0} | ends
+    rows = [
+        row | {"label": "lora r8", "undominated": True, "chance": 0.97, "verdict": ON},
+        row | {"label": "lora r2", "undominated": False, "chance": 0.0, "verdict": OFF,
+               "learning": 15.0},
+    ]  # fmt: skip
+    axis = tradeoff.front(pd.DataFrame(rows)).axes[0]
+    drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines
+             if len(line.get_xdata()) == 1]  # fmt: skip
+    assert (9.0, 20.0) in drawn
+    assert (9.0, 15.0) in drawn
+    assert [t.get_text() for t in axis.texts] == ["lora r8"]
     assert "forgetting" in axis.get_xlabel()
     assert "learning" in axis.get_ylabel()
 

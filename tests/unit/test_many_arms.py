@@ -51,7 +51,7 @@ def test_every_arm_is_a_line_and_gains_what_was_put_in(study):
     ((place, lines),) = arm_tables(study)
     assert place[0] == "micro"
     assert len(lines) == ARMS + len(STARTS)
-    gains = lines.set_index("label")["gain_mean"]
+    gains = lines.set_index("label")["learning"]
     assert gains.is_monotonic_decreasing
     for i in range(1, ARMS):
         assert gains[f"m{i}"] - gains["lora"] == pytest.approx(i, abs=1e-9)
@@ -80,7 +80,7 @@ def test_few_arms_keep_their_own_figures():
 def test_the_page_has_both_figures_and_no_line_per_colour(study, tmp_path):
     build(table(), tmp_path / "report")
     figures = {p.stem for p in (tmp_path / "report" / "figures").glob("*.png")}
-    assert {"arm_lines", "arm_planes", "arm_differences"} <= figures
-    assert not {"score_against_rank", "learning_forgetting"} & figures
+    assert {"arm_lines", "arm_costs", "arm_differences", "learning_forgetting"} <= figures
+    assert "score_against_parameters" not in figures
     written = pd.read_csv(tmp_path / "report" / "tables" / "arm_lines.csv")
     assert len(written) == ARMS + len(STARTS)

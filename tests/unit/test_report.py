@@ -90,7 +90,7 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "answer", "findings", "run", "plw", "shape", "by-rank", "adapters", "trade-off", "front",
+        "answer", "findings", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
         "best", "controls", "heldout", "model", "coefficients", "variances", "influence",
         "diagnostics", "methods",
     ]  # fmt: skip

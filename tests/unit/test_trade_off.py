@@ -1,25 +1,24 @@
-"""The front against brute force and a closed form; matched learning against a known difference."""
+"""Learning against forgetting: the front against brute force and a closed form, means by arm."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from scipy import stats
 
-from analysis.errors import AnalysisError
 from analysis.questions.tradeoff.estimate import (
-    NO_OVERLAP,
     OFF,
     ON,
+    UNDECIDED,
     JointMeans,
-    at_learning,
     front_table,
-    fronts,
     joint_means,
-    matched,
-    matched_table,
+    learning_forgetting,
     on_front,
     run_changes,
 )
+from analysis.table.adjusted_means import Adjusted
+from analysis.table.cells import ARM
 from analysis.table.frame import from_results
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -27,8 +26,9 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def known(points, sd=1.0, df=1e9):
     mean = np.array(points, dtype=float)
-    cells = pd.DataFrame({"name": range(len(mean))})
-    return JointMeans(cells, mean, np.eye(len(mean)), sd**2 * np.eye(2), df)
+    levels = pd.DataFrame({"name": range(len(mean))})
+    fit = Adjusted(mean, np.eye(len(mean)), sd**2 * np.eye(2), df)
+    return JointMeans(levels, mean, fit)
 
 
 def test_the_front_is_what_no_other_point_dominates():
@@ -58,15 +58,16 @@ def test_draws_do_not_turn_with_the_last_digit():
     """Equal variances: the eigenvectors of their covariance are any."""
     means = known(np.zeros((6, 2)))
     noise = 1e-15 * np.random.default_rng(0).normal(size=(6, 6))
-    other = JointMeans(means.cells, means.mean_C2, np.eye(6) + noise + noise.T,
-                       means.residual_22, means.df)  # fmt: skip
+    root = np.linalg.cholesky(np.eye(6) + noise + noise.T).T
+    fit = Adjusted(means.mean_C2, root, means.fit.residual_YY, means.fit.df)
+    other = JointMeans(means.levels, means.mean_C2, fit)
     np.testing.assert_allclose(other.draws(50), means.draws(50), atol=1e-12)
 
 
 def test_clear_cases_are_called_so():
     table = front_table(known([[10, 0], [0, 10], [5, -5]], sd=0.5)).set_index("name")
     assert table["verdict"].sort_index().tolist() == [ON, OFF, ON]
-    assert table["front_now"].sort_index().tolist() == [True, False, True]
+    assert table["undominated"].sort_index().tolist() == [True, False, True]
 
 
 def runs(seed=0, *, gap=3.0, noise=1.0, seeds=5, shift=0.0):
@@ -86,57 +87,37 @@ def runs(seed=0, *, gap=3.0, noise=1.0, seeds=5, shift=0.0):
 
 def test_the_joint_means_are_those_of_balanced_analysis_of_variance():
     data = runs()
-    found = joint_means(data, ["arm", "wp"])
+    found = joint_means(data, ["arm", "wp"], ["seed"])
     expected = data.groupby(["arm", "wp"])[["learning", "forgetting"]].mean().to_numpy()
     np.testing.assert_allclose(found.mean_C2, expected)
     wide = data.pivot(index="seed", columns=["arm", "wp"], values="learning")
     rest = wide.sub(wide.mean(axis=1), axis=0)
     rest = rest - rest.mean()
-    assert found.df == 36
-    assert found.residual_22[0, 0] == pytest.approx(float((rest**2).to_numpy().sum()) / 36)
+    assert found.fit.df == 36
+    assert found.fit.residual_YY[0, 0] == pytest.approx(float((rest**2).to_numpy().sum()) / 36)
 
 
-def test_forgetting_is_interpolated_between_neighbours_in_learning():
-    points = np.array([[[2.0, 5.0], [0.0, 1.0], [4.0, 5.0]], [[9, 9], [8, 8], [7, 7]]], dtype=float)
-    np.testing.assert_allclose(at_learning(points, 1.0), [3.0, np.nan])
+def test_means_are_adjusted_for_what_arms_were_crossed_with():
+    """An arm that ran the high weights alone would seem to learn more for that alone."""
+    data = runs(noise=0.1)
+    some = data[~((data["arm"] == "a") & (data["wp"] < 0.5))]
+    plain = some.groupby("arm")["learning"].mean()
+    assert plain["a"] - plain["b"] > 4
+    found = joint_means(some, ["arm"], ["wp", "seed"])
+    assert found.mean_C2[0, 0] - found.mean_C2[1, 0] == pytest.approx(0.0, abs=0.2)
+    peer = smf.ols("forgetting ~ C(arm) + C(wp):C(seed)", some).fit()
+    gap = found.fit.contrast(np.array([-1.0, 1.0]), 1)
+    assert gap.estimate == pytest.approx(peer.params["C(arm)[T.b]"])
+    assert gap.se == pytest.approx(peer.bse["C(arm)[T.b]"])
 
 
-def test_a_known_gap_is_covered_as_often_as_is_claimed():
-    covered = 0
-    for i in range(200):
-        found = matched(joint_means(runs(i), ["arm", "wp"]), ("a", "b"), draws=400, seed=i)
-        covered += found.low <= 3.0 <= found.high
-    assert stats.binomtest(covered, 200, 0.95).pvalue > 0.001
-
-
-def test_matching_removes_what_unequal_learning_would_fake():
-    """An arm that learns 5 points more forgets more for that alone: no gap at equal learning."""
-    data = runs(gap=0.0, shift=5.0, noise=0.3)
-    means = data.groupby("arm")["forgetting"].mean()
-    assert means["a"] - means["b"] == pytest.approx(2.5, abs=0.3)
-    found = matched(joint_means(data, ["arm", "wp"]), ("a", "b"))
-    assert found.verdict == "not distinguishable"
-    assert found.estimate == pytest.approx(0.0, abs=0.4)
-    clear = matched(joint_means(runs(noise=0.3), ["arm", "wp"]), ("a", "b"), at=20.0)
-    assert (clear.verdict, clear.learning) == ("forgets more", 20.0)
-    assert clear.p < 0.01
-
-
-def test_arms_that_share_no_learning_are_not_compared():
-    found = matched(joint_means(runs(shift=100.0), ["arm", "wp"]), ("a", "b"))
-    assert found.verdict == NO_OVERLAP
-    assert np.isnan(found.estimate)
-    barely = matched(joint_means(runs(shift=19.0, noise=3.0), ["arm", "wp"]), ("a", "b"))
-    assert barely.verdict == NO_OVERLAP
-    assert barely.reached < 0.95
-
-
-def test_what_cannot_be_judged_says_why():
-    with pytest.raises(AnalysisError, match="one run per cell"):
-        joint_means(runs(seeds=1), ["arm", "wp"])
-    one = runs().query("arm == 'a' or wp == 0")
-    with pytest.raises(AnalysisError, match="arm=b: fewer than two cells"):
-        matched(joint_means(one, ["arm", "wp"]), ("a", "b"))
+def test_one_run_per_level_has_means_and_no_verdict():
+    found = joint_means(runs(seeds=1), ["arm", "wp"], ["seed"])
+    assert found.fit is None
+    table = front_table(found)
+    assert table["learning"].notna().all()
+    assert table[["learning_se", "learning_low", "chance"]].isna().all(axis=None)
+    assert set(table["verdict"]) == {UNDECIDED}
 
 
 def results():
@@ -170,11 +151,18 @@ def test_a_results_table_goes_all_the_way():
     changes = run_changes(frame)
     assert len(changes) == 24
     assert changes["learning"].mean() == pytest.approx(10 + 20 * 1.1 / 3, abs=0.5)
-    table = fronts(frame)
+    table = learning_forgetting(frame)
     assert set(table.loc[table["verdict"] == ON, "adapter"]) == {"full"}
-    (row,) = matched_table(frame).to_dict("records")
-    assert (row["arm"], row["against"], row["verdict"]) == ("lora r4", "full", "forgets more")
-    assert row["low"] < 10.0 < row["high"]
+    arms = learning_forgetting(frame, ARM).set_index("adapter")
+    gap = arms.loc["lora", "forgetting"] - arms.loc["full", "forgetting"]
+    assert gap == pytest.approx(10.0, abs=0.5)
+
+
+def test_cells_and_arms_are_one_estimate_where_cells_are_arms():
+    table = results()
+    frame = from_results(table[(table["plw"] == 0.0)])
+    cells, arms = learning_forgetting(frame), learning_forgetting(frame, ARM)
+    pd.testing.assert_frame_equal(cells, arms)
 
 
 def test_a_run_under_two_names_enters_once():
@@ -192,5 +180,4 @@ def test_without_a_base_there_is_nothing_to_forget():
     table = results()
     frame = from_results(table[table["train_key"] != "base"])
     assert run_changes(frame).empty
-    assert fronts(frame).empty
-    assert matched_table(frame).empty
+    assert learning_forgetting(frame).empty

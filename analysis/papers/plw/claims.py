@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.mean_response import Response, response
@@ -25,7 +26,7 @@ from analysis.regression.model import MARGIN
 from analysis.regression.study import Study, fitted
 from analysis.report import words
 from analysis.table.frame import SCORED, study_rows
-from analysis.table.level_means import Array, Levels, level_means
+from analysis.table.level_means import Levels, level_means
 from analysis.table.run_panels import Panel, key_of, panels
 
 SUPPORTED = "supported"

@@ -1,23 +1,26 @@
-"""Figures of a study with many arms: a line each instead of a colour each.
+"""Figures of adapters and ranks: a colour each, or a line each where there are many.
 
-Both take a table of `many_section.arm_tables`: label, budget, trainable_parameters,
-gain_mean, gain_low, gain_high, loss_mean, loss_low, loss_high, seconds and peak_mb.
+`arm_lines` and `arm_costs` take a table of `many_section.arm_tables`: label, budget,
+trainable_parameters, learning and forgetting with _low and _high, seconds and peak_mb.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from analysis.report import draw, style
-from analysis.report.style import MUTED, PAPER, RULE, styled
+from analysis.report.draw import at, levels
+from analysis.report.style import MUTED, PAPER, RULE, Look, styled
 
 LINE = 0.132  # inches that an arm takes
 OWN = style.KNOWN_LOOKS["here"]
 KEY = ("full", "lora")  # arms that are always named
+DODGE = 1.012  # factor between adapters at the same capacity
 
 
 @styled
@@ -29,7 +32,7 @@ def arm_lines(table: pd.DataFrame) -> Figure:
     axes = figure.subplots(1, 5, sharey=True, width_ratios=widths)
     y = -np.arange(len(table), dtype=float)
     for axis, name, title in zip(
-        axes, ("gain", "loss"), ("learnt (points)", "forgotten (points)"), strict=False
+        axes, ("learning", "forgetting"), ("learnt (points)", "forgotten (points)"), strict=False
     ):
         _intervals(axis, y, table, name)
         axis.set_xlabel(title)
@@ -53,7 +56,7 @@ def arm_lines(table: pd.DataFrame) -> Figure:
 
 
 def _intervals(axis: Axes, y: Any, table: pd.DataFrame, name: str) -> None:
-    mean = table[f"{name}_mean"]
+    mean = table[name]
     arms = draw.arms(mean, table[f"{name}_low"], table[f"{name}_high"])
     axis.axvline(0, color=MUTED, linewidth=0.7)
     axis.errorbar(
@@ -75,46 +78,39 @@ def _dots(axis: Axes, y: Any, values: "pd.Series[float]") -> None:
 
 
 @styled
-def arm_planes(table: pd.DataFrame) -> Figure:
-    """Return learning over trainable parameters, and learning over forgetting, side by side.
+def arm_costs(table: pd.DataFrame) -> Figure:
+    """Return learning over trainable parameters, a marker per arm.
 
-    Arms that no other beats in both are named, and full fine-tuning and LoRA.
+    Arms that no other beats in both are named, and full fine-tuning and LoRA; hollow arms did not
+    reach the budget of parameters.
     """
     figure = Figure(figsize=(style.PAGE, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    _counts(left)
-    _plane(left, table, "trainable_parameters")
-    _plane(right, table, "loss_mean")
-    left.set_xlabel("trainable parameters")
-    right.set_xlabel("forgotten: source points lost")
-    left.set_ylabel("learnt: target points gained")
-    return figure
-
-
-def _plane(axis: Axes, table: pd.DataFrame, x: str) -> None:
-    xerr = None
-    if x == "loss_mean":
-        xerr = draw.arms(table[x], table["loss_low"], table["loss_high"])
+    axis = figure.subplots()
+    _counts(axis)
     axis.errorbar(
-        table[x], table["gain_mean"], xerr=xerr,
-        yerr=draw.arms(table["gain_mean"], table["gain_low"], table["gain_high"]),
+        table["trainable_parameters"], table["learning"],
+        yerr=draw.arms(table["learning"], table["learning_low"], table["learning_high"]),
         fmt="none", ecolor=MUTED, alpha=0.35, elinewidth=0.6, zorder=1,
     )  # fmt: skip
-    front = _front(table, x)
     matched = table["budget"].astype(str) != "unmatched"
     for part, filled in ((matched, True), (~matched, False)):
         own = table[part]
         axis.plot(
-            own[x], own["gain_mean"], OWN.marker, color=OWN.color, markersize=3.4, zorder=2,
-            markerfacecolor=OWN.color if filled else PAPER, markeredgewidth=0.7,
+            own["trainable_parameters"], own["learning"], OWN.marker, color=OWN.color,
+            markersize=3.4, zorder=2, markerfacecolor=OWN.color if filled else PAPER,
+            markeredgewidth=0.7,
         )  # fmt: skip
     axis.grid(visible=True, axis="both")
-    _name(axis, table[front | table["label"].isin(KEY)], x)
+    _name(axis, table[_front(table) | table["label"].isin(KEY)])
+    axis.set_xlabel("trainable parameters")
+    axis.set_ylabel("learning: target points gained")
+    return figure
 
 
-def _front(table: pd.DataFrame, x: str) -> "pd.Series[bool]":
-    """Return which arms no other beats: less of x and no less learnt."""
-    cost, gain = table[x].to_numpy(dtype=float), table["gain_mean"].to_numpy(dtype=float)
+def _front(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which arms no other beats: fewer parameters and no less learning."""
+    cost = table["trainable_parameters"].to_numpy(dtype=float)
+    gain = table["learning"].to_numpy(dtype=float)
     beaten = (
         (cost[:, None] <= cost)
         & (gain[:, None] >= gain)
@@ -123,15 +119,80 @@ def _front(table: pd.DataFrame, x: str) -> "pd.Series[bool]":
     return pd.Series(~beaten.any(axis=0), table.index)
 
 
-def _name(axis: Axes, rows: pd.DataFrame, x: str) -> None:
+def _name(axis: Axes, rows: pd.DataFrame) -> None:
     """Write names beside points, moved apart vertically where they would overprint."""
     low, high = axis.get_ylim()
-    places = style.spread(rows["gain_mean"].tolist(), 0.042 * (high - low))
-    for row, y in zip(rows.to_dict("records"), places, strict=True):
+    heights = style.spread(rows["learning"].tolist(), 0.042 * (high - low))
+    for row, y in zip(rows.to_dict("records"), heights, strict=True):
         label = str(row["label"])
         color = style.KNOWN_LOOKS[label].color if label in KEY else OWN.color
         axis.annotate(
-            label, (row[x], row["gain_mean"]), xytext=(8, y), fontsize=6, va="center",
-            textcoords=("offset points", "data"), color=color,
+            label, (row["trainable_parameters"], row["learning"]), xytext=(8, y), fontsize=6,
+            va="center", textcoords=("offset points", "data"), color=color,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 1.5},
         )  # fmt: skip
+
+
+@styled
+def capacity(points: pd.DataFrame) -> Figure:
+    """Return score against trainable parameters: a line per adapter, full fine-tuning as a level.
+
+    Numbers at the markers are ranks. Where parameters were not recorded the rank is the axis.
+
+    Args:
+        points: panel, adapter, rank, trainable_parameters, estimate, low, high.
+    """
+    panels = levels(points, "panel")
+    figure, axes = style.grid(len(panels), columns=2 if len(panels) == 4 else 3, height=2.1)
+    looks = style.looks(levels(points, "adapter"))
+    known = bool(points["trainable_parameters"].notna().all())
+    x = "trainable_parameters" if known else "rank"
+    for axis, name in zip(axes, panels, strict=True):
+        _capacity_panel(axis, at(points, {"panel": name}), looks=looks, x=x)
+        axis.set_title(name)
+        axis.set_xlabel("trainable parameters; numbers: rank" if known else "rank")
+    axes[0].set_ylabel("score (points)")
+    return figure
+
+
+def _capacity_panel(axis: Axes, rows: pd.DataFrame, *, looks: dict[str, Look], x: str) -> None:
+    ends: dict[str, float] = {}
+    for k, (adapter, look) in enumerate(looks.items()):
+        line = at(rows, {"adapter": adapter}).sort_values(x, kind="stable")
+        if not len(line):
+            continue
+        if adapter == "full":
+            whole = line.iloc[0]
+            axis.axhline(whole["estimate"], color=look.color, linewidth=0.9, linestyle=draw.DASHED)
+            axis.axhspan(whole["low"], whole["high"], color=look.color, alpha=0.08, linewidth=0)
+        else:
+            draw.markers(axis, line[x] * DODGE**k, line, look)
+        ends[adapter] = float(line.iloc[-1]["estimate"])
+    ranked = rows[rows["adapter"] != "full"]
+    _capacity_axis(axis, sorted(ranked[x].unique()))
+    if x != "rank":
+        _rank_labels(axis, ranked, x)
+    draw.end_labels(axis, list(ends), list(ends.values()), looks=looks)
+
+
+def _rank_labels(axis: Axes, rows: pd.DataFrame, x: str) -> None:
+    """Write every rank once along the upper edge, over the middle of its parameter counts."""
+    for rank, own in rows.groupby("rank"):
+        middle = float(np.exp(np.log(own[x].astype(float)).mean()))
+        axis.annotate(
+            f"{float(str(rank)):g}", (middle, 1), xycoords=("data", "axes fraction"),
+            xytext=(0, -1), textcoords="offset points", ha="center", va="top", fontsize=6,
+            color=MUTED,
+        )  # fmt: skip
+
+
+def _capacity_axis(axis: Axes, values: Sequence[float]) -> None:
+    """Make the axis logarithmic and label the capacities that occur, as far as there is room."""
+    axis.set_xscale("log")
+    kept: list[float] = []
+    for value in values:
+        if not kept or np.log(value / kept[-1]) > 0.12 * np.log(max(values) / min(values)):
+            kept.append(value)
+    axis.xaxis.set_major_locator(FixedLocator(kept))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticklabels([draw.count_text(value) for value in kept])

@@ -1,8 +1,9 @@
 """The headlines of adapter and rank: every arm against full fine-tuning, else the first arm."""
 
-from analysis.questions.adapters.section import SIDES, arm_differences
+from analysis.questions.adapters.section import arm_differences
 from analysis.regression import second
 from analysis.regression.study import Study
+from analysis.report import words
 from analysis.report.headline import CLEAR, UNCLEAR, Headline
 
 
@@ -18,7 +19,7 @@ def headlines(study: Study) -> list[Headline]:
         found.append(
             Headline(
                 label=f"{arms[0]} − {arms[1]}",
-                group=f"{row['dataset']}: {SIDES[str(row['side'])]}",
+                group=f"{row['dataset']}: {words.SIDES[str(row['side'])]}",
                 question="adapters",
                 estimate=float(row["estimate"]),
                 low=float(row["low"]),

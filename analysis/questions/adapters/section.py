@@ -1,18 +1,16 @@
-"""Adapter and rank: scores, differences from full fine-tuning, learning against forgetting."""
+"""Adapter and rank: scores and differences from full fine-tuning."""
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
 from analysis.inference.estimates import holm
+from analysis.questions.adapters import figure as figures
 from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
-from analysis.table.cells import learning_forgetting, run_means
+from analysis.table.cells import ARM, arm_text, run_means, without_rank
 from analysis.table.level_means import Levels, level_means, panels
 
-SIDES = {"target": "target tasks", "source": "source tasks", "both": "tasks"}
-ARM = ["adapter", "rank"]
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
 POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
 
@@ -21,7 +19,7 @@ def many(study: Study) -> bool:
     """Return whether there are so many arms that each is a line."""
     if "adapter" not in study.main:
         return False
-    return len(without_rank(study.main)[ARM].drop_duplicates()) > MANY
+    return len(without_rank(study.main)[list(ARM)].drop_duplicates()) > MANY
 
 
 def adapters(study: Study) -> Section | None:
@@ -30,18 +28,14 @@ def adapters(study: Study) -> Section | None:
     if not found or len(found[0][1].table) < 2:
         return None
     points = arm_points(study)
-    caption = (
-        "Score against capacity; means of the runs adjusted for masking, PLW and seed, with 95 % "
-        "intervals. Dashed, with its band: full fine-tuning, which has no rank."
-    )
     blocks: list[Block] = []
     if not many(study) and points.loc[points["adapter"] != "full", "rank"].nunique() > 1:
-        plate = Plate("score_against_rank", plots.capacity(points), "Rank. " + caption)
-        blocks.append(plate)
-        if points["trainable_parameters"].notna().all():
-            figure = plots.capacity(points, x="trainable_parameters")
-            told = "The same scores against trainable parameters. " + caption
-            blocks.append(Plate("score_against_parameters", figure, told))
+        caption = (
+            "Score against trainable parameters, numbers are ranks; means of the runs adjusted for "
+            "masking, PLW and seed, with 95 % intervals. Dashed, with its band: full fine-tuning, "
+            "which has no rank."
+        )
+        blocks.append(Plate("score_against_parameters", figures.capacity(points), caption))
     frame = points.drop(columns="panel")
     note = "Adjusted means, in points, with 95 % intervals."
     means = Table("arms", "Score by adapter and rank", frame, note, words.HEADS, POINT_FORMATS)
@@ -53,29 +47,22 @@ def sides(rows: pd.DataFrame) -> list[tuple[dict[str, str], Levels]]:
     if "adapter" not in rows:
         return []
     found = []
-    for side in [s for s in SIDES if (rows["side"] == s).any()]:
+    for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
         runs = without_rank(run_means(rows, side=side)).sort_values("dataset", kind="stable")
         for labels, means in panels(runs, ["dataset"], lambda own: level_means(own, ARM)):
             found.append(({"side": side, **labels}, means))
     return found
 
 
-def without_rank(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with no rank where there is none: full fine-tuning is one arm."""
-    if "rank" not in runs:
-        return runs.assign(rank=0)
-    return runs.assign(rank=runs["rank"].mask(runs["adapter"].astype(str) == "full", 0))
-
-
 def arm_points(study: Study) -> pd.DataFrame:
     """Return panel, dataset, side, adapter, rank, trainable_parameters, n, estimate, low, high."""
     parts = []
     for labels, means in sides(study.main):
-        panel = f"{labels['dataset']}: {SIDES[labels['side']]}"
+        panel = f"{labels['dataset']}: {words.SIDES[labels['side']]}"
         parts.append(means.table.assign(panel=panel, **labels))
     points = pd.concat(parts, ignore_index=True)
     points["adapter"] = points["adapter"].astype(str)
-    points = points.merge(_parameters(study.rows), on=ARM, how="left")
+    points = points.merge(_parameters(study.rows), on=list(ARM), how="left")
     head = ["panel", "dataset", "side", *ARM, "trainable_parameters"]
     return points[[*head, "n", "estimate", "low", "high"]]
 
@@ -84,7 +71,7 @@ def _parameters(rows: pd.DataFrame) -> pd.DataFrame:
     runs = without_rank(rows.drop_duplicates("run"))
     if "trainable_parameters" not in runs:
         runs = runs.assign(trainable_parameters=float("nan"))
-    counts = runs.groupby(ARM, observed=True)["trainable_parameters"].median().reset_index()
+    counts = runs.groupby(list(ARM), observed=True)["trainable_parameters"].median().reset_index()
     return counts.assign(adapter=counts["adapter"].astype(str))
 
 
@@ -95,7 +82,7 @@ def arm_differences(study: Study) -> pd.DataFrame:
     """
     rows = []
     for labels, means in sides(study.main):
-        names = [arm_text(a, r) for a, r in means.table[ARM].itertuples(index=False)]
+        names = [arm_text(a, r) for a, r in means.table[list(ARM)].itertuples(index=False)]
         reference = names.index("full") if "full" in names else 0
         for i, name in enumerate(names):
             index = pd.Series(range(len(names)))
@@ -114,17 +101,12 @@ def arm_differences(study: Study) -> pd.DataFrame:
     return frame
 
 
-def arm_text(adapter: str, rank: float) -> str:
-    """Return an arm's name: "full", or the adapter with its rank."""
-    return str(adapter) if str(adapter) == "full" else f"{adapter} r{rank:g}"
-
-
 def _differences(study: Study) -> list[Block]:
     frame = arm_differences(study)
     if not len(frame):
         return []
     against = frame["against"].iloc[0]
-    group = frame["dataset"] + ": " + frame["side"].map(SIDES)
+    group = frame["dataset"] + ": " + frame["side"].map(words.SIDES)
     rows = frame.assign(group=group, label=frame["arm"] + " − " + frame["against"])
     caption = (
         f"Every adapter and rank less {against}: points, 95 % intervals. Filled: distinguishable "
@@ -137,58 +119,3 @@ def _differences(study: Study) -> list[Block]:
     formats = POINT_FORMATS | {"p": P_VALUE, "p_holm": P_VALUE}
     table = Table("arm_differences", f"Arms against {against}", frame, note, words.HEADS, formats)
     return [Plate("arm_differences", plots.forest(rows), caption), Sheet(table)]
-
-
-def trade_off(study: Study) -> Section | None:
-    """Return the section on learning against forgetting; None without base or without a side."""
-    changes = changes_table(study)
-    if not len(changes) or many(study):
-        return None
-    points = changes.rename(columns=_FIGURE_NAMES)
-    points = points.assign(label=[_short(a, r) for a, r in changes[ARM].itertuples(index=False)])
-    if changes["model"].nunique() > 1:
-        points["dataset"] = points["dataset"] + ", " + points["model"]
-    caption = (
-        "Learning against forgetting: points gained on target tasks over the untouched base, "
-        "against points lost on source tasks. Up and to the left is better. Means over masking "
-        "modes and PLW with 95 % intervals; lines join the ranks of an adapter, numbers are ranks."
-    )
-    note = (
-        "Points against the untouched base, with 95 % intervals. The base is one model: its own "
-        "score carries item noise that these intervals do not hold."
-    )
-    changes = changes.assign(rank=changes["rank"].mask(changes["adapter"] == "full"))
-    names = ("gain_mean", "gain_low", "gain_high", "loss_mean", "loss_low", "loss_high")
-    heads = {
-        "gain_mean": "target gain", "gain_low": "95 % low", "gain_high": "95 % high",
-        "loss_mean": "source loss", "loss_low": "95 % low", "loss_high": "95 % high",
-    }  # fmt: skip
-    frame = changes[["dataset", "model", *ARM, *names]]
-    formats = dict.fromkeys(names, ".2f")
-    table = Table("learning_forgetting", "Learning and forgetting", frame, note, heads, formats)
-    plate = Plate("learning_forgetting", plots.trade_off(points), caption)
-    return Section("trade-off", "Learning against forgetting", (plate, Sheet(table, open=True)))
-
-
-_FIGURE_NAMES = {
-    "gain_mean": "learning", "gain_low": "learning_low", "gain_high": "learning_high",
-    "loss_mean": "forgetting", "loss_low": "forgetting_low", "loss_high": "forgetting_high",
-}  # fmt: skip
-
-
-def changes_table(study: Study) -> pd.DataFrame:
-    """Return `learning_forgetting` with levels as text; empty where it cannot be had."""
-    try:
-        table = learning_forgetting(study.frame)
-    except AnalysisError:
-        return pd.DataFrame()
-    if not len(table):
-        return table
-    if "model" not in table:
-        table["model"] = "base"
-    text = {n: table[n].astype(str) for n in ("dataset", "model", "adapter") if n in table}
-    return table.assign(**text)
-
-
-def _short(adapter: str, rank: float) -> str:
-    return "" if adapter == "full" else f"{rank:g}"

@@ -20,16 +20,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import Estimate
-from analysis.table.cells import CELL, PLACE, run_means
+from analysis.table.cells import run_means, without_rank
+from analysis.table.factors import run_columns
 from analysis.table.frame import SCORED
 
-KEYS = (
-    *(n for n in CELL if n != "rank"),
-    *PLACE,
-    "seed",
-    "sham",
-    "shuffle_prompts",
-)  # rank: aliases share it
 NOT_RUN = "not run"
 TOO_FEW = "too few pairs or seeds for an interval"
 
@@ -108,14 +102,22 @@ def control(frame: pd.DataFrame, name: str, *, level: float = 0.95) -> list[Cont
 def differences(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return one row per pair: `gap`, control less partner as the mean over tasks, and `block`."""
     runs = run_means(rows)
-    keys = [n for n in (*KEYS, "rank_key") if n in runs or n == "rank_key"]
-    runs["rank_key"] = runs["rank"].where(runs["adapter"].astype(str) != "full", 0)
+    keys = pair_columns(runs)
+    runs = without_rank(runs)
     runs[keys] = runs[keys].astype(str)
     treated = RULES[name].partner(runs[runs["control"] == name])
     plain = runs[runs["control"] == ""]
     pairs = treated.merge(plain, on=keys, how="inner", suffixes=("", "_plain"))
     block = pairs["dataset"] + ":" + pairs["seed"]
     return pd.DataFrame({"gap": pairs["score"] - pairs["score_plain"], "block": block})
+
+
+def pair_columns(runs: pd.DataFrame) -> list[str]:
+    """Return the columns in which a control run equals its partner, the control's own renamed.
+
+    Not the learning rate: where it is a factor, `rate` has it.
+    """
+    return [n for n in run_columns(runs) if n not in ("run", "control", "lr")]
 
 
 def compare(name: str, pairs: pd.DataFrame, *, tasks: str = "all", level: float = 0.95) -> Control:

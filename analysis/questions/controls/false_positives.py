@@ -32,11 +32,12 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
 from analysis.mixed import fit_mixed
-from analysis.questions.controls.estimate import KEYS, RULES
+from analysis.questions.controls.estimate import RULES, pair_columns
 from analysis.regression.default_model import default_formula
 from analysis.regression.study import Study
-from analysis.table.cells import CELL, PLACE, adjusted
-from analysis.table.factors import cell_names
+from analysis.table.adjusted_means import seed_adjusted
+from analysis.table.cells import without_rank
+from analysis.table.factors import cell_names, joined, stratum_names
 from analysis.table.frame import SCORED, study_rows
 
 ALPHA = 0.05
@@ -100,9 +101,8 @@ def _all_shares(frame: pd.DataFrame, alpha: float) -> Iterator[tuple[str, list[f
 
 
 def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
-    """Yield, by place, task and pair of cells, how often the test calls it a difference."""
-    places = [n for n in PLACE if n in rows]
-    for _, own in rows.groupby([*places, "task"], observed=True):
+    """Yield, by stratum, task and pair of cells, how often the test calls it a difference."""
+    for _, own in rows.groupby([stratum_names(rows), rows["task"]], observed=True):
         if not (own["control"] == control).any():
             continue
         plain = own[own["control"] == ""].assign(cell="")
@@ -118,11 +118,8 @@ def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
 
 def _condition(runs: pd.DataFrame) -> "pd.Series[str]":
     """Return the name of every run's cell; full fine-tuning has no rank."""
-    rank = runs["rank"].astype(str).mask(runs["adapter"].astype(str) == "full", "-")
-    names = [n for n in KEYS if n in runs and n not in ("seed", *PLACE)]
-    return (
-        runs.assign(rank=rank)[[*names, "rank"]].astype("string").fillna("").agg(" ".join, axis=1)
-    )
+    names = [n for n in pair_columns(runs) if n not in ("seed", "dataset", "model")]
+    return joined(without_rank(runs), names)
 
 
 def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame, alpha: float) -> Iterator[float]:
@@ -144,10 +141,10 @@ def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame, alpha: float) -> Itera
 def _swapped(plain: pd.DataFrame, treated: pd.DataFrame, alpha: float) -> Iterator[float]:
     """Yield the share of all swaps of centred pairs that score ~ cell + seed calls a difference."""
     try:
-        fit = adjusted(plain, "seed").fit
+        fit = seed_adjusted(plain, sorted(plain["cell"].unique()))
     except AnalysisError:
         return
-    df = contrast(fit, np.eye(len(fit.fixef))[0]).df
+    sigma = float(np.sqrt(fit.residual_YY[0, 0]))
     scores = plain.assign(seed=plain["seed"].astype(str)).set_index(["cell", "seed"])["score"]
     for cell, own in treated.groupby("cell"):
         keys = [(str(cell), str(seed)) for seed in own["seed"]]
@@ -156,7 +153,7 @@ def _swapped(plain: pd.DataFrame, treated: pd.DataFrame, alpha: float) -> Iterat
             continue
         other = scores.loc[[k for k, t in zip(keys, there, strict=True) if t]].to_numpy(float)
         gap_S = own["score"].to_numpy(float)[there] - other
-        yield _share_of_swaps(gap_S, fit.sigma, df, alpha)
+        yield _share_of_swaps(gap_S, sigma, fit.df, alpha)
 
 
 def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> float:
@@ -187,13 +184,12 @@ def relabelled_p(
         return []
     by = [n for n in ("task_group", "dataset_type") if rows[n].nunique() > 1]
     term = ":".join(["label", *by])
-    levels = [n for n in CELL if n in rows]
-    place = rows[[n for n in PLACE if n in rows]].astype(str).agg(" ".join, axis=1)
-    cell = place + " " + (cell_names(rows[levels]) if levels else "")
+    stratum = stratum_names(rows)
+    cell = stratum + " " + cell_names(rows)
     found: list[float] = []
     for _ in range(relabellings):
         try:
-            fit = fit_mixed(rows.assign(label=_labels(cell, place, rng)), f"{formula} + {term}")
+            fit = fit_mixed(rows.assign(label=_labels(cell, stratum, rng)), f"{formula} + {term}")
         except AnalysisError:
             return found
         ours = [i for i, name in enumerate(fit.fixef.index) if "label" in name.split(":")]
@@ -204,11 +200,11 @@ def relabelled_p(
 
 
 def _labels(
-    cell: "pd.Series[str]", place: "pd.Series[str]", rng: np.random.Generator
+    cell: "pd.Series[str]", stratum: "pd.Series[str]", rng: np.random.Generator
 ) -> "pd.Series[float]":
     """Return 1/2 for the cells that drew the label and -1/2 for the others."""
     drawn: dict[str, float] = {}
-    for _, own in cell.groupby(place):
+    for _, own in cell.groupby(stratum):
         names = rng.permutation(sorted(own.unique()))
         drawn |= {str(n): 0.5 if i % 2 else -0.5 for i, n in enumerate(names)}
     return cell.map(drawn).astype(float)

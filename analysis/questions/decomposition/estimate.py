@@ -87,22 +87,22 @@ def decomposed(means: Means, labels: dict[str, str]) -> Iterator[Decomposition]:
 def _parts(
     means: Means, start: int, here: int, held: int | None
 ) -> tuple[dict[str, Estimate | None], str]:
-    total = means.estimate(TOTAL, lambda m: float(m[here, 0] - m[start, 0]))
+    total = means.fit.function(TOTAL, lambda m: float(m[here, 0] - m[start, 0]))
     parts: dict[str, Estimate | None] = dict.fromkeys((TOTAL, STEP, DOWN, PROMPT, SCALE))
     parts[TOTAL] = total
     if held is not None:
-        parts[PROMPT] = means.estimate(PROMPT, lambda m: float(m[held, 0] - m[start, 0]))
-        parts[SCALE] = means.estimate(SCALE, lambda m: float(m[here, 0] - m[held, 0]))
+        parts[PROMPT] = means.fit.function(PROMPT, lambda m: float(m[held, 0] - m[start, 0]))
+        parts[SCALE] = means.fit.function(SCALE, lambda m: float(m[here, 0] - m[held, 0]))
     if held is None:
         return parts, MISSING
-    if not np.isfinite(means.mean_C3).all():
+    if not means.recorded:
         return parts, NO_NORMS
     return parts | _split(means, start, here, held), HELD
 
 
 def _split(means: Means, start: int, here: int, held: int) -> dict[str, Estimate | None]:
     """Return the scale effect split between norm and share, in proportion to the fall in scale."""
-    fall = means.estimate("fall", lambda m: float(m[here, 1] - m[held, 1]))
+    fall = means.fit.function("fall", lambda m: float(m[here, 1] - m[held, 1]))
     if abs(fall.estimate) < SMALL_FALL * fall.se or fall.estimate == 0:
         return {}
 
@@ -111,8 +111,8 @@ def _split(means: Means, start: int, here: int, held: int) -> dict[str, Estimate
         return float(scale * turned / (m[here, 1] - m[held, 1]))
 
     return {
-        STEP: means.estimate(STEP, step),
-        DOWN: means.estimate(DOWN, lambda m: float(m[here, 0] - m[held, 0]) - step(m)),
+        STEP: means.fit.function(STEP, step),
+        DOWN: means.fit.function(DOWN, lambda m: float(m[here, 0] - m[held, 0]) - step(m)),
     }
 
 

@@ -6,19 +6,19 @@ weight 0 the normalisers weight, completion and nonzero are one, at weight 1 so 
 tokens. Score, log gradient norm and log of the completion's share of the gradient are adjusted for
 arm and seed together, so that their joint covariance is known.
 
-Letters in names: C cells, N runs, K columns.
+Letters in names: C cells, N runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.engine.linalg import Array
-from analysis.inference.estimates import Estimate
+from analysis.errors import AnalysisError
+from analysis.table.adjusted_means import Adjusted, adjusted_means
 from analysis.table.frame import study_rows
-from analysis.table.run_panels import dummies, independent, one_row_per_run, usual_rows
+from analysis.table.run_panels import one_row_per_run, usual_rows
 
 OUTCOMES = ("score", "log_norm", "log_share")
 SCALED = ("normaliser", "completion_weight")  # settings that the gradient's scale depends on
@@ -35,25 +35,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Adjusted means of the outcomes by cell and what their covariance is made of."""
+    """Adjusted means of the outcomes by cell: a row of `fit.mean_SY` for every cell."""
 
     cells: list[Cell]
-    mean_C3: Array
-    shape_CC: Array  # covariance of one outcome's means, over its residual variance
-    residual_33: Array
-    df: float
-
-    def estimate(self, name: str, value: Callable[[Array], float]) -> Estimate:
-        """Return a smooth function of the means with its delta-method error."""
-        step = 1e-5
-        g_C3 = np.zeros_like(self.mean_C3)
-        for i in np.ndindex(*self.mean_C3.shape):
-            moved = [self.mean_C3.copy(), self.mean_C3.copy()]
-            moved[0][i] += step
-            moved[1][i] -= step
-            g_C3[i] = (value(moved[0]) - value(moved[1])) / (2 * step)
-        variance = float(np.einsum("ia,ij,jb,ab->", g_C3, self.shape_CC, g_C3, self.residual_33))
-        return Estimate(name, value(self.mean_C3), float(np.sqrt(max(variance, 0.0))), self.df)
+    fit: Adjusted
+    recorded: bool  # whether norms and shares of the gradient were; where not, they count as 0
 
 
 def cell_means(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], Means]]:
@@ -71,7 +57,7 @@ def cell_means(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], Means]]:
     for (dataset, group), own in rows.groupby(["dataset", "task_group"], observed=True):
         runs = _runs(own)
         labels = {"dataset": str(dataset), "task_group": str(group)}
-        means = adjusted_means(runs)
+        means = scale_means(runs)
         if means is not None:
             yield labels, means
 
@@ -111,7 +97,7 @@ def _runs(rows: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["arm"].isin(arms)] if len(arms) else runs
 
 
-def adjusted_means(runs: pd.DataFrame) -> Means | None:
+def scale_means(runs: pd.DataFrame) -> Means | None:
     """Return the cells' means adjusted for arm and seed; None where no noise can be estimated.
 
     Args:
@@ -119,28 +105,15 @@ def adjusted_means(runs: pd.DataFrame) -> Means | None:
             NaN or all there.
     """
     cells = sorted(set(runs["cell"]), key=lambda c: (c.plw, c.masking, c.scale))
-    places = {cell: i for i, cell in enumerate(cells)}
-    which_N = runs["cell"].map(places).to_numpy(dtype=int)
-    luck_NK = dummies(runs["arm"] + " " + runs["block"])
-    x_NK = np.hstack([np.eye(len(cells))[which_N], luck_NK - luck_NK.mean(axis=0)])
-    x_NK = independent(x_NK)
-    df = len(runs) - x_NK.shape[1]
+    codes = {cell: i for i, cell in enumerate(cells)}
+    level_N = runs["cell"].map(codes).to_numpy(dtype=np.intp)
     y_N3 = runs[list(OUTCOMES)].to_numpy(dtype=float)
     recorded = bool(np.isfinite(y_N3).all())
-    y_N3 = y_N3 if recorded else np.where(np.isfinite(y_N3), y_N3, 0.0) * [1.0, 0.0, 0.0]
-    if df < 1:
-        return None
-    inverse_KK = np.linalg.inv(x_NK.T @ x_NK)
-    beta_K3 = inverse_KK @ x_NK.T @ y_N3
-    rest_N3 = y_N3 - x_NK @ beta_K3
-    mean_C3 = beta_K3[: len(cells)]
     if not recorded:
-        mean_C3 = mean_C3 + np.array([0.0, np.nan, np.nan])
-    shape_CC = np.asarray(inverse_KK, dtype=np.float64)[: len(cells), : len(cells)]
-    return Means(
-        cells,
-        mean_C3,
-        shape_CC,
-        np.asarray(rest_N3.T @ rest_N3 / df),
-        float(df),
-    )
+        y_N3[:, 1:] = 0.0
+    block = runs["arm"] + " " + runs["block"]
+    try:
+        fit = adjusted_means(level_N, [block], y_N3, weights="proportional")
+    except AnalysisError:
+        return None
+    return Means(cells, fit, recorded)

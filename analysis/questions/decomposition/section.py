@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analysis.inference.estimates import holm
+from analysis.questions.decomposition import figure as figures
 from analysis.questions.decomposition.estimate import (
     PROMPT,
     TOTAL,
@@ -10,7 +11,6 @@ from analysis.questions.decomposition.estimate import (
     decomposition_table,
     decompositions,
 )
-from analysis.questions.plw import figure as figures
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text

@@ -7,9 +7,10 @@ For every data set and base model: all cells, best first, each with
     letters                     cells that share a letter cannot be told apart (all pairs at once)
 
 and the winner's mean corrected for having won (`analysis.inference.winners`). Means are those of
-`analysis.table.cells`: score ~ cell + seed by least squares, tasks weighing equally. Their noise is
-that of other runs on these items; with the items' scores at hand it is that of other runs on other
-items: the covariance of the cells' means over items is added, less what runs and items share.
+`analysis.table.adjusted_means`: score ~ cell + seed by least squares, tasks weighing equally. Their
+noise is that of other runs on these items; with the items' scores at hand it is that of other runs
+on other items: the covariance of the cells' means over items is added, less what runs and items
+share.
 
 Letters in names: K cells, I items, S runs of one cell.
 """
@@ -22,12 +23,13 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import LEVEL, contrast
+from analysis.inference.estimates import LEVEL
 from analysis.inference.selection import against_best, letters
 from analysis.inference.winners import Winner, winner
 from analysis.questions.noise.paired import rest_variance
-from analysis.table.cells import CELL, adjusted, run_means
-from analysis.table.factors import cell_names, stratum_names
+from analysis.table.adjusted_means import seed_adjusted
+from analysis.table.cells import run_means
+from analysis.table.factors import cell_names, factors_of, stratum_names
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, item_weights
 
@@ -99,7 +101,7 @@ def _in(items: Items | None, runs: pd.DataFrame) -> Items | None:
 
 
 def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: float) -> Leaderboard:
-    names = [n for n in CELL if n in runs and runs[n].nunique() > 1]
+    names = factors_of(runs).cell
     columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
     table = runs.groupby("cell", observed=True, sort=True).agg(**columns)
     try:
@@ -140,21 +142,16 @@ def cell_means(runs: pd.DataFrame, items: Items | None = None) -> Means:
     labels = sorted(runs["cell"].unique())
     over_items = None if items is None else _items_covariance(items, runs, labels)
     try:
-        fitted = adjusted(runs, "seed")
+        fit = seed_adjusted(runs, labels)
     except AnalysisError:
         if over_items is None:
             raise
         mean = runs.groupby("cell")["score"].mean().loc[labels].to_numpy(dtype=float)
         return Means(labels, mean, over_items, float("inf"), ITEMS)
-    l_KB = fitted.l_CB
-    if np.isnan(l_KB).any():
-        raise AnalysisError("cells were run under different seeds")
-    cov_KK = l_KB @ fitted.fit.cov.to_numpy() @ l_KB.T
-    df = contrast(fitted.fit, l_KB[0] - l_KB[1]).df
-    noise = RUNS
+    cov_KK, noise = fit.covariance(), RUNS
     if over_items is not None:
         cov_KK, noise = cov_KK + over_items, BOTH
-    return Means(fitted.labels, l_KB @ fitted.fit.fixef.to_numpy(), cov_KK, df, noise)
+    return Means(labels, fit.mean_SY[:, 0], cov_KK, fit.df, noise)
 
 
 def _items_covariance(items: Items, runs: pd.DataFrame, labels: list[str]) -> Array:

@@ -1,4 +1,4 @@
-"""Figures of what a weight does: curve shapes, best weight against Rg, the learning front."""
+"""Figures of the prompt loss weight: the shapes of curves, and the best weight against Rg."""
 
 from typing import Any
 
@@ -18,7 +18,6 @@ LINES = {  # kind -> colour, line style
     "spline": (GREEN, (0, (4, 2))),
     "monotone": (VERMILION, (0, (1, 1))),
 }
-FRONT = {"on the front": 1.0, "undecided": 0.45, "off the front": 0.0}  # how filled a marker is
 
 
 @styled
@@ -86,89 +85,3 @@ def _best(axis: Axes, row: Any) -> None:
         color=INK, marker="o", linestyle="none", elinewidth=0.8, markersize=3.8,
         markerfacecolor=INK if row.optimum == "interior optimum" else PAPER, zorder=4,
     )  # fmt: skip
-
-
-@styled
-def front(points: pd.DataFrame) -> Figure:
-    """Return learning against forgetting, a marker per cell, filled as far as it is on the front.
-
-    Args:
-        points: place, adapter, label, learning, learning_se, forgetting, forgetting_se, front_now,
-            verdict.
-    """
-    places = levels(points, "place")
-    figure, axes = style.grid(len(places), columns=2, height=2.9)
-    looks = style.looks(levels(points, "adapter"))
-    several = len(looks) <= len(style.PALETTE)
-    for axis, place in zip(axes, places, strict=True):
-        rows = at(points, {"place": place})
-        edge = rows[rows["front_now"].astype(bool)].sort_values("learning", kind="stable")
-        axis.step(edge["forgetting"], edge["learning"], where="post", color=MUTED, linewidth=0.7)
-        for row in rows.sort_values("chance", kind="stable").itertuples():
-            _cell(axis, row, looks[str(row.adapter)] if several else style.Look(BLUE, "o"))
-        _names(axis, edge)
-        axis.grid(visible=True, axis="both")
-        axis.set_title(place)
-        axis.set_xlabel("forgetting: source points lost")
-        axis.set_ylabel("learning: target points gained")
-    if several:
-        draw.legend(figure, looks)
-    return figure
-
-
-def _cell(axis: Axes, row: Any, look: style.Look) -> None:
-    filled = FRONT[row.verdict]
-    off = filled == 0
-    axis.errorbar(
-        row.forgetting, row.learning, xerr=row.forgetting_se, yerr=row.learning_se,
-        color=look.color, elinewidth=0.5, alpha=0.25 if off else 0.8, marker="none",
-    )  # fmt: skip
-    face = look.color if filled == 1 else PAPER
-    axis.plot(
-        row.forgetting, row.learning, marker=look.marker, color=look.color, linestyle="none",
-        markersize=2.6 if off else look.size + 1, markerfacecolor=look.color if off else face,
-        alpha=0.35 if off else 1.0, markeredgewidth=1.0,
-    )  # fmt: skip
-
-
-def _names(axis: Axes, edge: pd.DataFrame) -> None:
-    """Write the names of the front to its upper left, where by its nature no cell can be."""
-    left, right = axis.get_xlim()
-    axis.set_xlim(left - 0.3 * (right - left), right)
-    low, high = axis.get_ylim()
-    heights = style.spread(edge["learning"], 0.045 * (high - low))
-    for row, height in zip(edge.itertuples(), heights, strict=True):
-        axis.annotate(
-            str(row.label), (float(str(row.forgetting)), height), xytext=(-5, 3), ha="right",
-            textcoords="offset points", fontsize=5.5, color=INK,
-        )  # fmt: skip
-
-
-@styled
-def parts(rows: pd.DataFrame) -> Figure:
-    """Return the parts of each weight's effect: a panel each, a line per part, a colour per weight.
-
-    Args:
-        rows: panel, part, weight, estimate, low, high, verdict.
-    """
-    panels, names, weights = levels(rows, "panel"), levels(rows, "part"), levels(rows, "weight")
-    columns = 4 if len(panels) > 2 else 2
-    figure, axes = style.grid(len(panels), columns=columns, height=1.55)
-    looks = style.looks(weights)
-    gap = 0.6 / max(len(weights), 1)
-    for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-        axis.axvline(0, color=MUTED, linewidth=0.7)
-        for k, (weight, look) in enumerate(looks.items()):
-            for row in at(rows, {"panel": panel, "weight": weight}).itertuples():
-                y = -names.index(str(row.part)) - gap * (k - (len(weights) - 1) / 2)
-                draw.whisker(axis, row, y, look=look)
-        axis.set_ylim(-len(names) + 0.5, 0.5)
-        shown = names if i % columns == 0 else [""] * len(names)
-        axis.set_yticks([-float(j) for j in range(len(names))], shown)
-        axis.tick_params(axis="y", length=0)
-        axis.grid(visible=True, axis="x")
-        axis.grid(visible=False, axis="y")
-        axis.set_title(panel, fontsize=7)
-    figure.supxlabel("points")
-    draw.legend(figure, looks)
-    return figure

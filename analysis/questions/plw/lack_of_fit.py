@@ -5,7 +5,7 @@
                of freedom and sees a smooth deviation that the first may miss; with 5 levels both
                are one test
 
-Both are judged by pure error, see `study.level_curve`.
+Both are judged by pure error, see `plw.level_curve`.
 
 Letters in names: L levels, M = L - 1 steps, K knots, S columns of a shape.
 """
@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.engine.linalg import Array
 from analysis.questions.plw.level_curve import Curve, least_squares, power_columns
-from analysis.table.run_panels import independent
+from analysis.table.adjusted_means import independent
 
 KNOTS = 4
 TESTABLE = 4  # levels from which a quadratic can fail to fit

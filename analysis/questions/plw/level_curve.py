@@ -1,7 +1,8 @@
 """The scores of a panel by level of the weight, freed of what the runs were crossed with.
 
-Arm and block (see `study.run_panels`) are adjusted for by least squares. What is left is turned so
-that L levels of the weight become L - 1 numbers m with independent errors of one variance,
+Arm and block (see `analysis.table.run_panels`) are adjusted for by least squares. What is left is
+turned so that L levels of the weight become L - 1 numbers m with independent errors of one
+variance,
 
     m = R d + e,
 
@@ -21,7 +22,8 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import Quadratic
-from analysis.table.run_panels import dummies, independent, nuisance, without
+from analysis.table.adjusted_means import adjusted_columns, dummies, independent, without
+from analysis.table.run_panels import nuisance
 
 SAME = 9  # digits of wp; data sets round their own effective weight
 
@@ -54,21 +56,17 @@ def reduced(runs: pd.DataFrame) -> Curve:
     if len(x_L) < 3:
         raise AnalysisError(f"shape: {len(x_L)} levels of the weight; a curve needs at least 3")
     y_N1 = runs["score"].to_numpy(dtype=float)[:, None]
-    z_NK = nuisance(runs)
     steps_NM = (index_N[:, None] >= np.arange(1, len(x_L))).astype(float)
-    clear_NM, y_N1 = without(z_NK, steps_NM), without(z_NK, y_N1)
-    q_NM, r_MM = np.linalg.qr(clear_NM)
-    if np.abs(np.diagonal(r_MM)).min() < 1e-8 * np.abs(r_MM).max():
-        raise AnalysisError("shape: the levels of the weight were run in different arms or seeds")
-    m_M = (q_NM.T @ y_N1)[:, 0]
-    rest = float((y_N1**2).sum() - m_M @ m_M)
-    rest_df = len(runs) - z_NK.shape[1] - len(m_M)
-    if rest_df < 1:
-        raise AnalysisError("shape: no replicates, so there is no noise to hold a curve against")
-    variance, df = _pure_error(runs, rest / rest_df, rest_df)
+    try:
+        fit = adjusted_columns(steps_NM, nuisance(runs), y_N1)
+    except AnalysisError as error:
+        raise AnalysisError(f"shape: {error}") from error
+    rest = float(fit.residual_YY[0, 0]) * fit.df
+    variance, df = _pure_error(runs, rest / fit.df, fit.df)
     if variance <= 1e-12 * float((y_N1**2).mean()):
         raise AnalysisError("shape: replicates do not differ, so there is no noise to judge by")
-    return Curve(x_L, m_M, r_MM, variance, df, rest, float(rest_df))
+    m_M = fit.root_SS @ fit.mean_SY[:, 0]
+    return Curve(x_L, m_M, fit.root_SS, variance, df, rest, fit.df)
 
 
 def _pure_error(runs: pd.DataFrame, other: float, other_df: float) -> tuple[float, float]:

@@ -36,8 +36,9 @@ from analysis.inference.optimum import Quadratic, optimum
 from analysis.questions.plw.best import best_row, objection
 from analysis.questions.plw.monotone import DRAWS
 from analysis.questions.plw.shape import Shape, shape
+from analysis.table.adjusted_means import adjusted_columns
 from analysis.table.frame import study_rows
-from analysis.table.run_panels import RunPanel, nuisance, one_row_per_run, usual_rows, without
+from analysis.table.run_panels import RunPanel, nuisance, one_row_per_run, usual_rows
 
 NAN = float("nan")
 FEWEST = 7  # distinct Rg from which there is a curve
@@ -132,7 +133,7 @@ def _dataset_row(name: str, runs: pd.DataFrame, draws: int) -> dict[str, object]
     """Return one data set's Rg and its own quadratic; without one where it was not determined."""
     row: dict[str, object] = {"dataset": name, "rg": float(runs["rg"].median()), "runs": len(runs)}
     x_N = runs["wp"].to_numpy(dtype=float)
-    fit = _least_squares(runs, np.column_stack([x_N, x_N**2]))
+    fit = _coefficients(runs, np.column_stack([x_N, x_N**2]))
     if fit is None:
         return row | {"b1": NAN, "b2": NAN} | best_row(None, "")
     beta_2, cov_22, df = fit
@@ -140,24 +141,19 @@ def _dataset_row(name: str, runs: pd.DataFrame, draws: int) -> dict[str, object]
     return row | {"b1": beta_2[0], "b2": beta_2[1]} | best_row(best, objection(_shape(runs, draws)))
 
 
-def _least_squares(runs: pd.DataFrame, x_NS: Array) -> tuple[Array, Array, float] | None:
+def _coefficients(runs: pd.DataFrame, x_NS: Array) -> tuple[Array, Array, float] | None:
     """Return coefficients, covariance and df, arm and block adjusted for; None if undetermined."""
-    z_NK = nuisance(runs)
-    clear_NS = without(z_NK, x_NS)
-    left_N1 = without(z_NK, runs["score"].to_numpy(dtype=float)[:, None])
-    df = len(runs) - z_NK.shape[1] - x_NS.shape[1]
-    if df < 1 or np.linalg.matrix_rank(clear_NS, tol=1e-8) < x_NS.shape[1]:
+    try:
+        fit = adjusted_columns(x_NS, nuisance(runs), runs["score"].to_numpy(dtype=float)[:, None])
+    except AnalysisError:
         return None
-    beta_S = np.linalg.lstsq(clear_NS, left_N1, rcond=None)[0][:, 0]
-    rss = float(((left_N1[:, 0] - clear_NS @ beta_S) ** 2).sum())
-    cov_SS = np.asarray(rss / df * np.linalg.inv(clear_NS.T @ clear_NS), dtype=np.float64)
-    return np.asarray(beta_S, dtype=np.float64), cov_SS, float(df)
+    return fit.mean_SY[:, 0], fit.covariance(), fit.df
 
 
 def _over_runs(runs: pd.DataFrame) -> Line | None:
     x_N = runs["wp"].to_numpy(dtype=float)
     step_N = np.log10(runs["rg"].to_numpy(dtype=float))
-    fit = _least_squares(runs, np.column_stack([x_N, x_N**2, x_N * step_N, x_N**2 * step_N]))
+    fit = _coefficients(runs, np.column_stack([x_N, x_N**2, x_N * step_N, x_N**2 * step_N]))
     return None if fit is None else Line(THESE, *fit)
 
 

@@ -1,6 +1,5 @@
 """The headlines of the other settings: each level against the usual one."""
 
-from analysis.questions.adapters.section import SIDES
 from analysis.questions.settings.section import differences
 from analysis.regression import second
 from analysis.regression.study import Study
@@ -23,7 +22,7 @@ def headlines(study: Study) -> list[Headline]:
         found.append(
             Headline(
                 label=f"{row['setting']} {levels[0]} − {levels[1]}{weight}",
-                group=f"{row['dataset']}: {SIDES[str(row['side'])]}, settings",
+                group=f"{row['dataset']}: {words.SIDES[str(row['side'])]}, settings",
                 question="settings",
                 estimate=float(row["estimate"]),
                 low=float(row["low"]),

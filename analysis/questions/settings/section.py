@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import holm
-from analysis.questions.adapters.section import SIDES
 from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Plate, Section, Sheet
@@ -22,7 +21,7 @@ def section(study: Study) -> Section | None:
     table = differences(study)
     if not len(table):
         return None
-    group = table["dataset"] + ": " + table["side"].map(SIDES)
+    group = table["dataset"] + ": " + table["side"].map(words.SIDES)
     label = table["setting"] + " " + table["level"] + " − " + table["against"]
     label += ", PLW " + table["plw"].map(words.plw_text)
     caption = (
@@ -43,7 +42,7 @@ def differences(study: Study) -> pd.DataFrame:
     found = [
         {"side": side, **row}
         for setting in study.varied
-        for side in SIDES
+        for side in words.SIDES
         if (study.rows["side"] == side).any()
         for row in _gaps(_matched(run_means(study.rows, side=side), setting), setting, study)
     ]

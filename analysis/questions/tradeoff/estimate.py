@@ -1,69 +1,61 @@
-"""Learning against forgetting with what both are uncertain by: the front, and matched learning.
+"""Learning against forgetting: means of both with their joint covariance, and the Pareto front.
 
 A run has two numbers: learning, the points gained on target tasks over the untouched base, and
-forgetting, the points lost on source tasks. Both are compared between cells, so that the base's
-own noise and a seed's luck cancel. Cell means are adjusted for the seed, both outcomes together,
-and have the joint covariance A x S of such a fit: A from the design, S the residual covariance of
-learning and forgetting within runs.
+forgetting, the points lost on source tasks. Both are compared between cells, or between arms
+(adapter and rank) over their cells. Means are adjusted for the seed and for whatever else the
+levels were crossed with, both outcomes together (`analysis.table.adjusted_means`), so that the
+base's own noise and the seed effect cancel between levels; intervals are for these seeds.
 
-A cell is on the front if no other learns at least as much and forgets less. The chance of that is
-the share of draws from the means' joint t distribution (a parametric bootstrap). It is not a
-p-value: draws scatter about estimates that scatter already, so that a cell far behind may keep a
-few percent, and several cells that are truly alike share the front between them.
+A level is Pareto optimal if no other learns at least as much and forgets less. The chance of that
+is the share of draws from the means' joint t distribution (a parametric bootstrap). It is not a
+p-value: draws scatter about estimates that scatter already, so that a level far behind may keep a
+few percent, and several levels that are truly alike share the front between them.
 
-Matched learning asks what an arm forgets at the learning of another: every arm is a curve through
-its cells (over the weight, say), forgetting between neighbours in learning is interpolated, and the
-two curves are compared at one level of learning that both reach. Draws that do not reach it have
-no answer, and where more than 5 % have none neither has the table.
-
-Letters in names: C cells, D draws, N runs.
+Letters in names: C levels, D draws, 2 outcomes (learning, forgetting).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.canonical import root
-from analysis.engine.linalg import Array
+from analysis.engine.linalg import Array, Mask
 from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
-from analysis.table.cells import CELL, PLACE
+from analysis.regression.study import Study
+from analysis.table.adjusted_means import Adjusted, adjusted_means
+from analysis.table.cells import ARM, without_rank
+from analysis.table.factors import factors_of, run_columns
 from analysis.table.frame import SCORED, study_rows
-from analysis.table.run_panels import dummies, independent, usual_rows
+from analysis.table.run_panels import usual_rows
 
 DRAWS = 2000
 SURE = 0.95
-ON, OFF, UNDECIDED = "on the front", "off the front", "undecided"
-ARM = ("adapter", "rank")
+OUTCOMES = ("learning", "forgetting")
+ON, OFF, UNDECIDED = "Pareto optimal", "dominated", "undecided"
 NAN = float("nan")
-NO_OVERLAP = "not identified: the arms share no level of learning beyond doubt"
+STRATUM = ("dataset", "model")  # levels are compared within one
 
 
 @dataclass(frozen=True, slots=True)
 class JointMeans:
-    """Mean learning and forgetting of cells in one place, with their joint distribution."""
+    """Mean learning and forgetting of the levels in one stratum, with their joint distribution."""
 
-    cells: pd.DataFrame  # the factors of each cell, in the order of the means
-    mean_C2: Array  # learning, forgetting
-    shape_CC: Array
-    residual_22: Array
-    df: float
+    levels: pd.DataFrame  # the factors of each level, in the order of the means
+    mean_C2: Array
+    fit: Adjusted | None  # None where one run per level leaves no noise to judge by
 
     def draws(self, count: int = DRAWS, seed: int = 0) -> Array:
         """Return draws of all means from their joint t distribution (D, C, 2)."""
+        if self.fit is None:
+            return np.full((0, *self.mean_C2.shape), np.nan)
         rng = np.random.default_rng(seed)
         z_DC2 = rng.standard_normal((count, *self.mean_C2.shape))
-        scale_D = np.sqrt(self.df / rng.chisquare(self.df, count))
-        noise_DC2 = root(self.shape_CC) @ z_DC2 @ root(self.residual_22)
+        scale_D = np.sqrt(self.fit.df / rng.chisquare(self.fit.df, count))
+        noise_DC2 = root(self.fit.shape_SS) @ z_DC2 @ root(self.fit.residual_YY)
         return np.asarray(self.mean_C2 + noise_DC2 * scale_D[:, None, None])
-
-    def among(self, kept_C: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> "JointMeans":
-        """Return the means of some cells."""
-        shape_CC = self.shape_CC[np.ix_(kept_C, kept_C)]
-        cells = self.cells.iloc[kept_C].reset_index(drop=True)
-        return JointMeans(cells, self.mean_C2[kept_C], shape_CC, self.residual_22, self.df)
 
 
 def run_changes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,42 +70,40 @@ def run_changes(frame: pd.DataFrame) -> pd.DataFrame:
     if not {"target", "source"} <= set(rows["side"].astype(str)):
         return pd.DataFrame()
     rows = rows.assign(change=rows["score"] - rows["base"])
-    names = [n for n in ("wp", "mode", "seed", *CELL, *PLACE) if n in rows]
+    names = [n for n in run_columns(rows) if n != "run"]
     runs = rows.groupby("run", observed=True, sort=False).agg(**{n: (n, "first") for n in names})
     for name, side, sign in (("learning", "target", 1), ("forgetting", "source", -1)):
         own = rows[rows["side"] == side].groupby("run", observed=True)["change"].mean()
         runs[name] = sign * own
-    if "rank" in runs:
-        runs["rank"] = runs["rank"].mask(runs["adapter"].astype(str) == "full", 0)
-    return runs.dropna(subset=["learning", "forgetting"]).reset_index()
+    return without_rank(runs).dropna(subset=list(OUTCOMES)).reset_index()
 
 
-def joint_means(runs: pd.DataFrame, by: list[str]) -> JointMeans:
-    """Return the means of the cells of `by`, adjusted for the seed, with their joint covariance.
+def joint_means(runs: pd.DataFrame, by: Sequence[str], blocks: Sequence[str]) -> JointMeans:
+    """Return the means of the levels of `by`, adjusted for the blocks, with their covariance.
 
-    Raises:
-        AnalysisError: one run per cell and nothing to estimate noise from.
+    Args:
+        runs: one row per run of one stratum: the factors, learning, forgetting.
+        by: the factors whose levels are compared.
+        blocks: what the levels were crossed with, taken together; where the levels share too few
+            of their blocks they are compared without them.
     """
-    label = runs[by].astype(str).agg("\t".join, axis=1)
-    cells = runs[by].assign(label=label).drop_duplicates("label").reset_index(drop=True)
-    which_N = label.map({name: i for i, name in enumerate(cells["label"])}).to_numpy(dtype=int)
-    luck_NK = dummies(runs["seed"].astype(str))
-    x_NK = independent(np.hstack([np.eye(len(cells))[which_N], luck_NK - luck_NK.mean(axis=0)]))
-    df = len(runs) - x_NK.shape[1]
-    if df < 1:
-        raise AnalysisError("trade-off: one run per cell, so there is no noise to hold cells to")
-    y_N2 = runs[["learning", "forgetting"]].to_numpy(dtype=float)
-    inverse_KK = np.asarray(np.linalg.inv(x_NK.T @ x_NK), dtype=np.float64)
-    beta_K2 = inverse_KK @ x_NK.T @ y_N2
-    rest_N2 = y_N2 - x_NK @ beta_K2
-    count = len(cells)
-    residual_22 = np.asarray(rest_N2.T @ rest_N2 / df)
-    shape_CC = inverse_KK[:count, :count]
-    cells = cells.drop(columns="label")
-    return JointMeans(cells, beta_K2[:count], shape_CC, residual_22, float(df))
+    label = runs[list(by)].astype(str).agg("\t".join, axis=1)
+    levels = runs[list(by)].assign(label=label).drop_duplicates("label").reset_index(drop=True)
+    level_N = label.map({name: i for i, name in enumerate(levels["label"])}).to_numpy(dtype=np.intp)
+    y_N2 = runs[list(OUTCOMES)].to_numpy(dtype=float)
+    crossed = [runs[list(blocks)].astype(str).agg("\t".join, axis=1)] if len(blocks) else []
+    levels = levels.drop(columns="label")
+    for own in (crossed, []):
+        try:
+            fit = adjusted_means(level_N, own, y_N2, weights="proportional")
+        except AnalysisError:
+            continue
+        return JointMeans(levels, fit.mean_SY, fit)
+    plain = pd.DataFrame(y_N2).groupby(level_N).mean().to_numpy()
+    return JointMeans(levels, plain, None)
 
 
-def on_front(points_DC2: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
+def on_front(points_DC2: Array) -> Mask:
     """Return which points are dominated by none, draw by draw (D, C).
 
     Learning is better higher, forgetting lower; a point is dominated by one that is at least as
@@ -130,163 +120,80 @@ def on_front(points_DC2: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool
 
 
 def front_table(means: JointMeans, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """Return the cells with learning, forgetting, their errors and the chance to be on the front.
+    """Return the levels with learning, forgetting, their errors and the chance of the front.
 
-    `front_now` is whether the estimates themselves are undominated; the verdict is "on the front"
-    from 95 %, "off the front" up to 5 %, else "undecided".
+    Columns: the factors; learning and forgetting, each with _se, _low and _high (95 % intervals,
+    points); undominated, whether the estimates are; chance, of being Pareto optimal; verdict,
+    "Pareto optimal" from 95 %, "dominated" up to 5 %, else "undecided". Errors and chances are
+    missing where there is one run per level.
     """
-    chance_C = on_front(means.draws(draws, seed)).mean(axis=0)
-    sd_2 = np.sqrt(np.diagonal(means.residual_22))
-    se_C2 = np.sqrt(np.diagonal(means.shape_CC))[:, None] * sd_2
+    numbers: dict[str, object] = {}
+    for i, name in enumerate(OUTCOMES):
+        for key, value_C in _intervals(means, i).items():
+            numbers[name + key] = value_C
+    drawn_DC2 = means.draws(draws, seed)
+    count = len(means.mean_C2)
+    chance_C = on_front(drawn_DC2).mean(axis=0) if len(drawn_DC2) else np.full(count, NAN)
     rank_C2 = np.column_stack([tied_ranks(mean_C) for mean_C in means.mean_C2.T]).astype(float)
-    verdicts = [ON if p >= SURE else OFF if p <= 1 - SURE else UNDECIDED for p in chance_C]
-    numbers = pd.DataFrame(
-        {
-            "learning": means.mean_C2[:, 0], "learning_se": se_C2[:, 0],
-            "forgetting": means.mean_C2[:, 1], "forgetting_se": se_C2[:, 1],
-            "front_now": on_front(rank_C2[None])[0], "chance": chance_C, "verdict": verdicts,
-        }
-    )  # fmt: skip
-    table = pd.concat([means.cells, numbers], axis=1)
+    numbers["undominated"] = on_front(rank_C2[None])[0]
+    numbers["chance"] = chance_C
+    numbers["verdict"] = [
+        ON if p >= SURE else OFF if p <= 1 - SURE else UNDECIDED for p in chance_C
+    ]
+    table = pd.concat([means.levels, pd.DataFrame(numbers)], axis=1)
     order = np.lexsort([tied_ranks(-table[n].to_numpy()) for n in ("learning", "chance")])
     return table.iloc[order].reset_index(drop=True)
 
 
-def places(frame: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield the runs of every data set and base model with the levels that they share."""
-    runs = run_changes(frame)
-    if not len(runs):
-        return
-    names = [n for n in PLACE if n in runs]
-    for key, own in runs.groupby(names, observed=True):
+def _intervals(means: JointMeans, outcome: int) -> dict[str, list[float]]:
+    """Return one outcome's means, standard errors and interval ends as columns."""
+    if means.fit is None:
+        none = [NAN] * len(means.mean_C2)
+        return {"": means.mean_C2[:, outcome].tolist(), "_se": none, "_low": none, "_high": none}
+    found = [means.fit.contrast(weights, outcome) for weights in np.eye(len(means.mean_C2))]
+    ends = {"": "estimate", "_se": "se", "_low": "low", "_high": "high"}
+    return {key: [getattr(one, name) for one in found] for key, name in ends.items()}
+
+
+def strata(runs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield the runs of every data set and base model."""
+    names = [n for n in STRATUM if n in runs]
+    for key, own in runs.groupby(names, observed=True) if len(runs) else []:
         yield dict(zip(names, map(str, key), strict=True)), own
 
 
-def fronts(frame: pd.DataFrame, *, draws: int = DRAWS) -> pd.DataFrame:
-    """Return `front_table` of every data set and base model, a row per cell that was run."""
+def learning_forgetting(
+    frame: pd.DataFrame, by: Sequence[str] | None = None, *, draws: int = DRAWS
+) -> pd.DataFrame:
+    """Return `front_table` of every data set and base model; empty without base or a side.
+
+    Args:
+        frame: a prepared results table of `analysis.table.frame`.
+        by: the factors whose levels are compared: `ARM` for arms over all their cells; by default
+            adapter, rank and whatever else varies, which makes every cell a level.
+        draws: from the joint distribution of the means.
+    """
     parts = []
-    for labels, own in places(frame):
-        by = [n for n in CELL if n in own and (own[n].nunique() > 1 or n in ARM)]
-        try:
-            table = front_table(joint_means(own, by), draws=draws)
-        except AnalysisError:
-            continue
+    for labels, own in strata(run_changes(frame)):
+        varied = factors_of(own).cell
+        chosen = list(by or [*ARM, *(n for n in varied if n not in ARM)])
+        blocks = [n for n in (*varied, "seed") if n not in chosen and own[n].nunique() > 1]
+        table = front_table(joint_means(own, chosen, blocks), draws=draws)
         parts.append(table.assign(**labels)[[*labels, *table.columns]])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """What an arm forgets more than another at one level of learning."""
-
-    arm: str
-    against: str
-    learning: float  # where they are compared; NaN where they share none
-    estimate: float
-    low: float
-    high: float
-    p: float
-    reached: float  # share of draws in which both arms reach that learning
-    verdict: str
+def cells(study: Study) -> pd.DataFrame:
+    """Return `learning_forgetting` of a study's cells."""
+    return study.once("learning and forgetting, cells", lambda: learning_forgetting(study.frame))
 
 
-def at_learning(points_DC2: Array, learning: float) -> Array:
-    """Return forgetting at one level of learning, along the cells in their order of learning (D,).
-
-    NaN where the cells do not span it.
-    """
-    found_D = np.full(len(points_DC2), np.nan)
-    for i, point_C2 in enumerate(points_DC2):
-        ordered_C2 = point_C2[np.argsort(point_C2[:, 0], kind="stable")]
-        if ordered_C2[0, 0] <= learning <= ordered_C2[-1, 0]:
-            found_D[i] = np.interp(learning, ordered_C2[:, 0], ordered_C2[:, 1])
-    return found_D
-
-
-def matched(
-    means: JointMeans, arms: tuple[str, str], *, at: float | None = None,
-    draws: int = DRAWS, seed: int = 0,
-) -> Matched:  # fmt: skip
-    """Return forgetting of `arms[0]` less that of `arms[1]` at equal learning.
-
-    Args:
-        means: cells with a column `arm`; two cells an arm at least.
-        arms: the two names.
-        at: the level of learning; by default the middle of what both arms reach.
-        draws: of the joint distribution, for the percentile interval.
-        seed: of the draws.
-
-    Raises:
-        AnalysisError: an arm has fewer than two cells.
-    """
-    names = means.cells["arm"].astype(str).to_numpy()
-    parts = [means.among(np.flatnonzero(names == arm)) for arm in arms]
-    short = [arm for arm, part in zip(arms, parts, strict=True) if len(part.cells) < 2]
-    if short:
-        raise AnalysisError(f"arm={short[0]}: fewer than two cells are no curve to read off")
-    low = max(float(part.mean_C2[:, 0].min()) for part in parts)
-    high = min(float(part.mean_C2[:, 0].max()) for part in parts)
-    level = (low + high) / 2 if at is None else at
-    if not low <= level <= high:
-        return Matched(arms[0], arms[1], NAN, NAN, NAN, NAN, NAN, 0.0, NO_OVERLAP)
-    drawn_DC2 = means.draws(draws, seed)
-    now, gap_D = (
-        at_learning(points[:, names == arms[0]], level)
-        - at_learning(points[:, names == arms[1]], level)
-        for points in (means.mean_C2[None], drawn_DC2)
+def arms(study: Study) -> pd.DataFrame:
+    """Return `learning_forgetting` of a study's arms, over all their cells."""
+    found = study.once(
+        "learning and forgetting, arms", lambda: learning_forgetting(study.frame, ARM)
     )
-    return _judged(arms, level, float(now[0]), gap_D)
-
-
-def _judged(arms: tuple[str, str], level: float, now: float, gap_D: Array) -> Matched:
-    known_D = gap_D[np.isfinite(gap_D)]
-    reached = len(known_D) / len(gap_D)
-    if reached < SURE:
-        return Matched(arms[0], arms[1], level, now, NAN, NAN, NAN, reached, NO_OVERLAP)
-    low, high = (float(q) for q in np.quantile(known_D, [0.025, 0.975]))
-    tail = min(float((known_D <= 0).mean()), float((known_D >= 0).mean()))
-    p = min(1.0, 2 * max(tail, 1 / len(known_D)))
-    verdict = "not distinguishable"
-    if not low <= 0 <= high:
-        verdict = "forgets more" if now > 0 else "forgets less"
-    return Matched(arms[0], arms[1], level, now, low, high, p, reached, verdict)
-
-
-def matched_table(frame: pd.DataFrame, *, draws: int = DRAWS) -> pd.DataFrame:
-    """Return every arm against full tuning (or the first arm) at matched learning.
-
-    Arms are adapter and rank, their curves run over the weight of one masking mode. Columns:
-    dataset, model, arm, against, learning, estimate, low, high, p, reached, verdict.
-    """
-    rows = []
-    for labels, own in places(frame):
-        curved = own[own["wp"] > 0]
-        if not len(curved):
-            continue
-        mode = curved["mode"].value_counts().index[0]
-        path = own[(own["wp"] == 0) | (own["mode"] == mode)]
-        path = path.assign(arm=[_arm(a, r) for a, r in path[list(ARM)].itertuples(index=False)])
-        rows += [labels | _matched_row(one) for one in _against_reference(path, draws)]
-    return pd.DataFrame(rows)
-
-
-def _against_reference(path: pd.DataFrame, draws: int) -> Iterator[Matched]:
-    counts = path.groupby("arm")["wp"].nunique()
-    arms = sorted(counts.index[counts > 1])
-    reference = "full" if "full" in arms else arms[0] if arms else ""
-    try:
-        means = joint_means(path.assign(wp=path["wp"].round(9)), ["arm", "wp"])
-    except AnalysisError:
-        return
-    for arm in arms:
-        if arm != reference:
-            yield matched(means, (arm, reference), draws=draws)
-
-
-def _arm(adapter: object, rank: object) -> str:
-    return "full" if str(adapter) == "full" else f"{adapter} r{float(str(rank)):g}"
-
-
-def _matched_row(one: Matched) -> dict[str, object]:
-    names = ("arm", "against", "learning", "estimate", "low", "high", "p", "reached", "verdict")
-    return {name: getattr(one, name) for name in names}
+    if not len(found):
+        return found
+    model = found.get("model", "base")
+    return found.assign(model=model, adapter=found["adapter"].astype(str))

@@ -1,0 +1,75 @@
+"""The figure of learning against forgetting with its Pareto front."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.questions.tradeoff.estimate import OFF, ON
+from analysis.report import draw, style
+from analysis.report.draw import at, levels
+from analysis.report.style import BLUE, INK, MUTED, PAPER, styled
+
+MOST_NAMES = 14  # along one front; the table has them all
+
+
+@styled
+def front(points: pd.DataFrame) -> Figure:
+    """Return learning over forgetting: a panel per stratum, a marker per level.
+
+    Filled: Pareto optimal; hollow: undecided; small and pale: dominated. The grey line joins the
+    levels whose estimates are undominated, by name.
+
+    Args:
+        points: stratum, adapter, label, learning, learning_low, learning_high, the same of
+            forgetting, undominated, chance, verdict.
+    """
+    strata = levels(points, "stratum")
+    figure, axes = style.grid(len(strata), columns=2, height=2.9)
+    looks = style.looks(levels(points, "adapter"))
+    several = len(looks) <= len(style.PALETTE)
+    for axis, stratum in zip(axes, strata, strict=True):
+        rows = at(points, {"stratum": stratum})
+        edge = rows[rows["undominated"].astype(bool)].sort_values("learning", kind="stable")
+        axis.step(edge["forgetting"], edge["learning"], where="post", color=MUTED, linewidth=0.7)
+        for row in rows.sort_values("chance", kind="stable").itertuples():
+            _level(axis, row, looks[str(row.adapter)] if several else style.Look(BLUE, "o"))
+        _names(axis, edge)
+        axis.grid(visible=True, axis="both")
+        axis.set_title(stratum)
+        axis.set_xlabel("forgetting: source points lost")
+        axis.set_ylabel("learning: target points gained")
+    if several:
+        draw.legend(figure, looks)
+    return figure
+
+
+def _level(axis: Axes, row: Any, look: style.Look) -> None:
+    off = row.verdict == OFF
+    axis.errorbar(
+        row.forgetting, row.learning,
+        xerr=draw.arms(row.forgetting, row.forgetting_low, row.forgetting_high),
+        yerr=draw.arms(row.learning, row.learning_low, row.learning_high),
+        color=look.color, elinewidth=0.5, alpha=0.2 if off else 0.8, marker="none",
+    )  # fmt: skip
+    filled = off or row.verdict == ON
+    axis.plot(
+        row.forgetting, row.learning, marker=look.marker, color=look.color, linestyle="none",
+        markersize=2.6 if off else look.size + 1, alpha=0.35 if off else 1.0,
+        markerfacecolor=look.color if filled else PAPER, markeredgewidth=1.0,
+    )  # fmt: skip
+
+
+def _names(axis: Axes, edge: pd.DataFrame) -> None:
+    """Write the names of the front to its upper left, where by its nature no level can be."""
+    left, right = axis.get_xlim()
+    axis.set_xlim(left - 0.4 * (right - left), right)
+    low, high = axis.get_ylim()
+    named = edge.nlargest(MOST_NAMES, "chance").sort_values("learning", kind="stable")
+    heights = style.spread(named["learning"], 0.045 * (high - low))
+    for row, height in zip(named.itertuples(), heights, strict=True):
+        axis.annotate(
+            str(row.label), (float(str(row.forgetting)), height), xytext=(-5, 3), ha="right",
+            textcoords="offset points", fontsize=5.5, color=INK,
+        )  # fmt: skip
