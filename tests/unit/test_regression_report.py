@@ -211,6 +211,14 @@ def test_the_random_part_has_intervals_tests_and_shares():
     assert test["fit_status"] == "converged"
 
 
+def test_what_is_computed_is_settled_by_the_size_of_a_fit_not_by_the_clock(monkeypatch):
+    reg = analysed(gaussian_table(), Request(formula="points ~ method + wp + (1 | task)"))
+    monkeypatch.setattr("time.perf_counter", None)
+    assert 1e-4 < random_part.seconds(reg.fit) < 1e-3
+    binomial = analysed(item_table(), Request())
+    assert random_part.seconds(binomial.fit) > random_part.seconds(reg.fit)
+
+
 def test_a_slope_is_tested_apart_from_its_term():
     formula = "points ~ method + wp + I(wp^2) + (1 + wp | task)"
     reg = analysed(gaussian_table(), Request(formula=formula))
