@@ -88,7 +88,8 @@ def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
         caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
         drawn = plots.optimum(best.assign(group="all rows"))
         blocks.append(Plate("optimum", drawn, caption))
-    return Section("plw", "Score against prompt loss weight", (*blocks, table))
+    summary = f"The fitted curve over the weight: {best['verdict'].iloc[0]}."
+    return Section("plw", "Score against prompt loss weight", (*blocks, table), summary)
 
 
 def _line(reg: Regression, curve: Response) -> pd.DataFrame:
@@ -133,7 +134,8 @@ def means(reg: Regression, found: narrative.Numbers) -> Section | None:
         blocks += [Head("Comparisons"), *_pair_plate(reg, found.pairs)]
         tables = contrasts.pair_tables(reg, found.pairs)
         blocks += [Sheet(table, open=len(found.pairs) <= OPEN_PAIRS) for table in tables]
-    return Section("means", "Means and comparisons", tuple(blocks))
+    summary = f"{words.count(len(rows), 'mean')}, {words.count(len(found.pairs), 'comparison')}."
+    return Section("means", "Means and comparisons", tuple(blocks), summary)
 
 
 def _pair_plate(reg: Regression, pairs: pd.DataFrame) -> Iterator[Block]:
@@ -158,6 +160,6 @@ def slopes(reg: Regression, found: narrative.Numbers) -> Section | None:
     """Return the slopes over the covariates."""
     if not len(found.slopes):
         return None
-    return Section(
-        "slopes", "Slopes", (Sheet(contrasts.slope_table(reg, found.slopes), open=True),)
-    )
+    names = ", ".join(dict.fromkeys(found.slopes["covariate"].astype(str)))
+    table = contrasts.slope_table(reg, found.slopes)
+    return Section("slopes", "Slopes", (Sheet(table, open=True),), f"Slopes over {names}.")

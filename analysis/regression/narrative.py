@@ -89,7 +89,8 @@ def findings(reg: Regression, found: Numbers) -> Section:
     if not len(found.joint):
         text = f"The model {reg.fit.formula} has no effect to test, only a mean."
         entries = [Item(mean(reg), "", "", ("coefficients",)), *entries]
-    return Section("findings", "Findings", (Text(text), Listing(tuple(entries), style="findings")))
+    blocks = (Text(text), Listing(tuple(entries), style="findings"))
+    return Section("findings", "Findings", blocks, "Every effect of the formula in a sentence.")
 
 
 def mean(reg: Regression) -> str:

@@ -23,7 +23,8 @@ from analysis.report.page import Block, Head, Item, Listing, Section, Sheet, Tex
 from analysis.report.tables import SIGNIFICANT, Table
 
 FEW = 12  # levels of a number that are left out one at a time
-TOLD = 8  # sentences
+SHOWN = 8  # sentences
+NAMED = 4  # coefficients that a sentence lists
 NOTEWORTHY = (0.5, 1.0)  # share of information, shift in standard errors
 
 
@@ -58,13 +59,14 @@ def _single_levels(reg: Regression) -> list[Block]:
     if not len(kept):
         levels = words.count(len(table[["column", "level"]].drop_duplicates()), "level")
         return [Text(f"No coefficient rests on one of the {levels} that were left out in turn.")]
-    items = tuple(Item(text=_readable(s)) for s in sentences[:TOLD])
+    items = tuple(Item(text=_readable(s)) for s in sentences[:SHOWN])
     return [Head("Single levels"), Listing(items), Sheet(_leverage_table(kept))]
 
 
 def _readable(sentence: str) -> str:
     """Return a sentence with squares and minus signs as they are printed."""
-    text = re.sub(r"I\((\w+) \*\* 2\)", r"\1²", sentence)
+    text = re.sub(r"\S+:\S+(?: \S+\]\S*)*", lambda m: words.term_text(m[0]), sentence)
+    text = re.sub(r"I\((\w+) \*\* 2\)", r"\1²", text)
     return re.sub(r"(?<!\S)-(?=\d)", "−", text)
 
 
@@ -89,6 +91,7 @@ def _about(coefficient: str, column: str, reg: Regression) -> bool:
 def _leverage_table(kept: pd.DataFrame) -> Table:
     columns = ["column", "level", "name", "share", "shift", "estimate_without", "se_without"]
     frame = kept[columns].rename(columns={"name": "coefficient"})
+    frame = frame.assign(coefficient=frame["coefficient"].map(words.term_text))
     note = (
         "Share: of what is known of the coefficient, from the rows of that level. Shift: of the "
         "estimate without them, in standard errors. At the fitted variances."
@@ -114,7 +117,7 @@ def _refits(reg: Regression) -> list[Block]:
     }  # fmt: skip
     formats = dict.fromkeys(("estimate", "estimate_without", "se", "se_without"), SIGNIFICANT)
     table = Table("without", "The model fitted again", pd.DataFrame(rows), note, heads, formats)
-    return [Head("Without the ends"), Text(_told(pd.DataFrame(rows))), Sheet(table)]
+    return [Head("Without the ends"), Text(_summary(pd.DataFrame(rows))), Sheet(table)]
 
 
 def _without(reg: Regression, column: str, end: float) -> list[dict[str, object]]:
@@ -129,23 +132,24 @@ def _without(reg: Regression, column: str, end: float) -> list[dict[str, object]
         if _about(coefficient, column, reg):
             there = coefficient in fit.fixef.index
             found.append({
-                "without": name, "coefficient": coefficient,
+                "without": name, "coefficient": words.term_text(coefficient),
                 "estimate": reg.fit.fixef[coefficient], "se": reg.fit.se[coefficient],
                 "estimate_without": fit.fixef[coefficient] if there else np.nan,
                 "se_without": fit.se[coefficient] if there else np.nan,
                 "fit_status": status(fit),
             })  # fmt: skip
-    return found
+    lost = all(np.isnan(float(str(row["estimate_without"]))) for row in found)
+    return [] if lost else found
 
 
-def _told(table: pd.DataFrame) -> str:
+def _summary(table: pd.DataFrame) -> str:
     lost = table["estimate_without"].isna()
     turned = ~lost & (np.sign(table["estimate"]) != np.sign(table["estimate_without"]))
     moved = ~lost & ((table["estimate"] - table["estimate_without"]).abs() > table["se"])
     still = moved & ~turned
-    told = [("no estimate any more", lost), ("another sign", turned),
+    kinds = [("no estimate any more", lost), ("another sign", turned),
             ("a shift by more than a standard error", still)]  # fmt: skip
-    parts = [f"{what}: {_names(table[rows])}" for what, rows in told if rows.any()]
+    parts = [f"{what}: {_names(table[rows])}" for what, rows in kinds if rows.any()]
     if not parts:
         return "Left out one at a time, no end of a scale changes a coefficient by much."
     return f"Without one end of its scale, {'; '.join(parts)}."
@@ -153,7 +157,9 @@ def _told(table: pd.DataFrame) -> str:
 
 def _names(rows: pd.DataFrame) -> str:
     pairs = zip(rows["coefficient"], rows["without"], strict=True)
-    return ", ".join(f"{words.term_text(str(c))} (without {w})" for c, w in pairs)
+    names = [f"{words.term_text(str(c))} (without {w})" for c, w in pairs]
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _collinear(reg: Regression) -> list[Block]:

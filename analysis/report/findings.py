@@ -37,7 +37,8 @@ def section(study: Study) -> Section:
             blocks += [Head(head), Listing(entries, style="findings")]
     if not blocks:
         blocks = [Text("The table holds no comparison that this report knows; see the model.")]
-    return Section("findings", "Findings", tuple(blocks))
+    summary = "Every effect in words, with what is not distinguishable."
+    return Section("findings", "Findings", tuple(blocks), summary)
 
 
 def warnings(study: Study) -> tuple[tuple[str, str], ...]:

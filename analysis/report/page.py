@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.report import style
 from analysis.report.tables import Table, html_table, write_csv, write_tex
+
+SEEN = ("distinguishable", "an effect", "a small effect")  # verdicts on an effect
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,23 @@ def summary_of(section: Section) -> str:
     for block in section.blocks:
         if isinstance(block, Text):
             return _first_sentence(block.text)
+    if told := _verdicts([b.table.frame for b in section.blocks if isinstance(b, Sheet)]):
+        return told
     kinds = {"plate": "figure", "table": "table"}
     found = [kinds[b.kind] for b in section.blocks if b.kind in kinds]
     parts = [f"{found.count(k)} {k}{'' if found.count(k) == 1 else 's'}" for k in kinds.values()]
     return ", ".join(part for part in parts if not part.startswith("0 "))
+
+
+def _verdicts(frames: list[pd.DataFrame]) -> str:
+    """Return how many lines of the first table with verdicts are distinguishable; else nothing."""
+    for frame in frames:
+        verdicts = frame["verdict"].astype(str) if "verdict" in frame else pd.Series(dtype=str)
+        known = verdicts.isin([*SEEN, "not distinguishable", "undecided"])
+        if known.any():
+            seen = int(verdicts.isin(SEEN).sum())
+            return f"{seen} of {len(verdicts)} comparisons distinguishable."
+    return ""
 
 
 def _first_sentence(text: str) -> str:

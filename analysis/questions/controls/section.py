@@ -16,6 +16,7 @@ CONTROL_NAMES = {
     "shuffled": "prompts shuffled among rows",
 }
 
+SUMMARY = "Comparisons whose answer is known, and the false-positive rate measured on them."
 RATE_NAMES = CONTROL_NAMES | {"relabelled": "no control: the study's own cells"}
 
 
@@ -25,7 +26,7 @@ def controls(study: Study) -> Section | None:
     table = table[table["verdict"] != NOT_RUN]
     rates = measured_rates(study)
     if not len(table):
-        return Section("controls", "Controls", _rates(rates)) if len(rates) else None
+        return Section("controls", "Controls", _rates(rates), SUMMARY) if len(rates) else None
     known = table.dropna(subset=["estimate"]) if "estimate" in table else table.iloc[:0]
     blocks: list[Block] = []
     if len(known):
@@ -50,7 +51,7 @@ def controls(study: Study) -> Section | None:
     )
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f") | {"p": P_VALUE}
     sheet = Sheet(Table("controls", "Controls", table[names], note, words.HEADS, formats))
-    return Section("controls", "Controls", (*blocks, sheet, *_rates(rates)))
+    return Section("controls", "Controls", (*blocks, sheet, *_rates(rates)), SUMMARY)
 
 
 def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
