@@ -33,6 +33,7 @@ from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
 from analysis.questions.settings.headline_section import headlines as setting_headlines
 from analysis.questions.tradeoff import section as tradeoff
+from analysis.questions.tuning import section as tuning
 from analysis.regression import external, headlines, methods, narrative
 from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.sections import described
@@ -221,8 +222,8 @@ def _plain_page(
     sections = [
         memorised.section(frame) or plain.findings(frame),
         overview.section(raw, folder),
-        overview.tuning(raw),
-        leaderboard.budget(raw),
+        tuning.rates(raw),
+        tuning.budget(raw),
         plain.scores(frame),
         heldout.section(frame),
     ]

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.report import plots, words
-from analysis.report.page import Block, Plate, Section, Sheet, Text
+from analysis.report import words
+from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.carried import with_carried
 from analysis.table.factors import level_columns, own_columns, part_of
 from analysis.table.frame import rates
-from analysis.table.validation_losses import validation_losses
 
 MANY_LEVELS = 12
-MANY_RATES = 3  # so many learning rates of one arm make a curve
 
 
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
@@ -237,21 +235,3 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
         table = Table("learning_rates", "Learning rates used", used, note, {"lr": "learning rate"})
         blocks += [Sheet(table)] if len(used) else []
     return blocks
-
-
-def tuning(raw: pd.DataFrame) -> Section | None:
-    """Return validation loss against learning rate; None where a rate does not vary by itself."""
-    by = ["dataset", "adapter", "rank"]
-    rows = validation_losses(with_carried(raw)).dropna(subset=["loss"])
-    if not len(rows) or rows.groupby(by)["lr"].nunique().max() < MANY_RATES:
-        return None
-    means = rows.groupby([*by, "lr"], observed=True)["loss"].mean().reset_index()
-    best = means.groupby(by, observed=True)["loss"].transform("min")
-    label = means["adapter"].astype(str) + " r" + _column(means, "rank")
-    label = label.where(means["adapter"] != "full", "full")
-    means = means.assign(chosen=means["loss"] == best)
-    caption = "Validation loss against learning rate. Markers: the rate with the lowest loss."
-    plate = Plate("tuning_curves", plots.tuning(means.assign(label=label)), caption)
-    note = "Means over base models."
-    sheet = Sheet(Table("tuning_curves", "Loss by learning rate", means, note))
-    return Section("tuning", "Learning rates tried", (plate, sheet))

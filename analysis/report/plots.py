@@ -35,7 +35,7 @@ def score_curves(
         unit: what the vertical axis counts.
     """
     datasets, tasks = levels(points, "dataset"), levels(points, "task")
-    figure, axes = _lattice(len(datasets), len(tasks), sharey="col")
+    figure, axes = lattice(len(datasets), len(tasks), sharey="col")
     titles = draw.short_names(tasks)
     looks = style.looks(levels(points, "masking"))
     for i, dataset in enumerate(datasets):
@@ -93,55 +93,8 @@ def forest(
     return figure
 
 
-@styled
-def heldout(points: pd.DataFrame) -> Figure:
-    """Return held-out loss against PLW: a column per role, a row per data set.
-
-    Args:
-        points: dataset, role, masking, plw, wp, estimate, low, high; loss in nats a token.
-    """
-    datasets, roles = levels(points, "dataset"), levels(points, "role")
-    figure, axes = _lattice(len(datasets), len(roles), sharey=False)
-    looks = style.looks(levels(points, "masking"))
-    none = points.iloc[:0]
-    for i, dataset in enumerate(datasets):
-        for j, role in enumerate(roles):
-            rows = at(points, {"dataset": dataset, "role": role})
-            draw.dose_panel(axes[i, j], rows, none, by="masking", looks=looks)
-            axes[i, j].set_title(role if i == 0 else "")
-        axes[i, 0].set_ylabel(dataset, fontweight="bold")
-    figure.supylabel("loss (nats/token)")
-    figure.supxlabel(draw.PLW)
-    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(roles) > 3 else 0.085)
-    draw.legend(figure, looks)
-    return figure
-
-
-@styled
-def tuning(table: pd.DataFrame) -> Figure:
-    """Return validation loss against learning rate: a panel per data set, a line per adapter.
-
-    Args:
-        table: dataset, label (adapter and rank), lr, loss, chosen (bool).
-    """
-    datasets = levels(table, "dataset")
-    figure, axes = style.grid(len(datasets), columns=3, height=2.0)
-    looks = style.looks(levels(table, "label"))
-    for axis, dataset in zip(axes, datasets, strict=True):
-        for label, look in looks.items():
-            line = at(table, {"dataset": dataset, "label": label}).sort_values("lr", kind="stable")
-            axis.plot(line["lr"], line["loss"], color=look.color, linewidth=1)
-            best = line[line["chosen"].astype(bool)] if len(line) else line
-            axis.plot(best["lr"], best["loss"], look.marker, color=look.color)
-        axis.set_xscale("log")
-        axis.set_title(dataset)
-        axis.set_xlabel("learning rate")
-    axes[0].set_ylabel("validation loss (nats/token)")
-    draw.legend(figure, looks)
-    return figure
-
-
-def _lattice(rows: int, columns: int, *, sharey: Any) -> tuple[Figure, Any]:
+def lattice(rows: int, columns: int, *, sharey: Any) -> tuple[Figure, Any]:
+    """Return a figure with rows x columns axes that share their horizontal one."""
     figure = Figure(figsize=(style.PAGE, 0.6 + 1.45 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey)
 

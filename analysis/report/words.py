@@ -90,12 +90,6 @@ def plw_text(plw: float) -> str:
     return f"{plw:.2g}"
 
 
-def p_text(p: float) -> str:
-    """Return a p-value as papers write it."""
-    p = settled(p)
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
 def term_text(name: str) -> str:
     """Return a coefficient's name without the marks of the formula machinery."""
     text = re.sub(r"task_group\[(?:T\.)?([^\]]*)\]", lambda m: group_text(m[1]), name)

@@ -54,11 +54,6 @@ class Adjusted:
         inverse_SS = np.linalg.inv(self.root_SS)
         return np.asarray(inverse_SS @ inverse_SS.T)
 
-    @property
-    def se_SY(self) -> Array:
-        """Standard errors of the coefficients (S, Y)."""
-        return np.sqrt(np.outer(np.diagonal(self.shape_SS), np.diagonal(self.residual_YY)))
-
     def covariance(self, outcome: int = 0) -> Array:
         """Return the covariance of one outcome's coefficients (S, S)."""
         return np.asarray(self.residual_YY[outcome, outcome] * self.shape_SS)

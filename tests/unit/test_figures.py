@@ -12,6 +12,7 @@ from analysis.papers.plw import figure as plw
 from analysis.questions.adapters import figure as adapters
 from analysis.questions.tradeoff import figure as tradeoff
 from analysis.questions.tradeoff.estimate import OFF, ON
+from analysis.questions.tuning import figure as tuning
 from analysis.report import draw, plots, style
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
@@ -171,7 +172,7 @@ def test_learning_is_drawn_over_forgetting_and_the_front_is_named():
 
 def test_the_chosen_learning_rate_is_marked():
     table = pd.DataFrame({"dataset": "d", "label": "full", "lr": [1e-3, 3e-3], "loss": [2.0, 1.0]})
-    axis = plots.tuning(table.assign(chosen=[False, True])).axes[0]
+    axis = tuning.rates(table.assign(chosen=[False, True])).axes[0]
     marked = [line for line in axis.lines if line.get_marker() == "X"]
     assert [float(line.get_xdata()[0]) for line in marked] == [3e-3]
 

@@ -65,16 +65,6 @@ def test_the_standard_error_is_that_of_simulated_differences(fixed, paired):
     assert found == pytest.approx(simulated, rel=0.04)
 
 
-def test_items_and_seeds_for_a_standard_error_give_it_back():
-    truth = Noise(**{k: v**2 for k, v in SD.items()}, cells=2, runs=8, items=50)
-    for paired in (True, False):
-        se = truth.se(6, 700, paired=paired)
-        assert truth.items_for(se, 6, paired=paired) == pytest.approx(700)
-        assert truth.seeds_for(se, 700, paired=paired) == pytest.approx(6)
-    assert truth.items_for(0.5, 6) == float("inf")  # the runs alone are noisier
-    assert truth.seeds_for(0.1, 100) == float("inf")
-
-
 def test_items_that_some_run_lacks_are_left_out():
     items = draw(np.random.default_rng(4))
     items.scores_RI[3, 10:] = np.nan

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis.errors import AnalysisError
-from analysis.questions.leaderboard.section import budget
 from analysis.questions.tuning.estimate import (
     budget_interval,
     expected_best,
     tuning_budget,
 )
+from analysis.questions.tuning.section import budget
 
 SCORES = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.0])
 

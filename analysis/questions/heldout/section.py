@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import holm
-from analysis.report import plots, words
+from analysis.questions.heldout import figure as figures
+from analysis.report import words
 from analysis.report.page import Block, Item, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.level_means import Levels, level_means, panels
@@ -31,7 +32,7 @@ def section(frame: pd.DataFrame) -> Section | None:
     note = "Adjusted means of the runs with 95 % intervals, in nats a token."
     formats = FORMATS | {"plw": ".4g", "wp": ".4f"}
     table = Table("heldout", "Held-out loss per role", points, note, words.HEADS, formats)
-    plate = Plate("heldout_loss", plots.heldout(points), caption)
+    plate = Plate("heldout_loss", figures.heldout_loss(points), caption)
     blocks: list[Block] = [plate] if points["wp"].nunique() > 1 else []
     blocks.append(Sheet(table))
     gaps = differences(frame)

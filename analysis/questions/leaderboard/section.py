@@ -1,11 +1,9 @@
-"""The leaderboard that says which of its places are noise; the best score by tuning budget."""
+"""The leaderboard that says which of its differences are noise: section of the report."""
 
 import pandas as pd
 
 from analysis.questions.leaderboard.best_section import boards_of
 from analysis.questions.leaderboard.estimate import BOTH, ITEMS, Leaderboard
-from analysis.questions.noise import figure as noise_figures
-from analysis.questions.tuning.estimate import tuning_budget
 from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
@@ -116,24 +114,3 @@ def _table(board: Leaderboard, number: int) -> Table:
     formats = dict.fromkeys(("mean", "se", "against_low", "against_high"), ".2f")
     title = f"Cells of {board.place}, best first"
     return Table(f"best_cells_{number + 1}", title, frame, note, HEADS, formats)
-
-
-def budget(raw: pd.DataFrame) -> Section | None:
-    """Return the section on tuning budgets; None where no arm tried several settings."""
-    table = tuning_budget(raw)
-    if not len(table):
-        return None
-    caption = (
-        "Validation loss to expect of the best of n settings, drawn at random from those that were "
-        "tried, against n; bands are 95 % bootstrap intervals. Where lines cross, the better arm "
-        "depends on what one can spend on tuning."
-    )
-    note = (
-        "Unbiased for settings drawn at random (Tang et al. 2020). At the largest budget the "
-        "interval knows nothing beyond the best setting tried."
-    )
-    formats = dict.fromkeys(("expected", "low", "high"), ".4f")
-    heads = words.HEADS | {"label": "arm", "expected": "expected best loss"}
-    sheet = Sheet(Table("budget", "Best loss by tuning budget", table, note, heads, formats))
-    plate = Plate("budget", noise_figures.budget(table), caption)
-    return Section("budget", "What a tuning budget buys", (plate, sheet))

@@ -58,20 +58,6 @@ class Noise:
         by_item = 0.0 if fixed else self.cell_item + (0.0 if paired else self.item)
         return float(np.sqrt(2 * (by_run / seeds + by_item / items + self.rest / (seeds * items))))
 
-    def items_for(self, se: float, seeds: float, *, paired: bool = True) -> float:
-        """Return how many items give this standard error at `seeds`; infinite where none do."""
-        by_run = self.run if paired else self.run + self.seed
-        by_item = self.cell_item + (0.0 if paired else self.item)
-        left = se**2 / 2 - by_run / seeds
-        return (by_item + self.rest / seeds) / left if left > 0 else float("inf")
-
-    def seeds_for(self, se: float, items: float, *, paired: bool = True) -> float:
-        """Return how many seeds give this standard error at `items`; infinite where none do."""
-        by_run = self.run if paired else self.run + self.seed
-        by_item = self.cell_item + (0.0 if paired else self.item)
-        left = se**2 / 2 - by_item / items
-        return (by_run + self.rest / items) / left if left > 0 else float("inf")
-
 
 def noise(items: Items) -> Noise:
     """Return the variance components of one task's scores in one place.

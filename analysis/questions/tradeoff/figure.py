@@ -12,6 +12,7 @@ from analysis.report.draw import at, levels
 from analysis.report.style import BLUE, INK, MUTED, PAPER, styled
 
 MOST_NAMES = 14  # along one front; the table has them all
+NAMES_WIDTH = 0.55  # of the axis, beside the markers
 
 
 @styled
@@ -62,14 +63,21 @@ def _level(axis: Axes, row: Any, look: style.Look) -> None:
 
 
 def _names(axis: Axes, edge: pd.DataFrame) -> None:
-    """Write the names of the front to its upper left, where by its nature no level can be."""
-    left, right = axis.get_xlim()
-    axis.set_xlim(left - 0.4 * (right - left), right)
-    low, high = axis.get_ylim()
+    """Write the names of the front in a column of their own, each with a line to its marker.
+
+    They stand to the left, where by the front's nature no other level can be.
+    """
     named = edge.nlargest(MOST_NAMES, "chance").sort_values("learning", kind="stable")
-    heights = style.spread(named["learning"], 0.045 * (high - low))
+    left, right = axis.get_xlim()
+    axis.set_xlim(left - NAMES_WIDTH * (right - left), right)
+    low, high = axis.get_ylim()
+    gap = 0.047 * (high - low)
+    heights = style.spread(named["learning"], gap)
+    down = max(0.0, max(heights, default=low) - (high - gap / 2))
     for row, height in zip(named.itertuples(), heights, strict=True):
         axis.annotate(
-            str(row.label), (float(str(row.forgetting)), height), xytext=(-5, 3), ha="right",
-            textcoords="offset points", fontsize=5.5, color=INK,
+            str(row.label), (float(str(row.forgetting)), float(str(row.learning))),
+            xytext=(0.01, height - down), textcoords=("axes fraction", "data"), ha="left",
+            va="center", fontsize=5.5, color=INK,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 2},
         )  # fmt: skip

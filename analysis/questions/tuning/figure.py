@@ -1,0 +1,65 @@
+"""Figures of tuning: the loss by learning rate, and what a budget of settings buys."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.report import draw, style
+from analysis.report.draw import at, levels
+from analysis.report.style import styled
+
+
+@styled
+def rates(table: pd.DataFrame) -> Figure:
+    """Return validation loss against learning rate: a panel per data set, a line per adapter.
+
+    Args:
+        table: dataset, label (adapter and rank), lr, loss, chosen (bool).
+    """
+    datasets = levels(table, "dataset")
+    figure, axes = style.grid(len(datasets), columns=3, height=2.0)
+    looks = style.looks(levels(table, "label"))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for label, look in looks.items():
+            line = at(table, {"dataset": dataset, "label": label}).sort_values("lr", kind="stable")
+            axis.plot(line["lr"], line["loss"], color=look.color, linewidth=1)
+            best = line[line["chosen"].astype(bool)] if len(line) else line
+            axis.plot(best["lr"], best["loss"], look.marker, color=look.color)
+        axis.set_xscale("log")
+        axis.set_title(dataset)
+        axis.set_xlabel("learning rate")
+    axes[0].set_ylabel("validation loss (nats/token)")
+    draw.legend(figure, looks)
+    return figure
+
+
+@styled
+def budget(table: pd.DataFrame) -> Figure:
+    """Return the expected best score against settings tried: a panel per data set, a line per arm.
+
+    Args:
+        table: dataset, label, budget, expected, low, high.
+    """
+    datasets = levels(table, "dataset")
+    figure, axes = style.grid(len(datasets), columns=3, height=2.1)
+    looks = style.looks(levels(table, "label"))
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for label, look in looks.items():
+            line = at(table, {"dataset": dataset, "label": label})
+            axis.fill_between(
+                line["budget"], line["low"], line["high"], color=look.color, alpha=0.1, linewidth=0
+            )
+            axis.plot(line["budget"], line["expected"], color=look.color, marker=look.marker)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(title=dataset, xlabel="settings tried")
+        top = at(table, {"dataset": dataset})["expected"]
+        # An interval at one setting reaches as far as the worst one, which is not the question.
+        axis.set_ylim(*_room(top.min(), top.max()))
+    axes[0].set_ylabel("expected best validation loss")
+    draw.legend(figure, looks)
+    return figure
+
+
+def _room(low: float, high: float) -> tuple[float, float]:
+    space = 0.08 * (high - low) or 0.1
+    return low - space, high + space
