@@ -56,7 +56,7 @@ def remarks(study: Study) -> list[str]:
     inside = table[(table["optimum"] == "interior optimum") & (table["p_any_holm"] < ALPHA)]
     if not len(inside):
         return []
-    row = inside.sort_values("p_any_holm").to_dict("records")[0]
+    row = inside.sort_values("p_any_holm", kind="stable").to_dict("records")[0]
     where = f"{words.group_text(str(row['task_group']))}, {words.data_text(row['dataset_type'])}"
     best, low, high = (words.plw_text(float(row[n])) for n in ("best_plw", "plw_low", "plw_high"))
     more = f", the surest of {len(inside)} interior optima" if len(inside) > 1 else ""
