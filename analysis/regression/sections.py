@@ -28,7 +28,6 @@ def described(
     reg: Regression,
     *,
     reasons: Sequence[str] = (),
-    more_sensitivity: Sequence[Block] = (),
     about: methods.About = methods.NOTHING,
 ) -> list[Section]:
     """Return the sections on model, coefficients, random part, sensitivity, residuals, methods.
@@ -36,14 +35,13 @@ def described(
     Args:
         reg: the regression of either kind of page.
         reasons: why the model is the one it is, in sentences.
-        more_sensitivity: what a question adds to the section on sensitivity.
         about: what the methods say beside what the fit says of itself.
     """
     return [
         model_section(reg, reasons),
         coefficient_section(reg, reg.once("joint tests", lambda: effect_groups.joint_tests(reg))),
         variances(reg),
-        sensitivity.section(reg, more_sensitivity),
+        sensitivity.section(reg),
         residual_checks.section(reg),
         methods.section(reg, about),
     ]

@@ -7,7 +7,6 @@ number with few levels.
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,10 +27,10 @@ NAMED = 4  # coefficients that a sentence lists
 NOTEWORTHY = (0.5, 1.0)  # share of information, shift in standard errors
 
 
-def section(reg: Regression, more: Sequence[Block] = ()) -> Section:
-    """Return the section on influence and collinearity, with what a question adds to it."""
+def section(reg: Regression) -> Section:
+    """Return the section on influence and collinearity."""
     blocks: list[Block] = [] if reg.general else _single_levels(reg)
-    blocks += [*_refits(reg), *more, *_collinear(reg)]
+    blocks += [*_refits(reg), *_collinear(reg)]
     summary = "How the estimates depend on single levels, on PLW 0 and on near-dependent columns."
     return Section("influence", "Sensitivity", tuple(blocks), summary)
 

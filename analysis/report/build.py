@@ -6,6 +6,8 @@ OUT/figures/      every figure as SVG and PNG
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -39,12 +41,41 @@ from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
 from analysis.report import findings, first_screen, overview, plain
+from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
 from analysis.report.trust import trust
 from analysis.table.columns import NEEDED
 from analysis.table.frame import from_results, read
 
-HEADLINES = (plw_headlines, adapter_headlines, setting_headlines)
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a question adds to the page of a study: a section, and lines of the first screen."""
+
+    section: Callable[[Study], Section | None]
+    headlines: Callable[[Study], list[Headline]] | None = None
+
+
+# The page of a study in its order; a question enters the report by a line here.
+PARTS = (
+    Part(findings.section),
+    Part(frozen_plan.section),
+    Part(paper.section),
+    Part(lambda study: overview.section(study.raw, study.folder)),
+    Part(dose.section, plw_headlines),
+    Part(shape_section.section),
+    Part(rank_section.section),
+    Part(decomposition.section),
+    Part(many_section.section),
+    Part(arms.adapters, adapter_headlines),
+    Part(tradeoff.section),
+    Part(leaderboard.section),
+    Part(items.section),
+    Part(settings.section, setting_headlines),
+    Part(checks.controls),
+    Part(lambda study: heldout.section(study.frame, df=study.df)),
+    Part(lambda study: memorised.section(study.frame)),
+)
 PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
 
 
@@ -164,24 +195,9 @@ def _question(folder: Path | None) -> str:
 
 
 def _study_page(study: Study, name: str, source: str) -> Page:
+    parts = PARTS if name in PAPER_STUDIES else [p for p in PARTS if p.section != paper.section]
     sections = [
-        findings.section(study),
-        frozen_plan.section(study),
-        paper.section(study) if name in PAPER_STUDIES and study.dosed else None,
-        overview.section(study.raw, study.folder),
-        dose.section(study),
-        shape_section.section(study),
-        rank_section.section(study),
-        decomposition.section(study),
-        many_section.section(study),
-        arms.adapters(study),
-        tradeoff.section(study),
-        leaderboard.section(study),
-        items.section(study),
-        settings.section(study),
-        checks.controls(study),
-        heldout.section(study.frame),
-        memorised.section(study.frame),
+        *(part.section(study) for part in parts),
         *described(
             study,
             reasons=study.reasons,
@@ -203,7 +219,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
 def _first(study: Study) -> Section:
     """Return the first screen of a study."""
     return first_screen.section(
-        [one for headlines in HEADLINES for one in headlines(study)],
+        [one for part in PARTS if part.headlines for one in part.headlines(study)],
         status=study.status,
         trust=trust(study),
         best=best_settings(study),

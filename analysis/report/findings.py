@@ -30,7 +30,7 @@ def section(study: Study) -> Section:
     for head, entries in (
         ("Prompt loss weight", tuple(_dose(study))),
         ("Adapters", tuple(_arms(study))),
-        ("Held-out loss", tuple(heldout.findings(study.frame))),
+        ("Held-out loss", tuple(heldout.findings(study.frame, df=study.df))),
         ("Controls", tuple(_controls(study))),
     ):
         if entries:

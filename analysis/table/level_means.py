@@ -5,13 +5,13 @@ effect cancels between levels. Intervals are for other runs scored on the same i
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import Estimate
+from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.table.adjusted_means import Adjusted, adjusted_means, require_noise
 from analysis.table.factors import factors_of
 
@@ -39,6 +39,7 @@ def level_means(
     *,
     value: str = "score",
     block: Sequence[str] | None = None,
+    df: str = DF_RULES[0],
 ) -> Levels:
     """Return the adjusted mean of `value` at every combination of the levels of `by`.
 
@@ -50,6 +51,8 @@ def level_means(
         value: the column of numbers.
         block: what the runs were crossed with, by default every factor; what is in `by` or does
             not vary is left out.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`: infinitely many with
+            "normal", else those of the residuals, which both other rules come to here.
     """
     rows = rows.dropna(subset=[value])
     grouped = rows.groupby(list(by), observed=True, sort=True, dropna=False)
@@ -65,6 +68,7 @@ def level_means(
             require_noise(fit, y_N)
         except AnalysisError:
             continue
+        fit = replace(fit, df=float("inf")) if df == "normal" else fit
         means = [fit.contrast(weights_S) for weights_S in np.eye(len(table))]
         numbers = {k: [getattr(m, k) for m in means] for k in ("estimate", "low", "high")}
         return Levels(table.assign(**numbers), fit)

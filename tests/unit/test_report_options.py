@@ -10,6 +10,9 @@ from analysis.inference.estimates import coefficients, contrast, equivalence
 from analysis.inference.mean_response import response
 from analysis.mixed import fit_mixed
 from analysis.planning.frozen import freeze
+from analysis.questions.adapters.section import arm_differences
+from analysis.regression.model import Request
+from analysis.regression.study import fitted
 from analysis.report.build import build
 from analysis.table.frame import from_results, study_rows
 from tests.fake_results import Truth, fake_results
@@ -163,6 +166,20 @@ def test_a_studys_tables_are_what_inference_says_under_every_rule(df, tmp_path):
     if df == "normal":
         assert gain.high - gain.low == pytest.approx(2 * stats.norm.ppf(0.975) * gain.se)
     assert row["verdict"] == equivalence(gain, 3.0).verdict or row["p_holm"] >= 0.05
+
+
+def test_the_normal_rule_reaches_differences_of_means_of_runs():
+    raw = TABLES["study"]
+    found = [
+        arm_differences(fitted(raw, from_results(raw), request=Request(df=df)))
+        for df in ("satterthwaite", "normal")
+    ]
+    widths = [(table["high"] - table["estimate"]).to_numpy() for table in found]
+    np.testing.assert_allclose(found[0]["estimate"], found[1]["estimate"])
+    se = widths[1] / stats.norm.ppf(0.975)
+    z = found[1]["estimate"] / se
+    np.testing.assert_allclose(found[1]["p"], 2 * stats.norm.sf(np.abs(z)))
+    assert (widths[0] > widths[1]).all()
 
 
 def test_a_tables_pairs_are_what_inference_says(tmp_path):

@@ -31,8 +31,10 @@ MEASURES = {
 }  # fmt: skip
 
 
-def section(study: Study) -> Section:
-    """Return the paper's figures, claims and what cannot be compared."""
+def section(study: Study) -> Section | None:
+    """Return the paper's figures, claims and what cannot be compared; None without a weight."""
+    if not study.dosed:
+        return None
     table = plw_claims(study)
     blocks = [Text(CANNOT), *_claims(table), *_scores(study), *_measures(study)]
     return Section("paper", "The PLW paper, here and published", tuple(blocks))

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.inference.estimates import holm
+from analysis.inference.estimates import DF_RULES, holm
 from analysis.questions.adapters import figure as figures
 from analysis.regression.study import Study
 from analysis.report import plots, words
@@ -24,7 +24,7 @@ def many(study: Study) -> bool:
 
 def adapters(study: Study) -> Section | None:
     """Return the section on adapters and ranks, or None where there is one arm alone."""
-    found = list(sides(study.main))
+    found = list(sides(study.main, df=study.df))
     if not found or len(found[0][1].table) < 2:
         return None
     points = arm_points(study)
@@ -42,14 +42,14 @@ def adapters(study: Study) -> Section | None:
     return Section("adapters", "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
 
 
-def sides(rows: pd.DataFrame) -> list[tuple[dict[str, str], Levels]]:
+def sides(rows: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[tuple[dict[str, str], Levels]]:
     """Return, for every data set and side, the adjusted means of the arms."""
     if "adapter" not in rows:
         return []
     found = []
     for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
         runs = without_rank(run_means(rows, side=side)).sort_values("dataset", kind="stable")
-        for labels, means in panels(runs, ["dataset"], lambda own: level_means(own, ARM)):
+        for labels, means in panels(runs, ["dataset"], lambda own: level_means(own, ARM, df=df)):
             found.append(({"side": side, **labels}, means))
     return found
 
@@ -57,7 +57,7 @@ def sides(rows: pd.DataFrame) -> list[tuple[dict[str, str], Levels]]:
 def arm_points(study: Study) -> pd.DataFrame:
     """Return panel, dataset, side, adapter, rank, trainable_parameters, n, estimate, low, high."""
     parts = []
-    for labels, means in sides(study.main):
+    for labels, means in sides(study.main, df=study.df):
         panel = f"{labels['dataset']}: {words.SIDES[labels['side']]}"
         parts.append(means.table.assign(panel=panel, **labels))
     points = pd.concat(parts, ignore_index=True)
@@ -81,7 +81,7 @@ def arm_differences(study: Study) -> pd.DataFrame:
     Columns: side, dataset, arm, against, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = []
-    for labels, means in sides(study.main):
+    for labels, means in sides(study.main, df=study.df):
         names = [arm_text(a, r) for a, r in means.table[list(ARM)].itertuples(index=False)]
         reference = names.index("full") if "full" in names else 0
         for i, name in enumerate(names):

@@ -1,9 +1,12 @@
 """Held-out loss per role of the token: the same yardstick for every masking mode."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import holm
+from analysis.inference.estimates import DF_RULES, holm
 from analysis.questions.heldout import figure as figures
 from analysis.report import words
 from analysis.report.page import Block, Item, Plate, Section, Sheet
@@ -16,12 +19,12 @@ LEVEL = ["masking", "plw", "wp"]
 FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".4f")
 
 
-def section(frame: pd.DataFrame) -> Section | None:
+def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     """Return the section on held-out loss, or None where it was not measured."""
     rows = loss_rows(frame)
     if not len(rows):
         return None
-    found = list(panels(rows, ["dataset", "role"], _means))
+    found = list(panels(rows, ["dataset", "role"], _means(df)))
     points = pd.concat([means.table.assign(**labels) for labels, means in found])
     points = points[["dataset", "role", *LEVEL, "n", "estimate", "low", "high"]]
     caption = (
@@ -35,14 +38,14 @@ def section(frame: pd.DataFrame) -> Section | None:
     plate = Plate("heldout_loss", figures.heldout_loss(points), caption)
     blocks: list[Block] = [plate] if points["wp"].nunique() > 1 else []
     blocks.append(Sheet(table))
-    gaps = differences(frame)
+    gaps = differences(frame, df=df)
     if len(gaps):
         blocks.append(Sheet(_gap_table(gaps)))
     return Section("heldout", "Held-out loss per role", tuple(blocks))
 
 
-def _means(rows: pd.DataFrame) -> Levels:
-    return level_means(rows, LEVEL, value="value")
+def _means(df: str) -> Callable[[pd.DataFrame], Levels]:
+    return partial(level_means, by=LEVEL, value="value", df=df)
 
 
 def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +62,7 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["dataset", "role"], kind="stable")
 
 
-def differences(frame: pd.DataFrame) -> pd.DataFrame:
+def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
     """Return the loss on completions of every masking and PLW less that at PLW 0.
 
     Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, mde, verdict.
@@ -69,7 +72,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     learnt = rows[rows["role"].isin(LEARNT)]
     found = []
-    for labels, means in panels(learnt, ["dataset", "role"], _means):
+    for labels, means in panels(learnt, ["dataset", "role"], _means(df)):
         zero = means.table["wp"] == 0
         for i in np.flatnonzero(~zero):
             gap = means.compare(pd.Series(np.arange(len(zero)) == i), zero)
@@ -86,9 +89,9 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(verdict=np.where(clear, "distinguishable", "not distinguishable"))
 
 
-def findings(frame: pd.DataFrame) -> list[Item]:
+def findings(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[Item]:
     """Return a line per data set on the loss on completions against PLW 0."""
-    table = differences(frame)
+    table = differences(frame, df=df)
     return [
         _finding(str(dataset), own)
         for dataset, own in (table.groupby("dataset", sort=False) if len(table) else [])

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import LikelihoodRatio
+from analysis.inference.estimates import DF_RULES, LikelihoodRatio
 from analysis.inference.mean_response import response
 from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
 from analysis.questions.plw.estimate import dose, linear_against_quadratic
@@ -29,7 +29,7 @@ def section(study: Study) -> Section | None:
     """Return the section, or None where the prompt loss weight does not vary."""
     if not len(dose(study)):
         return None
-    points, curves = dose_points(study.main), dose_curves(study)
+    points, curves = dose_points(study.main, df=study.df), dose_curves(study)
     caption = (
         "Score against prompt loss weight, spaced as w_p = PLW^0.30103. Markers: means of the runs "
         "adjusted for adapter, rank, base model and seed, with 95 % intervals. Lines and bands: "
@@ -47,7 +47,10 @@ def section(study: Study) -> Section | None:
 
 
 def dose_points(
-    rows: pd.DataFrame, *, panel: tuple[str, ...] = ("dataset", "task")
+    rows: pd.DataFrame,
+    *,
+    panel: tuple[str, ...] = ("dataset", "task"),
+    df: str = DF_RULES[0],
 ) -> pd.DataFrame:
     """Return the adjusted mean of every masking and PLW: a panel's rows are one score per run."""
     by = ["masking", "plw", "wp"]
@@ -57,7 +60,7 @@ def dose_points(
         panel_rows = (
             rows.groupby(factors, observed=True, dropna=False)["score"].mean().reset_index()
         )
-    return by_panel(panel_rows, panel, lambda own: level_means(own, by))
+    return by_panel(panel_rows, panel, lambda own: level_means(own, by, df=df))
 
 
 def dose_curves(study: Study, *, panel: tuple[str, ...] = ("dataset", "task")) -> pd.DataFrame:

@@ -57,7 +57,8 @@ def differences(study: Study) -> pd.DataFrame:
 def _gaps(runs: pd.DataFrame, setting: str, study: Study) -> Iterator[dict[str, object]]:
     """Yield every level of one setting less the usual one, by data set and PLW."""
     against = study.usual[setting]
-    for labels, means in panels(runs, ["dataset", "plw"], partial(level_means, by=[setting])):
+    by_setting = partial(level_means, by=[setting], df=study.df)
+    for labels, means in panels(runs, ["dataset", "plw"], by_setting):
         levels = means.table[setting].map(level_text).astype(str)
         for level in levels[levels != against]:
             gap = means.compare(levels == level, levels == against)
