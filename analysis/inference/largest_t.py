@@ -35,7 +35,9 @@ ALIKE = 1e-6  # how far a correlation may be from b_i b_j and still count as equ
 STEEP = 0.9  # b_i^2 beyond which the rule's nodes are too far apart; up to here p is good to 3e-6
 RANDOMISATIONS = 16
 POINTS = 12  # 2^12 directions a randomisation: p near 0.05 to about 1e-4
-BINS = 256  # of sorted directions, each at its mean: a tail is smooth, and F is slow
+# Of the directions of a randomisation, in order, so many of the largest stand for themselves, as the
+# far tail is theirs, and the rest in so many bins, each at its mean: a tail is smooth, and F slow.
+ALONE, BINS = 128, 128
 T_MOST = 1e4  # a quantile beyond which none is looked for
 
 
@@ -113,6 +115,7 @@ class Directed:
     """max(L u) over quasi-random directions u, in order and binned, of every randomisation."""
 
     largest_BN: Array
+    share_N: Array  # of the directions
     rank: int
     count: int
     two_sided: bool
@@ -122,8 +125,8 @@ class Directed:
         ratio_BN = np.full(self.largest_BN.shape, np.inf)
         np.divide(d, self.largest_BN, out=ratio_BN, where=self.largest_BN > 0)
         if np.isinf(df):
-            return np.asarray(special.chdtrc(self.rank, ratio_BN**2).mean(axis=1))
-        return np.asarray(special.fdtrc(self.rank, df, ratio_BN**2 / self.rank).mean(axis=1))
+            return np.asarray(special.chdtrc(self.rank, ratio_BN**2) @ self.share_N)
+        return np.asarray(special.fdtrc(self.rank, df, ratio_BN**2 / self.rank) @ self.share_N)
 
     def tail(self, d: float, df: float) -> float:
         """Return P(largest > d), the mean over randomisations."""
@@ -146,18 +149,29 @@ def directed(corr_CC: Array, *, two_sided: bool) -> Directed:
     """Return the distribution for any correlations, by quasi-random directions."""
     l_CR, _ = pivoted(np.diagonal(corr_CC), corr_CC.__getitem__)
     rank = l_CR.shape[1]
-    found = [
-        _largest_N(directions(rank, number), l_CR, two_sided) for number in range(RANDOMISATIONS)
-    ]
-    return Directed(np.array(found), rank, len(corr_CC), two_sided)
+    largest_BD = np.array(
+        [_largest(directions(rank, number), l_CR, two_sided) for number in range(RANDOMISATIONS)]
+    )
+    mean_BN, share_N = _binned(largest_BD)
+    return Directed(mean_BN, share_N, rank, len(corr_CC), two_sided)
 
 
-def _largest_N(u_DR: Array, l_CR: Array, two_sided: bool) -> Array:
+def _binned(largest_BD: Array) -> tuple[Array, Array]:
+    """Return the means of bins of neighbours, (B, N), and their shares of the directions."""
+    size = largest_BD.shape[1]
+    binned = size - min(ALONE, size)
+    firsts = np.r_[np.linspace(0, binned, BINS, endpoint=False), np.arange(binned, size)]
+    firsts_N = np.unique(firsts.astype(np.intp))
+    count_N = np.diff(firsts_N, append=size)
+    return np.add.reduceat(largest_BD, firsts_N, axis=1) / count_N, count_N / size
+
+
+def _largest(u_DR: Array, l_CR: Array, two_sided: bool) -> Array:
+    """Return max(L u) of all directions, in order; one-sided, of their opposites too."""
     moved_DC = u_DR @ l_CR.T
     high_D, low_D = moved_DC.max(axis=1), -moved_DC.min(axis=1)
     # A direction and its opposite: the larger of both is max |L u|.
-    every = np.sort(np.maximum(high_D, low_D) if two_sided else np.concatenate([high_D, low_D]))
-    return every.reshape(BINS, -1).mean(axis=1) if len(every) > BINS else every
+    return np.sort(np.maximum(high_D, low_D) if two_sided else np.concatenate([high_D, low_D]))
 
 
 @lru_cache(maxsize=2 * RANDOMISATIONS)

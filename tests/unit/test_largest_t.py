@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
+from analysis.inference import largest_t
 from analysis.inference.largest_t import OneFactor, directed, largest, one_factor, quantile
 from analysis.inference.multiplicity import range_tail
 
@@ -101,3 +102,12 @@ def test_the_far_tail_stays_between_one_statistic_and_bonferroni():
         for df in (8.0, np.inf):
             one = 2 * (stats.t.sf(7.5, df) if np.isfinite(df) else stats.norm.sf(7.5))
             assert one <= largest(corr, two_sided=True).tail(7.5, df) <= len(corr) * one
+
+
+def test_bins_lose_nothing_of_the_tail(monkeypatch):
+    binned = directed(all_pairs(8), two_sided=True)
+    monkeypatch.setattr(largest_t, "ALONE", 2**largest_t.POINTS)
+    every = directed(all_pairs(8), two_sided=True)
+    assert every.share_N.size == 2**largest_t.POINTS
+    for d, df in ((2.0, np.inf), (3.0, 12.0), (5.0, np.inf)):
+        assert binned.tail(d, df) == pytest.approx(every.tail(d, df), rel=3e-3)
