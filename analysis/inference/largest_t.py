@@ -35,8 +35,8 @@ ALIKE = 1e-6  # how far a correlation may be from b_i b_j and still count as equ
 STEEP = 0.9  # b_i^2 beyond which the rule's nodes are too far apart; up to here p is good to 3e-6
 RANDOMISATIONS = 16
 POINTS = 12  # 2^12 directions a randomisation: p near 0.05 to about 1e-4
-# Of the directions of a randomisation, in order, so many of the largest stand for themselves, as the
-# far tail is theirs, and the rest in so many bins, each at its mean: a tail is smooth, and F slow.
+# Of the directions of a randomisation, in order, so many of the largest stand for themselves, for
+# the far tail is theirs, and the rest in so many bins, each at its mean: a tail is smooth, F slow.
 ALONE, BINS = 128, 128
 T_MOST = 1e4  # a quantile beyond which none is looked for
 
