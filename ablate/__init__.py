@@ -1,3 +1,28 @@
-"""Factorial ablation studies of LLM instruction fine-tuning."""
+"""Factorial ablation studies of LLM instruction fine-tuning.
+
+`ablate.load(folder)` opens the results of a study for notebooks and scripts.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.facade import LoadedTable
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(source: str | Path, **options: Any) -> "LoadedTable":
+    """Return the study in a results folder; see `analysis.facade.load`.
+
+    Args:
+        source: a folder with results.parquet, or a results table as .parquet, .csv or .tsv.
+        options: formula, weights, df, margin and frozen, as of `ablate report`.
+
+    Raises:
+        analysis.errors.AnalysisError: no results table, or no model can be fitted to it.
+    """
+    from analysis import facade  # here, for every module of ablate imports this file first
+
+    return facade.load(source, **options)

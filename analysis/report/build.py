@@ -133,9 +133,7 @@ def _results_page(
     (source, folder), (request, frozen) = place, asked
     frame = from_results(raw)
     try:
-        plan = _plan(frozen, folder)
-        planned = frozen_plan.formula_of(plan)
-        found = fitted(raw, frame, folder=folder, request=request, plan=plan, planned=planned)
+        found = fitted_study(raw, frame, folder, request, frozen=frozen)
     except NoModel as error:
         given = {n: getattr(request, n) for n in Request.__slots__} | {"frozen": frozen}
         wanted = [f"{n}={v}" for n, v in given.items() if v is not None]
@@ -145,15 +143,46 @@ def _results_page(
     return _study_page(found, _title(name, raw), source)
 
 
-def _table_page(
-    raw: pd.DataFrame, request: Request, frozen: str | Path | None, source: str
-) -> Page:
-    """Return the page of an external table."""
+def fitted_study(
+    raw: pd.DataFrame,
+    frame: pd.DataFrame,
+    folder: Path | None,
+    request: Request,
+    *,
+    frozen: str | Path | None = None,
+) -> Study:
+    """Return the study of a results table as its report is written from it.
+
+    Args:
+        raw: the results table as it stands.
+        frame: the same, prepared.
+        folder: where it lies; None for a table in memory.
+        request: what the user asked for.
+        frozen: the file of a frozen plan; by default the one in the folder, if any.
+
+    Raises:
+        NoModel: no model can be fitted to these results.
+        AnalysisError: an option that cannot be carried out.
+    """
+    plan = _plan(frozen, folder)
+    planned = frozen_plan.formula_of(plan)
+    return fitted(raw, frame, folder=folder, request=request, plan=plan, planned=planned)
+
+
+def refuse_plan(frozen: str | Path | None) -> None:
+    """Refuse a frozen plan for an external table."""
     if frozen is not None:
         raise AnalysisError(
             f"frozen={frozen}: a frozen plan names the runs of a results folder, which a table "
             f"from elsewhere has none of; give its formula by formula="
         )
+
+
+def _table_page(
+    raw: pd.DataFrame, request: Request, frozen: str | Path | None, source: str
+) -> Page:
+    """Return the page of an external table."""
+    refuse_plan(frozen)
     return _external_page(analysed(raw, request), source)
 
 
@@ -216,10 +245,15 @@ def _study_page(study: Study, name: str, source: str) -> Page:
     )
 
 
+def study_headlines(study: Study) -> list[Headline]:
+    """Return every headline effect of a study, question by question."""
+    return [one for part in PARTS if part.headlines for one in part.headlines(study)]
+
+
 def _first(study: Study) -> Section:
     """Return the first screen of a study."""
     return first_screen.section(
-        [one for part in PARTS if part.headlines for one in part.headlines(study)],
+        study_headlines(study),
         status=study.status,
         trust=trust(study),
         best=best_settings(study),

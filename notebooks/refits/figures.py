@@ -1,4 +1,4 @@
-"""Figures of the published tables fitted again; the tables are those of `analysis.study.refits`."""
+"""Figures of the published tables fitted again; the tables are those of the modules beside this one."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.report import draw, style
 from analysis.report.style import INK, MUTED, PAPER, RULE, styled
-from notebooks.refits.tradeoffs import ARMS, ITEMS, SETTINGS
+from .tradeoffs import ARMS, ITEMS, SETTINGS
 
 Z = 1.96
 MODELS = ("Llama-3-1B", "Gemma-2-2B", "Llama-3-3B", "Mistral-7B", "Llama-3-8B")
@@ -32,7 +32,7 @@ def shares(cells: pd.DataFrame, noise: float) -> Figure:
     differ by in 95 of 100 cases.
 
     Args:
-        cells: as `notebooks.refits.wit.on_responses` gives them.
+        cells: as `wit.on_responses` gives them.
         noise: the standard deviation of near-replicates.
     """
     datasets = list(dict.fromkeys(cells["dataset"]))
@@ -63,7 +63,7 @@ def tradeoffs(points: pd.DataFrame) -> Figure:
     """Return learning over the budget, and the source score over learning, a column per setting.
 
     Bars are 95 % of the benchmark's own items; there is no other noise to draw. `points` is as
-    `notebooks.refits.tradeoffs.points` gives them.
+    `tradeoffs.points` gives them.
     """
     looks = style.looks(ARMS)
     figure, axes = style.grid(2 * len(SETTINGS), columns=len(SETTINGS), height=2.0)
@@ -122,7 +122,7 @@ def configurations(table: pd.DataFrame, possible: Any) -> Figure:
     Filled: in the 95 % confidence set for the best. Bars are 95 % of the 1,319 items.
 
     Args:
-        table: as `notebooks.refits.peft_comparison.configurations` gives it.
+        table: as `peft_comparison.configurations` gives it.
         possible: a mask of its rows.
     """
     figure, axes = style.grid(2, columns=2, height=2.9, sharey=True)
@@ -158,7 +158,7 @@ def pairs(differences: pd.DataFrame, items: pd.DataFrame, points: pd.DataFrame) 
     """Return IM less IT over the ratio of lengths: NLP mean, AlpacaEval in points and in percent.
 
     Args:
-        differences: of `notebooks.refits.instruction_modelling.differences`.
+        differences: of `instruction_modelling.differences`.
         items: of its `alpacaeval_items`; the middle panel's bars are theirs.
         points: of its `figure2("ratio")`; lines are fits to all points and to either side.
     """

@@ -25,7 +25,8 @@ pytestmark = [
 
 def run(path, folder):
     """Return the executed notebook; any cell that raises, raises here."""
-    shutil.copytree(FOLDER / "data", folder / "data")
+    for beside in ("data", "refits"):
+        shutil.copytree(FOLDER / beside, folder / beside)
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, resources=resources).execute()

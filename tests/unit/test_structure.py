@@ -12,7 +12,7 @@ from tests.tree import BLOCK, PAGE, tree
 # Each line may import from its own line and from those above it, never from below. A module
 # stands where the longest name here that begins its own name stands.
 FLOORS = [
-    {"ablate", "ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results",
+    {"ablate.errors", "ablate.paths", "ablate.roles", "ablate.streams", "ablate.results",
      "ablate.terminal"},
     {"ablate.config"},
     {"ablate.objective"},
@@ -37,6 +37,7 @@ FLOORS = [
     {"ablate.progress"},
     {"ablate.app"},  # the Hydra application, which the verbs call
     {"ablate.commands"},
+    {"ablate"},  # `ablate.load` opens the analysis; of the package, only the program imports it
     {"ablate.cli"},  # dispatches; nothing imports it
     {"ablate.__main__"},
     {"analysis", "analysis.errors"},
@@ -51,6 +52,7 @@ FLOORS = [
     {"analysis.papers"},
     {"analysis.report.build", "analysis.report.findings", "analysis.report.overview",
      "analysis.report.plain", "analysis.report.trust"},
+    {"analysis.facade"},
 ]  # fmt: skip
 # Inside a question: numbers, then how they are drawn, then how they are told.
 PARTS = {"figure": 1, "section": 2}
