@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from analysis.engine.ties import rising
 
-COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0  # inches: the full width
 INK, MUTED, RULE, PAPER = "#24292f", "#6b7480", "#d9dee4", "#ffffff"
 BLUE, VERMILION, GREEN, PLUM, GOLD, SKY = (

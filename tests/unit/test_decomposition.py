@@ -70,7 +70,7 @@ ELSEWHERE = [START, WEIGHTED, Cell("", 0.0, "tokens")]
 
 def test_without_noise_the_parts_are_the_causes():
     (found,) = decomposed(scale_means(cells(ON_THE_WAY, noise=1e-9)), {})
-    assert found.told == HELD
+    assert found.identified_by == HELD
     for name, value in truth(0.5).items():
         assert found.parts[name].estimate == pytest.approx(value, abs=1e-5)
 
@@ -112,13 +112,13 @@ def test_without_the_held_cell_it_says_what_to_run(names):
     (found,) = decomposed(scale_means(cells(names)), {"dataset": "d"})
     assert found.parts[TOTAL] is not None
     assert found.parts[PROMPT] is None
-    assert "add loss.normaliser=completion at plw=0.5" in found.told
+    assert "add loss.normaliser=completion at plw=0.5" in found.identified_by
 
 
 def test_without_norms_the_prompt_part_remains():
     runs = cells(ON_THE_WAY).assign(log_norm=np.nan)
     (found,) = decomposed(scale_means(runs), {})
-    assert found.told == NO_NORMS
+    assert found.identified_by == NO_NORMS
     assert found.parts[PROMPT] is not None
     assert found.parts[STEP] is None
 
@@ -154,7 +154,7 @@ def test_a_results_table_goes_all_the_way():
             assert one.parts[name].estimate == pytest.approx(value, abs=0.8)
     table = decomposition_table(found)
     assert len(table) == 8
-    assert set(table["told"]) == {"the cells themselves", HELD}
+    assert set(table["identified_by"]) == {"the cells themselves", HELD}
 
 
 def test_cells_that_train_alike_are_one():
@@ -165,4 +165,4 @@ def test_cells_that_train_alike_are_one():
         ("none", 1.0, "completion"),
     ]
     found = decompositions(results([(*c, s) for c in rows for s in range(4)]))
-    assert [one.told for one in found] == [HELD]
+    assert [one.identified_by for one in found] == [HELD]

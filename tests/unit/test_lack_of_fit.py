@@ -123,7 +123,7 @@ def test_a_plateau_is_no_interior_optimum_where_the_slope_test_says_that_it_is()
     assert not found.bears_maximum
     assert found.monotone.p_monotone > 0.05
     assert found.monotone.p_quadratic < 0.05
-    assert found.monotone.verdict.startswith("a rising curve does and the quadratic does not")
+    assert found.monotone.verdict.startswith("a rising curve fits and the quadratic does not")
 
 
 def test_curvature_that_hangs_on_the_level_zero_is_called_so():

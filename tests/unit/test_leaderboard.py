@@ -143,7 +143,7 @@ def test_the_leaderboard_of_a_balanced_study_is_hsus_closed_form(results):
     k, n = len(cells), 4
     # One variance for all and seeds as blocks: se of a difference is s sqrt(2 / n).
     runs = frame[~frame["is_base"] & (frame["side"] == "target")]
-    runs = runs[runs["dataset"] == board.place.split()[0]]
+    runs = runs[runs["dataset"] == board.stratum.split()[0]]
     wide = runs.groupby(["run", "seed"], observed=True)["score"].mean().reset_index()
     levels = runs.drop_duplicates("run").set_index("run")
     rank = levels["rank"].where(levels["adapter"].astype(str) != "full", 0).astype(str)

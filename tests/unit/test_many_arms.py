@@ -48,8 +48,8 @@ def study():
 
 
 def test_every_arm_is_a_line_and_gains_what_was_put_in(study):
-    ((place, lines),) = arm_tables(study)
-    assert place[0] == "micro"
+    ((stratum, lines),) = arm_tables(study)
+    assert stratum[0] == "micro"
     assert len(lines) == ARMS + len(STARTS)
     gains = lines.set_index("label")["learning"]
     assert gains.is_monotonic_decreasing

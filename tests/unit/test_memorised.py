@@ -62,7 +62,7 @@ def test_means_are_those_of_the_runs():
 @pytest.mark.parametrize(("gap", "above"), [(30.0, 6), (0.0, 0), (-15.0, 0)])
 def test_the_order_is_put_to_the_test(gap, above):
     text = memorised.section(from_results(results(gap))).blocks[0].text
-    assert f"mora above lora at {above} of 6 places" in text
+    assert f"mora above lora at {above} of 6 points" in text
     assert ("below it at 6" in text) == (gap < 0)
 
 

@@ -81,11 +81,11 @@ def test_one_run_a_cell_tells_nothing_of_runs():
     assert not len(noise_table(items))
 
 
-def test_the_table_has_a_row_per_place_and_task():
+def test_the_table_has_a_row_per_stratum_and_task():
     items = draw(np.random.default_rng(6))
     items.runs["dataset"], items.runs["model"] = "d", "m"
     table = noise_table(items)
-    assert table["place"].tolist() == ["d m"]
+    assert table["stratum"].tolist() == ["d m"]
     assert (table["se_unpaired"] > table["se"]).all()
     assert (table["se_fixed"] < table["se"]).all()
 

@@ -1,4 +1,4 @@
-"""What was learnt by heart, over steps: the MoRA paper's figure, its ordering put to the test."""
+"""Memorisation over training steps: the MoRA paper's figure, and a test of its ordering."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def section(frame: pd.DataFrame) -> Section | None:
             Table("ordering", "The order of the methods", differences, note, words.HEADS, formats)
         ),
     )
-    return Section("memorised", "Learnt by heart", blocks)
+    return Section("memorised", "Memorisation", blocks)
 
 
 def means(runs: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def _ends(mean: Estimate) -> dict[str, float]:
 
 
 def _verdict(table: pd.DataFrame) -> str:
-    """Say at how many places the paper's order is seen, reversed or not to be told."""
+    """Say at how many points the paper's order is seen, reversed or not distinguishable."""
     parts = []
     for pair, own in table.groupby("pair", sort=False) if len(table) else []:
         clear = own["p_holm"] < ALPHA
@@ -109,8 +109,8 @@ def _verdict(table: pd.DataFrame) -> str:
         )
         first, _, second = str(pair).partition(" - ")
         parts.append(
-            f"{first} above {second} at {above} of {len(own)} places (budget and steps), below it "
+            f"{first} above {second} at {above} of {len(own)} points (budget and steps), below it "
             f"at {below}, not distinguishable at {len(own) - above - below}"
         )
-    told = "; ".join(parts) or "nothing can be compared"
-    return f"The paper's order is full fine-tuning, MoRA, LoRA at equal budget. Here: {told}."
+    said = "; ".join(parts) or "nothing can be compared"
+    return f"The paper's order is full fine-tuning, MoRA, LoRA at equal budget. Here: {said}."

@@ -1,7 +1,7 @@
 """The claims of the PLW paper, each held against the data: estimate, interval, verdict.
 
 Huerta-Enochian and Ko, arXiv 2401.13586; what is claimed is listed with its sources in
-`analysis/published`. A verdict is given per place (data set, task group):
+`analysis/published`. A verdict is given per panel (data set, task group):
 
     supported            the interval excludes the other answer
     contradicted         the interval excludes the claim
@@ -55,7 +55,7 @@ CLAIMS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One claim at one place."""
+    """One claim in one panel."""
 
     claim: str
     where: str
@@ -90,7 +90,7 @@ class _Curve:
 
 
 def plw_claims(study: Study) -> pd.DataFrame:
-    """Return claim, where, measure, estimate, low, high, mde, verdict: a row per place."""
+    """Return claim, where, measure, estimate, low, high, mde, verdict: a row per panel."""
     lines = [*_curve_claims(study), *_measure_claims(study.frame)]
     for claim in CLAIMS:
         if not any(line.claim == claim for line in lines):
@@ -101,13 +101,13 @@ def plw_claims(study: Study) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per claim: the verdict that its places agree on, and how they are split."""
+    """Return one row per claim: the verdict that its panels agree on, and how they are split."""
     rows = []
     for claim, own in table.groupby("claim", sort=False):
         counts = own["verdict"].value_counts()
         split = ", ".join(f"{v} {n} of {len(own)}" for v, n in counts.items())
         verdict = str(counts.index[0]) if len(counts) == 1 else _mixed(counts)
-        rows.append({"claim": claim, "verdict": verdict, "places": split})
+        rows.append({"claim": claim, "verdict": verdict, "panels": split})
     return pd.DataFrame(rows)
 
 
@@ -225,8 +225,8 @@ def _reach(curve: _Curve) -> Array:
     """Return the contrast that is the curve's highest value on [0, 1] less its lowest."""
     quadratic, (_, l1_B, l2_B) = curve.response.quadratic, curve.response.l_3B
     vertex = -quadratic.b1 / (2 * quadratic.b2) if quadratic.b2 else 0.0
-    places = [0.0, 1.0, *([vertex] if 0 < vertex < 1 else [])]
-    heights = {x: quadratic.b1 * x + quadratic.b2 * x * x for x in places}
+    points = [0.0, 1.0, *([vertex] if 0 < vertex < 1 else [])]
+    heights = {x: quadratic.b1 * x + quadratic.b2 * x * x for x in points}
     top, bottom = max(heights, key=heights.__getitem__), min(heights, key=heights.__getitem__)
     return (top - bottom) * l1_B + (top**2 - bottom**2) * l2_B
 

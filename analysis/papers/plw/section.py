@@ -42,13 +42,13 @@ def section(study: Study) -> Section | None:
 
 def _claims(table: pd.DataFrame) -> Iterator[Block]:
     note = (
-        "Huerta-Enochian and Ko, arXiv 2401.13586. Each claim at each place (data set, task) where "
-        "it can be looked at; intervals are 95 % each, not adjusted for their number."
+        "Huerta-Enochian and Ko, arXiv 2401.13586. Each claim in each panel (data set, task) where "
+        "it can be examined; intervals are 95 % each, not adjusted for their number."
     )
     title = "The paper's claims: verdicts"
     yield Sheet(Table("plw_claims_summary", title, summary(table), note), open=True)
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".3g")
-    title = "The paper's claims, place by place"
+    title = "The paper's claims, panel by panel"
     yield Sheet(Table("plw_claims", title, table, note, words.HEADS, formats))
 
 
@@ -61,8 +61,8 @@ def _scores(study: Study) -> Iterator[Block]:
     points = dose_points(own.main, panel=panel).rename(columns={"task_group": "task_type"})
     curves = dose_curves(own, panel=panel).rename(columns={"task_group": "task_type"})
     order = sorted(points["task_type"].astype(str).unique(), key=words.group_order)
-    place = points["task_type"].astype(str).map(order.index)
-    points = points.iloc[place.argsort(kind="stable")]
+    position = points["task_type"].astype(str).map(order.index)
+    points = points.iloc[position.argsort(kind="stable")]
     named = {g: words.group_text(str(g)) for g in points["task_type"].unique()}
     points, curves = (t.assign(task_type=t["task_type"].map(named)) for t in (points, curves))
     caption = (
@@ -83,7 +83,7 @@ def _scores(study: Study) -> Iterator[Block]:
 def _measures(study: Study) -> Iterator[Block]:
     """Yield the paper's measurements of mechanism, as far as they were recorded."""
     several = "model" in study.frame and study.rows["model"].nunique() > 1
-    for name, (stem, draw, told) in MEASURES.items():
+    for name, (stem, draw, about) in MEASURES.items():
         parts = []
         for model, own in _by_model(study.frame, several):
             for dataset, means in measure_means(own, name):
@@ -92,9 +92,9 @@ def _measures(study: Study) -> Iterator[Block]:
             continue
         points = pd.concat(parts, ignore_index=True)
         head = ["dataset", "model", "plw", "wp", "n", "estimate", "low", "high"]
-        caption = f"{told} Means over seeds with 95 % intervals; what was published stands below."
+        caption = f"{about} Means over seeds with 95 % intervals; what was published stands below."
         yield Plate(f"plw_{stem}", draw(points), caption)
-        yield Sheet(Table(f"plw_{stem}", told.rstrip("."), points[head], "", words.HEADS))
+        yield Sheet(Table(f"plw_{stem}", about.rstrip("."), points[head], "", words.HEADS))
 
 
 def _by_model(frame: pd.DataFrame, several: bool) -> Iterator[tuple[str, pd.DataFrame]]:

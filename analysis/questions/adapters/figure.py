@@ -169,6 +169,8 @@ def _capacity_panel(axis: Axes, rows: pd.DataFrame, *, looks: dict[str, Look], x
             draw.markers(axis, line[x] * DODGE**k, line, look)
         ends[adapter] = float(line.iloc[-1]["estimate"])
     ranked = rows[rows["adapter"] != "full"]
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.08 * (high - low))  # room for the ranks
     _capacity_axis(axis, sorted(ranked[x].unique()))
     if x != "rank":
         _rank_labels(axis, ranked, x)

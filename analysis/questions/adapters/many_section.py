@@ -34,21 +34,21 @@ def section(study: Study) -> Section | None:
         return None
     blocks: list[Block] = []
     for (dataset, model), table in arm_tables(study):
-        place = f"{dataset}, {model}"
+        stratum = f"{dataset}, {model}"
         key = "" if not blocks else f"_{dataset}_{model}"
         unit = f"those of {AGAINST}" if (table["label"] == AGAINST).any() else "the median arm's"
         caption = (
-            f"{place}: every arm, the one that learnt most first. Learnt: points gained on target "
+            f"{stratum}: arms, the one that learnt most first. Learnt: points gained on target "
             "tasks over the untouched base; forgotten: points lost on source tasks; 95 % intervals "
             "for these seeds. Time of training and peak memory (on a CPU the whole process's) are "
             f"in units of {unit}."
         )
         costs_told = (
-            f"{place}: learning against trainable parameters, 95 % intervals. Named: arms that no "
-            "other beats in both, full fine-tuning and LoRA. Hollow: the budget of parameters was "
-            "not reached."
+            f"{stratum}: learning against trainable parameters, 95 % intervals. Named: arms that "
+            "no other beats in both, full fine-tuning and LoRA. Hollow: the budget of parameters "
+            "was not reached."
         )
-        sheet = Table(f"arm_lines{key}", f"Arms, {place}", table, caption, HEADS, FORMATS)
+        sheet = Table(f"arm_lines{key}", f"Arms, {stratum}", table, caption, HEADS, FORMATS)
         blocks += [
             Plate(f"arm_costs{key}", figures.arm_costs(table), costs_told),
             Plate(f"arm_lines{key}", figures.arm_lines(table), caption),
@@ -64,9 +64,9 @@ def arm_tables(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     if not len(changes):
         return []
     found = []
-    for place, own in changes.groupby(["dataset", "model"], observed=True, sort=False):
-        rows = study.main[study.main["dataset"].astype(str) == str(place[0])]
-        found.append(((str(place[0]), str(place[1])), _table(own, costs(rows))))
+    for stratum, own in changes.groupby(["dataset", "model"], observed=True, sort=False):
+        rows = study.main[study.main["dataset"].astype(str) == str(stratum[0])]
+        found.append(((str(stratum[0]), str(stratum[1])), _table(own, costs(rows))))
     return found
 
 

@@ -15,7 +15,7 @@ Three ways to make comparisons of no difference out of the runs of a grid:
               one test for every task group and data-set type. What the model's shape misses shows
               here, because a label drawn by cell can pick it up.
 
-A rate is told with its Clopper-Pearson interval (1934, Biometrika 26(4)), as if comparisons were
+A rate is given with its Clopper-Pearson interval (1934, Biometrika 26(4)), as if comparisons were
 independent; those of one pair on several tasks are not quite.
 
 Letters in names: S seeds, F ways to swap.

@@ -62,7 +62,7 @@ class Decomposition:
     labels: dict[str, str]  # dataset, task_group, masking
     plw: float
     parts: dict[str, Estimate | None]  # COMPONENTS; None where not identified
-    told: str  # how it was identified, or what is missing
+    identified_by: str  # how it was identified, or what is missing
 
 
 def decompositions(frame: pd.DataFrame) -> list[Decomposition]:
@@ -72,16 +72,16 @@ def decompositions(frame: pd.DataFrame) -> list[Decomposition]:
 
 def decomposed(means: Means, labels: dict[str, str]) -> Iterator[Decomposition]:
     """Yield the parts of the effect of every weight above 0 that ran under its usual normaliser."""
-    places = {cell: i for i, cell in enumerate(means.cells)}
-    start = places.get(Cell("", 0.0, "weight"))
+    index = {cell: i for i, cell in enumerate(means.cells)}
+    start = index.get(Cell("", 0.0, "weight"))
     if start is None:
         return
-    for cell, here in places.items():
+    for cell, here in index.items():
         if cell.plw > 0 and cell.scale == "weight":
-            held = places.get(Cell(cell.masking, cell.plw, "held"))
-            parts, told = _parts(means, start, here, held)
-            told = told.format(plw=cell.plw)
-            yield Decomposition(labels | {"masking": cell.masking}, cell.plw, parts, told)
+            held = index.get(Cell(cell.masking, cell.plw, "held"))
+            parts, identified_by = _parts(means, start, here, held)
+            identified_by = identified_by.format(plw=cell.plw)
+            yield Decomposition(labels | {"masking": cell.masking}, cell.plw, parts, identified_by)
 
 
 def _parts(
@@ -126,10 +126,10 @@ def decomposition_table(found: list[Decomposition]) -> pd.DataFrame:
             numbers = {k: np.nan for k in ("estimate", "low", "high", "p")}
             if part is not None:
                 numbers = {k: getattr(part, k) for k in numbers}
-            known = "the cells themselves" if name == TOTAL else one.told
-            if part is None and one.told == HELD:
+            known = "the cells themselves" if name == TOTAL else one.identified_by
+            if part is None and one.identified_by == HELD:
                 known = "not identified: the gradient's scale hardly differs"
-            elif part is not None and one.told == NO_NORMS:
+            elif part is not None and one.identified_by == NO_NORMS:
                 known = HELD
-            rows.append(head | numbers | {"told": known})
+            rows.append(head | numbers | {"identified_by": known})
     return pd.DataFrame(rows)

@@ -70,6 +70,6 @@ def _sheet(table: pd.DataFrame) -> Table:
         f"Points against weight 0. The parts add up to the {TOTAL}. Identified by: cells at the "
         "same weight whose normaliser holds the completion's gradient."
     )
-    heads = words.HEADS | {"told": "identified by"}
+    heads = words.HEADS | {"identified_by": "identified by"}
     formats = dict.fromkeys(("estimate", "low", "high"), ".2f") | {"p": P_VALUE}
     return Table("decomposition", "Parts of the effect", frame, note, heads, formats)

@@ -105,14 +105,14 @@ def _finding(dataset: str, own: pd.DataFrame) -> Item:
         seen = f"differences of {words.span(low, high, 3)} nats a token would have been seen"
         text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
         return Item(text, "not distinguishable")
-    told = "; ".join(
+    said = "; ".join(
         f"{r.masking} at PLW {words.plw_text(float(str(r.plw)))} "
         f"{words.signed(float(str(r.estimate)), 3)} "
         f"({words.interval(float(str(r.low)), float(str(r.high)), 3)})"
         for r in clear.itertuples()
     )
     head = f"{dataset}: loss on completions against PLW 0, nats a token"
-    return Item(f"{head}; {len(clear)} of {len(own)}: {told}.", "distinguishable", "clear")
+    return Item(f"{head}; {len(clear)} of {len(own)}: {said}.", "distinguishable", "clear")
 
 
 def _gap_table(gaps: pd.DataFrame) -> Table:

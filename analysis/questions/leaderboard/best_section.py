@@ -50,7 +50,7 @@ def _row(board: Leaderboard, kind: str) -> dict[str, object] | None:
         return None
     won = board.winner
     return {
-        "stratum": board.place, "tasks": kind, "best cell": str(board.cells["cell"].iloc[0]),
+        "stratum": board.stratum, "tasks": kind, "best cell": str(board.cells["cell"].iloc[0]),
         "mean": won.naive, "corrected": won.hybrid.estimate, "low": won.hybrid.low,
         "high": won.hybrid.high, "possible": f"{board.possible} of {len(board.cells)} cells",
     }  # fmt: skip

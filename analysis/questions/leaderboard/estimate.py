@@ -4,7 +4,7 @@ For every data set and base model: all cells, best first, each with
 
     against_low, against_high   Hsu's simultaneous interval for its mean less the best of the others
     possible                    whether it may be the best: the confidence set for the best
-    letters                     cells that share a letter cannot be told apart (all pairs at once)
+    letters                     cells that share a letter are not distinguishable (all pairs)
 
 and the winner's mean corrected for having won (`analysis.inference.winners`). Means are those of
 `analysis.table.adjusted_means`: score ~ cell + seed by least squares, tasks weighing equally. Their
@@ -33,7 +33,7 @@ from analysis.table.factors import cell_names, factors_of, stratum_names
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, item_weights
 
-MOST_LETTERS = 60  # cells beyond which a letter display is no help to anybody
+MOST_LETTERS = 60  # cells beyond which a letter display is not readable
 RUNS, ITEMS, BOTH = "other runs, these items", "these runs, other items", "other runs, other items"
 
 
@@ -41,10 +41,10 @@ RUNS, ITEMS, BOTH = "other runs, these items", "these runs, other items", "other
 class Leaderboard:
     """The cells of one data set and model, best first."""
 
-    place: str
+    stratum: str
     cells: pd.DataFrame  # cell, its levels, runs, mean, se, against_low, ..., possible, letters
     winner: Winner | None  # None, with `cells` bare, where there is no noise estimate
-    noise: str  # what the intervals speak of
+    noise: str  # whose noise the intervals hold: other runs, other items or both
     level: float
     note: str = ""
 
@@ -82,14 +82,14 @@ def leaderboards(
     """
     rows = study_rows(frame)
     runs = run_means(rows, side=side)
-    runs = runs.assign(cell=cell_names(runs), place=stratum_names(runs))
+    runs = runs.assign(cell=cell_names(runs), stratum=stratum_names(runs))
     wanted = rows if side is None else rows[rows["side"] == side]
     tasks = [t for t in (items.tasks if items else []) if (wanted["task"].astype(str) == t).any()]
     chosen = items.of(tasks=tasks) if items is not None and tasks else None
     found = []
-    for place, own in runs.groupby("place", sort=False):
+    for stratum, own in runs.groupby("stratum", sort=False):
         if own["cell"].nunique() > 1:
-            found.append(_leaderboard(str(place), own, _in(chosen, own), level))
+            found.append(_leaderboard(str(stratum), own, _in(chosen, own), level))
     return found
 
 
@@ -100,7 +100,9 @@ def _in(items: Items | None, runs: pd.DataFrame) -> Items | None:
     return items.of(runs=items.runs["run"].isin(runs["run"]))
 
 
-def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: float) -> Leaderboard:
+def _leaderboard(
+    stratum: str, runs: pd.DataFrame, items: Items | None, level: float
+) -> Leaderboard:
     names = factors_of(runs).cell
     columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
     table = runs.groupby("cell", observed=True, sort=True).agg(**columns)
@@ -111,7 +113,9 @@ def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: flo
     except AnalysisError as error:
         plain = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
         bare = _best_first(table.join(plain))
-        return Leaderboard(place, bare, None, "", level, f"No order can be defended here: {error}.")
+        return Leaderboard(
+            stratum, bare, None, "", level, f"No order can be defended here: {error}."
+        )
     table = table.loc[means.labels].assign(
         mean=means.mean_K,
         se=np.sqrt(np.diagonal(means.cov_KK)),
@@ -122,7 +126,7 @@ def _leaderboard(place: str, runs: pd.DataFrame, items: Items | None, level: flo
     if len(table) <= MOST_LETTERS:
         table["letters"] = letters(means.mean_K, means.cov_KK, df=means.df, level=level)
     table = _best_first(table)
-    return Leaderboard(place, table, won, means.noise, level)
+    return Leaderboard(stratum, table, won, means.noise, level)
 
 
 def _best_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +134,7 @@ def _best_first(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell_means(runs: pd.DataFrame, items: Items | None = None) -> Means:
-    """Return the adjusted means of the cells of one place.
+    """Return the adjusted means of the cells of one stratum.
 
     Args:
         runs: one row per run: cell, seed, score, run.

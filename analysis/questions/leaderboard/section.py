@@ -9,21 +9,21 @@ from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 
-SHOWN = 12  # cells of one place in the figure
+SHOWN = 12  # cells of one stratum in the figure
 BEYOND = 2  # cells shown beyond those that may be the best
-SPEAK_OF = {
+POPULATION = {
     ITEMS: "these trained runs on other items like these",
     BOTH: "other runs on other items like these",
 }
 HEADS = {
     "mean": "mean", "se": "s.e.", "against_low": "less the best other, low",
     "against_high": "less the best other, high", "possible": "may be the best",
-    "letters": "cannot be told apart",
+    "letters": "not distinguishable",
 }  # fmt: skip
 
 
 def section(study: Study) -> Section | None:
-    """Return the section on the best cells; None where no place has two of them."""
+    """Return the section on the best cells; None where no stratum has two of them."""
     side = "target" if (study.rows["side"] == "target").any() else None
     boards = boards_of(study, side)
     if not boards:
@@ -39,11 +39,11 @@ def section(study: Study) -> Section | None:
 
 
 def _caption(board: Leaderboard) -> str:
-    speak = SPEAK_OF.get(board.noise, "other runs on these items")
+    population = POPULATION.get(board.noise, "other runs on these items")
     return (
         "Every cell's mean less the best of the others, with simultaneous 95 % intervals "
-        f"(Hsu's multiple comparisons with the best), for {speak}. Filled: may be the best. "
-        "Hollow: worse than another cell beyond doubt. Not all of the hollow ones are shown."
+        f"(Hsu's multiple comparisons with the best), for {population}. Filled: may be the best. "
+        "Hollow: worse than another cell at the 5 % level. Not all of the hollow ones are shown."
     )
 
 
@@ -57,7 +57,7 @@ def shown_rows(boards: list[Leaderboard]) -> pd.DataFrame:
         best_other = pd.Series(cells["mean"].iloc[0], top.index)
         best_other.iloc[0] = second
         verdict = top["possible"].map({True: "distinguishable", False: "hollow"})
-        part = {"group": board.place, "label": top["cell"], "estimate": top["mean"] - best_other}
+        part = {"group": board.stratum, "label": top["cell"], "estimate": top["mean"] - best_other}
         part |= {"low": top["against_low"], "high": top["against_high"], "verdict": verdict}
         parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)
@@ -66,7 +66,7 @@ def shown_rows(boards: list[Leaderboard]) -> pd.DataFrame:
 def _told(board: Leaderboard, side: str | None) -> str:
     tasks = f"{side} tasks" if side else "all tasks"
     first = board.cells.iloc[0]
-    head = f"{board.place}: highest mean over {tasks} {first['mean']:.1f} ({first['cell']})."
+    head = f"{board.stratum}: highest mean over {tasks} {first['mean']:.1f} ({first['cell']})."
     won = board.winner
     if won is None:
         return f"{head} {board.note}"
@@ -74,7 +74,7 @@ def _told(board: Leaderboard, side: str | None) -> str:
     equal = "no other" if board.possible == 1 else f"{board.possible - 1} of {count - 1} other"
     cells = "cell" if board.possible == 2 and count == 2 else "cells"
     return (
-        f"{head} As far as noise lets one tell, {equal} {cells} may be the best as well. A cell "
+        f"{head} At the 5 % level {equal} {cells} may be the best as well. A cell "
         f"that was picked for its score looks better than it is: corrected for that, its mean is "
         f"{words.plain(won.hybrid.estimate)} "
         f"({words.interval(won.hybrid.low, won.hybrid.high)})."
@@ -88,7 +88,7 @@ def _winners(boards: list[Leaderboard]) -> Table:
         if won is None:
             continue
         corrected = {"corrected": won.hybrid.estimate, "low": won.hybrid.low}
-        row = {"place": board.place, "cell": board.cells["cell"].iloc[0], "mean": won.naive}
+        row = {"stratum": board.stratum, "cell": board.cells["cell"].iloc[0], "mean": won.naive}
         rows.append(row | corrected | {"high": won.hybrid.high, "bias": won.bias, "se": won.se})
     note = (
         "Hybrid estimate and interval of Andrews, Kitagawa and McCloskey (2024): median unbiased "
@@ -106,11 +106,11 @@ def _table(board: Leaderboard, number: int) -> Table:
     frame = board.cells.drop(columns="cell")
     if {"rank", "adapter"} <= set(frame.columns):
         frame["rank"] = frame["rank"].mask(frame["adapter"].astype(str) == "full")
-    speak = SPEAK_OF.get(board.noise, "other runs on these items")
+    population = POPULATION.get(board.noise, "other runs on these items")
     note = board.note or (
-        f"Intervals and standard errors are for {speak}, the seed's luck being shared by all "
-        "cells. Cells with a letter in common cannot be told apart (all pairs at once)."
+        f"Intervals and standard errors are for {population}, the seed effect being common to all "
+        "cells. Cells with a letter in common are not distinguishable (all pairs at once)."
     )
     formats = dict.fromkeys(("mean", "se", "against_low", "against_high"), ".2f")
-    title = f"Cells of {board.place}, best first"
+    title = f"Cells of {board.stratum}, best first"
     return Table(f"best_cells_{number + 1}", title, frame, note, HEADS, formats)

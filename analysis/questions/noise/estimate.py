@@ -4,7 +4,7 @@ A score of cell c, run s (a seed) and item i is, in points,
 
     y_csi = m_c + g_s + b_cs + a_i + q_ci + e_csi
 
-g: the seed's luck that all cells share, b: the run's own, a: how hard the item is, q: what the
+g: the seed effect, common to all cells, b: the run's own, a: how hard the item is, q: what the
 cell changes on that item, e: the rest (run and item together). All parts are estimated by equating
 mean squares and covariances with their expectations, which for a balanced table is what REML gives
 where no part is negative. The difference of two cells on the same seeds and items then has variance
@@ -60,7 +60,7 @@ class Noise:
 
 
 def noise(items: Items) -> Noise:
-    """Return the variance components of one task's scores in one place.
+    """Return the variance components of one task's scores in one stratum.
 
     Args:
         items: of one task; runs of one data set and base model, several seeds a cell.
@@ -76,7 +76,7 @@ def noise(items: Items) -> Noise:
     groups = [np.flatnonzero(names == n) for n in dict.fromkeys(names)]
     several = [g for g in groups if len(g) > 1]
     if not several:
-        raise AnalysisError("noise: no cell has two runs, so runs cannot be told from items")
+        raise AnalysisError("noise: no cell has two runs, so runs and items cannot be separated")
     rest, within = _two_way(score_RI, several)
     mean_CI = np.array([score_RI[g].mean(axis=0) for g in groups])
     item, cell_item = _by_item(mean_CI, rest, np.array([len(g) for g in groups]))
@@ -125,14 +125,14 @@ def _shared(runs: pd.DataFrame, mean_R: Array, names: np.ndarray) -> float:
 
 
 def noise_table(items: Items) -> pd.DataFrame:
-    """Return the standard deviations of every part, a row per place and task.
+    """Return the standard deviations of every part, a row per stratum and task.
 
-    Columns: place, task, cells, runs, items, then `seed`, `run`, `item`, `cell_item`, `rest`
+    Columns: stratum, task, cells, runs, items, then `seed`, `run`, `item`, `cell_item`, `rest`
     (standard deviations in points), and `se`, `se_fixed`, `se_unpaired`: of the difference of two
     cells at the number of seeds and items that were run.
     """
     rows = []
-    for place, task, own in by_task(items):
+    for stratum, task, own in by_task(items):
         try:
             found = noise(own)
         except AnalysisError:
@@ -140,7 +140,7 @@ def noise_table(items: Items) -> pd.DataFrame:
         seeds = found.runs / found.cells
         sd = {n: float(np.sqrt(getattr(found, n))) for n in _PARTS}
         rows.append(
-            {"place": place, "task": task, "cells": found.cells, "runs": found.runs}
+            {"stratum": stratum, "task": task, "cells": found.cells, "runs": found.runs}
             | {"items": found.items}
             | sd
             | {"se": found.se(seeds, found.items)}
@@ -154,11 +154,11 @@ _PARTS = ("seed", "run", "item", "cell_item", "rest")
 
 
 def by_task(items: Items) -> Iterator[tuple[str, str, Items]]:
-    """Yield every place and task with its scores."""
+    """Yield every stratum and task with its scores."""
     where = stratum_names(items.runs)
-    for place in dict.fromkeys(where):
+    for stratum in dict.fromkeys(where):
         for task in items.tasks:
-            yield str(place), task, items.of(runs=where == place, tasks=[task])
+            yield str(stratum), task, items.of(runs=where == stratum, tasks=[task])
 
 
 def plan_table(

@@ -2,13 +2,13 @@
 
     logit P(right) = cell + seed + (1 | run) + (1 | item) + (1 | cell:item)
 
-for one task in one place, by Laplace's approximation (`analysis.engine.glmm`). The last term, there
-where cells have several runs, is what a cell changes on single items: without it the runs of a cell
-would agree on items better than the model allows, their own variance would be estimated as zero and
-differences of cells would look far too sure. Cells differ in log odds for the same item: unlike
-points, log odds mean the same near 50 % and near 95 %. A large table
-is thinned to every k-th item, because the answer to "how much do runs and items vary" does not
-need them all; how many were used is told.
+for one task in one stratum, by Laplace's approximation (`analysis.engine.glmm`). The last term,
+there where cells have several runs, is what a cell changes on single items: without it the runs of
+a cell would agree on items better than the model allows, their own variance would be estimated as
+zero and intervals of differences of cells would be too short. Cells differ in log odds for the same
+item: unlike points, log odds mean the same near 50 % and near 95 %. A large table is thinned to
+every k-th item, because estimates of how much runs and items vary do not need them all; how many
+were used is stated.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def item_model(items: Items, *, most_rows: int = MOST_ROWS) -> ItemModel:
     """Return the binomial model of one binary task's items.
 
     Args:
-        items: of one task and one place.
+        items: of one task and one stratum.
         most_rows: run x item rows to fit; beyond it every k-th item is used.
 
     Raises:

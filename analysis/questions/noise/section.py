@@ -18,7 +18,7 @@ from analysis.table.items import Items
 MOST_MODELS = 4  # binomial fits of
 MOST_ROWS = 12_000  # rows, so that each takes a second or so
 MOST_CELLS = 24  # a fixed effect each
-MOST_PAIRS = 6  # of one place
+MOST_PAIRS = 6  # of one stratum
 PARTS = {
     "seed": "seed (shared)", "run": "run", "item": "item", "cell_item": "cell × item",
     "rest": "run × item", "se": "s.e. of a difference", "se_fixed": "s.e., these items",
@@ -43,7 +43,7 @@ def section(study: Study) -> Section | None:
 
 
 def _told(table: pd.DataFrame) -> str:
-    """Say whether seeds or items are the larger part of the noise, over the places and tasks."""
+    """Say whether seeds or items are the larger part of the noise, over the strata and tasks."""
     by_runs = table["se_fixed"] ** 2 / table["se"] ** 2
     runs = int((by_runs > 0.5).sum())
     gain = (table["se_unpaired"] / table["se"]).median()
@@ -59,8 +59,8 @@ def _told(table: pd.DataFrame) -> str:
 
 def _noise(table: pd.DataFrame) -> Table:
     note = (
-        "Standard deviations in points, from mean squares. Seed: luck that all cells of a seed "
-        "share. Run: what is left of a run beyond it. Item: how hard items are. Cell × item: what "
+        "Standard deviations in points, from mean squares. Seed: the effect common to all cells of "
+        "a seed. Run: what is left of a run beyond it. Item: how hard items are. Cell × item: what "
         "a cell changes on single items. The standard error is that of a paired difference of two "
         "cells at the seeds and items that were run, for other items like these; then with these "
         "items as all there is; then had the cells had seeds and items of their own."
@@ -70,11 +70,11 @@ def _noise(table: pd.DataFrame) -> Table:
 
 
 def _plan(items: Items, table: pd.DataFrame) -> Plate:
-    """Return what more seeds or items would buy, in the place with most runs."""
-    place = _largest_place(table)
+    """Return what more seeds or items would buy, in the stratum with most runs."""
+    stratum = _largest_stratum(table)
     parts = []
     for name, task, own in by_task(items):
-        if name != place or task not in set(table.loc[table["place"] == place, "task"]):
+        if name != stratum or task not in set(table.loc[table["stratum"] == stratum, "task"]):
             continue
         found = noise(own)
         seeds = found.runs / found.cells
@@ -84,31 +84,33 @@ def _plan(items: Items, table: pd.DataFrame) -> Plate:
     plan = pd.concat(parts, ignore_index=True)
     plan["seeds"] = plan["seeds"].map("{:g}".format)
     caption = (
-        f"{place}: standard error of the difference of two cells on the same items and seeds, "
+        f"{stratum}: standard error of the difference of two cells on the same items and seeds, "
         "against the number of items; a line for a number of seeds. Cross: what was run. A line "
         "that is flat has no more to gain from items."
     )
     return Plate("noise_plan", figures.plan(plan), caption)
 
 
-def _largest_place(table: pd.DataFrame) -> str:
-    return str(table.groupby("place", sort=False)["runs"].max().idxmax())
+def _largest_stratum(table: pd.DataFrame) -> str:
+    return str(table.groupby("stratum", sort=False)["runs"].max().idxmax())
 
 
 def _pairs(items: Items, study: Study) -> Table:
-    """Compare the best cell of every place with the next ones, item by item."""
+    """Compare the best cell of every stratum with the next ones, item by item."""
     target = study.rows.loc[study.rows["side"] == "target", "task"].astype(str).unique()
     tasks = [t for t in items.tasks if t in set(target)] or items.tasks
     chosen = items.of(tasks=tasks)
     where = stratum_names(chosen.runs)
     rows = []
-    for place in dict.fromkeys(where):
-        own = chosen.of(runs=where == place)
+    for stratum in dict.fromkeys(where):
+        own = chosen.of(runs=where == stratum)
         cell = cell_names(own.runs)
         means = pd.Series(own.scores_RI.mean(axis=1)).groupby(cell).mean()
         order = list(means.index[falling(means)])
         for other in order[1 : MOST_PAIRS + 1]:
-            rows.append({"place": place, "against": other} | _pair(own, cell, order[0], str(other)))
+            rows.append(
+                {"stratum": stratum, "against": other} | _pair(own, cell, order[0], str(other))
+            )
     note = (
         "The best cell less the next ones, in points, tasks weighing equally. Items: these runs on "
         "other items, paired by item (Miller 2024). Runs: other runs on these items, paired by "
@@ -146,17 +148,17 @@ def _models(items: Items, table: pd.DataFrame) -> Table:
     """Fit the binomial model to the tasks of right or wrong, those with most runs first."""
     binary = set(items.items.loc[items.items["binary"], "task"].astype(str))
     chosen = table[table["task"].isin(binary)].nlargest(MOST_MODELS, "runs")
-    wanted = set(zip(chosen["place"], chosen["task"], strict=True))
+    wanted = set(zip(chosen["stratum"], chosen["task"], strict=True))
     rows = []
-    for place, task, own in by_task(items):
-        if (place, task) not in wanted or cell_names(own.runs).nunique() > MOST_CELLS:
+    for stratum, task, own in by_task(items):
+        if (stratum, task) not in wanted or cell_names(own.runs).nunique() > MOST_CELLS:
             continue
         try:
             model = item_model(own, most_rows=MOST_ROWS)
         except AnalysisError:
             continue
         rows.append(
-            {"place": place, "task": task, "items": model.items, "of": model.of}
+            {"stratum": stratum, "task": task, "items": model.items, "of": model.of}
             | {"runs": len(own.runs), "sd_run": model.sd("run"), "sd_item": model.sd("item")}
             | {"sd_cell_item": model.sd("cell:item")}
             | {"share": model.share_of_items, "converged": model.fit.converged}

@@ -4,7 +4,7 @@ The statistic is T = SSE(monotone) - SSE(quadratic), referred to what each of th
 scores are drawn from the fitted monotone curve, then from the fitted quadratic, both with the pure
 error: a parametric bootstrap of non-nested models (Williams 1970, Biometrics 26(1)). The monotone
 curve is the better of rising and falling, by isotonic least squares (Barlow et al. 1972). A
-quadratic without a maximum inside counts as monotone: there is no optimum to defend.
+quadratic without a maximum inside counts as monotone.
 
 Letters in names: L levels, M = L - 1 steps, D draws.
 """
@@ -20,14 +20,15 @@ from analysis.questions.plw.level_curve import Curve, least_squares, power_colum
 DRAWS = 1000
 ALPHA = 0.05
 NAN = float("nan")
+NO_MAXIMUM = "the quadratic has no maximum inside, so there is nothing to test"
 
 
 @dataclass(frozen=True, slots=True)
 class MonotoneTest:
     """A quadratic with a maximum inside against a monotone curve, each as the null in turn."""
 
-    p_monotone: float  # small: a monotone curve does not do
-    p_quadratic: float  # small: the quadratic does not do
+    p_monotone: float  # small: a monotone curve does not fit
+    p_quadratic: float  # small: the quadratic does not fit
     direction: str  # of the better monotone curve: "rising" or "falling"
     verdict: str
 
@@ -40,7 +41,7 @@ def monotone_fit(r_MM: Array, m_M: Array) -> tuple[Array, float, str]:
 
 
 def monotone_test(found: Curve, *, draws: int = DRAWS, seed: int = 0) -> MonotoneTest:
-    """Return whether a monotone curve, a quadratic with a maximum inside, both or neither will do.
+    """Return whether a monotone curve, a quadratic with a maximum inside, both or neither fits.
 
     The variance is drawn anew with the scores, so that its own uncertainty is in both p-values.
     """
@@ -48,8 +49,7 @@ def monotone_test(found: Curve, *, draws: int = DRAWS, seed: int = 0) -> Monoton
     b_2, _ = least_squares(x_M2, found.m_M)
     d_M, _, direction = monotone_fit(found.r_MM, found.m_M)
     if not _peaks(b_2, found.x_L):
-        told = "the quadratic has no maximum inside, so there is none to defend"
-        return MonotoneTest(NAN, NAN, direction, told)
+        return MonotoneTest(NAN, NAN, direction, NO_MAXIMUM)
     here = float(_differences(found, x_M2, found.m_M[None])[0]) / found.variance
     rng = np.random.default_rng(seed)
     null_2D = [_drawn(found, mean_M, draws, rng) for mean_M in (found.r_MM @ d_M, x_M2 @ b_2)]
@@ -61,9 +61,9 @@ def monotone_test(found: Curve, *, draws: int = DRAWS, seed: int = 0) -> Monoton
 
 _MONOTONE = {
     (True, False): "not monotone: it rises and comes back down",
-    (False, True): "a {direction} curve does and the quadratic does not: no interior optimum",
-    (False, False): "a {direction} curve does as well: no interior optimum is shown",
-    (True, True): "neither a monotone curve nor a quadratic will do",
+    (False, True): "a {direction} curve fits and the quadratic does not: no interior optimum",
+    (False, False): "a {direction} curve fits as well: no interior optimum is shown",
+    (True, True): "neither a monotone curve nor a quadratic fits",
 }
 
 

@@ -208,8 +208,8 @@ def _shape(study: Study) -> list[Block]:
 
 
 def _ratio_row(name: str, test: LikelihoodRatio) -> dict[str, object]:
-    told = {"any effect": "a line against no effect", "curvature": "a quadratic against a line"}
+    names = {"any effect": "a line against no effect", "curvature": "a quadratic against a line"}
     return {
-        "test": told.get(name, name), "chi_squared": test.statistic, "df": test.df, "p": test.p,
+        "test": names.get(name, name), "chi_squared": test.statistic, "df": test.df, "p": test.p,
         "aic_gain": test.aic_small - test.aic_large,
     }  # fmt: skip

@@ -9,7 +9,7 @@ base's own noise and the seed effect cancel between levels; intervals are for th
 A level is Pareto optimal if no other learns at least as much and forgets less. The chance of that
 is the share of draws from the means' joint t distribution (a parametric bootstrap). It is not a
 p-value: draws scatter about estimates that scatter already, so that a level far behind may keep a
-few percent, and several levels that are truly alike share the front between them.
+few percent, and several levels that are truly alike share the Pareto front between them.
 
 Letters in names: C levels, D draws, 2 outcomes (learning, forgetting).
 """

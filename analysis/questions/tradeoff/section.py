@@ -10,14 +10,14 @@ from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.cells import ARM, arm_text
 
-FEWEST = 3  # levels of a stratum from which there is a front to speak of
+FEWEST = 3  # levels of a stratum from which there is a Pareto front
 LARGEST = 4  # strata that are drawn, those of most levels
 ENDS = tuple(f"{name}{end}" for name in OUTCOMES for end in ("", "_low", "_high"))
 FORMATS = dict.fromkeys(ENDS, ".2f") | {"chance": ".3f"}
 HEADS = words.HEADS | {
     "learning_low": "95 % low", "learning_high": "95 % high", "forgetting_low": "95 % low",
     "forgetting_high": "95 % high", "undominated": "undominated as estimated",
-    "chance": "chance of the front",
+    "chance": "chance, Pareto optimal",
 }  # fmt: skip
 NOTE = (
     "Learning: points gained on target tasks over the untouched base; forgetting: points lost on "

@@ -1,4 +1,4 @@
-"""The best score to expect from a tuning budget: how many settings an arm needs to shine.
+"""The best score to expect from a tuning budget: by the number of settings tried.
 
 With B settings tried, sorted by the score they are chosen by, the i-th is the best of n drawn
 without replacement with probability C(i - 1, n - 1) / C(B, n), so that
@@ -8,7 +8,7 @@ without replacement with probability C(i - 1, n - 1) / C(B, n), so that
 is the expected score of the chosen setting (Tang et al. 2020, Showing your work doesn't always
 work, ACL, equation 5): unbiased for settings drawn at random, and exact for those of a grid tried
 in random order. Choosing by a validation score and reporting another one
-keeps the choice's luck out of the number.
+keeps the selection bias out of the number.
 
 Letters in names: B settings, N budgets, D bootstrap draws.
 """
