@@ -153,6 +153,6 @@ def _codes(column: "pd.Series[Any]") -> Any:
 
 
 def _same(codes: Any, column: "pd.Series[Any]") -> bool:
-    """Return whether two columns agree; columns whose rows all differ cannot be told by that."""
+    """Return whether two columns agree; what differs in every row is not compared."""
     repeats = column.nunique() <= len(column) / 2
     return repeats and bool(np.array_equal(codes, _codes(column)))

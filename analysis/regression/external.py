@@ -43,11 +43,11 @@ def columns(reg: Regression) -> Section:
     names = [str(n) for n in frame.columns if n not in ("score", reg.score)]
     rows = [_column(frame[n], chosen.get(n), n in reg.fit.design.parsed.columns) for n in names]
     decisions = [c for c in reg.proposal.choices if c.column not in names]
-    told_ = pd.DataFrame([{"choice": c.column, "is": c.used, "because": c.reason}
+    said = pd.DataFrame([{"choice": c.column, "is": c.used, "because": c.reason}
                           for c in decisions])  # fmt: skip
     table = Table("columns", "The columns and their part", pd.DataFrame(rows))
     blocks: list[Block] = [Text(f"{len(frame):,} rows have a value of {reg.score}.")]
-    blocks += [Sheet(Table("choices", "Choices", told_), open=True)] if len(told_) else []
+    blocks += [Sheet(Table("choices", "Choices", said), open=True)] if len(said) else []
     return Section("table", "What the table holds", (*blocks, Sheet(table, open=True)))
 
 

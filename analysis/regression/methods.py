@@ -104,7 +104,7 @@ def sentences(reg: Regression) -> list[str]:
     fit = reg.fit
     kind = "mixed model" if fit.random else "regression"
     by = "REML" if fit.method == "REML" else _criterion(reg)
-    told = [
+    said = [
         f"We modelled {reg.response.strip('`')} with a {LAWS[reg.family].partition(',')[0]} {kind} "
         f"({LAWS[reg.family].partition(', ')[2]}), fitted by {by} to {fit.n:,} rows{_left(reg)}.",
         _fixed(reg),
@@ -114,14 +114,14 @@ def sentences(reg: Regression) -> list[str]:
         _inference(reg),
     ]
     if reg.margin:
-        told.append(
+        said.append(
             f"Absence of an effect was claimed only by two one-sided tests within a margin of "
             f"± {reg.margin:g}."
         )
     found = versions()
     rest = ", ".join(f"{n} {v}" for n, v in found.items() if n not in ("ablate", "Python"))
-    told.append(f"Computed with ablate {found['ablate']} (Python {found['Python']}, {rest}).")
-    return told
+    said.append(f"Computed with ablate {found['ablate']} (Python {found['Python']}, {rest}).")
+    return said
 
 
 def _left(reg: Regression) -> str:

@@ -135,8 +135,8 @@ class Regression:
     @property
     def status(self) -> str:
         """The fit status that stands beside every p-value, and whether it was simplified."""
-        told = status(self.fit)
-        return f"{told}, simplified" if self.steps else told
+        said = status(self.fit)
+        return f"{said}, simplified" if self.steps else said
 
 
 def status(fit: MixedFit) -> str:
@@ -301,10 +301,10 @@ def _as_fitted(proposal: Proposal, fit: MixedFit) -> Proposal:
     """Return the proposal with what had to be left out of its formula for any fit at all."""
     if fit.formula == proposal.formula:
         return proposal
-    told = f"random terms of {proposal.formula}, which could not be fitted"
+    said = f"random terms of {proposal.formula}, which could not be fitted"
     return Proposal(
         fit.formula, proposal.family, proposal.weights, proposal.choices,
-        (*proposal.simpler, told),
+        (*proposal.simpler, said),
     )  # fmt: skip
 
 

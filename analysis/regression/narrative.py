@@ -28,7 +28,7 @@ Row = Mapping[Hashable, Any]
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The tables that the findings are told from."""
+    """The tables that the findings are written from."""
 
     joint: pd.DataFrame
     means: pd.DataFrame
@@ -82,7 +82,7 @@ def findings(reg: Regression, found: Numbers) -> Section:
     scale = " Beside logits stand odds ratios and the score's own scale." if reg.logit else ""
     text = (
         f"Each line is one effect in {reg.fit.formula}, the others held fixed or averaged over, "
-        f"with a 95 % interval, in {reg.unit}. An effect is told from none by its joint test, "
+        f"with a 95 % interval, in {reg.unit}. Its verdict is that of its joint test, "
         f"adjusted by Holm's method over the effects; differences within a factor have Tukey's "
         f"simultaneous intervals.{scale}"
     )
@@ -161,7 +161,7 @@ def _factor(reg: Regression, name: str, pairs: pd.DataFrame, clear: bool) -> tup
         known["verdict"].isin([NO_EFFECT, "a small effect"]).all() and not clear
     )
     if not clear and not same:
-        text += f"; a difference of {shown(float(row['mde']), SIGNIFICANT)} would have been seen"
+        text += f"; the minimum detectable effect is {shown(float(row['mde']), SIGNIFICANT)}"
     return text, same
 
 
@@ -190,7 +190,7 @@ def _covariate(reg: Regression, name: str, slopes: pd.DataFrame, clear: bool) ->
     row = slopes.to_dict("records")[0]
     text = f"{name}, a unit more: {_sized(row, reg)}"
     if not clear:
-        text += f"; a slope of {shown(float(row['mde']), SIGNIFICANT)} would have been seen"
+        text += f"; the minimum detectable slope is {shown(float(row['mde']), SIGNIFICANT)}"
     return text
 
 
@@ -237,7 +237,7 @@ def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
         found.append(("A simpler model than the table suggests.", text))
     if reg.fit.left_out:
         text = f"The columns determine one another; left out: {', '.join(reg.fit.left_out[:8])}."
-        found.append(("Effects that cannot be told apart.", text))
+        found.append(("Effects that the table does not separate.", text))
     notes = [n for n in reg.frame.attrs.get("notes", ()) if "repeat another row" in n]
     found += [("Repeated rows.", note) for note in notes]
     return tuple(found)

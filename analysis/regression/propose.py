@@ -32,7 +32,7 @@ COUNTED = 1e-6  # how far score * items may be from a whole number
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one column, or one decision, came to."""
+    """The part of one column in the model, or one decision, with its reason."""
 
     column: str
     used: str
@@ -67,8 +67,8 @@ class _Draft:
     def add(self, column: str, term: str, size: int, reason: str) -> None:
         """Add a fixed term if the table has rows enough for its coefficients."""
         if self.rows < ROWS_A_COEFFICIENT * (self.coefficients + size):
-            told = f"{self.rows} rows are too few for {size} more coefficients beside the others"
-            self.say(column, "left out", told)
+            said = f"{self.rows} rows are too few for {size} more coefficients beside the others"
+            self.say(column, "left out", said)
             self.simpler.append(column)
             return
         self.fixed.append(term)
@@ -115,8 +115,8 @@ def given(
     chosen, weights, about = propose_family(
         frame, family=family, weights=weights, response=formula.partition("~")[0].strip()
     )
-    told = Choice("formula", formula, "The formula was given by the user.")
-    return Proposal(formula, chosen, weights, (told, *about))
+    said = Choice("formula", formula, "The formula was given by the user.")
+    return Proposal(formula, chosen, weights, (said, *about))
 
 
 def _place(role: Role, frame: pd.DataFrame, draft: _Draft, dose: str | None) -> None:
@@ -180,19 +180,19 @@ def propose_family(
         response: the left side of the user's formula; a transformed score is Gaussian.
     """
     score = str(frame.attrs["score"])
-    told = [] if weights is None else [
+    said = [] if weights is None else [
         Choice(weights, "weights", "named by the user: trials of a binomial, else weights of rows")
     ]  # fmt: skip
     if family is not None:
-        return family, weights, [Choice("family", family, "chosen by the user"), *told]
+        return family, weights, [Choice("family", family, "chosen by the user"), *said]
     if response and response.strip("`") not in (score, "score"):
         why = f"the formula's left side is {response}, a number on its own scale"
-        return "gaussian", weights, [Choice("family", "gaussian", why), *told]
+        return "gaussian", weights, [Choice("family", "gaussian", why), *said]
     values = frame["score"].to_numpy(dtype=np.float64)
     for name, found, why in _families(frame, values, weights):
         own = [] if found == weights else [Choice(str(found), "trials", "score × it is whole")]
-        return name, found, [Choice("family", name, why), *own, *told]
-    return "gaussian", weights, [Choice("family", "gaussian", _why_gaussian(values)), *told]
+        return name, found, [Choice("family", name, why), *own, *said]
+    return "gaussian", weights, [Choice("family", "gaussian", _why_gaussian(values)), *said]
 
 
 def _families(

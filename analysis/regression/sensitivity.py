@@ -165,7 +165,7 @@ def _collinear(reg: Regression) -> list[Block]:
     if len(reg.fit.fixef) < 2 or not np.isfinite(reg.fit.cov.to_numpy()).all():
         return []
     found: Collinearity = collinearity(reg.fit)
-    lines = tuple(map(_readable, found.words)) or ("The terms can be told apart from one another.",)
+    lines = tuple(map(_readable, found.words)) or ("No term is nearly determined by the others.",)
     frame = found.vif.rename_axis("term").rename("inflation").reset_index()
     note = (
         f"Generalised variance inflation per coefficient (Fox and Monette 1992); condition number "

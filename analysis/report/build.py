@@ -265,10 +265,10 @@ def _plain_page(
     raw: pd.DataFrame,
     frame: pd.DataFrame,
     place: tuple[str, Path | None],
-    told: tuple[str, str],
+    said: tuple[str, str],
 ) -> Page:
     """Return the page of results that no model can be fitted to, and say why."""
-    (source, folder), (name, reason) = place, told
+    (source, folder), (name, reason) = place, said
     sections = [
         memorised.section(frame) or plain.findings(frame),
         overview.section(raw, folder),

@@ -1,7 +1,7 @@
 """The headline findings in plain words: only what the intervals support.
 
 Every sentence carries its number and interval; what is not distinguishable is said to be so, with
-the smallest effect that would have been seen.
+the minimum detectable effect.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -107,7 +107,7 @@ def _unseen(row: Mapping[Hashable, object]) -> str:
             "zero lies outside this one interval, but not after adjustment for the number of "
             f"comparisons (p = {_number(row, 'p_holm'):.2g})"
         )
-    return f"a true effect of {_number(row, 'mde'):.1f} points would have been seen"
+    return f"the minimum detectable effect is {_number(row, 'mde'):.1f} points"
 
 
 def _inside(row: Mapping[Hashable, object]) -> str:
@@ -130,17 +130,17 @@ def _one_level(mode: str, own: pd.DataFrame) -> Item:
     clear = own[own["p_holm"] < ALPHA]
     if not len(clear):
         low, high = own["mde"].min(), own["mde"].max()
-        seen = f"effects of {words.span(low, high)} points would have been seen"
+        seen = f"the minimum detectable effect is {words.span(low, high)} points"
         text = f"masking {mode} against no prompt weight: no difference in {len(own)} comparisons"
         return Item(f"{text}; {seen}.", "not distinguishable")
-    told = "; ".join(
+    said = "; ".join(
         f"{words.group_text(str(r.task_group))}, {words.data_text(str(r.dataset_type))} "
         f"{words.signed(float(str(r.effect)))} points "
         f"({words.interval(float(str(r.low)), float(str(r.high)))})"
         for r in clear.itertuples()
     )
     text = (
-        f"masking {mode} against no prompt weight, {len(clear)} of {len(own)} comparisons: {told}."
+        f"masking {mode} against no prompt weight, {len(clear)} of {len(own)} comparisons: {said}."
     )
     return Item(text, "distinguishable", "clear")
 
@@ -160,11 +160,11 @@ def _arms(study: Study) -> Iterator[Item]:
 def _full(row: Mapping[Hashable, object], *, several: bool) -> Item:
     """Say what full fine-tuning learns and forgets; intervals that hold zero are called so."""
     parts = []
-    for name, told in (("learning", "target tasks"), ("forgetting", "source tasks")):
+    for name, said in (("learning", "target tasks"), ("forgetting", "source tasks")):
         mean, low, high = (_number(row, f"{name}{end}") for end in ("", "_low", "_high"))
         sign = 1 if name == "learning" else -1
         low, high = sorted((sign * low, sign * high))
-        parts.append(f"{words.signed(sign * mean)} points on {told} ({words.interval(low, high)})")
+        parts.append(f"{words.signed(sign * mean)} points on {said} ({words.interval(low, high)})")
     where = f"{row['dataset']}, {row['model']}" if several else f"{row['dataset']}"
     text = f"{where}: full fine-tuning against the untouched base: {', '.join(parts)}."
     return Item(text, "learning, forgetting")
@@ -177,16 +177,16 @@ def _against(own: pd.DataFrame, where: str) -> Item:
     rest = [str(a) for a in own.loc[own["verdict"] != "distinguishable", "arm"]]
     if not len(clear):
         low, high = own["mde"].min(), own["mde"].max()
-        seen = f"a true difference of {words.span(low, high)} points would have been seen"
+        seen = f"the minimum detectable effect is {words.span(low, high)} points"
         text = f"{where}: {', '.join(rest)} against {against}; {seen}."
         return Item(text, "not distinguishable")
-    told = ", ".join(
+    said = ", ".join(
         f"{r.arm} {words.signed(float(str(r.estimate)))} "
         f"({words.plain(float(str(r.low)))} to {words.plain(float(str(r.high)))})"
         for r in clear.itertuples()
     )
     tail = f" Not distinguishable from {against}: {', '.join(rest)}." if rest else ""
-    text = f"{where}, points against {against} with 95 % intervals: {told}.{tail}"
+    text = f"{where}, points against {against} with 95 % intervals: {said}.{tail}"
     return Item(text, "distinguishable", "clear")
 
 
@@ -200,7 +200,9 @@ def _controls(study: Study) -> Iterator[Item]:
         tone = "warn" if alarm else "clear" if seen else ""
         head = {"sham": "A/A", "placebo": "placebo weights", "shuffled": "shuffled prompts"}
         text = f"{head[found.name]}: {words.estimate_text(found.effect)}; {found.verdict}"
-        text += "." if seen else f"; {found.effect.mde:.1f} points would have been seen."
+        text += (
+            "." if seen else f"; the minimum detectable effect is {found.effect.mde:.1f} points."
+        )
         yield Item(text, tag, tone)
     yield from _rates(measured_rates(study))
 
@@ -213,13 +215,13 @@ def _rates(rates: pd.DataFrame) -> Iterator[Item]:
         "sham": "A/A cells", "placebo": "placebo, labels swapped",
         "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
     }  # fmt: skip
-    told = "; ".join(
+    said = "; ".join(
         f"{heads[str(r.control)]} {float(str(r.rate)):.0%} of {r.tests} tests "
         f"({100 * float(str(r.low)):.0f} to {100 * float(str(r.high)):.0f} %)"
         for r in rates.itertuples()
     )
     beyond = rates["low"] > ALPHA
-    text = f"False positives at the 5 % level, measured here: {told}."
+    text = f"False positives at the 5 % level, measured here: {said}."
     if beyond.any():
         text += " Where the interval lies above 5 %, take p-values for smaller than they should be."
     yield Item(text, "too many" if beyond.any() else "as wanted", "warn" if beyond.any() else "")

@@ -74,7 +74,7 @@ def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
     count = words.count(len(headlines), "effect")
     tail = f"; {remarks[0]}" if remarks else ""
     if not clear:
-        return f"None of the {count} can be told from zero at the 5 % level{tail}."
+        return f"None of the {count} is distinguishable from zero at the 5 % level{tail}."
     named = _named(clear)
     largest = ", ".join(_effect_text(one) for one in named)
     first = "the largest are " if len(clear) > len(named) else ""
@@ -168,7 +168,7 @@ def _caption(rows: pd.DataFrame, every: int, method: str) -> str:
 
 
 def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
-    """Return how often the second analysis comes to the same verdict."""
+    """Return how often the second analysis gives the same verdict."""
     known = table[table["agrees"].notna()] if len(table) else table
     if not len(known):
         return []

@@ -51,7 +51,7 @@ class Headline:
 
     @property
     def clear(self) -> bool:
-        """Whether the effect is told from zero."""
+        """Whether the effect is distinguishable from zero."""
         return self.verdict == CLEAR
 
 

@@ -132,7 +132,7 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def _aliases(cells: pd.DataFrame) -> Table:
-    """Say which names are one run; replicates and base models are told once."""
+    """Say which names are one run; replicates and base models are named once."""
     names = [n for n in shown(cells) if n not in ("seed", "model")]
     done = cells[cells["train_key"].notna() & (_column(cells, "adapter") != "none")]
     again = done.duplicated("train_key")

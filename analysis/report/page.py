@@ -187,8 +187,8 @@ def summary_of(section: Section) -> str:
     for block in section.blocks:
         if isinstance(block, Text):
             return _first_sentence(block.text)
-    if told := _verdicts([b.table.frame for b in section.blocks if isinstance(b, Sheet)]):
-        return told
+    if said := _verdicts([b.table.frame for b in section.blocks if isinstance(b, Sheet)]):
+        return said
     kinds = {"plate": "figure", "table": "table"}
     found = [kinds[b.kind] for b in section.blocks if b.kind in kinds]
     parts = [f"{found.count(k)} {k}{'' if found.count(k) == 1 else 's'}" for k in kinds.values()]

@@ -53,7 +53,7 @@ def test_every_question_with_an_effect_is_named_before_a_second_effect_of_anothe
 
 def test_nothing_to_say_is_said():
     assert texts(screen([], nothing="Only a mean.")) == ["Only a mean."]
-    assert texts(screen([effect(1.0, UNCLEAR)]))[0].startswith("None of the 1 effect can be told")
+    assert texts(screen([effect(1.0, UNCLEAR)]))[0].startswith("None of the 1 effect")
 
 
 def test_the_figure_has_the_clear_effects_before_those_of_smallest_p():

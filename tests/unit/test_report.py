@@ -377,7 +377,7 @@ def test_every_null_has_the_minimum_detectable_effect_beside_it():
     nulls = [i for i in items_of(findings.section(study)) if i.tag == "not distinguishable"]
     assert nulls
     for item in nulls:
-        assert "would have been seen" in item.text or "adjustment" in item.text, item.text
+        assert "minimum detectable effect is" in item.text or "adjustment" in item.text, item.text
 
 
 def test_terms_and_counts_are_told_in_words():

@@ -102,7 +102,7 @@ def _finding(dataset: str, own: pd.DataFrame) -> Item:
     clear = own[own["verdict"] == "distinguishable"]
     if not len(clear):
         low, high = own["mde"].min(), own["mde"].max()
-        seen = f"differences of {words.span(low, high, 3)} nats a token would have been seen"
+        seen = f"the minimum detectable effect is {words.span(low, high, 3)} nats a token"
         text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
         return Item(text, "not distinguishable")
     said = "; ".join(
