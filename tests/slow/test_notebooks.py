@@ -61,12 +61,13 @@ def test_there_are_six_notebooks_and_all_name_a_kernel():
 def test_a_study_in_five_minutes(tmp_path):
     notebook = run(FOLDER / "01_a_study_in_five_minutes.ipynb", tmp_path)
     said = text_of(notebook)
-    assert "converged: True" in said
+    assert "Linear mixed model fitted by REML" in said
+    assert "'lora r8'" in said
     assert "index.html" in said
     figures = [out for out in outputs(notebook) if "image/png" in out.get("data", {})]
     assert len(figures) == 1
     tables = [out for out in outputs(notebook) if "text/html" in out.get("data", {})]
-    assert len(tables) >= 5
+    assert len(tables) >= 3
 
 
 def test_your_own_table(tmp_path):
