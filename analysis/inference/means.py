@@ -169,9 +169,12 @@ def slopes(
         )
     asked = _checked(of, within, grid)
     step = SLOPE_STEP * float(np.ptp(grid.used[variable].to_numpy(dtype=np.float64)))
-    ends = [grid.rows.assign(**{variable: grid.rows[variable] + s}) for s in (step, -step)]
+    x_G = grid.rows[variable].to_numpy(dtype=np.float64)
+    # A positive number stays positive: the formula may take its logarithm or its root.
+    step_G = np.where((x_G > 0) & (x_G <= step), SLOPE_STEP * x_G, step)
+    ends = [grid.rows.assign(**{variable: x_G + sign * step_G}) for sign in (1, -1)]
     up, down = (matrix_for(fit.design, rows) for rows in ends)
-    found = _averaged(grid, (up - down) / (2 * step), (asked, weights), df, level)
+    found = _averaged(grid, (up - down) / (2 * step_G[:, None]), (asked, weights), df, level)
     return replace(found, sloped=True)
 
 

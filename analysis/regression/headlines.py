@@ -41,7 +41,7 @@ def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> I
     if "within" in pairs:
         pairs = pairs[pairs["within"] == ""]
     own = found.means[found.means["factor"] == name] if len(found.means) else found.means
-    if not len(pairs) or not len(own):
+    if not len(pairs) or not len(own) or own["estimate"].isna().all():
         return
     best = str(own["level"].iloc[first_largest(own["estimate"])])
     for row in pairs.dropna(subset=["estimate"]).to_dict("records"):

@@ -546,3 +546,20 @@ def test_a_table_of_groups_alone_has_a_mean_and_its_interval(tmp_path):
     assert reg.fit.formula.startswith("score ~ 1")
     page = build(table, tmp_path).read_text(encoding="utf-8")
     assert f"Mean of score: {reg.fit.fixef.iloc[0]:.3g} (95 % interval" in page
+
+
+def test_a_slope_over_a_logarithm_at_its_lowest_value_is_the_derivative(tmp_path):
+    rng = np.random.default_rng(0)
+    rate = 10.0 ** rng.integers(-6, -1, 60)
+    table = pd.DataFrame({"rate": rate, "score": 3 * np.log2(rate) + rng.normal(size=60)})
+    reg = analysed(table, Request(formula="score ~ log2(rate)"))
+    rows = contrasts.slope_rows(reg).sort_values("at")
+    derivative = reg.fit.fixef.iloc[1] / np.log(2) / rows["at"]
+    np.testing.assert_allclose(rows["estimate"], derivative, rtol=1e-4)
+    assert build(table, tmp_path, formula="score ~ log2(rate)").exists()
+
+
+def test_levels_whose_means_the_table_does_not_determine_have_no_headline(tmp_path):
+    table = simple().assign(kind=lambda d: d["arm"] + np.where(np.arange(40) % 4 < 2, "1", "2"))
+    text = build(table, tmp_path, formula="y ~ arm * kind").read_text(encoding="utf-8")
+    assert '<section id="answer">' in text
