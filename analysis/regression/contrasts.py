@@ -177,6 +177,11 @@ def _where(reg: Regression, name: str) -> list[float]:
     return ends if bent else [middle]
 
 
+def straight(reg: Regression, name: str) -> bool:
+    """Return whether a covariate's slope is the same everywhere."""
+    return len(_where(reg, name)) == 1
+
+
 def _within(reg: Regression, name: str, factor: str) -> Iterator[dict[str, object]]:
     middle = float(reg.used[name].to_numpy(dtype=np.float64).mean())
     found = slopes(reg.fit, reg.used, name, of=factor, at={name: middle}, df=reg.df)

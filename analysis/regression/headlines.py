@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, covariance, equivalence
-from analysis.inference.means import means
+from analysis.inference.means import means, slopes
 from analysis.inference.optimum import INTERIOR
 from analysis.inference.scale import scale_of
 from analysis.inference.second_opinion import second_opinion
@@ -41,9 +41,10 @@ def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> I
     if "within" in pairs:
         pairs = pairs[pairs["within"] == ""]
     own = found.means[found.means["factor"] == name] if len(found.means) else found.means
-    if not len(pairs) or not len(own) or own["estimate"].isna().all():
+    if not len(pairs) or not len(own):
         return
-    best = str(own["level"].iloc[first_largest(own["estimate"])])
+    known = own["estimate"].notna().any()  # else the first level is what others are compared with
+    best = str(own["level"].iloc[first_largest(own["estimate"]) if known else 0])
     for row in pairs.dropna(subset=["estimate"]).to_dict("records"):
         first, second = str(row["contrast"]).split(" − ", 1)
         if len(own) > ALL_PAIRS and best not in (first, second):
@@ -86,6 +87,9 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
         return
     order = [ends.labels[name].tolist().index(level) for level in levels]
     effect = contrast(reg.fit, ends.l_KB[order[0]] - ends.l_KB[order[1]], df=reg.df)
+    if not np.isfinite(effect.p) and contrasts.straight(reg, name):  # the slope may be determined
+        slope_B = slopes(reg.fit, reg.used, name, df=reg.df).l_KB[0]
+        effect = contrast(reg.fit, slope_B * (levels[0] - levels[1]), df=reg.df)
     if not np.isfinite(effect.p):
         return
     margin = None if reg.logit else reg.margin

@@ -297,7 +297,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         best=headlines.best_levels(reg, found),
         remarks=headlines.remarks(found),
         method=headlines.METHOD,
-        nothing=narrative.mean(reg),
+        nothing=first_screen.NOTHING if len(found.joint) else narrative.mean(reg),
     )
     facts = (
         ("rows", f"{reg.fit.n:,}"),

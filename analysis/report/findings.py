@@ -19,6 +19,7 @@ from analysis.questions.tradeoff.estimate import arms
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
+from analysis.report.trust import false_positive_line
 
 ALPHA = 0.05
 SAME = "no effect beyond the margin"
@@ -204,24 +205,4 @@ def _controls(study: Study) -> Iterator[Item]:
             "." if seen else f"; the minimum detectable effect is {found.effect.mde:.1f} points."
         )
         yield Item(text, tag, tone)
-    yield from _rates(measured_rates(study))
-
-
-def _rates(rates: pd.DataFrame) -> Iterator[Item]:
-    """Say how often the study's tests call a difference what is none, against the 5 % wanted."""
-    if not len(rates):
-        return
-    heads = {
-        "sham": "A/A cells", "placebo": "placebo, labels swapped",
-        "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
-    }  # fmt: skip
-    said = "; ".join(
-        f"{heads[str(r.control)]} {float(str(r.rate)):.0%} of {r.tests} tests "
-        f"({100 * float(str(r.low)):.0f} to {100 * float(str(r.high)):.0f} %)"
-        for r in rates.itertuples()
-    )
-    beyond = rates["low"] > ALPHA
-    text = f"False positives at the 5 % level, measured here: {said}."
-    if beyond.any():
-        text += " Where the interval lies above 5 %, take p-values for smaller than they should be."
-    yield Item(text, "too many" if beyond.any() else "as wanted", "warn" if beyond.any() else "")
+    yield from false_positive_line(measured_rates(study))

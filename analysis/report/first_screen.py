@@ -12,6 +12,7 @@ from analysis.report.page import Block, Head, Item, Listing, Plate, Section, She
 from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
 
 ALPHA = 0.05
+NOTHING = "The table determines no comparison that this report knows; see the model."
 MOST_LINES = 40  # of the figure
 NAMED = 3  # effects that the answer names
 FORMATS = dict.fromkeys(
@@ -32,7 +33,7 @@ def section(
     best: Table | None = None,
     remarks: Sequence[str] = (),
     method: str = "least squares on means of runs, errors clustered by cell",
-    nothing: str = "The table holds no comparison that this report knows; see the model.",
+    nothing: str = NOTHING,
 ) -> Section:
     """Return what is open when the page is.
 

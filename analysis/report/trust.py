@@ -5,6 +5,8 @@ The lines stand on the first screen, beside the second analysis of every headlin
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates
 from analysis.regression.study import Study
@@ -16,7 +18,7 @@ ALPHA = 0.05
 
 def trust(study: Study) -> list[Item]:
     """Return a line each on fit, seeds, A/A control and measured false positives."""
-    return [_fit(study), _seeds(study), *_sham(study), *_rates(study)]
+    return [_fit(study), _seeds(study), *_sham(study), *false_positive_line(measured_rates(study))]
 
 
 def _fit(study: Study) -> Item:
@@ -42,22 +44,22 @@ def _sham(study: Study) -> Iterator[Item]:
         yield Item(f"{text}; {verdict}.", "A/A", "warn" if seen else "clear", ("controls",))
 
 
-def _rates(study: Study) -> Iterator[Item]:
-    """Yield the measured false-positive rate: of the A/A cells, else of labels drawn at random."""
-    rates = measured_rates(study)
-    for name in ("sham", "relabelled"):
-        own = rates[rates["control"] == name] if len(rates) else rates
-        if not len(own):
-            continue
-        row = own.iloc[0]
-        low, high = float(row["low"]), float(row["high"])
-        of = "A/A cells" if name == "sham" else "labels drawn at random"
-        text = (
-            f"False-positive rate of tests at the 5 % level, measured on {of}: "
-            f"{float(row['rate']):.0%} of {row['tests']} tests ({100 * low:.0f} to "
-            f"{100 * high:.0f} %)."
-        )
-        many = low > ALPHA
-        text += " p-values are smaller than they should be." if many else ""
-        yield Item(text, "false positives", "warn" if many else "clear", ("false_positives",))
+def false_positive_line(rates: pd.DataFrame) -> Iterator[Item]:
+    """Say how often the study's tests call a difference what is none, against the 5 % wanted."""
+    if not len(rates):
         return
+    heads = {
+        "sham": "A/A cells", "placebo": "placebo, labels swapped",
+        "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
+    }  # fmt: skip
+    said = "; ".join(
+        f"{heads[str(r.control)]} {float(str(r.rate)):.0%} of {r.tests} tests "
+        f"({100 * float(str(r.low)):.0f} to {100 * float(str(r.high)):.0f} %)"
+        for r in rates.itertuples()
+    )
+    beyond = rates["low"] > ALPHA
+    text = f"False positives at the 5 % level, measured here: {said}."
+    if beyond.any():
+        text += " Where the interval lies above 5 %, take p-values for smaller than they should be."
+    tag = ("too many", "warn") if beyond.any() else ("as wanted", "clear")
+    yield Item(text, *tag, ("false_positives",))

@@ -14,6 +14,7 @@ from analysis.regression.study import fitted
 from analysis.report import first_screen
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest
 from analysis.report.page import Item, Listing, Plate, Sheet, Text
+from analysis.report.trust import false_positive_line
 from analysis.table.frame import from_results
 from tests.fake_results import fake_results
 
@@ -145,3 +146,15 @@ def test_errors_are_clustered_by_the_group_within_which_the_effect_does_not_vary
     assert cluster_of(reg, "arm") == "run"
     plain = analysed(table(), Request(formula="points ~ arm + (1 | task)"))
     assert cluster_of(plain, "arm") == "task"
+
+
+def test_a_measured_rate_above_five_percent_is_a_warning_whichever_control_it_is_of():
+    rates = pd.DataFrame({
+        "control": ["sham", "relabelled"], "tests": [24, 80], "rate": [0.0, 0.22],
+        "low": [0.0, 0.14], "high": [0.14, 0.33],
+    })  # fmt: skip
+    line = next(false_positive_line(rates))
+    assert (line.tag, line.tone) == ("too many", "warn")
+    assert "labels drawn at random 22% of 80 tests (14 to 33 %)" in line.text
+    fine = next(false_positive_line(rates.head(1)))
+    assert (fine.tag, fine.tone) == ("as wanted", "clear")
