@@ -71,7 +71,7 @@ def test_clear_cases_are_called_so():
 
 
 def runs(seed=0, *, gap=3.0, noise=1.0, seeds=5, shift=0.0):
-    """Two arms whose forgetting is a line in learning, `gap` apart; the seed's luck is shared."""
+    """Two arms whose forgetting is a line in learning, `gap` apart; the seed effect is shared."""
     rng = np.random.default_rng(seed)
     rows = []
     for s in range(seeds):
@@ -95,6 +95,32 @@ def test_the_joint_means_are_those_of_balanced_analysis_of_variance():
     rest = rest - rest.mean()
     assert found.fit.df == 36
     assert found.fit.residual_YY[0, 0] == pytest.approx(float((rest**2).to_numpy().sum()) / 36)
+
+
+def test_the_interval_of_a_mean_holds_the_seed_effect():
+    """A balanced table: (MS_seed + (A - 1) MS_rest) / (A S) with Satterthwaite's df."""
+    data = runs()
+    table = front_table(joint_means(data, ["arm", "wp"], ["seed"]))
+    wide = data.pivot(index="seed", columns=["arm", "wp"], values="learning").to_numpy()
+    seeds, levels = wide.shape
+    by_seed = wide.mean(axis=1)
+    rest = wide - wide.mean(axis=0) - by_seed[:, None] + wide.mean()
+    ms_rest = (rest**2).sum() / ((levels - 1) * (seeds - 1))
+    parts = np.array([levels * by_seed.var(ddof=1), (levels - 1) * ms_rest]) / (levels * seeds)
+    df = parts.sum() ** 2 / (parts**2 / [seeds - 1, (levels - 1) * (seeds - 1)]).sum()
+    np.testing.assert_allclose(table["learning_se"], np.sqrt(parts.sum()))
+    half = np.sqrt(parts.sum()) * stats.t.ppf(0.975, df)
+    np.testing.assert_allclose(table["learning_high"] - table["learning"], half)
+
+
+def test_the_interval_of_a_mean_covers_the_truth_of_other_seeds():
+    """60 tables whose seeds differ by 3 points: 95 % of intervals hold the mean over seeds."""
+    hits = []
+    for seed in range(60):
+        table = front_table(joint_means(runs(seed), ["arm", "wp"], ["seed"]), draws=2)
+        truth = 10 + 20 * table["wp"]
+        hits.append(((table["learning_low"] < truth) & (truth < table["learning_high"])).mean())
+    assert 0.89 < np.mean(hits) < 0.995
 
 
 def test_means_are_adjusted_for_what_arms_were_crossed_with():

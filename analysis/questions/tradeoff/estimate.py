@@ -4,14 +4,16 @@ A run has two numbers: learning, the points gained on target tasks over the unto
 forgetting, the points lost on source tasks. Both are compared between cells, or between arms
 (adapter and rank) over their cells. Means are adjusted for the seed and for whatever else the
 levels were crossed with, both outcomes together (`analysis.table.adjusted_means`), so that the
-base's own noise and the seed effect cancel between levels; intervals are for these seeds.
+base's own noise and the seed effect cancel between levels. They do not cancel in what a level
+learnt over the base, which has no seed: its interval holds the variance of the seed effect as well
+(balanced: (MS_seed + (A - 1) MS_rest) / (A S) for A levels and S seeds, Satterthwaite 1946).
 
 A level is Pareto optimal if no other learns at least as much and forgets less. The chance of that
 is the share of draws from the means' joint t distribution (a parametric bootstrap). It is not a
 p-value: draws scatter about estimates that scatter already, so that a level far behind may keep a
 few percent, and several levels that are truly alike share the Pareto front between them.
 
-Letters in names: C levels, D draws, 2 outcomes (learning, forgetting).
+Letters in names: N runs, C levels, D draws, 2 outcomes (learning, forgetting).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +23,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.canonical import root
-from analysis.engine.linalg import Array, Mask
+from analysis.engine.linalg import Array, Index, Mask
 from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import Estimate
 from analysis.regression.study import Study
-from analysis.table.adjusted_means import Adjusted, adjusted_means
+from analysis.table.adjusted_means import Adjusted, adjusted_means, dummies, independent, without
 from analysis.table.cells import ARM, without_rank
 from analysis.table.factors import factors_of, run_columns
 from analysis.table.frame import SCORED, study_rows
@@ -40,12 +43,28 @@ STRATUM = ("dataset", "model")  # levels are compared within one
 
 
 @dataclass(frozen=True, slots=True)
+class SeedEffect:
+    """What the seeds add to the variance of a mean over them.
+
+    Attributes:
+        between_2: variance, over seeds, of the seeds' mean residuals, by outcome.
+        seeds: how many there are.
+        runs: runs a seed, their mean.
+    """
+
+    between_2: Array
+    seeds: int
+    runs: float
+
+
+@dataclass(frozen=True, slots=True)
 class JointMeans:
     """Mean learning and forgetting of the levels in one stratum, with their joint distribution."""
 
     levels: pd.DataFrame  # the factors of each level, in the order of the means
     mean_C2: Array
     fit: Adjusted | None  # None where one run per level leaves no noise to judge by
+    seed_effect: SeedEffect | None = None  # None with one seed, or where it was not asked for
 
     def draws(self, count: int = DRAWS, seed: int = 0) -> Array:
         """Return draws of all means from their joint t distribution (D, C, 2)."""
@@ -98,9 +117,23 @@ def joint_means(runs: pd.DataFrame, by: Sequence[str], blocks: Sequence[str]) ->
             fit = adjusted_means(level_N, own, y_N2, weights="proportional")
         except AnalysisError:
             continue
-        return JointMeans(levels, fit.mean_SY, fit)
+        return JointMeans(levels, fit.mean_SY, fit, _seed_effect(runs, level_N, blocks, y_N2))
     plain = pd.DataFrame(y_N2).groupby(level_N).mean().to_numpy()
     return JointMeans(levels, plain, None)
+
+
+def _seed_effect(
+    runs: pd.DataFrame, level_N: Index, blocks: Sequence[str], y_N2: Array
+) -> SeedEffect | None:
+    """Return the spread of the seeds' mean residuals; None where seeds are no block, or one."""
+    if "seed" not in blocks or runs["seed"].nunique() < 2:
+        return None
+    others = [n for n in blocks if n != "seed"]
+    columns = [dummies(pd.Series(level_N.astype(str)))]
+    columns += [dummies(runs[n].astype(str)) for n in others]
+    rest = pd.DataFrame(without(independent(np.hstack(columns)), y_N2))
+    by_seed = rest.groupby(runs["seed"].to_numpy()).mean()
+    return SeedEffect(by_seed.var(ddof=1).to_numpy(), len(by_seed), len(rest) / len(by_seed))
 
 
 def on_front(points_DC2: Array) -> Mask:
@@ -150,9 +183,25 @@ def _intervals(means: JointMeans, outcome: int) -> dict[str, list[float]]:
     if means.fit is None:
         none = [NAN] * len(means.mean_C2)
         return {"": means.mean_C2[:, outcome].tolist(), "_se": none, "_low": none, "_high": none}
-    found = [means.fit.contrast(weights, outcome) for weights in np.eye(len(means.mean_C2))]
+    found = [_absolute(means.fit, weights, outcome, means.seed_effect)
+             for weights in np.eye(len(means.mean_C2))]  # fmt: skip
     ends = {"": "estimate", "_se": "se", "_low": "low", "_high": "high"}
     return {key: [getattr(one, name) for one in found] for key, name in ends.items()}
+
+
+def _absolute(fit: Adjusted, weights_C: Array, outcome: int, effect: SeedEffect | None) -> Estimate:
+    """Return one mean with the error of another study of as many seeds."""
+    found = fit.contrast(weights_C, outcome)
+    if effect is None:
+        return found
+    noise = float(fit.residual_YY[outcome, outcome])
+    between = float(effect.between_2[outcome]) / effect.seeds
+    # The seeds' mean residuals hold their share of the runs' noise already.
+    within = max(found.se**2 - noise / (effect.runs * effect.seeds), 0.0)
+    total = max(between + within, found.se**2)
+    parts = between**2 / (effect.seeds - 1) + within**2 / fit.df
+    df = (between + within) ** 2 / parts if total > found.se**2 else found.df
+    return Estimate(found.name, found.estimate, float(np.sqrt(total)), df)
 
 
 def strata(runs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:

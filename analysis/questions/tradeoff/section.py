@@ -21,7 +21,7 @@ HEADS = words.HEADS | {
 }  # fmt: skip
 NOTE = (
     "Learning: points gained on target tasks over the untouched base; forgetting: points lost on "
-    "source tasks; 95 % intervals for these seeds. The base is one model: its own score carries "
+    "source tasks; 95 % intervals for other seeds. The base is one model: its own score carries "
     "item noise that these intervals do not hold. Chance: share of draws in which no other one "
     "dominates."
 )
