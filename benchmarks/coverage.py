@@ -34,9 +34,9 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import solution
 from analysis.engine.lmm_fit import minimise
+from analysis.engine.response import with_response
 from analysis.inference.estimates import DF_RULES, contrast
 from analysis.inference.marginal import root_weights
-from analysis.inference.response import with_response
 from analysis.mixed import MixedFit, fit_mixed
 
 HERE = Path(__file__).parent
