@@ -22,11 +22,6 @@ class Role(IntEnum):
 
 NAMES: tuple[str, ...] = tuple(role.name.lower() for role in Role)
 # Roles whose weight a masking mode sets; TEXT is always trained and PAD never.
-MASKED_ROLES: tuple[str, ...] = NAMES[:6]
-PROMPT_ROLES: tuple[Role, ...] = (
-    Role.SPECIAL,
-    Role.BOILERPLATE,
-    Role.SYSTEM,
-    Role.INSTRUCTION,
-    Role.INPUT,
+MASKED_ROLES: tuple[str, ...] = tuple(
+    NAMES[role] for role in Role if role not in (Role.TEXT, Role.PAD)
 )

@@ -75,15 +75,18 @@ family. Its fields say all that the rest of the project needs to know; no other 
    be functions of the options.
 2. **A method with a forward pass of its own.** Make a folder `ablate/adapters/NAME/` with `spec.py`
    (the row, no torch) and `layer.py` (a PEFT configuration and tuner; `additive.py` has the base
-   class for linear changes, `tuner_types.py` registers it). List the spec in `registry.py`.
+   class for linear changes). Add a member to `TunerType` in `tuner_types.py` and end `layer.py`
+   with `register(TunerType.NAME, Config, Model)`. List the spec in `registry.py`.
 3. **Initial values, penalties, schedules.** Name a function in the row as "module:function":
    `start` sets the initial values, `hooks` returns what acts during training
    (`ablate/training/hooks.py`), `config_from_data` returns settings that depend on the data.
 4. **A level.** Add `conf/adapter/NAME.yaml` with name, kind and all options; its first line is the
-   description in the table below.
+   description in the table below. A new method has no tuned rate: give `train.lr=` or run
+   `ablate tune`.
 
 Then `make quick`, and `python -m tests.catalogue > docs/adapters.md`. Every level joins the shared
-tests by its file. `tests/unit/test_new_method.py` adds a toy method in this way.
+tests by its file. `tests/unit/test_new_method.py` adds a toy method in
+this way: an example to copy.
 """
 
 LEFT_OUT = """\

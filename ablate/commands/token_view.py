@@ -18,7 +18,9 @@ from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.objective import Objective, objective_of
 from ablate.roles import NAMES, Role
 
+OTHER = "#e4e4e4"  # a role without a colour of its own
 COLOURS = {  # distinct for colour-blind readers; light, for black text on them
+    **dict.fromkeys(Role, OTHER),
     Role.SPECIAL: "#c8c8c8",
     Role.BOILERPLATE: "#f0e6a0",
     Role.SYSTEM: "#dcb8e8",

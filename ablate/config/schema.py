@@ -22,7 +22,7 @@ def _require(ok: bool, setting: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masking:
-    """A masking mode: for each role 0, 1 or "plw"."""
+    """A masking mode: for each role a number in [0, 1] or "plw"."""
 
     name: str
     weights: Mapping[str, Weight]
@@ -34,7 +34,8 @@ class Masking:
             if role not in MASKED_ROLES:
                 raise unknown(f"masking.weights.{role}", self.weights[role], MASKED_ROLES)
         for role in MASKED_ROLES:
-            _require(role in self.weights, f"masking.weights.{role}", None, "given: 0, 1 or plw")
+            given = "given: a number in [0, 1] or plw"
+            _require(role in self.weights, f"masking.weights.{role}", None, given)
             weight = self.weights[role]
             ok = weight == "plw" or (isinstance(weight, float) and 0 <= weight <= 1)
             _require(ok, f"masking.weights.{role}", weight, "a number in [0, 1] or plw")

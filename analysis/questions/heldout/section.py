@@ -13,6 +13,7 @@ from analysis.report.page import Block, Item, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.level_means import Levels, level_means, panels
 
+# The order of the roles; one that is not named here comes last.
 ROLES = ("completion", "text", "instruction", "input", "boilerplate", "system", "special")
 LEARNT = ("completion", "text")  # the roles that a user of the model sees
 LEVEL = ["masking", "plw", "wp"]
@@ -57,8 +58,9 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
     tests = rows["task"].astype(str).str.contains("test")
     rows = rows[tests] if tests.any() else rows
     roles = rows["metric"].astype(str).str.removeprefix("loss_")
-    present = [role for role in ROLES if (roles == role).any()]
-    rows = rows.assign(role=pd.Categorical(roles, present)).dropna(subset=["role"])
+    found = sorted(roles.unique())
+    present = [r for r in ROLES if r in found] + [r for r in found if r not in ROLES]
+    rows = rows.assign(role=pd.Categorical(roles, present))
     return rows.sort_values(["dataset", "role"], kind="stable")
 
 
