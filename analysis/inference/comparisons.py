@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.engine.linalg import Array, Index
+from analysis.engine.linalg import Array, Index, Mask
 from analysis.engine.summary import as_text
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import Estimate, contrast, covariance
@@ -61,7 +61,7 @@ class Comparisons:
         """
         mu_K, slope_KB = self.means.on_response()
         cov_BB = covariance(self.means.fit, self.means.df)
-        lost_C = np.isnan(self.l_CB).any(axis=1)
+        lost_C = (self.w_CK[:, np.isnan(mu_K)] != 0).any(axis=1)  # the means themselves are needed
         value_C = np.where(lost_C, np.nan, self.w_CK @ np.nan_to_num(mu_K))
         g_CB = self.w_CK @ np.nan_to_num(slope_KB)
         se_C = np.sqrt(np.maximum(np.einsum("ca,ab,cb->c", g_CB, cov_BB, g_CB), 0.0))
@@ -184,9 +184,9 @@ def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
     own_CK = np.array(list(contrasts.values())).reshape(len(contrasts), len(rows))
     w_CK = np.zeros((len(contrasts), len(found.labels)))
     w_CK[:, rows] = own_CK
-    # A mean that is not estimable spoils the contrasts it is part of, no other.
-    lost_C = (w_CK[:, np.isnan(found.l_KB).any(axis=1)] != 0).any(axis=1)
-    l_CB = np.where(lost_C[:, None], np.nan, own_CK @ np.nan_to_num(found.l_KB[rows]))
+    # A difference may be estimable where the means are not: what they share cancels.
+    l_CB = found.fit.kept(own_CK @ found.l_KC[rows])
+    known_C = np.asarray(np.isfinite(l_CB).all(axis=1))
     estimates = [
         contrast(found.fit, l_B, name=name, level=found.level, df=found.df)
         for name, l_B in zip(contrasts, l_CB, strict=True)
@@ -194,14 +194,14 @@ def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
     labels = pd.DataFrame({"contrast": list(contrasts)})
     for i, name in enumerate(found.within):
         labels.insert(i, name, [own[name].iloc[0]] * len(labels))
-    p, width = _adjustment(found, estimates, (l_CB, ~lost_C), adjust, len(rows))
+    p, width = _adjustment(found, estimates, (l_CB, known_C), adjust, len(rows))
     return labels, estimates, w_CK, l_CB, p, width
 
 
 def _adjustment(
     found: Means,
     estimates: list[Estimate],
-    contrasts: tuple[Array, Array],
+    contrasts: tuple[Array, Mask],
     adjust: str,
     count: int,
 ) -> tuple[Array, Array]:

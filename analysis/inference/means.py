@@ -6,7 +6,8 @@ reference grid crosses all levels of the factors in the formula with every covar
 every level counting the same, or as often as it occurs (`weights="proportional"`). Being an
 average of rows of the fixed-effects matrix, it is a contrast l' beta: its standard error and
 degrees of freedom are those of `inference.estimates`. A mean over cells that the table does not
-hold is NaN, unless the model determines it all the same.
+hold is NaN, unless the model determines it all the same; a difference of two such means may be
+determined where neither is.
 
 Means are on the scale that the model is linear on, at an offset of zero; `table(type="response")`
 carries them back (`inference.scale`).
@@ -42,7 +43,7 @@ class Means:
 
     fit: MixedFit
     labels: pd.DataFrame  # (K, ...), the levels asked for
-    l_KB: Array  # NaN where not estimable
+    l_KC: Array  # over all columns of the matrix, those that repeat others included
     of: tuple[str, ...]  # what is compared
     within: tuple[str, ...]  # what stays apart in comparisons
     df: str
@@ -55,6 +56,11 @@ class Means:
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
         return str(self.table().to_html(index=False, border=0))
+
+    @property
+    def l_KB(self) -> Array:
+        """The means as contrasts of `fixef`; NaN where the table does not determine one."""
+        return self.fit.kept(self.l_KC)
 
     @property
     def estimates(self) -> list[Estimate]:
@@ -213,7 +219,7 @@ def _averaged(
     member_KG = (places == np.arange(len(labels))[:, None]) * weight_G
     total_K = member_KG.sum(axis=1)
     l_KC = (member_KG @ matrix_GC) / total_K[:, None]
-    return Means(grid.fit, labels, grid.fit.kept(l_KC), of, within, df, level)
+    return Means(grid.fit, labels, l_KC, of, within, df, level)
 
 
 def _weights(grid: ReferenceGrid, keys: list[str], weights: str) -> Array:

@@ -56,7 +56,8 @@ class ReferenceGrid:
         rows = pd.MultiIndex.from_product(list(values.values()), names=list(values)).to_frame(
             index=False
         )
-        return cls(fit, used, rows, factors, covariates)
+        kinds = {n: used[n].dtype for n in names if isinstance(used[n].dtype, pd.CategoricalDtype)}
+        return cls(fit, used, rows.astype(kinds), factors, covariates)  # 0, 1: levels, not numbers
 
 
 def _used(fit: MixedFit, frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from analysis.regression import (
     contrasts,
     narrative,
 )
+from analysis.regression.best_weight import curve_of
 from analysis.regression.model import Regression
 from analysis.report import plots, words
 from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
@@ -64,7 +65,7 @@ def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
 
 def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
     """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
-    curve = narrative.curve_of(reg)
+    curve = curve_of(reg)
     if curve is None:
         return None
     line = _line(reg, curve)
@@ -83,7 +84,7 @@ def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
     blocks: list[Block] = [Plate("score_against_plw", figure, caption), sheet]
     if best["estimate"].isna().all():
         reason = best["because"].iloc[0]
-        blocks.append(Text(f"The PLW with the highest score is not identified: {reason}."))
+        blocks.append(Text(f"The PLW with the highest score is not shown: {reason}."))
     else:
         caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
         drawn = plots.optimum(best.assign(group="all rows"))

@@ -6,18 +6,17 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.curve.best import IN_DOUBT
 from analysis.engine.ties import first_largest
-from analysis.errors import AnalysisError
 from analysis.inference.estimates import coefficients
-from analysis.inference.mean_response import Response, response
-from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED, optimum
+from analysis.inference.optimum import INTERIOR
 from analysis.regression import contrasts, effect_groups, random_part
+from analysis.regression.best_weight import best_weight
 from analysis.regression.column_roles import NUISANCE
 from analysis.regression.effect_groups import Effect
 from analysis.regression.model import Regression
 from analysis.report.page import Item, Listing, Section, Text
 from analysis.report.tables import P_VALUE, SIGNIFICANT, shown
-from analysis.table.frame import plw_of
 
 ALPHA = 0.05
 CLEAR, UNCLEAR = "distinguishable", "not distinguishable"
@@ -50,30 +49,6 @@ class Numbers:
             else pd.DataFrame(),
             best_weight(reg),
         )
-
-
-def best_weight(reg: Regression) -> pd.DataFrame:
-    """Return the PLW with the highest fitted score in one row; none without a curve over it."""
-    curve = curve_of(reg)
-    if curve is None:
-        return pd.DataFrame()
-    best = optimum(curve.quadratic)
-    inside = best.verdict == INTERIOR
-    ends = [plw_of(min(max(x, 0.0), 1.0)) if inside else float("nan") for x in best.fieller]
-    at = float("nan") if best.verdict == NOT_IDENTIFIED else plw_of(best.at)
-    row = {"label": reg.score, "verdict": best.verdict, "estimate": at, "low": ends[0],
-           "high": ends[1], "because": best.words, "fit_status": reg.status}  # fmt: skip
-    return pd.DataFrame([row])
-
-
-def curve_of(reg: Regression) -> Response | None:
-    """Return the fitted curve over w_p; None where the formula has none."""
-    if "wp" not in reg.fit.design.needed or reg.used["wp"].nunique() < 3:
-        return None
-    try:
-        return response(reg.fit, reg.used, df=reg.df)
-    except AnalysisError:  # a formula that is no quadratic in the weight has no optimum to give
-        return None
 
 
 def findings(reg: Regression, found: Numbers) -> Section:
@@ -203,7 +178,10 @@ def _best(found: Numbers) -> Iterator[Item]:
             yield Item(f"The best PLW is {best} (95 % Fieller interval {ends}).", INTERIOR, "clear",
                        ("optimum",))  # fmt: skip
         else:
-            yield Item(f"The best PLW: {row['because']}.", str(row["verdict"]), "", ("optimum",))
+            said = " is not shown" if row["verdict"] == IN_DOUBT else ""
+            yield Item(
+                f"The best PLW{said}: {row['because']}.", str(row["verdict"]), "", ("optimum",)
+            )
 
 
 def _random(found: Numbers) -> Iterator[Item]:

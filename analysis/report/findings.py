@@ -8,12 +8,12 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import pandas as pd
 
+from analysis.curve.best import IN_DOUBT
 from analysis.inference.optimum import INTERIOR
 from analysis.questions.adapters.section import arm_differences
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates
 from analysis.questions.heldout import section as heldout
-from analysis.questions.plw.best import IN_DOUBT
 from analysis.questions.plw.estimate import dose
 from analysis.questions.tradeoff.estimate import arms
 from analysis.regression.study import SCREENING_SEEDS, Study

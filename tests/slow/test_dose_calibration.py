@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.curve.lack_of_fit import any_curve_test, spline_test
+from analysis.curve.level_curve import reduced
+from analysis.curve.monotone import monotone_test
 from analysis.inference.optimum import INTERIOR, optimum
-from analysis.questions.plw.lack_of_fit import any_curve_test, spline_test
-from analysis.questions.plw.level_curve import reduced
-from analysis.questions.plw.monotone import monotone_test
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.curve.best import IN_DOUBT, NO_CURVE, UNTESTED, best_row, objection
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 from analysis.papers.plw import section as paper
 from analysis.papers.plw.claims import SUPPORTED
 from analysis.questions.plw import rank_section, section, shape_section
-from analysis.questions.plw.best import IN_DOUBT, NO_CURVE, UNTESTED, best_row, objection
 from analysis.questions.plw.estimate import dose
 from analysis.regression.study import fitted
 from analysis.report import findings

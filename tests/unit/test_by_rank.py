@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.curve.best import IN_DOUBT
+from analysis.curve.shape import shape
 from analysis.inference.optimum import INTERIOR
-from analysis.questions.plw.best import IN_DOUBT
 from analysis.questions.plw.by_rank import (
     difference_table,
     panel_curves,
     rank_optimum,
     rank_table,
 )
-from analysis.questions.plw.shape import shape
 from analysis.table.run_panels import RunPanel
 
 WEIGHTS, RANKS = (0.0, 0.25, 0.5, 0.75, 1.0), (2, 4, 8, 16)

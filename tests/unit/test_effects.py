@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.curve.shape import shapes
 from analysis.errors import AnalysisError
 from analysis.inference.mean_response import response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
 from analysis.questions.plw.estimate import dose_table, linear_against_quadratic
-from analysis.questions.plw.shape import shapes
 from analysis.questions.tradeoff.estimate import learning_forgetting
 from analysis.regression.default_model import default_formula
 from analysis.table.cells import ARM, run_means

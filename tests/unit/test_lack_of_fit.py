@@ -7,12 +7,12 @@ from patsy import cr, dmatrix
 from scipy import stats
 from sklearn.isotonic import IsotonicRegression
 
+from analysis.curve.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
+from analysis.curve.level_curve import reduced
+from analysis.curve.monotone import monotone_fit, monotone_test
+from analysis.curve.shape import MISFIT, MONOTONE, shape, shape_table
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import optimum
-from analysis.questions.plw.lack_of_fit import any_curve_test, knots_of, natural_spline, spline_test
-from analysis.questions.plw.level_curve import reduced
-from analysis.questions.plw.monotone import monotone_fit, monotone_test
-from analysis.questions.plw.shape import MISFIT, MONOTONE, shape, shape_table
 from analysis.table.run_panels import RunPanel
 
 LEVELS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])

@@ -11,6 +11,9 @@ from analysis.errors import AnalysisError
 from analysis.inference.comparisons import against, pairwise
 from analysis.inference.means import means, slopes
 from analysis.mixed import fit_mixed
+from analysis.regression.default_model import default_formula
+from analysis.table.frame import from_results, study_rows
+from tests.fake_results import fake_results
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 STORED = json.loads((ORACLES / "inference_models.json").read_text())
@@ -153,3 +156,22 @@ def test_bad_questions_are_one_line():
     ]:
         with pytest.raises(AnalysisError, match=words):
             call().table()
+
+
+def test_means_of_a_study_have_levels_that_are_numbers():
+    """Seeds are a category of 0 and 1; adapters differ by their coefficients, and by slopes over
+    the rank at its mean; the means themselves are of cells that no study has (a task in another
+    task's group) and are not determined.
+    """
+    rows = study_rows(from_results(fake_results()))
+    fit = fit_mixed(rows, default_formula(rows).formula)
+    found = pairwise(means(fit, rows, "adapter", within="task"))
+    of = found.table().set_index(["task", "contrast"])["estimate"]
+    beta = fit.fixef
+    rank = rows["log2_rank"].mean()
+    first = "micro_arithmetic"
+    for task in rows["task"].unique():
+        said = -beta["adapter[T.lora]"] - rank * beta[f"log2_rank:adapter[lora]:task[{task}]"]
+        said -= 0 if task == first else beta[f"task[T.{task}]:adapter[T.lora]"]
+        assert of[task, "full - lora"] == pytest.approx(said, rel=1e-9)
+    assert np.isnan(found.means.l_KB).any(axis=1).all()

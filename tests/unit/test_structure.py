@@ -45,6 +45,7 @@ FLOORS = [
     {"analysis.mixed"},
     {"analysis.inference"},
     {"analysis.table"},
+    {"analysis.curve"},
     {"analysis.report"},
     {"analysis.regression"},
     {"analysis.questions"},

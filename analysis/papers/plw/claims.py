@@ -78,7 +78,7 @@ class Line:
 class _Curve:
     panel: Panel
     response: Response
-    optimum: str  # the verdict of `plw.best.best_row`
+    optimum: str  # the verdict of `curve.best.best_row`
 
     @property
     def group(self) -> str:

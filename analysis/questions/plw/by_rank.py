@@ -7,7 +7,7 @@ In every panel one least-squares fit over its runs, so that intervals are exact 
           + (r + r^2 + w_p r) : adapter,   r = log2(rank / r0)   zero for full tuning
 
 A stratum is a data set with a base model, the block is what runs of one seed share. The curve over
-the weight at one rank is the mean response there; its optimum is that of `plw.best`.
+the weight at one rank is the mean response there; its optimum is that of `curve.best`.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.curve.best import best_row, objection
+from analysis.curve.shape import Shape
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast, joint
 from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import Optimum, optimum
 from analysis.mixed import fit_mixed
-from analysis.questions.plw.best import best_row, objection
-from analysis.questions.plw.shape import Shape
 from analysis.table.run_panels import RunPanel, key_of, run_panels
 
 NAN = float("nan")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.curve.best import best_row, objection
+from analysis.curve.shape import Shape, shapes
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import (
     DF_RULES,
@@ -22,8 +24,6 @@ from analysis.inference.estimates import (
 from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import Optimum, optimum
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.questions.plw.best import best_row, objection
-from analysis.questions.plw.shape import Shape, shapes
 from analysis.regression.default_model import default_formula
 from analysis.regression.model import MARGIN
 from analysis.regression.study import ALPHA, UNADJUSTED, Study
@@ -90,7 +90,7 @@ def dose_table(
     `effect` is the score at PLW 1 less that at PLW 0, in points, with interval, Holm-adjusted p,
     the minimum detectable effect, and the verdict of the equivalence test at +- `margin`. `p_any`
     tests the whole curve against a flat one: a curve that comes back down has an effect, though
-    none at PLW 1. The columns of the optimum are those of `plw.best.best_row`.
+    none at PLW 1. The columns of the optimum are those of `curve.best.best_row`.
 
     Args:
         fit: of a formula that is at most quadratic in wp.

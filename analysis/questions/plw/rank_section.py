@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from analysis.curve.best import BEST_FORMATS, BEST_HEADS
 from analysis.inference.optimum import INTERIOR
-from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
 from analysis.questions.plw.by_rank import adapter_curves, difference_table, rank_table
 from analysis.questions.plw.estimate import study_shapes
 from analysis.regression.study import Study

@@ -7,7 +7,7 @@ are lines in L = log10 Rg:
 
     x(L) = -(a1 + c1 L) / (2 (a2 + c2 L)),
 
-a ratio of two estimates, with the verdict and the Fieller interval of `plw.best`. It is estimated
+a ratio of two estimates, with the verdict and the Fieller interval of `curve.best`. It is estimated
 twice, for two populations.
 
     these data sets    score ~ arm + block + (w_p + w_p^2) (1 + L) over runs: the noise of runs
@@ -30,12 +30,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.curve.best import best_row, objection
+from analysis.curve.monotone import DRAWS
+from analysis.curve.shape import Shape, shape
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import Quadratic, optimum
-from analysis.questions.plw.best import best_row, objection
-from analysis.questions.plw.monotone import DRAWS
-from analysis.questions.plw.shape import Shape, shape
 from analysis.table.adjusted_means import adjusted_columns
 from analysis.table.frame import study_rows
 from analysis.table.run_panels import RunPanel, nuisance, one_row_per_run, usual_rows

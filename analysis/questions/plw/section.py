@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from analysis.curve.best import BEST_FORMATS, BEST_HEADS
 from analysis.inference.estimates import DF_RULES, LikelihoodRatio
 from analysis.inference.mean_response import response
-from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
 from analysis.questions.plw.estimate import dose, linear_against_quadratic
 from analysis.regression.study import GIVEN, Study
 from analysis.report import plots, words

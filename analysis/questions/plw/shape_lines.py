@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.curve.lack_of_fit import TESTABLE, knots_of, natural_spline
+from analysis.curve.level_curve import Curve, least_squares, power_columns
+from analysis.curve.monotone import monotone_fit
 from analysis.engine.linalg import Array
-from analysis.questions.plw.lack_of_fit import TESTABLE, knots_of, natural_spline
-from analysis.questions.plw.level_curve import Curve, least_squares, power_columns
-from analysis.questions.plw.monotone import monotone_fit
 
 POINTS = 61
 

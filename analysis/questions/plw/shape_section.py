@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from analysis.curve.best import BEST_FORMATS, BEST_HEADS
+from analysis.curve.shape import Shape, shape_table
 from analysis.questions.plw import figure as figures
-from analysis.questions.plw.best import BEST_FORMATS, BEST_HEADS
 from analysis.questions.plw.estimate import dose, study_shapes
 from analysis.questions.plw.rg import FEWEST, THESE, RgCurve, prediction_table, rg_curves
-from analysis.questions.plw.shape import Shape, shape_table
 from analysis.questions.plw.shape_lines import fitted_lines, level_points
 from analysis.regression.study import Study
 from analysis.report import words

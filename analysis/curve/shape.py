@@ -1,9 +1,9 @@
 """The tests of a curve's shape, a panel each: may a quadratic's maximum be taken for an optimum?
 
-Against any curve and a spline (`plw.lack_of_fit`), against a monotone curve (`plw.monotone`), and
-refitted to the weights above 0: the level 0 is far from the others on the scale w_p = PLW^0.30103
-and may bend the curve alone. Where the optimum is and how well that is known is the model's
-(`plw.estimate`); here runs are the units, so that the F tests are exact.
+Against any curve and a spline (`curve.lack_of_fit`), against a monotone curve (`curve.monotone`),
+and refitted to the weights above 0: the level 0 is far from the others on the scale
+w_p = PLW^0.30103 and may bend the curve alone. Where the optimum is and how well that is known is
+the model's (`plw.estimate`); here runs are the units, so that the F tests are exact.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.curve.lack_of_fit import FTest, any_curve_test, spline_test
+from analysis.curve.level_curve import Curve, reduced
+from analysis.curve.monotone import ALPHA, DRAWS, MonotoneTest, monotone_test
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import Quadratic
-from analysis.questions.plw.lack_of_fit import FTest, any_curve_test, spline_test
-from analysis.questions.plw.level_curve import Curve, reduced
-from analysis.questions.plw.monotone import ALPHA, DRAWS, MonotoneTest, monotone_test
 from analysis.table.run_panels import RunPanel, run_panels
 
 NAN = float("nan")

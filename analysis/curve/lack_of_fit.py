@@ -5,7 +5,7 @@
                of freedom and sees a smooth deviation that the first may miss; with 5 levels both
                are one test
 
-Both are judged by pure error, see `plw.level_curve`.
+Both are judged by pure error, see `curve.level_curve`.
 
 Letters in names: L levels, M = L - 1 steps, K knots, S columns of a shape.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from analysis.curve.level_curve import Curve, least_squares, power_columns
 from analysis.engine.linalg import Array
-from analysis.questions.plw.level_curve import Curve, least_squares, power_columns
 from analysis.table.adjusted_means import independent
 
 KNOTS = 4

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from analysis.curve.level_curve import Curve, least_squares, power_columns
 from analysis.engine.linalg import Array
-from analysis.questions.plw.level_curve import Curve, least_squares, power_columns
 
 DRAWS = 1000
 ALPHA = 0.05

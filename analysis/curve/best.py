@@ -3,18 +3,18 @@
 The estimate is the maximum on [0, 1] of a fitted quadratic in w_p = PLW^0.30103, with Fieller's
 interval and the verdict of `analysis.inference.optimum`. A quadratic has a maximum even where the
 truth is a plateau, so an optimum inside is claimed only where the tests of the curve's shape
-(`plw.shape`) bear it. Every section, the claims of the paper and the first screen take their
+(`curve.shape`) bear it. Every section, the claims of the paper and the first screen take their
 optimum from `best_row`.
 """
 
+from analysis.curve.shape import Shape
 from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED, Optimum
-from analysis.questions.plw.shape import Shape
 from analysis.table.frame import plw_of
 
 IN_DOUBT = "optimum in doubt"
 NAN = float("nan")
 NO_CURVE = "too few weights were run to determine a curve"
-UNTESTED = "the shape of the curve cannot be tested: too few weights, or no replicates"
+UNTESTED = "the shape of the curve could not be tested (too few weights, no replicates)"
 # Headings and formats of the columns of `best_row` in a table of the report.
 BEST_HEADS = {
     "optimum": "verdict", "best_plw": "best PLW", "plw_low": "95 % low", "plw_high": "95 % high",
