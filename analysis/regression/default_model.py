@@ -171,11 +171,12 @@ def _determined(factor: Factor, factors: Factors) -> str:
     """Return the sentence on a factor that the factors before it determine."""
     by = [n for n in factor.determined_by if n in factors and factors[n].part != "control"]
     what = " and ".join(by[:1]) or "the other factors together"
-    alike = "go together" if by and by[0] in factor.aliases else "determine it"
-    how = f"its levels and those of {what} {alike}" if by else f"{what} determine it"
+    how = f"each level of {what} has one level of it" if by else f"{what} determine it"
+    if by and by[0] in factor.aliases:
+        how = f"it changes together with {what}, level by level"
     return (
         f"{factor.column} varies but is not in the model: {how}, so that no effect of its own can "
-        f"be told apart."
+        f"be told apart, and differences between levels of {what} may be due to it."
     )
 
 

@@ -90,7 +90,12 @@ class Study(Regression):
             sentences = pooled(self.fit.design.parsed.columns, self.factors)
         else:
             sentences = default_formula(self.frame).left_out
-        return (*self.frame.attrs.get("left_out", ()), *sentences)
+        alone = [
+            f"{', '.join(arms)} ran at {name} {level} alone, other arms at {self.usual[name]}: "
+            f"their differences from other arms hold this setting as well."
+            for name, level, arms in self.factors.elsewhere(self.rows)
+        ]
+        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone)
 
     @property
     def varied(self) -> list[str]:

@@ -122,12 +122,35 @@ class Factors:
         return {f.column: f.reference for f in self.settings}
 
     def main(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows at the usual level of every setting but the learning rate."""
+        """Return the rows at the usual level of every setting but the learning rate.
+
+        An arm that never ran at the usual level of a setting is shown at its own most frequent
+        one: it would be missing from every comparison of arms otherwise.
+        """
         kept = pd.Series(True, rows.index)
         for name, level in self.usual.items():
             if name in rows and name not in FREE:
-                kept &= rows[name].map(level_text).astype(str) == level
+                kept &= rows[name].map(level_text).astype(str) == self._shown(rows, name, level)
         return rows[kept]
+
+    def _shown(self, rows: pd.DataFrame, name: str, usual: str) -> "pd.Series[str]":
+        """Return the level of a setting at which every row's arm is shown."""
+        levels = rows[name].map(level_text).astype(str)
+        arm = joined(_with_rank(rows), [n for n in ("adapter", "rank") if n in rows and n != name])
+        own = {
+            key: usual if (part == usual).any() else most_common(part, part)[0]
+            for key, part in levels.groupby(arm)
+        }
+        return arm.map(own)
+
+    def elsewhere(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield every setting with a level at which some arms ran alone, and these arms."""
+        arm = joined(_with_rank(rows), [n for n in ("adapter", "rank") if n in rows])
+        for name, usual in self.usual.items():
+            if name in rows and name not in FREE:
+                shown = self._shown(rows, name, usual)
+                for level in sorted(set(shown) - {usual}):
+                    yield name, level, sorted(set(arm[shown == level]))
 
     def arm_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
         """Return every row's arm: "full", "lora r8", "lora dropout 0.1 r8 attention"."""

@@ -176,13 +176,35 @@ def test_settings_that_go_together_are_named_and_one_is_left_out():
     assert "train.epochs" in model.formula
     assert "train.warmup_ratio" not in model.formula
     assert model.left_out == [
-        "train.warmup_ratio varies but is not in the model: its levels and those of train.epochs "
-        "go together, so that no effect of its own can be told apart."
+        "train.warmup_ratio varies but is not in the model: it changes together with "
+        "train.epochs, level by level, so that no effect of its own can be told apart, and "
+        "differences between levels of train.epochs may be due to it."
     ]
     found = factors_of(study_rows(frame))["train.warmup_ratio"]
     assert found.aliases == ("train.epochs",)
     study = fitted(raw, frame)
     assert ("Not in the model.", model.left_out[0]) in findings.warnings(study)
+
+
+def test_an_arm_that_ran_at_another_setting_alone_stays_in_the_comparisons_and_is_named():
+    """LoRA at a warm-up of its own: its differences stand, and the page says so."""
+    table = small(seeds=3)
+    other = table.assign(**{"train.warmup_ratio": np.where(table["adapter"] == "lora", 0.1, 0.03)})
+    plain, study = (fitted(t, from_results(t)) for t in (table, other))
+    for one, expected in ((plain, False), (study, True)):
+        assert set(one.main["adapter"].astype(str)) == {"full", "lora"}
+        said = [s for s in one.left_out if "ran at train.warmup_ratio" in s]
+        assert bool(said) is expected
+    first, second = (
+        {str(labels): means.table["estimate"].tolist() for labels, means in sides(one.main)}
+        for one in (plain, study)
+    )
+    assert first.keys() == second.keys()
+    for labels in first:
+        assert first[labels] == pytest.approx(second[labels], rel=1e-12)
+    assert "its own can be told apart, and differences between levels of adapter" in " ".join(
+        study.left_out
+    )
 
 
 def test_a_nested_setting_is_determined_one_way_only():
