@@ -227,7 +227,10 @@ def _signed_root(deviance: Callable[[float], float], best: float, least: float) 
 
 
 def _end(zeta: Zeta, best: float, step: float, target: float, floor: float = -np.inf) -> float:
-    """Return where zeta reaches its target, going from `best` by steps; infinite if nowhere."""
+    """Return where zeta reaches its target, going from `best` by steps.
+
+    Infinite if nowhere; NaN where the deviance has several minima, so that zeta jumps over it.
+    """
     inner, outer = best, best + 1.5 * step
     for _ in range(STEPS):
         if outer <= floor:
@@ -238,7 +241,13 @@ def _end(zeta: Zeta, best: float, step: float, target: float, floor: float = -np
         inner, outer = outer, outer + (outer - best)
     else:
         return float(np.sign(target) * np.inf)
+
+    def gap(value: float) -> float:
+        return zeta(value) - target
+
+    # The search for the other parameters starts where the last one ended: in a table of few rows
+    # it may end in another minimum than it did on the way here.
+    if gap(inner) * gap(outer) > 0:
+        return float("nan")
     size = abs(outer - best)
-    return float(
-        optimize.brentq(lambda v: zeta(v) - target, inner, outer, xtol=PRECISION * size, rtol=1e-10)
-    )
+    return float(optimize.brentq(gap, inner, outer, xtol=PRECISION * size, rtol=1e-10))

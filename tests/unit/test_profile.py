@@ -117,3 +117,20 @@ def test_an_unknown_name_is_told():
     data = pd.read_csv(ORACLES / "ragged.csv")
     with pytest.raises(AnalysisError, match="profile: no 'sd runs'; there are Intercept, wp, sd r"):
         profile(fit_mixed(data, "score ~ wp + (1 | run)"), names=("sd runs",))
+
+
+def test_a_deviance_of_several_minima_has_no_interval_and_no_error():
+    """A small nested table whose profile search ends in another minimum on the way back."""
+    scores = [
+        44.64, 53.62, 63.04, 59.47, 42.96, 37.35, 43.77, 50.41,
+        26.75, 47.81, 37.54, 42.68, 44.56, 46.84, 54.12, 60.43,
+    ]  # fmt: skip
+    table = pd.DataFrame({
+        "score": scores, "task": list("kp") * 8, "arm": list("a" * 8 + "b" * 8),
+        "drop": ([0] * 4 + [1] * 4) * 2, "run": [f"r{i // 2}" for i in range(16)],
+    })  # fmt: skip
+    fit = fit_mixed(table, "score ~ task + arm + drop + (1 | run)")
+    found = profile(fit).set_index("name")
+    ends = found[["low", "high"]].to_numpy(dtype=float)
+    assert not (ends[:, 0] > ends[:, 1]).any()
+    assert np.isfinite(float(found.loc["sd residual", "low"]))
