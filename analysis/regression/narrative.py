@@ -57,9 +57,9 @@ def findings(reg: Regression, found: Numbers) -> Section:
     scale = " Beside logits stand odds ratios and the score's own scale." if reg.logit else ""
     text = (
         f"Each line is one effect in {reg.fit.formula}, the others held fixed or averaged over, "
-        f"with a 95 % interval, in {reg.unit}. Its verdict is that of its joint test, "
-        f"adjusted by Holm's method over the effects; differences within a factor have Tukey's "
-        f"simultaneous intervals.{scale}"
+        f"with a 95 % interval, in {reg.unit}. A factor is judged by its largest difference, with "
+        f"Tukey's simultaneous intervals; a straight line by its slope; a curve or an interaction "
+        f"by its joint test, adjusted by Holm's method over the effects.{scale}"
     )
     if not len(found.joint):
         text = f"The model {reg.fit.formula} has no effect to test, only a mean."
@@ -84,16 +84,18 @@ def _effects(reg: Regression, found: Numbers) -> Iterator[Item]:
 
 
 def _effect(reg: Regression, found: Numbers, effect: Effect, row: Row) -> Item:
-    clear = float(row["p_holm"]) < ALPHA
-    p = f"p = {shown(row['p_holm'], P_VALUE)}".replace("= <", "< ")
+    clear, p = _judged(row["p_holm"])
     if len(effect.variables) > 1:
         text = _interaction(effect, clear)
         return _item(f"{text}, {p}", ("effects",), clear)
+    # Beside an interaction the joint test is of the effect at the other's reference level: what is
+    # shown, and judged, is the difference or slope averaged over it, as on the first screen.
     name = effect.variables[0]
     pairs = found.pairs[found.pairs["factor"] == name] if len(found.pairs) else found.pairs
     if "within" in pairs:
         pairs = pairs[pairs["within"] == ""]
     if len(pairs) and pairs["estimate"].notna().any():
+        clear, p = _judged(_largest(pairs)["p_tukey"])
         text, same = _factor(reg, name, pairs, clear)
         sources = ("pairs", *(["pairs_on_score"] if reg.logit else []), "effects")
         return _item(f"{text}, {p}", sources, clear, same=same)
@@ -101,10 +103,22 @@ def _effect(reg: Regression, found: Numbers, effect: Effect, row: Row) -> Item:
     if "within" in slopes:
         slopes = slopes[slopes["within"] == ""]
     if len(slopes):
+        clear, p = _judged(slopes["p"].iloc[0]) if len(slopes) == 1 else (clear, p)
         return _item(f"{_covariate(reg, name, slopes, clear)}, {p}", ("slopes", "effects"), clear)
     many = f"{row['coefficients']} coefficients"
     text = f"{name}: {'its levels differ' if clear else 'no difference is seen'} ({many})"
     return _item(f"{text}, {p}", ("effects",), clear)
+
+
+def _judged(p: Any) -> tuple[bool, str]:
+    """Return whether a p-value tells an effect from none, and the p-value as papers write it."""
+    return float(p) < ALPHA, f"p = {shown(p, P_VALUE)}".replace("= <", "< ")
+
+
+def _largest(pairs: pd.DataFrame) -> Row:
+    """Return the pair of levels that differ most."""
+    known = pairs.dropna(subset=["estimate"])
+    return known.to_dict("records")[first_largest(known["estimate"].abs())]
 
 
 def _item(text: str, sources: tuple[str, ...], clear: bool, *, same: bool = False) -> Item:
@@ -123,8 +137,7 @@ def _factor(reg: Regression, name: str, pairs: pd.DataFrame, clear: bool) -> tup
     """Return the largest difference of a factor's levels in words, and whether all are within the
     margin of equivalence.
     """
-    known = pairs.dropna(subset=["estimate"])
-    row: Row = known.to_dict("records")[first_largest(known["estimate"].abs())]
+    known, row = pairs.dropna(subset=["estimate"]), _largest(pairs)
     first, second = str(row["contrast"]).split(" − ", 1)
     text = f"{name} {first} against {second}: {_sized(row, reg)}"
     if len(known) > 1:

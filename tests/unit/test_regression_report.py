@@ -10,7 +10,14 @@ from scipy import stats
 
 from ablate.cli import main
 from analysis.errors import AnalysisError
-from analysis.regression import contrasts, equation, methods, random_part, residual_checks
+from analysis.regression import (
+    contrasts,
+    equation,
+    methods,
+    narrative,
+    random_part,
+    residual_checks,
+)
 from analysis.regression.effect_groups import effects, joint_tests
 from analysis.regression.model import Request, analysed, prepared
 from analysis.regression.propose import propose
@@ -563,3 +570,19 @@ def test_levels_whose_means_the_table_does_not_determine_have_no_headline(tmp_pa
     table = simple().assign(kind=lambda d: d["arm"] + np.where(np.arange(40) % 4 < 2, "1", "2"))
     text = build(table, tmp_path, formula="y ~ arm * kind").read_text(encoding="utf-8")
     assert '<section id="answer">' in text
+
+
+def test_beside_an_interaction_the_verdict_is_that_of_the_difference_shown(tmp_path):
+    """The joint test of `arm` is at year 0, far from the data: it must not judge the mean gap."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({
+        "arm": np.tile(list("ab"), 30), "year": 2000 + np.repeat(np.arange(10), 6),
+    })  # fmt: skip
+    table["acc"] = 60 + 3 * (table["arm"] == "b") + 0.5 * (table["year"] - 2000)
+    table["acc"] += rng.normal(size=60)
+    reg = analysed(table, Request(formula="acc ~ arm*year", score="acc"))
+    found = narrative.Numbers.of(reg)
+    lines = [i for b in narrative.findings(reg, found).blocks for i in getattr(b, "entries", ())]
+    (arm,) = [i for i in lines if i.text.startswith("arm a against b")]
+    assert arm.tag == "distinguishable"
+    assert "p < 0.001" in arm.text
