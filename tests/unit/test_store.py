@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ablate.errors import UserError
+from ablate.results.record import SCHEMA
 from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
 
 KEY = "0123456789abcdef"
@@ -28,9 +29,10 @@ def write(store, key=KEY, **content):
 
 def test_a_record_is_there_only_after_the_block(store):
     with store.writing(KEY) as draft:
-        (draft / "record.json").write_text('{"score_keys": []}')
+        content = {"schema": SCHEMA, "scores": [], "score_keys": []}
+        (draft / "record.json").write_text(json.dumps(content))
         assert store.record(KEY) is None
-    assert store.record(KEY) == {"score_keys": []}
+    assert store.record(KEY) == content
     assert store.recorded() == [KEY]
 
 
