@@ -13,6 +13,9 @@ from ablate.roles import NAMES, Role
 from tests.reference import Example
 
 VOCAB = 37
+# What float32 leaves open of the logits of a tiny model, of the largest one: sums of up to 44
+# products in each of 14 matrices that follow one another.
+ROUNDING = float((44 * 14) ** 0.5 * torch.finfo(torch.float32).eps)
 PROMPT = ("special", "boilerplate", "system", "instruction", "input")
 # The masking modes as design tables: the prompt roles that weigh PLW.
 MODES = {

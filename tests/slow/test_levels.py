@@ -32,10 +32,6 @@ pytestmark = pytest.mark.slow
 # Float32 sums in another order, of weights that a large step has made large; a merge that is wrong
 # is off by 1e-2 and more.
 ROUNDING = 1e-4
-# Of the largest logit, in another process, where memory may lie otherwise and PEFT may add in
-# another order: sums of up to 44 products in each of 14 matrices that follow one another. Most
-# logits are equal to the bit.
-RELOADED = float((44 * 14) ** 0.5 * torch.finfo(torch.float32).eps)
 EVERY = levels.cases("llama", "gpt2")
 
 
@@ -174,7 +170,8 @@ def test_saved_weights_give_equal_logits_in_a_fresh_process(tmp_path):
     assert answer.returncode == 0, answer.stderr[-2000:]
     errors = dict(json.loads(line) for line in answer.stdout.splitlines())
     assert errors.keys() == set(expected)
-    assert {name: error for name, error in errors.items() if not error < RELOADED} == {}
+    # In another process memory may lie otherwise; PEFT may add in another order.
+    assert {name: error for name, error in errors.items() if not error < toys.ROUNDING} == {}
 
 
 @pytest.mark.parametrize("level", ["full", "lora", "mora"])
