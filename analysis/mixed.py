@@ -24,6 +24,8 @@ __all__ = [
 METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
 EXACT_FIT = 1e-10  # residual length, as a share of the score's, that counts as none
+ROUNDING = 1e-14  # the same, of the score as it stands: what rounding errors alone may leave
+SQUARES = (1e-140, 1e140)  # length of a score whose square is a number
 
 
 def fit_mixed(
@@ -135,6 +137,7 @@ def _fit_general(formula: str, found: DesignMatrices, family: str) -> GlmmFit:
 def _fit(formula: str, found: DesignMatrices, method: str) -> MixedFit:
     if method not in METHODS:
         raise AnalysisError(f"method={method}: not one of {listed(METHODS)}")
+    _check_score(found)
     problem = Problem(
         found.X_NB,
         found.response_N,
@@ -176,16 +179,30 @@ def _check_size(found: DesignMatrices, coefficients: int) -> None:
         )
 
 
+def _check_score(found: DesignMatrices) -> None:
+    largest = float(np.abs(found.y_N).max())
+    if largest > 0 and not SQUARES[0] < largest < SQUARES[1]:
+        raise AnalysisError(
+            f"score={found.parsed.response}: its largest number is {largest:.3g}, whose square "
+            f"cannot be computed; divide the column by a power of ten"
+        )
+    if _spread(found.y_N) <= ROUNDING * float(np.linalg.norm(found.y_N)):
+        raise AnalysisError(f"score={found.parsed.response}: the same in every row")
+
+
 def _check(found: DesignMatrices, problem: Problem) -> None:
     _check_size(found, problem.p)
-    scale = float(np.linalg.norm(found.y_N - found.y_N.mean()))
-    if scale <= EXACT_FIT * float(np.linalg.norm(found.y_N)):
-        raise AnalysisError(f"score={found.parsed.response}: the same in every row")
-    if float(np.linalg.norm(problem.fixed.residual_N)) <= EXACT_FIT * scale:
+    rounding = ROUNDING * float(np.linalg.norm(found.y_N))
+    left = float(np.linalg.norm(problem.fixed.residual_N))
+    if left <= max(EXACT_FIT * _spread(found.y_N), rounding):
         raise AnalysisError(
             f"score={found.parsed.response}: the fixed effects explain it exactly; there is no "
             f"noise to hold an effect against"
         )
+
+
+def _spread(y_N: Array) -> float:
+    return float(np.linalg.norm(y_N - y_N.mean()))
 
 
 def _random_effects(

@@ -6,7 +6,8 @@ deviance (not profiled over sigma) at the fit, and g the gradient of l' V l by p
 
     df = 2 (l' V l)^2 / (g' A g).
 
-Without random effects this is n - p exactly.
+Without random effects this is n - p exactly. sigma is counted in units of its own estimate, so that
+nothing here depends on the unit of the score.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ LOST = 1e-10  # eigenvalues of H below this share of the largest carry no inform
 @brief
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """How V and the deviance bend in phi = (theta, sigma), K + 1 parameters."""
+    """How V and the deviance bend in phi = (theta, sigma / its estimate), K + 1 parameters."""
 
     cov_BB: Array  # V
     jacobian_KBB: Array  # dV / dphi
@@ -40,31 +41,32 @@ class Curvature:
 
 def curvature(problem: Problem, theta: Array, at: Evaluation) -> Curvature:
     """Return what the degrees of freedom of every contrast of one fit are computed from."""
-    sigma = np.sqrt(at.r2 / problem.df)
+    variance = at.r2 / problem.df
     jacobian, hessian = [], []
     for i in range(len(theta)):
         step = np.zeros_like(theta)
         step[i] = STEP * max(1.0, abs(theta[i]))
         pairs = [(moved, evaluate(problem, moved)) for moved in (theta + step, theta - step)]
         cov = [solution(problem, moved, there).cov_BB for moved, there in pairs]
-        slope = [_gradient(problem, moved, there, sigma) for moved, there in pairs]
-        jacobian.append(sigma**2 * (cov[0] - cov[1]) / (2 * step[i]))
+        slope = [_gradient(problem, moved, there, variance) for moved, there in pairs]
+        jacobian.append(variance * (cov[0] - cov[1]) / (2 * step[i]))
         hessian.append((slope[0] - slope[1]) / (2 * step[i]))
     cov_BB = solution(problem, theta, at).cov_BB
-    jacobian.append(2 * sigma * cov_BB)
-    # By sigma: d2/dsigma2 of df log sigma^2 + r^2 / sigma^2, at its minimum; the rest by symmetry.
-    last = np.array([row[-1] for row in hessian] + [4 * problem.df / sigma**2])
+    jacobian.append(2 * variance * cov_BB)
+    # By s = sigma / its estimate: the second derivative of df log s^2 + df / s^2 at s = 1; the rest
+    # by symmetry.
+    last = np.array([row[-1] for row in hessian] + [4.0 * problem.df])
     h_KK = np.vstack([*hessian, last]) if len(theta) else last[None, :]
     h_KK = (h_KK + h_KK.T) / 2
-    return Curvature(sigma**2 * cov_BB, np.array(jacobian), 2 * _pseudo_inverse(h_KK))
+    return Curvature(variance * cov_BB, np.array(jacobian), 2 * _pseudo_inverse(h_KK))
 
 
-def _gradient(problem: Problem, theta: Array, at: Evaluation, sigma: float) -> Array:
-    """Return the gradient of the deviance by (theta, sigma) at this sigma."""
+def _gradient(problem: Problem, theta: Array, at: Evaluation, variance: float) -> Array:
+    """Return the gradient of the deviance by (theta, s), s = sigma / its estimate, at s = 1."""
     lambdas = problem.unpack(theta)
     triples = zip(at.traces, at.squares, lambdas, strict=True)
-    by_theta = problem.pack([2 * (t - a / sigma**2) @ lam for t, a, lam in triples])
-    return np.append(by_theta, 2 * problem.df / sigma - 2 * at.r2 / sigma**3)
+    by_theta = problem.pack([2 * (t - a / variance) @ lam for t, a, lam in triples])
+    return np.append(by_theta, 2 * problem.df - 2 * at.r2 / variance)
 
 
 def _pseudo_inverse(h_KK: Array) -> Array:

@@ -194,7 +194,7 @@ def _enough(found: Sequence[object], draws: int) -> None:
 def _refitted(fit: MixedFit, y_N: Array) -> Refitted:
     """Return the problem with this response and its minimum."""
     if isinstance(fit, GlmmFit):
-        start, found = _inwards(fit.problem.lower, fit.minimum.x), fit.minimum
+        start, found = inwards(fit.problem.lower, fit.minimum.x), fit.minimum
         bend = np.diag(np.full(len(start), np.abs(found.hessian).max(initial=1.0)))
         bend[np.ix_(found.inside, found.inside)] = found.hessian
         general = fit.problem.with_response(y_N, start, bend)
@@ -203,7 +203,7 @@ def _refitted(fit: MixedFit, y_N: Array) -> Refitted:
     return problem, *quick_minimum(problem, fit.minimum.theta)
 
 
-def _inwards(lower: Array, x: Array) -> Array:
+def inwards(lower: Array, x: Array) -> Array:
     """Return x off its bounds: there the gradient vanishes, and no search would ever leave."""
     return np.where((lower == 0) & (x < NEAR), NEAR, x)
 
@@ -225,7 +225,7 @@ def quick_minimum(problem: Deviance[P], start: Array) -> tuple[Array, P]:
     def bend(x: Array) -> Array | None:
         return problem.curvature(x, seen[x.tobytes()])
 
-    start = _inwards(problem.lower, start)
+    start = inwards(problem.lower, start)
     x = minimize(value, start, lower=problem.lower, curvature=bend, gain=GAIN).x
     at = seen.get(x.tobytes()) or problem.evaluate(x)
     if _suspicious(problem, x, at):

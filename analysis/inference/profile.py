@@ -16,6 +16,7 @@ Letters in names: N rows, B fixed effects, P columns of a factor.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -23,14 +24,16 @@ from scipy import optimize, stats
 
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Factor, Problem, evaluate
+from analysis.engine.lmm_fit import LEAPS, NEAR
 from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
-from analysis.inference.bootstrap import RESIDUAL, quick_minimum, sd_name
+from analysis.inference.bootstrap import RESIDUAL, inwards, quick_minimum, sd_name
 from analysis.inference.marginal import gaussian_only, root_weights
 from analysis.mixed import MixedFit, refit
 
 PRECISION = 1e-4  # of zeta: an end is known to this share of a standard error
 STEPS = 30  # doublings on the way out, after which there is no end
+FALL = 1e-9  # deviance that is a fall and no rounding error
 FAR = 60.0  # |log sigma| and |theta| beyond which no search goes
 
 Zeta = Callable[[float], float]
@@ -178,17 +181,36 @@ class _Held:
     def deviance(self, sd: float) -> float:
         """Return the deviance minimised over all that is free; the next search begins there."""
         low = np.append(self.problem.lower, -FAR)[self.free]
-        best = optimize.minimize(
+        best = self._search(inwards(low, self.x[self.free]), low, sd)
+        for k in np.flatnonzero((low == 0) & (best.x < NEAR)).tolist():
+            best = self._off_bound(best, k, low, sd)
+        self.x = self._whole(best.x, sd)
+        return float(best.fun)
+
+    def _search(self, start: Array, low: Array, sd: float) -> optimize.OptimizeResult:
+        return optimize.minimize(
             self._at,
-            np.maximum(self.x[self.free], low),
+            np.maximum(start, low),
             args=(sd,),
             jac=True,
             bounds=[(a, np.inf) for a in low],
             method="L-BFGS-B",
             options={"ftol": 1e-13, "gtol": 1e-7, "maxiter": 500},
         )
-        self.x = self._whole(best.x, sd)
-        return float(best.fun)
+
+    def _off_bound(
+        self, best: optimize.OptimizeResult, k: int, low: Array, sd: float
+    ) -> optimize.OptimizeResult:
+        """Return a lower minimum with a standard deviation above zero, where there is one.
+
+        A long step may end at zero, where the gradient vanishes and the search with it.
+        """
+        for share in LEAPS:
+            away = best.x.copy()
+            away[k] = np.sqrt(share)
+            if self._at(away, sd)[0] < best.fun - FALL:
+                return self._search(away, low, sd)
+        return best
 
     def _whole(self, free: Array, sd: float) -> Array:
         x = np.empty(len(self.free))
@@ -229,25 +251,18 @@ def _signed_root(deviance: Callable[[float], float], best: float, least: float) 
 def _end(zeta: Zeta, best: float, step: float, target: float, floor: float = -np.inf) -> float:
     """Return where zeta reaches its target, going from `best` by steps.
 
-    Infinite if nowhere; NaN where the deviance has several minima, so that zeta jumps over it.
+    Infinite if nowhere. Where the deviance has several minima and zeta jumps over its target, the
+    end is the place of the jump.
     """
+    gap = cache(lambda value: zeta(value) - target)  # a search begun elsewhere may end elsewhere
     inner, outer = best, best + 1.5 * step
     for _ in range(STEPS):
         if outer <= floor:
             outer = floor + (inner - floor) / 4
-        reached = zeta(outer)
-        if (reached - target) * np.sign(target) >= 0:
+        if gap(outer) * np.sign(target) >= 0:
             break
         inner, outer = outer, outer + (outer - best)
     else:
         return float(np.sign(target) * np.inf)
-
-    def gap(value: float) -> float:
-        return zeta(value) - target
-
-    # The search for the other parameters starts where the last one ended: in a table of few rows
-    # it may end in another minimum than it did on the way here.
-    if gap(inner) * gap(outer) > 0:
-        return float("nan")
     size = abs(outer - best)
     return float(optimize.brentq(gap, inner, outer, xtol=PRECISION * size, rtol=1e-10))

@@ -17,7 +17,8 @@ from analysis.engine.lmm import Factor, Problem, evaluate, solution
 from analysis.engine.lmm_fit import minimise
 from analysis.engine.satterthwaite import curvature
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import joint
+from analysis.inference.estimates import DF_RULES, coefficients, joint, likelihood_ratio
+from analysis.inference.profile import profile
 from analysis.mixed import fit_mixed, refit
 
 ORACLES = Path(__file__).parents[1] / "oracles"
@@ -324,6 +325,30 @@ def test_units_of_a_column_do_not_matter():
     assert shifted.se["year"] * 10 == pytest.approx(centred.se["year"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1e-8, 0), (1e-5, 0), (1e6, 0), (1e8, 0), (1, 1e6)])
+def test_the_unit_of_the_score_does_not_matter(factor, shift):
+    data = pd.read_csv(ORACLES / "unbalanced.csv")
+    other = data.assign(score=factor * data["score"] + shift)
+    small, large = "score ~ adapter + (1 | run)", "score ~ adapter + wp + (1 | task) + (1 | run)"
+    found = {}
+    for name, table in (("plain", data), ("other", other)):
+        fit = fit_mixed(table, large)
+        tests = [coefficients(fit, df=rule)[["df", "t", "p"]].iloc[1:] for rule in DF_RULES[:2]]
+        ratio = likelihood_ratio(fit_mixed(table, small), fit)
+        ends = profile(fit).iloc[1:][["low", "high"]] / (factor if name == "other" else 1)
+        found[name] = [*tests, ratio.statistic, ratio.p, ends]
+    for plain, again in zip(found["plain"], found["other"], strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-4)
+
+
+def test_a_small_spread_about_a_large_mean_is_fitted():
+    data = pd.read_csv(ORACLES / "grid.csv")
+    near = data.assign(score=1e6 + 1e-6 * data["score"])
+    fits = [fit_mixed(table, "score ~ wp + (1 | run)") for table in (data, near)]
+    t = [fit.fixef["wp"] / fit.se["wp"] for fit in fits]
+    assert t[1] == pytest.approx(t[0], rel=1e-3)
+
+
 def test_fitted_and_residuals_add_up_to_the_score():
     data = pd.read_csv(ORACLES / "unbalanced.csv")
     fit = fit_mixed(data, "score ~ wp + (1 + wp | task) + (1 | run)")
@@ -433,6 +458,8 @@ def test_a_contrast_that_the_rows_do_not_determine_is_missing():
     ("change", "formula", "message"),
     [
         ({"score": 3.0}, "score ~ wp + (1 | task)", "the same in every row"),
+        ({}, "huge ~ wp + (1 | task)", "largest number is .*e\\+30., whose square cannot"),
+        ({}, "tiny ~ wp + (1 | task)", "divide the column"),
         ({}, "wp ~ plw + I(plw^2) + wp + (1 | task)", "explain it exactly"),
         ({}, "score ~ task:run", "coefficients for"),
         ({}, "score ~ wp + (1 | one)", "one level only"),
@@ -444,6 +471,7 @@ def test_a_contrast_that_the_rows_do_not_determine_is_missing():
 def test_models_that_cannot_be_fitted_say_why(change, formula, message):
     data = pd.read_csv(ORACLES / "grid.csv").assign(one="a", none=0.0, **change)
     data["row"] = [f"row{i}" for i in range(len(data))]
+    data = data.assign(huge=1e300 * data["wp"], tiny=1e-300 * data["wp"])
     with pytest.raises(AnalysisError, match=message):
         fit_mixed(data, formula)
 

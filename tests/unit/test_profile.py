@@ -119,18 +119,45 @@ def test_an_unknown_name_is_told():
         profile(fit_mixed(data, "score ~ wp + (1 | run)"), names=("sd runs",))
 
 
-def test_a_deviance_of_several_minima_has_no_interval_and_no_error():
-    """A small nested table whose profile search ends in another minimum on the way back."""
-    scores = [
-        44.64, 53.62, 63.04, 59.47, 42.96, 37.35, 43.77, 50.41,
-        26.75, 47.81, 37.54, 42.68, 44.56, 46.84, 54.12, 60.43,
-    ]  # fmt: skip
-    table = pd.DataFrame({
-        "score": scores, "task": list("kp") * 8, "arm": list("a" * 8 + "b" * 8),
-        "drop": ([0] * 4 + [1] * 4) * 2, "run": [f"r{i // 2}" for i in range(16)],
+def runs_of_two(scores):
+    """Two tasks of every run; both arms have half of the runs."""
+    n = len(scores)
+    return pd.DataFrame({
+        "score": scores, "task": list("kp") * (n // 2),
+        "arm": ["a"] * (n // 2) + ["b"] * (n // 2), "run": [f"r{i // 2}" for i in range(n)],
     })  # fmt: skip
-    fit = fit_mixed(table, "score ~ task + arm + drop + (1 | run)")
-    found = profile(fit).set_index("name")
-    ends = found[["low", "high"]].to_numpy(dtype=float)
-    assert not (ends[:, 0] > ends[:, 1]).any()
-    assert np.isfinite(float(found.loc["sd residual", "low"]))
+
+
+SMALL = [
+    44.64, 53.62, 63.04, 59.47, 42.96, 37.35, 43.77, 50.41,
+    26.75, 47.81, 37.54, 42.68, 44.56, 46.84, 54.12, 60.43,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scores", [SMALL, *np.random.default_rng(5).normal(50, 10, (3, 16))])
+def test_the_ends_of_deviations_in_small_tables_equal_a_naive_grid_profile(scores):
+    """A search that leaps to a variance of zero stops there: the first one had no upper end."""
+    table = runs_of_two(scores)
+    fit = fit_mixed(table, "score ~ task + arm + (1 | run)", method="ML")
+    X, y, n = fit.design.X_NB, table["score"].to_numpy(), len(table)
+    same = table["run"].to_numpy()[:, None] == table["run"].to_numpy()[None, :]
+
+    def deviance(run, residual):
+        V = run**2 * same + residual**2 * np.eye(n)
+        inverse = np.linalg.inv(V)
+        left = y - X @ np.linalg.solve(X.T @ inverse @ X, X.T @ inverse @ y)
+        return np.linalg.slogdet(V)[1] + left @ inverse @ left + n * np.log(2 * np.pi)
+
+    grid = np.concatenate([[0.0], np.geomspace(0.1, 60, 1500)])
+    along = {
+        "sd run Intercept": lambda sd: min(deviance(sd, other) for other in grid[1:]),
+        "sd residual": lambda sd: min(deviance(other, sd) for other in grid),
+    }
+    found = profile(fit, names=tuple(along))
+    for row in found.itertuples():
+        for end in (row.low, row.high):
+            rise = along[row.name](end) + 2 * fit.loglik
+            if end == 0.0:
+                assert rise < stats.chi2.ppf(0.95, 1)
+            else:
+                assert rise == pytest.approx(stats.chi2.ppf(0.95, 1), abs=0.01)
