@@ -76,8 +76,9 @@ class DesignMatrices:
     @property
     def needed(self) -> list[str]:
         """The columns that the fixed part is computed from."""
-        # formulaic's `required_variables` cuts a name in backticks at its first dot.
-        there = {str(v) for v in self.spec.variables if v.source == "data"}
+        # formulaic's `required_variables` cuts a name in backticks at its first dot, and inside a
+        # call such a name has no source.
+        there = {str(v) for v in self.spec.variables if v.source in ("data", None)}
         return [name for name in self.parsed.columns if name in there]
 
     @property

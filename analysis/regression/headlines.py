@@ -17,14 +17,13 @@ from analysis.inference.selection import against_best
 from analysis.inference.winners import winner
 from analysis.regression import contrasts, residual_checks
 from analysis.regression.model import Regression
-from analysis.regression.narrative import ALPHA, Numbers
+from analysis.regression.narrative import Numbers
 from analysis.report import words
-from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline
+from analysis.report.headline import Headline, verdict
 from analysis.report.page import Item
 from analysis.report.tables import SIGNIFICANT, Table, shown
 
 ALL_PAIRS = 3  # levels of a factor up to which every pair is a headline
-SAME = ("no effect beyond the margin", "a small effect")
 ROW = "row of the table"  # the cluster of a table without groups
 
 
@@ -60,8 +59,6 @@ def _pair(
     name, first, second, turned = names
     sign, ends = (-1, ("high", "low")) if turned else (1, ("low", "high"))
     levels = (second, first) if turned else (first, second)
-    clear = float(row["p_tukey"]) < ALPHA
-    same = str(row.get("verdict", "")) in SAME
     return Headline(
         label=f"{levels[0]} − {levels[1]}",
         group=name,
@@ -70,7 +67,7 @@ def _pair(
         low=sign * float(row[ends[0]]),
         high=sign * float(row[ends[1]]),
         unit=reg.unit,
-        verdict=CLEAR if clear else WITHIN if same else UNCLEAR,
+        verdict=verdict(float(row["p_tukey"]), str(row.get("verdict", ""))),
         p=float(row["p_tukey"]),
         mde=float(row["mde"]),
         second=_second(reg, rows, name, levels),
@@ -93,8 +90,7 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
     if not np.isfinite(effect.p):
         return
     margin = None if reg.logit else reg.margin
-    same = margin is not None and equivalence(effect, margin).verdict in SAME
-    clear = effect.p < ALPHA
+    same = "" if margin is None else equivalence(effect, margin).verdict
     label = "PLW 1 − PLW 0" if name == "wp" else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
     yield Headline(
         label=label,
@@ -104,7 +100,7 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
         low=effect.low,
         high=effect.high,
         unit=reg.unit,
-        verdict=CLEAR if clear else WITHIN if same else UNCLEAR,
+        verdict=verdict(effect.p, same),
         p=effect.p,
         mde=effect.mde,
         second=_second(reg, rows, name, levels),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, listed
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.model import (
     MARGIN,
@@ -91,11 +91,22 @@ class Study(Regression):
         else:
             sentences = default_formula(self.frame).left_out
         alone = [
-            f"{', '.join(arms)} ran at {name} {level} alone, other arms at {self.usual[name]}: "
-            f"their differences from other arms hold this setting as well."
-            for name, level, arms in self.factors.elsewhere(self.rows)
+            f"{', '.join(arms)} ran at {name} {levels}, never at {self.factors[name].reference} as "
+            f"other arms did: their differences from other arms hold this setting as well."
+            for name, levels, arms in self.factors.elsewhere(self.rows)
         ]
-        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone)
+        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone, *self._aliased)
+
+    @property
+    def _aliased(self) -> tuple[str, ...]:
+        """A sentence on the coefficients that other columns of the model determine."""
+        names = [words.term_text(name) for name in self.fit.left_out]
+        if not names:
+            return ()
+        return (
+            f"The runs do not tell these coefficients apart from others of the model: "
+            f"{listed(names, limit=8)}. Effects that need one of them have no estimate.",
+        )
 
     @property
     def varied(self) -> list[str]:

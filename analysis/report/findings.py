@@ -4,6 +4,7 @@ Every sentence carries its number and interval; what is not distinguishable is s
 the minimum detectable effect.
 """
 
+import math
 from collections.abc import Hashable, Iterator, Mapping
 
 import pandas as pd
@@ -11,18 +12,20 @@ import pandas as pd
 from analysis.curve.best import IN_DOUBT
 from analysis.inference.optimum import INTERIOR
 from analysis.questions.adapters.section import arm_differences
+from analysis.questions.adapters.section import not_compared as arms_not_compared
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates
 from analysis.questions.heldout import section as heldout
 from analysis.questions.plw.estimate import dose
+from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.questions.tradeoff.estimate import arms
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
+from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN
 from analysis.report.page import Block, Head, Item, Listing, Section, Text
 from analysis.report.trust import false_positive_line
 
 ALPHA = 0.05
-SAME = "no effect beyond the margin"
 
 
 def section(study: Study) -> Section:
@@ -49,6 +52,8 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
         text = "Nothing is concluded from the model's intervals; see the diagnostics."
         found.append(("Not converged.", text))
     found += [("Not in the model.", text) for text in study.left_out]
+    lost = (*arms_not_compared(study), *settings_not_compared(study))
+    found += [("Not compared.", text) for text in lost]
     if study.screening:
         count = {1: "One seed", 2: "Two seeds"}[study.seeds]
         text = (
@@ -77,6 +82,8 @@ def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
     data = words.data_text(str(row["dataset_type"]))
     where = f"{group}, {data}" + (f", masking {row['mode']}" if several else "")
     effect = _number(row, "effect")
+    if not math.isfinite(effect):
+        return Item(f"{where}: PLW 1 against PLW 0 {UNKNOWN}: {row['because']}.", UNKNOWN, "warn")
     size = (
         f"PLW 1 scores {words.signed(effect)} points against PLW 0 "
         f"({words.interval(_number(row, 'low'), _number(row, 'high'))})"
@@ -94,7 +101,7 @@ def _panel(row: Mapping[Hashable, object], *, several: bool) -> Item:
     if _number(row, "p_any_holm") < ALPHA:
         text = f"{where}: the score changes with PLW, but its two ends hardly differ: {size}."
         return Item(text, "distinguishable", "clear")
-    if row["verdict"] == SAME:
+    if row["verdict"] == WITHIN:
         margin = f"{_number(row, 'margin'):g}"
         text = f"{where}: {size}: any effect of PLW 1 is smaller than {margin} points."
         return Item(text, f"within ±{margin}")
@@ -128,22 +135,26 @@ def _number(row: Mapping[Hashable, object], name: str) -> float:
 
 def _one_level(mode: str, own: pd.DataFrame) -> Item:
     """Say in one line what a masking mode with one weight does against PLW 0."""
-    clear = own[own["p_holm"] < ALPHA]
+    clear, head = own[own["p_holm"] < ALPHA], f"masking {mode} against no prompt weight"
+    unknown = own[own["effect"].isna()]
+    lost = "" if not len(unknown) else (
+        f" {len(unknown)} {UNKNOWN}: {unknown['because'].iloc[0]}."
+    )  # fmt: skip
+    if len(unknown) == len(own):
+        return Item(f"{head}:{lost}", UNKNOWN, "warn")
     if not len(clear):
         low, high = own["mde"].min(), own["mde"].max()
         seen = f"the minimum detectable effect is {words.span(low, high)} points"
-        text = f"masking {mode} against no prompt weight: no difference in {len(own)} comparisons"
-        return Item(f"{text}; {seen}.", "not distinguishable")
+        tried = len(own) - len(unknown)
+        return Item(f"{head}: no difference in {tried} comparisons; {seen}.{lost}", UNCLEAR)
     said = "; ".join(
         f"{words.group_text(str(r.task_group))}, {words.data_text(str(r.dataset_type))} "
         f"{words.signed(float(str(r.effect)))} points "
         f"({words.interval(float(str(r.low)), float(str(r.high)))})"
         for r in clear.itertuples()
     )
-    text = (
-        f"masking {mode} against no prompt weight, {len(clear)} of {len(own)} comparisons: {said}."
-    )
-    return Item(text, "distinguishable", "clear")
+    text = f"{head}, {len(clear)} of {len(own)} comparisons: {said}.{lost}"
+    return Item(text, CLEAR, "clear")
 
 
 def _arms(study: Study) -> Iterator[Item]:
@@ -173,22 +184,23 @@ def _full(row: Mapping[Hashable, object], *, several: bool) -> Item:
 
 def _against(own: pd.DataFrame, where: str) -> Item:
     """Say which arms differ from the reference on one side of one data set."""
-    clear = own[own["verdict"] == "distinguishable"]
+    clear = own[own["verdict"] == CLEAR]
     against = own["against"].iloc[0]
-    rest = [str(a) for a in own.loc[own["verdict"] != "distinguishable", "arm"]]
+    rest, same = (list(own.loc[own["verdict"] == v, "arm"]) for v in (UNCLEAR, WITHIN))
+    within = f" No effect beyond the margin: {', '.join(same)}." if same else ""
     if not len(clear):
         low, high = own["mde"].min(), own["mde"].max()
         seen = f"the minimum detectable effect is {words.span(low, high)} points"
-        text = f"{where}: {', '.join(rest)} against {against}; {seen}."
-        return Item(text, "not distinguishable")
+        text = f"{where}: {', '.join(own['arm'])} against {against}; {seen}.{within}"
+        return Item(text, UNCLEAR if rest else WITHIN)
     said = ", ".join(
         f"{r.arm} {words.signed(float(str(r.estimate)))} "
         f"({words.plain(float(str(r.low)))} to {words.plain(float(str(r.high)))})"
         for r in clear.itertuples()
     )
     tail = f" Not distinguishable from {against}: {', '.join(rest)}." if rest else ""
-    text = f"{where}, points against {against} with 95 % intervals: {said}.{tail}"
-    return Item(text, "distinguishable", "clear")
+    text = f"{where}, points against {against} with 95 % intervals: {said}.{tail}{within}"
+    return Item(text, CLEAR, "clear")
 
 
 def _controls(study: Study) -> Iterator[Item]:

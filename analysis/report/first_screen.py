@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.inference.estimates import holm
 from analysis.report import plots, words
-from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest
+from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, strongest
 from analysis.report.page import Block, Head, Item, Listing, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
 
@@ -49,10 +49,12 @@ def section(
     blocks: list[Block] = [Text(text) for text in answer(headlines, remarks)] or [Text(nothing)]
     table = opinions(headlines)
     if headlines:
-        kept = strongest(headlines, MOST_LINES)
+        known = [one for one in headlines if one.verdict != UNKNOWN]
+        kept = strongest(known, MOST_LINES)
         rows = table[[one in kept for one in headlines]]
-        drawn = _figure(rows, headlines[0].unit)
-        blocks.append(Plate("headlines", drawn, _caption(rows, len(headlines), method)))
+        if kept:
+            drawn = _figure(rows, kept[0].unit)
+            blocks.append(Plate("headlines", drawn, _caption(rows, len(known), method)))
     blocks += [Head("Can the tests be trusted?")]
     blocks.append(Listing((*trust, *_agreement(table, method)), style="findings"))
     if best is not None and len(best.frame):
@@ -63,11 +65,27 @@ def section(
 
 
 def answer(headlines: Sequence[Headline], remarks: Sequence[str] = ()) -> list[str]:
-    """Return at most three sentences: what is distinguishable, what is not, and what could be."""
-    if not headlines:
-        return []
-    return [text for text in (_clear(headlines, remarks), _within(headlines), _unclear(headlines))
-            if text]  # fmt: skip
+    """Return at most four sentences: what is distinguishable, what is practically zero, what is
+    not distinguishable, and what could not be estimated.
+    """
+    known = [one for one in headlines if one.verdict != UNKNOWN]
+    said = [_clear(known, remarks), _within(known), _unclear(known)] if known else []
+    return [text for text in (*said, *_unknown(headlines)) if text]
+
+
+def _unknown(headlines: Sequence[Headline]) -> list[str]:
+    """Return a sentence for every reason why effects could not be estimated."""
+    lost = [one for one in headlines if one.verdict == UNKNOWN]
+    return [
+        f"{words.count(len(own), 'effect')} {UNKNOWN}, {_listed([_place(one) for one in own])}: "
+        f"{because or 'the table does not determine it'}."
+        for because in dict.fromkeys(one.because for one in lost)
+        if (own := [one for one in lost if one.because == because])
+    ]
+
+
+def _place(one: Headline) -> str:
+    return f"{one.label} ({one.group})"
 
 
 def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
@@ -97,7 +115,7 @@ def _named(clear: Sequence[Headline]) -> list[Headline]:
 def _effect_text(one: Headline) -> str:
     size, low, high = (shown(v, SIGNIFICANT) for v in (one.estimate, one.low, one.high))
     sign = "+" if one.estimate > 0 else ""
-    return f"{one.label} ({one.group}) {sign}{size} {one.unit} ({low} to {high})"
+    return f"{_place(one)} {sign}{size} {one.unit} ({low} to {high})"
 
 
 def _within(headlines: Sequence[Headline]) -> str:
@@ -188,7 +206,7 @@ def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
 
 def _listed(names: Sequence[str]) -> str:
     some = "; ".join(names[:NAMED])
-    return some if len(names) <= NAMED else f"{some} and {len(names) - NAMED} others"
+    return some if len(names) <= NAMED else f"{some} and {words.count(len(names) - NAMED, 'other')}"
 
 
 def _sheet(table: pd.DataFrame, method: str) -> Table:

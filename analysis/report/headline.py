@@ -4,15 +4,22 @@ Every question gives its own in `headlines(study)`; the first screen draws them 
 them in a sentence or two and holds a second analysis beside each.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.inference.estimates import Estimate
+import pandas as pd
 
+from analysis.inference.estimates import Estimate, equivalence, holm
+
+ALPHA = 0.05
 CLEAR = "distinguishable"
 UNCLEAR = "not distinguishable"
 WITHIN = "no effect beyond the margin"
-VERDICTS = (CLEAR, UNCLEAR, WITHIN)
+UNKNOWN = "could not be estimated"
+VERDICTS = (CLEAR, UNCLEAR, WITHIN, UNKNOWN)
+SAME = (WITHIN, "a small effect")  # of the test of equivalence
+NUMBERS = ("estimate", "low", "high", "p", "mde")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class Headline:
         p: the p-value that the verdict rests on, adjusted as the section's table states.
         mde: the minimum detectable effect, in `unit`: found with 80 % power at the 5 % level.
         second: the same effect by another method, see `inference.second_opinion`; None without one.
+        because: why an effect could not be estimated, else "".
     """
 
     label: str
@@ -44,6 +52,7 @@ class Headline:
     p: float
     mde: float = float("nan")
     second: Estimate | None = None
+    because: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -53,6 +62,37 @@ class Headline:
     def clear(self) -> bool:
         """Whether the effect is distinguishable from zero."""
         return self.verdict == CLEAR
+
+
+def verdict(p: float, same: str = "") -> str:
+    """Return the verdict of an effect, the same for every question.
+
+    Args:
+        p: its p-value against zero, adjusted; NaN where there is no estimate.
+        same: the verdict of its test of equivalence, see `inference.estimates.equivalence`.
+    """
+    if not math.isfinite(p):
+        return UNKNOWN
+    if p < ALPHA:
+        return CLEAR
+    return WITHIN if same in SAME else UNCLEAR
+
+
+def judged(
+    found: Sequence[tuple[Mapping[str, object], Estimate]], margin: float | None
+) -> pd.DataFrame:
+    """Return effects as a table: labels, numbers, p by Holm over the table, and verdict.
+
+    Args:
+        found: the labels of every effect, and the effect.
+        margin: of equivalence, in the unit of the effects; None for no such test.
+    """
+    if not found:
+        return pd.DataFrame()
+    table = pd.DataFrame([{**row, **{n: getattr(e, n) for n in NUMBERS}} for row, e in found])
+    table["p_holm"] = holm(table["p"].tolist())
+    same = ["" if margin is None else equivalence(e, margin).verdict for _, e in found]
+    return table.assign(verdict=list(map(verdict, table["p_holm"], same)))
 
 
 def strongest(headlines: Iterable[Headline], most: int) -> list[Headline]:

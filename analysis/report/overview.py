@@ -52,7 +52,7 @@ def counts(raw: pd.DataFrame) -> dict[str, int]:
         "aliases": len(done) - runs,
         "not finished": len(trained) - len(done),
         "seeds": int(_column(done, "seed").nunique()),
-        "base models": int(_column(done, "model").nunique()),
+        "base models": int(_column(with_carried(done), "model").nunique()),
         "data sets": int(_column(with_carried(done), "dataset").nunique()),
         "tasks": int(_bench(raw)["task"].nunique()),
     }

@@ -144,13 +144,16 @@ class Factors:
         return arm.map(own)
 
     def elsewhere(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield every setting with a level at which some arms ran alone, and these arms."""
-        arm = joined(_with_rank(rows), [n for n in ("adapter", "rank") if n in rows])
-        for name, usual in self.usual.items():
-            if name in rows and name not in FREE:
-                shown = self._shown(rows, name, usual)
-                for level in sorted(set(shown) - {usual}):
-                    yield name, level, sorted(set(arm[shown == level]))
+        """Yield every factor whose usual level some arms never ran at, their levels, the arms."""
+        names = [n for n in ("adapter", "rank") if n in rows]
+        arm = _rank_marked(_with_rank(rows)[names].astype(str))
+        for factor in self.all:
+            name = factor.column
+            if factor.part in ("dose", "setting") or name in self.usual:
+                by_arm = rows[name].map(level_text).astype(str).groupby(arm).agg(set)
+                away = by_arm[[factor.reference not in own for own in by_arm]]
+                for own, arms in away.groupby(away.map(lambda own: ", ".join(sorted(own)))):
+                    yield name, str(own), sorted(arms.index)
 
     def arm_names(self, rows: pd.DataFrame) -> "pd.Series[str]":
         """Return every row's arm: "full", "lora r8", "lora dropout 0.1 r8 attention"."""

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_rel
 
 from ablate.results.record import LEVEL_PATHS, LEVELS, shown_settings
 from analysis.mixed import fit_mixed
@@ -229,6 +230,80 @@ def test_a_given_formula_that_passes_over_a_factor_is_told_on():
     assert pooled(["task", "wp", "adapter", "seed"], found) == [
         "train.epochs varies (1, 2) but is not in the formula: runs that differ in it are pooled."
     ]
+
+
+# --- two sweeps in one folder --------------------------------------------------------------------
+
+
+def swept(*cells, seeds=3):
+    """LoRA's runs of a small study at every one of some cells (settings by column), with noise."""
+    table = small(seeds=seeds)
+    table, rng, parts = table[table["adapter"] == "lora"], np.random.default_rng(3), []
+    for n, cell in enumerate(cells):
+        own = table.assign(train_key=table["train_key"] + f"|{n}", **cell)
+        noise = {key: rng.normal(0, 0.01) for key in own["train_key"].unique()}
+        parts.append(own.assign(value=own["value"] + own["train_key"].map(noise) + 0.02 * n))
+    return pd.concat(parts, ignore_index=True)
+
+
+WARM, EPOCHS = "train.warmup_ratio", "train.epochs"
+TWO_SWEEPS = [{WARM: w, EPOCHS: 1.0} for w in (0.0, 0.2, 0.3)]
+TWO_SWEEPS += [{WARM: 0.1, EPOCHS: e} for e in (2.0, 4.0)]
+
+
+def test_levels_that_never_ran_beside_the_usual_one_are_compared_with_one_another():
+    raw = swept(*TWO_SWEEPS)
+    study = fitted(raw, from_results(raw))
+    found = differences(study)
+    assert study.usual == {WARM: "0.1", EPOCHS: "1"}
+    assert set(zip(found["setting"], found["level"], found["against"], strict=True)) == {
+        (WARM, "0.2", "0"), (WARM, "0.3", "0"), (EPOCHS, "4", "2"),
+    }  # fmt: skip
+    rows = study.rows
+    for line in found[found["setting"] == EPOCHS].to_dict("records"):
+        own = rows[(rows["side"] == line["side"]) & (rows["plw"] == line["plw"])]
+        means = own[own[WARM] == 0.1].groupby(["seed", EPOCHS], observed=True)["score"].mean()
+        pairs = means.unstack()
+        test = ttest_rel(pairs[4.0], pairs[2.0])
+        assert line["estimate"] == pytest.approx((pairs[4.0] - pairs[2.0]).mean())
+        assert line["p"] == pytest.approx(test.pvalue)
+    said = [text for _, text in findings.warnings(study)]
+    assert any(text.startswith("The runs do not tell these coefficients apart") for text in said)
+    assert any(text.startswith(f"{EPOCHS} 1: no two runs there differ in") for text in said)
+
+
+def test_a_comparison_away_from_the_usual_settings_says_where_it_was_made():
+    cells = [{WARM: w, EPOCHS: 1.0} for w in (0.0, 0.1)] + [{WARM: 0.1, EPOCHS: 2.0}]
+    raw = swept(*cells, {WARM: 0.0, EPOCHS: 1.0, "scope": "example"})
+    found = differences(fitted(raw, from_results(raw)))
+    assert set(found.loc[found["setting"] == EPOCHS, "at"]) == {f"{WARM} 0.1"}
+    assert set(found.loc[found["setting"] == WARM, "at"]) == {""}
+
+
+def test_arms_that_ran_beside_each_other_away_from_the_usual_settings_are_named():
+    dropout = "adapter.options.dropout"
+    raw = swept(*({dropout: d, EPOCHS: e} for e in (1.0, 2.0) for d in (0.0, 0.1)))
+    said = dict(findings.warnings(fitted(raw, from_results(raw))))
+    assert said["Not compared."] == (
+        "Arms are compared at the usual level of every setting: 12 runs at train.epochs 2 that "
+        "differ in the arm alone are in no comparison of arms."
+    )
+
+
+def test_an_arm_at_learning_rates_of_its_own_is_named():
+    dropout = "adapter.options.dropout"
+    cells = [{dropout: d, "lr": 1e-3} for d in (0.0, 0.2)]
+    raw = swept(*cells, *({dropout: 0.1, "lr": lr} for lr in (3e-3, 1e-2)))
+    said = " ".join(fitted(raw, from_results(raw)).left_out)
+    assert "lora dropout 0.1 r4 ran at rate 0.003, 0.01, never at 0.001 as other arms did" in said
+
+
+def test_what_has_no_replicates_is_said_to():
+    raw = swept({EPOCHS: 1.0}, {EPOCHS: 2.0}, seeds=1)
+    study = fitted(raw, from_results(raw))
+    assert not len(differences(study))
+    assert any("train.epochs: some levels have no replicates" in t
+               for _, t in findings.warnings(study))  # fmt: skip
 
 
 # --- names ---------------------------------------------------------------------------------------

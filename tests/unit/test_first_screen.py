@@ -11,12 +11,13 @@ from analysis.regression.headlines import best_levels, cluster_of, headlines
 from analysis.regression.model import Request, analysed
 from analysis.regression.narrative import Numbers
 from analysis.regression.study import fitted
-from analysis.report import first_screen
-from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest
+from analysis.report import findings, first_screen
+from analysis.report.build import build, study_headlines
+from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest, verdict
 from analysis.report.page import Item, Listing, Plate, Sheet, Text
 from analysis.report.trust import false_positive_line
 from analysis.table.frame import from_results
-from tests.fake_results import fake_results
+from tests.fake_results import Truth, fake_results
 
 
 def effect(size, verdict=CLEAR, *, label="a − b", question="q", other=None):
@@ -158,3 +159,72 @@ def test_a_measured_rate_above_five_percent_is_a_warning_whichever_control_it_is
     assert "labels drawn at random 22% of 80 tests (14 to 33 %)" in line.text
     fine = next(false_positive_line(rates.head(1)))
     assert (fine.tag, fine.tone) == ("as wanted", "clear")
+
+
+def test_effects_without_an_estimate_are_counted_apart_with_their_reason():
+    lost = [
+        Headline(f"x{i}", "g", "q", *[np.nan] * 3, "points", verdict(np.nan), np.nan, because="why")
+        for i in range(2)
+    ]
+    found = screen([effect(3.0), *lost])
+    assert texts(found)[0].startswith("1 of 1 effect is distinguishable")
+    assert texts(found)[1] == "2 effects could not be estimated, x0 (g); x1 (g): why."
+    plate = next(b for b in found.blocks if isinstance(b, Plate))
+    assert not any("x0" in t.get_text() for t in plate.figure.axes[0].get_yticklabels())
+    assert texts(screen(lost)) == ["2 effects could not be estimated, x0 (g); x1 (g): why."]
+
+
+@pytest.mark.parametrize(
+    ("p", "same", "said"),
+    [(0.01, WITHIN, CLEAR), (0.2, WITHIN, WITHIN), (0.2, "a small effect", WITHIN),
+     (0.2, "undecided", UNCLEAR), (np.nan, WITHIN, "could not be estimated")],
+)  # fmt: skip
+def test_one_verdict_for_every_question(p, same, said):
+    assert verdict(p, same) == said
+
+
+def test_arms_settings_and_weights_are_all_tested_for_equivalence():
+    """Under a margin wider than any interval, whatever is not clear is within it."""
+    truth = Truth(adapter=dict.fromkeys(Truth().adapter, 0.0), per_log2_rank={})
+    raw = fake_results(plws=(0.0, 0.1), truth=truth, controls=False)
+    raw["train.epochs"] = 1.0
+    more = raw.assign(train_key=raw["train_key"] + "e", **{"train.epochs": 2.0})
+    raw = pd.concat([raw, more[more["adapter"] != "none"]], ignore_index=True)
+    wide, narrow = (
+        study_headlines(fitted(raw, from_results(raw), request=Request(margin=m)))
+        for m in (99.0, 1e-6)
+    )
+    assert {one.question for one in wide} == {"plw", "adapters", "settings"}
+    assert {one.verdict for one in wide} <= {CLEAR, WITHIN}
+    assert {one.verdict for one in narrow} <= {CLEAR, UNCLEAR}
+    for question in ("adapters", "settings"):
+        assert WITHIN in {one.verdict for one in wide if one.question == question}
+
+
+def test_a_weight_that_another_setting_determines_is_not_estimated_and_the_page_says_why(tmp_path):
+    raw = fake_results(2, seeds=3, plws=(0.0, 0.1), controls=False)
+    raw = raw[(raw["masking"] == "none") & (raw["plw"] == 0.1) & (raw["adapter"] != "none")]
+    key = "masking.weights.instruction"
+    raw = pd.concat([
+        raw.assign(train_key=raw["train_key"] + str(w), effective_plw=w, wp=w**0.3, **{key: w})
+        for w in (0.1, 0.5)
+    ], ignore_index=True)  # fmt: skip
+    study = fitted(raw, from_results(raw))
+    lost = [one for one in study_headlines(study) if one.question == "plw"]
+    why = f"each level of {key} ran at one effective prompt loss weight"
+    assert {(one.verdict, one.because) for one in lost} == {("could not be estimated", why)}
+    said = " ".join(i.text for b in findings.section(study).blocks if isinstance(b, Listing)
+                    for i in b.entries)  # fmt: skip
+    assert f"could not be estimated: {why}" in said
+    assert build(raw, tmp_path).is_file()
+
+
+def test_a_setting_of_numbers_leaves_the_weights_effects_on_the_page():
+    """A column whose name has a dot, inside a call of the formula, can be predicted from."""
+    raw = fake_results(plws=(0.0, 0.1), controls=False)
+    raw = raw[raw["adapter"] == "lora"]
+    raw = pd.concat([raw.assign(train_key=raw["train_key"] + str(e), **{"train.epochs": e})
+                     for e in (1.0, 2.0)], ignore_index=True)  # fmt: skip
+    study = fitted(raw, from_results(raw))
+    assert "C(`train.epochs`)" in study.fit.formula
+    assert len([one for one in study_headlines(study) if one.question == "plw"]) > 0

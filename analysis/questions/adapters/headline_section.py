@@ -4,7 +4,7 @@ from analysis.questions.adapters.section import arm_differences
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import CLEAR, UNCLEAR, Headline
+from analysis.report.headline import Headline
 
 
 def headlines(study: Study) -> list[Headline]:
@@ -25,7 +25,7 @@ def headlines(study: Study) -> list[Headline]:
                 low=float(row["low"]),
                 high=float(row["high"]),
                 unit="points",
-                verdict=CLEAR if row["verdict"] == CLEAR else UNCLEAR,
+                verdict=str(row["verdict"]),
                 p=float(row["p_holm"]),
                 mde=float(row["mde"]),
                 second=second.of_study(study, rows, "arm", arms),

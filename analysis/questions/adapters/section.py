@@ -2,13 +2,15 @@
 
 import pandas as pd
 
-from analysis.inference.estimates import DF_RULES, holm
+from analysis.inference.estimates import DF_RULES
 from analysis.questions.adapters import figure as figures
 from analysis.regression.study import Study
 from analysis.report import plots, words
+from analysis.report.headline import judged
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import ARM, arm_text, run_means, without_rank
+from analysis.table.factors import FREE, joined, level_text
 from analysis.table.level_means import Levels, level_means, panels
 
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
@@ -90,15 +92,31 @@ def arm_differences(study: Study) -> pd.DataFrame:
             if i != reference:
                 found = means.compare(index == i, index == reference)
             if found is not None:
-                row = labels | {"arm": name, "against": names[reference]} | found.row()
-                rows.append({k: v for k, v in row.items() if k not in ("name", "se", "df", "t")})
-    frame = pd.DataFrame(rows)
-    if not len(frame):
-        return frame
-    frame["p_holm"] = holm(frame["p"].tolist())
-    clear = frame["p_holm"] < 0.05
-    frame["verdict"] = clear.map({True: "distinguishable", False: "not distinguishable"})
-    return frame
+                rows.append((labels | {"arm": name, "against": names[reference]}, found))
+    return judged(rows, study.margin)
+
+
+def not_compared(study: Study) -> list[str]:
+    """Return a sentence where runs differ in the arm alone and are in no comparison of arms."""
+    if "adapter" not in study.rows:
+        return []
+    runs = without_rank(study.rows.drop_duplicates("run"))
+    rest = runs[~runs["run"].isin(study.main["run"])]
+    if not len(rest):
+        return []
+    others = [n for n in study.factors.columns() if n not in ARM]
+    arms = joined(rest, ARM).groupby(joined(rest, others)).transform("nunique")
+    matched = rest[arms > 1]
+    if not len(matched):
+        return []
+    usual = {n: v for n, v in study.usual.items() if n not in FREE}
+    where = {n: [t for t in map(level_text, matched[n].unique()) if t != usual[n]] for n in usual}
+    levels = "; ".join(f"{n} {', '.join(sorted(v))}" for n, v in where.items() if v)
+    return [
+        f"Arms are compared at the usual level of every setting: "
+        f"{words.count(len(matched), 'run')} at {levels} that differ in the arm alone are in no "
+        f"comparison of arms."
+    ]
 
 
 def _differences(study: Study) -> list[Block]:

@@ -40,7 +40,19 @@ def dose(study: Study) -> pd.DataFrame:
 def _dose(study: Study) -> pd.DataFrame:
     if not study.dosed:
         return pd.DataFrame()
-    return dose_rows(study.fit, study.frame, study_shapes(study), margin=study.margin, df=study.df)
+    table = dose_rows(study.fit, study.frame, study_shapes(study), margin=study.margin, df=study.df)
+    if not len(table):
+        return table
+    return table.assign(because=table["because"].mask(table["effect"].isna(), _unknown(study)))
+
+
+def _unknown(study: Study) -> str:
+    """Return why an effect of the weight has no estimate: what of the model determines it."""
+    used = set(study.fit.design.parsed.columns) - {"seed"}
+    for factor in (f for f in study.factors if f.column in used):
+        if study.rows.groupby(factor.column, observed=True)["wp"].nunique().max() == 1:
+            return f"each level of {factor.column} ran at one effective prompt loss weight"
+    return "the other columns of the model determine the prompt loss weight of these runs"
 
 
 def study_shapes(study: Study) -> list[Shape]:

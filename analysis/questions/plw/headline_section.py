@@ -1,5 +1,6 @@
 """The headlines of the prompt loss weight: PLW 1 against PLW 0 in every panel."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from analysis.questions.plw.estimate import dose
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline
+from analysis.report.headline import Headline, verdict
 
 ALPHA = 0.05
 
@@ -24,7 +25,7 @@ def headlines(study: Study) -> list[Headline]:
 
 
 def _headline(study: Study, row: Mapping[Hashable, Any], several: bool) -> Headline:
-    clear, same = float(row["p_holm"]) < ALPHA, row["verdict"] == WITHIN
+    known = math.isfinite(float(row["effect"]))
     mode = f"{row['mode']}, " if several else ""
     data = words.data_text(str(row["dataset_type"]))
     numbers = {n: float(row[n]) for n in ("low", "high", "mde")}
@@ -34,9 +35,10 @@ def _headline(study: Study, row: Mapping[Hashable, Any], several: bool) -> Headl
         question="plw",
         estimate=float(row["effect"]),
         unit="points",
-        verdict=CLEAR if clear else WITHIN if same else UNCLEAR,
+        because="" if known else str(row["because"]),
+        verdict=verdict(float(row["p_holm"]), str(row["verdict"])),
         p=float(row["p_holm"]),
-        second=second.of_study(study, _rows(study, row), "wp", (1.0, 0.0)),
+        second=second.of_study(study, _rows(study, row), "wp", (1.0, 0.0)) if known else None,
         **numbers,
     )
 

@@ -1,10 +1,10 @@
 """The headlines of the other settings: each level against the usual one."""
 
-from analysis.questions.settings.section import differences
+from analysis.questions.settings.section import at_text, differences
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import CLEAR, UNCLEAR, Headline
+from analysis.report.headline import Headline
 
 
 def headlines(study: Study) -> list[Headline]:
@@ -21,14 +21,14 @@ def headlines(study: Study) -> list[Headline]:
         weight = f", PLW {words.plw_text(float(row['plw']))}" if several else ""
         found.append(
             Headline(
-                label=f"{row['setting']} {levels[0]} − {levels[1]}{weight}",
+                label=f"{row['setting']} {levels[0]} − {levels[1]}{weight}{at_text(row['at'])}",
                 group=f"{row['dataset']}: {words.SIDES[str(row['side'])]}, settings",
                 question="settings",
                 estimate=float(row["estimate"]),
                 low=float(row["low"]),
                 high=float(row["high"]),
                 unit="points",
-                verdict=CLEAR if row["verdict"] == CLEAR else UNCLEAR,
+                verdict=str(row["verdict"]),
                 p=float(row["p_holm"]),
                 mde=float(row["mde"]),
                 second=second.of_study(study, rows, str(row["setting"]), levels),

@@ -1,19 +1,23 @@
 """Other settings that a study varied (normaliser, scope, ...): each level less the usual one."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from analysis.inference.estimates import holm
+from analysis.inference.estimates import Estimate
 from analysis.regression.study import Study
 from analysis.report import plots, words
+from analysis.report.headline import judged
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import run_means
-from analysis.table.factors import factors_of, level_text
-from analysis.table.level_means import level_means, panels
+from analysis.table.factors import factors_of, joined, level_text, most_common
+from analysis.table.level_means import level_means
+
+Row = dict[str, object]
 
 
 def section(study: Study) -> Section | None:
@@ -23,53 +27,108 @@ def section(study: Study) -> Section | None:
         return None
     group = table["dataset"] + ": " + table["side"].map(words.SIDES)
     label = table["setting"] + " " + table["level"] + " − " + table["against"]
-    label += ", PLW " + table["plw"].map(words.plw_text)
+    label += ", PLW " + table["plw"].map(words.plw_text) + table["at"].map(at_text)
     caption = (
         "Each level of a setting less the level that most runs have, among runs that are equal in "
-        "everything else; points with 95 % intervals. Filled: distinguishable after Holm's "
-        "adjustment over all lines."
+        "everything else; levels that never ran beside that one are held against the most frequent "
+        "of those that they ran beside. Points with 95 % intervals. Filled: distinguishable after "
+        "Holm's adjustment over all lines."
     )
     plate = Plate("settings", plots.forest(table.assign(group=group, label=label)), caption)
-    note = "Points; p is adjusted by Holm over the table."
+    note = "Points; p is adjusted by Holm over the table. At: settings that are not the usual ones."
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
     formats |= {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
     sheet = Sheet(Table("settings", "Settings", table, note, words.HEADS, formats))
     return Section("settings", "Other settings", (plate, sheet))
 
 
+def at_text(at: str) -> str:
+    """Return where a comparison was made as the end of its label; "" for the usual settings."""
+    return f", at {at}" if at else ""
+
+
 def differences(study: Study) -> pd.DataFrame:
-    """Return dataset, side, setting, level, against, plw and the difference with its interval."""
-    found = [
-        {"side": side, **row}
-        for setting in study.varied
-        for side in words.SIDES
-        if (study.rows["side"] == side).any()
-        for row in _gaps(_matched(run_means(study.rows, side=side), setting), setting, study)
-    ]
-    table = pd.DataFrame(found)
-    if not len(table):
-        return table
-    table["p_holm"] = holm(table["p"].tolist())
-    clear = table["p_holm"] < 0.05
-    return table.assign(verdict=np.where(clear, "distinguishable", "not distinguishable"))
+    """Return every level of a setting less its reference, by data set, kind of task and PLW.
+
+    Columns: side, dataset, setting, level, against, plw, at (what is not usual there), estimate,
+    low, high, p, mde, p_holm, verdict.
+    """
+    return judged([(row, gap) for row, gap in _gaps(study) if gap is not None], study.margin)
 
 
-def _gaps(runs: pd.DataFrame, setting: str, study: Study) -> Iterator[dict[str, object]]:
-    """Yield every level of one setting less the usual one, by data set and PLW."""
-    against = study.usual[setting]
-    by_setting = partial(level_means, by=[setting], df=study.df)
-    for labels, means in panels(runs, ["dataset", "plw"], by_setting):
-        levels = means.table[setting].map(level_text).astype(str)
-        for level in levels[levels != against]:
-            gap = means.compare(levels == level, levels == against)
-            if gap is not None:
-                row = {"setting": setting, "level": level, "against": against}
-                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "mde")}
-                yield {"dataset": labels["dataset"], "plw": float(labels["plw"])} | row | numbers
+def not_compared(study: Study) -> list[str]:
+    """Return a sentence for every level of a setting that no comparison has, and why."""
+    found = [row for row, _ in _gaps(study)]
+    known = {(row["setting"], row[n]) for row in found for n in ("level", "against")}
+    silent = sorted({str(row["setting"]) for row, gap in _gaps(study) if gap is None})
+    said = [
+        f"{', '.join(silent)}: some levels have no replicates, so that their differences could not "
+        f"be estimated."
+    ] if silent else []  # fmt: skip
+    for name in study.varied:
+        lost = [level for level in study.factors[name].levels if (name, level) not in known]
+        told = any(text.startswith(f"{name} ") for text in study.left_out)
+        if lost and not told:
+            said.append(
+                f"{name} {', '.join(lost)}: no two runs there differ in {name} alone, so that it "
+                f"is in no comparison of settings."
+            )
+    return said
 
 
-def _matched(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """Return the runs that have a partner which differs in this setting alone."""
-    others = [n for n in factors_of(runs).columns() if n != setting] or ["run"]
-    levels = runs.groupby(others, observed=True)[setting].transform("nunique")
-    return runs[levels > 1]
+def _gaps(study: Study) -> list[tuple[Row, Estimate | None]]:
+    """Return every difference, None where there is no noise to judge it by."""
+    return study.once("settings", lambda: list(_every_gap(study)))
+
+
+def _every_gap(study: Study) -> Iterator[tuple[Row, Estimate | None]]:
+    for setting in study.varied:
+        for side in [s for s in words.SIDES if (study.rows["side"] == s).any()]:
+            runs = run_means(study.rows, side=side)
+            for (dataset, plw), own in runs.groupby(["dataset", "plw"], observed=True, sort=False):
+                for family in families(own, setting):
+                    for row, gap in _family_gaps(family, setting, study):
+                        head = {"side": side, "dataset": str(dataset), "plw": float(str(plw))}
+                        yield head | row, gap
+
+
+def _family_gaps(
+    runs: pd.DataFrame, setting: str, study: Study
+) -> Iterator[tuple[Row, Estimate | None]]:
+    """Yield every level of one setting less the usual one, else less the most frequent one."""
+    means = level_means(runs, by=[setting], df=study.df)
+    levels = means.table[setting].map(level_text).astype(str)
+    usual = study.usual[setting]
+    against = usual if (levels == usual).any() else most_common(runs[setting], levels)[0]
+    at = _unusual(runs, setting, study)
+    for level in levels[levels != against]:
+        row: Row = {"setting": setting, "level": level, "against": against, "at": at}
+        yield row, means.compare(levels == level, levels == against)
+
+
+def _unusual(runs: pd.DataFrame, setting: str, study: Study) -> str:
+    """Return the other settings of which these runs have one level that is not the usual one."""
+    found = []
+    for name, usual in study.usual.items():
+        levels = set(runs[name].map(level_text).astype(str)) if name != setting else set()
+        if len(levels) == 1 and levels != {usual}:
+            found.append(f"{name} {levels.pop()}")
+    return ", ".join(found)
+
+
+def families(runs: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
+    """Return the runs that can be compared with one another, a table per set of levels.
+
+    Two runs belong together where they differ in this setting alone, and where others link them.
+    Runs without such a partner are in no family.
+    """
+    others = [n for n in factors_of(runs).columns() if n != setting]
+    runs = runs[runs.groupby(joined(runs, others))[setting].transform("nunique") > 1]
+    if not len(runs):
+        return []
+    context, contexts = pd.factorize(joined(runs, others))
+    level, levels = pd.factorize(runs[setting].map(level_text))
+    nodes = len(contexts) + len(levels)
+    links = (np.ones(len(runs)), (context, len(contexts) + level))
+    _, part = connected_components(coo_array(links, shape=(nodes, nodes)), directed=False)
+    return [own for _, own in runs.groupby(part[context], sort=False)]
