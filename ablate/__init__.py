@@ -18,10 +18,10 @@ def load(source: str | Path, **options: Any) -> "LoadedTable":
 
     Args:
         source: a folder with results.parquet, or a results table as .parquet, .csv or .tsv.
-        options: formula, weights, df, margin and frozen, as of `ablate report`.
+        options: score, formula, family, weights, df, margin and frozen, as of `ablate report`.
 
     Raises:
-        analysis.errors.AnalysisError: no results table, or no model can be fitted to it.
+        analysis.errors.AnalysisError: no table, or an option that is not as it must be.
     """
     from analysis import facade  # here, for every module of ablate imports this file first
 

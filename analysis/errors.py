@@ -1,11 +1,30 @@
 """The one kind of error that a table or a formula can cause, told in one line."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AnalysisError(Exception):
     """A table, column, formula or model that cannot be analysed as asked."""
+
+
+def as_path(name: str, value: object) -> Path:
+    """Return what was given for `name` as a path.
+
+    Raises:
+        AnalysisError: it is of another type.
+    """
+    if not isinstance(value, str | os.PathLike) or not value:
+        raise AnalysisError(f"{name}={told(value)}: must be the path of a file or folder")
+    return Path(value)
+
+
+def told(value: object) -> str:
+    """Return a value as an error shows it: short ones as they are, others by their type."""
+    text = str(value)
+    return text if len(text) < 60 and "\n" not in text else type(value).__name__
 
 
 def nearest(name: object, choices: Iterable[object]) -> str:

@@ -8,37 +8,35 @@
     study.compare("lora r8", "full")         one arm less another, by data set and kind of task
     study.report()                           writes the report and returns its path
 
-Any other long table has all of these but `items` and `compare`. Everything is the report's own: the
-same model, the same contrasts, the same verdicts.
+Any other long table has all of these but `items` and `compare`; results that no model can be fitted
+to have all but `fit` and `effects`. Everything is the report's own: the same model, the same
+contrasts, the same verdicts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 
-from analysis.errors import AnalysisError, listed, nearest
-from analysis.inference.estimates import Estimate
-from analysis.inference.multiplicity import holm
+from analysis.errors import AnalysisError, listed, nearest, told
 from analysis.mixed import MixedFit
 from analysis.regression import headlines
-from analysis.regression.model import Regression, Request, analysed
+from analysis.regression.model import MARGIN, Regression, Request, analysed, check_request
 from analysis.regression.narrative import Numbers
-from analysis.regression.study import Study
+from analysis.regression.study import NoModel, Study
 from analysis.report import build
-from analysis.report.headline import CLEAR, UNCLEAR, Headline
-from analysis.table.adjusted_means import adjusted_means
-from analysis.table.cells import run_means
+from analysis.report.headline import Headline, judged
 from analysis.table.columns import NEEDED
-from analysis.table.factors import factors_of, joined, level_text
-from analysis.table.frame import from_results, read
+from analysis.table.conditions import ARM, differences
+from analysis.table.factors import carrier, factors_of, level_columns, level_text
+from analysis.table.frame import from_results, read, study_rows
+from analysis.table.items import read_items
 
-ALPHA = 0.05
-ARM = "arm"
-NUMBERS = ("estimate", "low", "high", "p", "mde")
 Side = str | Mapping[str, Any]  # an arm's name, or levels by factor
 
 
@@ -61,14 +59,25 @@ class LoadedTable:
     Attributes:
         source: the file or folder that was loaded.
         results: the table as it stands.
-        regression: the model that the report is written from.
+        fitted: the model that the report is written from, or why there is none.
         options: what was asked for when it was loaded.
     """
 
     source: Path
     results: pd.DataFrame
-    regression: Regression
+    fitted: Regression | AnalysisError
     options: Options
+
+    @property
+    def regression(self) -> Regression:
+        """The model that the report is written from.
+
+        Raises:
+            AnalysisError: no model can be fitted to these results.
+        """
+        if isinstance(self.fitted, AnalysisError):
+            raise NoModel(str(self.fitted))
+        return self.fitted
 
     @property
     def fit(self) -> MixedFit:
@@ -80,13 +89,37 @@ class LoadedTable:
         """Why the model is the one that it is, a sentence each."""
         return [f"{c.column}: {c.used}; {c.reason}" for c in self.regression.proposal.choices]
 
+    @property
+    def items(self) -> pd.DataFrame:
+        """One row per run and benchmark item, of results of `ablate`."""
+        raise self._external("items: the scores of single items")
+
+    @property
+    def arms(self) -> list[str]:
+        """The names of the arms, of results of `ablate`."""
+        raise self._external("arms: adapters with their ranks")
+
+    def compare(self, first: Side, second: Side) -> pd.DataFrame:
+        """Return the difference of two sides under equal conditions, of results of `ablate`."""
+        raise self._external("compare: the conditions that make runs equal")
+
+    def _external(self, what: str) -> AnalysisError:
+        return AnalysisError(
+            f"{what} are known of results of ablate alone, and {self.source.name} is another "
+            f"table; its comparisons are in effects() and report()"
+        )
+
     def effects(self) -> pd.DataFrame:
         """Return every headline effect of the report's first screen, one row each.
 
         Columns: question, group, label, estimate, low, high (95 %), unit, p and verdict (adjusted
-        as the section of the question says) and mde, the minimum detectable effect.
+        as the section of the question says), mde, the minimum detectable effect, and because, why
+        an effect could not be estimated.
         """
-        names = ["question", "group", "label", *NUMBERS[:3], "unit", "p", "mde", "verdict"]
+        names = [
+            "question", "group", "label", "estimate", "low", "high", "unit", "p", "mde", "verdict",
+            "because",
+        ]  # fmt: skip
         rows = [{n: getattr(one, n) for n in names} for one in self._headlines()]
         return pd.DataFrame(rows, columns=names)
 
@@ -99,19 +132,39 @@ class LoadedTable:
         Args:
             out: its folder; by default `report` beside the table.
         """
-        folder = self.source if self.source.is_dir() else self.source.parent
-        return build.build(self.source, out or folder / "report", **self.options)
+        place = self._folder / "report" if out is None else out
+        return build.build(self.source, place, **self.options)
+
+    @property
+    def _folder(self) -> Path:
+        return self.source if self.source.is_dir() else self.source.parent
+
+    @property
+    def _status(self) -> str:
+        if isinstance(self.fitted, AnalysisError):
+            return f"no model ({self.fitted})"
+        return f"{self.fit.formula}: {self.regression.status}"
 
     def __repr__(self) -> str:
-        told = f"{len(self.results):,} rows, {self.fit.formula}: {self.regression.status}"
-        return f"<table {self.source.name}: {told}>"
+        return f"<table {self.source.name}: {len(self.results):,} rows, {self._status}>"
 
 
 @dataclass(frozen=True, repr=False)
 class LoadedStudy(LoadedTable):
     """A results folder with its fitted model."""
 
-    regression: Study
+    fitted: Study | AnalysisError
+
+    @property
+    def regression(self) -> Study:
+        """The study that the report is written from.
+
+        Raises:
+            AnalysisError: no model can be fitted to these results.
+        """
+        if isinstance(self.fitted, AnalysisError):
+            raise NoModel(str(self.fitted))
+        return self.fitted
 
     @property
     def reasons(self) -> list[str]:
@@ -125,17 +178,16 @@ class LoadedStudy(LoadedTable):
         Raises:
             AnalysisError: the items' scores do not lie beside the table.
         """
-        found = self.regression.items
-        if found is None:
+        if not (self._folder / "cells").is_dir():
             raise AnalysisError(
                 f"items: none beside {self.source}; they lie in cells/*/items.parquet of a folder"
             )
-        return found.long()
+        return read_items(study_rows(from_results(self.results)), self._folder).long()
 
     @property
     def arms(self) -> list[str]:
         """The names of the arms, as `compare` takes them: adapter, what it varies in, rank."""
-        return sorted(_arm_names(self.regression.rows).unique())
+        return sorted(_arm_names(self._names).unique())
 
     def _headlines(self) -> Sequence[Headline]:
         return build.study_headlines(self.regression)
@@ -145,53 +197,76 @@ class LoadedStudy(LoadedTable):
 
         Runs are compared under equal conditions: only combinations of the other factors (masking,
         weight, settings) that both sides ran are used, and condition and seed are adjusted for by
-        least squares, a run's score being the mean over its tasks.
+        least squares, a run's score being the mean over its tasks. A run of several names may
+        stand under any of them, but counts once, and not where it is on both sides.
 
         Args:
             first: an arm's name ("lora r8", see `arms`), or levels by factor, such as
                 {"masking": "none", "plw": 0.1}; factors that are not named may take any level.
+                None is the level of a setting that is null or that a run does not have.
             second: the same for the other side.
 
         Returns:
-            One row per stratum and kind of task (target, source, both): dataset, model, tasks,
-            runs_first, runs_second, estimate, low, high (95 %), p, p_holm, mde, verdict.
+            One row per stratum and kind of task (target, source, both): dataset and model (but
+            what a side names), tasks, runs_first, runs_second, estimate, low, high (95 %), p, mde,
+            p_holm, verdict.
 
         Raises:
             AnalysisError: there is no such arm, factor or level, a run is on both sides, or
                 nowhere did both sides run under equal conditions with replicates.
         """
-        sides = [self._runs(side) for side in (first, second)]
+        sides = [self._runs(n, side) for n, side in (("first", first), ("second", second))]
         if sides[0] & sides[1]:
             raise AnalysisError(f"compare: some runs belong to {first} and to {second}")
         named = _named(first) | _named(second)
-        found = list(_differences(self.regression.rows, sides, named))
+        found = list(differences(self._names, sides, named))
         if not found:
             raise AnalysisError(
                 f"compare: {first} and {second} did not run under equal conditions with replicates"
             )
-        table = pd.DataFrame(found)
-        table["p_holm"] = holm(table["p"].tolist())
-        return table.assign(verdict=np.where(table["p_holm"] < ALPHA, CLEAR, UNCLEAR))
+        margin = self.options.get("margin")
+        return judged(found, MARGIN if margin is None else margin)
 
-    def _runs(self, side: Side) -> set[str]:
-        """Return the runs of a side, under whichever of their names it was asked for.
+    @cached_property
+    def _names(self) -> pd.DataFrame:
+        """The rows of the model under every name: `run` is a name's own, `trained` the run's."""
+        raw = self._named_rows.assign(trained=self.results["train_key"].astype(str))
+        return study_rows(from_results(raw))
+
+    @cached_property
+    def _named_rows(self) -> pd.DataFrame:
+        """The results table with a run for every name, `train_key`; none is an alias."""
+        raw = self.results
+        names = raw.groupby([*level_columns(raw), "train_key"], dropna=False, sort=False)
+        return raw.assign(train_key=names.ngroup().astype(str), alias=False)
+
+    def _runs(self, which: str, side: Side) -> set[str]:
+        """Return the names of runs that a side has.
 
         Raises:
             AnalysisError: there is no such arm, factor or level, or no such run in the model.
         """
-        rows = self.regression.rows
+        rows = self._names
         if isinstance(side, str):
             return set(rows.loc[_of_level(_arm_names(rows), ARM, side), "run"])
-        # Aliases stand in the raw table alone, the names that carry settings in the frame alone.
-        found = _matching(self.results.assign(run=self.results["train_key"].astype(str)), side)
-        found = (found or _matching(rows, side)) & set(rows["run"])
+        if not isinstance(side, Mapping):
+            raise AnalysisError(
+                f"{which}={told(side)}: must be an arm's name or levels by factor, such as "
+                f"'full' or {{'adapter': 'full'}}"
+            )
+        # A level alone stands in the raw table, one with the settings that it carries in the frame.
+        raw = self._named_rows
+        found = _matching(raw.assign(run=raw["train_key"]), side) or _matching(rows, side)
+        found &= set(rows["run"])
         if not found:
             for name, level in side.items():
-                _of_level(rows[name].map(level_text).astype(str), name, level_text(level))
+                _of_level(rows[name].map(_plain).astype(str), name, _plain(level))
             raise AnalysisError(f"compare: no run of the model has {side}")
         return found
 
     def __repr__(self) -> str:
+        if isinstance(self.fitted, AnalysisError):
+            return super().__repr__().replace("<table", "<study", 1)
         rows = self.regression.rows
         counts = {
             "runs": rows["run"].nunique(), "arms": len(self.arms),
@@ -213,17 +288,36 @@ def load(source: str | Path, **options: Unpack[Options]) -> LoadedTable:
         A `LoadedStudy` for results of `ablate`, else a `LoadedTable`.
 
     Raises:
-        AnalysisError: the table, an option or the model is not as it must be, in one line.
+        AnalysisError: the table or an option is not as it must be, in one line; of a table from
+            elsewhere also that no model can be fitted.
     """
-    path, raw = Path(source), read(source)
+    for name in options:
+        if name not in Options.__annotations__:
+            known = Options.__annotations__
+            raise AnalysisError(f"{name}: no such option.{nearest(name, known) or listed(known)}")
+    raw, path = read(source), Path(source)
     asked: dict[str, Any] = {k: v for k, v in options.items() if k != "frozen"}
     request, frozen = Request(**asked), options.get("frozen")
+    check_request(request)
     if set(NEEDED) <= set(raw.columns):
-        folder = path if path.is_dir() else path.parent
-        study = build.fitted_study(raw, from_results(raw), folder, request, frozen=frozen)
-        return LoadedStudy(path, raw, study, options)
+        return LoadedStudy(path, raw, _study(path, raw, request, frozen), options)
     build.refuse_plan(frozen)
     return LoadedTable(path, raw, analysed(raw, request), options)
+
+
+def _study(
+    path: Path, raw: pd.DataFrame, request: Request, frozen: str | Path | None
+) -> Study | AnalysisError:
+    """Return the study of results, or why no model can be fitted to them."""
+    try:
+        frame = from_results(raw)
+    except AnalysisError as error:
+        return error
+    folder = path if path.is_dir() else path.parent
+    try:
+        return build.fitted_study(raw, frame, folder, request, frozen=frozen)
+    except NoModel as error:
+        return error
 
 
 def _arm_names(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -231,8 +325,23 @@ def _arm_names(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _named(side: Side) -> set[str]:
-    """Return the factors that a side fixes."""
-    return {ARM} if isinstance(side, str) else {str(name) for name in side}
+    """Return the factors that a side fixes, and the columns that carry them."""
+    names = {ARM} if isinstance(side, str) else {str(name) for name in side}
+    return names | {carrier(name) for name in names}
+
+
+def _plain(level: object) -> str:
+    """Return a level as text, in one way for tables and for what is asked for; null for none."""
+    if level is None or level is pd.NA or (isinstance(level, float) and np.isnan(level)):
+        return "null"
+    if isinstance(level, bool | np.bool_) or str(level).lower() in ("true", "false"):
+        return str(level).lower()
+    if isinstance(level, list | tuple):
+        return json.dumps(list(level))
+    try:
+        return level_text(float(str(level)))
+    except ValueError:
+        return str(level)
 
 
 def _matching(rows: pd.DataFrame, side: Mapping[str, Any]) -> set[str]:
@@ -245,7 +354,7 @@ def _matching(rows: pd.DataFrame, side: Mapping[str, Any]) -> set[str]:
     for name, level in side.items():
         if name not in rows:
             raise AnalysisError(f"{name}: no such factor.{nearest(name, rows.columns)}")
-        kept &= rows[name].map(level_text).astype(str) == level_text(level)
+        kept &= rows[name].map(_plain, na_action=None).astype(str) == _plain(level)
     return set(rows.loc[kept, "run"].astype(str))
 
 
@@ -254,41 +363,3 @@ def _of_level(levels: "pd.Series[str]", name: str, level: str) -> "pd.Series[boo
         known = sorted(levels.unique())
         raise AnalysisError(f"{name}={level}: not one of {listed(known)}.{nearest(level, known)}")
     return levels == level
-
-
-def _differences(
-    rows: pd.DataFrame, sides: Sequence[set[str]], named: set[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the difference of two sets of runs in every stratum and kind of task."""
-    first = sides[0]
-    chosen = rows[rows["run"].isin(first | sides[1])]
-    for side in [s for s in ("target", "source", "both") if (chosen["side"] == s).any()]:
-        runs = run_means(chosen, side=side)
-        strata = [n for n in ("dataset", "model") if n in runs]
-        for key, own in runs.groupby(strata, observed=True):
-            effect, counts = _difference(own, own["run"].isin(first), named | set(strata))
-            if effect is not None:
-                head = dict(zip(strata, map(str, key), strict=True)) | {"tasks": side} | counts
-                yield head | {n: getattr(effect, n) for n in NUMBERS}
-
-
-def _difference(
-    runs: pd.DataFrame, first: "pd.Series[bool]", named: set[str]
-) -> tuple[Estimate | None, dict[str, int]]:
-    """Return the first side less the second, over the conditions that both ran; None without."""
-    factors = factors_of(runs)
-    arm = factors.columns("arm") if ARM in named else []
-    others = [n for n in factors.cell if n not in named and n not in arm]
-    condition = joined(runs, others)
-    shared = set(condition[first]) & set(condition[~first])
-    kept = condition.isin(shared)
-    counts = {"runs_first": int((kept & first).sum()), "runs_second": int((kept & ~first).sum())}
-    if not min(counts.values()):
-        return None, counts
-    level_N = np.where(first[kept], 0, 1).astype(np.intp)
-    blocks = [condition[kept], runs.loc[kept, "seed"].astype(str)]
-    score_N1 = runs.loc[kept, ["score"]].to_numpy(dtype=np.float64)
-    try:
-        return adjusted_means(level_N, blocks, score_N1).contrast(np.array([1.0, -1.0])), counts
-    except AnalysisError:
-        return None, counts

@@ -5,17 +5,19 @@ external table, `regression.study.fitted` that of a results folder, which is a `
 raw table and the folder beside it.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.fits import GlmmFit
-from analysis.errors import AnalysisError, listed, nearest
+from analysis.errors import AnalysisError, listed, nearest, told
 from analysis.inference.estimates import DF_RULES
 from analysis.inference.kenward_roger import kenward_roger
 from analysis.inference.simplify import simplified
@@ -202,14 +204,21 @@ def check_request(request: Request) -> None:
     Raises:
         AnalysisError: in one line, with what is allowed.
     """
+    for name in ("score", "formula", "family", "weights", "df"):
+        value = getattr(request, name)
+        if value is not None and not isinstance(value, str):
+            raise AnalysisError(f"{name}={told(value)}: must be text")
     if request.family is not None and request.family not in FAMILIES:
         near = nearest(request.family, FAMILIES)
         raise AnalysisError(f"family={request.family}: not one of {listed(FAMILIES)}.{near}")
     if request.df is not None and request.df not in DF_RULES:
         near = nearest(request.df, DF_RULES)
         raise AnalysisError(f"df={request.df}: not one of {listed(DF_RULES)}.{near}")
-    if request.margin is not None and not request.margin > 0:
-        raise AnalysisError(f"margin={request.margin:g}: must be a positive number")
+    margin = request.margin
+    number = isinstance(margin, Real) and not isinstance(margin, bool)
+    if margin is not None and not (number and 0 < margin < math.inf):
+        text = f"{margin:g}" if number else told(margin)
+        raise AnalysisError(f"margin={text}: must be a positive number")
 
 
 def _score(raw: pd.DataFrame, request: Request) -> str:

@@ -14,7 +14,7 @@ from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, as_path
 from analysis.papers.mora import section as memorised
 from analysis.papers.plw import section as paper
 from analysis.planning import section as frozen_plan
@@ -120,7 +120,7 @@ def build(
         page = _results_page(raw, (source, folder), (request, frozen), study)
     else:
         page = _table_page(raw, request, frozen, source)
-    return write(page, _writable(Path(out)))
+    return write(page, _writable(as_path("out", out)))
 
 
 def _results_page(
@@ -189,7 +189,7 @@ def _table_page(
 def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
     """Return the file of the frozen plan that was named, or that lies beside the table."""
     if frozen is not None:
-        if not Path(frozen).is_file():
+        if not as_path("frozen", frozen).is_file():
             raise AnalysisError(f"frozen={frozen}: there is no such file")
         return Path(frozen)
     beside = folder / FILE if folder is not None else None

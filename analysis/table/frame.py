@@ -29,7 +29,7 @@ import pandas as pd
 
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
-from analysis.errors import AnalysisError, listed, nearest
+from analysis.errors import AnalysisError, as_path, listed, nearest
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
@@ -62,7 +62,7 @@ def load(path: str | Path, score: str | None = None) -> pd.DataFrame:
 
 def read(path: str | Path) -> pd.DataFrame:
     """Return the table in a file as it stands."""
-    file = Path(path)
+    file = as_path("table", path)
     file = file / "results.parquet" if file.is_dir() else file
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": lambda f: plain_types(pd.read_parquet(f)),

@@ -9,6 +9,8 @@ import ablate
 from analysis.errors import AnalysisError
 from analysis.facade import LoadedStudy, LoadedTable
 from analysis.mixed import fit_mixed
+from analysis.regression.study import NoModel
+from analysis.report import overview
 from tests.fake_results import fake_results
 
 
@@ -120,3 +122,131 @@ def test_loading_ablate_imports_no_analysis():
 
     code = "import sys, ablate; sys.exit(any(m.startswith('analysis') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("source", [None, 5, 2.5, ["a"], {"a": 1}, b"t.csv", "", pd.DataFrame()])
+def test_a_source_of_a_wrong_type_is_one_line(source):
+    with pytest.raises(AnalysisError, match=r"^table=[^\n]*must be the path of a file or folder$"):
+        ablate.load(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.json", b"{}"), ("t.csv", b"\xff\xfe\x00\x01"), ("t.csv", b""), ("t.csv", b"only,heads\n"),
+     ("t.csv", b"Some words, and more.\nThen others"), ("t.parquet", b"PAR1 no"),
+     ("t.tsv", b"a\tb\n1\t2\t3\t4\n1")],
+)  # fmt: skip
+def test_a_file_that_is_no_table_is_one_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AnalysisError, match=r"^[^\n]*$"):
+        ablate.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"margin": "wide"}, "margin=wide: must be a positive number"),
+     ({"margin": True}, "margin=True"), ({"margin": float("inf")}, "margin=inf"),
+     ({"df": ["normal"]}, "df=['normal']: must be text"), ({"formula": 3}, "formula=3: must be"),
+     ({"frozen": 5}, "frozen=5: must be the path"), ({"margins": 1.0}, "Did you mean 'margin'?")],
+)  # fmt: skip
+def test_an_option_of_a_wrong_type_is_one_line(folder, options, said):
+    with pytest.raises(AnalysisError, match=r"^[^\n]*$") as caught:
+        ablate.load(folder, **options)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [None, 3, ["full"], {"full"}])
+def test_a_side_of_a_wrong_type_is_one_line(study, side):
+    with pytest.raises(AnalysisError, match=r"^second=[^\n]*must be an arm's name or levels"):
+        study.compare("full", side)
+
+
+@pytest.mark.parametrize(
+    "asked", [lambda t: t.items, lambda t: t.arms, lambda t: t.compare("a", "b")]
+)
+def test_what_another_table_has_not_is_said(tmp_path, asked):
+    table = pd.DataFrame({"lab": list("ab") * 10, "score": np.arange(20.0)})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(AnalysisError, match=r"known of results of ablate alone, and t\.csv"):
+        asked(ablate.load(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("kept", [
+    lambda t: t[t["task_type"] == "heldout"], lambda t: t.assign(value=np.nan),
+    lambda t: t[t["adapter"] == "none"], lambda t: t[t["train_key"] == t["train_key"].iloc[-1]],
+])  # fmt: skip
+def test_results_without_a_model_are_loaded_all_the_same(tmp_path, kept):
+    raw = kept(fake_results(controls=False))
+    raw.to_parquet(tmp_path / "results.parquet")
+    study = ablate.load(tmp_path)
+    assert len(study.results) == len(raw)
+    assert repr(study).startswith("<study")
+    if "no model" in repr(study):
+        for asked in (lambda: study.fit, study.effects, lambda: study.reasons):
+            with pytest.raises(AnalysisError, match=r"^[^\n]*$"):
+                asked()
+
+
+def test_arms_are_compared_though_no_model_was_fitted(folder, study, monkeypatch):
+    def none(*args, **kwargs):
+        raise NoModel("too few")
+
+    monkeypatch.setattr("analysis.report.build.fitted", none)
+    bare = ablate.load(folder)
+    with pytest.raises(NoModel, match="too few"):
+        _ = bare.fit
+    pd.testing.assert_frame_equal(bare.compare("lora r8", "full"), study.compare("lora r8", "full"))
+
+
+# -- names of one run: the same run is never held against itself, and counts once ------------------
+
+
+def test_ranks_are_compared_where_an_arm_without_a_rank_has_both_names(study):
+    """Full fine-tuning ran once under both ranks: LoRA and MoRA alone tell the ranks apart."""
+    table = study.compare({"rank": 4}, {"rank": 8})
+    rows = study.regression.rows
+    for line in table.to_dict("records"):
+        own = rows[(rows["side"] == line["tasks"]) & (rows["dataset"] == line["dataset"])]
+        own = own[own["adapter"].astype(str) != "full"]
+        means = own.groupby(own["rank"] == 4, observed=True)["score"].mean()
+        assert line["estimate"] == pytest.approx(means[True] - means[False])
+        assert line["runs_first"] + line["runs_second"] == own["run"].nunique()
+
+
+def test_weights_are_compared_where_their_runs_carry_names_of_other_modes(study):
+    """Masking instruction at PLW 0 and none at PLW 0 are one run; none at PLW 1 is another."""
+    named = study.compare({"masking": "none", "plw": 1.0}, {"masking": "none", "plw": 0.0})
+    free = study.compare({"plw": 1.0}, {"plw": 0})
+    pd.testing.assert_frame_equal(named, free)
+    with pytest.raises(AnalysisError, match="did not run under equal conditions"):
+        study.compare({"masking": "none", "plw": 0}, {"masking": "instruction", "plw": 0})
+
+
+@pytest.mark.parametrize("asked", [None, "null"])
+def test_null_is_a_level(tmp_path, asked):
+    raw = fake_results(plws=(0.0, 0.1), controls=False)
+    raw = raw[raw["adapter"] != "none"]
+    other = raw.assign(train_key=raw["train_key"] + "n", value=raw["value"] - 0.01)
+    raw = pd.concat([raw.assign(**{"train.clip": "1.0"}), other.assign(**{"train.clip": "null"})])
+    raw.to_parquet(tmp_path / "results.parquet", index=False)
+    found = ablate.load(tmp_path).compare({"train.clip": 1}, {"train.clip": asked})
+    np.testing.assert_allclose(found["estimate"], 1.0)
+
+
+@pytest.mark.parametrize("by", ["model", "model.path"])
+def test_base_models_are_compared_under_equal_conditions(tmp_path, by):
+    """Twice the runs, the second base model 2 points better; a folder's name or a level's."""
+    raw = fake_results(plws=(0.0, 0.1), controls=False)
+    raw = raw[raw["adapter"] != "none"]
+    raw["value"] *= 0.9
+    names = ("a", "b") if by == "model" else ("/x/a", "/x/b")
+    raw = pd.concat([
+        raw.assign(model="local", train_key=raw["train_key"] + name, value=raw["value"] + n / 50)
+        .assign(**{by: name}) for n, name in enumerate(names)
+    ], ignore_index=True)  # fmt: skip
+    raw.to_parquet(tmp_path / "results.parquet", index=False)
+    assert overview.counts(raw)["base models"] == 2
+    found = ablate.load(tmp_path).compare({by: names[1]}, {by: names[0]})
+    assert "model" not in found
+    assert len(found) == 2 * raw["dataset"].nunique()
+    np.testing.assert_allclose(found["estimate"], 2.0)

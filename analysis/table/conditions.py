@@ -1,0 +1,83 @@
+"""The difference of two sets of runs under equal conditions, for `ablate.load(...).compare`.
+
+A run of several names (an alias) may stand under any of them. It counts once, and is never held
+against itself.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import Estimate
+from analysis.table.adjusted_means import adjusted_means
+from analysis.table.cells import run_means
+from analysis.table.factors import factors_of, joined
+
+ARM = "arm"  # what a side fixes that is the name of an arm
+STRATA = ("dataset", "model")
+
+
+def differences(
+    rows: pd.DataFrame, sides: Sequence[set[str]], named: set[str]
+) -> Iterator[tuple[dict[str, object], Estimate]]:
+    """Yield the difference of two sets of runs in every stratum and kind of task.
+
+    Args:
+        rows: prepared, a run for every name: `run` is the name's own, `trained` what was trained.
+        sides: the names of the first and of the second side.
+        named: the factors that the sides fix.
+    """
+    first = sides[0]
+    chosen = rows[rows["run"].isin(first | sides[1])]
+    trained = chosen.drop_duplicates("run").set_index("run")["trained"]
+    strata = [n for n in STRATA if n in chosen and n not in named]
+    for side in [s for s in ("target", "source", "both") if (chosen["side"] == s).any()]:
+        runs = run_means(chosen, side=side)
+        runs = runs.assign(first=runs["run"].isin(first), trained=runs["run"].map(trained))
+        groups = runs.groupby(strata, observed=True) if strata else [((), runs)]
+        for key, own in groups:
+            shared = _shared(own, named)
+            effect = _difference(shared) if len(shared) else None
+            if effect is not None:
+                head: dict[str, object] = dict(zip(strata, map(str, key), strict=True))
+                counts = shared["first"].value_counts()
+                head |= {"tasks": side, "runs_first": int(counts[True])}
+                yield head | {"runs_second": int(counts[False])}, effect
+
+
+def _shared(runs: pd.DataFrame, named: set[str]) -> pd.DataFrame:
+    """Return the runs under conditions that both sides ran, every trained run once.
+
+    Args:
+        runs: a row per name: first (whether of the first side), trained, seed, score.
+        named: the factors that the sides fix.
+    """
+    factors = factors_of(runs)
+    arm = factors.columns("arm") if ARM in named else []
+    others = [n for n in factors.cell if n not in named and n not in arm]
+    runs = runs.assign(condition=joined(runs, others))
+    both = runs.groupby(["condition", "trained"])["first"].transform("nunique") > 1
+    runs = _of_both(runs[~both])  # what is one run on both sides says nothing of their difference
+    # A run stands under that of its conditions which the grid names first, whatever its side.
+    name = runs["run"].astype(int)
+    order = pd.DataFrame({"first": name.groupby(runs["condition"]).transform("min"), "name": name})
+    runs = runs.loc[order.sort_values(["first", "name"]).index]
+    return _of_both(runs.drop_duplicates("trained"))
+
+
+def _of_both(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of conditions that have runs of both sides."""
+    return runs[runs.groupby("condition")["first"].transform("nunique") > 1]
+
+
+def _difference(runs: pd.DataFrame) -> Estimate | None:
+    """Return the first side less the second, adjusted for condition and seed; None if unknown."""
+    level_N = np.where(runs["first"], 0, 1).astype(np.intp)
+    blocks = [runs["condition"], runs["seed"].astype(str)]
+    score_N1 = runs[["score"]].to_numpy(dtype=np.float64)
+    try:
+        return adjusted_means(level_N, blocks, score_N1).contrast(np.array([1.0, -1.0]))
+    except AnalysisError:
+        return None
