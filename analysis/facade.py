@@ -27,7 +27,7 @@ from analysis.errors import AnalysisError, listed, nearest, told
 from analysis.mixed import MixedFit
 from analysis.regression import headlines
 from analysis.regression.model import MARGIN, Regression, Request, analysed, check_request
-from analysis.regression.narrative import Numbers
+from analysis.regression.numbers import Numbers
 from analysis.regression.study import NoModel, Study
 from analysis.report import build
 from analysis.report.headline import Headline, judged

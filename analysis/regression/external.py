@@ -7,12 +7,10 @@ import pandas as pd
 from scipy.special import expit
 
 from analysis.inference.mean_response import Response
-from analysis.regression import (
-    contrasts,
-    narrative,
-)
+from analysis.regression import contrasts
 from analysis.regression.best_weight import curve_of
 from analysis.regression.model import Regression
+from analysis.regression.numbers import ALPHA, Numbers
 from analysis.report import plots, words
 from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
@@ -26,10 +24,9 @@ OPEN_PAIRS = 15
 SOME = 8  # values of a column that are named
 
 
-def sections(reg: Regression, found: narrative.Numbers) -> list[Section]:
+def sections(reg: Regression, found: Numbers) -> list[Section]:
     """Return the sections on what the table holds; what it has no data for is left out."""
     parts = (
-        narrative.findings(reg, found),
         columns(reg),
         dose(reg, found),
         means(reg, found),
@@ -63,7 +60,7 @@ def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
     }  # fmt: skip
 
 
-def dose(reg: Regression, found: narrative.Numbers) -> Section | None:
+def dose(reg: Regression, found: Numbers) -> Section | None:
     """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
     curve = curve_of(reg)
     if curve is None:
@@ -111,7 +108,7 @@ def _blocks(reg: Regression) -> list[str]:
     return [n for n in few if not pd.api.types.is_float_dtype(reg.used[n])]
 
 
-def means(reg: Regression, found: narrative.Numbers) -> Section | None:
+def means(reg: Regression, found: Numbers) -> Section | None:
     """Return the marginal means of every factor and their comparisons."""
     if not len(found.means):
         return None
@@ -146,9 +143,7 @@ def _pair_plate(reg: Regression, pairs: pd.DataFrame) -> Iterator[Block]:
     rows = pairs.assign(
         group=pairs["factor"] + within.map(lambda w: f" within {w}" if w else ""),
         label=pairs["contrast"],
-        verdict=np.where(
-            pairs["p_tukey"] < narrative.ALPHA, "distinguishable", "not distinguishable"
-        ),
+        verdict=np.where(pairs["p_tukey"] < ALPHA, "distinguishable", "not distinguishable"),
     ).dropna(subset=["estimate"])
     margin = None if reg.logit else reg.margin
     caption = "Differences of means with Tukey's simultaneous 95 % intervals; hollow: zero inside."
@@ -157,10 +152,33 @@ def _pair_plate(reg: Regression, pairs: pd.DataFrame) -> Iterator[Block]:
     yield Plate("pairs", plots.forest(rows, unit=reg.unit, margin=margin), caption)
 
 
-def slopes(reg: Regression, found: narrative.Numbers) -> Section | None:
+def slopes(reg: Regression, found: Numbers) -> Section | None:
     """Return the slopes over the covariates."""
     if not len(found.slopes):
         return None
     names = ", ".join(dict.fromkeys(found.slopes["covariate"].astype(str)))
     table = contrasts.slope_table(reg, found.slopes)
     return Section("slopes", "Slopes", (Sheet(table, open=True),), f"Slopes over {names}.")
+
+
+def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
+    """Return what must be read before anything else."""
+    found = []
+    if reg.status.startswith("SEPARATED"):
+        words = next(w for w in reg.fit.diagnosis if w.startswith("Separation"))
+        found.append(("Separated.", words.removeprefix("Separation: ").capitalize()))
+    elif not reg.fit.converged:
+        found.append(("Not converged.", "No interval here is to be used; simplify the model."))
+    if reg.steps:
+        text = f"Asked for: {reg.asked.formula}. Fitted: {reg.fit.formula}. {' '.join(reg.steps)}"
+        found.append(("The random part was simplified.", text))
+    if reg.proposal.simpler:
+        gone = ", ".join(reg.proposal.simpler)
+        text = f"The table is too small for all its columns; left out: {gone}."
+        found.append(("A simpler model than the table suggests.", text))
+    if reg.fit.left_out:
+        text = f"The columns determine one another; left out: {', '.join(reg.fit.left_out[:8])}."
+        found.append(("Effects that the table does not separate.", text))
+    notes = [n for n in reg.frame.attrs.get("notes", ()) if "repeat another row" in n]
+    found += [("Repeated rows.", note) for note in notes]
+    return tuple(found)

@@ -17,7 +17,7 @@ from analysis.inference.selection import against_best
 from analysis.inference.winners import winner
 from analysis.regression import contrasts, residual_checks
 from analysis.regression.model import Regression
-from analysis.regression.narrative import Numbers
+from analysis.regression.numbers import Numbers
 from analysis.report import words
 from analysis.report.headline import Headline, verdict
 from analysis.report.page import Item

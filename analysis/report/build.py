@@ -36,14 +36,15 @@ from analysis.questions.settings import section as settings
 from analysis.questions.settings.headline_section import headlines as setting_headlines
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
-from analysis.regression import external, headlines, methods, narrative
+from analysis.regression import external, headlines, methods
 from analysis.regression.model import Regression, Request, analysed
+from analysis.regression.numbers import Numbers, mean
 from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
-from analysis.report import findings, first_screen, overview, plain
+from analysis.report import first_screen, overview, plain
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
-from analysis.report.trust import trust
+from analysis.report.trust import trust, warnings
 from analysis.table.columns import NEEDED
 from analysis.table.frame import from_results, read
 
@@ -58,7 +59,6 @@ class Part:
 
 # The page of a study in its order; a question enters the report by a line here.
 PARTS = (
-    Part(findings.section),
     Part(frozen_plan.section),
     Part(paper.section),
     Part(lambda study: overview.section(study.raw, study.folder)),
@@ -241,7 +241,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         first=_first(study),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
-        warnings=findings.warnings(study),
+        warnings=warnings(study),
     )
 
 
@@ -270,7 +270,7 @@ def _plain_page(
     """Return the page of results that no model can be fitted to, and say why."""
     (source, folder), (name, reason) = place, said
     sections = [
-        memorised.section(frame) or plain.findings(frame),
+        memorised.section(frame),
         overview.section(raw, folder),
         tuning.rates(raw),
         tuning.budget(raw),
@@ -282,6 +282,7 @@ def _plain_page(
         question=_question(folder),
         source=source,
         version=_version(),
+        first=first_screen.section(heldout.headlines(frame), nothing=plain.NOTHING),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(raw).items()),
         warnings=(("No model of the scores.", f"{reason.removeprefix('table: ').rstrip('.')}."),),
@@ -289,7 +290,7 @@ def _plain_page(
 
 
 def _external_page(reg: Regression, source: str) -> Page:
-    found = narrative.Numbers.of(reg)
+    found = Numbers.of(reg)
     first = first_screen.section(
         headlines.headlines(reg, found),
         status=reg.status,
@@ -297,7 +298,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         best=headlines.best_levels(reg, found),
         remarks=headlines.remarks(found),
         method=headlines.METHOD,
-        nothing=first_screen.NOTHING if len(found.joint) else narrative.mean(reg),
+        nothing=first_screen.NOTHING if len(found.joint) else mean(reg),
     )
     facts = (
         ("rows", f"{reg.fit.n:,}"),
@@ -314,7 +315,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         first=first,
         sections=(*external.sections(reg, found), *described(reg)),
         facts=facts,
-        warnings=narrative.warnings(reg),
+        warnings=external.warnings(reg),
         question=reg.fit.formula,
         about="regression report",
     )

@@ -28,8 +28,8 @@ HEADS = words.HEADS | {
 def section(
     headlines: Sequence[Headline],
     *,
-    status: str,
-    trust: Sequence[Item],
+    status: str = "",
+    trust: Sequence[Item] = (),
     best: Table | None = None,
     remarks: Sequence[str] = (),
     method: str = "least squares on means of runs, errors clustered by cell",
@@ -39,7 +39,7 @@ def section(
 
     Args:
         headlines: every effect that answers a part of the question.
-        status: of the fit that they are from.
+        status: of the fit that they are from; "" without one.
         trust: whether the tests can be trusted, a line each.
         best: the best settings with their intervals.
         remarks: what the answer adds to the effects, such as an optimum; the first is used.
@@ -55,12 +55,14 @@ def section(
         if kept:
             drawn = _figure(rows, kept[0].unit)
             blocks.append(Plate("headlines", drawn, _caption(rows, len(known), method)))
-    blocks += [Head("Can the tests be trusted?")]
-    blocks.append(Listing((*trust, *_agreement(table, method)), style="findings"))
+    lines = (*trust, *_agreement(table, method))
+    if lines:
+        blocks += [Head("Can the tests be trusted?"), Listing(lines, style="findings")]
     if best is not None and len(best.frame):
         blocks += [Head("Best settings"), Sheet(best, open=True)]
     if headlines:
-        blocks.append(Sheet(_sheet(table.assign(fit_status=status), method)))
+        told = table.assign(fit_status=status) if status else table
+        blocks.append(Sheet(_sheet(told, method)))
     return Section("answer", "Answer", tuple(blocks))
 
 

@@ -1,23 +1,15 @@
-"""The report of results that no model can be fitted to: what was run, scores, held-out losses."""
+"""The report of results that no model can be fitted to: the scores as they are."""
 
 import pandas as pd
 
-from analysis.questions.heldout import section as heldout
 from analysis.report import words
 from analysis.report.overview import varied
-from analysis.report.page import Block, Head, Listing, Section, Sheet, Text
+from analysis.report.page import Section, Sheet
 from analysis.report.tables import Table
 from analysis.table.factors import own_columns
 from analysis.table.frame import SCORED
 
-
-def findings(frame: pd.DataFrame) -> Section:
-    """Return what can be said without a model of benchmark scores: the held-out loss."""
-    entries = tuple(heldout.findings(frame))
-    blocks: list[Block] = [Head("Held-out loss"), Listing(entries, style="findings")]
-    if not entries:
-        blocks = [Text("There is too little here to compare; the numbers stand below as they are.")]
-    return Section("findings", "Findings", tuple(blocks))
+NOTHING = "There is too little here to compare; the numbers stand below as they are."
 
 
 def scores(frame: pd.DataFrame) -> Section | None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.questions.adapters.section import not_compared as arms_not_compared
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates
-from analysis.regression.study import Study
+from analysis.questions.settings.section import not_compared as settings_not_compared
+from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Item
 
@@ -19,6 +21,25 @@ ALPHA = 0.05
 def trust(study: Study) -> list[Item]:
     """Return a line each on fit, seeds, A/A control and measured false positives."""
     return [_fit(study), _seeds(study), *_sham(study), *false_positive_line(measured_rates(study))]
+
+
+def warnings(study: Study) -> tuple[tuple[str, str], ...]:
+    """Return what must be read before anything else."""
+    found = []
+    if not study.fit.converged:
+        text = "Nothing is concluded from the model's intervals; see the diagnostics."
+        found.append(("Not converged.", text))
+    found += [("Not in the model.", text) for text in study.left_out]
+    lost = (*arms_not_compared(study), *settings_not_compared(study))
+    found += [("Not compared.", text) for text in lost]
+    if study.screening:
+        count = {1: "One seed", 2: "Two seeds"}[study.seeds]
+        text = (
+            f"{count} per cell can screen, not conclude: use what follows to choose what to run "
+            f"with more than {SCREENING_SEEDS} seeds."
+        )
+        found.append(("Screening.", text))
+    return tuple(found)
 
 
 def _fit(study: Study) -> Item:

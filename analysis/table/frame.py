@@ -149,11 +149,6 @@ def study_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(curved=curved.eq(True).astype(float), log2_rank=slope)
 
 
-def is_results(frame: pd.DataFrame) -> bool:
-    """Return whether a prepared frame came from a results table of ours."""
-    return {"run", "control", "is_base", "task_group"} <= set(frame.columns)
-
-
 def plw_of(wp: float) -> float:
     """Return the prompt loss weight whose w_p this is; NaN below zero."""
     return float(wp ** (1 / WP_EXPONENT)) if wp >= 0 else float("nan")

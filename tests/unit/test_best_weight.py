@@ -6,8 +6,9 @@ import pytest
 
 from analysis.curve.best import IN_DOUBT, UNTESTED
 from analysis.inference.optimum import INTERIOR, optimum
-from analysis.regression import best_weight, external, headlines, narrative
+from analysis.regression import best_weight, external, headlines
 from analysis.regression.model import Request, analysed
+from analysis.regression.numbers import Numbers
 
 WP = np.linspace(0, 1, 7)
 
@@ -29,37 +30,32 @@ def inverted_u(wp):
 
 
 def said(reg):
-    """All that the page's first sentence, findings and tables say of the optimum."""
-    found = narrative.Numbers.of(reg)
-    listed = [item.text for item in narrative._best(found)]
+    """All that the page's first sentence and tables say of the optimum."""
+    found = Numbers.of(reg)
     rows = headlines.best_levels(reg, found).frame
-    return found.optimum.iloc[0], headlines.remarks(found), listed, rows
+    return found.optimum.iloc[0], headlines.remarks(found), rows
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_plateau_has_no_best_weight(seed):
     reg = analysed(table(plateau, seed), Request())
-    row, remarks, listed, rows = said(reg)
+    row, remarks, rows = said(reg)
     assert row["verdict"] != INTERIOR
     assert row[["estimate", "low", "high"]].isna().all()
     assert remarks == []
     assert not len(rows)
-    assert "best PLW" in listed[0]
-    assert "interval" not in listed[0]
 
 
 def test_a_clear_inverted_u_has_one():
     """Two F tests at the 5 % level each object to about one true quadratic in twelve."""
     printed = 0
     for seed in range(10):
-        row, remarks, listed, rows = said(analysed(table(inverted_u, seed), Request()))
-        assert len(listed) == 1
+        row, remarks, rows = said(analysed(table(inverted_u, seed), Request()))
         printed += row["verdict"] == INTERIOR
         if row["verdict"] == INTERIOR:
             assert row["low"] < row["estimate"] < row["high"]
             assert len(remarks) == len(rows) == 1
             assert "Fieller" in remarks[0]
-            assert "Fieller" in listed[0]
     assert printed >= 8
 
 
@@ -71,7 +67,7 @@ def test_the_quadratics_of_plateaus_alone_would_show_one():
 
 def test_the_section_of_the_curve_shows_no_number_where_the_shape_is_in_doubt():
     reg = analysed(table(plateau, 0), Request())
-    section = external.dose(reg, narrative.Numbers.of(reg))
+    section = external.dose(reg, Numbers.of(reg))
     texts = [b.text for b in section.blocks if hasattr(b, "text")]
     assert IN_DOUBT in section.summary
     assert any("is not shown" in text for text in texts)
@@ -91,11 +87,10 @@ def test_without_two_rows_alike_the_shape_is_not_tested_and_no_number_shown():
 def test_a_model_with_weights_is_not_tested_and_shows_no_number():
     frame = table(inverted_u, 0).assign(w=np.tile([1.0, 2.0], 21))
     reg = analysed(frame, Request(weights="w"))
-    row, remarks, listed, _ = said(reg)
+    row, remarks, _ = said(reg)
     assert row["verdict"] == IN_DOUBT
     assert row["because"] == UNTESTED
     assert remarks == []
-    assert listed[0] == f"The best PLW is not shown: {UNTESTED}."
 
 
 def runs(curve, seed):

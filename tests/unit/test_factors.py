@@ -14,7 +14,8 @@ from analysis.questions.adapters.section import sides
 from analysis.questions.settings.section import differences
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.study import fitted
-from analysis.report import findings, overview
+from analysis.report import overview
+from analysis.report.trust import warnings
 from analysis.table.carried import shortest_endings, with_reference
 from analysis.table.factors import (
     GROUPS,
@@ -131,7 +132,7 @@ def test_how_a_run_is_computed_is_no_factor_and_the_page_says_so(key):
     assert (
         said == f"{key} varies, but does not change a run: its levels are names of the same runs."
     )
-    assert ("Not in the model.", said) in findings.warnings(fitted(raw, frame))
+    assert ("Not in the model.", said) in warnings(fitted(raw, frame))
 
 
 def test_scores_under_several_evaluation_settings_count_once_and_the_page_says_which():
@@ -184,7 +185,7 @@ def test_settings_that_go_together_are_named_and_one_is_left_out():
     found = factors_of(study_rows(frame))["train.warmup_ratio"]
     assert found.aliases == ("train.epochs",)
     study = fitted(raw, frame)
-    assert ("Not in the model.", model.left_out[0]) in findings.warnings(study)
+    assert ("Not in the model.", model.left_out[0]) in warnings(study)
 
 
 def test_an_arm_that_ran_at_another_setting_alone_stays_in_the_comparisons_and_is_named():

@@ -14,7 +14,7 @@ from analysis.questions.controls.false_positives import (
     relabelled_p,
 )
 from analysis.regression.study import fitted
-from analysis.report import findings
+from analysis.report.trust import trust
 from analysis.table.frame import from_results
 from tests.fake_results import TASKS, Truth, fake_results
 
@@ -97,5 +97,5 @@ def test_the_report_prints_the_rates_beside_the_results():
     sheets = [b.table for b in checks.controls(study).blocks if b.kind == "table"]
     assert [s.name for s in sheets] == ["controls", "false_positives"]
     assert len(sheets[1].frame) == 4
-    told = [i.text for i in findings._controls(study)]
+    told = [i.text for i in trust(study)]
     assert told[-1].startswith("False positives at the 5 % level, measured here: A/A cells")

@@ -9,7 +9,7 @@ from analysis.inference.estimates import Estimate
 from analysis.regression import second
 from analysis.regression.headlines import best_levels, cluster_of, headlines
 from analysis.regression.model import Request, analysed
-from analysis.regression.narrative import Numbers
+from analysis.regression.numbers import Numbers
 from analysis.regression.study import fitted
 from analysis.report import findings, first_screen
 from analysis.report.build import build, study_headlines

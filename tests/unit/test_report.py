@@ -8,18 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.curve.best import IN_DOUBT
 from analysis.errors import AnalysisError
+from analysis.inference.optimum import INTERIOR
 from analysis.papers.plw.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNTESTABLE, plw_claims
 from analysis.questions.adapters.section import arm_differences
 from analysis.questions.heldout import section as heldout
+from analysis.questions.plw.estimate import dose
+from analysis.questions.plw.headline_section import headlines as plw_headlines
 from analysis.questions.plw.section import dose_points
 from analysis.questions.settings import section as settings
 from analysis.regression.study import fitted
-from analysis.report import findings, words
+from analysis.report import first_screen, words
 from analysis.report.build import build
-from analysis.report.headline import UNCLEAR, WITHIN
+from analysis.report.headline import CLEAR, UNCLEAR, WITHIN
 from analysis.report.overview import counts
 from analysis.report.tables import Table, escape_tex, html_table, latex, shown
+from analysis.report.trust import trust, warnings
 from analysis.table.frame import from_results
 from analysis.table.level_means import level_means
 from tests.fake_results import Truth, fake_results
@@ -91,7 +96,7 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "answer", "findings", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
+        "answer", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
         "best", "controls", "heldout", "model", "coefficients", "variances", "influence",
         "diagnostics", "methods",
     ]  # fmt: skip
@@ -341,31 +346,39 @@ def test_levels_that_share_no_block_are_compared_without_it():
 # -- words ------------------------------------------------------------------------------------
 
 
-def items_of(section):
-    return [item for block in section.blocks if block.kind == "list" for item in block.entries]
+def dose_headlines(study):
+    """The effect of PLW 1 without a mask in every panel, by task group and kind of data."""
+    own = [h for h in plw_headlines(study) if h.label.startswith("none, ") or ", " not in h.label]
+    return {(h.label.removeprefix("none, "), h.group.partition(", ")[2]): h for h in own}
 
 
-def test_findings_say_what_is_true_and_no_more():
+def optima(study):
+    """What is said of the optimum in every panel without a mask."""
+    table = dose(study)
+    own = table[table["curved"] & (table["mode"] == "none")]
+    return own.set_index(["task_group", "dataset_type"])[["optimum", "because"]]
+
+
+def test_headlines_say_what_is_true_and_no_more():
     study = fitted(pd.DataFrame(), from_results(fake_results(seeds=4, plws=PLWS)))
-    found = items_of(findings.section(study))
-    told = {item.text.partition(":")[0]: item for item in found}
-    rising = told["long generation (target), short completions"]
-    assert rising.tag == "distinguishable"
-    assert "rises throughout" in rising.text
-    assert told["multiple choice (source), short completions"].tag == "interior optimum"
+    found = dose_headlines(study)
+    assert found["long generation (target)", "short completions"].verdict == CLEAR
     for group in ("multiple choice (source)", "short generation (target)"):
-        assert told[f"{group}, long completions"].tag in ("within ±2", "not distinguishable")
-    assert told["A/A"].tag == "not distinguishable"
-    assert findings.warnings(study) == ()  # four seeds
+        assert found[group, "long completions"].verdict in (WITHIN, UNCLEAR)
+    assert optima(study).loc[("mc source", "short"), "optimum"] == INTERIOR
+    assert "rises throughout" in optima(study).loc[("long target", "short"), "because"]
+    (sham,) = [item for item in trust(study) if item.tag == "A/A"]
+    assert "no difference, as it should be" in sham.text
+    assert warnings(study) == ()  # four seeds
 
 
 def test_no_effect_is_never_found_where_there_is_none():
     truth = Truth(dose=FLAT, adapter=dict.fromkeys(Truth().adapter, 0.0), per_log2_rank={})
     frame = from_results(fake_results(3, seeds=3, plws=PLWS, truth=truth, controls=False))
     study = fitted(pd.DataFrame(), frame)
-    dose = [item for item in items_of(findings.section(study)) if "PLW 1 scores" in item.text]
-    assert len(dose) == 8
-    assert {item.tag for item in dose} <= {"within ±2", "not distinguishable"}
+    found = dose_headlines(study)
+    assert len(found) == 8
+    assert {h.verdict for h in found.values()} <= {WITHIN, UNCLEAR}
     table = arm_differences(study)
     assert set(table["verdict"]) <= {UNCLEAR, WITHIN}
     assert (table["mde"] > 0).all()
@@ -375,10 +388,12 @@ def test_every_null_has_the_minimum_detectable_effect_beside_it():
     truth = Truth(dose=FLAT, residual_sd=4.0, run_sd=3.0)
     frame = from_results(fake_results(1, seeds=2, plws=PLWS, truth=truth))
     study = fitted(pd.DataFrame(), frame)
-    nulls = [i for i in items_of(findings.section(study)) if i.tag == "not distinguishable"]
+    nulls = [h for h in plw_headlines(study) if h.verdict == UNCLEAR]
     assert nulls
-    for item in nulls:
-        assert "minimum detectable effect is" in item.text or "adjustment" in item.text, item.text
+    assert all(h.mde > 0 for h in nulls)
+    ends = re.search(r"effect is (\S+) to (\S+) points", first_screen.answer(nulls)[-1])
+    low, high = min(h.mde for h in nulls), max(h.mde for h in nulls)
+    assert [float(ends[1]), float(ends[2])] == pytest.approx([low, high], rel=0.01)
 
 
 def test_terms_and_counts_are_told_in_words():
@@ -510,14 +525,14 @@ def test_a_strangers_table_gives_a_report(tmp_path):
     index = build(path, tmp_path / "out", score="accuracy", family="gaussian")
     page = index.read_text(encoding="utf-8")
     sections = re.findall(r'<section id="([^"]+)"', page)
-    assert sections == ["answer", "findings", "table", "plw", "means", "slopes", "model",
+    assert sections == ["answer", "table", "plw", "means", "slopes", "model",
                         "coefficients", "variances", "influence", "diagnostics",
                         "methods"]  # fmt: skip
     best = pd.read_csv(tmp_path / "out" / "tables" / "optimum.csv").iloc[0]
     assert best["low"] < 0.1 < best["high"]  # PLW 0.1 is w_p 0.5
     labs = pd.read_csv(tmp_path / "out" / "tables" / "level_means.csv").set_index("level")
     assert labs.loc["B", "estimate"] - labs.loc["A", "estimate"] == pytest.approx(0.05, abs=0.02)
-    assert "lab B against A" in page
+    assert "B − A (lab)" in page or "A − B (lab)" in page
 
 
 def test_a_table_without_a_weight_has_no_section_on_it(tmp_path):
@@ -532,7 +547,7 @@ def test_results_without_benchmarks_give_the_losses_and_say_why(tmp_path):
     results = fake_results(plws=PLWS, controls=False)
     results = results[results["task_type"] == "heldout"]
     page = build(results, tmp_path).read_text(encoding="utf-8")
-    assert re.findall(r'<section id="([^"]+)"', page) == ["findings", "run", "heldout"]
+    assert re.findall(r'<section id="([^"]+)"', page) == ["answer", "run", "heldout"]
     assert "no trained run has a benchmark score" in page
 
 
@@ -583,7 +598,6 @@ def test_a_plateau_is_no_optimum():
     weighted = (raw["masking"] == "none") & (raw["plw"] > 0) & (raw["task_type"] == "long")
     raw["value"] += np.where(weighted & (raw["dataset"] == "micro_short"), 0.25, 0.0)
     study = fitted(raw, from_results(raw))
-    told = {item.text.partition(":")[0]: item for item in findings._dose(study)}
-    found = told["long generation (target), short completions"]
-    assert found.tag == "optimum in doubt"
-    assert "the quadratic does not fit" in found.text
+    found = optima(study).loc[("long target", "short")]
+    assert found["optimum"] == IN_DOUBT
+    assert "the quadratic does not fit" in found["because"]

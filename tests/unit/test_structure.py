@@ -51,7 +51,7 @@ FLOORS = [
     {"analysis.questions"},
     {"analysis.planning"},
     {"analysis.papers"},
-    {"analysis.report.build", "analysis.report.findings", "analysis.report.overview",
+    {"analysis.report.build", "analysis.report.overview",
      "analysis.report.plain", "analysis.report.trust"},
     {"analysis.facade"},
 ]  # fmt: skip

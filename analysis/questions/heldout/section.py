@@ -9,7 +9,8 @@ import pandas as pd
 from analysis.inference.estimates import DF_RULES, holm
 from analysis.questions.heldout import figure as figures
 from analysis.report import words
-from analysis.report.page import Block, Item, Plate, Section, Sheet
+from analysis.report.headline import CLEAR, UNCLEAR, Headline
+from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.level_means import Levels, level_means, panels
 
@@ -88,33 +89,24 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
         return table
     table["p_holm"] = holm(table["p"].tolist())
     clear = table["p_holm"] < 0.05
-    return table.assign(verdict=np.where(clear, "distinguishable", "not distinguishable"))
+    return table.assign(verdict=np.where(clear, CLEAR, UNCLEAR))
 
 
-def findings(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[Item]:
-    """Return a line per data set on the loss on completions against PLW 0."""
-    table = differences(frame, df=df)
+def headlines(frame: pd.DataFrame) -> list[Headline]:
+    """Return the differences from PLW 0 as effects, for a page without a model of scores."""
+    table = differences(frame)
     return [
-        _finding(str(dataset), own)
-        for dataset, own in (table.groupby("dataset", sort=False) if len(table) else [])
+        Headline(
+            label=f"{row['masking']}, PLW {words.plw_text(float(row['plw']))}",
+            group=f"{row['dataset']}: loss on {row['role']} tokens less that at PLW 0",
+            question="heldout",
+            unit="nats a token",
+            verdict=str(row["verdict"]),
+            p=float(row["p_holm"]),
+            **{name: float(row[name]) for name in ("estimate", "low", "high", "mde")},
+        )
+        for row in (table.to_dict("records") if len(table) else [])
     ]
-
-
-def _finding(dataset: str, own: pd.DataFrame) -> Item:
-    clear = own[own["verdict"] == "distinguishable"]
-    if not len(clear):
-        low, high = own["mde"].min(), own["mde"].max()
-        seen = f"the minimum detectable effect is {words.span(low, high, 3)} nats a token"
-        text = f"{dataset}: loss on completions against PLW 0, {len(own)} comparisons; {seen}."
-        return Item(text, "not distinguishable")
-    said = "; ".join(
-        f"{r.masking} at PLW {words.plw_text(float(str(r.plw)))} "
-        f"{words.signed(float(str(r.estimate)), 3)} "
-        f"({words.interval(float(str(r.low)), float(str(r.high)), 3)})"
-        for r in clear.itertuples()
-    )
-    head = f"{dataset}: loss on completions against PLW 0, nats a token"
-    return Item(f"{head}; {len(clear)} of {len(own)}: {said}.", "distinguishable", "clear")
 
 
 def _gap_table(gaps: pd.DataFrame) -> Table:
