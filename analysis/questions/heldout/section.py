@@ -103,6 +103,7 @@ def headlines(frame: pd.DataFrame) -> list[Headline]:
             unit="nats a token",
             verdict=str(row["verdict"]),
             p=float(row["p_holm"]),
+            second=None,
             **{name: float(row[name]) for name in ("estimate", "low", "high", "mde")},
         )
         for row in (table.to_dict("records") if len(table) else [])
