@@ -268,7 +268,7 @@ def test_levels_that_never_ran_beside_the_usual_one_are_compared_with_one_anothe
         test = ttest_rel(pairs[4.0], pairs[2.0])
         assert line["estimate"] == pytest.approx((pairs[4.0] - pairs[2.0]).mean())
         assert line["p"] == pytest.approx(test.pvalue)
-    said = [text for _, text in findings.warnings(study)]
+    said = [text for _, text in warnings(study)]
     assert any(text.startswith("The runs do not tell these coefficients apart") for text in said)
     assert any(text.startswith(f"{EPOCHS} 1: no two runs there differ in") for text in said)
 
@@ -284,7 +284,7 @@ def test_a_comparison_away_from_the_usual_settings_says_where_it_was_made():
 def test_arms_that_ran_beside_each_other_away_from_the_usual_settings_are_named():
     dropout = "adapter.options.dropout"
     raw = swept(*({dropout: d, EPOCHS: e} for e in (1.0, 2.0) for d in (0.0, 0.1)))
-    said = dict(findings.warnings(fitted(raw, from_results(raw))))
+    said = dict(warnings(fitted(raw, from_results(raw))))
     assert said["Not compared."] == (
         "Arms are compared at the usual level of every setting: 12 runs at train.epochs 2 that "
         "differ in the arm alone are in no comparison of arms."
@@ -304,7 +304,7 @@ def test_what_has_no_replicates_is_said_to():
     study = fitted(raw, from_results(raw))
     assert not len(differences(study))
     assert any("train.epochs: some levels have no replicates" in t
-               for _, t in findings.warnings(study))  # fmt: skip
+               for _, t in warnings(study))  # fmt: skip
 
 
 # --- names ---------------------------------------------------------------------------------------

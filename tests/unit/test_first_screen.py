@@ -11,7 +11,7 @@ from analysis.regression.headlines import best_levels, cluster_of, headlines
 from analysis.regression.model import Request, analysed
 from analysis.regression.numbers import Numbers
 from analysis.regression.study import fitted
-from analysis.report import findings, first_screen
+from analysis.report import first_screen
 from analysis.report.build import build, study_headlines
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest, verdict
 from analysis.report.page import Item, Listing, Plate, Sheet, Text
@@ -213,9 +213,9 @@ def test_a_weight_that_another_setting_determines_is_not_estimated_and_the_page_
     lost = [one for one in study_headlines(study) if one.question == "plw"]
     why = f"each level of {key} ran at one effective prompt loss weight"
     assert {(one.verdict, one.because) for one in lost} == {("could not be estimated", why)}
-    said = " ".join(i.text for b in findings.section(study).blocks if isinstance(b, Listing)
-                    for i in b.entries)  # fmt: skip
-    assert f"could not be estimated: {why}" in said
+    (said,) = first_screen.answer(lost)
+    assert "could not be estimated" in said
+    assert said.endswith(f": {why}.")
     assert build(raw, tmp_path).is_file()
 
 

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import DF_RULES, holm
+from analysis.inference.estimates import DF_RULES
 from analysis.questions.heldout import figure as figures
 from analysis.report import words
-from analysis.report.headline import CLEAR, UNCLEAR, Headline
+from analysis.report.headline import Headline, judged
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.level_means import Levels, level_means, panels
@@ -82,14 +82,8 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
             if gap is not None:
                 level = {"masking": str(means.table["masking"].iloc[i])}
                 level["plw"] = means.table["plw"].iloc[i]
-                numbers = {k: getattr(gap, k) for k in ("estimate", "low", "high", "p", "mde")}
-                found.append(labels | level | numbers)
-    table = pd.DataFrame(found)
-    if not len(table):
-        return table
-    table["p_holm"] = holm(table["p"].tolist())
-    clear = table["p_holm"] < 0.05
-    return table.assign(verdict=np.where(clear, CLEAR, UNCLEAR))
+                found.append((labels | level, gap))
+    return judged(found, None)
 
 
 def headlines(frame: pd.DataFrame) -> list[Headline]:
@@ -102,9 +96,11 @@ def headlines(frame: pd.DataFrame) -> list[Headline]:
             question="heldout",
             unit="nats a token",
             verdict=str(row["verdict"]),
+            estimate=float(row["estimate"]),
+            low=float(row["low"]),
+            high=float(row["high"]),
             p=float(row["p_holm"]),
-            second=None,
-            **{name: float(row[name]) for name in ("estimate", "low", "high", "mde")},
+            mde=float(row["mde"]),
         )
         for row in (table.to_dict("records") if len(table) else [])
     ]
