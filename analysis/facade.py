@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError, listed, nearest, told
+from analysis.inference.estimates import DF_RULES
 from analysis.mixed import MixedFit
 from analysis.regression import headlines
 from analysis.regression.model import MARGIN, Regression, Request, analysed, check_request
@@ -219,7 +220,8 @@ class LoadedStudy(LoadedTable):
         if sides[0] & sides[1]:
             raise AnalysisError(f"compare: some runs belong to {first} and to {second}")
         named = _named(first) | _named(second)
-        found = list(differences(self._names, sides, named))
+        rule = self.options.get("df") or DF_RULES[0]
+        found = list(differences(self._names, sides, named, df=rule))
         if not found:
             raise AnalysisError(
                 f"compare: {first} and {second} did not run under equal conditions with replicates"

@@ -16,7 +16,7 @@ Letters in names: N runs, L levels, S columns of interest, K block columns, Y ou
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -104,6 +104,17 @@ def adjusted_means(
         centred = [z_NK - z_NK.mean(axis=0) for z_NK in columns]
     x_NL = np.eye(int(level_N.max()) + 1)[level_N]
     return adjusted_columns(x_NL, np.hstack([x_NL[:, :0], *centred]), y_NY)
+
+
+def by_rule(found: Adjusted, rule: str) -> Adjusted:
+    """Return a fit whose tests follow a rule for degrees of freedom.
+
+    Args:
+        found: the fit, with those of its residuals.
+        rule: of `estimates.DF_RULES`: "normal" has infinitely many, both others come to those of
+            the residuals here.
+    """
+    return replace(found, df=float("inf")) if rule == "normal" else found
 
 
 def seed_adjusted(runs: pd.DataFrame, labels: Sequence[str]) -> Adjusted:

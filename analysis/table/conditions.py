@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import Estimate
-from analysis.table.adjusted_means import adjusted_means
+from analysis.inference.estimates import DF_RULES, Estimate
+from analysis.table.adjusted_means import adjusted_means, by_rule
 from analysis.table.cells import run_means
 from analysis.table.factors import factors_of, joined
 
@@ -20,7 +20,7 @@ STRATA = ("dataset", "model")
 
 
 def differences(
-    rows: pd.DataFrame, sides: Sequence[set[str]], named: set[str]
+    rows: pd.DataFrame, sides: Sequence[set[str]], named: set[str], *, df: str = DF_RULES[0]
 ) -> Iterator[tuple[dict[str, object], Estimate]]:
     """Yield the difference of two sets of runs in every stratum and kind of task.
 
@@ -28,6 +28,7 @@ def differences(
         rows: prepared, a run for every name: `run` is the name's own, `trained` what was trained.
         sides: the names of the first and of the second side.
         named: the factors that the sides fix.
+        df: the rule for degrees of freedom, as of `adjusted_means.by_rule`.
     """
     first = sides[0]
     chosen = rows[rows["run"].isin(first | sides[1])]
@@ -39,7 +40,7 @@ def differences(
         groups = runs.groupby(strata, observed=True) if strata else [((), runs)]
         for key, own in groups:
             shared = _shared(own, named)
-            effect = _difference(shared) if len(shared) else None
+            effect = _difference(shared, df) if len(shared) else None
             if effect is not None:
                 head: dict[str, object] = dict(zip(strata, map(str, key), strict=True))
                 counts = shared["first"].value_counts()
@@ -72,12 +73,13 @@ def _of_both(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.groupby("condition")["first"].transform("nunique") > 1]
 
 
-def _difference(runs: pd.DataFrame) -> Estimate | None:
+def _difference(runs: pd.DataFrame, df: str) -> Estimate | None:
     """Return the first side less the second, adjusted for condition and seed; None if unknown."""
     level_N = np.where(runs["first"], 0, 1).astype(np.intp)
     blocks = [runs["condition"], runs["seed"].astype(str)]
     score_N1 = runs[["score"]].to_numpy(dtype=np.float64)
     try:
-        return adjusted_means(level_N, blocks, score_N1).contrast(np.array([1.0, -1.0]))
+        fit = by_rule(adjusted_means(level_N, blocks, score_N1), df)
     except AnalysisError:
         return None
+    return fit.contrast(np.array([1.0, -1.0]))

@@ -5,14 +5,14 @@ effect cancels between levels. Intervals are for other runs scored on the same i
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import DF_RULES, Estimate
-from analysis.table.adjusted_means import Adjusted, adjusted_means, require_noise
+from analysis.table.adjusted_means import Adjusted, adjusted_means, by_rule, require_noise
 from analysis.table.factors import factors_of
 
 
@@ -51,8 +51,7 @@ def level_means(
         value: the column of numbers.
         block: what the runs were crossed with, by default every factor; what is in `by` or does
             not vary is left out.
-        df: the rule for degrees of freedom, one of `estimates.DF_RULES`: infinitely many with
-            "normal", else those of the residuals, which both other rules come to here.
+        df: the rule for degrees of freedom, as of `adjusted_means.by_rule`.
     """
     rows = rows.dropna(subset=[value])
     grouped = rows.groupby(list(by), observed=True, sort=True, dropna=False)
@@ -68,7 +67,7 @@ def level_means(
             require_noise(fit, y_N)
         except AnalysisError:
             continue
-        fit = replace(fit, df=float("inf")) if df == "normal" else fit
+        fit = by_rule(fit, df)
         means = [fit.contrast(weights_S) for weights_S in np.eye(len(table))]
         numbers = {k: [getattr(m, k) for m in means] for k in ("estimate", "low", "high")}
         return Levels(table.assign(**numbers), fit)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from scipy.stats import norm
 
 import ablate
 from analysis.errors import AnalysisError
@@ -72,6 +73,15 @@ def test_a_comparison_is_least_squares_over_equal_conditions(study):
         assert line["estimate"] == pytest.approx(fit.params["first"])
         assert (line["low"], line["high"]) == pytest.approx(tuple(fit.conf_int().loc["first"]))
         assert line["p"] == pytest.approx(fit.pvalues["first"])
+
+
+def test_a_comparison_follows_the_rule_for_degrees_of_freedom(study, folder):
+    normal = ablate.load(folder, df="normal").compare("lora r8", "full")
+    own = study.compare("lora r8", "full")
+    se = (normal["high"] - normal["estimate"]) / norm.ppf(0.975)
+    np.testing.assert_allclose(normal["estimate"], own["estimate"])
+    np.testing.assert_allclose(normal["p"], 2 * norm.sf(normal["estimate"].abs() / se))
+    assert (own["p"] > normal["p"]).all()
 
 
 def test_sides_may_be_levels_and_the_difference_turns_with_them(study):

@@ -7,8 +7,10 @@ from scipy import stats
 from analysis.errors import AnalysisError
 from analysis.inference.selection import against_best, letters, one_sided_critical
 from analysis.inference.winners import truncated_cdf, winner
+from analysis.questions.leaderboard import best_section
 from analysis.questions.leaderboard.estimate import RUNS, leaderboards
 from analysis.questions.leaderboard.section import section, shown_rows
+from analysis.regression.model import Request
 from analysis.regression.study import fitted
 from analysis.table.frame import from_results
 from tests.fake_results import fake_results
@@ -178,3 +180,18 @@ def test_the_report_tells_the_set_and_the_correction(results):
     first = rows.groupby("group", sort=False).head(1)
     assert (first["estimate"] >= 0).all()
     assert ((rows["low"] <= rows["estimate"]) & (rows["estimate"] <= rows["high"])).mean() > 0.5
+
+
+def test_the_leaderboard_follows_the_rule_for_degrees_of_freedom():
+    """Two cells: Hsu's interval is one-sided, from the normal where that is the rule."""
+    raw = fake_results(plws=(0.0,), controls=False)
+    raw = raw[raw["adapter"].isin(["full", "lora"]) & (raw["rank"] == 4)]
+    raw = raw[(raw["dataset"] == "micro") & (raw["masking"] == "none")]
+    frame = from_results(raw)
+    wide, normal = (leaderboards(frame, df=rule)[0].cells for rule in ("satterthwaite", "normal"))
+    gap = float(normal["mean"].iloc[0] - normal["mean"].iloc[1])
+    halves = [float(cells["against_high"].iloc[0]) - gap for cells in (wide, normal)]
+    assert halves[0] / halves[1] == pytest.approx(stats.t.ppf(0.95, 1) / stats.norm.ppf(0.95))
+    study = fitted(raw, frame, request=Request(df="normal"))
+    shown = best_section.boards_of(study, None)[0].cells
+    np.testing.assert_allclose(shown["against_high"], normal["against_high"])

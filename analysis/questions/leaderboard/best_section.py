@@ -18,7 +18,7 @@ def boards_of(study: Study, side: str | None) -> list[Leaderboard]:
 
     def make() -> list[Leaderboard]:
         try:
-            return leaderboards(study.frame, side=side, items=study.items)
+            return leaderboards(study.frame, side=side, items=study.items, df=study.df)
         except AnalysisError:
             return []
 

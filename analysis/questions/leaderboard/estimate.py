@@ -23,11 +23,11 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import LEVEL
+from analysis.inference.estimates import DF_RULES, LEVEL
 from analysis.inference.selection import against_best, letters
 from analysis.inference.winners import Winner, winner
 from analysis.questions.noise.paired import rest_variance
-from analysis.table.adjusted_means import seed_adjusted
+from analysis.table.adjusted_means import by_rule, seed_adjusted
 from analysis.table.cells import run_means
 from analysis.table.factors import cell_names, factors_of, stratum_names
 from analysis.table.frame import study_rows
@@ -71,6 +71,7 @@ def leaderboards(
     side: str | None = None,
     items: Items | None = None,
     level: float = LEVEL,
+    df: str = DF_RULES[0],
 ) -> list[Leaderboard]:
     """Return the leaderboard of every data set and base model with more than one cell.
 
@@ -79,6 +80,7 @@ def leaderboards(
         side: "target" or "source": the tasks that count; all of them by default.
         items: scores of the items behind it, if their noise is to be counted too.
         level: of the intervals, simultaneous over cells.
+        df: the rule for degrees of freedom, as of `table.adjusted_means.by_rule`.
     """
     rows = study_rows(frame)
     runs = run_means(rows, side=side)
@@ -89,7 +91,7 @@ def leaderboards(
     found = []
     for stratum, own in runs.groupby("stratum", sort=False):
         if own["cell"].nunique() > 1:
-            found.append(_leaderboard(str(stratum), own, _in(chosen, own), level))
+            found.append(_leaderboard(str(stratum), own, _in(chosen, own), level, df))
     return found
 
 
@@ -101,13 +103,13 @@ def _in(items: Items | None, runs: pd.DataFrame) -> Items | None:
 
 
 def _leaderboard(
-    stratum: str, runs: pd.DataFrame, items: Items | None, level: float
+    stratum: str, runs: pd.DataFrame, items: Items | None, level: float, df: str
 ) -> Leaderboard:
     names = factors_of(runs).cell
     columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
     table = runs.groupby("cell", observed=True, sort=True).agg(**columns)
     try:
-        means = cell_means(runs, items)
+        means = cell_means(runs, items, df=df)
         against = against_best(means.mean_K, means.cov_KK, df=means.df, level=level)
         won = winner(means.mean_K, means.cov_KK, level=level)
     except AnalysisError as error:
@@ -133,12 +135,15 @@ def _best_first(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[falling(table["mean"])].reset_index()
 
 
-def cell_means(runs: pd.DataFrame, items: Items | None = None) -> Means:
+def cell_means(
+    runs: pd.DataFrame, items: Items | None = None, *, df: str = DF_RULES[0]
+) -> Means:
     """Return the adjusted means of the cells of one stratum.
 
     Args:
         runs: one row per run: cell, seed, score, run.
         items: of the same runs and tasks, if their noise is to be counted too.
+        df: the rule for degrees of freedom, as of `table.adjusted_means.by_rule`.
 
     Raises:
         AnalysisError: the noise cannot be estimated, or the cells ran under different seeds.
@@ -146,7 +151,7 @@ def cell_means(runs: pd.DataFrame, items: Items | None = None) -> Means:
     labels = sorted(runs["cell"].unique())
     over_items = None if items is None else _items_covariance(items, runs, labels)
     try:
-        fit = seed_adjusted(runs, labels)
+        fit = by_rule(seed_adjusted(runs, labels), df)
     except AnalysisError:
         if over_items is None:
             raise
