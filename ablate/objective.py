@@ -120,15 +120,16 @@ def _rounded(weight: float) -> float:
     return float(f"{weight:.12g}")
 
 
-def effective_plw(objective: Objective, counts: dict[str, int]) -> float:
+def effective_plw(objective: Objective, counts: dict[str, int]) -> float | None:
     """Return the mean weight of the prompt's targets relative to the completion's.
 
-    0 for `instruction` at any PLW. The analysis uses this instead of the PLW that was asked for.
+    None where the completion has no weight; 0 for `instruction` at any PLW. The analysis uses this
+    instead of the PLW that was asked for.
     """
     prompt = [r for r in Role if r not in (Role.COMPLETION, Role.TEXT, Role.PAD)]
     tokens = sum(counts.get(r.name.lower(), 0) for r in prompt)
     completion = objective.num[Role.COMPLETION]
     if tokens == 0 or completion == 0:
-        return 0.0 if tokens == 0 else float("nan")
+        return 0.0 if tokens == 0 else None
     total = sum(objective.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
     return total / tokens / completion

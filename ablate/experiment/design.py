@@ -134,11 +134,18 @@ def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
         cell, files = named.cell, named.identity.files
         mark = (files.content_hash, id(cell.dataset), id(cell.evaluate))
         if mark not in bases and not cell.is_base:
-            base = replace(cell, adapter=BASE, plw=0.0, rank=1, seed=0, sham="a")
+            base = _base(cell)
             levels = {k: v for k, v in named.levels.items() if k in ("model", "dataset")}
             bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
     distinct = {(b.cell.dataset.name, b.identity.units): b for b in reversed(bases.values())}
     return [*reversed(distinct.values()), *legal]
+
+
+def _base(cell: Cell) -> Cell:
+    """Return the untouched base of a cell, with a loss that is allowed whatever the cell's is."""
+    masking = replace(cell.masking, weights={**cell.masking.weights, "completion": 1.0})
+    loss: dict[str, Any] = {"masking": masking, "plw": 0.0, "completion_weight": 1.0}
+    return replace(cell, adapter=BASE, rank=1, seed=0, sham="a", **loss)
 
 
 def _name(cells: list[Named]) -> Iterable[Named]:

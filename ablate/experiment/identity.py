@@ -47,7 +47,7 @@ class Identity:
     units: tuple[Unit, ...]
     files: ModelFiles
     data: Summary
-    effective_plw: float
+    effective_plw: float | None  # None where the completion has no weight
 
 
 def digest(value: object) -> str:

@@ -95,7 +95,19 @@ class Study(Regression):
             f"other arms did: their differences from other arms hold this setting as well."
             for name, levels, arms in self.factors.elsewhere(self.rows)
         ]
-        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone, *self._aliased)
+        lost = (*self._without_weight, *self._aliased)
+        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone, *lost)
+
+    @property
+    def _without_weight(self) -> tuple[str, ...]:
+        """A sentence on the runs that the weight's effects cannot hold."""
+        lost = self.rows.loc[self.rows["wp"].isna(), "run"].nunique() if "wp" in self.rows else 0
+        if not lost or not {"wp", "effective_plw"} & set(self.fit.design.parsed.columns):
+            return ()
+        return (
+            f"{words.count(lost, 'run')} with no weight on the completion have no prompt loss "
+            f"weight relative to it: they are in comparisons of settings, not in the model.",
+        )
 
     @property
     def _aliased(self) -> tuple[str, ...]:

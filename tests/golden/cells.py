@@ -42,6 +42,8 @@ GRIDS = (
     f"{WEIGHED} loss.scope=example",
     f"{MICROBATCH} execution.micro_batch_size=null,4",
     f"{WEIGHED} completion_weight=0.5",
+    "masking=none plw=0.1,1 completion_weight=0",
+    "masking=none plw=1 masking.weights.completion=0",
     "loss.label_smoothing=0.1",
     f"adapter={','.join(ADAPTERS)} rank=4",
     "adapter=lora,mora rank=2,8,16",

@@ -228,3 +228,17 @@ def test_a_setting_of_numbers_leaves_the_weights_effects_on_the_page():
     study = fitted(raw, from_results(raw))
     assert "C(`train.epochs`)" in study.fit.formula
     assert len([one for one in study_headlines(study) if one.question == "plw"]) > 0
+
+
+def test_runs_whose_completion_weighs_nothing_are_named_and_compared_with_the_others(tmp_path):
+    raw = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
+    raw = raw[(raw["masking"] == "none") & (raw["adapter"] == "lora")]
+    none = {"completion_weight": 0.0, "wp": np.nan, "effective_plw": np.nan}
+    zero = raw[raw["plw"] > 0].assign(train_key=lambda t: t["train_key"] + "z", **none)
+    raw = pd.concat([raw, zero], ignore_index=True)
+    study = fitted(raw, from_results(raw))
+    lost = zero["train_key"].nunique()
+    assert any(f"{lost} runs with no weight on the completion" in s for s in study.left_out)
+    found = [one.label for one in study_headlines(study) if one.question == "settings"]
+    assert any(label.startswith("completion_weight 0 − 1, PLW 1") for label in found)
+    assert build(raw, tmp_path).is_file()

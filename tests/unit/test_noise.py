@@ -105,3 +105,10 @@ def test_the_plan_figure_has_a_panel_per_task_and_a_line_per_number_of_seeds():
     figure = figures.plan(pd.concat([plan, here], ignore_index=True))
     assert len(figure.axes) == 1
     assert len(figure.axes[0].lines) == plan["seeds"].nunique() + 1
+
+
+def test_the_plan_figure_of_cells_that_never_differ_has_no_logarithm_of_zero():
+    table = pd.DataFrame({"task": ["t", "t", "u", "u"], "seeds": "2", "items": [10, 20] * 2,
+                          "se": [0.0, 0.0, 1.0, 0.5], "here": [False, True] * 2})  # fmt: skip
+    scales = [axis.get_yscale() for axis in figures.plan(table).axes]
+    assert scales[:2] == ["linear", "log"]

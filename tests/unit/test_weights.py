@@ -129,6 +129,7 @@ def test_effective_plw_is_the_mean_prompt_weight():
     assert effective_plw(objective("none", 0.1, c=0.2), ALPACA) == pytest.approx(0.5)
     share = (90 + 20) / (300 + 90 + 20)
     assert effective_plw(objective("boilerplate", 0.5), ALPACA) == pytest.approx(0.5 * share)
+    assert effective_plw(objective("none", 0.1, c=0.0), ALPACA) is None
 
 
 def test_nothing_to_train_is_refused():

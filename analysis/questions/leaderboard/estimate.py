@@ -135,9 +135,7 @@ def _best_first(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[falling(table["mean"])].reset_index()
 
 
-def cell_means(
-    runs: pd.DataFrame, items: Items | None = None, *, df: str = DF_RULES[0]
-) -> Means:
+def cell_means(runs: pd.DataFrame, items: Items | None = None, *, df: str = DF_RULES[0]) -> Means:
     """Return the adjusted means of the cells of one stratum.
 
     Args:

@@ -154,7 +154,7 @@ def panel_optimum(curve: Response, panel: Panel) -> Optimum | None:
 
 def linear_against_quadratic(frame: pd.DataFrame) -> dict[str, LikelihoodRatio]:
     """Return the ML tests "any effect" (none against a line) and "curvature" (line, quadratic)."""
-    rows = study_rows(frame)
+    rows = study_rows(frame).dropna(subset=["wp"])
     fits = [
         fit_mixed(rows, default_formula(frame, degree=degree)[0], method="ML")
         for degree in (0, 1, 2)
