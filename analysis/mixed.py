@@ -25,7 +25,7 @@ METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
 EXACT_FIT = 1e-10  # residual length, as a share of the score's, that counts as none
 ROUNDING = 1e-14  # the same, of the score as it stands: what rounding errors alone may leave
-SQUARES = (1e-140, 1e140)  # length of a score whose square is a number
+LEAST = 1e-140  # the largest number of a score whose square is a number still
 
 
 def fit_mixed(
@@ -180,11 +180,10 @@ def _check_size(found: DesignMatrices, coefficients: int) -> None:
 
 
 def _check_score(found: DesignMatrices) -> None:
-    largest = float(np.abs(found.y_N).max())
-    if largest > 0 and not SQUARES[0] < largest < SQUARES[1]:
+    if 0 < (largest := float(np.abs(found.y_N).max())) < LEAST:
         raise AnalysisError(
             f"score={found.parsed.response}: its largest number is {largest:.3g}, whose square "
-            f"cannot be computed; divide the column by a power of ten"
+            f"cannot be computed; multiply the column by a power of ten"
         )
     if _spread(found.y_N) <= ROUNDING * float(np.linalg.norm(found.y_N)):
         raise AnalysisError(f"score={found.parsed.response}: the same in every row")

@@ -184,9 +184,9 @@ class MixedFit:
         l_NB = l_NC[:, kept]
         if not len(gone):
             return l_NB
-        off = np.abs(l_NC[:, gone] - l_NB @ self._repeats).max(axis=1)
-        size = 1 + np.abs(l_NC).max(axis=1)
-        return np.where((off <= ESTIMABLE * size)[:, None], l_NB, np.nan)
+        off = np.abs(l_NC[:, gone] - l_NB @ self._repeats)
+        size = 1 + np.abs(l_NC[:, gone]) + np.abs(l_NB) @ np.abs(self._repeats)
+        return np.where((off <= ESTIMABLE * size).all(axis=1)[:, None], l_NB, np.nan)
 
     @cached_property
     def _repeats(self) -> Array:

@@ -19,6 +19,7 @@ import formulaic
 import numpy as np
 import pandas as pd
 from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic.utils.variables import Variable
 from scipy.linalg import block_diag
 from scipy.special import logit
 
@@ -30,6 +31,8 @@ from analysis.errors import AnalysisError, listed, nearest
 FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
 OFFSET = "offset"
 _CONTEXT = {"sqrt": np.sqrt, "logit": logit}
+LARGEST = 1e140  # whose square, times the number of rows, is a number still
+RESERVED = ("Intercept", "1", ".", "~", "|")  # to formulaic, in backticks or not
 KEYWORDS = ("degree", "raw", "True", "False")  # of poly
 _TOKEN = re.compile(
     r"\s*(?:(?P<name>`[^`]+`|[A-Za-z_]\w*)|(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)"
@@ -76,9 +79,9 @@ class DesignMatrices:
     @property
     def needed(self) -> list[str]:
         """The columns that the fixed part is computed from."""
-        # formulaic's `required_variables` cuts a name in backticks at its first dot, and inside a
-        # call such a name has no source.
-        there = {str(v) for v in self.spec.variables if v.source in ("data", None)}
+        # formulaic's `required_variables` cuts a name in backticks at its first dot, and so does
+        # what it says of a variable's source.
+        there = {str(v) for v in self.spec.variables if Variable.Role.VALUE in v.roles}
         return [name for name in self.parsed.columns if name in there]
 
     @property
@@ -96,16 +99,15 @@ def parse(formula: str, columns: Iterable[str]) -> Parsed:
     """
     tokens = list(_tokens(formula))
     known = [str(c) for c in columns]
+    tilde = _tilde(formula, tokens)
     used = tuple(dict.fromkeys(_columns(formula, tokens, known)))
-    if tokens.count("~") != 1:
-        raise AnalysisError(f"formula={formula}: must have one ~ between the score and its terms")
-    tilde = tokens.index("~")
     left, right = tokens[:tilde], tokens[tilde + 1 :]
     if not left or not right:
         raise AnalysisError(f"formula={formula}: nothing stands on one side of the ~")
     if "|" in left or "||" in left:
         raise AnalysisError(f"formula={formula}: a | belongs to the right of the ~")
     fixed, bars, offsets = _split(formula, right)
+    fixed = list(_literal(fixed))
     texts = (_text(left), _text(fixed), *(bar.expression for bar in bars))
     if any(re.search(rf"(?<![\w`]){OFFSET} ?\(", text) for text in texts):
         raise AnalysisError(
@@ -113,6 +115,20 @@ def parse(formula: str, columns: Iterable[str]) -> Parsed:
             f"score ~ wp + offset(x)"
         )
     return Parsed(_text(left), _text(fixed) or "1", tuple(bars), used, tuple(offsets))
+
+
+def response_columns(formula: str, columns: Iterable[str]) -> list[str]:
+    """Return the columns that the left side of a formula is computed from, as far as known."""
+    tokens, known = list(_tokens(formula)), {str(c) for c in columns}
+    left = tokens[: _tilde(formula, tokens)]
+    named = [t.strip("`") for t, after in zip(left, [*left[1:], ""], strict=False) if after != "("]
+    return [name for name in named if name in known]
+
+
+def _tilde(formula: str, tokens: list[str]) -> int:
+    if tokens.count("~") != 1:
+        raise AnalysisError(f"formula={formula}: must have one ~ between the score and its terms")
+    return tokens.index("~")
 
 
 def _tokens(formula: str) -> Iterator[str]:
@@ -167,6 +183,20 @@ def _split(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar], list[
     return fixed[1:] if fixed[:1] == ["+"] else fixed, bars, offsets
 
 
+def _literal(tokens: list[str]) -> Iterator[str]:
+    """Yield the tokens, names that formulaic would not take for columns as I(name)."""
+    inside = 0  # brackets that are open since a function's name
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        if token == "(" and (inside or before in FUNCTIONS):
+            inside += 1
+        elif token == ")" and inside:
+            inside -= 1
+        if not inside and re.match(r"[A-Za-z_`]", token) and token.strip("`") in RESERVED:
+            yield from ("I", "(", token, ")")
+        else:
+            yield token
+
+
 def _closes(tokens: list[str]) -> bool:
     """Return whether the first bracket closes with the last token."""
     depth = np.cumsum([(token == "(") - (token == ")") for token in tokens])
@@ -205,6 +235,7 @@ def _bars(formula: str, tokens: list[str]) -> Iterator[Bar]:
             f"formula={formula}: ({_text(tokens)}) is no random term; write (1 | g), (1 + x | g), "
             f"(0 + x | g) or (1 + x || g), where g is a column, a:b or a/b"
         )
+    left = list(_literal(left))
     columns = tuple(name.strip("`") for name in names)
     correlated = tokens[marks[0]] == "|"
     # a/b is a and a:b: every prefix that ends before a slash is a group of its own.
@@ -253,7 +284,7 @@ def design(
         X_NB=_finite(matrix, parsed.fixed),
         y_N=_one_column(parsed.response, data, "score"),
         factors=tuple(_factors(parsed.bars, data, counted)),
-        weights_N=None if weights is None else _positive(data[weights]),
+        weights_N=None if weights is None else positive(data[weights]),
         rows=data.index,
         dropped=len(frame) - len(data),
         offset_N=_offset(parsed.offsets, data),
@@ -338,7 +369,7 @@ def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
 def _matrix(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported by `_finite`
-            return formulaic.model_matrix(expression, data, context=_CONTEXT)
+            return formulaic.model_matrix(expression, data, context=_CONTEXT, na_action="ignore")
     except (FormulaicError, ValueError, TypeError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnalysisError(f"formula: {expression!r} cannot be computed: {reason}") from error
@@ -349,13 +380,25 @@ def _finite(matrix: pd.DataFrame, name: str) -> Array:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=0))
     if len(bad):
         raise AnalysisError(f"{name}: {listed(matrix.columns[bad])} is not finite in every row")
+    if values.size and (largest := float(np.abs(values).max())) > LARGEST:
+        raise AnalysisError(
+            f"{name}: its largest number is {largest:.3g}, whose square cannot be computed; divide "
+            f"the column by a power of ten"
+        )
     return values
 
 
-def _positive(weights: pd.Series) -> Array:
-    if not pd.api.types.is_numeric_dtype(weights) or not (weights > 0).all():
-        raise AnalysisError(f"weights={weights.name}: must be a positive number in every row")
-    return weights.to_numpy(dtype=np.float64)
+def positive(weights: "pd.Series[Any]") -> Array:
+    """Return a column of weights.
+
+    Raises:
+        AnalysisError: they are not all positive numbers, in one line.
+    """
+    if pd.api.types.is_numeric_dtype(weights) and weights.between(1 / LARGEST, LARGEST).all():
+        return weights.to_numpy(dtype=np.float64)
+    missing = int(weights.isna().sum())
+    rows = f"; it is missing in {missing:,} of {len(weights):,} rows" if missing else ""
+    raise AnalysisError(f"weights={weights.name}: must be a positive number in every row{rows}")
 
 
 def _factors(bars: tuple[Bar, ...], data: pd.DataFrame, counted: bool) -> Iterator[Factor]:

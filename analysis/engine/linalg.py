@@ -16,7 +16,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 SMALL = 256  # rows up to which a mask is kept
-RANK_TOLERANCE = 1e-8  # of a column's own length, after the columns before it are taken out
+RANK_TOLERANCE = 1e-8  # of a column's length, after the columns before it are taken out
+ROUNDING = 1e-13  # of a column's length, below which what the first one leaves of it is an error
 
 
 @brief
@@ -32,10 +33,20 @@ class Fixed:
 
 
 def independent_columns(X_NB: Array) -> Index:
-    """Return the columns of X that are not determined by the columns before them."""
+    """Return the columns of X that are not determined by the columns before them.
+
+    A column's length is measured without the first column, the intercept as a rule: a time in
+    seconds since 1970 varies little beside its mean.
+    """
     length_B = np.linalg.norm(X_NB, axis=0)
     kept = np.flatnonzero(length_B > 0)
-    r_BB = qr(X_NB[:, kept] / length_B[kept], mode="r", check_finite=False)[0][: len(kept)]
+    unit_NB = X_NB[:, kept] / length_B[kept]
+    first_NB = unit_NB[:, :1]
+    left_NB = np.hstack([first_NB, unit_NB[:, 1:] - first_NB @ (first_NB.T @ unit_NB[:, 1:])])
+    length_B = np.linalg.norm(left_NB, axis=0)
+    kept, left_NB = kept[length_B > ROUNDING], left_NB[:, length_B > ROUNDING]
+    left_NB /= length_B[length_B > ROUNDING]
+    r_BB = qr(left_NB, mode="r", check_finite=False)[0][: len(kept)]
     while True:
         small = np.abs(np.diagonal(r_BB)) < RANK_TOLERANCE
         # More columns than rows leave no diagonal for the last ones.

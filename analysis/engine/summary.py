@@ -5,7 +5,7 @@ terminal and as HTML for a notebook. Text is at most `WIDTH` characters wide: lo
 cut in the middle, and of very many coefficients the first ones are shown with a note.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from html import escape
 from typing import Any, TypeVar
@@ -92,14 +92,31 @@ def _formatted(table: pd.DataFrame) -> pd.DataFrame:
 
     def cell(column: str, value: object) -> str:
         if isinstance(value, str):
-            return (
-                value if len(value) <= NAME else f"{value[: NAME // 2]}…{value[-NAME // 2 + 1 :]}"
-            )
+            return short[value]
         if pd.isna(value):  # type: ignore[call-overload]
             return ""
         return format(value, NUMBERS.get(column, ".3f" if isinstance(value, float) else ""))
 
+    short = _shortened([v for n in table for v in table[n] if isinstance(v, str)])
     return pd.DataFrame({str(n): [cell(str(n), v) for v in table[n]] for n in table})
+
+
+def _shortened(names: Iterable[str]) -> dict[str, str]:
+    """Return every name in at most `NAME` characters and one line; no two have the same."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        text = " ".join(name.splitlines())
+        cut = text if len(text) <= NAME else f"{text[: NAME // 2]}…{text[-NAME // 2 + 1 :]}"
+        groups.setdefault(cut, []).append(name)
+    found: dict[str, str] = {}
+    for cut, same in groups.items():
+        letters = enumerate(zip(*same, strict=False))
+        at = next((i for i, own in letters if len(set(own)) > 1), 0)  # within what was cut out
+        for name in same:
+            middle = " ".join(name[max(at - 3, 0) : at + 23].splitlines())
+            shown = cut if len(same) == 1 else f"{name[:6]}…{middle}…"
+            found[name] = f"{shown} ({len(found)})" if shown in found.values() else shown
+    return found
 
 
 def _wrapped(head: str, text: str) -> str:

@@ -3,6 +3,7 @@
 Letters in names: K means, C contrasts, B fixed effects.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -53,6 +54,12 @@ class Comparisons:
         return str(self.table().to_html(index=False, border=0))
 
     @property
+    def levels(self) -> list[tuple[str, str]]:
+        """The names of the two means whose difference each pairwise contrast is."""
+        names = named(self.means.labels[list(self.means.of)])
+        return [(names[w_K.argmax()], names[w_K.argmin()]) for w_K in self.w_CK]
+
+    @property
     def on_response(self) -> tuple[Estimate, ...]:
         """The same contrasts of the means on the score's own scale, as emmeans' `regrid`.
 
@@ -92,13 +99,15 @@ class Comparisons:
 
     def _ratios(self, found: pd.DataFrame) -> pd.DataFrame:
         scale = self.means.scale
-        base, name = scale.base, scale.ratio.replace(" ", "_")
+        name = scale.ratio.replace(" ", "_")
         if not name:
             raise AnalysisError(
                 f"type=response: a difference of {scale.name} is no ratio; compare on the link"
             )
-        ends = {column: base ** found[column] for column in ("estimate", "low", "high")}
-        se = np.log(base) * ends["estimate"] * found["se"]
+        names = ("estimate", "low", "high")
+        ends = {column: scale.ratios(found[column].to_numpy()) for column in names}
+        with np.errstate(invalid="ignore"):  # an infinite ratio has no standard error
+            se = np.log(scale.base) * ends["estimate"] * found["se"]
         return found.assign(**ends, se=se).rename(columns={"estimate": name})
 
 
@@ -137,16 +146,20 @@ def against(found: Means, reference: object, *, adjust: str = "mvt") -> Comparis
             return {}
         base = names.index(str(reference))
         eye = np.eye(len(names))
-        return {f"{n} - {reference}": eye[i] - eye[base] for i, n in enumerate(names) if i != base}
+        others = [i for i in range(len(names)) if i != base]
+        return {difference(names[i], names[base]): eye[i] - eye[base] for i in others}
 
     return _compared(found, differences, adjust)
 
 
 def _pairs(names: list[str]) -> dict[str, Array]:
-    eye = np.eye(len(names))
-    return {
-        f"{names[i]} - {names[j]}": eye[i] - eye[j] for i, j in combinations(range(len(names)), 2)
-    }
+    eye, pairs = np.eye(len(names)), combinations(range(len(names)), 2)
+    return {difference(names[i], names[j]): eye[i] - eye[j] for i, j in pairs}
+
+
+def difference(first: str, second: str, *, minus: str = " - ") -> str:
+    """Return what a level less another is called; a level with a minus in it stands in brackets."""
+    return minus.join(f"({n})" if re.search(" [-−] ", n) else n for n in (first, second))
 
 
 def _compared(found: Means, make: Make, adjust: str) -> Comparisons:

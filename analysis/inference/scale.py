@@ -31,6 +31,11 @@ class Scale:
     base: float = float("nan")  # of a logarithm: a difference is that of a ratio
     ratio: str = ""  # what the ratio is called; nothing where a difference is none
 
+    def ratios(self, difference: Array) -> Array:
+        """Return what differences are as ratios; infinite where no number is large enough."""
+        with np.errstate(over="ignore"):
+            return np.asarray(self.base**difference, dtype=np.float64)
+
 
 def _expit_slope(eta: Array) -> Array:
     return np.asarray(expit(eta) * expit(-eta), dtype=np.float64)
@@ -38,7 +43,8 @@ def _expit_slope(eta: Array) -> Array:
 
 def _logarithm(name: str, base: float) -> Scale:
     def inverse(eta: Array) -> Array:
-        return np.asarray(base**eta, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            return np.asarray(base**eta, dtype=np.float64)
 
     return Scale(name, inverse, lambda eta: np.log(base) * inverse(eta), base, "ratio")
 

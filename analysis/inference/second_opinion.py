@@ -121,6 +121,11 @@ def _clustered_se(fit: MixedFit, l_B: Array, groups_N: Index) -> float:
     """Return the standard error of l' beta, clustered by group."""
     from statsmodels.regression.linear_model import OLS  # slow to import
 
-    ols = OLS(fit.design.response_N, fit.design.X_NB[:, fit.problem.fixed.kept]).fit()
-    robust = ols.get_robustcov_results(cov_type="cluster", groups=groups_N)
-    return float(np.sqrt(max(float(l_B @ robust.cov_params() @ l_B), 0.0)))
+    fixed = fit.problem.fixed  # in orthogonal columns, whatever the units of the table's own
+    robust = (
+        OLS(fit.design.response_N, fixed.q_NB)
+        .fit()
+        .get_robustcov_results(cov_type="cluster", groups=groups_N)
+    )
+    turned_B = np.linalg.solve(fixed.r_BB.T, l_B)
+    return float(np.sqrt(max(float(turned_B @ robust.cov_params() @ turned_B), 0.0)))

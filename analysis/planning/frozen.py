@@ -125,9 +125,10 @@ def _check_looks(looks: Sequence[int], seeds: int, spending: str) -> None:
         raise AnalysisError(f"spending={spending}: not one of {listed(SPENDING)}")
     rising = all(a < b for a, b in zip([0, *looks], looks, strict=False))
     if looks and not (rising and looks[-1] == seeds):
+        some = f"{seeds // 2},{seeds}" if seeds > 1 else "1"
         raise AnalysisError(
-            f"looks={listed(looks)}: must rise to the grid's {seeds} seeds, as {seeds // 2 or 1},"
-            f"{seeds} does"
+            f"looks={listed(looks)}: must rise to the grid's number of seeds, {seeds}, as {some} "
+            f"does"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.engine.formula import LARGEST
 from analysis.regression.default_model import MANY
 
 __all__ = ["MANY", "NUISANCE", "SCORES", "Role", "classified", "counts_of_items", "score_columns"]
@@ -58,17 +59,16 @@ def counts_of_items(frame: pd.DataFrame) -> list[str]:
     return [str(n) for n in frame.columns if str(n).lower() in COUNTS]
 
 
-def classified(frame: pd.DataFrame, *, score: str, weights: str | None) -> Iterator[Role]:
+def classified(frame: pd.DataFrame, *, weights: str | None) -> Iterator[Role]:
     """Yield the role of every column, in the order of the table.
 
     Args:
-        frame: prepared: truth values are text, `score` is the score.
-        score: its own name.
+        frame: prepared: truth values are text; `frame.attrs["names"]` are those of the score.
         weights: the column of weights or trials.
     """
     used: dict[str, Any] = {}
     for name in map(str, frame.columns):
-        if name in ("score", score, weights):
+        if name in (*frame.attrs["names"], weights):
             continue
         role = _role(name, frame, has_weight="wp" in frame)
         same = next((n for n, codes in used.items() if _same(codes, frame[name])), None)
@@ -83,8 +83,8 @@ def _role(name: str, frame: pd.DataFrame, *, has_weight: bool) -> Role:
     column, rows = frame[name], len(frame)
     levels, missing = int(column.nunique()), int(column.isna().sum())
     number = pd.api.types.is_numeric_dtype(column)
-    if "`" in name or "\\" in name:
-        why = "a name with a backtick or a backslash cannot stand in a formula"
+    if "`" in name or "\\" in name or not name:
+        why = "a name that is empty or has a backtick or backslash cannot stand in a formula"
         return Role(name, "left out", levels, why)
     if levels < 2:
         return Role(name, "left out", levels, "does not vary")
@@ -106,10 +106,10 @@ def _number(name: str, column: "pd.Series[Any]", levels: int) -> Role:
     if levels > FEW_NUMBERS and levels >= OWN * len(values) and (values != np.rint(values)).any():
         why = "nearly every row has its own value: a measurement rather than a setting"
         return Role(name, "left out", levels, why)
-    if not np.isfinite(values).all():
-        return Role(name, "left out", levels, "some values are infinite")
+    if not (np.abs(values) < LARGEST).all():
+        return Role(name, "left out", levels, f"some values are infinite or beyond {LARGEST:g}")
     low, high = values.min(), values.max()
-    if low > 0 and high / low >= SPAN and 2 < levels <= FEW_NUMBERS:
+    if low > 0 and high >= SPAN * low and 2 < levels <= FEW_NUMBERS:
         why = f"a number from {low:g} to {high:g}; on a log scale, where a doubling is a unit"
         return Role(name, "log", levels, why)
     return Role(name, "number", levels, "a number: a straight line")

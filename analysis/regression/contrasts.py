@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.comparisons import Comparisons, pairwise
+from analysis.inference.comparisons import Comparisons, difference, pairwise
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.means import Means, means, slopes
 from analysis.inference.multiplicity import holm
@@ -24,6 +24,7 @@ from analysis.report import words
 from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
 
 MOST_LEVELS = 12
+LEVELS = ("level", "against")  # of a pair
 RESPONSE = ("response", "response_low", "response_high")
 ODDS = ("odds_ratio", "odds_low", "odds_high")
 RATIO = ("ratio", "ratio_low", "ratio_high")
@@ -123,7 +124,8 @@ def _pairs(reg: Regression, name: str, within: tuple[str, ...]) -> pd.DataFrame:
     table = table[columns].assign(p_holm=p_holm, mde=[e.mde for e in compared.estimates])
     table.insert(0, "within", where)
     table.insert(0, "factor", name)
-    table["contrast"] = table["contrast"].str.replace(" - ", " − ")
+    table["contrast"] = [difference(*levels, minus=" − ") for levels in compared.levels]
+    table[list(LEVELS)] = compared.levels
     if on_response(reg):
         table = table.assign(**_back(compared))
     return table.assign(**_same(compared.on_response, reg.margin)) if reg.margin else table
@@ -208,7 +210,8 @@ def mean_table(reg: Regression, rows: pd.DataFrame) -> Table:
 def pair_tables(reg: Regression, rows: pd.DataFrame) -> list[Table]:
     """Return the comparisons: on the model's scale, on the score's own, and for equivalence."""
     keys = [n for n in ("factor", "within", "contrast") if n in rows]
-    own = [n for n in rows if n not in (*ODDS, *RATIO, *DIFFERENCE, "p_equivalence", "verdict")]
+    apart = (*LEVELS, *ODDS, *RATIO, *DIFFERENCE, "p_equivalence", "verdict")
+    own = [n for n in rows if n not in apart]
     note = (
         "First level less second; intervals and p (Tukey) are simultaneous over the pairs of one "
         "factor, p (Holm) too; MDE: minimum detectable effect, found by one "

@@ -38,7 +38,7 @@ def sections(reg: Regression, found: Numbers) -> list[Section]:
 def columns(reg: Regression) -> Section:
     """Return what the table holds and what each column became."""
     frame, chosen = reg.frame, {c.column: c for c in reg.proposal.choices}
-    names = [str(n) for n in frame.columns if n not in ("score", reg.score)]
+    names = [str(n) for n in frame.columns if n not in frame.attrs["names"]]
     rows = [_column(frame[n], chosen.get(n), n in reg.fit.design.parsed.columns) for n in names]
     decisions = [c for c in reg.proposal.choices if c.column not in names]
     said = pd.DataFrame([{"choice": c.column, "is": c.used, "because": c.reason}
@@ -66,8 +66,8 @@ def dose(reg: Regression, found: Numbers) -> Section | None:
     if curve is None:
         return None
     line = _line(reg, curve)
-    points = level_means(reg.used, ["wp"], block=_blocks(reg)).table.assign(masking="fitted")
-    points["plw"] = points["wp"].map(plw_of)
+    found_means = level_means(reg.used, ["wp"], value=reg.score, block=_blocks(reg)).table
+    points = found_means.assign(masking="fitted", plw=found_means["wp"].map(plw_of))
     panel = {"dataset": "", "task": "", "masking": "fitted"}
     figure = plots.score_curves(points.assign(**panel), line.assign(**panel), unit=reg.score)
     caption = (
@@ -103,7 +103,7 @@ def _line(reg: Regression, curve: Response) -> pd.DataFrame:
 
 def _blocks(reg: Regression) -> list[str]:
     """Return the columns of few levels that the formula uses."""
-    names = [n for n in reg.fit.design.parsed.columns if n not in ("score", "wp", reg.score)]
+    names = [n for n in reg.fit.design.parsed.columns if n not in (*reg.frame.attrs["names"], "wp")]
     few = [n for n in names if 1 < reg.used[n].nunique() <= FEW_LEVELS]
     return [n for n in few if not pd.api.types.is_float_dtype(reg.used[n])]
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
+from analysis.inference.comparisons import difference
 from analysis.inference.estimates import Estimate, contrast, covariance, equivalence
 from analysis.inference.means import means, slopes
 from analysis.inference.optimum import INTERIOR
@@ -45,7 +46,7 @@ def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> I
     known = own["estimate"].notna().any()  # else the first level is what others are compared with
     best = str(own["level"].iloc[first_largest(own["estimate"]) if known else 0])
     for row in pairs.dropna(subset=["estimate"]).to_dict("records"):
-        first, second = str(row["contrast"]).split(" − ", 1)
+        first, second = (str(row[n]) for n in contrasts.LEVELS)
         if len(own) > ALL_PAIRS and best not in (first, second):
             continue
         turned = len(own) > ALL_PAIRS and first == best
@@ -60,7 +61,7 @@ def _pair(
     sign, ends = (-1, ("high", "low")) if turned else (1, ("low", "high"))
     levels = (second, first) if turned else (first, second)
     return Headline(
-        label=f"{levels[0]} − {levels[1]}",
+        label=difference(*levels, minus=" − "),
         group=name,
         question="means",
         estimate=sign * float(row["estimate"]),

@@ -78,6 +78,8 @@ def fact_rows(reg: Regression, about: About = NOTHING) -> pd.DataFrame:
         ("power of the minimum detectable effect", "80 %", ""),
     ]
     rows += [(f"levels of {g}", f"{len(e.modes):,}", "random") for g, e in fit.random.items()]
+    if infinite := reg.frame.attrs.get("infinite"):
+        rows.append(("rows with an infinite score", f"{infinite:,}", "among those left out"))
     if reg.proposal.weights:
         kind = "trials" if reg.family == "binomial" else "weights"
         rows.append((kind, reg.proposal.weights, "a column of the table"))
@@ -125,10 +127,12 @@ def sentences(reg: Regression) -> list[str]:
 
 
 def _left(reg: Regression) -> str:
-    if not reg.dropped:
+    infinite = int(reg.frame.attrs.get("infinite", 0))
+    counts = {"with a missing value": reg.dropped - infinite, "with an infinite score": infinite}
+    said = [f"{words.count(n, 'row')} {what}" for what, n in counts.items() if n]
+    if not said:
         return ""
-    what = "row" if reg.dropped == 1 else "rows"
-    return f"; {reg.dropped:,} {what} with a missing value were left out"
+    return f"; {' and '.join(said)} were left out"
 
 
 def _fixed(reg: Regression) -> str:

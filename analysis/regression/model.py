@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.fits import GlmmFit
+from analysis.engine.formula import positive, response_columns
 from analysis.errors import AnalysisError, listed, nearest, told
 from analysis.inference.estimates import DF_RULES
 from analysis.inference.kenward_roger import kenward_roger
@@ -185,6 +186,8 @@ def fit_proposal(rows: pd.DataFrame, proposal: Proposal, *, own: bool) -> Fitted
         AnalysisError: the model cannot be fitted to these rows.
     """
     asked = _first_fit(rows, proposal, fallback=not own)
+    if not len(asked.fixef):
+        raise AnalysisError(f"formula={asked.formula}: has no fixed effect and no mean; add one")
     proposal = _as_fitted(proposal, asked)
     if not asked.random or not (asked.singular or not asked.minimum.converged):
         return proposal, asked, asked, ()
@@ -225,13 +228,9 @@ def _score(raw: pd.DataFrame, request: Request) -> str:
     """Return the score column: as named, as the formula has it, or as its name says."""
     if request.score is not None:
         return request.score
-    if request.formula is not None:
-        left = request.formula.partition("~")[0]
-        named = [
-            str(c) for c in raw.columns if re.search(rf"(?<!\w){re.escape(str(c))}(?!\w)", left)
-        ]
-        if named:
-            return max(named, key=len)
+    named = [] if request.formula is None else response_columns(request.formula, raw.columns)
+    if named:
+        return named[0]
     found = score_columns(raw)
     if len(found) == 1 or "score" in found:
         return "score" if "score" in found else found[0]
@@ -241,20 +240,19 @@ def _score(raw: pd.DataFrame, request: Request) -> str:
 def prepared(raw: pd.DataFrame, score: str) -> pd.DataFrame:
     """Return an external table as `analysis.table.frame.from_table` does, truth values as text.
 
-    The score is a column of numbers under its own name and as `score`; `frame.attrs` has "score"
-    and "notes", and "dropped", the rows that have no score.
+    `frame.attrs` has besides "dropped", the rows that have no score.
     """
     frame = from_table(raw, score)
     attrs = dict(frame.attrs) | {"dropped": len(raw) - len(frame)}
-    truth = [n for n in frame if pd.api.types.is_bool_dtype(frame[n]) and n not in (score, "score")]
+    names = attrs["names"]
+    truth = [n for n in frame if pd.api.types.is_bool_dtype(frame[n]) and n not in names]
     frame = frame.assign(**{str(n): frame[n].astype(str) for n in truth})
-    numbers = frame["score"].astype(np.float64)
-    frame = frame.assign(**{"score": numbers, score: numbers})
+    frame = frame.astype(dict.fromkeys(names, np.float64))
     mixed = [n for n in frame if frame[n].dtype == object]  # labels of several kinds do not sort
     frame = frame.assign(
         **{str(n): frame[n].where(frame[n].isna(), frame[n].astype(str)) for n in mixed}
     )
-    if frame["score"].nunique() < 2:
+    if frame[score].nunique() < 2:
         raise AnalysisError(f"score={score}: the same in every row; there is nothing to explain")
     frame.attrs = attrs
     return frame
@@ -270,9 +268,7 @@ def check_weights(frame: pd.DataFrame, weights: str | None) -> None:
         return
     if weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
-    column = frame[weights]
-    if not pd.api.types.is_numeric_dtype(column) or not (column.dropna() > 0).all():
-        raise AnalysisError(f"weights={weights}: must be a positive number in every row")
+    positive(frame[weights])
 
 
 def _first_fit(frame: pd.DataFrame, proposal: Proposal, *, fallback: bool) -> MixedFit:

@@ -5,7 +5,7 @@
     run, seed, task, item, ...   what scores have in common: random from 8 levels, else fixed blocks
     text                         a factor: fixed, or random from 8 levels
     a number                     a covariate; as log2 where its levels span a factor of 20 or more
-    says the same as another     left out
+    says the same as another     left out, as is what several others determine together
 
 Terms are taken in the order of the columns while the table has two rows for every coefficient. The
 family is binomial for 0/1 and for shares of a counted number of items, beta for scores strictly
@@ -14,16 +14,18 @@ between 0 and 1, else Gaussian.
 
 import keyword
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.engine.formula import parse
 from analysis.errors import AnalysisError
 from analysis.regression import column_roles
 from analysis.regression.column_roles import Role
+from analysis.regression.redundant import determined
 
 CURVE = 3  # levels of a weight that a quadratic needs
 ROWS_A_COEFFICIENT = 2
@@ -55,11 +57,16 @@ class _Draft:
     """The terms so far."""
 
     rows: int
-    fixed: list[str] = field(default_factory=list)
+    fixed: dict[str, str] = field(default_factory=dict)  # a term for every column
     bars: list[str] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     simpler: list[str] = field(default_factory=list)
     coefficients: int = 1
+
+    @property
+    def used(self) -> list[str]:
+        """The columns of the model so far."""
+        return [c.column for c in self.choices if c.used != "left out"]
 
     def say(self, column: str, used: str, reason: str) -> None:
         self.choices.append(Choice(column, used, reason))
@@ -71,7 +78,7 @@ class _Draft:
             self.say(column, "left out", said)
             self.simpler.append(column)
             return
-        self.fixed.append(term)
+        self.fixed[column] = term
         self.coefficients += size
         self.say(column, f"fixed: {term}", reason)
 
@@ -97,23 +104,38 @@ def propose(
     """
     score = str(frame.attrs["score"])
     chosen, weights, about = propose_family(frame, family=family, weights=weights)
+    parts = list(column_roles.classified(frame, weights=weights))
+    draft = _drafted(frame, parts)
+    while repeated := determined(frame, draft.fixed, used=draft.used, score=quoted(score)):
+        parts = [_left_out(r, repeated) for r in parts]
+        draft = _drafted(frame, parts)
+    if not draft.fixed and not draft.bars:
+        raise AnalysisError(f"table: no column beside {score} varies in a usable way")
+    formula = f"{quoted(score)} ~ {' + '.join([*(draft.fixed.values() or ['1']), *draft.bars])}"
+    return Proposal(formula, chosen, weights, (*about, *draft.choices), tuple(draft.simpler))
+
+
+def _drafted(frame: pd.DataFrame, parts: list[Role]) -> _Draft:
     draft = _Draft(len(frame))
-    parts = list(column_roles.classified(frame, score=score, weights=weights))
     dose = "wp" if any(r.kind == "weight" for r in parts) else None
     for role in parts:
         _place(role, frame, draft, dose)
-    if not draft.fixed and not draft.bars:
-        raise AnalysisError(f"table: no column beside {score} varies in a usable way")
-    formula = f"{quoted(score)} ~ {' + '.join([*(draft.fixed or ['1']), *draft.bars])}"
-    return Proposal(formula, chosen, weights, (*about, *draft.choices), tuple(draft.simpler))
+    return draft
+
+
+def _left_out(role: Role, repeated: Mapping[str, str]) -> Role:
+    if role.column not in repeated:
+        return role
+    return replace(role, kind="left out", reason=repeated[role.column])
 
 
 def given(
     frame: pd.DataFrame, formula: str, *, family: str | None = None, weights: str | None = None
 ) -> Proposal:
     """Return the user's formula with the family that the score suggests where none is named."""
+    response = parse(formula, map(str, frame.columns)).response
     chosen, weights, about = propose_family(
-        frame, family=family, weights=weights, response=formula.partition("~")[0].strip()
+        frame, family=family, weights=weights, response=response
     )
     said = Choice("formula", formula, "The formula was given by the user.")
     return Proposal(formula, chosen, weights, (said, *about))
@@ -174,7 +196,7 @@ def propose_family(
     """Return a family, the column of weights or trials, and why.
 
     Args:
-        frame: with the score in column `score`.
+        frame: its score column is named by `frame.attrs["score"]`.
         family: where the user chose one.
         weights: where the user named a column.
         response: the left side of the user's formula; a transformed score is Gaussian.
@@ -185,10 +207,10 @@ def propose_family(
     ]  # fmt: skip
     if family is not None:
         return family, weights, [Choice("family", family, "chosen by the user"), *said]
-    if response and response.strip("`") not in (score, "score"):
+    if response and response.strip("`") not in frame.attrs["names"]:
         why = f"the formula's left side is {response}, a number on its own scale"
         return "gaussian", weights, [Choice("family", "gaussian", why), *said]
-    values = frame["score"].to_numpy(dtype=np.float64)
+    values = frame[score].to_numpy(dtype=np.float64)
     for name, found, why in _families(frame, values, weights):
         own = [] if found == weights else [Choice(str(found), "trials", "score × it is whole")]
         return name, found, [Choice("family", name, why), *own, *said]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import coefficients
+from analysis.inference.scale import scale_of
 from analysis.regression import (
     contrasts,
     effect_groups,
@@ -115,10 +116,9 @@ def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
     table = table.rename(columns={"name": "term"}).assign(fit_status=reg.status)
     table.insert(1, "meaning", meaning)
     if reg.general:
-        ratios = {n: np.exp(table[k]) for n, k in zip(
-            ("odds_ratio", "odds_low", "odds_high"), ("estimate", "low", "high"), strict=True
-        )}  # fmt: skip
-        table = table.assign(**ratios)
+        back = scale_of(reg.fit).ratios
+        ends = zip(contrasts.ODDS, ("estimate", "low", "high"), strict=True)
+        table = table.assign(**{name: back(table[k].to_numpy()) for name, k in ends})
     note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
     formats = dict.fromkeys(("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low",
                              "odds_high"), SIGNIFICANT)  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.engine.formula import parse
 from analysis.errors import AnalysisError, listed
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.model import (
@@ -201,6 +202,7 @@ def fitted(
     rows = _model_rows(frame)
     check_weights(rows, request.weights)
     if request.formula is not None:
+        _check_response(request.formula, rows)
         found = fit_proposal(rows, _own(request, request.formula, GIVEN), own=True)
     else:
         found = _by_plan(rows, request, planned) or _by_default(frame, rows, request)
@@ -224,6 +226,16 @@ def _check_study(request: Request) -> None:
         raise AnalysisError(
             f"score={request.score}: the score of a study is the primary metric of each task in "
             f"points; leave it out, or give a table of your own with a column {request.score}"
+        )
+
+
+def _check_response(formula: str, rows: pd.DataFrame) -> None:
+    """Refuse a left side that is not the score: the page counts effects in points."""
+    response = parse(formula, map(str, rows.columns)).response
+    if response.strip("`") != "score":
+        raise AnalysisError(
+            f"formula={formula}: a study's page is about its scores in points, so that score "
+            f"stands on the left side; for {response} give a table of your own"
         )
 
 

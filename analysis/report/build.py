@@ -45,7 +45,7 @@ from analysis.report import first_screen, overview, plain
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
 from analysis.report.trust import trust, warnings
-from analysis.table.columns import NEEDED
+from analysis.table.columns import NEEDED, plain_types
 from analysis.table.frame import from_results, read
 
 
@@ -113,7 +113,7 @@ def build(
         AnalysisError: the table, column, formula or model cannot be analysed, in one line.
     """
     request = Request(**asked)
-    raw = results if isinstance(results, pd.DataFrame) else read(results)
+    raw = plain_types(results) if isinstance(results, pd.DataFrame) else read(results)
     folder = None if isinstance(results, pd.DataFrame) else _folder(Path(results))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
     if set(NEEDED) <= set(raw.columns):

@@ -1,9 +1,13 @@
 """The columns of a table as it was read: numbers as numbers, names as text, in numpy's types."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_hashable
+
+from analysis.errors import AnalysisError
 
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
 
@@ -46,10 +50,26 @@ def plain_types(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with numpy's types: what is nullable or of Arrow becomes plain.
 
     Text and its missing values become those of `str` columns, nullable numbers floats where a
-    value is missing, categories of nullable text categories of plain text.
+    value is missing, categories of nullable text categories of plain text, lists text. Names of
+    columns are one line without blanks at their ends.
+
+    Raises:
+        AnalysisError: two columns have one name.
     """
-    changed = {n: _plain(table[n]) for n in table.columns if _is_extension(table[n].dtype)}
+    names = [re.sub(r"\s*[\r\n\t]\s*", " ", str(name)).strip() for name in table.columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise AnalysisError(f"table: {len(twice)} columns are called {twice[0]!r}; rename them")
+    if names != list(table.columns):
+        table = table.set_axis(names, axis="columns")
+    changed = {n: _plain(table[n]) for n in names if _is_extension(table[n].dtype)}
+    nested = [n for n in names if table[n].dtype == object and not table[n].map(is_hashable).all()]
+    changed |= {n: table[n].map(_written) for n in nested}
     return table.assign(**changed) if changed else table
+
+
+def _written(value: Any) -> Any:
+    """Return a list, an array or a dictionary as text."""
+    return value if is_hashable(value) else str(getattr(value, "tolist", lambda: value)())
 
 
 def _is_extension(dtype: Any) -> bool:

@@ -65,7 +65,7 @@ def read(path: str | Path) -> pd.DataFrame:
     file = as_path("table", path)
     file = file / "results.parquet" if file.is_dir() else file
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".parquet": lambda f: plain_types(pd.read_parquet(f)),
+        ".parquet": pd.read_parquet,
         ".csv": lambda f: read_text(f, ","),
         ".tsv": lambda f: read_text(f, "\t"),
     }
@@ -80,12 +80,15 @@ def read(path: str | Path) -> pd.DataFrame:
         raise AnalysisError(f"table={file}: cannot be read: {reason}") from error
     if table.empty:
         raise AnalysisError(f"table={file}: has no rows")
-    table.columns = [str(name).strip() for name in table.columns]
-    return table
+    return plain_types(table)
 
 
 def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return an external table with its score column as `score`, and `wp` where it has a PLW."""
+    """Return an external table with its score column as numbers, and `wp` where it has a PLW.
+
+    The score stands also as `score`, unless the table has another column of that name; the names
+    that it stands under are in `frame.attrs["names"]`.
+    """
     table = plain_types(table)
     if score not in table:
         numbers = table.select_dtypes("number").columns
@@ -98,14 +101,21 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
     if broken.any():
         raise AnalysisError(f"score={score}: {table[score][broken].iloc[0]!r} is not a number")
     kept = values.notna() & np.isfinite(values)
-    notes = _note(int((~kept).sum()), "rows without a score were left out")
+    notes = _note(int(values.isna().sum()), "rows without a score were left out")
+    notes += _note(int(np.isinf(values).sum()), "rows with an infinite score were left out")
     if not kept.any():
-        raise AnalysisError(f"score={score}: every row is empty")
-    frame = table.assign(score=values)[kept].reset_index(drop=True)
+        what = "empty" if values.isna().all() else "empty or infinite"
+        raise AnalysisError(f"score={score}: every row is {what}")
+    names = [score] if "score" in table else [score, "score"]
+    frame = table.assign(**dict.fromkeys(names, values))[kept].reset_index(drop=True)
     twice = int(frame.duplicated().sum())
     notes += _note(twice, "rows repeat another row exactly; they were kept, check the table")
-    frame = _with_wp(frame)
-    frame.attrs = {"notes": notes, "score": score}
+    try:
+        frame = _with_wp(frame)
+    except AnalysisError:
+        notes += ["plw is not between 0 and 1 in every row: it is taken as any other number."]
+    infinite = int(np.isinf(values).sum())
+    frame.attrs = {"notes": notes, "score": score, "names": names, "infinite": infinite}
     return frame
 
 

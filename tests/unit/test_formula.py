@@ -6,6 +6,7 @@ import pytest
 
 from analysis.engine.formula import Bar, design, matrix_for, parse
 from analysis.errors import AnalysisError
+from analysis.mixed import fit_mixed
 
 COLUMNS = ("score", "wp", "task", "run", "dataset", "learning rate", "I")
 
@@ -63,6 +64,7 @@ def test_a_formula_is_split_into_its_parts(formula, fixed, bars):
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
+        ("", "must have one ~"),
         ("score wp", "must have one ~"),
         ("score ~ wp ~ task", "must have one ~"),
         ("score ~", "nothing stands on one side"),
@@ -168,6 +170,41 @@ def test_values_that_are_not_finite_are_named():
         design(parse("score ~ log(wp)", COLUMNS), table())
     with pytest.raises(AnalysisError, match="score is not finite"):
         design(parse("score ~ wp", COLUMNS), table().assign(score=np.inf))
+
+
+@pytest.mark.parametrize("name", ["1", "0", "-1", ".", "~", "|", "Intercept", "my.arm", "2.5"])
+@pytest.mark.parametrize("numbers", [True, False])
+def test_a_name_that_formulaic_would_read_otherwise_is_a_column(name, numbers):
+    rng = np.random.default_rng(0)
+    x = np.resize([1.0, 2.0, 4.0] if numbers else list("abc"), 60)
+    plain = pd.DataFrame({
+        "x": x, "z": rng.normal(size=60), "g": np.repeat(list("abcdef"), 10),
+        "y": rng.normal(size=60),
+    })  # fmt: skip
+    odd = plain.rename(columns={"x": name})
+    for right, grouped in (("x * z", False), ("x", True), ("z + x:z", False)):
+        bar = " + (1 + z | g)" if grouped else ""
+        own = right.replace("x", f"`{name}`")
+        a = fit_mixed(plain, f"y ~ {right}{bar}")
+        b = fit_mixed(odd, f"y ~ {own}{bar}")
+        np.testing.assert_allclose(b.fixef.to_numpy(), a.fixef.to_numpy(), rtol=1e-6)
+        assert set(b.design.needed) == {name if n == "x" else n for n in a.design.needed}
+    groups = fit_mixed(plain.rename(columns={"g": name}), f"y ~ z + (1 | `{name}`)")
+    same = fit_mixed(plain, "y ~ z + (1 | g)")
+    np.testing.assert_allclose(groups.fixef, same.fixef, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["log(y) ~ x", "sqrt(y) ~ x", "y ~ log(x)", "y ~ scale(x - x)", "y ~ z + offset(log(x))",
+     "y ~ (1 + log(x) | g)", "y ~ huge"],
+)  # fmt: skip
+def test_what_cannot_be_computed_in_some_rows_is_one_line(formula):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(40, 3)), columns=["x", "y", "z"])
+    table = table.assign(g=np.resize(list("abcd"), 40), huge=1e300)
+    with pytest.raises(AnalysisError, match=r"not finite in every row|square cannot"):
+        fit_mixed(table, formula)
 
 
 def test_a_response_may_be_transformed():

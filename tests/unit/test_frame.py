@@ -216,13 +216,46 @@ def test_a_strangers_table(tmp_path):
         ({"acc": [1, 2]}, "ac", "Did you mean 'acc'"),
         ({"name": ["a"]}, "score", "columns of numbers are none"),
         ({"acc": ["0.5", "50%"]}, "acc", "'50%' is not a number"),
-        ({"acc": [np.nan, np.inf]}, "acc", "every row is empty"),
-        ({"acc": [1.0], "plw": [2.0]}, "acc", "must lie between 0 and 1"),
+        ({"acc": [np.nan, np.inf]}, "acc", "every row is empty or infinite"),
+        ({"acc": [1.0], " acc": [2.0]}, "acc", "2 columns are called 'acc'"),
+        ({"acc": [1.0], "a\nb": [2.0], "a b": [2.0]}, "acc", "2 columns are called 'a b'"),
     ],
 )
 def test_a_strangers_table_that_will_not_do(table, score, message):
     with pytest.raises(AnalysisError, match=message):
         from_table(pd.DataFrame(table), score)
+
+
+def test_headers_that_differ_in_blanks_alone_are_refused_in_a_file(tmp_path):
+    (tmp_path / "t.csv").write_text("g,acc, g \na,1,b\n")
+    with pytest.raises(AnalysisError, match="2 columns are called 'g'; rename them"):
+        read(tmp_path / "t.csv")
+
+
+def test_a_weight_of_a_strangers_table_that_is_no_prompt_loss_weight_is_a_number():
+    frame = from_table(pd.DataFrame({"acc": [1.0, 2.0, np.inf], "plw": [10.0, 0.5, 1.0]}), "acc")
+    assert "wp" not in frame
+    assert frame.attrs["notes"] == [
+        "1 rows with an infinite score were left out.",
+        "plw is not between 0 and 1 in every row: it is taken as any other number.",
+    ]
+
+
+def test_a_column_called_score_beside_another_score_stays_what_it_is():
+    table = pd.DataFrame({"acc": [1.0, 2.0], "score": ["a", "b"]})
+    frame = from_table(table, "acc")
+    assert frame["score"].tolist() == ["a", "b"]
+    assert frame.attrs["names"] == ["acc"]
+    assert from_table(table.drop(columns="score"), "acc").attrs["names"] == ["acc", "score"]
+
+
+def test_lists_and_dictionaries_of_a_parquet_file_are_text(tmp_path):
+    table = pd.DataFrame({"acc": [1.0, 2.0], "l": [[1, 2], None], "d": [{"a": 1}, {"a": 2}]})
+    table.to_parquet(tmp_path / "t.parquet")
+    frame = load(tmp_path / "t.parquet", "acc")
+    assert frame["l"].isna().tolist() == [False, True]
+    assert frame["l"].iloc[0] == "[1, 2]"
+    assert frame["d"].nunique() == 2
 
 
 def test_our_table_may_be_read_as_a_strangers(results, tmp_path):

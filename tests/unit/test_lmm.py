@@ -459,7 +459,7 @@ def test_a_contrast_that_the_rows_do_not_determine_is_missing():
     [
         ({"score": 3.0}, "score ~ wp + (1 | task)", "the same in every row"),
         ({}, "huge ~ wp + (1 | task)", "largest number is .*e\\+30., whose square cannot"),
-        ({}, "tiny ~ wp + (1 | task)", "divide the column"),
+        ({}, "tiny ~ wp + (1 | task)", "multiply the column"),
         ({}, "wp ~ plw + I(plw^2) + wp + (1 | task)", "explain it exactly"),
         ({}, "score ~ task:run", "coefficients for"),
         ({}, "score ~ wp + (1 | one)", "one level only"),

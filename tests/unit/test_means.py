@@ -10,6 +10,7 @@ import pytest
 from analysis.errors import AnalysisError
 from analysis.inference.comparisons import against, pairwise
 from analysis.inference.means import means, slopes
+from analysis.inference.scale import SCALES
 from analysis.mixed import fit_mixed
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
@@ -175,3 +176,9 @@ def test_means_of_a_study_have_levels_that_are_numbers():
         said -= 0 if task == first else beta[f"task[T.{task}]:adapter[T.lora]"]
         assert of[task, "full - lora"] == pytest.approx(said, rel=1e-9)
     assert np.isnan(found.means.l_KB).any(axis=1).all()
+
+
+def test_a_ratio_beyond_all_numbers_is_infinite_without_a_warning():
+    for name in ("logit", "log"):
+        assert SCALES[name].ratios(np.array([0.0, 1e4])).tolist() == [1.0, np.inf]
+    assert SCALES["log"].inverse(np.array([1e4])).tolist() == [np.inf]

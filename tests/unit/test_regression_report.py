@@ -144,6 +144,55 @@ def test_every_column_gets_the_part_its_values_call_for(column, values, used, re
     assert analysed(simple().assign(**{column: values}), Request(score="y")).fit.converged
 
 
+COST = {"a": 1e6, "b": 1e9, "c": 1e6}
+REDUNDANT = {
+    "a number": {"cost": lambda arm: arm.map(COST)},
+    "a coarser spelling": {"kind": lambda arm: arm.map({"a": "Full", "b": "LoRA", "c": "LoRA"})},
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", REDUNDANT)
+def test_a_column_that_others_determine_is_left_out_and_blanks_nothing(kind, first):
+    rng = np.random.default_rng(4)
+    arm = pd.Series(np.resize(list("abc"), 60))
+    ((name, made),) = REDUNDANT[kind].items()
+    own = {"arm": arm, "lr": np.resize([1.0, 1.0, 1.0, 2.0, 2.0, 2.0], 60)}
+    table = pd.DataFrame({name: made(arm)} | own if first else own | {name: made(arm)})
+    table["y"] = rng.normal(size=60)
+    reg = analysed(table, Request(score="y"))
+    assert choice(reg.proposal, name).reason.startswith("determined by arm")
+    alone = analysed(table.drop(columns=name), Request(score="y"))
+    pd.testing.assert_frame_equal(contrasts.pair_rows(reg), contrasts.pair_rows(alone))
+    assert np.isfinite(contrasts.slope_rows(reg)["estimate"]).all()
+
+
+def test_sums_of_columns_are_determined_and_times_since_1970_are_not():
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({
+        "arm": np.resize(list("abc"), 60), "steps": rng.integers(0, 9, 60),
+        "warmup": rng.integers(0, 9, 60), "moment": 1.79e9 + np.arange(60),
+        "y": rng.normal(size=60),
+    })  # fmt: skip
+    found = proposed(table.assign(total=table["steps"] + table["warmup"]), "y")
+    assert choice(found, "total").reason.startswith("determined by steps, warmup:")
+    assert found.formula == "y ~ arm + steps + warmup + moment"
+    formula = "y ~ arm + moment"
+    late, early = (
+        contrasts.slope_rows(analysed(t, Request(formula=formula)))
+        for t in (table, table.assign(moment=np.arange(60)))
+    )
+    np.testing.assert_allclose(late["estimate"], early["estimate"], rtol=1e-5)
+    np.testing.assert_allclose(late["se"], early["se"], rtol=1e-5)
+
+
+def test_what_large_numbers_beside_it_leave_undetermined_stays_missing():
+    table = simple().assign(half=lambda d: d["arm"].map({"a": "x", "b": "y"}))
+    table["moment"] = 1.79e9 + np.arange(40) ** 2
+    reg = analysed(table, Request(formula="y ~ half + arm + moment"))
+    assert contrasts.pair_rows(reg)["estimate"].isna().all()
+
+
 def test_a_table_too_small_for_its_columns_gets_a_simpler_model_that_says_so(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({f"x{i}": rng.normal(size=10).round(1) for i in range(30)})
@@ -426,6 +475,21 @@ BAD = {
     "no such column": (simple(), {"formula": "y ~ armm"}, "Did you mean 'arm'"),
     "no such weights": (simple(), {"score": "y", "weights": "xx"}, "Did you mean 'x'"),
     "negative weights": (simple(), {"score": "y", "weights": "x"}, "must be a positive number"),
+    "infinite weights": (
+        simple().assign(w=[np.inf, *[1.0] * 39]), {"score": "y", "weights": "w"}, "positive number",
+    ),
+    "missing weights": (
+        simple().assign(w=[np.nan, *[1.0] * 39]), {"score": "y", "weights": "w"},
+        "missing in 1 of 40 rows",
+    ),
+    "weights too far apart": (
+        simple().assign(w=[1e300, *[1e-300] * 39]), {"score": "y", "weights": "w"}, "positive",
+    ),
+    "no mean": (simple().assign(g=np.resize(list("abcde"), 40)), {"formula": "y ~ 0 + (1 | g)"},
+                "no fixed effect"),
+    "root of a negative": (simple(), {"formula": "sqrt(y) ~ arm"}, "not finite in every row"),
+    "one row": (simple(1), {"score": "y"}, "the same in every row"),
+    "measurements alone": (simple()[["x", "y"]], {"score": "y"}, "varies in a usable way"),
     "one level": (simple().assign(k="u"), {"formula": "y ~ arm + k"}, "k is u in every row"),
     "one group": (simple().assign(g="u"), {"formula": "y ~ arm + (1 | g)"}, "g is u in every row"),
     "a group a row": (
@@ -541,6 +605,37 @@ def test_a_name_in_backticks_is_taken_as_it_stands(name, tmp_path):
     assert reg.fit.fixef.to_numpy() == pytest.approx(np.polyfit(x, table["score"], 1)[::-1])
     build(table, tmp_path)
     assert name in pd.read_csv(tmp_path / "tables" / "slopes.csv")["covariate"].tolist()
+
+
+def test_a_column_called_score_beside_another_score_is_a_predictor():
+    table = simple().assign(score=np.resize([1.0, 2.0, 4.0], 40))
+    same = table.rename(columns={"score": "other"})
+    for options in ({"score": "y"}, {"formula": "y ~ arm + SCORE"}):
+        found = []
+        for name, rows in (("score", table), ("other", same)):
+            own = {k: v.replace("SCORE", name) for k, v in options.items()}
+            found.append(analysed(rows, Request(**own)).fit.fixef.to_numpy())
+        np.testing.assert_allclose(*found)
+    assert choice(proposed(table, "y"), "score").used == "fixed: score"
+
+
+def test_levels_with_a_minus_in_their_names_are_told_apart(tmp_path):
+    levels = ["a", "a - b", "b - c", "c"]
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"arm": np.resize(levels, 80), "y": rng.normal(size=80)})
+    table["y"] += table["arm"].map(dict(zip(levels, (0.0, 3.0, 6.0, 9.0), strict=True)))
+    plain = table.assign(arm=table["arm"].map(dict(zip(levels, "pqrs", strict=True))))
+    ours, theirs = (contrasts.pair_rows(analysed(t, Request())) for t in (table, plain))
+    np.testing.assert_allclose(ours["estimate"], theirs["estimate"])
+    assert ours["contrast"].is_unique
+    assert "a − (b - c)" in ours["contrast"].tolist()
+    page = build(table.replace({"arm": {"a - b": "a − b"}}), tmp_path).read_text(encoding="utf-8")
+    assert "(a − b) − c" in page
+
+
+def test_infinite_scores_are_called_infinite():
+    reg = analysed(simple().assign(y=lambda d: d["y"].where(d.index > 1, np.inf)), Request())
+    assert "; 2 rows with an infinite score were left out" in methods.sentences(reg)[0]
 
 
 def test_a_table_of_groups_alone_has_a_mean_and_its_interval(tmp_path):

@@ -92,6 +92,18 @@ def test_two_hundred_coefficients_are_abbreviated_and_every_line_fits():
     assert any("…" in line for line in lines)
 
 
+def test_different_coefficients_have_different_names_however_long():
+    rng = np.random.default_rng(1)
+    inside = [f"a level whose name is {i} too long for any table of a terminal" for i in range(9)]
+    late = [f"a level whose name is {w} too long for any terminal" for w in ("x" * 40, "x" * 41)]
+    names = [*inside, *late, "two\nlines", "two lines"]
+    rows = pd.DataFrame({"factor": np.repeat(names, 3), "score": rng.normal(size=3 * len(names))})
+    text = str(fit_mixed(rows, "score ~ factor"))
+    shown = [line[:44].strip() for line in text.split("Fixed effects")[1].splitlines()[2:]]
+    assert len(shown) == len(set(shown)) == len(names)
+    assert any("is 3 too" in line for line in shown)
+
+
 class Tags(HTMLParser):
     """Whether every tag that opens closes."""
 
