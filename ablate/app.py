@@ -53,10 +53,13 @@ def main(arguments: Sequence[str]) -> int:
         application()
     except UserError as error:
         return refuse(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        return refuse(one_line(explained(error, sys.argv[1:])))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        cause = explained(error, sys.argv[1:])
+        if not isinstance(cause, UserError | HydraException | OmegaConfBaseException):
+            raise
+        return refuse(one_line(cause))
     return 0
 
 
@@ -85,9 +88,6 @@ def sweep_grid(
         SystemExit: with status 1 where cells failed.
     """
     request = plan_grid(overrides, loader=loader)
-    if request.settings["single"] and len(request.grid.points) != 1:
-        count = len(request.grid.points)
-        raise UserError(f"ablate run takes one cell, not {count}; ablate sweep takes a grid")
     store = Store(request.out)
     store.prepare()
     check_disk(request.design, store)

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return VERBS[verb].main(rest)
     except UserError as error:
         return refuse(error)
+    except OSError as error:  # a file or a disk that verbs need; what is recorded stays
+        return refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(
             "ablate: stopped; records are kept, the same command continues from them",

@@ -3,12 +3,29 @@
 import os
 from pathlib import Path
 
+from ablate.errors import UserError
+
 
 def conf_dir() -> Path:
     """Return the folder of the configuration tree: inside the package, or beside it."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+def check_folder(setting: str, folder: Path, *, write: bool = True) -> None:
+    """Check that `folder`, which `setting` names, is a folder or can be made.
+
+    Raises:
+        UserError: it is a file or below one or, where it is to be written, may not be.
+    """
+    above = Path(os.path.abspath(folder))
+    while not os.path.lexists(above):
+        above = above.parent
+    if not os.path.isdir(above):
+        raise UserError(f"{setting}={folder}: cannot be written ({above} is no folder)")
+    if write and not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{setting}={folder}: cannot be written (no permission in {above})")
 
 
 def cache_dir() -> Path:

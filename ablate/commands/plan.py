@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.commands import planning
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, folders, whole, wholes
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
+from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
 FORMATS = ("text", "json")
@@ -21,6 +22,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.experiment.summary import summarise
 
     request = plan_grid(rest, config_dirs=folders(given))
+    if given.freeze or given.fraction:
+        check_folder("out", request.out)
     summary = summarise(request) | planning.answers(request, given)
     if given.format == "json":
         print(json.dumps(summary, indent=1))
@@ -33,11 +36,16 @@ def render(summary: dict[str, Any], console: Console) -> None:
     """Print a plan."""
     for key, levels in summary["factors"].items():
         console.print(f"  {key}: {', '.join(str(level) for level in levels)}")
+    again = summary["scored_again"]
+    further = f", {again} for further scores of another cell's run" if again else ""
     console.print(
-        f"{summary['cells']} cells are {summary['runs']} runs ({len(summary['aliases'])} aliases, "
-        f"{len(summary['illegal'])} illegal): {summary['done']} done, {summary['failed']} failed, "
-        f"{summary['to_do']} to do"
+        f"{summary['cells']} cells are {summary['runs']} runs "
+        f"({len(summary['aliases'])} aliases{further}): "
+        f"{summary['done']} done, {summary['failed']} failed, {summary['to_do']} to do",
+        soft_wrap=True,
     )
+    if summary["illegal"]:
+        console.print(f"{len(summary['illegal'])} further cells are illegal and left out")
     _render_names(summary, console)
     _render_adapters(summary["adapters"], console)
     console.print(
@@ -89,12 +97,12 @@ VERB = Verb(
         Flag("--format", "text (default) or json", "FORM", choices=FORMATS, default="text"),
         Flag("--power", "the power of the grid's tests, simulated; needs --pilot"),
         Flag("--pilot", "where the noise comes from: results, or `published`", "RESULTS"),
-        Flag("--effect", "the effect to find, in points (default 2)", "POINTS", float),
+        Flag("--effect", "the effect to find, in points (default 2)", "POINTS", above_0),
         Flag("--seeds", "numbers of seeds to compare, as 1,2,4", "N,N", wholes),
         Flag("--items", "items of a benchmark (default: as in the pilot)", "N", whole),
         Flag("--draws", "simulated studies", "N", whole),
         Flag("--freeze", "write the tests to OUT/frozen.json before the data; needs --margin"),
-        Flag("--margin", "the smallest effect of interest, in points", "POINTS", float),
+        Flag("--margin", "the smallest effect of interest, in points", "POINTS", above_0),
         Flag("--looks", "numbers of seeds at which the frozen tests are run", "N,N", wholes),
         Flag("--spending", "how alpha is spent over the looks: obrien_fleming, pocock", "NAME"),
         Flag("--fraction", "choose the N runs that tell most, as a study of its own", "N", whole),

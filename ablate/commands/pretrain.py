@@ -8,19 +8,25 @@ from rich.progress import Progress
 
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Verb, folders
 from ablate.errors import UserError
+from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
 if TYPE_CHECKING:
     from ablate.config.schema import Cell
 
 DEFAULTS = ("dataset=micro_pretraining", "train=pretrain", "evaluate=none")
+UNUSED = ("report", "retry_failed", "single", "skip_illegal")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.config import compose
     from ablate.config.composer import config_loader
     from ablate.config.grid import cells
+    from ablate.config.overrides import key_of, top_of
 
+    for line in rest:
+        if top_of(key_of(line)) in UNUSED:
+            raise UserError(f"{line}: is of no use to ablate pretrain")
     grid = compose.expand([*DEFAULTS, *rest], loader=config_loader(folders(given)))
     (entry, *more) = cells(grid)
     if more:
@@ -37,10 +43,12 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
 
     if (folder / "model.safetensors").exists():
         raise UserError(f"out={folder}: there is a model already; choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror})") from None
+    check_folder("out", folder)
+    if cell.train.max_length > shape["max_position_embeddings"]:
+        raise UserError(
+            f"train.max_length={cell.train.max_length}: must be at most "
+            f"pretrain.max_position_embeddings={shape['max_position_embeddings']}"
+        )
     with Progress(console=CONSOLE) as bar:
         task = bar.add_task("pretraining", total=None)
         course = pretrain(

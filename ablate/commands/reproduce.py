@@ -10,10 +10,14 @@ from ablate.errors import UserError
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if not rest or "=" in rest[0]:
         raise UserError("ablate reproduce: name the study first, as in `ablate reproduce plw`")
+    from ablate.config.overrides import key_of, parse
+
     study, *overrides = rest
-    scale = next((w.split("=", 1)[1] for w in overrides if w.startswith("scale=")), "micro")
-    placed = any(word.startswith("out=") for word in overrides)
-    out = [] if placed else [f"out=results/{study}_{scale}"]
+    set_by = {key_of(word): word for word in overrides}  # the last one counts
+    if "study" in set_by:
+        raise UserError(f"{set_by['study']}: the study is named first, as {study}; leave this out")
+    scale = parse(set_by["scale"]).value() if "scale" in set_by else "micro"
+    out = [] if "out" in set_by else [f"out=results/{study}_{scale}"]
     return sweep([f"study={study}", *out, *overrides], given)
 
 

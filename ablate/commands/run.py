@@ -2,11 +2,14 @@
 
 import argparse
 
-from ablate.commands.sweep import sweep
+from ablate.commands.sweep import QUESTIONS, answered, sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Verb
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    status = answered(rest, given)
+    if status is not None:
+        return status
     return sweep(["hydra/launcher=basic", "single=true", *rest], given)
 
 
@@ -15,12 +18,11 @@ VERB = Verb(
     summary="train and score one cell",
     about="Trains one cell, scores it and the untouched base model, and records both.",
     words=OVERRIDES,
-    options=(CONFIG_DIR, RETRY_FAILED),
+    options=(CONFIG_DIR, RETRY_FAILED, *QUESTIONS),
     examples=(
         "ablate run masking=none plw=0.1",
         "ablate run adapter=mora rank=8 seed=1 out=results/one",
         "ablate run dataset=local dataset.path=chat.jsonl dataset.template=chat train.lr=1e-4",
     ),
     run=_run,
-    hydra=True,
 )

@@ -3,7 +3,17 @@
 import argparse
 from collections.abc import Sequence
 
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Verb
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
+from ablate.errors import UserError
+
+# Questions about the composed configuration, which Hydra answers.
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+QUESTIONS = (
+    Flag("--cfg", "print every setting; job (default), hydra, all", "PART", str, CFG, bare="job"),
+    Flag("--info", "print how it is composed: all (default), ...", "PART", str, INFO, bare="all"),
+    Flag("--hydra-help", "print the help of Hydra itself"),
+)
 
 
 def sweep(overrides: Sequence[str], given: argparse.Namespace) -> int:
@@ -13,15 +23,37 @@ def sweep(overrides: Sequence[str], given: argparse.Namespace) -> int:
         overrides: in Hydra's grammar.
         given: the values of `CONFIG_DIR` and `RETRY_FAILED`.
     """
-    from ablate import app
-
-    options = ["--config-dir", given.config_dir] if given.config_dir else []
     retry = ["retry_failed=true"] if given.retry_failed else []
-    return app.main(["-m", *options, *overrides, *retry])
+    return _application(["-m"], [*overrides, *retry], given)
+
+
+def answered(overrides: Sequence[str], given: argparse.Namespace) -> int | None:
+    """Return the exit status of the one of `QUESTIONS` that was asked; None where none was.
+
+    Raises:
+        UserError: several were.
+    """
+    asked = [f"--{name}={value}" for name in ("cfg", "info") if (value := getattr(given, name))]
+    asked += ["--hydra-help"] * given.hydra_help
+    if len(asked) > 1:
+        raise UserError(f"{asked[1]}: cannot be asked together with {asked[0]}")
+    return _application(asked, overrides, given) if asked else None
+
+
+def _application(flags: Sequence[str], overrides: Sequence[str], given: argparse.Namespace) -> int:
+    """Return the exit status of the Hydra application; the command's own settings are checked."""
+    from ablate import app
+    from ablate.config.compose import command
+    from ablate.config.composer import config_loader
+
+    command(overrides, loader=config_loader(folders(given)))
+    own = [f"--config-dir={folder}" for folder in folders(given)]
+    return app.main([*flags, *own, *overrides])
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    return sweep(rest, given)
+    status = answered(rest, given)
+    return sweep(rest, given) if status is None else status
 
 
 VERB = Verb(
@@ -32,12 +64,11 @@ VERB = Verb(
         "the table and the report. Stop it at any moment: the same command goes on."
     ),
     words=OVERRIDES,
-    options=(CONFIG_DIR, RETRY_FAILED),
+    options=(CONFIG_DIR, RETRY_FAILED, *QUESTIONS),
     examples=(
         "ablate sweep study=quick out=results/quick",
         "ablate sweep masking=instruction,none plw=0,0.1,1 seed=0,1 out=results/mine",
-        "ablate sweep --cfg job    # every setting, printed by Hydra; so are --info, --hydra-help",
+        "ablate sweep --cfg job    # prints every setting",
     ),
     run=_run,
-    hydra=True,
 )

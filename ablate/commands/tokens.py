@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, folders, whole
+from ablate.errors import UserError
+from ablate.paths import check_folder
 from ablate.terminal import CONSOLE
 
 ROWS = 3
@@ -14,8 +16,10 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.commands.token_text import preview
     from ablate.experiment.request import plan_grid
 
+    if given.html:
+        _check_file(Path(given.html))
     # The first cell of a design is the untouched base.
-    cell = plan_grid(rest, config_dirs=folders(given)).design.cells[-1].cell
+    cell = plan_grid([*rest, "single=true"], config_dirs=folders(given)).design.cells[-1].cell
     if given.html:
         Path(given.html).write_text(html(cell, given.rows))
         CONSOLE.print(f"wrote {given.html}")
@@ -23,6 +27,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     for part in preview(cell, given.rows):
         CONSOLE.print(part)
     return 0
+
+
+def _check_file(page: Path) -> None:
+    if page.is_dir() or not page.parent.is_dir():
+        raise UserError(f"--html={page}: must be a file in a folder that is there")
+    check_folder("--html", page.parent)
 
 
 VERB = Verb(

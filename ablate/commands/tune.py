@@ -13,7 +13,7 @@ from ablate.commands.sweep import sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb
 from ablate.errors import UserError
 from ablate.experiment.tuned import AROUND, COLUMNS, family
-from ablate.paths import conf_dir
+from ablate.paths import check_folder, conf_dir
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
@@ -49,10 +49,17 @@ def tune(
     """
     import pandas as pd
 
-    given = [word.partition("=")[2] for word in overrides if word.startswith("out=")]
-    out = Path(given[-1] if given else OUT)
-    study = [] if any(word.startswith("study=") for word in overrides) else ["study=tuning"]
-    asked = [*study, f"out={out}", *(w for w in overrides if not w.startswith("out="))]
+    from ablate.config.compose import command
+    from ablate.config.overrides import key_of
+
+    named = {key_of(word) for word in overrides}
+    asked = [
+        *["study=tuning"] * ("study" not in named), *[f"out={OUT}"] * ("out" not in named),
+        *overrides,
+    ]  # fmt: skip
+    out = Path(command([word for word in asked if key_of(word) in ("out", "scale")])["out"])
+    if save:
+        check_folder("--save", conf_dir() / "tuned")
     status = sweep(asked)
     for _ in range(ROUNDS):
         if status == 2:
@@ -127,8 +134,10 @@ def _best(group: "pd.DataFrame") -> dict[str, object]:
 
 def _wider(edges: "pd.DataFrame", asked: list[str]) -> Iterator[list[str]]:
     """Yield a request for each rate beyond the edges: its levels in place of the study's own."""
+    from ablate.config.overrides import key_of
+
     replaced = ("adapter", "rank", "dataset", "train.lr", *AROUND)
-    rest = [word for word in asked if word.split("=")[0] not in replaced]
+    rest = [word for word in asked if key_of(word) not in replaced]
     by = ["dataset", "rank", "lr", "edge", *AROUND]
     for (dataset, rank, lr, edge, init, optimizer), own in edges.groupby(by, sort=False):
         beyond = float(str(lr)) * STEP if edge == "high" else float(str(lr)) / STEP

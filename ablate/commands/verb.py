@@ -5,6 +5,8 @@ imports torch or composes a configuration, so `--help` answers at once.
 """
 
 import argparse
+import math
+import os
 import re
 import textwrap
 from collections.abc import Callable
@@ -16,8 +18,6 @@ from ablate.terminal import CONSOLE
 
 WIDTH = 92  # of the help
 HELP = ("-h", "--help")
-# Questions about the composed configuration, which Hydra answers itself.
-HYDRA = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Flag:
     kind: Callable[[str], Any] = str
     choices: tuple[str, ...] = ()
     default: Any = None
+    bare: str = ""  # the value where the option is given without one; "": it needs one
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,6 @@ class Verb:
     examples: tuple[str, ...]
     run: Callable[[argparse.Namespace, list[str]], int]
     options: tuple[Flag, ...] = ()
-    hydra: bool = False  # whether Hydra's questions are passed on to Hydra
 
     def main(self, words: list[str]) -> int:
         """Carry out the verb for `words` and return the exit status.
@@ -54,20 +54,16 @@ class Verb:
         if any(word in HELP for word in words):
             CONSOLE.print(self.help(), markup=False, soft_wrap=True, end="")
             return 0
-        if self.hydra and any(word.split("=")[0] in HYDRA for word in words):
-            from ablate import app
-
-            return app.main(words)
         return self.run(*self.parse(words))
 
     def parse(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         """Return the options' values and the other words, in order.
 
         Raises:
-            UserError: an unknown option, or a wrong value of a known one.
+            UserError: an unknown option, one given twice, or a wrong value of a known one.
         """
         given, rest = self._parser().parse_known_args(words)
-        flags = [*HELP, *(option.name for option in self.options), *HYDRA * self.hydra]
+        flags = [*HELP, *(option.name for option in self.options)]
         for word in rest:
             if word.startswith("-"):
                 flag = word.split("=")[0]
@@ -95,12 +91,25 @@ class Verb:
         for option in self.options:
             if option.value:
                 parser.add_argument(
-                    option.name, metavar=option.value, type=_reader(option),
-                    default=option.default, help=option.help,
+                    option.name, metavar=option.value, type=_reader(option), action=_Once,
+                    default=option.default, help=option.help, nargs="?" if option.bare else None,
+                    const=option.bare or None,
                 )  # fmt: skip
             else:
                 parser.add_argument(option.name, action="store_true", help=option.help)
         return parser
+
+
+class _Once(argparse.Action):
+    """Keeps an option's value; a second one would be lost, so it is refused."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, _: Any = None
+    ) -> None:
+        if self.dest in (seen := given.__dict__.setdefault("_seen", set())):
+            raise UserError(f"{self.option_strings[0]}: is given twice")
+        seen.add(self.dest)
+        setattr(given, self.dest, value)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -122,14 +131,37 @@ class _Parser(argparse.ArgumentParser):
 
 def _reader(option: Flag) -> Callable[[str], Any]:
     def read(text: str) -> Any:
+        if not text.strip():
+            raise UserError(f"{option.name}: needs a value")
         if option.choices and text not in option.choices:
             raise unknown(option.name, text, option.choices)
         try:
             return option.kind(text)
         except ValueError:
-            raise UserError(f"{option.name}={text}: must be {_KINDS[option.kind]}") from None
+            raise UserError(f"{option.name}={text}: {_KINDS[option.kind]}") from None
 
     return read
+
+
+def number(text: str) -> float:
+    """Return a finite number; a ValueError where `text` is none."""
+    if not math.isfinite(float(text)):
+        raise ValueError(text)
+    return float(text)
+
+
+def above_0(text: str) -> float:
+    """Return a finite number above 0; a ValueError where `text` is none."""
+    if number(text) <= 0:
+        raise ValueError(text)
+    return number(text)
+
+
+def folder(text: str) -> str:
+    """Return `text`, the name of a folder that is there; a ValueError where it is none."""
+    if not os.path.isdir(text):
+        raise ValueError(text)
+    return text
 
 
 def whole(text: str) -> int:
@@ -145,12 +177,14 @@ def wholes(text: str) -> list[int]:
 
 
 _KINDS: dict[Callable[[str], Any], str] = {
-    float: "a number",
-    whole: "a whole number above 0",
-    wholes: "whole numbers such as 1,2,4",
+    number: "must be a number",
+    above_0: "must be a number above 0",
+    folder: "no such folder",
+    whole: "must be a whole number above 0",
+    wholes: "must be whole numbers such as 1,2,4",
 }
 
-CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR")
+CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR", folder)
 RETRY_FAILED = Flag("--retry-failed", "try the cells again that failed before")
 OVERRIDES = "[KEY=VALUE ...]"
 

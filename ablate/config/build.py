@@ -8,10 +8,12 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ablate.config.schema import Cell
 from ablate.errors import UserError, nearest, unknown
+
+T = TypeVar("T")
 
 
 def build(tree: Mapping[str, Any]) -> Cell:
@@ -20,8 +22,13 @@ def build(tree: Mapping[str, Any]) -> Cell:
     Raises:
         UserError: an unknown, missing or wrong setting.
     """
-    cell: Cell = _convert(Cell, tree, "")
-    return cell
+    return typed(Cell, tree)
+
+
+def typed(kind: type[T], tree: Any, path: str = "") -> T:
+    """Return `tree`, which stands at `path`, as the dataclass `kind`; errors as of `build`."""
+    made: T = _convert(kind, tree, path)
+    return made
 
 
 def plain(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """The grid that a command line asks for: its distinct cells as composed trees."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 
 from ablate.config.composer import Composer, config_loader
@@ -44,15 +45,13 @@ def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> G
         UserError: the request is wrong.
     """
     loader = loader or config_loader()
-    lines = task_overrides(overrides)
-    composer = Composer(loader, lines)
+    composer, lines = _composer(overrides, loader)
     asked: Factors = {}
     for line in lines:
         if not composer.is_about_command(line):
             asked.pop(key_of(line), None)  # the last one counts, in the last place
             asked[key_of(line)] = levels(line, loader)
-    settings = composer.command
-    study = settings.pop("study") or {}
+    study, settings = composer.study, composer.command
     wanted = [
         assignment
         for factors in products(study, str(settings["scale"]), asked)
@@ -62,14 +61,39 @@ def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> G
     return _grid(_distinct(composer, wanted), tuple(keys), study=study, settings=settings)
 
 
-def explained(error: Exception, arguments: Iterable[str]) -> Exception:
+def command(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> Tree:
+    """Return the settings of the command itself: scale, out, ...; no cell is composed.
+
+    Raises:
+        UserError: one of them, or of Hydra's own, is wrong.
+    """
+    return _composer(overrides, loader or config_loader())[0].command
+
+
+def _composer(overrides: Iterable[str], loader: ConfigLoader) -> tuple[Composer, list[str]]:
+    """Return the composer of a command line and its lines less Hydra's own, which are checked."""
+    given = list(overrides)
+    lines = task_overrides(given)
+    composer = Composer(loader, lines)
+    composer.check_hydra([line for line in given if _is_hydra(line)])
+    return composer, lines
+
+
+def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     """Return the error of `expand` for a request that Hydra refused with `error`, if there is one.
 
     Hydra composes a command's fixed overrides before a sweeper sees them, and its message names no
     nearest key or level.
+
+    Args:
+        error: what Hydra raised.
+        arguments: the words of Hydra's command line, options included.
     """
+    asked, _ = get_args_parser().parse_known_args(arguments)
     try:
-        expand(argument for argument in arguments if not argument.startswith("-"))
+        expand(
+            asked.overrides, loader=config_loader([asked.config_dir] if asked.config_dir else [])
+        )
     except UserError as ours:
         return ours
     return error
@@ -83,12 +107,17 @@ def task_overrides(overrides: Iterable[str]) -> list[str]:
     """
     kept = []
     for line in overrides:
-        override = parse(line)
-        if override.key_or_group in ("study", "scale"):
+        if parse(line).key_or_group in ("study", "scale"):
             line = line.lstrip("+")
-        if not override.is_hydra_override() or override.key_or_group == "hydra.searchpath":
+        if not _is_hydra(line):
             kept.append(line)
     return kept
+
+
+def _is_hydra(line: str) -> bool:
+    """Return whether an override is Hydra's own business; where levels are searched is ours too."""
+    override = parse(line)
+    return override.is_hydra_override() and override.key_or_group != "hydra.searchpath"
 
 
 @cache

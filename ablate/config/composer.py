@@ -23,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from ablate.config.build import plain, typed
+from ablate.config.command import Command, Study
 from ablate.config.overrides import key_of, one_line_errors, parse, top_of
 from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
@@ -32,6 +34,7 @@ from ablate.paths import conf_dir
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
+SWEEPER = "hydra_plugins.ablate_sweeper.AblateSweeper"
 
 
 def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
@@ -77,7 +80,15 @@ class Composer:
             if self.is_group(line):
                 self._option_name(line)
         self._command_lines = [*_PLAIN_HYDRA, *search, *mine]
-        self._base = self._load([])
+        try:
+            self._base = self._load([])
+        except UserError:
+            self._command_lines = [*_PLAIN_HYDRA, *search]
+            self._base = self._load([])
+            for line in mine:  # where one of them is at fault, it is named
+                if not self.is_group(line):
+                    self._apply(line, self._base)
+            raise
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -109,14 +120,49 @@ class Composer:
         return {str(g): str(o) for g, o in choices.items() if top_of(str(g)) in CELL_KEYS}
 
     @cached_property
+    def study(self) -> Tree:
+        """The study, resolved and checked; it is named after its file unless it has a name."""
+        study: Any = self._resolved_keys(["study"]).get("study")
+        if isinstance(study, dict):
+            study = {"name": self._base.hydra.runtime.choices.get("study")} | study
+        typed(Study, study, "study")
+        return dict(study)
+
+    @cached_property
     def command(self) -> Tree:
-        """The settings of the command itself, resolved: study, scale, out, ..."""
-        keys = [str(k) for k in self._base if k not in CELL_KEYS and k != "hydra"]
+        """The settings of the command itself, resolved and checked: scale, out, ..."""
+        outside = (*CELL_KEYS, "hydra", "study")
+        keys = [str(k) for k in self._base if k not in outside]
+        return dict(plain(typed(Command, self._resolved_keys(keys))))
+
+    def _resolved_keys(self, keys: list[str]) -> Tree:
         with one_line_errors():
-            settings: Any = OmegaConf.to_container(
+            found: Any = OmegaConf.to_container(
                 OmegaConf.masked_copy(self._base, keys), resolve=True
             )
-        return dict(settings)
+        return dict(found)
+
+    def check_hydra(self, lines: list[str]) -> None:
+        """Check overrides of Hydra's own settings, which say where the cells run.
+
+        Raises:
+            UserError: Hydra has no such setting or value, or they put another sweeper in.
+        """
+        if not lines:
+            return
+        for line in lines:
+            if self.is_group(line):
+                self._option_name(line)
+        search = [line for line in self._command_lines if key_of(line) == "hydra.searchpath"]
+        hydra = self._compose([*search, *lines]).hydra
+        for name in ("sweeper", "launcher"):
+            node = hydra.get(name)
+            target = node.get("_target_") if isinstance(node, DictConfig) else None
+            if not isinstance(target, str) or (name == "sweeper" and target != SWEEPER):
+                raise UserError(
+                    f"hydra.{name}={target or node}: cannot be replaced; where cells run is set by "
+                    "hydra/launcher=NAME and hydra.launcher.*"
+                )
 
     @cached_property
     def _cell_keys(self) -> dict[str, None]:
@@ -163,6 +209,13 @@ class Composer:
         group, option = key_of(line), parse(line).value()
         if isinstance(option, list) or not self._repository.config_exists(f"{group}/{option}"):
             raise unknown(group, "null" if option is None else option, self.options(group))
+        try:
+            with one_line_errors():
+                file = self._repository.load_config(f"{group}/{option}")
+        except UserError as error:
+            raise UserError(f"{group}={option}: {error}") from error
+        if not isinstance(file.config, DictConfig):
+            raise UserError(f"{group}={option}: its file must be a table of settings, not a list")
         return str(option)
 
     # -- parts --------------------------------------------------------------------------------
@@ -254,9 +307,12 @@ class Composer:
         )
 
     def _load(self, lines: Iterable[str]) -> DictConfig:
+        return self._compose([*self._command_lines, *lines])
+
+    def _compose(self, lines: list[str]) -> DictConfig:
         with one_line_errors():
             composed: DictConfig = self._loader.load_configuration(
-                "config", overrides=[*self._command_lines, *lines], run_mode=RunMode.RUN
+                "config", overrides=lines, run_mode=RunMode.RUN
             )
         return composed
 

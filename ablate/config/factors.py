@@ -30,16 +30,27 @@ def products(study: Mapping[str, Any], scale: str, asked: Factors) -> list[Facto
     Raises:
         UserError: the study has no such scale, or is not written as above.
     """
-    name, scales = study.get("name"), study.get("scales") or {}
+    name, scales = study.get("name"), _table(study, "scales")
     if scale not in scales:
         raise unknown("scale", scale, scales)
-    wanted = scales[scale] or {}
+    wanted = _table(scales, scale)
     for key in wanted:
         if key not in _SCALE_KEYS:
             raise unknown(f"study {name}: scales.{scale}", key, _SCALE_KEYS)
-    fixed = _written(wanted.get("set") or {}, study, one_level=True)
-    grids = [_written(grid or {}, study) for grid in wanted.get("grids") or [{}]]
+    fixed = _written(_table(wanted, "set"), study, one_level=True)
+    listed = wanted.get("grids") or [{}]
+    if not isinstance(listed, list):
+        raise UserError(f"study {name}: grids={listed}: must be a list of products")
+    grids = [_written(_table({"grids": grid}, "grids"), study) for grid in listed]
     return [_replaced({**fixed, **grid}, asked) for grid in grids]
+
+
+def _table(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the table under `key`; one that is left empty in the file is an empty one."""
+    found = parent.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"study: {key}={found}: must be a table of settings")
+    return found
 
 
 def assignments(factors: Factors) -> Iterator[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -28,16 +29,23 @@ def one_line_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise inside the block into a one-line `UserError`."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of the message of `error` or, where it has none, of its cause."""
+    """Return the first line of the message of `error`, with its cause's where it gives no reason.
+
+    Of a YAML file it is the file, the line and what is wrong there.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines:
-        return lines[0]
-    return one_line(error.__cause__) if error.__cause__ else type(error).__name__
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}: no YAML: line {mark.line + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"{error.name}: no YAML: {lines[0]}"
+    if error.__cause__ and (not lines or lines[0].startswith("Error merging override")):
+        return ": ".join([*lines[:1], one_line(error.__cause__)])
+    return lines[0] if lines else type(error).__name__
 
 
 @cache
@@ -50,10 +58,18 @@ def parse(line: str) -> Override:
     try:
         parsed: Override = OverridesParser.create().parse_overrides([line])[0]
     except HydraException as error:
-        raise UserError(f"{line}: not an override; write key=value") from error
+        raise UserError(f"{line}: not an override; write {_quoted(line)}") from error
     if not parsed.key_or_group or (parsed.value_type is None and not parsed.is_delete()):
         raise UserError(f"{line}: not an override; write key=value")
     return parsed
+
+
+def _quoted(line: str) -> str:
+    """Return a line that Hydra's grammar refuses, such as one with a second `=`, as it must be."""
+    key, _, value = line.partition("=")
+    if re.fullmatch(r"[+~]{0,2}[\w./@\[\]-]+", key) and value and value[0] not in "'\"[{(":
+        return f'"{key}={spell(value)}"'
+    return "key=value"
 
 
 def key_of(line: str) -> str:

@@ -15,7 +15,8 @@ Weight = float | Literal["plw"]
 Interval = tuple[float, float]
 
 
-def _require(ok: bool, setting: str, value: object, allowed: str) -> None:
+def require(ok: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise the one-line error of a `setting` unless its value is `ok`."""
     if not ok:
         raise UserError(f"{setting}={value}: must be {allowed}")
 
@@ -35,10 +36,10 @@ class Masking:
                 raise unknown(f"masking.weights.{role}", self.weights[role], MASKED_ROLES)
         for role in MASKED_ROLES:
             given = "given: a number in [0, 1] or plw"
-            _require(role in self.weights, f"masking.weights.{role}", None, given)
+            require(role in self.weights, f"masking.weights.{role}", None, given)
             weight = self.weights[role]
             ok = weight == "plw" or (isinstance(weight, float) and 0 <= weight <= 1)
-            _require(ok, f"masking.weights.{role}", weight, "a number in [0, 1] or plw")
+            require(ok, f"masking.weights.{role}", weight, "a number in [0, 1] or plw")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         ok = 0 <= self.label_smoothing < 1
-        _require(ok, "loss.label_smoothing", self.label_smoothing, "in [0, 1)")
+        require(ok, "loss.label_smoothing", self.label_smoothing, "in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +114,12 @@ class Regulariser:
         for name in ("label_smoothing", "adapter_dropout", "rank_dropout", "attention_dropout"):
             value = getattr(self, name)
             ok = value is None or 0 <= value < 1
-            _require(ok, f"regulariser.{name}", value, "in [0, 1)")
+            require(ok, f"regulariser.{name}", value, "in [0, 1)")
         for name in ("weight_decay", "neftune", "minkowski", "kl"):
             value = getattr(self, name)
-            _require(value is None or value >= 0, f"regulariser.{name}", value, "at least 0")
+            require(value is None or value >= 0, f"regulariser.{name}", value, "at least 0")
         ok = self.minkowski_p >= 1
-        _require(ok, "regulariser.minkowski_p", self.minkowski_p, "at least 1")
+        require(ok, "regulariser.minkowski_p", self.minkowski_p, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +134,8 @@ class Splits:
         ends = 0.0
         for name in ("train", "validation", "test"):
             low, high = getattr(self, name)
-            _require(0 <= low <= high <= 1, f"dataset.splits.{name}", [low, high], "in [0, 1]")
-            _require(
+            require(0 <= low <= high <= 1, f"dataset.splits.{name}", [low, high], "in [0, 1]")
+            require(
                 low >= ends - 1e-12 or low == high,
                 f"dataset.splits.{name}",
                 [low, high],
@@ -164,9 +165,9 @@ class Dataset:
     options: Mapping[str, Any] = field(default_factory=dict)  # the micro generator's free factors
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
+        require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
         ok = self.max_rows is None or self.max_rows > 0
-        _require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
+        require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +181,7 @@ class Model:
     chat_template: str | None = None  # a file that overrides the tokenizer's own
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "model.path", self.path, "a folder or a hub id")
+        require(bool(self.path), "model.path", self.path, "a folder or a hub id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,19 +206,19 @@ class Train:
 
     def __post_init__(self) -> None:
         ok = self.lr == "tuned" or (isinstance(self.lr, float) and 0 < self.lr < 10)
-        _require(ok, "train.lr", self.lr, "a number in (0, 10) or tuned")
-        _require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "above 0, at most 10000")
-        _require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
-        _require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
-        _require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")
-        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
-        _require(self.eps > 0, "train.eps", self.eps, "positive")
+        require(ok, "train.lr", self.lr, "a number in (0, 10) or tuned")
+        require(0 < self.epochs <= 10_000, "train.epochs", self.epochs, "above 0, at most 10000")
+        require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
+        require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
+        require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
+        require(self.eps > 0, "train.eps", self.eps, "positive")
         for beta in self.betas:
-            _require(0 <= beta < 1, "train.betas", list(self.betas), "two numbers in [0, 1)")
+            require(0 <= beta < 1, "train.betas", list(self.betas), "two numbers in [0, 1)")
         ok = self.clip is None or self.clip > 0
-        _require(ok, "train.clip", self.clip, "positive, or null for no clipping")
+        require(ok, "train.clip", self.clip, "positive, or null for no clipping")
         ok = self.max_steps is None or self.max_steps > 0
-        _require(ok, "train.max_steps", self.max_steps, "at least 1, or null")
+        require(ok, "train.max_steps", self.max_steps, "at least 1, or null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,8 +237,8 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         ok = self.limit is None or self.limit > 0
-        _require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
-        _require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
+        require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
+        require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,11 +254,11 @@ class Execution:
     keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
 
     def __post_init__(self) -> None:
-        _require(self.threads > 0, "execution.threads", self.threads, "at least 1")
+        require(self.threads > 0, "execution.threads", self.threads, "at least 1")
         ok = self.micro_batch_size is None or self.micro_batch_size > 0
-        _require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
+        require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
         ok = self.eval_batch_size > 0
-        _require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
+        require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,11 +286,11 @@ class Cell:
     sham: str = "a"  # the A/A factor: any label but "a" changes the random draws, nothing else
 
     def __post_init__(self) -> None:
-        _require(0 <= self.plw <= 1, "plw", self.plw, "in [0, 1]")
+        require(0 <= self.plw <= 1, "plw", self.plw, "in [0, 1]")
         ok = 0 <= self.completion_weight <= 1
-        _require(ok, "completion_weight", self.completion_weight, "in [0, 1]")
-        _require(self.rank >= 1, "rank", self.rank, "at least 1")
-        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2147483648)")
+        require(ok, "completion_weight", self.completion_weight, "in [0, 1]")
+        require(self.rank >= 1, "rank", self.rank, "at least 1")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2147483648)")
 
     @property
     def is_base(self) -> bool:

@@ -9,8 +9,11 @@ from hydra.core.config_loader import ConfigLoader
 from ablate.config.compose import Grid, expand
 from ablate.config.composer import config_loader
 from ablate.config.grid import cells
+from ablate.config.overrides import key_of, top_of
 from ablate.config.parts import Tree
+from ablate.errors import UserError
 from ablate.experiment.design import Design, design
+from ablate.paths import check_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,14 @@ def plan_grid(
     Raises:
         UserError: the request is wrong.
     """
+    for line in overrides:
+        if top_of(key_of(line)) == "pretrain":
+            raise UserError(f"{line}: is for ablate pretrain alone")
     grid = expand(overrides, loader=loader or config_loader(config_dirs))
+    if grid.settings["single"] and len(grid.points) > 1:
+        count = len(grid.points)
+        raise UserError(f"one cell is taken here, not {count}; ablate sweep takes a grid")
+    check_folder("out", Path(grid.settings["out"]), write=False)
     checked = design(
         cells(grid),
         study=str(grid.study.get("name") or "none"),

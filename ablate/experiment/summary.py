@@ -8,23 +8,25 @@ from ablate.config.compose import Grid
 from ablate.experiment.cost import cost
 from ablate.experiment.design import Design, Named
 from ablate.experiment.request import Request
-from ablate.experiment.status import missing
+from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
 
 
 def summarise(request: Request) -> dict[str, Any]:
     """Return the summary of a request as JSON-ready values."""
     plan, store = request.design, Store(request.out)
-    todo = missing(plan, store)
+    todo = (unrecorded if request.settings["retry_failed"] else missing)(plan, store)
     failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
     estimate = cost((named[0] for named in todo.values()), store)
+    aliases = [_alias(plan, named) for named in plan.cells if named.alias]
     return {
         "study": plan.study,
         "out": str(request.out),
         "factors": _factors(request.grid),
         "cells": len(plan.cells),
         "runs": len(plan.runs),
-        "aliases": [_alias(plan, named) for named in plan.cells if named.alias],
+        "aliases": aliases,
+        "scored_again": len(plan.cells) - len(plan.runs) - len(aliases),
         "illegal": [{"levels": levels, "reason": why} for levels, why in plan.illegal],
         "done": len(plan.runs) - len(todo) - len(failed),
         "failed": len(failed),

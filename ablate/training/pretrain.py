@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tokenizers import Tokenizer as TrainedTokenizer
 from transformers import LlamaConfig, PreTrainedModel
 
 from ablate.config.schema import Dataset, Execution, Loss, Masking, Train
 from ablate.data.rows import load_rows
 from ablate.data.tokenise import tokenise
 from ablate.data.tokenizer import Tokenizer
+from ablate.errors import UserError
 from ablate.micro.corpus import vocabulary_texts
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
@@ -46,16 +48,26 @@ def pretrain(
         seed: of the initial weights and the order of the rows.
         execution: threads and device.
         tick: called with the number of steps done and of all steps.
+
+    Raises:
+        UserError: the rows cannot be read, or need a larger vocabulary; nothing was written.
     """
     tokenizer = train_tokenizer(_texts(dataset), int(shape["vocab_size"]))
-    save_tokenizer(tokenizer, folder, max_length=int(shape["max_position_embeddings"]))
-    data = tokenise(
-        dataset,
-        "train",
-        tokenizer=Tokenizer(folder),
-        max_length=settings.max_length,
-        boundary=settings.boundary,
-    )
+    if tokenizer.get_vocab_size() > shape["vocab_size"]:
+        raise UserError(
+            f"pretrain.vocab_size={shape['vocab_size']}: these rows need at least "
+            f"{tokenizer.get_vocab_size()}, an entry for every character"
+        )
+    positions = int(shape["max_position_embeddings"])
+    with tempfile.TemporaryDirectory() as draft:
+        save_tokenizer(tokenizer, Path(draft), max_length=positions)
+        data = tokenise(
+            dataset,
+            "train",
+            tokenizer=Tokenizer(Path(draft)),
+            max_length=settings.max_length,
+            boundary=settings.boundary,
+        )
     streams = Streams(seed)
     config = LlamaConfig(**shape, **END_TOKENS, tie_word_embeddings=True)
     model = initialise(config, streams=streams)
@@ -69,7 +81,7 @@ def pretrain(
         execution=execution or Execution(),
         tick=tick,
     )
-    _save(model, folder)
+    _save(model, tokenizer, folder, max_length=positions)
     return course
 
 
@@ -84,9 +96,13 @@ def _texts(dataset: Dataset) -> list[str]:
     return found
 
 
-def _save(model: PreTrainedModel, folder: Path) -> None:
-    """Write the model's files into `folder`, each whole or not at all."""
+def _save(
+    model: PreTrainedModel, tokenizer: TrainedTokenizer, folder: Path, *, max_length: int
+) -> None:
+    """Write the files of model and tokenizer into `folder`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+        save_tokenizer(tokenizer, Path(draft), max_length=max_length)
         model.save_pretrained(draft)
         for file in Path(draft).iterdir():
             file.chmod(0o644)

@@ -158,7 +158,7 @@ def read_frozen(path: Path) -> Frozen:
         made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written = made.pop("sha256")
         plan = Frozen(**made | {n: tuple(made[n]) for n in LISTS})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnalysisError(f"frozen={path}: not an analysis plan") from error
     if plan.sha256 != written:
         raise AnalysisError(f"frozen={path}: was changed after it was frozen (its hash differs)")

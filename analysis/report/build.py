@@ -18,7 +18,7 @@ from analysis.errors import AnalysisError, as_path
 from analysis.papers.mora import section as memorised
 from analysis.papers.plw import section as paper
 from analysis.planning import section as frozen_plan
-from analysis.planning.frozen import FILE
+from analysis.planning.frozen import FILE, read_frozen
 from analysis.questions.adapters import many_section
 from analysis.questions.adapters import section as arms
 from analysis.questions.adapters.headline_section import headlines as adapter_headlines
@@ -191,6 +191,7 @@ def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:
     if frozen is not None:
         if not as_path("frozen", frozen).is_file():
             raise AnalysisError(f"frozen={frozen}: there is no such file")
+        read_frozen(Path(frozen))  # named, it must be a plan; one beside the table may be broken
         return Path(frozen)
     beside = folder / FILE if folder is not None else None
     return beside if beside is not None and beside.is_file() else None

@@ -44,6 +44,8 @@ class AblateSweeper(Sweeper):
         return int(jobs) if isinstance(jobs, int) and jobs > 0 else 1
 
     def _launch(self, bundles: Sequence[Path]) -> None:
-        jobs = [[f"bundle={path}", f"out={path.parent.parent}"] for path in bundles]
+        from ablate.config.overrides import spell
+
+        jobs = [[f"bundle={spell(path)}", f"out={spell(path.parent.parent)}"] for path in bundles]
         # Return values are not read: that would raise the job's error, and workers record errors.
         self.launcher.launch(jobs, initial_job_idx=0)

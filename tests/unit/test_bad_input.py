@@ -32,6 +32,7 @@ def files(tmp_path_factory):
         "talk.jsonl": jsonl([{"messages": [{"role": "wizard", "content": "a"}]}] * 9),
         "long.jsonl": jsonl([row | {"instruction": "word " * 600} for row in GOOD * 2]),
         "data.xyz": "a,b\n",
+        "good.csv": "a,score\n" + "x,1\ny,2\nx,1.5\ny,2.6\n" * 3,
         "notjson.json": "{",
     }
     for name, text in texts.items():
@@ -141,6 +142,20 @@ CASES = {
     "device": (["execution.device=tpu"], "cuda"),
     "no threads": (["execution.threads=0"], "at least 1"),
     "a grid about the command": (["out=a,b"], "one value"),
+    "equals sign": (["dataset.path=d/x=1/t.jsonl"], r"write \"dataset.path='d/x=1/t.jsonl'\"$"),
+}
+# About the command as a whole: every verb that composes cells checks them.
+COMMAND = {
+    "switch": (["retry_failed=foo"], "retry_failed=foo.*true or false"),
+    "number for a switch": (["skip_illegal=1"], "skip_illegal=1.*true or false"),
+    "a launched job's setting": (["bundle=foo"], "bundle=foo.*left out"),
+    "another verb's setting": (["pretrain.hidden_size=8"], "pretrain.hidden_size=8.*pretrain"),
+    "sweeper": (["hydra.sweeper=foo"], "hydra.sweeper=foo.*hydra/launcher"),
+    "launcher": (["hydra/launcher=foo"], "hydra/launcher=foo: not one of .*joblib"),
+    "launcher's setting": (["hydra.launcher.n_jobs=foo"], "n_jobs"),
+    "folder below a file": (["out={files}/good.jsonl/x"], "good.jsonl is no folder"),
+    "folder that is a file": (["out={files}/good.jsonl"], "good.jsonl is no folder"),
+    "no folder": (["out="], "out=: must be a folder"),
 }
 
 
@@ -149,12 +164,65 @@ def test_bad_input_is_one_line_and_status_2(case, files, tmp_path, capsys):
     words, expected = CASES[case]
     words = [word.format(files=files) if "{files}" in word else word for word in words]
     out = [] if case == "a grid about the command" else [f"out={tmp_path / 'out'}"]
-    assert cli.main(["sweep", *BASE, *out, *words]) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.count("\n") == 0, told
-    assert told.startswith("ablate: ")
-    assert re.search(expected, told), told
+    refused(["sweep", *BASE, *out, *words], expected, capsys)
     assert not list(tmp_path.rglob("record.json"))
+
+
+def refused(words, expected, capsys):
+    """Check that a command is refused, in one line."""
+    assert cli.main(words) == 2, words
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1, told
+    assert told.startswith("ablate: ")
+    assert re.search(expected, told.strip()), told
+
+
+@pytest.mark.parametrize("verb", ["sweep", "run", "plan", "tokens", "tune"])
+def test_every_verb_checks_what_is_about_the_command(verb, files, tmp_path, capsys):
+    for words, expected in COMMAND.values():
+        words = [f"out={tmp_path}/out", *(word.format(files=files) for word in words)]
+        refused([verb, *BASE, *words], expected, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+PRETRAIN = {
+    **dict.fromkeys(["hidden_size=abc", "vocab_size=2.5", "num_hidden_layers=null"], "whole"),
+    **dict.fromkeys(["hidden_size=-1", "num_attention_heads=0"], "at least 1"),
+    **dict.fromkeys(["vocab_size=0", "vocab_size=-5"], "at least 269"),
+    **dict.fromkeys(["hidden_size=65", "hidden_size=12"], "a multiple of 8"),
+    **dict.fromkeys(["initializer_range=0", "initializer_range=7"], r"in \(0, 1\]"),
+    "initializer_range=inf": "finite",
+    "vocab_size=1000000000000": "parameters; at most",
+    "max_position_embeddings=64": "train.max_length=256: must be at most",
+    "hidden_size=64,128": "one value",
+    "hidden_sise=64": "pretrain.hidden_sise=64: no such setting. Did you mean",
+}
+
+
+@pytest.mark.parametrize("word", PRETRAIN)
+def test_the_shape_of_a_base_model_is_checked_first(word, tmp_path, capsys):
+    refused(["pretrain", f"pretrain.{word}", f"out={tmp_path}/a/b"], PRETRAIN[word], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pretraining_that_is_refused_leaves_nothing_behind(files, tmp_path, capsys):
+    out = f"out={tmp_path}/a/b"
+    rows = [word.format(files=files) for word in local("good.jsonl")]
+    for words, expected in [
+        ([*rows, "pretrain.vocab_size=270"], "pretrain.vocab_size=270: these rows need at least"),
+        (["dataset=local", "dataset.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["report=false"], "report=false: is of no use"),
+        ([f"out={files}/good.jsonl/x"], "good.jsonl is no folder"),
+    ]:
+        refused(["pretrain", out, *words], expected, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_cannot_be_written(files, tmp_path, capsys):
+    for page in (tmp_path, tmp_path / "nowhere" / "x.html", files / "good.jsonl" / "x.html"):
+        refused(["tokens", f"--html={page}"], "--html=.*: must be a file in a folder", capsys)
+    refused(["report", f"{files}/good.csv", "--out", f"{files}/good.csv/x"], "out=.*csv/x", capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_verbs_folders_and_tables(tmp_path, capsys):
@@ -163,6 +231,9 @@ def test_bad_verbs_folders_and_tables(tmp_path, capsys):
     for words, expected in [
         (["swep"], "sweep"),
         (["run", "plw=0,1", *BASE], "one cell"),
+        (["tokens", "masking=none,special"], "one cell is taken here, not 2"),
+        (["reproduce", "plw", "study=quick"], "study=quick: the study is named first"),
+        (["reproduce", "plw", "scale=smoke", "scale=huge"], "scale=huge: not one of"),
         (["plan", "--format", "xml"], "json"),
         (["status", str(tmp_path)], "no sweep"),
         (["report", str(tmp_path / "nowhere.csv")], "no such table"),

@@ -4,14 +4,19 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ablate import app
 from ablate.cli import VERBS, main
 from ablate.commands import pretrain
+from ablate.config.overrides import parse
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
+from ablate.results.store import Store
+from hydra_plugins.ablate_sweeper import AblateSweeper
 from tests.imports import ROOT
 
 ONE = ["adapter=lora", "rank=2", "train.lr=1e-3", "evaluate=none"]
@@ -83,7 +88,18 @@ def test_an_unknown_option_is_one_line_and_status_2(verb, word, capsys):
         (["report", "a.csv", "b.csv"], "give one folder"),
         (["status", "a", "b"], "takes one folder"),
         (["plan", "--config-dir=nowhere"], "--config-dir=nowhere: no such folder"),
-        (["sweep", "--config-dir", "nowhere"], "nowhere"),
+        (["sweep", "--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
+        (["tune", "--config-dir="], "--config-dir: needs a value"),
+        (["report", "t.csv", "--out", " "], "--out: needs a value"),
+        (["plan", "--config-dir=conf", "--config-dir=."], "--config-dir: is given twice"),
+        (["report", "t.csv", "--margin=nan"], "--margin=nan: must be a number"),
+        (["plan", "--effect=-1"], "--effect=-1: must be a number above 0"),
+        (["run", "--cfg", "foo"], "--cfg=foo: not one of all, hydra, job."),
+        (["run", "--cfg=job", "--info"], "--info=all: cannot be asked together with --cfg=job"),
+        (["sweep", "--hydra-help", "--cfg"], "cannot be asked together"),
+        (["sweep", "--shell-completion"], "--shell-completion: no such option of ablate sweep."),
+        (["sweep", "--cfg", "job", "masking=foo"], "masking=foo: not one of"),
+        (["sweep", "--cfg", "job", "retry_failed=3"], "retry_failed=3: must be true or false"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(words, said, capsys):
@@ -126,9 +142,54 @@ def test_every_verb_that_composes_takes_a_folder_of_levels(
         assert verb == "plan" or "masking=mine" in printed.out
     else:
         assert asked == ["mine"]
+    assert main([*words, "init=foo"]) == 2
+    assert capsys.readouterr().err.startswith("ablate: init=foo: not one of")
     without = [word for word in words if word not in option]
     assert main(without) == 2
     assert "masking=mine" in capsys.readouterr().err
+
+
+BROKEN = {
+    "- a\n": "its file must be a table of settings, not a list",
+    "a: [1\n": "no YAML: line 2: expected ',' or ']'",
+    "a: 1\na: 2\n": "no YAML: line 2: found duplicate key a",
+    "a: \x01\n": "no YAML: unacceptable character",
+    "a: \xff\n": "'utf-8' codec can't decode",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("group", ["masking", "study"])
+@pytest.mark.parametrize("verb", ["plan", "sweep", "pretrain"])
+def test_a_level_file_that_cannot_be_read(verb, group, text, levels, tmp_path, capsys):
+    (levels / group).mkdir(exist_ok=True)
+    (levels / group / "broken.yaml").write_bytes(text.encode("latin-1"))
+    words = [f"--config-dir={levels}", f"{group}=broken", f"out={tmp_path / 'out'}"]
+    assert main([verb, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ablate: {group}=broken: ")
+    assert BROKEN[text] in said
+    assert said.count("\n") == 1
+
+
+STUDIES = {
+    "scales: 3": "study.scales=3: must be a table",
+    "scales: {micro: [1]}": "micro=[1]: must be a table",
+    "scales: {micro: {grids: {plw: [0]}}}": "grids={'plw': [0]}: must be a list of products",
+    "scales: {micro: {grids: [3]}}": "grids=3: must be a table",
+    "scales: {micro: {set: [3]}}": "set=[3]: must be a table",
+    "scale: {micro: {}}": "study.scale: no such setting. Did you mean 'scales'?",
+    "question: hm": "study.scales: is needed",
+    "{report: maybe, scales: {micro: {}}}": "study.report=maybe: must be true or false",
+}
+
+
+@pytest.mark.parametrize("text", STUDIES)
+def test_a_study_file_with_a_wrong_part(text, levels, tmp_path, capsys):
+    (levels / "study").mkdir()
+    (levels / "study" / "mine.yaml").write_text(text)
+    assert main(["plan", f"--config-dir={levels}", "study=mine", f"out={tmp_path / 'out'}"]) == 2
+    assert STUDIES[text] in capsys.readouterr().err
 
 
 def test_questions_about_the_configuration_go_to_hydra(capsys):
@@ -136,10 +197,37 @@ def test_questions_about_the_configuration_go_to_hydra(capsys):
     shown = capsys.readouterr().out
     assert "masking:" in shown
     assert "name: none" in shown or "completion: 1.0" in shown
+    assert main(["run", "masking=none", "--cfg"]) == 0
+    assert capsys.readouterr().out == shown
     assert main(["run", "--hydra-help"]) == 0
     assert "Hydra" in capsys.readouterr().out
     assert main(["sweep", "--help"]) == 0
     assert "usage: ablate sweep" in capsys.readouterr().out
+
+
+def test_the_runs_and_names_of_a_plan_add_up(tmp_path, capsys):
+    """At PLW 0 the two modes are one run; to score it on another split too is no alias."""
+    words = ["masking=none,instruction", "plw=0", "evaluate.heldout=[test],[validation]"]
+    words += ["rank=2,4096", "skip_illegal=true", f"out={tmp_path}/out"]
+    assert main(["plan", *words]) == 0
+    told = capsys.readouterr().out
+    line = "6 cells are 2 runs (2 aliases, 2 for further scores of another cell's run): "
+    assert line + "0 done, 0 failed, 2 to do\n4 further cells are illegal and left out" in told
+    for key in plan_grid(words).design.runs:
+        Store(tmp_path / "out").fail(key, {"kind": "error", "error": "why"})
+    for more, counts in [("false", "2 failed, 0 to do"), ("true", "0 failed, 2 to do")]:
+        assert main(["plan", *words, f"retry_failed={more}"]) == 0
+        assert counts in capsys.readouterr().out
+
+
+def test_a_launched_job_finds_a_folder_with_any_name():
+    sweeper, path = AblateSweeper(), Path("a=b, (c)/it's/bundles/1.json")
+    sweeper.launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: jobs_seen.extend(jobs))
+    jobs_seen: list = []
+    sweeper._launch([path])
+    ((bundle, out),) = jobs_seen
+    assert parse(bundle).value() == str(path)
+    assert parse(out).value() == str(path.parent.parent)
 
 
 def test_the_flags_of_a_verb_are_its_own(capsys):

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
+from ablate.cli import main
 from analysis.errors import AnalysisError
 from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE, freeze, held, read_frozen
@@ -121,6 +122,22 @@ def test_the_frozen_formula_is_what_is_fitted(plan, tmp_path):
 def test_a_plan_that_is_not_there(tmp_path):
     with pytest.raises(AnalysisError, match=r"frozen=.*no such file"):
         build(RESULTS, tmp_path, frozen=tmp_path / "none.json")
+
+
+def test_a_file_named_as_a_plan_must_be_one(plan, tmp_path, capsys):
+    """One that lies beside the table may be broken: the page says so."""
+    RESULTS.to_parquet(tmp_path / "results.parquet")
+    plan.write(tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    for broken, said in [
+        ("{}", "not an analysis plan"),
+        ("3", "not an analysis plan"),
+        (text.replace('"margin": 2.0', '"margin": 1.0'), "was changed after it was frozen"),
+    ]:
+        (tmp_path / "plan.json").write_text(broken)
+        assert main(["report", str(tmp_path), "--frozen", str(tmp_path / "plan.json")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
 THREE = fake_results(plws=(0.0, 0.1, 1.0), seeds=3, controls=False)
