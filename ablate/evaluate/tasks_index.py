@@ -89,6 +89,15 @@ def find(name: str) -> Source:
     )
 
 
+def task_label(name: str) -> str:
+    """Return what a score key calls a task: its name, of a user's file or folder without its place.
+
+    What the file says is in `task_version`, so that a score does not depend on where it lay.
+    """
+    source = find(name)
+    return name if source.path is None else source.path.name
+
+
 def task_version(name: str) -> str:
     """Return what stands for the version of a task in its score key.
 

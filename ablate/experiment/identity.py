@@ -19,7 +19,7 @@ from ablate.config.build import plain
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import Summary, summary
 from ablate.errors import UserError
-from ablate.evaluate.tasks_index import check_measures, check_tasks, task_version
+from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
 from ablate.models.files import ModelFiles, resolve
 from ablate.objective import canonical, effective_plw, objective_of
 
@@ -190,13 +190,13 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
     )
     for part in wanted.heldout:
         held = part_summary(cell, files, part, memo)
-        found = [*found, ("heldout", part, [held.content_hash, wanted.heldout_rows])]
+        found = [*found, ("heldout", part, [part, [held.content_hash, wanted.heldout_rows]])]
     if not cell.is_base:  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
         measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.merges(cell)]
-        found = [*found, *(("measure", name, rest) for name in measures)]
-    return tuple(Unit(k, name, digest([train_key, k, name, rest])) for k, name, rest in found)
+        found = [*found, *(("measure", name, [name, rest]) for name in measures)]
+    return tuple(Unit(k, name, digest([train_key, k, *rest])) for k, name, rest in found)
 
 
 def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
@@ -204,4 +204,4 @@ def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, li
     check_tasks(wanted.tasks)
     check_measures(wanted.measures)
     rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]
-    return [("task", name, [task_version(name), *rest]) for name in wanted.tasks]
+    return [("task", n, [task_label(n), [task_version(n), *rest]]) for n in wanted.tasks]

@@ -208,9 +208,9 @@ def panels_differ(table: pd.DataFrame) -> LikelihoodRatio:
 
 
 def best_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return of every panel the best cell, its gain over lambda = (0, 1), and what luck gives.
+    """Return of every panel the best cell, its gain over lambda = (0, 1), and its selection bias.
 
-    `luck` is the mean of the largest of as many draws as there are cells, of the noise of all
+    `bias` is the mean of the largest of as many draws as there are cells, of the noise of all
     panels of this model, when no cell differs from another: one cell is the reference, and its
     noise cancels on average. `corrected` is the winner's conditional estimate less the mean of the
     five lambda_p = 0 cells.
@@ -234,7 +234,7 @@ def _best(part: pd.DataFrame, sd: float) -> dict[str, object]:
         "lambda_r": best["lambda_r"],
         "gain": best["score"] - reference,
         "relative": 100 * (best["score"] / reference - 1),
-        "luck": sd * largest_of(len(part)),
+        "bias": sd * largest_of(len(part)),
         "corrected": hybrid.estimate - plain,
     }
 

@@ -1,6 +1,6 @@
 """What the tests of a curve's shape and the intervals of its optimum claim, on simulated grids.
 
-Grids have 2 arms, 7 weights and 3 seeds whose luck the arms share; the truth is known. Rates must
+Grids have 2 arms, 7 weights and 3 seeds whose effect the arms share; the truth is known. Rates must
 lie within what a binomial of the claimed rate allows (99.9 %).
 """
 
@@ -31,8 +31,8 @@ def grid(curve, seed, *, noise=1.0, seeds=3):
     rng = np.random.default_rng(seed)
     cells = [(a, s, x) for a in ("full", "lora") for s in range(seeds) for x in WEIGHTS]
     runs = pd.DataFrame(cells, columns=["arm", "seed", "wp"])
-    luck = rng.normal(0, 3, seeds)[runs["seed"]]
-    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + luck
+    shift = rng.normal(0, 3, seeds)[runs["seed"]]
+    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + shift
     runs["score"] = score + noise * rng.standard_normal(len(runs))
     return runs.assign(block="d:" + runs["seed"].astype(str))
 

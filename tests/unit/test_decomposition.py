@@ -42,13 +42,13 @@ def cells(names, *, seed=0, noise=1.0, seeds=5, small=0.02):
     rng = np.random.default_rng(seed)
     rows = []
     for s in range(seeds):
-        luck = rng.normal(0, 3)
+        shift = rng.normal(0, 3)
         for cell in names:
             score, norm, share = outcomes(cell.plw, cell.scale)
             e = rng.standard_normal(3) * [noise, small * noise, small * noise]
             rows.append(
                 {
-                    "cell": cell, "arm": "full", "block": f"d:{s}", "score": score + luck + e[0],
+                    "cell": cell, "arm": "full", "block": f"d:{s}", "score": score + shift + e[0],
                     "log_norm": norm + e[1], "log_share": share + e[2],
                 }
             )  # fmt: skip

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from ablate.errors import UserError
 from ablate.evaluate import choices, generate, harness, heldout, shapes, tasks_index
 from ablate.evaluate.requests import quiet
 from ablate.evaluate.scores import standard_error
+from ablate.experiment import identity
 from ablate.micro import tasks as micro
 from ablate.paths import conf_dir
 from ablate.roles import NAMES
@@ -419,6 +421,26 @@ def test_names_lead_where_they_should(folder, monkeypatch):
     assert tasks_index.task_names(folder) == ["toy_choice", "toy_writing"]
     assert tasks_index.known_tasks()[0].startswith("micro_")
     assert "mmlu" in tasks_index.known_tasks()
+
+
+def test_a_score_key_holds_a_task_files_content_and_not_its_place(tmp_path):
+    def key(path):
+        asked = Evaluate(name="mine", tasks=(str(path),))
+        [(kind, name, rest)] = identity._benchmarks(asked, [False])
+        assert name == str(path)  # by which it is loaded
+        return identity.digest(["a run", kind, *rest])
+
+    for folder in ("one", "two", "other"):
+        (tmp_path / folder).mkdir()
+        text = "task: mine\n" + ("# more\n" if folder == "other" else "")
+        (tmp_path / folder / "mine.yaml").write_text(text)
+    paths = [tmp_path / folder / "mine.yaml" for folder in ("one", "two", "other")]
+    here, moved, changed = map(key, paths)
+    assert here == moved
+    assert here != changed
+    (tmp_path / "deep").mkdir()
+    copied = shutil.copytree(tmp_path / "one", tmp_path / "deep" / "one")
+    assert key(copied) == key(tmp_path / "one") != here
 
 
 def test_a_task_files_version_is_its_content(tmp_path):

@@ -28,10 +28,10 @@ def world(folder, *, seeds=SEEDS, items=ITEMS, seed=0):
     for plw in (0.0, 0.1, 1.0):
         for s in range(seeds):
             key = f"run{plw}-{s}"
-            luck = rng.normal(0, 0.2)
+            shift = rng.normal(0, 0.2)
             parts = []
             for task, metric in (("quiz", "acc"), ("essay", "facts")):
-                chance = expit(hard[task] + luck + plw)
+                chance = expit(hard[task] + shift + plw)
                 score = rng.random(items) < chance if task == "quiz" else chance
                 parts.append(
                     pd.DataFrame({"task": task, "metric": metric, "doc_id": np.arange(items),
@@ -211,10 +211,10 @@ def test_different_seeds_are_not_paired():
 def test_the_binomial_model_finds_what_was_put_in():
     rng = np.random.default_rng(6)
     cells, seeds, count = 4, 8, 100
-    hard, luck = rng.normal(0, 1.0, count), rng.normal(0, 0.4, (cells * seeds, 1))
+    hard, shift = rng.normal(0, 1.0, count), rng.normal(0, 0.4, (cells * seeds, 1))
     effect = np.repeat([0.0, 0.0, 0.5, 1.0], seeds)[:, None]
     own = np.repeat(rng.normal(0, 0.8, (cells, count)), seeds, axis=0)  # cell x item
-    right = rng.random((cells * seeds, count)) < expit(hard + luck + effect + own)
+    right = rng.random((cells * seeds, count)) < expit(hard + shift + effect + own)
     items = dense(100 * right)
     items.runs["plw"] = effect.ravel() + np.repeat([0, 0.1, 0, 0], seeds)
     model = item_model(items)

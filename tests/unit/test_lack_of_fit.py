@@ -27,12 +27,12 @@ CURVES = {
 
 
 def grid(curve, *, seed=0, noise=1.0, seeds=4, levels=LEVELS):
-    """Runs of two arms under `seeds` seeds each, whose luck they share."""
+    """Runs of two arms under `seeds` seeds each, whose effect they share."""
     rng = np.random.default_rng(seed)
     cells = [(a, s, x) for a in ("full", "lora") for s in range(seeds) for x in levels]
     runs = pd.DataFrame(cells, columns=["arm", "seed", "wp"])
-    luck = rng.normal(0, 3, seeds)
-    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + luck[runs["seed"]]
+    shift = rng.normal(0, 3, seeds)
+    score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + shift[runs["seed"]]
     runs["score"] = score + noise * rng.standard_normal(len(runs))
     return runs.assign(block="d:" + runs["seed"].astype(str))
 

@@ -242,7 +242,7 @@ def told_of_wit():
         "jumps": f"{(wit.jumps(runs)['p_holm'] < 0.05).sum()}",
         "best_gain": f"{best['gain'].mean():.2f}",
         "best_relative": f"{best['relative'].mean():.2f}",
-        "luck": f"{best['luck'].mean():.2f}",
+        "bias": f"{best['bias'].mean():.2f}",
         "holm": f"{wit.settings_against_plain(runs)['p_holm'].min():.2f}",
         "chosen": around(wit.chosen_elsewhere(runs)),
     }

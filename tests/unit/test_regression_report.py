@@ -46,9 +46,9 @@ def item_table(seed=1):
     ease, rows = rng.normal(0, 1, 30), []
     for run in range(12):
         arm = ("full", "lora", "mora")[run % 3]
-        luck = rng.normal(0, 0.4)
+        shift = rng.normal(0, 0.4)
         for item in range(30):
-            eta = 0.3 + ease[item] + luck + {"full": 0.9, "lora": 0.0, "mora": 0.0}[arm]
+            eta = 0.3 + ease[item] + shift + {"full": 0.9, "lora": 0.0, "mora": 0.0}[arm]
             rows.append((arm, run, f"q{item}", int(rng.random() < 1 / (1 + np.exp(-eta)))))
     return pd.DataFrame(rows, columns=["arm", "run", "item", "correct"])
 

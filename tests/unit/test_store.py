@@ -88,7 +88,7 @@ def test_a_killed_holder_frees_its_cell_and_is_recorded(store):
     assert store.claimed(KEY) is None
     assert store.reap(KEY)
     assert [f["kind"] for f in store.failures(KEY)] == ["killed"]
-    assert store.given_up(KEY) is None  # one kill is bad luck
+    assert store.given_up(KEY) is None  # one kill says nothing
     assert not store.reap(KEY)  # told once
 
 

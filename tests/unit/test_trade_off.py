@@ -75,12 +75,12 @@ def runs(seed=0, *, gap=3.0, noise=1.0, seeds=5, shift=0.0):
     rng = np.random.default_rng(seed)
     rows = []
     for s in range(seeds):
-        luck = rng.normal(0, 3, 2)
+        common = rng.normal(0, 3, 2)
         for arm in ("a", "b"):
             for wp in WEIGHTS:
                 learning = 10 + 20 * wp + (shift if arm == "a" else 0.0)
                 forgetting = 0.5 * learning + (gap if arm == "a" else 0.0)
-                e = luck + noise * rng.standard_normal(2)
+                e = common + noise * rng.standard_normal(2)
                 rows.append([arm, wp, s, learning + e[0], forgetting + e[1]])
     return pd.DataFrame(rows, columns=["arm", "wp", "seed", "learning", "forgetting"])
 

@@ -100,7 +100,7 @@ def base(study: Study) -> pd.DataFrame:
 
 
 def effect_table(study: Study) -> Table:
-    """Return PLW 1 against PLW 0 in every panel, with what could have been seen beside it."""
+    """Return PLW 1 against PLW 0 in every panel, with its minimum detectable effect."""
     frame = dose(study)[[c for c in EFFECT_COLUMNS if c in dose(study)]]
     margin = float(dose(study)["margin"].iloc[0])
     note = (
