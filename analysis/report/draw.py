@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.report import style
 from analysis.report.style import MUTED, PAPER, Look
@@ -106,6 +107,14 @@ def count_text(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:g}"
+
+
+def counts_axis(axis: Axes) -> None:
+    """Make the horizontal axis logarithmic, a label for every power of ten."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(numticks=9))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: count_text(value))
 
 
 def end_labels(

@@ -192,7 +192,8 @@ def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
     """Return how often the second analysis gives the same verdict."""
     known = table[table["agrees"].notna()] if len(table) else table
     if not len(known):
-        return []
+        text = f"A second analysis, {method}, is possible for none of the effects."
+        return [Item(text, "second analysis")] if len(table) else []
     same = int(known["agrees"].eq(True).sum())
     text = (
         f"A second analysis, {method}, gives the same verdict on {same} of "

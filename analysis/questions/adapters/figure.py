@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
@@ -39,7 +39,7 @@ def arm_lines(table: pd.DataFrame) -> Figure:
     columns = ("trainable_parameters", "seconds", "peak_mb")
     for axis, name in zip(axes[2:], columns, strict=True):
         _dots(axis, y, table[name])
-    _counts(axes[2])
+    draw.counts_axis(axes[2])
     axes[2].set_xlabel("parameters")
     axes[3].set_xlabel("time")
     axes[4].set_xlabel("memory")
@@ -65,14 +65,6 @@ def _intervals(axis: Axes, y: Any, table: pd.DataFrame, name: str) -> None:
     )  # fmt: skip
 
 
-def _counts(axis: Axes) -> None:
-    """Make the axis logarithmic, a label for every power of ten."""
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(numticks=9))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: draw.count_text(value))
-
-
 def _dots(axis: Axes, y: Any, values: "pd.Series[float]") -> None:
     axis.plot(values, y, OWN.marker, color=OWN.color, markersize=2.6)
 
@@ -86,7 +78,7 @@ def arm_costs(table: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(style.PAGE, 3.3), layout="constrained")
     axis = figure.subplots()
-    _counts(axis)
+    draw.counts_axis(axis)
     axis.errorbar(
         table["trainable_parameters"], table["learning"],
         yerr=draw.arms(table["learning"], table["learning_low"], table["learning_high"]),

@@ -30,7 +30,8 @@ def plan(table: pd.DataFrame) -> Figure:
             line = at(lines, {"seeds": seeds})
             axis.plot(line["items"], line["se"], color=look.color, linewidth=1.1)
         axis.plot(here["items"], here["se"], "X", color=style.INK, markersize=6, zorder=5)
-        axis.set(xscale="log", title=title, xlabel="items")
+        axis.set(title=title, xlabel="items")
+        draw.counts_axis(axis)
         if (rows["se"] > 0).any():
             ticks = _ticks(table["se"])
             axis.set_yscale("log")

@@ -12,7 +12,8 @@ from analysis.report.draw import at, levels
 from analysis.report.style import BLUE, INK, MUTED, PAPER, styled
 
 MOST_NAMES = 14  # along one front; the table has them all
-NAMES_WIDTH = 0.55  # of the axis, beside the markers
+NAMES_WIDTH = (0.15, 0.5)  # of the axis: of names beside their markers, in a column
+NEAR = 0.2  # of the axis: names of markers nearer than this would overprint
 
 
 @styled
@@ -63,21 +64,31 @@ def _level(axis: Axes, row: Any, look: style.Look) -> None:
 
 
 def _names(axis: Axes, edge: pd.DataFrame) -> None:
-    """Write the names of the front in a column of their own, each with a line to its marker.
+    """Write the names of the front left of it, where by its nature no other level can be.
 
-    They stand to the left, where by the front's nature no other level can be.
+    They stand beside their markers, or, where they would overprint there, in a column of their own,
+    each with a line to its marker.
     """
     named = edge.nlargest(MOST_NAMES, "chance").sort_values("learning", kind="stable")
-    left, right = axis.get_xlim()
-    axis.set_xlim(left - NAMES_WIDTH * (right - left), right)
     low, high = axis.get_ylim()
     gap = 0.047 * (high - low)
     heights = style.spread(named["learning"], gap)
+    left, right = axis.get_xlim()
+    apart = named[["forgetting", "learning"]].astype(float).diff().abs()
+    close = bool(((apart["learning"] < gap) & (apart["forgetting"] < NEAR * (right - left))).any())
+    left -= NAMES_WIDTH[close] * (right - left)
+    axis.set_xlim(left, right)
     down = max(0.0, max(heights, default=low) - (high - gap / 2))
     for row, height in zip(named.itertuples(), heights, strict=True):
-        axis.annotate(
-            str(row.label), (float(str(row.forgetting)), float(str(row.learning))),
-            xytext=(0.01, height - down), textcoords=("axes fraction", "data"), ha="left",
-            va="center", fontsize=5.5, color=INK,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 2},
-        )  # fmt: skip
+        at_marker = float(str(row.forgetting)), float(str(row.learning))
+        if close:
+            axis.annotate(
+                str(row.label), at_marker, fontsize=5.5, color=INK, xytext=(0.01, height - down),
+                textcoords=("axes fraction", "data"), ha="left", va="center",
+                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 2},
+            )  # fmt: skip
+        else:
+            axis.annotate(
+                str(row.label), at_marker, fontsize=5.5, color=INK, xytext=(-4, 3),
+                textcoords="offset points", ha="right", va="bottom",
+            )  # fmt: skip
