@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ablate {__version__}")
         return 0
     try:
+        if verb.startswith("-"):
+            raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")
         if verb not in VERBS:
             raise UserError(f"{verb}: no such verb; {', '.join(VERBS)}.{nearest(verb, VERBS)}")
         return VERBS[verb].main(rest)

@@ -163,6 +163,8 @@ class Composer:
                     f"hydra.{name}={target or node}: cannot be replaced; where cells run is set by "
                     "hydra/launcher=NAME and hydra.launcher.*"
                 )
+        if hydra.launcher.get("n_jobs") == 0:
+            raise UserError("hydra.launcher.n_jobs=0: must be a number of workers, or -1 for all")
 
     @cached_property
     def _cell_keys(self) -> dict[str, None]:

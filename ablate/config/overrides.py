@@ -55,6 +55,8 @@ def parse(line: str) -> Override:
     Raises:
         UserError: the line is no `key=value`.
     """
+    if "\n" in line:
+        raise UserError(f"{line!r}: not an override; write key=value in one line")
     try:
         parsed: Override = OverridesParser.create().parse_overrides([line])[0]
     except HydraException as error:

@@ -106,6 +106,7 @@ CASES = {
     "unknown setting": (["learning_rate=0.1"], "learning_rate"),
     "misspelt setting": (["train.epoch=1"], "train.epochs"),
     "no override": (["plw"], "key=value"),
+    "two lines": (["plw=0\nseed=1"], "not an override; write key=value in one line"),
     "secret in a cell": (["dataset.subset=${oc.env:HOME}"], "refused"),
     "embeddings": (["embeddings=freezed"], "frozen"),
     "adapter option": (["adapter.options.dropout=2"], r"\[0, 1\)"),
@@ -153,6 +154,7 @@ COMMAND = {
     "sweeper": (["hydra.sweeper=foo"], "hydra.sweeper=foo.*hydra/launcher"),
     "launcher": (["hydra/launcher=foo"], "hydra/launcher=foo: not one of .*joblib"),
     "launcher's setting": (["hydra.launcher.n_jobs=foo"], "n_jobs"),
+    "no workers": (["hydra.launcher.n_jobs=0"], "n_jobs"),
     "folder below a file": (["out={files}/good.jsonl/x"], "good.jsonl is no folder"),
     "folder that is a file": (["out={files}/good.jsonl"], "good.jsonl is no folder"),
     "no folder": (["out="], "out=: must be a folder"),
@@ -230,6 +232,7 @@ def test_bad_verbs_folders_and_tables(tmp_path, capsys):
     (tmp_path / "scoreless.csv").write_text("a,b\n1,2\n")
     for words, expected in [
         (["swep"], "sweep"),
+        (["--config-dir=conf", "plan"], "--config-dir=conf: options stand behind a verb: run"),
         (["run", "plw=0,1", *BASE], "one cell"),
         (["tokens", "masking=none,special"], "one cell is taken here, not 2"),
         (["reproduce", "plw", "study=quick"], "study=quick: the study is named first"),
