@@ -33,8 +33,8 @@ from analysis.regression.study import NoModel, Study
 from analysis.report import build
 from analysis.report.headline import Headline, judged
 from analysis.table.columns import NEEDED
-from analysis.table.conditions import ARM, differences
-from analysis.table.factors import carrier, factors_of, level_columns, level_text
+from analysis.table.conditions import ARM, OWN, differences
+from analysis.table.factors import factors_of, level_columns, level_text
 from analysis.table.frame import from_results, read, study_rows
 from analysis.table.items import read_items
 
@@ -232,8 +232,10 @@ class LoadedStudy(LoadedTable):
     @cached_property
     def _names(self) -> pd.DataFrame:
         """The rows of the model under every name: `run` is a name's own, `trained` the run's."""
-        raw = self._named_rows.assign(trained=self.results["train_key"].astype(str))
-        return study_rows(from_results(raw))
+        raw = self._named_rows
+        own = {name: raw[column] for name, column in OWN.items() if column in raw}
+        trained = self.results["train_key"].astype(str)
+        return study_rows(from_results(raw.assign(trained=trained, **own)))
 
     @cached_property
     def _named_rows(self) -> pd.DataFrame:
@@ -327,9 +329,8 @@ def _arm_names(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _named(side: Side) -> set[str]:
-    """Return the factors that a side fixes, and the columns that carry them."""
-    names = {ARM} if isinstance(side, str) else {str(name) for name in side}
-    return names | {carrier(name) for name in names}
+    """Return the factors that a side fixes."""
+    return {ARM} if isinstance(side, str) else {str(name) for name in side}
 
 
 def _plain(level: object) -> str:

@@ -13,10 +13,15 @@ from analysis.errors import AnalysisError
 from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.table.adjusted_means import adjusted_means, by_rule
 from analysis.table.cells import run_means
-from analysis.table.factors import factors_of, joined
+from analysis.table.factors import carrier, factors_of, joined
 
 ARM = "arm"  # what a side fixes that is the name of an arm
 STRATA = ("dataset", "model")
+OWN = {"own adapter": "adapter", "own dataset": "dataset", "own model": "model"}  # levels alone
+TWINS = {  # columns that hold one factor: naming one fixes the other
+    "lr": "rate", "rate": "lr", "method": "adapter", "mode": "masking", "wp": "plw",
+    "effective_plw": "plw", "log2_rank": "rank",
+}  # fmt: skip
 
 
 def differences(
@@ -25,21 +30,24 @@ def differences(
     """Yield the difference of two sets of runs in every stratum and kind of task.
 
     Args:
-        rows: prepared, a run for every name: `run` is the name's own, `trained` what was trained.
+        rows: prepared, a run for every name: `run` is the name's own, `trained` what was trained;
+            with the columns of `OWN`, levels without the settings that they carry.
         sides: the names of the first and of the second side.
         named: the factors that the sides fix.
         df: the rule for degrees of freedom, as of `adjusted_means.by_rule`.
     """
     first = sides[0]
     chosen = rows[rows["run"].isin(first | sides[1])]
-    trained = chosen.drop_duplicates("run").set_index("run")["trained"]
-    strata = [n for n in STRATA if n in chosen and n not in named]
+    facts = chosen.drop_duplicates("run").set_index("run")[["trained", *OWN]]
+    named = named | {TWINS[n] for n in named if n in TWINS}
+    carried = {carrier(n) for n in named} - {"", *named}
+    strata = [n for n in STRATA if n in chosen and n not in named | carried]
     for side in [s for s in ("target", "source", "both") if (chosen["side"] == s).any()]:
         runs = run_means(chosen, side=side)
-        runs = runs.assign(first=runs["run"].isin(first), trained=runs["run"].map(trained))
+        runs = runs.assign(first=runs["run"].isin(first)).join(facts, on="run")
         groups = runs.groupby(strata, observed=True) if strata else [((), runs)]
         for key, own in groups:
-            shared = _shared(own, named)
+            shared = _shared(own, named, carried)
             effect = _difference(shared, df) if len(shared) else None
             if effect is not None:
                 head: dict[str, object] = dict(zip(strata, map(str, key), strict=True))
@@ -48,16 +56,20 @@ def differences(
                 yield head | {"runs_second": int(counts[False])}, effect
 
 
-def _shared(runs: pd.DataFrame, named: set[str]) -> pd.DataFrame:
+def _shared(runs: pd.DataFrame, named: set[str], carried: set[str]) -> pd.DataFrame:
     """Return the runs under conditions that both sides ran, every trained run once.
 
     Args:
         runs: a row per name: first (whether of the first side), trained, seed, score.
         named: the factors that the sides fix.
+        carried: columns that carry a setting of these; what else they carry is a condition.
     """
     factors = factors_of(runs)
     arm = factors.columns("arm") if ARM in named else []
-    others = [n for n in factors.cell if n not in named and n not in arm]
+    others = [n for n in factors.cell if n not in {*named, *carried, *arm}]
+    parted = carried | ({"adapter"} if "method" in named else set())
+    others += [f.column for f in factors if f.inside in parted and f.column not in named]
+    others += [own for own, column in OWN.items() if column in carried]
     runs = runs.assign(condition=joined(runs, others))
     both = runs.groupby(["condition", "trained"])["first"].transform("nunique") > 1
     runs = _of_both(runs[~both])  # what is one run on both sides says nothing of their difference

@@ -260,3 +260,23 @@ def test_base_models_are_compared_under_equal_conditions(tmp_path, by):
     assert "model" not in found
     assert len(found) == 2 * raw["dataset"].nunique()
     np.testing.assert_allclose(found["estimate"], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("column", "levels"),
+    [("adapter.options.dropout", (0.0, 0.1)), ("lr", (1e-3, 1e-2)), ("dataset.max_rows", (50, 99))],
+)
+def test_a_setting_that_a_level_carries_is_compared_within_that_level(tmp_path, column, levels):
+    """LoRA at both levels, a point better at the second, where MoRA ran alone and says nothing."""
+    raw = fake_results(plws=(0.0, 0.1), controls=False)
+    raw = raw[raw["adapter"].isin(["lora", "mora"])]
+    raw["value"] *= 0.8
+    parts = [
+        raw.assign(train_key=raw["train_key"] + str(n), value=raw["value"] + n / 100,
+                   **{column: level}) for n, level in enumerate(levels)
+    ]  # fmt: skip
+    raw = pd.concat(parts, ignore_index=True)
+    raw = raw[(raw["adapter"] == "lora") | (raw[column] == levels[1])]
+    raw.to_parquet(tmp_path / "results.parquet", index=False)
+    found = ablate.load(tmp_path).compare({column: levels[1]}, {column: levels[0]})
+    np.testing.assert_allclose(found["estimate"], 1.0, atol=1e-9)
