@@ -191,7 +191,9 @@ def _literal(tokens: list[str]) -> Iterator[str]:
             inside += 1
         elif token == ")" and inside:
             inside -= 1
-        if not inside and re.match(r"[A-Za-z_`]", token) and token.strip("`") in RESERVED:
+        # A bracket may make the name that of a level's coefficient, arm[T.b], of which one is lost.
+        odd = token.strip("`") in RESERVED or "[" in token
+        if not inside and re.match(r"[A-Za-z_`]", token) and odd:
             yield from ("I", "(", token, ")")
         else:
             yield token

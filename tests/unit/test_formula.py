@@ -194,6 +194,15 @@ def test_a_name_that_formulaic_would_read_otherwise_is_a_column(name, numbers):
     np.testing.assert_allclose(groups.fixef, same.fixef, rtol=1e-6)
 
 
+def test_a_column_that_is_called_as_a_levels_coefficient_keeps_its_own():
+    table = pd.DataFrame({"arm": np.resize(list("ab"), 40), "x": np.resize([1.0, 2.0, 3.0], 40)})
+    table["y"] = np.random.default_rng(0).normal(size=40)
+    plain = fit_mixed(table, "y ~ arm + x")
+    odd = fit_mixed(table.rename(columns={"x": "arm[T.b]"}), "y ~ arm + `arm[T.b]`")
+    np.testing.assert_allclose(odd.fixef.to_numpy(), plain.fixef.to_numpy())
+    assert odd.fixef.index.is_unique
+
+
 @pytest.mark.parametrize(
     "formula",
     ["log(y) ~ x", "sqrt(y) ~ x", "y ~ log(x)", "y ~ scale(x - x)", "y ~ z + offset(log(x))",
