@@ -1,20 +1,23 @@
 """Fits a mixed model given by a formula: `fit_mixed(frame, "score ~ wp + (1 | task)")`."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.bounded import FAMILIES, bounded_scores
 from analysis.engine.diagnosis import diagnosis, left_out, separation
+from analysis.engine.dispersion import Dispersed
 from analysis.engine.fits import GlmmFit, MixedFit, RandomEffect
 from analysis.engine.formula import DesignMatrices, design, parse
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.glmm_fit import coefficient_covariance, fit_glmm, separated
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array
-from analysis.engine.lmm import Problem, solution
+from analysis.engine.lmm import Evaluation, Problem, solution
 from analysis.engine.lmm_fit import Minimum, minimise
+from analysis.engine.residual import basis, check_noise, without_noise
 from analysis.errors import AnalysisError, listed, nearest
 
 __all__ = [
@@ -35,6 +38,7 @@ def fit_mixed(
     *,
     method: str | None = None,
     weights: str | None = None,
+    dispersion: str | None = None,
 ) -> MixedFit:
     """Return the fit of `formula` on `frame`; without a random term there is none.
 
@@ -48,6 +52,8 @@ def fit_mixed(
             are to be compared. Other families are "ML", by Laplace's approximation.
         weights: a column of positive weights: a row's residual variance is sigma^2 / weight; of
             a binomial the number of trials; of a beta what the log-likelihood is multiplied by.
+        dispersion: of a Gaussian fit what the residual's standard deviation differs by, its log
+            being linear in the columns: "~ panel" gives every panel its own.
 
     Raises:
         AnalysisError: an unknown name, a formula that cannot be read, too few rows, a score that
@@ -56,8 +62,11 @@ def fit_mixed(
     if family not in FAMILIES:
         near = nearest(family, FAMILIES)
         raise AnalysisError(f"family={family}: not one of {listed(FAMILIES)}.{near}")
+    if family != "gaussian" and dispersion is not None:
+        raise AnalysisError(f"dispersion={dispersion}: for family=gaussian alone, not {family}")
     counted = family == "binomial" and weights is not None
-    found = design(parse(formula, frame.columns), frame, weights=weights, counted=counted)
+    parsed = parse(formula, frame.columns)
+    found = design(parsed, frame, weights=weights, counted=counted, dispersion=dispersion)
     if family != "gaussian":
         if method not in (None, "ML"):
             raise AnalysisError(f"method={method}: family={family} is fitted by ML alone")
@@ -138,15 +147,14 @@ def _fit(formula: str, found: DesignMatrices, method: str) -> MixedFit:
     if method not in METHODS:
         raise AnalysisError(f"method={method}: not one of {listed(METHODS)}")
     _check_score(found)
-    problem = Problem(
-        found.X_NB,
-        found.response_N,
-        factors=found.factors,
-        weights_N=found.weights_N,
-        reml=method == "REML",
-    )
+    problem = _problem(found, method, found.weights_N)
     _check(found, problem)
-    minimum = minimise(problem)
+    dispersed, words = None, list[str]()
+    if found.dispersion is None:
+        minimum = minimise(problem)
+    else:
+        dispersed = Dispersed(problem, basis(found.dispersion))
+        problem, minimum, words = _dispersed(found, method, dispersed)
     if minimum.theta.max(initial=0.0) > EXACT_THETA:
         raise AnalysisError(
             f"formula={formula}: the random effects explain the score exactly; are rows duplicated?"
@@ -163,12 +171,45 @@ def _fit(formula: str, found: DesignMatrices, method: str) -> MixedFit:
         sigma=float(np.sqrt(variance)),
         loglik=-minimum.at.deviance / 2,
         random={f.group: _random(f, variance * lam @ lam.T, modes) for f, lam, modes in quads},
-        diagnosis=tuple(diagnosis(found, problem, minimum)),
+        diagnosis=(*diagnosis(found, problem, minimum), *words),
         left_out=left_out(found, problem),
         design=found,
         problem=problem,
         minimum=minimum,
+        dispersed=dispersed,
     )
+
+
+def _problem(
+    found: DesignMatrices,
+    method: str,
+    weights_N: Array | None,
+    scales: Sequence[Array] | None = None,
+) -> Problem:
+    return Problem(
+        found.X_NB,
+        found.response_N,
+        factors=found.factors,
+        weights_N=weights_N,
+        reml=method == "REML",
+        scales=scales,
+    )
+
+
+def _dispersed(
+    found: DesignMatrices, method: str, dispersed: Dispersed
+) -> tuple[Problem, Minimum[Evaluation], list[str]]:
+    """Return the model with the weights that were estimated, where the search ended, and words."""
+    assert found.dispersion is not None
+    check_noise(found.dispersion, dispersed.basis_NK, dispersed.problem.fixed.q_NB)
+    minimum = minimise(dispersed)
+    log_N = dispersed.logs(minimum.x)
+    words = without_noise(found.dispersion, log_N, minimum.at.leverage_N)
+    weights_N = dispersed.weights(minimum.x, found.weights_N)
+    problem = _problem(found, method, weights_N, dispersed.problem.scales)
+    same = {f.name: getattr(minimum, f.name) for f in fields(minimum)}
+    settled = Minimum(**same | {"at": problem.evaluate(minimum.theta)})
+    return problem, settled, words
 
 
 def _check_size(found: DesignMatrices, coefficients: int) -> None:

@@ -36,7 +36,6 @@ from analysis.engine.lmm import solution
 from analysis.engine.lmm_fit import minimise
 from analysis.engine.response import with_response
 from analysis.inference.estimates import DF_RULES, contrast
-from analysis.inference.marginal import root_weights
 from analysis.mixed import MixedFit, fit_mixed
 
 HERE = Path(__file__).parent
@@ -100,7 +99,7 @@ def scores(shape: Shape, rows: pd.DataFrame, bend: float, rng: np.random.Generat
 
 def refitted(fit: MixedFit, y_N: Array) -> MixedFit:
     """Return the fit of the same design to another response, by the full search."""
-    problem = with_response(fit.problem, y_N, root_weights(fit))
+    problem = with_response(fit.problem, y_N, fit.design.root_N)
     minimum = minimise(problem)
     solved = solution(problem, minimum.theta, minimum.at)
     variance, names = minimum.at.r2 / problem.df, fit.fixef.index

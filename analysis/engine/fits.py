@@ -9,11 +9,13 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit
 
+from analysis.engine.dispersion import Dispersed
 from analysis.engine.formula import DesignMatrices, matrix_for
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem
 from analysis.engine.lmm_fit import Minimum
+from analysis.engine.residual import first_rows, log_table
 from analysis.engine.satterthwaite import Curvature, curvature
 from analysis.engine.summary import FitSummary, brief, random_table
 
@@ -57,8 +59,16 @@ class MixedFit:
     design: DesignMatrices
     problem: Problem
     minimum: Minimum[Evaluation]
+    dispersed: Dispersed | None = None  # the search for the rows' own residual variances
     family: str = "gaussian"
     link: str = "identity"
+
+    @property
+    def weights_N(self) -> Array | None:
+        """The rows' weights, estimated ones included: residual variances are sigma^2 / weight."""
+        if self.dispersed is None:
+            return self.design.weights_N
+        return self.dispersed.weights(self.minimum.x, self.design.weights_N)
 
     @property
     def se(self) -> pd.Series:
@@ -72,8 +82,8 @@ class MixedFit:
 
     @property
     def parameters(self) -> int:
-        """Fixed effects, entries of theta and sigma."""
-        return len(self.fixef) + len(self.minimum.theta) + 1
+        """Fixed effects, entries of theta, what the residual variance differs by, and sigma."""
+        return len(self.fixef) + len(self.minimum.x) + 1
 
     @property
     def aic(self) -> float:
@@ -98,7 +108,44 @@ class MixedFit:
     @cached_property
     def curvature(self) -> Curvature:
         """What Satterthwaite's degrees of freedom are computed from; made when first asked for."""
-        return curvature(self.problem, self.minimum.theta, self.minimum.at)
+        if self.dispersed is None:
+            return curvature(self.problem, self.minimum.theta, self.minimum.at)
+        x = self.minimum.x
+        return curvature(self.dispersed, x, self.dispersed.evaluate(x))
+
+    @property
+    def residual_sd(self) -> pd.Series:
+        """The residual's standard deviation by level of the dispersion.
+
+        Without one, and of more than 30 levels, it is `sigma` alone, of name "".
+        """
+        return pd.Series(self.residual_sds(self.minimum.x, self.sigma), dtype=np.float64)
+
+    def residual_sds(self, x: Array, sigma: float) -> dict[str, float]:
+        """Return what `residual_sd` would be at other values of all variance parameters."""
+        if self.dispersed is None or not self.residual_rows:
+            return {"": sigma}
+        ratio_N = np.exp(self.dispersed.logs(x))
+        return {name: sigma * float(ratio_N[i]) for name, i in self.residual_rows.items()}
+
+    @cached_property
+    def residual_rows(self) -> dict[str, int]:
+        """The first row of every level of the dispersion, where they are few enough to show."""
+        return first_rows(self.design.dispersion)
+
+    @cached_property
+    def dispersion(self) -> pd.DataFrame:
+        """The coefficients of the log of the residual's standard deviation: name, estimate, se.
+
+        Without a dispersion there are none.
+        """
+        found, known = self.design.dispersion, self.dispersed
+        if found is None or known is None:
+            return pd.DataFrame(columns=["name", "estimate", "se"])
+        own = slice(known.size, None)  # gamma, and the log of sigma
+        by_NK = np.column_stack([known.basis_NK, np.ones(self.n)])
+        log_N = known.logs(self.minimum.x) + np.log(self.sigma)
+        return log_table(found, log_N, by_NK, self.curvature.phi_cov_KK[own, own])
 
     def __repr__(self) -> str:
         return str(self.summary())
@@ -108,7 +155,7 @@ class MixedFit:
         return self.summary()._repr_html_()
 
     def summary(self) -> FitSummary:
-        """Return what lme4's summary says; its `tables` are "random" and "fixed".
+        """Return what lme4's summary says; its `tables` are "random", "dispersion" and "fixed".
 
         Degrees of freedom are Satterthwaite's; families other than the Gaussian have z for t and
         no degrees of freedom.
@@ -116,7 +163,11 @@ class MixedFit:
         return FitSummary(
             title=self._title(),
             facts={"Formula": self.formula} | self._facts(),
-            tables={"random": random_table(self.random, self.sigma), "fixed": self._fixed()},
+            tables={
+                "random": random_table(self.random, self.residual_sd),
+                "dispersion": pd.DataFrame() if self.residual_rows else self.dispersion,
+                "fixed": self._fixed(),
+            },
             notes=self._notes(),
         )
 
@@ -130,7 +181,10 @@ class MixedFit:
             rows += f" ({self.design.dropped:,} more have missing values)"
         name = "restricted log-likelihood" if self.method == "REML" else "log-likelihood"
         criteria = f"AIC {self.aic:.2f}   BIC {self.bic:.2f}   {name} {self.loglik:.2f}"
-        return {"Rows": rows, "Criteria": criteria}
+        found = {"Rows": rows, "Criteria": criteria}
+        if self.design.dispersion is not None:
+            found |= {"Residual SD": f"differs between rows: {self.design.dispersion.formula}"}
+        return found
 
     def _fixed(self) -> pd.DataFrame:
         """Return one row per fixed effect: name, estimate, se, df, t, p."""
@@ -165,6 +219,12 @@ class MixedFit:
     def residuals(self) -> pd.Series:
         """The score less `fitted`."""
         return pd.Series(self.design.y_N, index=self.design.rows) - self.fitted
+
+    @property
+    def standardised(self) -> pd.Series:
+        """The residuals of a linear model, each over its own standard deviation."""
+        root_N = 1.0 if self.weights_N is None else np.sqrt(self.weights_N)
+        return self.residuals * root_N / self.sigma
 
     def matrix(self, rows: pd.DataFrame) -> Array:
         """Return the fixed-effects matrix (N, B) of other `rows`, columns as in `fixef`.

@@ -24,7 +24,7 @@ from scipy.linalg import block_diag
 from scipy.special import logit
 
 from analysis.engine.layout import Factor
-from analysis.engine.linalg import Array, Index, Mask
+from analysis.engine.linalg import Array, Index, Mask, independent_columns
 from analysis.engine.summary import brief
 from analysis.errors import AnalysisError, listed, nearest
 
@@ -62,6 +62,18 @@ class Parsed:
 
 @brief
 @dataclass(frozen=True, slots=True)
+class Dispersion:
+    """What the logarithm of the residual's standard deviation is linear in."""
+
+    formula: str
+    names: tuple[str, ...]
+    columns_NC: Array  # independent ones, whose span holds the constant
+    index_N: Index  # the level of every row: what its columns' values are together
+    levels: tuple[str, ...]
+
+
+@brief
+@dataclass(frozen=True, slots=True)
 class DesignMatrices:
     """The matrices of a formula on a table, rows with missing values left out."""
 
@@ -75,6 +87,7 @@ class DesignMatrices:
     rows: "pd.Index[Any]"
     dropped: int
     offset_N: Array | None = None
+    dispersion: Dispersion | None = None
 
     @property
     def needed(self) -> list[str]:
@@ -83,6 +96,11 @@ class DesignMatrices:
         # what it says of a variable's source.
         there = {str(v) for v in self.spec.variables if Variable.Role.VALUE in v.roles}
         return [name for name in self.parsed.columns if name in there]
+
+    @property
+    def root_N(self) -> Array:
+        """The square roots of the rows' weights; ones without weights."""
+        return np.ones(len(self.y_N)) if self.weights_N is None else np.sqrt(self.weights_N)
 
     @property
     def response_N(self) -> Array:
@@ -97,52 +115,71 @@ def parse(formula: str, columns: Iterable[str]) -> Parsed:
         formula: as in the module's docstring.
         columns: the table's columns, against which names are checked.
     """
-    tokens = list(_tokens(formula))
-    known = [str(c) for c in columns]
-    tilde = _tilde(formula, tokens)
-    used = tuple(dict.fromkeys(_columns(formula, tokens, known)))
+    said, tokens, used = _read("formula", formula, columns)
+    tilde = _tilde(said, tokens)
     left, right = tokens[:tilde], tokens[tilde + 1 :]
     if not left or not right:
-        raise AnalysisError(f"formula={formula}: nothing stands on one side of the ~")
+        raise AnalysisError(f"{said}: nothing stands on one side of the ~")
     if "|" in left or "||" in left:
-        raise AnalysisError(f"formula={formula}: a | belongs to the right of the ~")
-    fixed, bars, offsets = _split(formula, right)
+        raise AnalysisError(f"{said}: a | belongs to the right of the ~")
+    fixed, bars, offsets = _split(said, right)
     fixed = list(_literal(fixed))
     texts = (_text(left), _text(fixed), *(bar.expression for bar in bars))
     if any(re.search(rf"(?<![\w`]){OFFSET} ?\(", text) for text in texts):
         raise AnalysisError(
-            f"formula={formula}: offset(x) is a term of its own, joined by +, as in "
-            f"score ~ wp + offset(x)"
+            f"{said}: offset(x) is a term of its own, joined by +, as in score ~ wp + offset(x)"
         )
     return Parsed(_text(left), _text(fixed) or "1", tuple(bars), used, tuple(offsets))
 
 
+def parse_dispersion(text: str, columns: Iterable[str]) -> Parsed:
+    """Return the parts of a one-sided formula of fixed terms; its response is empty.
+
+    Args:
+        text: as in "~ panel".
+        columns: the table's columns, against which names are checked.
+    """
+    said, tokens, used = _read("dispersion", text, columns)
+    fixed, bars, offsets = _split(said, tokens[1:]) if len(tokens) > 1 else ([], [], [])
+    if tokens[:1] != ["~"] or not fixed or "~" in fixed or bars or offsets:
+        raise AnalysisError(f"{said}: must be ~ and terms without bars or offsets, as in ~ panel")
+    return Parsed("", _text(list(_literal(fixed))), (), used)
+
+
 def response_columns(formula: str, columns: Iterable[str]) -> list[str]:
     """Return the columns that the left side of a formula is computed from, as far as known."""
-    tokens, known = list(_tokens(formula)), {str(c) for c in columns}
-    left = tokens[: _tilde(formula, tokens)]
+    said = f"formula={formula}"
+    tokens, known = list(_tokens(said, formula)), {str(c) for c in columns}
+    left = tokens[: _tilde(said, tokens)]
     named = [t.strip("`") for t, after in zip(left, [*left[1:], ""], strict=False) if after != "("]
     return [name for name in named if name in known]
 
 
-def _tilde(formula: str, tokens: list[str]) -> int:
+def _read(role: str, text: str, columns: Iterable[str]) -> tuple[str, list[str], tuple[str, ...]]:
+    """Return how a message about this formula begins, its tokens, and the columns it names."""
+    said = f"{role}={text}"
+    tokens = list(_tokens(said, text))
+    return said, tokens, tuple(dict.fromkeys(_columns(said, tokens, [str(c) for c in columns])))
+
+
+def _tilde(said: str, tokens: list[str]) -> int:
     if tokens.count("~") != 1:
-        raise AnalysisError(f"formula={formula}: must have one ~ between the score and its terms")
+        raise AnalysisError(f"{said}: must have one ~ between the score and its terms")
     return tokens.index("~")
 
 
-def _tokens(formula: str) -> Iterator[str]:
+def _tokens(said: str, formula: str) -> Iterator[str]:
     for match in _TOKEN.finditer(formula.strip()):
         if match["other"]:
             raise AnalysisError(
-                f"formula={formula}: {match['other']!r} is not allowed; a formula holds column "
+                f"{said}: {match['other']!r} is not allowed; a formula holds column "
                 f"names, numbers, + - * / : ^ ( ) | and the functions {listed(FUNCTIONS)}; other "
                 f"names go in `backticks`"
             )
         yield "**" if match[0].strip() == "^" else match[0].strip()
 
 
-def _columns(formula: str, tokens: list[str], known: list[str]) -> Iterator[str]:
+def _columns(said: str, tokens: list[str], known: list[str]) -> Iterator[str]:
     """Yield the columns named; an unknown name or function is an error with the nearest one."""
     for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
         if not re.match(r"[A-Za-z_`]", token):
@@ -151,33 +188,32 @@ def _columns(formula: str, tokens: list[str], known: list[str]) -> Iterator[str]
         if after == "(" and not token.startswith("`"):
             if token not in (*FUNCTIONS, OFFSET):
                 raise AnalysisError(
-                    f"formula={formula}: no function {token!r}; there are "
+                    f"{said}: no function {token!r}; there are "
                     f"{listed(FUNCTIONS)}.{nearest(token, (*FUNCTIONS, OFFSET))}"
                 )
         elif name in known:
             yield name
         elif token not in KEYWORDS:
             raise AnalysisError(
-                f"formula={formula}: no column {name!r}; the table has "
-                f"{listed(known)}.{nearest(name, known)}"
+                f"{said}: no column {name!r}; the table has {listed(known)}.{nearest(name, known)}"
             )
 
 
-def _split(formula: str, tokens: list[str]) -> tuple[list[str], list[Bar], list[str]]:
+def _split(said: str, tokens: list[str]) -> tuple[list[str], list[Bar], list[str]]:
     """Return the tokens of the fixed part, the random-effects terms, and the offsets."""
     fixed: list[str] = []
     bars: list[Bar] = []
     offsets: list[str] = []
-    for sign, term in _terms(formula, tokens):
+    for sign, term in _terms(said, tokens):
         if term[:2] == [OFFSET, "("] and _closes(term[1:]) and sign != ["-"]:
             offsets.append(_text(term[2:-1]))
         elif "|" not in term and "||" not in term:
             fixed += [*sign, *term]
         elif term[0] == "(" and term[-1] == ")" and sign != ["-"]:
-            bars += _bars(formula, term[1:-1])
+            bars += _bars(said, term[1:-1])
         else:
             raise AnalysisError(
-                f"formula={formula}: write a random term in brackets and join it by +, "
+                f"{said}: write a random term in brackets and join it by +, "
                 f"as in score ~ wp + (1 | task)"
             )
     return fixed[1:] if fixed[:1] == ["+"] else fixed, bars, offsets
@@ -205,7 +241,7 @@ def _closes(tokens: list[str]) -> bool:
     return len(tokens) > 2 and bool((depth[:-1] > 0).all()) and not depth[-1]
 
 
-def _terms(formula: str, tokens: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+def _terms(said: str, tokens: list[str]) -> Iterator[tuple[list[str], list[str]]]:
     """Yield the terms that + and - join outside brackets, each with its sign."""
     sign: list[str] = []
     term: list[str] = []
@@ -213,7 +249,7 @@ def _terms(formula: str, tokens: list[str]) -> Iterator[tuple[list[str], list[st
     for token in tokens:
         depth += (token == "(") - (token == ")")
         if depth < 0:
-            raise AnalysisError(f"formula={formula}: a bracket closes that was never opened")
+            raise AnalysisError(f"{said}: a bracket closes that was never opened")
         if depth == 0 and token in "+-" and (term or sign):
             yield sign, term
             sign, term = [token], []
@@ -222,11 +258,11 @@ def _terms(formula: str, tokens: list[str]) -> Iterator[tuple[list[str], list[st
         else:
             term.append(token)
     if depth:
-        raise AnalysisError(f"formula={formula}: a bracket is not closed")
+        raise AnalysisError(f"{said}: a bracket is not closed")
     yield sign, term
 
 
-def _bars(formula: str, tokens: list[str]) -> Iterator[Bar]:
+def _bars(said: str, tokens: list[str]) -> Iterator[Bar]:
     """Yield the random terms of what stands inside one pair of brackets."""
     marks = [i for i, token in enumerate(tokens) if token in ("|", "||")]
     left, right = tokens[: marks[0]], tokens[marks[0] + 1 :]
@@ -234,7 +270,7 @@ def _bars(formula: str, tokens: list[str]) -> Iterator[Bar]:
     simple = all(re.match(r"[A-Za-z_`]", n) for n in names) and len(right) % 2 == 1
     if len(marks) > 1 or not left or not simple or not set(joints) <= {":", "/"}:
         raise AnalysisError(
-            f"formula={formula}: ({_text(tokens)}) is no random term; write (1 | g), (1 + x | g), "
+            f"{said}: ({_text(tokens)}) is no random term; write (1 | g), (1 + x | g), "
             f"(0 + x | g) or (1 + x || g), where g is a column, a:b or a/b"
         )
     left = list(_literal(left))
@@ -259,7 +295,12 @@ def _text(tokens: list[str]) -> str:
 
 
 def design(
-    parsed: Parsed, frame: pd.DataFrame, *, weights: str | None = None, counted: bool = False
+    parsed: Parsed,
+    frame: pd.DataFrame,
+    *,
+    weights: str | None = None,
+    counted: bool = False,
+    dispersion: str | None = None,
 ) -> DesignMatrices:
     """Return the matrices of a parsed formula on the complete rows of `frame`.
 
@@ -268,11 +309,13 @@ def design(
         frame: the table.
         weights: a column of it.
         counted: whether a row is several trials, so that it may have a random effect of its own.
+        dispersion: a one-sided formula.
     """
+    spread = None if dispersion is None else parse_dispersion(dispersion, frame.columns)
     if weights is not None and weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
-    extra = [weights] if weights and weights not in parsed.columns else []
-    used = frame[[*parsed.columns, *extra]]
+    extra = ([weights] if weights else []) + list(spread.columns if spread else ())
+    used = frame[list(dict.fromkeys([*parsed.columns, *extra]))]
     data = used[used.notna().all(axis=1)]
     if not len(data):
         raise AnalysisError(f"no row has all of {listed(parsed.columns)}")
@@ -290,7 +333,22 @@ def design(
         rows=data.index,
         dropped=len(frame) - len(data),
         offset_N=_offset(parsed.offsets, data),
+        dispersion=None if spread is None else _dispersion(spread, data),
     )
+
+
+def _dispersion(spread: Parsed, data: pd.DataFrame) -> Dispersion | None:
+    """Return the columns of a dispersion; of a constant alone there are none."""
+    matrix = _matrix(spread.fixed, data)
+    columns_NC = _finite(matrix, f"dispersion=~ {spread.fixed}")
+    kept = independent_columns(columns_NC)
+    if len(independent_columns(np.column_stack([np.ones(len(data)), columns_NC]))) > len(kept):
+        raise AnalysisError(f"dispersion=~ {spread.fixed}: must have an intercept, or a factor")
+    if len(kept) == 1:
+        return None
+    index_N, levels = _levels(spread.columns, data)
+    names = tuple(str(matrix.columns[c]) for c in kept)
+    return Dispersion(f"~ {spread.fixed}", names, columns_NC[:, kept], index_N, levels)
 
 
 def _offset(expressions: tuple[str, ...], data: pd.DataFrame) -> Array | None:
@@ -371,6 +429,7 @@ def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
 def _matrix(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported by `_finite`
+            # Rows that a function has no value for are kept, so that `_finite` can name it.
             return formulaic.model_matrix(expression, data, context=_CONTEXT, na_action="ignore")
     except (FormulaicError, ValueError, TypeError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

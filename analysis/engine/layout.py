@@ -127,18 +127,20 @@ class BlockLayout:
         return Pattern.of(np.concatenate(rows), np.concatenate(columns), (levels, width, m))
 
     def blocks(self, w_N: Array | None = None, border_NB: Array | None = None) -> Blocks:
-        """Return the cross products with these weights; the border's are not weighted."""
+        """Return the cross products with these weights."""
+        left_NB = np.zeros((0, 0)) if border_NB is None else border_NB
+        right_NB = left_NB if w_N is None or border_NB is None else left_NB * w_N[:, None]
+        corner = left_NB.T @ right_NB
         if not self.factors:
-            corner = np.zeros((0, 0)) if border_NB is None else border_NB.T @ border_NB
             return Blocks(_NO_BLOCKS, DenseCoupling(np.zeros((0, 1, self.border))), corner)
         across = np.zeros((self.factors[0].size, 0))
         a22_MM = np.zeros((self.q + self.border,) * 2, order="F")
         if border_NB is not None:
             z = [f.matrix(self._stacked(i)) for i, f in enumerate(self.factors)]
-            across = z[0].T @ border_NB
-            a22_MM[self.q :, self.q :] = border_NB.T @ border_NB
+            across = z[0].T @ right_NB
+            a22_MM[self.q :, self.q :] = corner
             for matrix, own in zip(z[1:], self.slices, strict=True):
-                a22_MM[own, self.q :] = matrix.T @ border_NB
+                a22_MM[own, self.q :] = matrix.T @ right_NB
                 a22_MM[self.q :, own] = a22_MM[own, self.q :].T
         self._fill(a22_MM, w_N)
         shape = (len(self.factors[0].levels), len(self.factors[0].names), self.border)
@@ -216,6 +218,14 @@ class BlockLayout:
         for factor, columns, b_LP in zip(self.factors, self.columns, parts, strict=True):
             for c_N, b_L in zip(columns, b_LP.T, strict=True):
                 total += _weighted(np.ascontiguousarray(b_L)[factor.index_N], c_N)
+        return total
+
+    def rows(self, f: int, b_LPK: Array) -> Array:
+        """Return Z_f b, (N, K), for b of one factor."""
+        total = np.zeros((len(self.factors[f].index_N), b_LPK.shape[-1]))
+        for p, c_N in enumerate(self.columns[f]):
+            b_NK = np.ascontiguousarray(b_LPK[:, p])[self.factors[f].index_N]
+            total += b_NK if c_N is None else b_NK * c_N[:, None]
         return total
 
     def transposed(self, x_N: Array) -> list[Array]:

@@ -106,6 +106,7 @@ class Problem(Templates):
         factors: grouping factors, in any order; `self.factors` has the largest first.
         weights_N: positive weights; the residual variance of a row is sigma^2 / weight.
         reml: whether the criterion is REML or ML.
+        scales: what the factors' columns are divided by; their sizes unless given.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Problem(Templates):
         factors: Sequence[Factor] = (),
         weights_N: Array | None = None,
         reml: bool = True,
+        scales: Sequence[Array] | None = None,
     ) -> None:
         self.factors = tuple(sorted(factors, key=lambda f: -f.size))
         super().__init__(self.factors)
@@ -124,15 +126,20 @@ class Problem(Templates):
         self.n, self.p, self.reml = len(y_N), len(self.fixed.kept), reml
         self.df = self.n - self.p if reml else self.n
         columns = [f.columns_NP * root_N[:, None] for f in self.factors]
-        self.scales = [np.sqrt(np.mean(c**2, axis=0)) for c in columns]
+        own = [np.sqrt(np.mean(c**2, axis=0)) for c in columns]
+        self.scales = own if scales is None else list(scales)
         self.constant = float(-2 * np.log(root_N).sum())
         if reml:
             self.constant += float(2 * np.log(np.abs(np.diagonal(self.fixed.r_BB))).sum())
         scaled = [c / s for c, s in zip(columns, self.scales, strict=True)]
         self.layout = BlockLayout(self.factors, scaled, border=self.p + 1)
-        dense_NM = np.column_stack([self.fixed.q_NB, self.fixed.residual_N])
-        self.blocks = self.layout.blocks(border_NB=dense_NM)
+        self.blocks = self.layout.blocks(border_NB=self.dense_NM)
         self.q = self.layout.q
+
+    @property
+    def dense_NM(self) -> Array:
+        """The border: X as an orthogonal basis, and what it leaves of y."""
+        return np.column_stack([self.fixed.q_NB, self.fixed.residual_N])
 
     def evaluate(self, theta: Array) -> Evaluation:
         """Return deviance and derivatives at theta, see `evaluate`."""
@@ -141,6 +148,15 @@ class Problem(Templates):
     def curvature(self, theta: Array, at: Evaluation) -> Array:
         """Return a guess at the deviance's Hessian, see `average_information`."""
         return average_information(self, theta, at)
+
+    def covariance(self, theta: Array, at: Evaluation) -> Array:
+        """Return the covariance of beta over sigma^2, (B, B)."""
+        return solution(self, theta, at).cov_BB
+
+    def slope(self, theta: Array, at: Evaluation, variance: float) -> Array:
+        """Return the gradient by theta of the deviance at a sigma^2 that is not profiled out."""
+        triples = zip(at.traces, at.squares, self.unpack(theta), strict=True)
+        return self.pack([2 * (t - a / variance) @ lam for t, a, lam in triples])
 
     @cached_property
     def start(self) -> Array:
@@ -158,8 +174,11 @@ def evaluate(problem: Problem, theta: Array) -> Evaluation:
     Raises:
         numpy.linalg.LinAlgError: theta is so large that the dense part loses definiteness.
     """
-    lambdas = problem.unpack(theta)
-    factor = factored(problem.layout, problem.blocks, lambdas)
+    return evaluation(problem, factored(problem.layout, problem.blocks, problem.unpack(theta)))
+
+
+def evaluation(problem: Problem, factor: Factored) -> Evaluation:
+    """Return deviance and derivatives from the factor of the problem's cross products."""
     m = problem.q + (problem.p if problem.reml else 0)
     log_det, r2 = factor.log_det_to(m), float(factor.chol_MM[-1, -1] ** 2)
     inverse_MM = inverse_of_leading(factor.chol_MM, m)
@@ -171,7 +190,7 @@ def evaluate(problem: Problem, theta: Array) -> Evaluation:
     slopes = tuple(t - a * (df / r2) for t, a in zip(found, squares, strict=True))
     return Evaluation(
         deviance=problem.constant + log_det + df * (1 + np.log(2 * np.pi * r2 / df)),
-        gradient=problem.pack([2 * d @ m for d, m in zip(slopes, lambdas, strict=True)]),
+        gradient=problem.pack([2 * d @ m for d, m in zip(slopes, factor.lambdas, strict=True)]),
         slopes=slopes,
         traces=tuple(found),
         squares=squares,
@@ -187,7 +206,7 @@ def _scores(problem: Problem, factor: Factored) -> tuple[Array, ...]:
     lambdas, layout = factor.lambdas, problem.layout
     if not lambdas:
         return ()
-    u_M = _coefficients(factor.chol_MM)
+    u_M = coefficients(factor.chol_MM)
     residual_M = np.append(-turned(layout, u_M, [t.T for t in lambdas]), 1.0)
     a_LPK = problem.blocks.coupling.times(residual_M[:, None])
     found = [(a_LPK - times(problem.blocks.a11_LPP, times(factor.first.phi_LPP, a_LPK)))[..., 0]]
@@ -209,27 +228,50 @@ def average_information(problem: Problem, theta: Array, at: Evaluation) -> Array
     profiling over sigma takes, plus what D_f adds where it is positive.
     """
     lambdas, variance = problem.unpack(theta), at.r2 / problem.df
-    turns = _derivatives(problem, lambdas)
+    turns = derivatives(problem, lambdas)
     moved = [a @ t_KPP for a, t_KPP in zip(at.scores, turns, strict=True)]  # (K, L, P)
     first_LPK, rest_MK = _spread(problem, moved)
     blocks, coupling = problem.blocks, problem.blocks.coupling
     c_LPK = times(blocks.a11_LPP, first_LPK) + coupling.times(rest_MK)
-    h_LPK = times(at.phi_LPP, c_LPK)
     c_MK = coupling.transposed(first_LPK) + blocks.a22_MM @ rest_MK
-    flat = [v.reshape(-1, len(theta)) for v in (first_LPK, c_LPK, h_LPK)]
-    plain_KK = flat[0].T @ flat[1] + rest_MK.T @ c_MK - flat[1].T @ flat[2]
-    left_KM = (c_MK - coupling.transposed(h_LPK)).T
-    right_MK = turned(problem.layout, left_KM, lambdas).T
-    half_MK = blas.dtrsm(1.0, at.chol_MM, right_MK, lower=1)[:-1]
+    plain_KK = _flat(first_LPK).T @ _flat(c_LPK) + rest_MK.T @ c_MK
     linear_K = np.concatenate(
         [np.einsum("klp,lp->k", m, a) for m, a in zip(moved, at.scores, strict=True)]
     )
-    found = (plain_KK - half_MK.T @ half_MK) / variance
+    found = unexplained(problem, (lambdas, at), plain_KK, c_LPK, c_MK) / variance
     found -= np.outer(linear_K, linear_K) / (variance**2 * problem.df)
-    return found + _convex(problem, at)
+    return found + convex(problem, at)
 
 
-def _derivatives(problem: Problem, lambdas: list[Array]) -> list[Array]:
+def unexplained(
+    problem: Problem,
+    here: tuple[list[Array], Evaluation],
+    plain_KK: Array,
+    c_LPK: Array,
+    c_MK: Array,
+) -> Array:
+    """Return v' P v, (K, K), for some columns v over the rows.
+
+    Args:
+        problem: the model.
+        here: Lambda_f, and the model at them.
+        plain_KK: v' v.
+        c_LPK: Z_f' v of the first factor.
+        c_MK: that of the others, then X' v and y' v.
+    """
+    lambdas, at = here
+    h_LPK = times(at.phi_LPP, c_LPK)
+    left_KM = (c_MK - problem.blocks.coupling.transposed(h_LPK)).T
+    right_MK = turned(problem.layout, left_KM, lambdas).T
+    half_MK = blas.dtrsm(1.0, at.chol_MM, right_MK, lower=1)[:-1]
+    return plain_KK - _flat(c_LPK).T @ _flat(h_LPK) - half_MK.T @ half_MK
+
+
+def _flat(v_LPK: Array) -> Array:
+    return v_LPK.reshape(-1, v_LPK.shape[-1])
+
+
+def derivatives(problem: Problem, lambdas: list[Array]) -> list[Array]:
     """Return of every factor the derivatives of Lambda Lambda' by its thetas, (K, P, P)."""
     found = []
     for (rows, columns), template in zip(problem.free, lambdas, strict=True):
@@ -252,7 +294,7 @@ def _spread(problem: Problem, moved: list[Array]) -> tuple[Array, Array]:
     return first_LPK, rest_MK
 
 
-def _convex(problem: Problem, at: Evaluation) -> Array:
+def convex(problem: Problem, at: Evaluation) -> Array:
     """Return the second derivative of Lambda Lambda' along the positive part of D_f."""
     found, start = np.zeros((len(problem.lower),) * 2), 0
     for (rows, columns), slope in zip(problem.free, at.slopes, strict=True):
@@ -298,7 +340,7 @@ def solution(problem: Problem, theta: Array, at: Evaluation) -> Solution:
     q, fixed = problem.q, problem.fixed
     x_BB = at.chol_MM[q:-1, q:-1]
     half_BB = solve_triangular(x_BB, solve_triangular(fixed.r_BB, np.eye(problem.p)).T, lower=True)
-    step_B = solve_triangular(fixed.r_BB, _coefficients(at.chol_MM)[q:])
+    step_B = solve_triangular(fixed.r_BB, coefficients(at.chol_MM)[q:])
     pairs = zip(problem.unpack(theta), problem.scales, strict=True)
     lambdas = tuple(template / scale[:, None] for template, scale in pairs)
     triples = zip(at.scores, lambdas, problem.scales, strict=True)
@@ -306,7 +348,7 @@ def solution(problem: Problem, theta: Array, at: Evaluation) -> Solution:
     return Solution(fixed.ols_B + step_B, half_BB.T @ half_BB, lambdas, modes)
 
 
-def _coefficients(chol_MM: Array) -> Array:
+def coefficients(chol_MM: Array) -> Array:
     """Return [u of the other factors, beta] from the factor whose last row is y."""
     # LAPACK itself, on all of it: scipy's checks cost more than a small solve, a block of a large
     # matrix is copied, and this is in every evaluation. A zero for y leaves the others alone.

@@ -2,23 +2,29 @@
 
 from copy import copy
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from analysis.engine.coupling import Coupling, DenseCoupling, SparseCoupling
+from analysis.engine.dispersion import Dispersed
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Problem
 
+Linear = TypeVar("Linear", Problem, Dispersed)
 
-def with_response(problem: Problem, y_N: Array, root_N: Array) -> Problem:
+
+def with_response(problem: Linear, y_N: Array, root_N: Array) -> Linear:
     """Return `problem` for another response; X, Z and their cross products are shared.
 
     Args:
         problem: any; it is left as it is.
         y_N: the new response.
-        root_N: square roots of the rows' weights, ones without weights.
+        root_N: square roots of the rows' known weights, ones without weights.
     """
+    if isinstance(problem, Dispersed):
+        return Dispersed(with_response(problem.problem, y_N, root_N), problem.basis_NK)
     found, fixed = copy(problem), problem.fixed
     found.__dict__.pop("start", None)  # kept from the other response
     fit_B = fixed.q_NB.T @ (y_N * root_N)

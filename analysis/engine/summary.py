@@ -31,7 +31,7 @@ class FitSummary:
 
     title: str
     facts: Mapping[str, str]  # what the model is and how well it fits
-    tables: Mapping[str, pd.DataFrame]  # "random", "fixed"
+    tables: Mapping[str, pd.DataFrame]  # "random", "dispersion", "fixed"
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -64,7 +64,11 @@ class FitSummary:
         return "".join(parts) + (f"<ul>{notes}</ul>" if notes else "")
 
 
-HEADINGS = {"random": "Random effects", "fixed": "Fixed effects"}
+HEADINGS = {
+    "random": "Random effects",
+    "fixed": "Fixed effects",
+    "dispersion": "Logarithm of the residual's standard deviation",
+}
 
 
 def _abbreviated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -131,12 +135,12 @@ def _wrapped(head: str, text: str) -> str:
     return head + ("\n" + " " * len(head)).join([*lines, line])
 
 
-def random_table(random: Mapping[str, Any], sigma: float) -> pd.DataFrame:
+def random_table(random: Mapping[str, Any], residual: "pd.Series[float]") -> pd.DataFrame:
     """Return one row per standard deviation: group, name, levels, variance, sd, correlations.
 
     Args:
         random: for every group its `RandomEffect`.
-        sigma: of the residual; NaN where the family has none.
+        residual: its standard deviations by name; NaN where the family has none.
     """
     rows: list[dict[str, object]] = []
     for group, effect in random.items():
@@ -145,8 +149,9 @@ def random_table(random: Mapping[str, Any], sigma: float) -> pd.DataFrame:
             own: dict[str, object] = {"group": group, "name": str(name)}
             own |= {"levels": len(effect.modes), "variance": sd**2, "sd": sd}
             rows.append(own | {f"corr {j + 1}": corr[k, j] for j in range(k)})
-    if np.isfinite(sigma):
-        rows.append({"group": "residual", "name": "", "variance": sigma**2, "sd": sigma})
+    for name, sd in residual.items():
+        if np.isfinite(sd):
+            rows.append({"group": "residual", "name": str(name), "variance": sd**2, "sd": sd})
     table = pd.DataFrame(rows)
     return table.assign(levels=table["levels"].astype("Int64")) if "levels" in table else table
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.engine.dispersion import Dispersed, DispersedEvaluation
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array
@@ -37,9 +38,11 @@ from analysis.mixed import GlmmFit, MixedFit, refit
 DRAWS = 1000
 GAIN = 1e-6  # deviance
 FEWEST = 20  # draws; fewer have no tail to speak of
-RESIDUAL = ("residual", "")
+RESIDUAL = "residual"
 
-Refitted = tuple[Problem | GlmmProblem, Array, Evaluation | GlmmEvaluation]
+Model = Problem | Dispersed | GlmmProblem
+At = Evaluation | DispersedEvaluation | GlmmEvaluation
+Refitted = tuple[Model, Array, At]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,10 @@ def _refitted(fit: MixedFit, y_N: Array) -> Refitted:
         bend[np.ix_(found.inside, found.inside)] = found.hessian
         general = fit.problem.with_response(y_N, start, bend)
         return general, *quick_minimum(general, start)
-    problem = with_response(fit.problem, y_N, root_weights(fit))
+    if fit.dispersed is not None:
+        dispersed = with_response(fit.dispersed, y_N, fit.design.root_N)
+        return dispersed, *quick_minimum(dispersed, fit.minimum.x)
+    problem = with_response(fit.problem, y_N, fit.design.root_N)
     return problem, *quick_minimum(problem, fit.minimum.theta)
 
 
@@ -247,16 +253,20 @@ def _suspicious(problem: Deviance[P], x: Array, at: P) -> bool:
 
 def _quantities(
     fit: MixedFit,
-    problem: Problem | GlmmProblem,
+    problem: Model,
     x: Array,
-    at: Evaluation | GlmmEvaluation,
+    at: At,
     extra: Callable[[pd.Series], float] | None,
 ) -> dict[str, float]:
-    if isinstance(problem, Problem):
-        assert isinstance(at, Evaluation)
+    if isinstance(at, DispersedEvaluation):
+        problem, at = at.problem, at.at
+    if isinstance(at, Evaluation):
+        assert isinstance(problem, Problem)
         solved, sigma = solution(problem, x, at), float(np.sqrt(at.r2 / problem.df))
-        beta_B, last = solved.beta_B, {sd_name(*RESIDUAL): sigma}
+        residual = fit.residual_sds(x, sigma)
+        beta_B, last = solved.beta_B, {sd_name(RESIDUAL, n): sd for n, sd in residual.items()}
     else:
+        assert isinstance(problem, GlmmProblem)
         beta_B, sigma = problem.beta(x), 1.0
         last = {"phi": float(np.exp(problem.tau(x)))} if problem.family.dispersed else {}
     found = {str(n): float(b) for n, b in zip(fit.fixef.index, beta_B, strict=True)}

@@ -206,7 +206,8 @@ def variances(fit: MixedFit) -> pd.DataFrame:
         for name, sd in effect.sd.items()
     ]
     if not isinstance(fit, GlmmFit):
-        rows.append({"group": "residual", "name": "", "sd": fit.sigma, "levels": fit.n})
+        each = fit.residual_sd.items()
+        rows += [{"group": "residual", "name": n, "sd": sd, "levels": fit.n} for n, sd in each]
     return pd.DataFrame(rows, columns=["group", "name", "sd", "levels"])
 
 
@@ -232,7 +233,7 @@ def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
     if df < 1:
         raise AnalysisError("likelihood ratio: the larger model has no more parameters")
     statistic = max(2 * (b.loglik - a.loglik), 0.0)
-    random = len(b.minimum.theta) > len(a.minimum.theta)
+    fixed_alone = df == len(b.fixef) - len(a.fixef)
     p, note = boundary_p(a, b, statistic)
     return LikelihoodRatio(
         small=small.formula,
@@ -243,7 +244,7 @@ def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
         aic_small=a.aic,
         aic_large=b.aic,
         note=note,
-        joint=None if random else _extra(small, large),
+        joint=_extra(small, large) if fixed_alone else None,
     )
 
 

@@ -79,7 +79,7 @@ def _noise(fit: MixedFit, fixed_N: Array) -> float:
         offset_N = 0.0 if fit.design.offset_N is None else fit.design.offset_N
         mu = float(expit(fixed_N + offset_N).mean())
         return 1 / ((1 + fit.phi) * mu * (1 - mu))
-    weights_N = fit.design.weights_N
+    weights_N = fit.weights_N
     return fit.sigma**2 * (1.0 if weights_N is None else float(np.mean(1 / weights_N)))
 
 

@@ -130,6 +130,11 @@ def kenward_roger(fit: MixedFit) -> KenwardRoger:
 
 def _made(fit: MixedFit) -> KenwardRoger:
     gaussian_only(fit, RULE, "its tests are normal ones, df=normal")
+    if fit.design.dispersion is not None:
+        raise AnalysisError(
+            f"{RULE}: not for a fit with dispersion={fit.design.dispersion.formula}; use "
+            f"df=satterthwaite, which takes it into account"
+        )
     if fit.method != "REML":
         raise AnalysisError(f"{RULE}: needs a fit by REML, not by {fit.method}")
     entries = sum(int(f.free_PP.sum()) for f in fit.problem.factors)

@@ -106,7 +106,7 @@ def gaussian_only(fit: MixedFit, asked: str, instead: str = "") -> None:
 
 def root_weights(fit: MixedFit) -> Array:
     """Return the square roots of the rows' weights, (N,); ones without weights."""
-    weights_N = fit.design.weights_N
+    weights_N = fit.weights_N
     return np.ones(fit.n) if weights_N is None else np.sqrt(weights_N)
 
 

@@ -14,21 +14,23 @@ v and sigma then determine, and the rest is minimised over (theta, log sigma),
 Letters in names: N rows, B fixed effects, P columns of a factor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis.engine.linalg import Array
-from analysis.engine.lmm import Factor, Problem, evaluate
+from analysis.engine.dispersion import Dispersed
+from analysis.engine.linalg import Array, Index
+from analysis.engine.lmm import Factor, Problem
 from analysis.engine.lmm_fit import LEAPS, NEAR
 from analysis.engine.response import with_response
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import RESIDUAL, inwards, quick_minimum, sd_name
-from analysis.inference.marginal import gaussian_only, root_weights
+from analysis.inference.marginal import gaussian_only
 from analysis.mixed import MixedFit, refit
 
 PRECISION = 1e-4  # of zeta: an end is known to this share of a standard error
@@ -57,7 +59,7 @@ def profile(
     Args:
         fit: any; it is refitted by ML.
         names: fixed effects as in `fixef`, standard deviations as "sd group name" and
-            "sd residual"; all of them unless given.
+            "sd residual", or "sd residual level"; all of them unless given.
         level: of the intervals.
 
     Raises:
@@ -66,7 +68,7 @@ def profile(
     gaussian_only(fit, "profile", "use coefficients (Wald) or bootstrap")
     fit = refit(fit, "ML")
     deviations = {sd_name(f.group, n): (f.group, n) for f in fit.problem.factors for n in f.names}
-    deviations[sd_name(*RESIDUAL)] = RESIDUAL
+    deviations |= {sd_name(RESIDUAL, n): (RESIDUAL, n) for n in fit.residual_sd.index}
     known = [*(str(n) for n in fit.fixef.index), *deviations]
     if names is not None and (unknown := [n for n in names if n not in known]):
         raise AnalysisError(f"profile: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -83,19 +85,14 @@ def _coefficient(fit: MixedFit, name: str, z: float) -> Profiled:
     j = [str(n) for n in fit.fixef.index].index(name)
     kept = fit.problem.fixed.kept
     x_N, y_N = fit.design.X_NB[:, kept[j]], fit.design.response_N
-    rest = Problem(
-        fit.design.X_NB[:, np.delete(kept, j)],
-        y_N,
-        factors=fit.problem.factors,
-        weights_N=fit.design.weights_N,
-        reml=False,
-    )
-    root_N, theta = root_weights(fit), fit.minimum.theta
+    rest = _model(fit, np.delete(kept, j), fit.problem.factors)
+    at_x = fit.minimum.x
 
     def deviance(value: float) -> float:
-        nonlocal theta
-        theta, at = quick_minimum(with_response(rest, y_N - value * x_N, root_N), theta)
-        return at.deviance
+        nonlocal at_x
+        moved = with_response(rest, y_N - value * x_N, fit.design.root_N)
+        at_x, at = quick_minimum(moved, at_x)
+        return float(at.deviance)
 
     best, se = float(fit.fixef.iloc[j]), float(fit.se.iloc[j])
     zeta = _signed_root(deviance, best, fit.minimum.at.deviance)
@@ -103,10 +100,26 @@ def _coefficient(fit: MixedFit, name: str, z: float) -> Profiled:
     return Profiled(name, best, *ends)
 
 
+def _model(fit: MixedFit, columns: Index, factors: Sequence[Factor]) -> Any:
+    """Return the fit's model by ML with some of X's columns and these factors.
+
+    It is a `Problem`, or `Dispersed` where the fit's residual variance differs between rows.
+    """
+    problem = Problem(
+        fit.design.X_NB[:, columns],
+        fit.design.response_N,
+        factors=factors,
+        weights_N=fit.design.weights_N,
+        reml=False,
+    )
+    return problem if fit.dispersed is None else Dispersed(problem, fit.dispersed.basis_NK)
+
+
 def _deviation(fit: MixedFit, name: str, which: tuple[str, str], z: float) -> Profiled:
     """Return the interval of a standard deviation; its lower end may be zero."""
-    if which == RESIDUAL:
-        best, held = fit.sigma, _Held(fit.problem, fit.minimum.theta, fit.sigma, first=None)
+    residual = which[0] == RESIDUAL and which[1] in fit.residual_sd
+    if residual:
+        best, held = float(fit.residual_sd[which[1]]), _held_residual(fit, which[1])
     else:
         best = float(fit.random[which[0]].sd[which[1]])
         held = _held_first(fit, *which)
@@ -114,8 +127,8 @@ def _deviation(fit: MixedFit, name: str, which: tuple[str, str], z: float) -> Pr
     step = max(best, 0.1 * fit.sigma / held.scale) / 4
     high = _end(zeta, best, step, z)
     held.restart()
-    at_zero = zeta(0.0) if which != RESIDUAL and best > 0 else -np.inf
-    if best == 0 or (which != RESIDUAL and at_zero > -z):
+    at_zero = zeta(0.0) if not residual and best > 0 else -np.inf
+    if best == 0 or (not residual and at_zero > -z):
         return Profiled(name, best, 0.0, high)
     held.restart()
     return Profiled(name, best, _end(zeta, best, -min(step, best / 2), -z, floor=0.0), high)
@@ -129,19 +142,24 @@ def _held_first(fit: MixedFit, group: str, name: str) -> "_Held":
     order = np.array([p, *np.delete(np.arange(len(factor.names)), p)])
     turned = _reordered(factor, order)
     factors = [*fit.problem.factors[:i], turned, *fit.problem.factors[i + 1 :]]
-    problem = Problem(
-        fit.design.X_NB,
-        fit.design.response_N,
-        factors=factors,
-        weights_N=fit.design.weights_N,
-        reml=False,
-    )
+    model = _model(fit, fit.problem.fixed.kept, factors)
     lambdas = fit.problem.unpack(fit.minimum.theta)
     _, upper = np.linalg.qr(lambdas[i][order].T)
     lambdas[i] = (upper * np.where(np.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
-    sizes = [int(f.free_PP.sum()) for f in problem.factors]
-    theta = problem.pack(lambdas)
-    return _Held(problem, theta, fit.sigma, first=sum(sizes[:i]), factor=i)
+    sizes = [int(f.free_PP.sum()) for f in model.factors]
+    x = np.concatenate([model.pack(lambdas), fit.minimum.x[model.size :]])
+    return _Held(model, x, fit.sigma, first=sum(sizes[:i]), factor=i)
+
+
+def _held_residual(fit: MixedFit, level: str) -> "_Held":
+    """Return the model with sigma the residual's standard deviation in this level."""
+    model, x = _model(fit, fit.problem.fixed.kept, fit.problem.factors), fit.minimum.x
+    if isinstance(model, Dispersed) and level in fit.residual_rows:
+        basis_NK = model.basis_NK - model.basis_NK[fit.residual_rows[level]]
+        model = Dispersed(model.problem, basis_NK)
+        theta = x[: model.size] * (fit.sigma / float(fit.residual_sd[level]))
+        x = np.concatenate([theta, x[model.size :]])
+    return _Held(model, x, float(fit.residual_sd[level]), first=None)
 
 
 def _reordered(factor: Factor, order: Array) -> Factor:
@@ -160,8 +178,8 @@ class _Held:
 
     def __init__(
         self,
-        problem: Problem,
-        theta: Array,
+        problem: Any,
+        x: Array,
         sigma: float,
         *,
         first: int | None,
@@ -169,7 +187,7 @@ class _Held:
     ) -> None:
         self.problem, self.first = problem, first
         self.scale = 1.0 if first is None else float(problem.scales[factor][0])
-        self.begin = np.append(theta, np.log(sigma))
+        self.begin = np.append(x, np.log(sigma))
         self.x = self.begin
         self.free = np.ones(len(self.x), dtype=bool)
         self.free[-1 if first is None else first] = False
@@ -227,17 +245,16 @@ class _Held:
         if np.abs(x[-1]) > FAR:
             return np.inf, np.zeros_like(free)
         try:
-            at = evaluate(problem, x[:-1])
+            at = problem.evaluate(x[:-1])
         except np.linalg.LinAlgError:
             return np.inf, np.zeros_like(free)
         df, variance = problem.df, float(np.exp(2 * x[-1]))
         by_ratio = df * (np.log(variance * df / at.r2) - 1) + at.r2 / variance
-        triples = zip(at.traces, at.squares, problem.unpack(x[:-1]), strict=True)
-        by_theta = problem.pack([2 * (t - a / variance) @ lam for t, a, lam in triples])
+        by_x = problem.slope(x[:-1], at, variance)
         by_log = 2 * df - 2 * at.r2 / variance
         if self.first is not None:
-            by_log -= by_theta[self.first] * x[self.first]
-        return at.deviance + by_ratio, np.append(by_theta, by_log)[self.free]
+            by_log -= by_x[self.first] * x[self.first]
+        return at.deviance + by_ratio, np.append(by_x, by_log)[self.free]
 
 
 def _signed_root(deviance: Callable[[float], float], best: float, least: float) -> Zeta:

@@ -113,7 +113,7 @@ def _without(fit: MixedFit, keep_N: Mask) -> tuple[Array, Array]:
     if keep_N.sum() == 0:
         return beta_B, se_B
     factors = [_subset(f, keep_N) for f in fit.problem.factors]
-    weights_N = fit.design.weights_N
+    weights_N = fit.weights_N
     problem = Problem(
         fit.design.X_NB[np.ix_(keep_N, kept)],
         fit.design.response_N[keep_N],

@@ -58,6 +58,7 @@ def simplified(
     family: str = "gaussian",
     method: str | None = None,
     weights: str | None = None,
+    dispersion: str | None = None,
 ) -> Simplified:
     """Return the fit of `formula`, or of the first simpler one that is not singular.
 
@@ -67,14 +68,20 @@ def simplified(
         family: as for `fit_mixed`.
         method: as for `fit_mixed`.
         weights: as for `fit_mixed`.
+        dispersion: as for `fit_mixed`.
     """
-    fit, steps = fit_mixed(frame, formula, family, method=method, weights=weights), []
+
+    def fitted(written: str) -> MixedFit:
+        same = {"method": method, "weights": weights, "dispersion": dispersion}
+        return fit_mixed(frame, written, family, **same)
+
+    fit, steps = fitted(formula), []
     for _ in range(MOST_STEPS):
         if not _troubled(fit):
             break
         parsed, words = _one_step(fit)
         steps.append(words)
-        fit = fit_mixed(frame, written(parsed), family, method=method, weights=weights)
+        fit = fitted(written(parsed))
     else:
         raise AnalysisError(f"formula={formula}: no simpler random part could be fitted")
     return Simplified(fit, formula, tuple(steps))

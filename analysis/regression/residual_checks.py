@@ -28,9 +28,7 @@ def residuals(reg: Regression) -> "pd.Series[float]":
     """Return residuals that are standard normal where the model is right."""
     fit = reg.fit
     if not isinstance(fit, GlmmFit):
-        weights_N = fit.design.weights_N
-        root_N = 1.0 if weights_N is None else np.sqrt(weights_N)
-        return fit.residuals * root_N / fit.sigma
+        return fit.standardised
     low_N, high_N = _ends(fit)
     draw_N = np.random.default_rng(0).uniform(size=len(low_N))
     between_N = np.clip(low_N + draw_N * (high_N - low_N), EDGE, 1 - EDGE)
