@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.engine.bounded import FAMILIES, bounded_scores
 from analysis.engine.diagnosis import diagnosis, left_out, separation
-from analysis.engine.dispersion import Dispersed
+from analysis.engine.dispersion import Dispersed, dispersed_minimum
 from analysis.engine.fits import GlmmFit, MixedFit, RandomEffect
 from analysis.engine.formula import DesignMatrices, design, parse
 from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
@@ -202,13 +202,13 @@ def _dispersed(
     """Return the model with the weights that were estimated, where the search ended, and words."""
     assert found.dispersion is not None
     check_noise(found.dispersion, dispersed.basis_NK, dispersed.problem.fixed.q_NB)
-    minimum = minimise(dispersed)
-    log_N = dispersed.logs(minimum.x)
-    words = without_noise(found.dispersion, log_N, minimum.at.leverage_N)
-    weights_N = dispersed.weights(minimum.x, found.weights_N)
+    end = dispersed_minimum(dispersed)
+    log_N = dispersed.logs(end.x)
+    words = without_noise(found.dispersion, log_N, end.at.leverage_N)
+    weights_N = dispersed.weights(end.x, found.weights_N)
     problem = _problem(found, method, weights_N, dispersed.problem.scales)
-    same = {f.name: getattr(minimum, f.name) for f in fields(minimum)}
-    settled = Minimum(**same | {"at": problem.evaluate(minimum.theta)})
+    same = {f.name: getattr(end, f.name) for f in fields(end)}
+    settled = Minimum(**same | {"at": problem.evaluate(end.theta)})
     return problem, settled, words
 
 

@@ -1,14 +1,16 @@
 """Linear mixed models side by side with lme4 and what pip has, and how time grows.
 
     python benchmarks/mixed_models.py [--peers PYTHON] [--blas "LIBRARY ..."] [--repeats 5]
+    python benchmarks/mixed_models.py --dispersion [--repeats 5]
 
-Writes benchmarks/mixed_models.csv (programs x models), benchmarks/mixed_models_growth.csv (rows
-and levels) and benchmarks/mixed_models_refits.csv (the bootstrap), which docs/statistics.md
-quotes. Needs R with lme4; --peers is the Python of an environment that has glmm, mixedlm,
-interlace-lme and statsmodels; --blas are libraries to be loaded before R's own BLAS and LAPACK,
-for lme4 a second time (numpy brings OpenBLAS, Debian's R the reference BLAS). Every program runs
-on one thread; times are the least of the repeats, of processor and wall: on a machine that does
-other work the two differ.
+The first form writes benchmarks/mixed_models.csv (programs x models), mixed_models_growth.csv (rows
+and levels) and mixed_models_refits.csv (the bootstrap), which docs/statistics.md quotes. It needs R
+with lme4; --peers is the Python of an environment that has glmm, mixedlm, interlace-lme and
+statsmodels; --blas are libraries to be loaded before R's own BLAS and LAPACK, for lme4 a second
+time (numpy brings OpenBLAS, Debian's R the reference BLAS). The second form times models with a
+residual variance for every panel beside nlme (varIdent) and glmmTMB (dispformula), and writes
+mixed_models_dispersion.csv. Every program runs on one thread; times are the least of the repeats,
+of processor and wall: on a machine that does other work the two differ.
 
 InstEval is lme4's data set (73,421 ratings, 2,972 + 1,128 + 14 levels); R exports it at every run.
 The grids are runs x 13 benchmarks with crossed intercepts.
@@ -185,6 +187,41 @@ def programs(all_models: list[Model], folder: Path, asked: argparse.Namespace) -
         subprocess.run([*script, str(asked.repeats), package], check=True, env=environment)
 
 
+def panels(runs: int, count: int) -> pd.DataFrame:
+    """Return runs x panels whose residual SDs go from 0.5 to 5, with an arm and a site a run."""
+    rng = np.random.default_rng([runs, count])
+    run, panel = np.divmod(np.arange(runs * count), count)
+    arm, x, site = run % 5, run // 5 % 7 / 6, rng.integers(0, 13, len(run))
+    cell = arm * count + panel
+    own = rng.normal(0, 0.8, runs)[run] + rng.normal(0, 0.7, 5 * count)[cell]
+    noise = 0.5 * 10 ** (panel / (count - 1)) * rng.normal(size=len(run))
+    score = 50 + panel + 2 * x + own + rng.normal(0, 1, 13)[site] + noise
+    groups = {"panel": panel, "cell": cell, "run": run, "site": site}
+    named = {name: np.char.add(name[0], index.astype(str)) for name, index in groups.items()}
+    return pd.DataFrame({"score": score, "x": x} | named)
+
+
+def dispersions(repeats: int) -> pd.DataFrame:
+    """Return the times of models with a residual variance a panel, ours and R's."""
+    asked, rows = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for runs, groups in ((60, ["cell"]), (60, ["run", "site"]), (600, ["run", "site"])):
+            data, label = panels(runs, 12), " + ".join(f"(1 | {group})" for group in groups)
+            model = f"{len(data):,} rows, 12 panels, {label}"
+            formula = f"score ~ panel * x + {label}"
+            data.to_csv(folder / f"{len(asked)}.csv", index=False)
+            asked.append({"model": model, "formula": formula, "groups": groups})
+            once = partial(fit_mixed, data, formula, dispersion="~ panel")
+            found = {"program": "ablate, fit_mixed", "model": model, "loglik": once().loglik}
+            rows.append(found | least(once, repeats))
+        (folder / "models.json").write_text(json.dumps(asked))
+        script = ["Rscript", str(HERE / "mixed_models_dispersion.R"), name, str(repeats)]
+        subprocess.run(script, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        rows += json.loads((folder / "found.json").read_text())
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Time everything in one run and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -192,7 +229,15 @@ def main() -> None:
     parser.add_argument("--blas", help="libraries to load before R's own BLAS and LAPACK")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument(
+        "--dispersion", action="store_true", help="unequal residual variances alone"
+    )
     asked = parser.parse_args()
+    if asked.dispersion:
+        table = dispersions(asked.repeats)
+        table.round(5).to_csv(asked.out / "mixed_models_dispersion.csv", index=False)
+        print(table.to_string(index=False))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         all_models = models(folder)

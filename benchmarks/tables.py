@@ -70,6 +70,15 @@ def refits() -> str:
     return markdown(found[["program", "refits"]].assign(**times))
 
 
+def dispersion() -> str:
+    """Return the times of unequal residual variances, a column for every program."""
+    found = pd.read_csv(HERE / "mixed_models_dispersion.csv")
+    times = [f"{_short(c)} ({_short(w)})" for c, w in zip(found["cpu"], found["wall"], strict=True)]
+    wide = found.assign(time=times).pivot(index="model", columns="program", values="time")
+    order = [list(dict.fromkeys(found[name])) for name in ("model", "program")]
+    return markdown(wide.loc[order[0], order[1]].reset_index())
+
+
 def coverage() -> str:
     """Return the rates in percent with their Monte-Carlo errors, a column for every quantity."""
     found = pd.read_csv(HERE / "coverage.csv")
@@ -98,6 +107,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "growth": growth,
     "refits": refits,
+    "dispersion": dispersion,
     "coverage": coverage,
     "general": general,
 }

@@ -42,6 +42,7 @@ from analysis.engine.lmm import (
     evaluation,
     unexplained,
 )
+from analysis.engine.lmm_fit import Minimum, minimise
 from analysis.engine.newton import minimize
 from analysis.engine.summary import brief
 
@@ -95,7 +96,7 @@ class Dispersed(Templates):
 
     @cached_property
     def start(self) -> Array:
-        """Theta from moments; gamma as if residuals and leverages at that theta were final."""
+        """Gamma as if residuals and leverages at equal variances were final; theta from moments."""
         at = self.evaluate(np.concatenate([self.problem.start, np.zeros(self.basis_NK.shape[1])]))
         variance = at.r2 / self.df
         share_N = at.weights_N * at.residual_N**2 / variance
@@ -115,7 +116,18 @@ class Dispersed(Templates):
         zero_K = np.zeros(self.basis_NK.shape[1])
         low = self.lower[self.size :]
         gamma = minimize(value, zero_K, lower=low, curvature=bend).x
-        return np.concatenate([self.problem.start, gamma])
+        return np.concatenate([self._theta(gamma), gamma])
+
+    def _theta(self, gamma: Array) -> Array:
+        """Return theta from moments under a gamma's weights, see `Problem.start`."""
+        weights_N = np.exp(-2 * self.basis_NK @ gamma)
+        q_NB, y_N = self.problem.fixed.q_NB, self.problem.fixed.residual_N
+        half_BN = q_NB.T * weights_N
+        left_N = y_N - q_NB @ np.linalg.solve(half_BN @ q_NB, half_BN @ y_N)
+        moved = copy(self.problem)
+        moved.__dict__.pop("start", None)
+        moved.blocks = moved.layout.blocks(weights_N, np.column_stack([q_NB, left_N]))
+        return moved.start
 
     def evaluate(self, x: Array) -> DispersedEvaluation:
         """Return deviance and derivatives at x.
@@ -175,6 +187,20 @@ class Dispersed(Templates):
         far_NK = self.basis_NK * (np.abs(self.logs(x)) > MOST_LOG)[:, None]
         found[self.size :, self.size :] += 2 * far_NK.T @ far_NK
         return found
+
+
+def dispersed_minimum(dispersed: Dispersed) -> Minimum[DispersedEvaluation]:
+    """Return where the search ended.
+
+    Where a residual goes to zero, it may have been because the random effects were begun too small
+    to leave it anything: then the search is begun again with larger ones.
+    """
+    found = minimise(dispersed)
+    if np.abs(dispersed.logs(found.x)).max() <= MOST_LOG:
+        return found
+    theta = np.where(dispersed.lower[: dispersed.size] == 0, 1.0, 0.0)
+    again = minimise(dispersed, np.concatenate([theta, dispersed.start[dispersed.size :]]))
+    return min(found, again, key=lambda end: end.at.deviance)
 
 
 def _products(problem: Problem, v_NK: Array) -> tuple[Array, Array]:

@@ -46,7 +46,7 @@ def check_noise(dispersion: Dispersion, basis_NK: Array, q_NB: Array) -> None:
     gone = _levels_below(dispersion, spare_N, NO_NOISE)
     raise AnalysisError(
         f"dispersion={dispersion.formula}: the fixed effects explain the scores of "
-        f"{listed(gone, 6) or 'some levels'} exactly; nothing is left to estimate their noise from"
+        f"{_named(dispersion, gone)} exactly; nothing is left to estimate their noise from"
     )
 
 
@@ -61,13 +61,15 @@ def without_noise(dispersion: Dispersion, log_N: Array, leverage_N: Array) -> li
     Raises:
         AnalysisError: a residual goes to zero that effects do not take, so the fit has no end.
     """
-    gone = _levels_below(dispersion, 1 - leverage_N, NO_TRACE)
+    # Of a covariate every row is a level, and a row that effects explain says nothing of its curve.
+    few = len(dispersion.levels) <= MOST_LEVELS
+    gone = _levels_below(dispersion, 1 - leverage_N, NO_TRACE) if few else []
     endless = _levels_below(dispersion, MOST_LOG - np.abs(log_N), 0.0)
     if left := [level for level in endless if level not in gone]:
         raise AnalysisError(
             f"dispersion={dispersion.formula}: the residual standard deviation of "
-            f"{listed(left, 6)} goes to zero beside the others'; are those scores explained "
-            f"exactly, or in other units?"
+            f"{_named(dispersion, left)} goes to zero beside the others'; are those scores "
+            f"explained exactly, or in other units?"
         )
     return [
         f"The residual of {listed(gone, 6)} is estimated as none: fixed and random effects explain "
@@ -80,6 +82,11 @@ def _levels_below(dispersion: Dispersion, value_N: Array, least: float) -> list[
     """Return the levels over which a number is less than `least` on average."""
     mean_L = np.bincount(dispersion.index_N, value_N) / np.bincount(dispersion.index_N)
     return [v for v, left in zip(dispersion.levels, mean_L, strict=True) if left < least]
+
+
+def _named(dispersion: Dispersion, levels: list[str]) -> str:
+    few = levels and len(dispersion.levels) <= MOST_LEVELS
+    return listed(levels, 6) if few else "some rows"
 
 
 def first_rows(dispersion: Dispersion | None) -> dict[str, int]:

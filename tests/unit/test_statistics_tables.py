@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,7 +24,7 @@ def tables():
 
 def test_the_page_has_every_table_as_it_was_measured(tables):
     page = tables.PAGE.read_text(encoding="utf-8")
-    names = ["coverage", "speed", "growth", "refits", "general"]
+    names = ["coverage", "speed", "growth", "refits", "dispersion", "general"]
     assert [m[2] for m in tables.BLOCK.finditer(page)] == names
     assert tables.rewritten(page) == page
     stale = page.replace("fit_mixed |", "fit_mixed | 9", 1)
@@ -58,3 +59,14 @@ def test_programs_agree_and_the_wanted_times_are_met():
     assert large[ours] < large[["glmm", "mixedlm"]].min() / 2
     again = stored("mixed_models_refits").set_index("program")
     assert again.loc["ablate, two processes", "cpu"] <= 10  # wall: other work ran beside it
+
+
+def test_unequal_variances_agree_with_r_and_take_a_fraction_of_its_time():
+    found = stored("mixed_models_dispersion").set_index("model")
+    for model in found.index.unique():
+        own = found.loc[model].set_index("program")
+        assert np.ptp(own["loglik"]) < 1e-4
+        others = own["cpu"].drop("ablate, fit_mixed")
+        assert own.loc["ablate, fit_mixed", "cpu"] < others.min() / 5
+        if model.startswith("720 rows"):
+            assert own.loc["ablate, fit_mixed", "cpu"] < 0.1
