@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.engine.dispersion import Dispersed
+from analysis.engine.dispersion import MOST_LOG, Dispersed
 from analysis.engine.formula import design, parse
 from analysis.engine.lmm import Problem
+from analysis.engine.lmm_fit import minimise
 from analysis.engine.residual import basis
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import bootstrap, bootstrap_ratio, simulated
@@ -388,3 +389,17 @@ def test_a_residual_that_the_cells_explain_is_told():
     once = once.assign(score=once["score"].where(once["panel"] != "p0", near))
     fit = fit_mixed(once, FORMULA, dispersion="~ panel")
     assert any(word.startswith("The residual of p0 is estimated as none") for word in fit.diagnosis)
+
+
+def test_a_search_that_lets_a_residual_go_to_zero_is_begun_again():
+    rng = np.random.default_rng(133)
+    panel, group = rng.integers(0, [4, 30], (80, 2)).T
+    sd = np.array([0.03, 0.03, 10, 20])[panel]
+    score = rng.normal(size=30)[group] + sd * rng.normal(size=80)
+    data = pd.DataFrame({"score": score, "x": rng.normal(size=80)})
+    data = data.assign(panel=[f"p{p}" for p in panel], group=[f"g{g:02d}" for g in group])
+    fit = fit_mixed(data, "score ~ panel * x + (1 | group)", dispersion="~ panel", method="ML")
+    first = minimise(fit.dispersed)
+    assert np.abs(fit.dispersed.logs(first.x)).max() > MOST_LOG  # it went to the penalty's place
+    assert fit.loglik > -first.at.deviance / 2 + 0.1
+    assert fit.residual_sd[["p0", "p1"]].min() > 0.005
