@@ -181,7 +181,7 @@ def _tokens(said: str, formula: str) -> Iterator[str]:
 
 def _columns(said: str, tokens: list[str], known: list[str]) -> Iterator[str]:
     """Yield the columns named; an unknown name or function is an error with the nearest one."""
-    for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         if not re.match(r"[A-Za-z_`]", token):
             continue
         name = token.strip("`")
