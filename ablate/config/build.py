@@ -5,6 +5,7 @@ are each an error of one line that names the setting.
 """
 
 import dataclasses
+import json
 import math
 import types
 from collections.abc import Mapping
@@ -53,20 +54,20 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return _convert_union(args, value, path)
     if origin is Literal:
         if value not in args or isinstance(value, bool):
-            raise unknown(path, value, args)
+            raise unknown(path, _typed(value), args)
         return value
     if origin is tuple:
         return _convert_tuple(args, value, path)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise UserError(f"{path}={value}: must be a table of names and values")
+            raise UserError(f"{path}={_typed(value)}: must be a table of names and values")
         return {str(k): _convert(args[1], v, f"{path}.{k}") for k, v in value.items()}
     return _convert_scalar(kind, value, path)
 
 
 def _convert_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
-        raise UserError(f"{path}={value}: must be a group of settings")
+        raise UserError(f"{path}={_typed(value)}: must be a group of settings")
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{path}." if path else ""
@@ -94,12 +95,12 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(options) == 1:
         raise last
     names = " or ".join(_describe(option) for option in options)
-    raise UserError(f"{path}={value}: must be {names}")
+    raise UserError(f"{path}={_typed(value)}: must be {names}")
 
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{path}={value}: must be a list")
+        raise UserError(f"{path}={_typed(value)}: must be a list")
     if args[-1] is Ellipsis:
         return tuple(_convert(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
     if len(value) != len(args):
@@ -112,12 +113,17 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{path}={value}: must be a finite number")
+        raise UserError(f"{path}={_typed(value)}: must be a finite number")
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{path}={value}: must be {_describe(kind)}")
+        raise UserError(f"{path}={_typed(value)}: must be {_describe(kind)}")
     return value
+
+
+def _typed(value: Any) -> Any:
+    """Return a value as a command line has it: null, true and false as YAML writes them."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 def _describe(kind: Any) -> str:

@@ -68,6 +68,7 @@ CASES = {
     "PLW in words": (["plw=some"], "plw=some.*number"),
     "completion weight": (["completion_weight=2"], r"\[0, 1\]"),
     "nothing to train": (["completion_weight=0"], "nothing is left to train"),
+    "null where all is meant": (["placement.layers=null"], "placement.layers=null: must be all"),
     "rank zero": (["rank=0"], "at least 1"),
     "rank larger than a matrix": (["rank=4,4096"], "4096.*at most 64"),
     "fractional rank": (["rank=2.5"], "whole number"),

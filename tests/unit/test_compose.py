@@ -111,7 +111,7 @@ def test_cells_are_what_building_each_tree_gives(loader):
 def test_a_truth_value_is_not_the_number_one(loader):
     one, true = grid.cells(expand(["rank=1,true"], loader=loader))
     assert one.cell.rank == 1
-    assert true.error == "rank=True: must be a whole number"
+    assert true.error == "rank=true: must be a whole number"
 
 
 # -- the user's own levels ----------------------------------------------------------------------
