@@ -131,7 +131,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _reader(option: Flag) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        if not text.strip():
+        if not text.strip() and option.value != "FORMULA":  # the analysis says what one is
             raise UserError(f"{option.name}: needs a value")
         if option.choices and text not in option.choices:
             raise unknown(option.name, text, option.choices)
@@ -143,18 +143,11 @@ def _reader(option: Flag) -> Callable[[str], Any]:
     return read
 
 
-def number(text: str) -> float:
-    """Return a finite number; a ValueError where `text` is none."""
-    if not math.isfinite(float(text)):
-        raise ValueError(text)
-    return float(text)
-
-
 def above_0(text: str) -> float:
     """Return a finite number above 0; a ValueError where `text` is none."""
-    if number(text) <= 0:
+    if not 0 < float(text) < math.inf:
         raise ValueError(text)
-    return number(text)
+    return float(text)
 
 
 def folder(text: str) -> str:
@@ -177,7 +170,7 @@ def wholes(text: str) -> list[int]:
 
 
 _KINDS: dict[Callable[[str], Any], str] = {
-    number: "must be a number",
+    float: "must be a number",
     above_0: "must be a number above 0",
     folder: "no such folder",
     whole: "must be a whole number above 0",

@@ -92,7 +92,7 @@ def test_an_unknown_option_is_one_line_and_status_2(verb, word, capsys):
         (["tune", "--config-dir="], "--config-dir: needs a value"),
         (["report", "t.csv", "--out", " "], "--out: needs a value"),
         (["plan", "--config-dir=conf", "--config-dir=."], "--config-dir: is given twice"),
-        (["report", "t.csv", "--margin=nan"], "--margin=nan: must be a number"),
+        (["plan", "--margin=nan"], "--margin=nan: must be a number above 0"),
         (["plan", "--effect=-1"], "--effect=-1: must be a number above 0"),
         (["run", "--cfg", "foo"], "--cfg=foo: not one of all, hydra, job."),
         (["run", "--cfg=job", "--info"], "--info=all: cannot be asked together with --cfg=job"),
