@@ -45,9 +45,22 @@ def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir={folder}: no such folder")
+        _check_names(Path(folder))
         path.append("command-line", str(Path(folder).resolve()))
     path.get_path().append(schema)
     return ConfigLoaderImpl(path)
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse levels that are called as shipped ones: Hydra would take the shipped ones."""
+    for path in sorted(folder.glob("*/*.yaml")):
+        name = path.relative_to(folder)
+        shipped = conf_dir() / name
+        if shipped.is_file() and not path.samefile(shipped):
+            raise UserError(
+                f"--config-dir={folder}: {name} is the name of a shipped level, which would be "
+                f"taken instead; give yours a name of its own"
+            )
 
 
 @dataclass(frozen=True, slots=True)

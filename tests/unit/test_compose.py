@@ -14,6 +14,7 @@ from ablate.config.composer import CELL_KEYS, Composer, config_loader
 from ablate.config.factors import products
 from ablate.config.overrides import one_line, parse, spell
 from ablate.errors import UserError
+from ablate.paths import conf_dir
 
 GROUPS = ("masking", "adapter", "dataset", "model", "train", "evaluate")
 # Values of every kind that Hydra's grammar has, on plain keys, in groups and in free tables.
@@ -170,6 +171,15 @@ def test_level_is_named_after_its_file(tmp_path):
 def test_missing_config_dir():
     with pytest.raises(UserError, match="no such folder"):
         config_loader(["/no/such/folder"])
+
+
+def test_a_level_called_as_a_shipped_one_is_refused(tmp_path):
+    """Hydra would take the shipped level without a word."""
+    (tmp_path / "masking").mkdir()
+    (tmp_path / "masking" / "none.yaml").write_text("weights: {}\n")
+    with pytest.raises(UserError, match=r"masking/none.yaml is the name of a shipped level"):
+        config_loader([tmp_path])
+    config_loader([conf_dir()])  # the shipped folder itself
 
 
 def test_local_level_may_be_given_a_name(loader):
