@@ -1,6 +1,6 @@
 """Fits a mixed model given by a formula: `fit_mixed(frame, "score ~ wp + (1 | task)")`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from analysis.errors import AnalysisError, listed, nearest
 
 __all__ = [
     "FAMILIES", "METHODS", "GlmmFit", "MixedFit", "RandomEffect", "fit_mixed", "refit",
-    "with_score",
+    "with_columns", "with_score",
 ]  # fmt: skip
 METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
@@ -100,6 +100,24 @@ def with_score(fit: MixedFit, y_N: Array) -> MixedFit:
         AnalysisError: the score is constant, or explained exactly.
     """
     return _fit(fit.formula, replace(fit.design, y_N=y_N), fit.method)
+
+
+def with_columns(fit: MixedFit, columns: Mapping[str, Array]) -> MixedFit:
+    """Return the same Gaussian model fitted with other values in columns of its fixed part.
+
+    The rest of the model matrix is not made again, which takes most of the time of a small fit.
+
+    Args:
+        fit: a Gaussian fit.
+        columns: the values of every row that was fitted, by the name of a coefficient.
+
+    Raises:
+        AnalysisError: as `fit_mixed`.
+    """
+    X_NB = fit.design.X_NB.copy()
+    for name, x_N in columns.items():
+        X_NB[:, list(fit.design.names).index(name)] = x_N
+    return _fit(fit.formula, replace(fit.design, X_NB=X_NB), fit.method)
 
 
 def _fit_general(formula: str, found: DesignMatrices, family: str) -> GlmmFit:

@@ -44,7 +44,7 @@ from analysis.regression.study import NoModel, Study, fitted
 from analysis.report import first_screen, overview, plain
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
-from analysis.report.trust import trust, warnings
+from analysis.report.trust import trust, trusted, warnings
 from analysis.table.columns import NEEDED, plain_types
 from analysis.table.frame import from_results, read
 
@@ -243,6 +243,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
         warnings=warnings(study),
+        trusted=trusted(study),
     )
 
 

@@ -113,6 +113,7 @@ class Page:
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     question: str = ""
+    trusted: bool = True  # False: no verdict is shown in green
     about: str = "study report"
 
 
@@ -177,7 +178,8 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
     text = environment.get_template("page.html.j2").render(
         title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
         first=first, sections=sections, figures=figures, source=page.source, version=page.version,
-        about=page.about, places={name: i for i, name in enumerate(sheets, start=1)},
+        about=page.about, trusted=page.trusted,
+        places={name: i for i, name in enumerate(sheets, start=1)},
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", text) + "\n"
 

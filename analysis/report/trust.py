@@ -4,18 +4,28 @@ The lines stand on the first screen, beside the second analysis of every headlin
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
 from analysis.questions.adapters.section import not_compared as arms_not_compared
 from analysis.questions.controls.estimate import controls
-from analysis.questions.controls.false_positives import measured_rates
+from analysis.questions.controls.false_positives import measured_rates, too_many
 from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Item
 
 ALPHA = 0.05
+RATE_HEADS = {
+    "sham": "A/A cells", "placebo": "placebo, labels swapped",
+    "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
+}  # fmt: skip
+
+
+def trusted(study: Study) -> bool:
+    """Return whether no measured rate of false positives lies above the tests' level."""
+    return not len(too_many(measured_rates(study)))
 
 
 def trust(study: Study) -> list[Item]:
@@ -32,6 +42,14 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     found += [("Not in the model.", text) for text in study.left_out]
     lost = (*arms_not_compared(study), *settings_not_compared(study))
     found += [("Not compared.", text) for text in lost]
+    for row in too_many(measured_rates(study)).itertuples():
+        head = RATE_HEADS[str(row.control)]
+        text = (
+            f"{head[0].upper()}{head[1:]}: {_rate_text(row)} of tests at the 5 % "
+            f"level call a difference what is none by construction. P-values here are smaller, and "
+            f"intervals shorter, than they should be."
+        )
+        found.append(("Too many false positives.", text))
     if study.screening:
         count = {1: "One seed", 2: "Two seeds"}[study.seeds]
         text = (
@@ -69,18 +87,18 @@ def false_positive_line(rates: pd.DataFrame) -> Iterator[Item]:
     """Say how often the study's tests call a difference what is none, against the 5 % wanted."""
     if not len(rates):
         return
-    heads = {
-        "sham": "A/A cells", "placebo": "placebo, labels swapped",
-        "shuffled": "shuffled prompts, labels swapped", "relabelled": "labels drawn at random",
-    }  # fmt: skip
     said = "; ".join(
-        f"{heads[str(r.control)]} {float(str(r.rate)):.0%} of {r.tests} tests "
-        f"({100 * float(str(r.low)):.0f} to {100 * float(str(r.high)):.0f} %)"
+        f"{RATE_HEADS[str(r.control)]} {_rate_text(r)} of {r.tests} tests"
         for r in rates.itertuples()
     )
-    beyond = rates["low"] > ALPHA
+    beyond = len(too_many(rates)) > 0
     text = f"False positives at the 5 % level, measured here: {said}."
-    if beyond.any():
+    if beyond:
         text += " Where the interval lies above 5 %, take p-values for smaller than they should be."
-    tag = ("too many", "warn") if beyond.any() else ("as wanted", "clear")
+    tag = ("too many", "warn") if beyond else ("as wanted", "clear")
     yield Item(text, *tag, ("false_positives",))
+
+
+def _rate_text(row: Any) -> str:
+    low, high = 100 * float(row.low), 100 * float(row.high)
+    return f"{float(row.rate):.0%} ({low:.0f} to {high:.0f} %)"

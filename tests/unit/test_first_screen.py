@@ -156,7 +156,7 @@ def test_a_measured_rate_above_five_percent_is_a_warning_whichever_control_it_is
     })  # fmt: skip
     line = next(false_positive_line(rates))
     assert (line.tag, line.tone) == ("too many", "warn")
-    assert "labels drawn at random 22% of 80 tests (14 to 33 %)" in line.text
+    assert "labels drawn at random 22% (14 to 33 %) of 80 tests" in line.text
     fine = next(false_positive_line(rates.head(1)))
     assert (fine.tag, fine.tone) == ("as wanted", "clear")
 

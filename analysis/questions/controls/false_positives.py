@@ -16,12 +16,15 @@ Three ways to make comparisons of no difference out of the runs of a grid:
               here, because a label drawn by cell can pick it up.
 
 A rate is given with its Clopper-Pearson interval (1934, Biometrika 26(4)), as if comparisons were
-independent; those of one pair on several tasks are not quite.
+independent; those of one pair on several tasks are not quite. The tests of one labelling are not
+at all: their interval is that of a clustered share (Korn and Graubard 1998, Surv. Methodol. 24(2)),
+with as many independent tests as have the share's variance between labellings.
 
-Letters in names: S seeds, F ways to swap.
+Letters in names: S seeds, F ways to swap, L labellings.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -31,7 +34,7 @@ from scipy import stats
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
-from analysis.mixed import fit_mixed
+from analysis.mixed import fit_mixed, with_columns
 from analysis.questions.controls.estimate import RULES, pair_columns
 from analysis.regression.default_model import default_formula
 from analysis.regression.study import Study
@@ -41,7 +44,7 @@ from analysis.table.factors import cell_names, joined, stratum_names
 from analysis.table.frame import SCORED, study_rows
 
 ALPHA = 0.05
-RELABELLINGS = 10
+RELABELLINGS = 100
 MOST_COEFFICIENTS = 150  # of a model that is fitted for every labelling
 MOST_SWAPS = 10  # seeds up to which every way to swap is taken
 WAYS = {
@@ -54,28 +57,99 @@ WAYS = {
 
 def measured_rates(study: Study) -> pd.DataFrame:
     """Return `false_positive_rates` of a study."""
-    return study.once("false positives", lambda: false_positive_rates(study.frame))
+    return study.once(
+        "false positives", lambda: false_positive_rates(study.frame, _study_labellings(study))
+    )
 
 
-def false_positive_rates(frame: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
+def panel_rates(study: Study) -> pd.DataFrame:
+    """Return the rate of random labels by panel: task_group, dataset_type, tests, rate, low, high.
+
+    Empty where no label could be drawn.
+    """
+    drawn = _study_labellings(study)
+    names = [n for n in ("task_group", "dataset_type") if n in drawn]
+    if not names:
+        return pd.DataFrame()
+    rows = []
+    for key, own in drawn.groupby(names, sort=False):
+        hits = float((own["p"] < ALPHA).sum())
+        low, high = clopper_pearson(hits, len(own))
+        numbers = {"tests": len(own), "rate": hits / len(own), "low": low, "high": high}
+        rows.append(dict(zip(names, map(str, key), strict=True)) | numbers)
+    return pd.DataFrame(rows)
+
+
+def _study_labellings(study: Study) -> pd.DataFrame:
+    return study.once(
+        "labellings",
+        lambda: relabelled(study.frame, formula=study.fit.formula, labellings=RELABELLINGS),
+    )
+
+
+def false_positive_rates(
+    frame: pd.DataFrame, drawn: pd.DataFrame, *, alpha: float = ALPHA
+) -> pd.DataFrame:
     """Return one row per kind of comparison: control, way, tests, hits, rate, low, high.
 
     `hits` of swapped labels is the expected number: every comparison counts by the share of its
     swaps below `alpha`. Empty where the table has no comparison of this kind.
+
+    Args:
+        frame: a prepared results table.
+        drawn: the tests of labels drawn at random, of `relabelled`.
+        alpha: the level of the tests.
     """
-    rows = []
-    for control, shares in _all_shares(frame, alpha):
-        hits, tests = float(np.sum(shares)), len(shares)
-        low, high = clopper_pearson(hits, tests)
-        rows.append(
-            {"control": control, "way": WAYS[control], "tests": tests, "hits": hits}
-            | {"rate": hits / tests, "low": low, "high": high}
-        )
-    return pd.DataFrame(rows)
+    rows = frame[~frame["is_base"] & frame["task_type"].isin(SCORED)]
+    shares = {control: list(_shares(rows, control, alpha)) for control in RULES}
+    found = [
+        _rate_row(control, own, clopper_pearson(float(np.sum(own)), len(own)))
+        for control, own in shares.items() if own
+    ]  # fmt: skip
+    if len(drawn):
+        hit = drawn["p"] < alpha
+        found.append(_rate_row("relabelled", list(hit), clustered_share(hit, drawn["labelling"])))
+    return pd.DataFrame(found)
 
 
-def clopper_pearson(hits: float, tests: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share from `hits` in `tests`; hits may be an expected number.
+def _rate_row(
+    control: str, shares: Sequence[float], ends: tuple[float, float]
+) -> dict[str, object]:
+    hits, tests = float(np.sum(shares)), len(shares)
+    return {
+        "control": control, "way": WAYS[control], "tests": tests, "hits": hits,
+        "rate": hits / tests, "low": ends[0], "high": ends[1],
+    }  # fmt: skip
+
+
+def too_many(rates: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
+    """Return the rows of `false_positive_rates` whose interval lies above the level."""
+    return rates[rates["low"] > alpha] if len(rates) else rates
+
+
+def clustered_share(
+    hit: "pd.Series[bool]", cluster: "pd.Series[int]", *, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of a share whose observations come in independent clusters.
+
+    Clopper and Pearson's for the number of independent observations with the variance that the
+    share has between clusters (Korn and Graubard 1998); no more than there are, and one a cluster
+    where the clusters do not differ.
+    """
+    mean_L = hit.astype(float).groupby(cluster).mean().to_numpy()
+    share, tests, clusters = float(hit.mean()), len(hit), len(mean_L)
+    variance = float(mean_L.var(ddof=1)) / clusters if clusters > 1 else 0.0
+    effective = float(clusters)
+    if variance > 0:
+        tail = (1 + level) / 2
+        few = stats.t.ppf(tail, tests - 1) / stats.t.ppf(tail, clusters - 1)
+        effective = min(share * (1 - share) / variance * float(few) ** 2, float(tests))
+    effective = max(effective, 1.0)
+    return clopper_pearson(share * effective, effective, level=level)
+
+
+def clopper_pearson(hits: float, tests: float, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a share from `hits` in `tests`; both may be expected numbers.
 
     Raises:
         AnalysisError: no test, or more hits than tests.
@@ -86,18 +160,6 @@ def clopper_pearson(hits: float, tests: int, *, level: float = 0.95) -> tuple[fl
     low = float(stats.beta.ppf(tail, hits, tests - hits + 1)) if hits > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, tests - hits)) if hits < tests else 1.0
     return low, high
-
-
-def _all_shares(frame: pd.DataFrame, alpha: float) -> Iterator[tuple[str, list[float]]]:
-    """Yield every kind of comparison with the share of each that was called a difference."""
-    rows = frame[~frame["is_base"] & frame["task_type"].isin(SCORED)]
-    for control in RULES:
-        shares = list(_shares(rows, control, alpha))
-        if shares:
-            yield control, shares
-    drawn = [float(p < alpha) for p in relabelled_p(frame)]
-    if drawn:
-        yield "relabelled", drawn
 
 
 def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
@@ -167,36 +229,64 @@ def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> floa
     return float((2 * stats.t.sf(np.abs(t_F), df) < alpha).mean())
 
 
-def relabelled_p(
-    frame: pd.DataFrame, *, relabellings: int = RELABELLINGS, seed: int = 0
-) -> list[float]:
-    """Return the p-values of labels drawn at random by cell, within the study's own model.
+def relabelled(
+    frame: pd.DataFrame,
+    *,
+    formula: str | None = None,
+    labellings: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the tests of labels drawn at random by cell, within the study's own model.
 
-    Half of the cells of every data set and base model get the label. Empty where the model cannot
-    be fitted, where it has an effect for every cell (the label then has nothing to add), or where
-    it is too large to be fitted many times.
+    Half of the cells of every data set and base model get the label.
+
+    Args:
+        frame: a prepared results table.
+        formula: of the model; the default one without it.
+        labellings: how often labels are drawn.
+        seed: of the draws.
+
+    Returns:
+        labelling, task_group and dataset_type where they vary, p. Empty where the model cannot be
+        fitted, where it has an effect for every cell (the label then has nothing to add), or where
+        it is too large to be fitted many times.
     """
     rng = np.random.default_rng(seed)
     try:
         rows = study_rows(frame)
-        formula = default_formula(frame)[0]
+        formula = formula or default_formula(frame)[0]
     except AnalysisError:
-        return []
+        return pd.DataFrame()
     by = [n for n in ("task_group", "dataset_type") if rows[n].nunique() > 1]
     term = ":".join(["label", *by])
     stratum = stratum_names(rows)
     cell = stratum + " " + cell_names(rows)
-    found: list[float] = []
-    for _ in range(relabellings):
-        try:
-            fit = fit_mixed(rows.assign(label=_labels(cell, stratum, rng)), f"{formula} + {term}")
-        except AnalysisError:
-            return found
-        ours = [i for i, name in enumerate(fit.fixef.index) if "label" in name.split(":")]
-        if not ours or len(fit.fixef) > MOST_COEFFICIENTS:
-            return found
-        found += [contrast(fit, np.eye(len(fit.fixef))[i]).p for i in ours]
-    return found
+    label_NL = np.column_stack([_labels(cell, stratum, rng) for _ in range(labellings)])
+    try:
+        first = fit_mixed(rows.assign(label=label_NL[:, 0]), f"{formula} + {term}")
+    except AnalysisError:
+        return pd.DataFrame()
+    ours = [n for n in first.fixef.index if "label" in n.split(":")]
+    if not ours or len(first.fixef) > MOST_COEFFICIENTS:
+        return pd.DataFrame()
+    # A column of the label in one panel is the label times the panel's indicator.
+    columns = first.design.X_NB[:, [list(first.design.names).index(n) for n in ours]]
+    label_NL = label_NL[rows.index.get_indexer(first.design.rows)]
+    own_NK = columns / label_NL[:, :1]
+    found = []
+    for labelling, label_N in enumerate(label_NL.T):
+        own = dict(zip(ours, (own_NK * label_N[:, None]).T, strict=True))
+        fit = with_columns(first, own)
+        index = pd.Index(fit.fixef.index)
+        found += [
+            {"labelling": labelling, **dict(_LEVEL.findall(name))}
+            | {"p": contrast(fit, np.eye(len(index))[index.get_loc(name)]).p}
+            for name in ours if name in index
+        ]  # fmt: skip
+    return pd.DataFrame(found)
+
+
+_LEVEL = re.compile(r"(task_group|dataset_type)\[([^\]]*)\]")
 
 
 def _labels(

@@ -1,10 +1,9 @@
 """Controls and measured false-positive rates; the optimum with and without PLW 0."""
 
 import numpy as np
-import pandas as pd
 
 from analysis.questions.controls.estimate import NOT_RUN, control_table
-from analysis.questions.controls.false_positives import measured_rates
+from analysis.questions.controls.false_positives import measured_rates, panel_rates
 from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet
@@ -26,7 +25,7 @@ def controls(study: Study) -> Section | None:
     table = table[table["verdict"] != NOT_RUN]
     rates = measured_rates(study)
     if not len(table):
-        return Section("controls", "Controls", _rates(rates), SUMMARY) if len(rates) else None
+        return Section("controls", "Controls", _rates(study), SUMMARY) if len(rates) else None
     known = table.dropna(subset=["estimate"]) if "estimate" in table else table.iloc[:0]
     blocks: list[Block] = []
     if len(known):
@@ -51,11 +50,12 @@ def controls(study: Study) -> Section | None:
     )
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f") | {"p": P_VALUE}
     sheet = Sheet(Table("controls", "Controls", table[names], note, words.HEADS, formats))
-    return Section("controls", "Controls", (*blocks, sheet, *_rates(rates)), SUMMARY)
+    return Section("controls", "Controls", (*blocks, sheet, *_rates(study)), SUMMARY)
 
 
-def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
+def _rates(study: Study) -> tuple[Block, ...]:
     """Return the measured false-positive rates of the study's tests at 5 %, if there are any."""
+    rates, panels = measured_rates(study), panel_rates(study)
     if not len(rates):
         return ()
     table = rates.assign(control=rates["control"].map(RATE_NAMES))
@@ -64,9 +64,16 @@ def _rates(rates: pd.DataFrame) -> tuple[Block, ...]:
         "score ~ cell, task by task. Swapped: placebo or shuffled runs and their partners, their "
         "mean difference taken out and the two labels swapped seed by seed in every way; score ~ "
         "cell + seed. At random: the study's own model with a label drawn by cell. Intervals are "
-        "Clopper and Pearson's, as if all comparisons were independent."
+        "Clopper and Pearson's; of random labels clustered by labelling (Korn and Graubard 1998), "
+        "else as if all comparisons were independent."
     )
     heads = words.HEADS | {"way": "labels", "hits": "called different"}
     formats = {"hits": ".1f"} | dict.fromkeys(("rate", "low", "high"), ".1%")
     title = "False-positive rate, measured"
-    return (Sheet(Table("false_positives", title, table, note, heads, formats), open=True),)
+    sheet = Sheet(Table("false_positives", title, table, note, heads, formats), open=True)
+    if not len(panels):
+        return (sheet,)
+    note = "A test a labelling in every panel; Clopper and Pearson's intervals."
+    title = "Labels drawn at random, by panel"
+    by_panel = words.panel_words(panels)
+    return (sheet, Sheet(Table("false_positives_by_panel", title, by_panel, note, heads, formats)))
