@@ -76,7 +76,7 @@ def _shared(runs: pd.DataFrame, named: set[str], carried: set[str]) -> pd.DataFr
     # A run stands under that of its conditions which the grid names first, whatever its side.
     name = runs["run"].astype(int)
     order = pd.DataFrame({"first": name.groupby(runs["condition"]).transform("min"), "name": name})
-    runs = runs.loc[order.sort_values(["first", "name"]).index]
+    runs = runs.loc[order.sort_values(["first", "name"], kind="stable").index]
     return _of_both(runs.drop_duplicates("trained"))
 
 
