@@ -163,9 +163,9 @@ class LoadedStudy(LoadedTable):
         Raises:
             AnalysisError: no model can be fitted to these results.
         """
-        if isinstance(self.fitted, AnalysisError):
-            raise NoModel(str(self.fitted))
-        return self.fitted
+        found = super().regression
+        assert isinstance(found, Study)
+        return found
 
     @property
     def reasons(self) -> list[str]:

@@ -7,6 +7,7 @@ them in a sentence or two and holds a second analysis beside each.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -93,6 +94,21 @@ def judged(
     table["p_holm"] = holm(table["p"].tolist())
     same = ["" if margin is None else equivalence(e, margin).verdict for _, e in found]
     return table.assign(verdict=list(map(verdict, table["p_holm"], same)))
+
+
+def of_row(
+    row: Mapping[Any, Any],
+    *,
+    label: str,
+    group: str,
+    question: str,
+    second: Estimate | None = None,
+    unit: str = "points",
+) -> Headline:
+    """Return a row of `judged` as a headline."""
+    estimate, low, high, mde = (float(row[n]) for n in ("estimate", "low", "high", "mde"))
+    p, said = float(row["p_holm"]), str(row["verdict"])
+    return Headline(label, group, question, estimate, low, high, unit, said, p, mde, second)
 
 
 def strongest(headlines: Iterable[Headline], most: int) -> list[Headline]:

@@ -4,7 +4,7 @@ from analysis.questions.adapters.section import arm_differences
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import Headline
+from analysis.report.headline import Headline, of_row
 
 
 def headlines(study: Study) -> list[Headline]:
@@ -16,19 +16,7 @@ def headlines(study: Study) -> list[Headline]:
         if row["side"] != "both":
             rows = rows[rows["side"].astype(str) == str(row["side"])]
         arms = (str(row["arm"]), str(row["against"]))
-        found.append(
-            Headline(
-                label=f"{arms[0]} − {arms[1]}",
-                group=f"{row['dataset']}: {words.SIDES[str(row['side'])]}",
-                question="adapters",
-                estimate=float(row["estimate"]),
-                low=float(row["low"]),
-                high=float(row["high"]),
-                unit="points",
-                verdict=str(row["verdict"]),
-                p=float(row["p_holm"]),
-                mde=float(row["mde"]),
-                second=second.of_study(study, rows, "arm", arms),
-            )
-        )
+        label, group = " − ".join(arms), f"{row['dataset']}: {words.SIDES[str(row['side'])]}"
+        other = second.of_study(study, rows, "arm", arms)
+        found.append(of_row(row, label=label, group=group, question="adapters", second=other))
     return found

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.inference.estimates import DF_RULES
 from analysis.questions.heldout import figure as figures
 from analysis.report import words
-from analysis.report.headline import Headline, judged
+from analysis.report.headline import Headline, judged, of_row
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.level_means import Levels, level_means, panels
@@ -90,17 +90,12 @@ def headlines(frame: pd.DataFrame) -> list[Headline]:
     """Return the differences from PLW 0 as effects, for a page without a model of scores."""
     table = differences(frame)
     return [
-        Headline(
+        of_row(
+            row,
             label=f"{row['masking']}, PLW {words.plw_text(float(row['plw']))}",
             group=f"{row['dataset']}: loss on {row['role']} tokens less that at PLW 0",
             question="heldout",
             unit="nats a token",
-            verdict=str(row["verdict"]),
-            estimate=float(row["estimate"]),
-            low=float(row["low"]),
-            high=float(row["high"]),
-            p=float(row["p_holm"]),
-            mde=float(row["mde"]),
         )
         for row in (table.to_dict("records") if len(table) else [])
     ]

@@ -4,7 +4,7 @@ from analysis.questions.settings.section import at_text, differences
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import Headline
+from analysis.report.headline import Headline, of_row
 
 
 def headlines(study: Study) -> list[Headline]:
@@ -19,19 +19,8 @@ def headlines(study: Study) -> list[Headline]:
             rows = rows[rows["side"].astype(str) == str(row["side"])]
         levels = (str(row["level"]), str(row["against"]))
         weight = f", PLW {words.plw_text(float(row['plw']))}" if several else ""
-        found.append(
-            Headline(
-                label=f"{row['setting']} {levels[0]} − {levels[1]}{weight}{at_text(row['at'])}",
-                group=f"{row['dataset']}: {words.SIDES[str(row['side'])]}, settings",
-                question="settings",
-                estimate=float(row["estimate"]),
-                low=float(row["low"]),
-                high=float(row["high"]),
-                unit="points",
-                verdict=str(row["verdict"]),
-                p=float(row["p_holm"]),
-                mde=float(row["mde"]),
-                second=second.of_study(study, rows, str(row["setting"]), levels),
-            )
-        )
+        label = f"{row['setting']} {levels[0]} − {levels[1]}{weight}{at_text(row['at'])}"
+        group = f"{row['dataset']}: {words.SIDES[str(row['side'])]}, settings"
+        other = second.of_study(study, rows, str(row["setting"]), levels)
+        found.append(of_row(row, label=label, group=group, question="settings", second=other))
     return found
