@@ -45,9 +45,9 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     for row in too_many(measured_rates(study)).itertuples():
         head = RATE_HEADS[str(row.control)]
         text = (
-            f"{head[0].upper()}{head[1:]}: {_rate_text(row)} of tests at the 5 % "
-            f"level call a difference what is none by construction. P-values here are smaller, and "
-            f"intervals shorter, than they should be."
+            f"{head[0].upper()}{head[1:]}: {_rate_text(row)} of comparisons that hold no "
+            f"difference were called different at the 5 % level. The p-values of this page are "
+            f"smaller, and its intervals shorter, than they should be."
         )
         found.append(("Too many false positives.", text))
     if study.screening:
