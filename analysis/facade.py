@@ -32,6 +32,8 @@ from analysis.regression.numbers import Numbers
 from analysis.regression.study import NoModel, Study
 from analysis.report import build
 from analysis.report.headline import Headline, judged
+from analysis.table.cells import ARM as ADAPTER_RANK
+from analysis.table.cells import arm_text, without_rank
 from analysis.table.columns import NEEDED
 from analysis.table.conditions import ARM, OWN, differences
 from analysis.table.factors import factors_of, level_columns, level_text
@@ -197,9 +199,9 @@ class LoadedStudy(LoadedTable):
         """Return `first` less `second` in points, by data set, base model and kind of task.
 
         Runs are compared under equal conditions: only combinations of the other factors (masking,
-        weight, settings) that both sides ran are used, and condition and seed are adjusted for by
-        least squares, a run's score being the mean over its tasks. A run of several names may
-        stand under any of them, but counts once, and not where it is on both sides.
+        weight, settings) that both sides ran are used. Each with each seed is a block, as in the
+        report, and a run's score is the mean over its tasks. A run of several names may stand under
+        any of them, but counts once, and not where it is on both sides.
 
         Args:
             first: an arm's name ("lora r8", see `arms`), or levels by factor, such as
@@ -252,7 +254,13 @@ class LoadedStudy(LoadedTable):
         """
         rows = self._names
         if isinstance(side, str):
-            return set(rows.loc[_of_level(_arm_names(rows), ARM, side), "run"])
+            names = _arm_names(rows)
+            if side not in set(names):  # the page always says an arm's rank
+                shown = [
+                    arm_text(*own) for own in without_rank(rows)[list(ADAPTER_RANK)].to_numpy()
+                ]
+                names = pd.Series(shown, rows.index) if side in shown else names
+            return set(rows.loc[_of_level(names, ARM, side), "run"])
         if not isinstance(side, Mapping):
             raise AnalysisError(
                 f"{which}={told(side)}: must be an arm's name or levels by factor, such as "

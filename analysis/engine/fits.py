@@ -181,10 +181,13 @@ class MixedFit:
             rows += f" ({self.design.dropped:,} more have missing values)"
         name = "restricted log-likelihood" if self.method == "REML" else "log-likelihood"
         criteria = f"AIC {self.aic:.2f}   BIC {self.bic:.2f}   {name} {self.loglik:.2f}"
-        found = {"Rows": rows, "Criteria": criteria}
+        found = {"Rows": rows, "Criteria": criteria} | self._rule()
         if self.design.dispersion is not None:
             found |= {"Residual SD": f"differs between rows: {self.design.dispersion.formula}"}
         return found
+
+    def _rule(self) -> dict[str, str]:
+        return {"Tests": "t, Satterthwaite's degrees of freedom"}
 
     def _fixed(self) -> pd.DataFrame:
         """Return one row per fixed effect: name, estimate, se, df, t, p."""
@@ -300,6 +303,9 @@ class GlmmFit(MixedFit):
         for end, share in self.inflation.items():
             family += f", share of scores at {end:g}: {share:.3f}"
         return {"Family": family} | super()._facts()
+
+    def _rule(self) -> dict[str, str]:
+        return {"Tests": "z, normal distribution"}
 
     def _fixed(self) -> pd.DataFrame:
         return super()._fixed().drop(columns="df").rename(columns={"t": "z"})

@@ -139,6 +139,8 @@ def parse_dispersion(text: str, columns: Iterable[str]) -> Parsed:
         text: as in "~ panel".
         columns: the table's columns, against which names are checked.
     """
+    if not isinstance(text, str):
+        raise AnalysisError(f"dispersion={text}: must be a formula as text, such as '~ panel'")
     said, tokens, used = _read("dispersion", text, columns)
     fixed, bars, offsets = _split(said, tokens[1:]) if len(tokens) > 1 else ([], [], [])
     if tokens[:1] != ["~"] or not fixed or "~" in fixed or bars or offsets:
@@ -312,6 +314,9 @@ def design(
         dispersion: a one-sided formula.
     """
     spread = None if dispersion is None else parse_dispersion(dispersion, frame.columns)
+    score = set(response_columns(f"{parsed.response} ~ 1", frame.columns))
+    if spread is not None and score & set(spread.columns):
+        raise AnalysisError(f"dispersion={dispersion}: the score cannot stand in it")
     if weights is not None and weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
     extra = ([weights] if weights else []) + list(spread.columns if spread else ())

@@ -114,7 +114,7 @@ def _terms(
     _block(rows, draft)
     _dose(rows, draft, dose, degree)
     _rank(rows, draft, unit, "method" if _split(factors) else "adapter")
-    _say(chosen, factors, only, draft)
+    _say(rows, chosen, factors, only, draft)
     _run(rows, draft)
 
 
@@ -188,20 +188,35 @@ def _term(rows: pd.DataFrame, factor: Factor) -> str:
     if not is_setting(factor.column) or not is_number(rows[factor.column]):
         return name
     values = rows[factor.column].dropna()
-    if values.nunique() <= FEW:
-        return f"C({name})"
+    positive = values[values > 0]
+    wide = len(positive) > 1 and positive.max() / positive.min() >= DECADE
+    if values.nunique() <= (MANY if wide and values.min() == 0 else FEW):
+        return f"C({name})"  # a number over decades with 0 among them is no line on any scale
     return f"log10({name})" if values.min() > 0 and values.max() / values.min() >= DECADE else name
 
 
+def _scale(rows: pd.DataFrame, factor: Factor) -> str:
+    """Return on which scale a number stands in the model as a line; "" for categories."""
+    term = _term(rows, factor)
+    if term.startswith("C(") or not is_number(rows[factor.column]):
+        return ""
+    return ", a line over its logarithm" if term.startswith("log10(") else ", a straight line"
+
+
 def _say(
-    chosen: list[Factor], factors: Factors, only: Mapping[str, Sequence[str]], draft: _Draft
+    rows: pd.DataFrame,
+    chosen: list[Factor],
+    factors: Factors,
+    only: Mapping[str, Sequence[str]],
+    draft: _Draft,
 ) -> None:
     """Say how every factor beside stratum, adapter and weight stands in the model."""
     for factor in chosen:
         if factor.column not in ("dataset", "model", "adapter", "method"):
             methods = " and ".join(only.get(factor.column, ()))
             where = f", among runs of {methods}, which alone have it" if methods else ""
-            draft.reasons.append(f"{factor.column} varies: an effect of its own{where}.")
+            scale = _scale(rows, factor)
+            draft.reasons.append(f"{factor.column} varies: an effect of its own{scale}{where}.")
     for factor in factors:
         if factor.inside in ("dataset", "model"):
             draft.reasons.append(

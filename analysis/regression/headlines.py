@@ -1,5 +1,6 @@
 """The first screen of an external table: its effects, whether to trust them, the best levels."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -148,7 +149,31 @@ def remarks(found: Numbers) -> list[str]:
     ]
 
 
-METHOD = "least squares on the rows, errors clustered by group"
+LOWER = [
+    "loss",
+    "perplexity",
+    "ppl",
+    "error",
+    "err",
+    "wer",
+    "cer",
+    "nll",
+    "bpb",
+    "rmse",
+    "mae",
+    "mse",
+]  # the less the better
+
+
+def method(reg: Regression) -> str:
+    """Return how the second analysis is made."""
+    errors = "errors clustered by group" if reg.fit.random else "errors robust to unequal noise"
+    return f"least squares on the rows, {errors}"
+
+
+def lower_is_better(score: str) -> bool:
+    """Return whether a score's name says that less of it is better, as of a loss."""
+    return bool(set(re.split(r"[^a-z]+", score.lower())) & set(LOWER))
 
 
 def trust(reg: Regression) -> list[Item]:
@@ -174,17 +199,18 @@ def trust(reg: Regression) -> list[Item]:
 
 def best_levels(reg: Regression, found: Numbers) -> Table:
     """Return the best level of every factor with its interval, corrected for being picked."""
-    rows = [row for name in contrasts.factors(reg) if (row := _best(reg, name)) is not None]
+    lower = lower_is_better(reg.score)
+    rows = [row for n in contrasts.factors(reg) if (row := _best(reg, n, lower)) is not None]
     rows += [
         {"factor": "PLW", "best": f"{row['estimate']:.3g}", "low": row["low"],
          "high": row["high"], "possible": str(row["verdict"])}
         for row in found.optimum.dropna(subset=["estimate"]).to_dict("records")
-    ] if len(found.optimum) else []  # fmt: skip
+    ] if len(found.optimum) and not lower else []  # fmt: skip
     note = (
-        f"Mean: adjusted mean of {reg.score} at the level of highest mean, then corrected for "
+        f"Mean: adjusted mean of {reg.score} at the best level, then corrected for "
         "having been picked (Andrews, Kitagawa and McCloskey 2024), with its 95 % interval. May be "
-        "the best: levels that Hsu's comparisons with the best do not rule out. Higher is taken as "
-        "better. The interval of a PLW is that of the weight."
+        "the best: levels that Hsu's comparisons with the best do not rule out. "
+        f"{'Lower' if lower else 'Higher'} is taken as better, by the score's name."
     )
     heads = words.HEADS | {"best": "best level", "possible": "may be the best"}
     formats = dict.fromkeys(("mean", "corrected", "low", "high"), SIGNIFICANT)
@@ -192,10 +218,11 @@ def best_levels(reg: Regression, found: Numbers) -> Table:
                  formats)  # fmt: skip
 
 
-def _best(reg: Regression, name: str) -> dict[str, object] | None:
+def _best(reg: Regression, name: str, lower: bool) -> dict[str, object] | None:
     try:
         found = means(reg.fit, reg.used, name, df=reg.df)
-        mean_K = found.l_KB @ reg.fit.fixef.to_numpy()
+        sign = -1.0 if lower else 1.0
+        mean_K = sign * (found.l_KB @ reg.fit.fixef.to_numpy())
         cov_KK = found.l_KB @ covariance(reg.fit, reg.df) @ found.l_KB.T
         df = contrast(reg.fit, found.l_KB[0] - found.l_KB[1], df=reg.df).df
         possible = int(against_best(mean_K, cov_KK, df=df).possible_K.sum())
@@ -203,9 +230,9 @@ def _best(reg: Regression, name: str) -> dict[str, object] | None:
     except (AnalysisError, np.linalg.LinAlgError):
         return None
     back = scale_of(reg.fit).inverse
+    ends = sorted((sign * won.hybrid.low, sign * won.hybrid.high))
     mean, middle, low, high = (
-        float(back(np.asarray(v)))
-        for v in (won.naive, won.hybrid.estimate, won.hybrid.low, won.hybrid.high)
+        float(back(np.asarray(v))) for v in (sign * won.naive, sign * won.hybrid.estimate, *ends)
     )
     return {
         "factor": name, "best": str(found.labels[name].iloc[won.index]), "mean": mean,

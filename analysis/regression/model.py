@@ -234,7 +234,11 @@ def _score(raw: pd.DataFrame, request: Request) -> str:
     found = score_columns(raw)
     if len(found) == 1 or "score" in found:
         return "score" if "score" in found else found[0]
-    return "score"
+    numbers = [str(c) for c in raw if pd.api.types.is_numeric_dtype(raw[c])]
+    raise AnalysisError(
+        f"score: no column says by its name that it alone is the score; name it, "
+        f"one of {listed(found or numbers, limit=8)}"
+    )
 
 
 def prepared(raw: pd.DataFrame, score: str) -> pd.DataFrame:

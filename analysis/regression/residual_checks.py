@@ -5,6 +5,9 @@ A model that is not Gaussian has no residuals to speak of; its randomised quanti
 F(y), are standard normal where the model is right. The draws are always the same.
 """
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -12,12 +15,17 @@ from scipy import stats
 from analysis.engine.fits import GlmmFit
 from analysis.engine.linalg import Array
 from analysis.engine.ties import falling
-from analysis.mixed import MixedFit
+from analysis.errors import AnalysisError
+from analysis.inference.estimates import contrast
+from analysis.mixed import MixedFit, fit_mixed
+from analysis.regression.effect_groups import effects
 from analysis.regression.model import Regression
+from analysis.regression.propose import quoted
 from analysis.report import plots, words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
 
+ALPHA = 0.05
 EDGE = 1e-12
 FAR = 3.5  # standard deviations from which a row is listed
 MOST_ROWS = 10
@@ -106,11 +114,47 @@ def check_rows(reg: Regression, found: "pd.Series[float]") -> pd.DataFrame:
         ("excess kurtosis", tails, np.nan, ""),
         ("share beyond 3 standard deviations (normal: 0.27 %)", beyond, np.nan, ""),
     ]
+    rows += reg.once("curvature", lambda: list(_bends(reg)))
     return pd.DataFrame(rows, columns=["check", "value", "p", "words"])
 
 
+def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
+    """Yield the test of the square of every number that stands in the model as a straight line."""
+    numbers = [
+        effect for effect in effects(reg.fit)
+        if len(effect.variables) == len(effect.names) == 1 and _is_line(reg, effect.variables[0])
+    ]  # fmt: skip
+    for effect in numbers:
+        (column,), (name,) = effect.variables, effect.names
+        term = quoted(column) if name == column else name
+        try:
+            formula = f"{reg.fit.formula} + I(({term})^2)"
+            fit = fit_mixed(reg.used, formula, reg.family, weights=reg.proposal.weights)
+        except AnalysisError:
+            continue
+        if len(fit.fixef) != len(reg.fit.fixef) + 1:
+            continue
+        found = contrast(fit, np.eye(len(fit.fixef))[-1], df=reg.df)
+        if math.isfinite(found.p):
+            said = "" if found.p * len(numbers) >= ALPHA else (
+                f"The score bends over {column} (p = {shown(found.p, P_VALUE)} for its square): a "
+                f"straight line misstates its effect; add I(({term})^2) to the formula."
+            ).replace("= <", "< ")  # fmt: skip
+            yield f"curvature over {column}: t of its square", found.t, found.p, said
+
+
+def _is_line(reg: Regression, column: str) -> bool:
+    """Return whether a column is a number of three values or more, with no square in the model."""
+    values = reg.used[column]
+    of_it = [e for e in effects(reg.fit) if column in e.variables]
+    return pd.api.types.is_numeric_dtype(values) and values.nunique() > 2 and len(of_it) == 1
+
+
 def _check_table(rows: pd.DataFrame) -> Table:
-    note = "Of the residuals; a p-value asks whether the figure could be chance."
+    note = (
+        "Of the residuals, and of straight lines: the square of a number is added to the model and "
+        "tested. A p-value asks whether the figure could be chance."
+    )
     formats = {"value": SIGNIFICANT, "p": P_VALUE}
     frame = rows.drop(columns="words")
     return Table("residual_checks", "Residuals", frame, note, words.HEADS, formats)

@@ -45,7 +45,7 @@ def _single_levels(reg: Regression) -> list[Block]:
         names = [str(n) for n in reg.fit.fixef.index if _about(str(n), column, reg)]
         try:
             found = leverage(reg.fit, reg.used, column, names=names)
-        except AnalysisError:
+        except (AnalysisError, np.linalg.LinAlgError):  # too little is left without a level
             continue
         parts.append(found.table.assign(column=column, level=found.table["level"].astype(str)))
         sentences += found.words

@@ -22,7 +22,7 @@ from analysis.regression.model import (
 )
 from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
-from analysis.table.factors import Factors, factors_of
+from analysis.table.factors import Factors, cell_names, factors_of, stratum_names
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, read_items
 
@@ -136,10 +136,17 @@ class Study(Regression):
         """The rows at the usual level of every setting: what the figures show."""
         return self.factors.main(self.rows)
 
+    @cached_property
+    def seeds_per_cell(self) -> tuple[int, int, int]:
+        """The seeds of a cell: the fewest, the median over cells (rounded down), the most."""
+        cell = stratum_names(self.rows) + " " + cell_names(self.rows)
+        counts = self.rows["seed"].groupby(cell).nunique()
+        return int(counts.min()), int(counts.median()), int(counts.max())
+
     @property
     def seeds(self) -> int:
-        """The number of seeds; of the arms that have most."""
-        return int(self.rows["seed"].nunique())
+        """The number of seeds of the median cell."""
+        return self.seeds_per_cell[1]
 
     @property
     def screening(self) -> bool:

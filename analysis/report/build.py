@@ -299,7 +299,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         trust=headlines.trust(reg),
         best=headlines.best_levels(reg, found),
         remarks=headlines.remarks(found),
-        method=headlines.METHOD,
+        method=headlines.method(reg),
         nothing=first_screen.NOTHING if len(found.joint) else mean(reg),
     )
     facts = (

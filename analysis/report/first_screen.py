@@ -218,7 +218,7 @@ def _sheet(table: pd.DataFrame, method: str) -> Table:
         frame = frame.drop(columns=["second", "second_low", "second_high", "second_p", "agrees"])
     note = (
         "p: as the verdict rests on it, adjusted as the table of the effect's own section states. "
-        f"MDE: minimum detectable effect, found with 80 % power. Second analysis: {method}, its p "
-        "adjusted by Holm over a question's effects."
+        "MDE: minimum detectable effect, found with 80 % power by one unadjusted test. "
+        f"Second analysis: {method}, its p adjusted by Holm over a question's effects."
     )
     return Table("headlines", "Every effect of the figure", frame, note, HEADS, FORMATS)

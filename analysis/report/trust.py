@@ -69,7 +69,9 @@ def _fit(study: Study) -> Item:
 
 
 def _seeds(study: Study) -> Item:
-    text = f"{words.count(study.seeds, 'seed')} per cell."
+    fewest, _, most = study.seeds_per_cell
+    text = f"{words.count(most, 'seed')} per cell."
+    text = text if fewest == most else f"{fewest} to {text}"
     return Item(text, "seeds", "warn" if study.screening else "")
 
 

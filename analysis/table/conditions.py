@@ -6,14 +6,12 @@ against itself.
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 
-from analysis.errors import AnalysisError
 from analysis.inference.estimates import DF_RULES, Estimate
-from analysis.table.adjusted_means import adjusted_means, by_rule
 from analysis.table.cells import run_means
 from analysis.table.factors import carrier, factors_of, joined
+from analysis.table.level_means import level_means
 
 ARM = "arm"  # what a side fixes that is the name of an arm
 STRATA = ("dataset", "model")
@@ -86,12 +84,7 @@ def _of_both(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _difference(runs: pd.DataFrame, df: str) -> Estimate | None:
-    """Return the first side less the second, adjusted for condition and seed; None if unknown."""
-    level_N = np.where(runs["first"], 0, 1).astype(np.intp)
-    blocks = [runs["condition"], runs["seed"].astype(str)]
-    score_N1 = runs[["score"]].to_numpy(dtype=np.float64)
-    try:
-        fit = by_rule(adjusted_means(level_N, blocks, score_N1), df)
-    except AnalysisError:
-        return None
-    return fit.contrast(np.array([1.0, -1.0]))
+    """Return the first side less the second, condition and seed crossed; None if unknown."""
+    means = level_means(runs, ["first"], block=["condition", "seed"], df=df)
+    first = means.table["first"].astype(bool)
+    return means.compare(first, ~first)

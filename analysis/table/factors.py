@@ -224,7 +224,7 @@ def cell_names(rows: pd.DataFrame) -> "pd.Series[str]":
 def level_text(level: Any) -> str:
     """Return a level as text: a number as short as it is, without a trailing .0."""
     if isinstance(level, float | np.floating):
-        return "" if np.isnan(level) else f"{level:g}"
+        return "" if np.isnan(level) else f"{level:.12g}"
     return str(level)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from ablate.results.store import Store
 from hydra_plugins.ablate_sweeper import AblateSweeper
 from tests.imports import ROOT
 
+CHECKPOINT = ROOT / "ablate" / "micro" / "checkpoints" / "micro_0"
 ONE = ["adapter=lora", "rank=2", "train.lr=1e-3", "evaluate=none"]
 COMPOSING = [name for name, verb in VERBS.items() if any("config" in o.name for o in verb.options)]
 
@@ -245,3 +247,22 @@ def test_the_plain_hydra_application_refuses_in_one_line():
         said = done.stderr.strip()
         assert said.startswith("ablate: masking=nobody: not one of")
         assert "\n" not in said
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_tokens_of_ones_own_data_and_model_need_no_learning_rate(tmp_path, capsys):
+    """The README's first command for data of one's own."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {i}."},
+                      {"role": "assistant", "content": f"{i}."}]}
+        for i in range(60)
+    ]  # fmt: skip
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    base = Path(shutil.copytree(CHECKPOINT, tmp_path / "base"))
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    words = ["dataset=local", f"dataset.path={tmp_path / 'chat.jsonl'}", "dataset.template=chat"]
+    words += ["model=local", f"model.path={base}", "masking=none", "plw=0.1"]
+    assert main(["tokens", *words]) == 0, capsys.readouterr().err
+    assert "completion" in capsys.readouterr().out

@@ -403,3 +403,10 @@ def test_a_search_that_lets_a_residual_go_to_zero_is_begun_again():
     assert np.abs(fit.dispersed.logs(first.x)).max() > MOST_LOG  # it went to the penalty's place
     assert fit.loglik > -first.at.deviance / 2 + 0.1
     assert fit.residual_sd[["p0", "p1"]].min() > 0.005
+
+
+@pytest.mark.parametrize(("asked", "said"), [(5, "as text"), ("~ y", "the score cannot stand")])
+def test_a_dispersion_that_is_none_is_refused_in_one_line(asked, said):
+    table = pd.DataFrame({"y": np.random.default_rng(0).normal(size=20), "g": list("ab") * 10})
+    with pytest.raises(AnalysisError, match=said):
+        fit_mixed(table, "y ~ g", dispersion=asked)

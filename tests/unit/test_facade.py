@@ -36,6 +36,17 @@ def test_a_results_folder_is_a_study(study, folder):
     assert study.reasons
 
 
+def test_arms_answer_to_the_names_of_the_page_too(tmp_path):
+    """With one rank the arms are called without it, and the page calls them with it."""
+    raw = fake_results(plws=(0.0, 0.1), controls=False)
+    kept = (raw["rank"] == raw["rank"].max()) | (raw["adapter"] == "none")
+    raw[kept].to_parquet(tmp_path / "results.parquet")
+    loaded = ablate.load(tmp_path)
+    assert "lora" in loaded.arms
+    named = f"lora r{raw['rank'].max():g}"
+    pd.testing.assert_frame_equal(loaded.compare(named, "full"), loaded.compare("lora", "full"))
+
+
 def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
     """Two paths: the facade, and the table that the report writes."""
     found = study.effects()
@@ -68,7 +79,7 @@ def test_a_comparison_is_least_squares_over_equal_conditions(study):
         shared = set(runs.loc[runs["first"] == 1, "condition"])
         shared &= set(runs.loc[runs["first"] == 0, "condition"])
         fit = smf.ols(
-            "score ~ first + C(condition) + C(seed)", runs[runs["condition"].isin(shared)]
+            "score ~ first + C(condition):C(seed)", runs[runs["condition"].isin(shared)]
         ).fit()
         assert line["estimate"] == pytest.approx(fit.params["first"])
         assert (line["low"], line["high"]) == pytest.approx(tuple(fit.conf_int().loc["first"]))

@@ -15,7 +15,7 @@ from analysis.questions.settings.section import differences
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.study import fitted
 from analysis.report import overview
-from analysis.report.trust import warnings
+from analysis.report.trust import trust, warnings
 from analysis.table.carried import shortest_endings, with_reference
 from analysis.table.factors import (
     GROUPS,
@@ -23,6 +23,7 @@ from analysis.table.factors import (
     cell_names,
     factors_of,
     level_columns,
+    level_text,
     readable,
     stratum_names,
 )
@@ -395,6 +396,35 @@ def test_numbers_of_many_levels_are_numbers_in_the_model():
     narrow = [t.assign(**{"train.epochs": t["train.batch_size"] / 100 + 1}) for t in tables]
     frame = from_results(pd.concat(narrow).drop(columns="train.batch_size"))
     assert " + `train.epochs`)" in default_formula(frame).formula
+
+
+def test_a_number_over_decades_with_zero_among_its_levels_is_modelled_as_categories():
+    key = "train.weight_decay"
+    raw = swept(*({key: v} for v in (0.0, 1e-4, 1e-3, 1e-2, 1e-1)))
+    model = default_formula(from_results(raw))
+    assert f"C(`{key}`)" in model.formula
+    assert f"{key} varies: an effect of its own." in model.reasons
+    raw = swept(*({"train.eps": v} for v in (1e-10, 1e-9, 1e-8, 1e-7, 1e-6)))
+    model = default_formula(from_results(raw))
+    assert "train.eps varies: an effect of its own, a line over its logarithm." in model.reasons
+
+
+def test_levels_that_agree_in_six_digits_have_names_of_their_own():
+    assert level_text(1234567.0) != level_text(1234568.0)
+    assert level_text(0.1 + 0.2) == "0.3"
+    assert level_text(2.0) == "2"
+
+
+@pytest.mark.parametrize(("fewer", "said"), [((), "4 seeds"), (("full",), "1 to 4 seeds")])
+def test_seeds_are_counted_by_cell(fewer, said):
+    raw = fake_results(1, seeds=4, plws=(0.0, 0.1), controls=False)
+    raw = raw[~raw["adapter"].isin(fewer) | (raw["seed"] == 0)]
+    study = fitted(raw, from_results(raw))
+    (line,) = [item.text for item in trust(study) if item.tag == "seeds"]
+    assert line == f"{said} per cell."
+    assert not study.screening
+    apart = raw[(raw["seed"] < 2) == (raw["adapter"] != "lora")]  # four seeds, two a cell
+    assert fitted(apart, from_results(apart)).screening
 
 
 def test_a_missing_setting_takes_the_usual_level():

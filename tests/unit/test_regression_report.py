@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from scipy import stats
 
 from ablate.cli import main
@@ -290,6 +291,63 @@ def test_a_wald_interval_of_a_standard_deviation_holds_the_estimate():
 
 
 @pytest.mark.parametrize("make", [item_table, beta_table])
+def bowl(seed=0):
+    """A loss that is lowest at a middle learning rate, at another level for each optimizer."""
+    rng = np.random.default_rng(seed)
+    rows = [(o, 10.0**-k, s) for o in ("adamw", "lion") for k in range(2, 6) for s in range(3)]
+    table = pd.DataFrame(rows, columns=["optimizer", "lr", "seed"])
+    bend = (np.log10(table["lr"]) + 3.5) ** 2
+    noise = rng.normal(0, 0.02, len(table))
+    return table.assign(loss=2 + 0.1 * bend - 0.05 * (table["optimizer"] == "lion") + noise)
+
+
+def test_a_line_that_the_data_bend_over_is_told_with_its_remedy():
+    reg = analysed(bowl(), Request(score="loss", formula="loss ~ optimizer + log2(lr)"))
+    (line,) = [item for item in headlines.trust(reg) if item.tag == "residuals"]
+    assert line.tone == "warn"
+    assert "The score bends over lr" in line.text
+    remedy = re.search(r"add (\S+) to the formula", line.text)[1]
+    again = analysed(bowl(), Request(score="loss", formula=f"{reg.fit.formula} + {remedy}"))
+    rows = residual_checks.check_rows(again, residual_checks.residuals(again))
+    assert not rows["check"].str.contains("curvature").any()
+    square = smf.ols("loss ~ optimizer + x + I(x**2)", bowl().assign(x=np.log2(bowl()["lr"]))).fit()
+    found = residual_checks.check_rows(reg, residual_checks.residuals(reg)).set_index("check")
+    row = found.loc["curvature over lr: t of its square"]
+    assert (row["value"], row["p"]) == pytest.approx(
+        (square.tvalues["I(x ** 2)"], square.pvalues["I(x ** 2)"])
+    )
+
+
+def test_a_straight_line_is_seldom_called_bent():
+    bent = 0
+    for seed in range(40):
+        table = bowl(seed)
+        table["loss"] -= 0.1 * (np.log10(table["lr"]) + 3.5) ** 2
+        reg = analysed(table, Request(score="loss", formula="loss ~ optimizer + log2(lr)"))
+        rows = residual_checks.check_rows(reg, residual_checks.residuals(reg))
+        bent += rows["words"].str.startswith("The score bends").any()
+    assert bent <= 6  # binomial with 5 %: beyond it in 1.4 % of draws
+
+
+def test_of_a_loss_the_lowest_level_is_the_best():
+    reg = analysed(bowl(), Request(score="loss", formula="loss ~ optimizer + log2(lr)"))
+    table = headlines.best_levels(reg, Numbers.of(reg))
+    row = table.frame.iloc[0]
+    assert row["best"] == "lion"
+    assert row["low"] < row["corrected"] < row["high"]
+    assert "Lower is taken as better" in table.note
+    up = analysed(bowl().assign(loss=lambda d: -d["loss"]).rename(columns={"loss": "acc"}),
+                  Request(score="acc", formula="acc ~ optimizer + log2(lr)"))  # fmt: skip
+    other = headlines.best_levels(up, Numbers.of(up)).frame.iloc[0]
+    assert [row["low"], row["high"]] == pytest.approx([-other["high"], -other["low"]])
+
+
+def test_a_table_whose_score_has_no_telling_name_says_which_columns_it_may_be():
+    with pytest.raises(AnalysisError, match=r"^score: no column says by its name .*loss") as caught:
+        analysed(bowl().drop(columns="optimizer"), Request())
+    assert "score=score" not in str(caught.value)
+
+
 def test_quantile_residuals_of_a_true_model_are_normal(make):
     found = residual_checks.residuals(analysed(make(), Request()))
     assert abs(found.mean()) < 0.15
