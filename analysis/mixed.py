@@ -28,7 +28,7 @@ METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
 EXACT_FIT = 1e-10  # residual length, as a share of the score's, that counts as none
 ROUNDING = 1e-14  # the same, of the score as it stands: what rounding errors alone may leave
-LEAST = 1e-140  # the largest number of a score whose square is a number still
+SPREADS = (1e-60, 1e60)  # of a weighted score whose fourth powers are numbers still
 
 
 def fit_mixed(
@@ -239,28 +239,35 @@ def _check_size(found: DesignMatrices, coefficients: int) -> None:
 
 
 def _check_score(found: DesignMatrices) -> None:
-    if 0 < (largest := float(np.abs(found.y_N).max())) < LEAST:
+    name = f"score={found.parsed.response}"
+    spread, rounding = _spread(found)
+    if spread <= rounding:
+        raise AnalysisError(f"{name}: the same in every row")
+    if not SPREADS[0] <= spread <= SPREADS[1]:
+        advice = "divide" if spread > 1 else "multiply"
+        weighted = "" if found.weights_N is None else " with its weights"
         raise AnalysisError(
-            f"score={found.parsed.response}: its largest number is {largest:.3g}, whose square "
-            f"cannot be computed; multiply the column by a power of ten"
+            f"{name}: its spread{weighted} is {spread:.3g}, whose powers cannot be computed; "
+            f"{advice} the column by a power of ten"
         )
-    if _spread(found.y_N) <= ROUNDING * float(np.linalg.norm(found.y_N)):
-        raise AnalysisError(f"score={found.parsed.response}: the same in every row")
 
 
 def _check(found: DesignMatrices, problem: Problem) -> None:
     _check_size(found, problem.p)
-    rounding = ROUNDING * float(np.linalg.norm(found.y_N))
+    spread, rounding = _spread(found)
     left = float(np.linalg.norm(problem.fixed.residual_N))
-    if left <= max(EXACT_FIT * _spread(found.y_N), rounding):
+    if left <= max(EXACT_FIT * spread, rounding):
         raise AnalysisError(
             f"score={found.parsed.response}: the fixed effects explain it exactly; there is no "
             f"noise to hold an effect against"
         )
 
 
-def _spread(y_N: Array) -> float:
-    return float(np.linalg.norm(y_N - y_N.mean()))
+def _spread(found: DesignMatrices) -> tuple[float, float]:
+    """Return the score's length about its mean and its rounding errors', of the mean weight."""
+    y_N, root = found.y_N, float(np.sqrt(np.mean(found.root_N**2)))
+    length, about = (float(np.linalg.norm(v_N)) for v_N in (y_N, y_N - y_N.mean()))
+    return root * about, root * ROUNDING * length
 
 
 def _random_effects(

@@ -31,7 +31,7 @@ from analysis.errors import AnalysisError, listed, nearest
 FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
 OFFSET = "offset"
 _CONTEXT = {"sqrt": np.sqrt, "logit": logit}
-LARGEST = 1e140  # whose square, times the number of rows, is a number still
+LARGEST = 1e90  # fourth powers of a ratio of two columns are numbers still
 RESERVED = ("Intercept", "1", ".", "~", "|")  # to formulaic, in backticks or not
 KEYWORDS = ("degree", "raw", "True", "False")  # of poly
 _TOKEN = re.compile(
@@ -446,11 +446,13 @@ def _finite(matrix: pd.DataFrame, name: str) -> Array:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=0))
     if len(bad):
         raise AnalysisError(f"{name}: {listed(matrix.columns[bad])} is not finite in every row")
-    if values.size and (largest := float(np.abs(values).max())) > LARGEST:
-        raise AnalysisError(
-            f"{name}: its largest number is {largest:.3g}, whose square cannot be computed; divide "
-            f"the column by a power of ten"
-        )
+    for largest in np.abs(values).max(axis=0, initial=0.0):
+        if largest and not 1 / LARGEST <= largest <= LARGEST:
+            advice = "divide" if largest > 1 else "multiply"
+            raise AnalysisError(
+                f"{name}: its largest number is {largest:.3g}, whose powers cannot be computed; "
+                f"{advice} the column by a power of ten"
+            )
     return values
 
 

@@ -45,9 +45,11 @@ class Curvature:
     def df(self, l_B: Array) -> float:
         """Return the degrees of freedom of the contrast l' beta."""
         variance = float(l_B @ self.cov_BB @ l_B)
-        g_K = l_B @ self.jacobian_KBB @ l_B
-        spread = float(g_K @ self.phi_cov_KK @ g_K)
-        return 2 * variance**2 / spread if spread > 0 else float("inf")
+        if not variance > 0:
+            return float("inf")
+        share_K = l_B @ self.jacobian_KBB @ l_B / variance  # squares of either may be no numbers
+        spread = float(share_K @ self.phi_cov_KK @ share_K)
+        return 2 / spread if spread > 0 else float("inf")
 
 
 class Varying(Protocol[P]):

@@ -341,6 +341,17 @@ def test_the_unit_of_the_score_does_not_matter(factor, shift):
         np.testing.assert_allclose(again, plain, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dispersion", [None, "~ adapter"])
+@pytest.mark.parametrize(("y", "x", "w"), [(1e50, 1e-80, 1), (1e-50, 1e80, 1), (1, 1, 1e-80)])
+def test_units_of_extreme_size_do_not_matter(y, x, w, dispersion):
+    data = pd.read_csv(ORACLES / "unbalanced.csv").assign(w=1.0)
+    other = data.assign(score=y * data["score"], wp=x * data["wp"], w=w)
+    formula = "score ~ adapter + wp + (1 | task) + (1 | run)"
+    fits = [fit_mixed(t, formula, weights="w", dispersion=dispersion) for t in (data, other)]
+    plain, again = (fit.summary().tables["fixed"][["df", "t", "p"]] for fit in fits)
+    np.testing.assert_allclose(again, plain, rtol=1e-4)
+
+
 def test_a_small_spread_about_a_large_mean_is_fitted():
     data = pd.read_csv(ORACLES / "grid.csv")
     near = data.assign(score=1e6 + 1e-6 * data["score"])
@@ -458,8 +469,11 @@ def test_a_contrast_that_the_rows_do_not_determine_is_missing():
     ("change", "formula", "message"),
     [
         ({"score": 3.0}, "score ~ wp + (1 | task)", "the same in every row"),
-        ({}, "huge ~ wp + (1 | task)", "largest number is .*e\\+30., whose square cannot"),
+        ({}, "huge ~ wp + (1 | task)", "largest number is .*e\\+30., whose powers cannot"),
         ({}, "tiny ~ wp + (1 | task)", "multiply the column"),
+        ({}, "score ~ tiny + (1 | task)", "tiny: its largest number .* multiply the column"),
+        ({}, "I(1e70 * wp) ~ wp + (1 | task)", "spread is .*e\\+71.* divide the column"),
+        ({}, "I(1e-70 * wp) ~ plw", "spread is .*e-69.* multiply the column"),
         ({}, "wp ~ plw + I(plw^2) + wp + (1 | task)", "explain it exactly"),
         ({}, "score ~ task:run", "coefficients for"),
         ({}, "score ~ wp + (1 | one)", "one level only"),
