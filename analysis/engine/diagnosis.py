@@ -1,24 +1,40 @@
 """Warnings about a fit, in plain words."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
+from scipy.linalg import qr
 
 from analysis.engine.formula import DesignMatrices
 from analysis.engine.glmm import GlmmProblem
-from analysis.engine.linalg import Array
+from analysis.engine.layout import Factor
+from analysis.engine.linalg import Array, independent_columns
 from analysis.engine.lmm import Problem
-from analysis.engine.lmm_fit import Minimum, P
+from analysis.engine.lmm_fit import SINGULAR_SCALE, Minimum, P
 from analysis.errors import listed
 
 FEW_LEVELS = 5  # a variance over fewer levels is hardly estimated
+INFLATED = 1e3  # variance inflation factor from which columns are called nearly collinear
+LOCKSTEP = 1e-6  # of a correlation from one, below which it is one
 TAKES_PART = 1e-3  # of a direction whose largest entry is at most one
 
 
 def left_out(found: DesignMatrices, problem: Problem | GlmmProblem) -> tuple[str, ...]:
-    """Return the columns that others determine; one that is zero throughout says nothing."""
+    """Return the columns that cannot be estimated: others determine them, or a cell is empty.
+
+    Another column that is zero throughout says nothing.
+    """
     gone = np.setdiff1d(np.arange(len(found.names)), problem.fixed.kept)
-    return tuple(found.names[i] for i in gone if found.X_NB[:, i].any())
+    empty = _of_empty_cells(found)
+    return tuple(found.names[i] for i in gone if found.X_NB[:, i].any() or found.names[i] in empty)
+
+
+def _of_empty_cells(found: DesignMatrices) -> list[str]:
+    """Return the columns of interactions with empty cells that are zero in every row."""
+    slices = {str(term): own for term, own in found.spec.term_slices.items()}
+    places = [i for term in found.empty for i in range(len(found.names))[slices[term]]]
+    return [found.names[i] for i in places if not found.X_NB[:, i].any()]
 
 
 def diagnosis(
@@ -28,17 +44,12 @@ def diagnosis(
     words = []
     if found.dropped:
         words.append(f"{found.dropped} rows with a missing value were left out.")
-    if gone := left_out(found, problem):
-        words.append(
-            f"{len(gone)} columns are determined by the others in this table and were left out "
-            f"of the model, so their effects cannot be separated: {listed(gone, 6)}."
-        )
-    for group in minimum.singular:
-        words.append(
-            f"Singular: the variation over {group} is estimated as none (a variance of zero, or "
-            f"effects that move in lockstep). The data do not call for this term as written; the "
-            f"other estimates stand, its standard deviation has no useful interval."
-        )
+    words += _without_columns(found, problem)
+    words += _collinear(found, problem)
+    templates = problem.unpack(minimum.theta)
+    for factor, template in zip(problem.factors, templates, strict=True):
+        if factor.group in minimum.singular:
+            words += _singular(factor, template)
     for group in minimum.false_boundary:
         words.append(
             f"Not converged: the variance over {group} was left at zero although raising it fits "
@@ -56,6 +67,75 @@ def diagnosis(
             f"imprecise; {group} may do better as a fixed effect."
         )
     return words
+
+
+def _without_columns(found: DesignMatrices, problem: Problem | GlmmProblem) -> list[str]:
+    """Return sentences on the columns that were left out, and the empty cells behind them."""
+    gone, empty = left_out(found, problem), _of_empty_cells(found)
+    words = []
+    if gone and found.empty:
+        cells = listed([cell for cells in found.empty.values() for cell in cells], 6)
+        so = f"; left out for that, without an estimate: {listed(empty, 6)}" if empty else ""
+        words.append(
+            f"Empty cells: in the interaction {listed(found.empty, 6)} no row has these levels "
+            f"together: {cells or 'more than can be listed'}{so}."
+        )
+    if rest := [name for name in gone if name not in empty]:
+        words.append(
+            f"{len(rest)} columns are determined by the others in this table and were left out "
+            f"of the model, so their effects cannot be separated: {listed(rest, 6)}."
+        )
+    return words
+
+
+def _collinear(found: DesignMatrices, problem: Problem | GlmmProblem) -> list[str]:
+    """Return a sentence on columns that others determine but for next to nothing.
+
+    The variance inflation factor of a column is 1 / (1 - R^2) of its regression on the others.
+    """
+    columns_NB = found.X_NB[:, problem.fixed.kept]
+    kept = independent_columns(np.column_stack([np.ones(len(columns_NB)), columns_NB]))[1:] - 1
+    if len(kept) < 2:
+        return []
+    centred_NB = columns_NB[:, kept] - columns_NB[:, kept].mean(axis=0)
+    r_BB = qr(centred_NB / np.linalg.norm(centred_NB, axis=0), mode="r", check_finite=False)[0]
+    factor_B = np.sum(np.linalg.inv(r_BB[: len(kept)]) ** 2, axis=1)
+    if factor_B.max() < INFLATED:
+        return []
+    names = [found.names[i] for i in problem.fixed.kept[kept[factor_B >= INFLATED]]]
+    return [
+        f"Nearly collinear: other columns all but determine {listed(names, 6)} (variance inflation "
+        f"factor up to {factor_B.max():.1e}, standard errors up to {factor_B.max() ** 0.5:.1e} "
+        f"times as large). Fitted values hold, these coefficients mean little: leave a column out, "
+        f"or centre it before its square or product is taken."
+    ]
+
+
+def _singular(factor: Factor, template: Array) -> list[str]:
+    """Return sentences on what a covariance without full rank has lost.
+
+    Args:
+        factor: the group.
+        template: its Lambda_f; the rows' lengths are standard deviations of the columns' effects.
+    """
+    over, sd_P = f"over {factor.group} is estimated as", np.linalg.norm(template, axis=1)
+    there = [p for p, sd in enumerate(sd_P) if sd >= SINGULAR_SCALE]
+    none = [name for p, name in enumerate(factor.names) if p not in there]
+    lost = []
+    if none:
+        of = f" of {listed(none, 6)}" if there else ""
+        lost.append(f"the variation{of} {over} none (a variance of zero)")
+    for a, b in combinations(there, 2):
+        corr = float(template[a] @ template[b] / (sd_P[a] * sd_P[b]))
+        if abs(corr) > 1 - LOCKSTEP:
+            pair = f"{factor.names[a]} and {factor.names[b]}"
+            lost.append(f"the correlation of {pair} {over} exactly {np.sign(corr):+.0f}")
+    lost = lost or [f"a combination of {listed(factor.names, 6)} {over} varying not at all"]
+    return [
+        f"Singular: {what}. The data do not call for this term as written; the other estimates "
+        f"stand, this one has no useful interval."
+        for what in lost
+    ]
 
 
 def separation(names: Sequence[str], direction_B: Array) -> str:

@@ -11,8 +11,9 @@ x to the linear predictor with a coefficient of one.
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import formulaic
@@ -31,6 +32,7 @@ from analysis.errors import AnalysisError, listed, nearest
 FUNCTIONS = ("poly", "I", "C", "log", "log2", "log10", "exp", "sqrt", "logit", "center", "scale")
 OFFSET = "offset"
 _CONTEXT = {"sqrt": np.sqrt, "logit": logit}
+MOST_CELLS = 10_000  # of an interaction, up to which the empty ones are listed
 LARGEST = 1e90  # fourth powers of a ratio of two columns are numbers still
 RESERVED = ("Intercept", "1", ".", "~", "|")  # to formulaic, in backticks or not
 KEYWORDS = ("degree", "raw", "True", "False")  # of poly
@@ -88,6 +90,7 @@ class DesignMatrices:
     dropped: int
     offset_N: Array | None = None
     dispersion: Dispersion | None = None
+    empty: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see `_empty_cells`
 
     @property
     def needed(self) -> list[str]:
@@ -339,7 +342,41 @@ def design(
         dropped=len(frame) - len(data),
         offset_N=_offset(parsed.offsets, data),
         dispersion=None if spread is None else _dispersion(spread, data),
+        empty=_empty_cells(matrix.model_spec, data),
     )
+
+
+def _empty_cells(spec: formulaic.ModelSpec, data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return the interactions with levels that no row has together, and which those are.
+
+    What a smaller interaction says already is not said again, and very many are not listed.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    known: list[set[tuple[str, object]]] = []
+    for term in sorted(spec.terms, key=lambda term: len(term.factors)):
+        columns = [re.sub(r"^C\((.*)\)$", r"\1", factor.expr) for factor in term.factors]
+        own = [c for c in columns if c in data and _is_factor(spec, c, data)]
+        if len(own) < 2:
+            continue
+        levels = [sorted(data[c].unique(), key=str) for c in own]
+        there = set(data[own].drop_duplicates().itertuples(index=False, name=None))
+        size = int(np.prod([float(len(values)) for values in levels]))
+        if size == len(there):
+            continue
+        cells = product(*levels) if size <= MOST_CELLS else ()
+        gone = [set(zip(own, cell, strict=True)) for cell in cells if cell not in there]
+        new = [cell for cell in gone if not any(smaller <= cell for smaller in known)]
+        known += new
+        found[str(term)] = tuple(" and ".join(f"{c}={v}" for c, v in sorted(n)) for n in new)
+    return found
+
+
+def _is_factor(spec: formulaic.ModelSpec, column: str, data: pd.DataFrame) -> bool:
+    """Return whether a column enters the fixed part by its levels; True and False are two."""
+    kinds = [
+        spec.encoder_state[e][0].value for e in (column, f"C({column})") if e in spec.encoder_state
+    ]
+    return "categorical" in kinds or data[column].dtype == bool
 
 
 def _dispersion(spread: Parsed, data: pd.DataFrame) -> Dispersion | None:

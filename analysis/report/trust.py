@@ -64,7 +64,7 @@ def _fit(study: Study) -> Item:
     good = study.fit.converged
     text = f"The model's fit: {study.status}, {study.fit.n:,} scores"
     if study.fit.singular and good:
-        text += "; a variance is estimated as zero"
+        text += "; a variance is estimated as zero or a correlation as +1 or -1"
     return Item(f"{text}.", "fit", "clear" if good else "warn", ("coefficients",))
 
 

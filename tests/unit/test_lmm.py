@@ -417,6 +417,66 @@ def test_a_true_boundary_is_called_singular_and_converged():
     assert any("Singular" in sentence for sentence in fit.diagnosis)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_correlation_of_one_is_no_missing_variance(sign):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"group": np.arange(120) % 12, "x": sign * rng.normal(size=120)})
+    common = rng.normal(size=12)[data["group"]]
+    data["score"] = 3 * common * (1 + sign * data["x"]) + rng.normal(size=120)
+    fit = fit_mixed(data, "score ~ x + (1 + x | group)")
+    assert fit.singular
+    assert fit.random["group"].sd.min() > 1
+    (said,) = fit.diagnosis
+    assert (
+        f"the correlation of Intercept and x over group is estimated as exactly {sign:+d}" in said
+    )
+    assert said in " ".join(str(fit).split())
+    slopes = np.eye(12)[data["group"]] * data[["x"]].to_numpy()
+    noise = rng.normal(size=120)
+    noise -= slopes @ np.linalg.lstsq(slopes, noise, rcond=None)[0]  # no group has a slope
+    flat = data.assign(score=3 * common + noise)
+    (said,) = fit_mixed(flat, "score ~ x + (1 + x || group)").diagnosis
+    assert "the variation of x over group is estimated as none (a variance of zero)" in said
+
+
+@pytest.mark.parametrize(
+    ("empty", "other"), [({"arm": "b", "mode": "v"}, "a"), ({"arm": "a", "mode": "u"}, "c")]
+)
+def test_an_empty_cell_of_an_interaction_is_named(empty, other):
+    cells = pd.MultiIndex.from_product([list("abc"), list("uv"), range(4)])
+    data = cells.to_frame(index=False, name=["arm", "mode", "seed"])
+    data["score"] = np.random.default_rng(0).normal(size=len(data))
+    assert fit_mixed(data, "score ~ arm * mode").diagnosis == ()
+    some = data[(data["arm"] != empty["arm"]) | (data["mode"] != empty["mode"])]
+    fit = fit_mixed(some, "score ~ arm * mode")
+    assert fit.left_out == (f"arm[T.{'b' if other == 'a' else 'c'}]:mode[T.v]",)
+    assert f"arm={empty['arm']} and mode={empty['mode']}" in fit.diagnosis[0]
+    assert all(fit.left_out[0] not in said for said in fit.diagnosis[:-1])
+    assert fit.left_out[0] in fit.diagnosis[-1]
+    # A level and a number that is zero there is no empty cell, and a sum of factors has none.
+    assert fit_mixed(some, "score ~ arm + mode").left_out == ()
+    zero = some.assign(dose=some["seed"] * (some["arm"] == "c"))
+    assert fit_mixed(zero, "score ~ arm + dose:arm").left_out == ()
+
+
+@pytest.mark.parametrize(("noise", "named"), [(1e-7, True), (1e-3, True), (1e-2, True), (1, False)])
+def test_a_column_that_another_all_but_determines_is_named(noise, named):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(rng.normal(size=(120, 3)), columns=["score", "x", "z"])
+    data["copy"] = data["x"] + noise * rng.normal(size=120)
+    data = data.assign(group=np.arange(120) % 12, year=2000 + 6 * data["z"])
+    fit = fit_mixed(data, "score ~ x + year + copy + (1 | group)")
+    assert list(fit.fixef.index) == ["Intercept", "x", "year", "copy"]  # as R keeps them
+    said = [s for s in fit.diagnosis if s.startswith("Nearly collinear")]
+    assert bool(said) is named
+    if named:
+        others = np.column_stack([np.ones(120), data[["x", "year"]]])
+        left = data["copy"] - others @ np.linalg.lstsq(others, data["copy"], rcond=None)[0]
+        factor = data["copy"].var() / left.var()  # 1 / (1 - R^2)
+        assert "determine x, copy (variance" in said[0]
+        assert float(said[0].split("up to ")[1].split(",")[0]) == pytest.approx(factor, rel=0.1)
+
+
 def test_the_search_is_short():
     counts = [stored_fit(model).minimum.evaluations for model in STORED]
     assert max(counts) <= 45
