@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.bounded import FAMILIES, bounded_scores
-from analysis.engine.diagnosis import diagnosis, left_out, separation
+from analysis.engine.diagnosis import diagnosis, doubts, integrable, left_out, separation
 from analysis.engine.dispersion import Dispersed, dispersed_minimum
 from analysis.engine.fits import GlmmFit, MixedFit, RandomEffect
 from analysis.engine.formula import DesignMatrices, design, parse
@@ -18,7 +18,7 @@ from analysis.engine.linalg import Array
 from analysis.engine.lmm import Evaluation, Problem, solution
 from analysis.engine.lmm_fit import Minimum, minimise
 from analysis.engine.residual import basis, check_noise, without_noise
-from analysis.errors import AnalysisError, listed, nearest
+from analysis.errors import AnalysisError, listed, nearest, told
 
 __all__ = [
     "FAMILIES", "METHODS", "GlmmFit", "MixedFit", "RandomEffect", "fit_mixed", "refit",
@@ -28,6 +28,7 @@ METHODS = ("REML", "ML")
 EXACT_THETA = 1e4  # standard deviation over the residual's that leaves no residual
 EXACT_FIT = 1e-10  # residual length, as a share of the score's, that counts as none
 ROUNDING = 1e-14  # the same, of the score as it stands: what rounding errors alone may leave
+POINTS = (2, 100)  # the fewest and the most of a quadrature
 SPREADS = (1e-60, 1e60)  # of a weighted score whose fourth powers are numbers still
 
 
@@ -39,6 +40,7 @@ def fit_mixed(
     method: str | None = None,
     weights: str | None = None,
     dispersion: str | None = None,
+    quadrature: int | None = None,
 ) -> MixedFit:
     """Return the fit of `formula` on `frame`; without a random term there is none.
 
@@ -49,7 +51,8 @@ def fit_mixed(
             "beta", scores strictly between 0 and 1, or "beta_squeezed" or "beta_inflated" where
             some are 0 or 1 (see `analysis.engine.bounded`).
         method: "REML", the default of a Gaussian fit, or "ML" where fixed parts
-            are to be compared. Other families are "ML", by Laplace's approximation.
+            are to be compared. Other families are "ML", by Laplace's approximation unless
+            `quadrature` says otherwise.
         weights: a column of positive weights: a row's residual variance is sigma^2 / weight; of
             a binomial the number of trials; of a beta what the log-likelihood is multiplied by.
         dispersion: of a Gaussian fit what the residual's standard deviation differs by, its log
@@ -64,13 +67,19 @@ def fit_mixed(
         raise AnalysisError(f"family={family}: not one of {listed(FAMILIES)}.{near}")
     if family != "gaussian" and dispersion is not None:
         raise AnalysisError(f"dispersion={dispersion}: for family=gaussian alone, not {family}")
+    _check_quadrature(quadrature, family)
     counted = family == "binomial" and weights is not None
     parsed = parse(formula, frame.columns)
     found = design(parsed, frame, weights=weights, counted=counted, dispersion=dispersion)
     if family != "gaussian":
         if method not in (None, "ML"):
             raise AnalysisError(f"method={method}: family={family} is fitted by ML alone")
-        return _fit_general(formula, found, family)
+        if quadrature is not None and not integrable(found.factors):
+            raise AnalysisError(
+                f"quadrature={quadrature}: for one random effect, (1 | g) or (0 + x | g); "
+                f"formula={formula} has {sum(len(f.names) for f in found.factors)}"
+            )
+        return _fit_general(formula, found, family, 1 if quadrature is None else quadrature)
     return _fit(formula, found, "REML" if method is None else method)
 
 
@@ -120,11 +129,24 @@ def with_columns(fit: MixedFit, columns: Mapping[str, Array]) -> MixedFit:
     return _fit(fit.formula, replace(fit.design, X_NB=X_NB), fit.method)
 
 
-def _fit_general(formula: str, found: DesignMatrices, family: str) -> GlmmFit:
-    """Return a fit by Laplace's approximation."""
+def _check_quadrature(quadrature: int | None, family: str) -> None:
+    if quadrature is None:
+        return
+    if family == "gaussian":
+        raise AnalysisError(f"quadrature={quadrature}: family=gaussian needs none")
+    if type(quadrature) is not int or not POINTS[0] <= quadrature <= POINTS[1]:
+        raise AnalysisError(
+            f"quadrature={told(quadrature)}: must be a whole number from {POINTS[0]} to {POINTS[1]}"
+        )
+
+
+def _fit_general(formula: str, found: DesignMatrices, family: str, points: int) -> GlmmFit:
+    """Return a fit by Laplace's approximation, or by more points."""
     ready = bounded_scores(found, family)
     used = ready.design
-    problem = GlmmProblem(used.X_NB, ready.family, factors=used.factors, offset_N=used.offset_N)
+    problem = GlmmProblem(
+        used.X_NB, ready.family, factors=used.factors, offset_N=used.offset_N, points=points
+    )
     _check_size(used, problem.p)
     try:
         minimum = fit_glmm(problem)
@@ -140,6 +162,8 @@ def _fit_general(formula: str, found: DesignMatrices, family: str) -> GlmmFit:
     words = [*ready.words, *diagnosis(used, problem, minimum)]
     if direction_B is not None:
         words.append(separation(names, direction_B))
+    else:
+        words += doubts(problem, minimum)
     return GlmmFit(
         formula=formula,
         method="ML",

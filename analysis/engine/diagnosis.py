@@ -1,19 +1,24 @@
 """Warnings about a fit, in plain words."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import combinations
 
 import numpy as np
 from scipy.linalg import qr
 
 from analysis.engine.formula import DesignMatrices
-from analysis.engine.glmm import GlmmProblem
+from analysis.engine.glmm import GlmmEvaluation, GlmmProblem
 from analysis.engine.layout import Factor
 from analysis.engine.linalg import Array, independent_columns
 from analysis.engine.lmm import Problem
-from analysis.engine.lmm_fit import SINGULAR_SCALE, Minimum, P
+from analysis.engine.lmm_fit import FLAT_DEVIANCE, SINGULAR_SCALE, Minimum, P, minimise
 from analysis.errors import listed
 
+POINTS = 50  # of the quadrature that Laplace's approximation is held against
+FEW_ROWS = 6  # a level, or trials: its SD is 5 % too small there, a quarter with 2 (simulated)
+OFF_SD = 0.05  # share of a standard deviation that tells
+OFF_SE = 0.1  # of a coefficient, in standard errors, that tells
 FEW_LEVELS = 5  # a variance over fewer levels is hardly estimated
 INFLATED = 1e3  # variance inflation factor from which columns are called nearly collinear
 LOCKSTEP = 1e-6  # of a correlation from one, below which it is one
@@ -146,3 +151,55 @@ def separation(names: Sequence[str], direction_B: Array) -> str:
         f"the coefficients grow without end and their estimates and errors mean nothing. Do not "
         f"use this fit; leave the column out, join its levels, or compare those rows by counting."
     )
+
+
+def integrable(factors: Sequence[Factor]) -> bool:
+    """Return whether all that varies is one number a level."""
+    return len(factors) == 1 and len(factors[0].names) == 1
+
+
+def doubts(problem: GlmmProblem, minimum: Minimum[GlmmEvaluation]) -> list[str]:
+    """Return a sentence where Laplace's approximation is off, or may be for lack of rows."""
+    if problem.points > 1 or not problem.factors or not minimum.converged:
+        return []
+    if integrable(problem.factors):
+        return [] if minimum.singular else _off(problem, minimum)
+    sizes = {f.group: _rows(problem, f) for f in problem.factors}
+    few = [f"{group} ({size:.3g})" for group, size in sizes.items() if size < FEW_ROWS]
+    return [
+        f"Laplace's approximation: few rows or trials a level of {listed(few, 6)}. Standard "
+        f"deviations come out too small there (by a quarter with 2 right or wrong answers a level, "
+        f"5 % with {FEW_ROWS}), and effects with them."
+    ] * bool(few)
+
+
+def _rows(problem: GlmmProblem, factor: Factor) -> float:
+    """Return the median number of rows of a level, or of trials."""
+    size_N = np.ones(problem.n) * problem.family.size_N
+    return float(np.median(np.bincount(factor.index_N, size_N)))
+
+
+def _off(problem: GlmmProblem, minimum: Minimum[GlmmEvaluation]) -> list[str]:
+    """Return a sentence where the exact integral leads elsewhere."""
+    exact = copy(problem)
+    exact.points, exact.first, exact.bend = POINTS, minimum.x, minimum.hessian
+    try:
+        gradient = exact.evaluate(minimum.x).gradient
+        if float(gradient @ np.linalg.solve(minimum.hessian, gradient)) / 2 < FLAT_DEVIANCE:
+            return []
+        found = minimise(exact)
+    except np.linalg.LinAlgError:
+        return []
+    own, other = (float(x[0] / problem.scales[0][0]) for x in (minimum.x, found.x))
+    own_B = slice(problem.size, problem.size + problem.p)
+    se_B = np.sqrt(2 * np.diagonal(np.linalg.inv(minimum.hessian))[own_B])
+    shift = float((np.abs(found.x - minimum.x)[own_B] / se_B).max(initial=0.0))
+    if abs(other / own - 1) < OFF_SD and shift < OFF_SE:
+        return []
+    (factor,) = problem.factors
+    return [
+        f"Laplace's approximation is off here, with {_rows(problem, factor):.3g} rows or trials a "
+        f"level of {factor.group}: by adaptive quadrature of {POINTS} points its standard "
+        f"deviation is {other:.3g}, not {own:.3g}, and coefficients differ by up to {shift:.2g} "
+        f"standard errors. Use fit_mixed(..., quadrature={POINTS})."
+    ]

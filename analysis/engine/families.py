@@ -30,9 +30,14 @@ LARGE = 12.0  # from here on the asymptotic series of psi' and psi'' are exact t
 class Inner:
     """What the search for the random effects' mode needs."""
 
-    loglik: float
+    loglik_N: Array
     score_N: Array
     weight_N: Array
+
+    @property
+    def loglik(self) -> float:
+        """The sum over the rows."""
+        return float(self.loglik_N.sum())
 
 
 @brief
@@ -41,9 +46,7 @@ class Outer:
     """What the gradient of the Laplace approximation needs besides."""
 
     bend_N: Array  # dw/deta
-    loglik_tau: float
-    score_tau_N: Array | None  # dr/dtau
-    weight_tau_N: Array | None
+    tau: Inner | None  # the derivatives of l, r and w by tau
 
 
 class Family(Protocol):
@@ -83,11 +86,11 @@ class Binomial:
 
     def __init__(self, y_N: Array, trials_N: Array | None = None) -> None:
         self.y_N, self.trials_N = y_N, trials_N
-        self.constant = 0.0
+        self.constant_N = np.zeros(1)
         if trials_N is not None:
             hits_N = trials_N * y_N
-            parts = gammaln(trials_N + 1) - gammaln(hits_N + 1) - gammaln(trials_N - hits_N + 1)
-            self.constant = float(parts.sum())
+            self.constant_N = gammaln(trials_N + 1) - gammaln(hits_N + 1)
+            self.constant_N -= gammaln(trials_N - hits_N + 1)
 
     @property
     def proportion_N(self) -> Array:
@@ -112,15 +115,15 @@ class Binomial:
         small_N /= base_N
         loglik_N = self.y_N * eta_N - soft_N
         if self.trials_N is None:
-            return Inner(float(loglik_N.sum()), score_N, small_N)
+            return Inner(loglik_N, score_N, small_N)
         m_N = self.trials_N
-        return Inner(self.constant + float(m_N @ loglik_N), m_N * score_N, m_N * small_N)
+        return Inner(self.constant_N + m_N * loglik_N, m_N * score_N, m_N * small_N)
 
     def outer(self, eta_N: Array, tau: float) -> Outer:
         """Return the derivative of the weight."""
         mu_N = expit(eta_N)
         bend_N = mu_N * (1 - mu_N) * (1 - 2 * mu_N) * self.size_N
-        return Outer(bend_N, 0.0, None, None)
+        return Outer(bend_N, None)
 
     def expected(self, eta_N: Array, tau: float) -> Array:
         """Return the weight."""
@@ -167,7 +170,7 @@ class Beta:
         score_N = by_mu_N * spread_N
         weight_N = by_mu2_N * spread_N**2 - score_N * (rest_N - mu_N)
         size = self.size_N
-        return Inner(float(np.sum(size * loglik_N)), size * score_N, size * weight_N)
+        return Inner(size * loglik_N, size * score_N, size * weight_N)
 
     def outer(self, eta_N: Array, tau: float) -> Outer:
         """Return the derivatives of the weight by eta, and of all by tau."""
@@ -187,12 +190,8 @@ class Beta:
         loglik_N = phi * digamma(phi) - a_N * (psi_a - self.log_N) - b_N * (psi_b - self.log_rest_N)
         weight_tau_N = -(mu2_tau_N * spread_N**2 + mu_tau_N * spread_N * turn_N)
         size = self.size_N
-        return Outer(
-            size * bend_N,
-            float(np.sum(size * loglik_N)),
-            size * mu_tau_N * spread_N,
-            size * weight_tau_N,
-        )
+        by_tau = Inner(size * loglik_N, size * mu_tau_N * spread_N, size * weight_tau_N)
+        return Outer(size * bend_N, by_tau)
 
     def expected(self, eta_N: Array, tau: float) -> Array:
         """Return the expected weight."""

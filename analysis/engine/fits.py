@@ -264,7 +264,8 @@ class MixedFit:
 class GlmmFit(MixedFit):
     """A fitted generalised linear mixed model; `fixef` and `random` are on the link's scale.
 
-    `method` is "ML" by Laplace's approximation, `sigma` is NaN, and every df is infinite.
+    `method` is "ML" by Laplace's approximation or by quadrature, `sigma` is NaN, and every df is
+    infinite.
     """
 
     problem: GlmmProblem  # type: ignore[assignment]  # what both kinds are asked for, both have
@@ -293,7 +294,9 @@ class GlmmFit(MixedFit):
 
     def _title(self) -> str:
         kind = "Generalised linear mixed model" if self.random else "Generalised linear model"
-        how = "ML (Laplace's approximation)" if self.random else "ML"
+        points = self.problem.points
+        by = f"quadrature, {points} points" if points > 1 else "Laplace's approximation"
+        how = f"ML ({by})" if self.random else "ML"
         return f"{kind} fitted by {how}"
 
     def _facts(self) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Generalised linear mixed models: the Laplace approximation of the deviance, and its gradient.
 
+For one scalar random effect `adaptive` has the integral itself.
+
 Model:   eta = o + X beta + Z Lambda u,   u ~ N(0, I),   y ~ family(eta, tau), see `families`.
 
 With l the log-likelihood of y given eta, g(u) = u'u / 2 - l, u^ its minimum and H its Hessian
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
+from analysis.engine.adaptive import OneEffect, integrated
 from analysis.engine.blocked import Factored, factored, inverse_of_leading
 from analysis.engine.families import Family, Inner, Outer
 from analysis.engine.layout import BlockLayout, Factor
@@ -94,6 +97,7 @@ class GlmmProblem(Templates):
         family: the distribution with its data.
         factors: grouping factors, in any order; `self.factors` has the largest first.
         offset_N: added to eta.
+        points: of adaptive quadrature, for one scalar random effect; 1 is Laplace's approximation.
     """
 
     def __init__(
@@ -103,7 +107,9 @@ class GlmmProblem(Templates):
         *,
         factors: Sequence[Factor] = (),
         offset_N: Array | None = None,
+        points: int = 1,
     ) -> None:
+        self.points = points
         self.factors = tuple(sorted(factors, key=lambda f: -f.size))
         super().__init__(self.factors)
         kept = independent_columns(X_NB)
@@ -152,8 +158,13 @@ class GlmmProblem(Templates):
         # log|H| is wanted at the mode, and u is a step short of it.
         log_det = mode.factor.log_det_to(self.layout.q)
         log_det += sum(float((g * s).sum()) for g, s in zip(pull, mode.rest, strict=True))
+        deviance = log_det - 2 * mode.inner.loglik + _squares(mode.u)
+        if self.points > 1:
+            deviance, gradient = _integrated(self, mode, outer)
+            if x[0] > 0:  # at zero Laplace's slope by the variance is exact
+                slopes = (np.array([[gradient[0] / (2 * x[0])]]),)
         return GlmmEvaluation(
-            deviance=log_det - 2 * mode.inner.loglik + _squares(mode.u),
+            deviance=deviance,
             gradient=gradient,
             slopes=slopes,
             modes=tuple(mode.u),
@@ -257,8 +268,8 @@ class GlmmProblem(Templates):
         shift_N = self.X_NB @ (self.beta(x) - self.beta(last.x))
         shift_N += self.layout.times(_turned(last.u, [m.T for m in change]))
         pull_N = -last.inner.weight_N * shift_N
-        if outer.score_tau_N is not None:
-            pull_N += outer.score_tau_N * (self.tau(x) - self.tau(last.x))
+        if outer.tau is not None:
+            pull_N += outer.tau.score_N * (self.tau(x) - self.tau(last.x))
         pull = _turned(self.layout.transposed(pull_N), before)
         turn = _turned(self.layout.transposed(last.inner.score_N), change)
         step = last.factor.solve([a + b for a, b in zip(pull, turn, strict=True)])
@@ -300,6 +311,21 @@ def _lowered(at: Callable[[list[Array]], _Point], point: _Point, step: list[Arra
     raise np.linalg.LinAlgError("the search for the random effects' mode does not go down")
 
 
+def _integrated(problem: GlmmProblem, mode: Mode, outer: Outer) -> tuple[float, Array]:
+    """Return the deviance and its gradient by x, of one scalar random effect, by quadrature."""
+    (factor,), ((scale,),) = problem.factors, problem.scales
+    z_N, u_L, tau = factor.columns_NP[:, 0] / scale, mode.u[0][:, 0], problem.tau(mode.x)
+    at = OneEffect(
+        problem.family, tau, float(mode.x[0]), factor.index_N, z_N, u_L,
+        mode.eta_N, mode.inner, outer,
+    )  # fmt: skip
+    deviance, by_theta, by_eta_N, by_tau = integrated(at, problem.points)
+    by_beta = problem.X_NB.T @ by_eta_N
+    by_gamma = solve_triangular(problem.fixed.r_BB, by_beta, trans=1, check_finite=False)
+    found = [by_theta, *by_gamma, *[by_tau] * problem.family.dispersed]
+    return deviance, -2 * np.array(found)
+
+
 def _derivatives(
     problem: GlmmProblem, mode: Mode, outer: Outer
 ) -> tuple[Array, tuple[Array, ...], list[Array]]:
@@ -322,7 +348,7 @@ def _derivatives(
     by_beta = problem.X_NB.T @ (e_N - 2 * inner.score_N)
     by_gamma = solve_triangular(problem.fixed.r_BB, by_beta, trans=1, check_finite=False)
     found = [problem.pack(by_theta), by_gamma]
-    if outer.score_tau_N is not None and outer.weight_tau_N is not None:
-        by_tau = float((h_N * outer.weight_tau_N).sum() + (s_N * outer.score_tau_N).sum())
-        found.append(np.array([by_tau - 2 * outer.loglik_tau]))
+    if outer.tau is not None:
+        by_tau_N = h_N * outer.tau.weight_N + s_N * outer.tau.score_N - 2 * outer.tau.loglik_N
+        found.append(np.array([float(by_tau_N.sum())]))
     return np.concatenate(found), slopes, pull

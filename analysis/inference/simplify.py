@@ -72,8 +72,9 @@ def simplified(
     """
 
     def fitted(written: str) -> MixedFit:
-        same = {"method": method, "weights": weights, "dispersion": dispersion}
-        return fit_mixed(frame, written, family, **same)
+        return fit_mixed(
+            frame, written, family, method=method, weights=weights, dispersion=dispersion
+        )
 
     fit, steps = fitted(formula), []
     for _ in range(MOST_STEPS):

@@ -7,11 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from scipy.special import logsumexp
 from statsmodels.othermod.betareg import BetaModel
 
+from analysis.errors import AnalysisError
 from analysis.mixed import fit_mixed, refit
 
 ORACLES = Path(__file__).parents[1] / "oracles"
+BY_POINTS = json.loads((ORACLES / "quadrature_models.json").read_text())
+PAIRS = pd.read_csv(ORACLES / "pairs.csv")
 STORED = json.loads((ORACLES / "glmm_models.json").read_text())
 IDS = [m["name"] for m in STORED]
 TABLES = {name: pd.read_csv(ORACLES / f"{name}.csv") for name in ("items", "bounded")}
@@ -186,3 +190,104 @@ def test_evaluations_stay_few():
     counts = [fitted(m)[1].minimum.evaluations for m in STORED if m["family"] != "gaussian"]
     assert np.median(counts) < 20
     assert max(counts) < 60
+
+
+# --- quadrature: few rows a level ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", BY_POINTS, ids=lambda m: f"{m['formula']}, {m['points']}")
+def test_quadrature_equals_lme4(model):
+    weights = "trials" if model["formula"].startswith("accuracy") else None
+    options = {"weights": weights, "quadrature": model["points"]}
+    fit = fit_mixed(PAIRS, model["formula"], "binomial", **options)
+    assert fit.converged
+    fixef, se = (np.array(list(model[name].values())) for name in ("fixef", "se"))
+    assert np.abs((fit.fixef - fixef) / se).max() < FIXED_IN_SE
+    np.testing.assert_allclose(fit.random["item"].sd, model["sd"], rtol=SD_RELATIVE)
+    np.testing.assert_allclose(fit.se, se, rtol=2e-3)  # lme4's are of differences of the deviance
+    assert f"quadrature, {model['points']} points" in str(fit)
+
+
+def two_rows_a_level(sd, levels=200):
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"g": np.repeat(np.arange(levels), 2), "x": rng.normal(size=2 * levels)})
+    eta = 0.5 + 0.8 * rows["x"] + rng.normal(0, sd, levels)[rows["g"]]
+    return rows.assign(y=(rng.random(2 * levels) < 1 / (1 + np.exp(-eta))).astype(float))
+
+
+def brute_loglik(rows, beta, sd):
+    """Return the log-likelihood by a sum over 12,001 places of every level's effect."""
+    u = np.linspace(-12, 12, 12001)
+    total = 0.0
+    for _, own in rows.groupby("g"):
+        eta = beta[0] + beta[1] * own["x"].to_numpy()[:, None] + sd * u
+        each = (own["y"].to_numpy()[:, None] * eta - np.logaddexp(0, eta)).sum(axis=0)
+        total += logsumexp(each - u**2 / 2) + np.log((u[1] - u[0]) / np.sqrt(2 * np.pi))
+    return total
+
+
+def test_quadrature_is_the_integral():
+    rows = two_rows_a_level(1.5)
+    fit = fit_mixed(rows, "y ~ x + (1 | g)", "binomial", quadrature=50)
+    sd = fit.random["g"].sd.iloc[0]
+    best = brute_loglik(rows, fit.fixef.to_numpy(), sd)
+    assert fit.loglik == pytest.approx(best, abs=1e-6)
+    for step in (0.02, -0.02):  # and its maximum
+        assert brute_loglik(rows, fit.fixef.to_numpy(), sd + step) < best
+        assert brute_loglik(rows, fit.fixef.to_numpy() + np.array([0, step]), sd) < best
+
+
+@pytest.mark.parametrize("points", [1, 2, 7])
+@pytest.mark.parametrize("family", ["binomial", "beta"])
+def test_the_gradient_is_that_of_the_sum_over_the_points(family, points):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(90, 2)), columns=["x", "z"])
+    rows = rows.assign(g=np.arange(90) % 30, trials=rng.integers(1, 4, 90))
+    hits = rng.binomial(rows["trials"], 0.5) / rows["trials"]
+    rows["y"] = hits if family == "binomial" else rng.beta(2, 3, 90)
+    problem = fit_mixed(rows, "y ~ x + (0 + z | g)", family, weights="trials").problem
+    problem.points, x = points, np.full(len(problem.lower), 0.7)
+    ours = problem.evaluate(x).gradient
+    steps = 1e-5 * np.eye(len(x))
+    ends = [(problem.evaluate(x + h).deviance, problem.evaluate(x - h).deviance) for h in steps]
+    np.testing.assert_allclose(ours, [(a - b) / 2e-5 for a, b in ends], rtol=1e-5, atol=1e-5)
+
+
+def test_laplaces_error_is_told_and_right():
+    rows = two_rows_a_level(6.0)
+    fit = fit_mixed(rows, "y ~ x + (1 | g)", "binomial")
+    (said,) = fit.diagnosis
+    exact = fit_mixed(rows, "y ~ x + (1 | g)", "binomial", quadrature=50)
+    own, other = (f.random["g"].sd.iloc[0] for f in (fit, exact))
+    assert other > 1.4 * own
+    assert "with 2 rows or trials a level of g" in said
+    assert f"standard deviation is {other:.3g}, not {own:.3g}" in said
+    assert said in " ".join(str(fit).split())
+    assert exact.diagnosis == ()
+    assert fit_mixed(TABLES["items"], "right ~ wp + (1 | run)", "binomial").diagnosis == ()
+
+
+def test_few_rows_a_level_of_several_effects_are_told():
+    rows = two_rows_a_level(1.0).assign(h=lambda d: d.index % 10)
+    said = fit_mixed(rows, "y ~ x + (1 | g) + (1 | h)", "binomial").diagnosis
+    assert any("few rows or trials a level of g (2)." in text for text in said)
+    counted = rows.assign(trials=20, y=0.05 * np.rint(20 * (0.2 + 0.6 * rows["y"])))
+    fit = fit_mixed(counted, "y ~ x + (1 | g) + (1 | h)", "binomial", weights="trials")
+    assert not any("few rows" in text for text in fit.diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("formula", "family", "points", "message"),
+    [
+        ("y ~ x + (1 | g)", "gaussian", 25, "quadrature=25: family=gaussian needs none"),
+        ("y ~ x + (1 | g)", "binomial", 1, "quadrature=1: must be a whole number from 2 to 100"),
+        ("y ~ x + (1 | g)", "binomial", True, "quadrature=True: must be a whole number"),
+        ("y ~ x + (1 | g)", "binomial", 25.0, "quadrature=25.0: must be a whole number"),
+        ("y ~ x", "binomial", 25, "quadrature=25: for one random effect"),
+        ("y ~ x + (1 | g) + (1 | h)", "binomial", 25, "quadrature=25: for one random effect"),
+    ],
+)
+def test_a_quadrature_that_cannot_be_is_one_line(formula, family, points, message):
+    rows = two_rows_a_level(1.0).assign(h=lambda d: d.index % 10)
+    with pytest.raises(AnalysisError, match=message):
+        fit_mixed(rows, formula, family, quadrature=points)
