@@ -177,7 +177,8 @@ def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
         text = f"The table is too small for all its columns; left out: {gone}."
         found.append(("A simpler model than the table suggests.", text))
     if reg.fit.left_out:
-        text = f"The columns determine one another; left out: {', '.join(reg.fit.left_out[:8])}."
+        gone = ", ".join(reg.fit.left_out[:8])
+        text = f"Others determine them, or no row has their levels together; left out: {gone}."
         found.append(("Effects that the table does not separate.", text))
     notes = [n for n in reg.frame.attrs.get("notes", ()) if "repeat another row" in n]
     found += [("Repeated rows.", note) for note in notes]

@@ -117,8 +117,9 @@ class Study(Regression):
         if not names:
             return ()
         return (
-            f"The runs do not tell these coefficients apart from others of the model: "
-            f"{listed(names, limit=8)}. Effects that need one of them have no estimate.",
+            f"The runs do not tell these coefficients apart from others of the model, or no run "
+            f"has their levels together: {listed(names, limit=8)}. Effects that need one of them "
+            f"have no estimate.",
         )
 
     @property
