@@ -4,6 +4,7 @@ Where the model is linear on another scale than the score's, every mean and ever
 on both (`analysis.inference.scale`), and a difference of logits or logarithms as a ratio too.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -25,6 +26,7 @@ from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
 
 MOST_LEVELS = 12
 LEVELS = ("level", "against")  # of a pair
+SLOPE = ("estimate", "low", "high", "se", "df", "t", "p", "mde")
 RESPONSE = ("response", "response_low", "response_high")
 ODDS = ("odds_ratio", "odds_low", "odds_high")
 RATIO = ("ratio", "ratio_low", "ratio_high")
@@ -151,22 +153,52 @@ def _same(effects: Sequence[Estimate], margin: float) -> dict[str, list[float] |
 
 def slope_rows(reg: Regression) -> pd.DataFrame:
     """Return the slope of every covariate: at its mean, at its ends where it is a curve, and
-    within the levels of what it interacts with.
+    within the levels of what it interacts with; of a logarithm the effect of a doubling.
     """
     rows: list[dict[str, object]] = []
     for name in covariates(reg):
+        parts = [f for f in factors(reg) if interacting(reg, [name, f])]
+        if ends := doubling(reg, name):
+            for factor in ("", *parts):
+                rows += _doubled(reg, name, factor, ends)
+            continue
         for where in _where(reg, name):
             found = slopes(reg.fit, reg.used, name, at={name: where}, df=reg.df)
             rows.append({"covariate": name, "within": "", "at": where} | _slope(reg, found, 0))
-        for factor in factors(reg):
-            if interacting(reg, [name, factor]):
-                rows += _within(reg, name, factor)
+        for factor in parts:
+            rows += _within(reg, name, factor)
     table = pd.DataFrame(rows)
     if not len(table):
         return table
     if not table["within"].any():
         table = table.drop(columns="within")
     return table.assign(fit_status=reg.status)
+
+
+def doubling(reg: Regression, name: str) -> tuple[float, float] | None:
+    """Return a value and its double of a covariate that the model holds as a logarithm alone."""
+    own = rf"`?{re.escape(name)}`?"
+    rest = re.sub(rf"log(?:2|10)?\(\s*{own}\s*\)", "", reg.fit.design.parsed.fixed)
+    if rest == reg.fit.design.parsed.fixed or re.search(rf"(?<![\w`]){own}(?![\w`])", rest):
+        return None
+    values = reg.used[name].to_numpy(dtype=np.float64)
+    middle = float(np.exp(np.log(values).mean()))
+    return middle, 2 * middle
+
+
+def _doubled(
+    reg: Regression, name: str, factor: str, ends: tuple[float, float]
+) -> Iterator[dict[str, object]]:
+    """Yield what a doubling of a covariate changes, in each level of a factor if one is given."""
+    within = [factor] if factor else []
+    found = means(reg.fit, reg.used, name, within=within, at={name: list(ends)}, df=reg.df)
+    levels = found.labels[factor].astype(str) if factor else pd.Series("", found.labels.index)
+    for level in dict.fromkeys(levels):
+        own = found.l_KB[(levels == level).to_numpy()]
+        effect = contrast(reg.fit, own[1] - own[0], df=reg.df)
+        where = f"{factor} {level}" if factor else ""
+        head = {"covariate": f"{name}, per doubling", "within": where, "at": ends[0]}
+        yield head | {n: getattr(effect, n) for n in SLOPE}
 
 
 def _where(reg: Regression, name: str) -> list[float]:
@@ -194,8 +226,7 @@ def _within(reg: Regression, name: str, factor: str) -> Iterator[dict[str, objec
 
 def _slope(reg: Regression, found: Means, k: int) -> dict[str, object]:
     effect = contrast(reg.fit, found.l_KB[k], df=reg.df)
-    names = ("estimate", "low", "high", "se", "df", "t", "p", "mde")
-    return {n: getattr(effect, n) for n in names}
+    return {n: getattr(effect, n) for n in SLOPE}
 
 
 def mean_table(reg: Regression, rows: pd.DataFrame) -> Table:
@@ -240,5 +271,8 @@ def pair_tables(reg: Regression, rows: pd.DataFrame) -> list[Table]:
 
 def slope_table(reg: Regression, rows: pd.DataFrame) -> Table:
     """Return the slopes as a table of the report."""
-    note = f"Change of {reg.unit} per unit of the covariate, 95 % intervals, {SHORT[reg.df]}."
+    note = (
+        f"Change of {reg.unit} per unit of the covariate, or per doubling where it says so; "
+        f"95 % intervals, {SHORT[reg.df]}."
+    )
     return Table("slopes", "Slopes", rows, note, HEADS, FORMATS)

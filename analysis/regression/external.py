@@ -163,7 +163,8 @@ def slopes(reg: Regression, found: Numbers) -> Section | None:
 
 def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
     """Return what must be read before anything else."""
-    found = []
+    found = [("What was analysed.", text) for text in reg.frame.attrs["said"]]
+    found += [("Rows that were left out.", text) for text in _lost(reg)]
     if reg.status.startswith("SEPARATED"):
         words = next(w for w in reg.fit.diagnosis if w.startswith("Separation"))
         found.append(("Separated.", words.removeprefix("Separation: ").capitalize()))
@@ -183,3 +184,18 @@ def warnings(reg: Regression) -> tuple[tuple[str, str], ...]:
     notes = [n for n in reg.frame.attrs.get("notes", ()) if "repeat another row" in n]
     found += [("Repeated rows.", note) for note in notes]
     return tuple(found)
+
+
+def _lost(reg: Regression) -> Iterator[str]:
+    """Yield how many rows lack a column of the model, and which levels these rows are of."""
+    gone = reg.rows.drop(index=reg.used.index)
+    names = [n for n in reg.fit.design.parsed.columns if n in gone and gone[n].isna().any()]
+    for name in names:
+        lost = gone[gone[name].isna()]
+        said = []
+        for other in reg.rows.columns.difference([name, *reg.frame.attrs["names"]]):
+            if 1 < reg.rows[other].nunique() <= FEW_LEVELS:
+                levels = sorted(set(lost[other].dropna()) - set(reg.used[other].dropna()), key=str)
+                said += [f"{other} {level}" for level in levels]
+        whole = f", among them all of {', '.join(said[:SOME])}" if said else ""
+        yield f"{len(lost):,} of {len(reg.rows):,} rows have no value of {name}{whole}."

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
-from analysis.inference.comparisons import difference
+from analysis.inference.comparisons import difference, pairwise
 from analysis.inference.estimates import Estimate, contrast, covariance, equivalence
 from analysis.inference.means import means, slopes
 from analysis.inference.optimum import INTERIOR
@@ -59,52 +60,66 @@ def _pair(
 ) -> Headline:
     """Return a pair as a headline, the best level last where it is what others are held against."""
     name, first, second, turned = names
-    sign, ends = (-1, ("high", "low")) if turned else (1, ("low", "high"))
+    sign = -1 if turned else 1
     levels = (second, first) if turned else (first, second)
+    size = float(row["estimate"])
+    half, ratio = (float(row["high"]) - float(row["low"])) / 2, 1.0
+    label = difference(*levels, minus=" − ")
+    if contrasts.on_response(reg):  # the score's own units first, with the same adjustment
+        label += f" ({shown(sign * size, SIGNIFICANT)} {reg.unit})"
+        size, low, high = (float(row[n]) for n in contrasts.DIFFERENCE)
+        ratio = (high - low) / 2 / float(row["se"] * stats.t.ppf(0.975, row["df"]))
     return Headline(
-        label=difference(*levels, minus=" − "),
+        label=label,
         group=name,
         question="means",
-        estimate=sign * float(row["estimate"]),
-        low=sign * float(row[ends[0]]),
-        high=sign * float(row[ends[1]]),
-        unit=reg.unit,
+        estimate=sign * size,
+        low=sign * size - ratio * half,
+        high=sign * size + ratio * half,
+        unit=reg.score if contrasts.on_response(reg) else reg.unit,
         verdict=verdict(float(row["p_tukey"]), str(row.get("verdict", ""))),
         p=float(row["p_tukey"]),
-        mde=float(row["mde"]),
+        mde=ratio * float(row["mde"]),
         second=_second(reg, rows, name, levels),
     )
 
 
 def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
-    """Yield a number's effect over its range: its highest value less its lowest."""
+    """Yield a number's effect: at its highest value less at its lowest, or of a doubling."""
     values = reg.used[name].to_numpy(dtype=np.float64)
+    doubled = contrasts.doubling(reg, name)
     levels = (1.0, 0.0) if name == "wp" else (float(values.max()), float(values.min()))
+    levels = doubled[::-1] if doubled else levels
     try:
         ends = means(reg.fit, reg.used, name, at={name: list(levels)}, df=reg.df)
     except AnalysisError:
         return
-    order = [ends.labels[name].tolist().index(level) for level in levels]
-    effect = contrast(reg.fit, ends.l_KB[order[0]] - ends.l_KB[order[1]], df=reg.df)
+    effect = contrast(reg.fit, ends.l_KB[0] - ends.l_KB[1], df=reg.df)
+    shift = effect
+    if contrasts.on_response(reg) and np.isfinite(effect.p):
+        shift = pairwise(ends, adjust="none").on_response[0]
     if not np.isfinite(effect.p) and contrasts.straight(reg, name):  # the slope may be determined
         slope_B = slopes(reg.fit, reg.used, name, df=reg.df).l_KB[0]
-        effect = contrast(reg.fit, slope_B * (levels[0] - levels[1]), df=reg.df)
+        shift = effect = contrast(reg.fit, slope_B * (levels[0] - levels[1]), df=reg.df)
     if not np.isfinite(effect.p):
         return
     margin = None if reg.logit else reg.margin
     same = "" if margin is None else equivalence(effect, margin).verdict
     label = "PLW 1 − PLW 0" if name == "wp" else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
+    label = f"{name}, per doubling" if doubled else label
+    own = shift is not effect
+    label += f" ({shown(effect.estimate, SIGNIFICANT)} {reg.unit})" if own else ""
     yield Headline(
         label=label,
         group="prompt loss weight" if name == "wp" else "over its range",
         question="plw" if name == "wp" else "slopes",
-        estimate=effect.estimate,
-        low=effect.low,
-        high=effect.high,
-        unit=reg.unit,
+        estimate=shift.estimate,
+        low=shift.low,
+        high=shift.high,
+        unit=reg.score if own else reg.unit,
         verdict=verdict(effect.p, same),
         p=effect.p,
-        mde=effect.mde,
+        mde=shift.mde,
         second=_second(reg, rows, name, levels),
     )
 

@@ -7,8 +7,8 @@ raw table and the folder beside it.
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any, TypeVar, cast
@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.engine.fits import GlmmFit
-from analysis.engine.formula import positive, response_columns
+from analysis.engine.formula import parse, positive, response_columns
 from analysis.errors import AnalysisError, listed, nearest, told
 from analysis.inference.estimates import DF_RULES
 from analysis.inference.kenward_roger import kenward_roger
-from analysis.inference.simplify import simplified
+from analysis.inference.simplify import simplified, written
 from analysis.mixed import FAMILIES, MixedFit, fit_mixed
 from analysis.regression.column_roles import score_columns
 from analysis.regression.propose import Proposal, given, propose
 from analysis.table.frame import from_table
+from analysis.table.outcome import one_metric
 
 T = TypeVar("T")
 MARGIN = 2.0  # points; a study's smallest effect of interest where none is given
@@ -162,7 +163,12 @@ def analysed(raw: pd.DataFrame, request: Request) -> Regression:
         AnalysisError: the table, a column, the formula or the model is not as it must be.
     """
     check_request(request)
-    frame = prepared(raw, _score(raw, request))
+    score = _score(raw, request)
+    taken: list[str] = []
+    if request.formula is None:
+        raw, taken = one_metric(raw, score)
+    frame = prepared(raw, score)
+    frame.attrs["said"] = [*taken, *frame.attrs["said"]]
     check_weights(frame, request.weights)
     if request.formula is None:
         proposal = propose(frame, family=request.family, weights=request.weights)
@@ -277,7 +283,7 @@ def check_weights(frame: pd.DataFrame, weights: str | None) -> None:
 
 def _first_fit(frame: pd.DataFrame, proposal: Proposal, *, fallback: bool) -> MixedFit:
     """Return the fit of the formula; of a proposed one, else the first simpler one that fits."""
-    formulas = list(_simpler(proposal.formula)) if fallback else [proposal.formula]
+    formulas = list(_simpler(proposal.formula, map(str, frame))) if fallback else [proposal.formula]
     if not fallback:
         _check_levels(frame, proposal.formula)
     first: AnalysisError | None = None
@@ -295,15 +301,13 @@ def _first_fit(frame: pd.DataFrame, proposal: Proposal, *, fallback: bool) -> Mi
     raise first
 
 
-def _simpler(formula: str) -> Iterator[str]:
-    """Yield the formula, it without random slopes, and it without a random part."""
+def _simpler(formula: str, columns: Iterable[str]) -> Iterator[str]:
+    """Yield the formula, it without random slopes, without combined groups, without groups."""
     yield formula
-    plain = re.sub(r"\(1 \+ wp \| ", "(1 | ", formula)
-    if plain != formula:
-        yield plain
-    fixed = re.sub(r" \+ \(1[^()|]*\|[^()]*\)", "", plain)
-    if fixed != plain:
-        yield fixed
+    parsed = parse(formula, columns)
+    plain = [replace(bar, expression="1") for bar in parsed.bars]
+    for bars in (plain, [bar for bar in plain if len(bar.group) == 1], []):
+        yield written(replace(parsed, bars=tuple(bars)))
 
 
 def _as_fitted(proposal: Proposal, fit: MixedFit) -> Proposal:

@@ -1,15 +1,18 @@
 """Proposes a model from the columns of any long table, and says why, column by column.
 
-    name ends in _se, time, ...  left out: it measures the score or its cost
+    measured with the score      left out: errors, counts, other scores, costs, dates, time stamps
     plw                          stands in the model as wp = PLW^0.30103; a quadratic from 3 levels
     run, seed, task, item, ...   what scores have in common: random from 8 levels, else fixed blocks
     text                         a factor: fixed, or random from 8 levels
     a number                     a covariate; as log2 where its levels span a factor of 20 or more
+    varies within a group        the group has its own slope over it, or its own effect of a factor
+    repeated under one seed      rows of one seed and arm share a run, named or not
     says the same as another     left out, as is what several others determine together
 
 Terms are taken in the order of the columns while the table has two rows for every coefficient. The
 family is binomial for 0/1 and for shares of a counted number of items, beta for scores strictly
-between 0 and 1, else Gaussian.
+between 0 and 1, else Gaussian. Shares are Gaussian too where runs are few: the other families have
+no degrees of freedom, and would take them for many.
 """
 
 import keyword
@@ -26,8 +29,11 @@ from analysis.errors import AnalysisError
 from analysis.regression import column_roles
 from analysis.regression.column_roles import Role
 from analysis.regression.redundant import determined
+from analysis.regression.strata import Stratum, strata
 
 CURVE = 3  # levels of a weight that a quadratic needs
+FEW_RUNS = 50  # runs from which a normal distribution will do for their means
+MOST_CELLS = 1000  # of a group and a factor in a generalised model
 ROWS_A_COEFFICIENT = 2
 COUNTED = 1e-6  # how far score * items may be from a whole number
 
@@ -103,23 +109,74 @@ def propose(
         AnalysisError: no column can stand in a model.
     """
     score = str(frame.attrs["score"])
-    chosen, weights, about = propose_family(frame, family=family, weights=weights)
-    parts = list(column_roles.classified(frame, weights=weights))
+    chosen, counted, about = propose_family(frame, family=family, weights=weights)
+    parts = list(column_roles.classified(frame, weights=counted))
     draft = _drafted(frame, parts)
     while repeated := determined(frame, draft.fixed, used=draft.used, score=quoted(score)):
         parts = [_left_out(r, repeated) for r in parts]
         draft = _drafted(frame, parts)
+    roles = [r for r in parts if r.column in draft.used]
+    terms = strata(frame, roles, trials=chosen == "binomial" and counted is not None)
+    few = _few_runs(frame, terms)
+    if few and family is None and (chosen == "beta" or (chosen == "binomial" and counted)):
+        said = f"{few}, too few for the tests of a {chosen} model, which know no degrees of freedom"
+        chosen, counted = "gaussian", weights
+        about = [Choice("family", chosen, said), *(c for c in about if c.used == "weights")]
+    _random(draft, roles, terms if chosen == "gaussian" else _affordable(frame, terms))
     if not draft.fixed and not draft.bars:
         raise AnalysisError(f"table: no column beside {score} varies in a usable way")
     formula = f"{quoted(score)} ~ {' + '.join([*(draft.fixed.values() or ['1']), *draft.bars])}"
-    return Proposal(formula, chosen, weights, (*about, *draft.choices), tuple(draft.simpler))
+    return Proposal(formula, chosen, counted, (*about, *draft.choices), tuple(draft.simpler))
+
+
+def _few_runs(frame: pd.DataFrame, terms: list[Stratum]) -> str:
+    """Return how few runs the errors of settings are estimated from; "" if they are many."""
+    for term in terms:
+        levels = frame.groupby(list(term.columns), observed=True).ngroups
+        if term.replicated and levels < FEW_RUNS:
+            return f"errors are estimated from {levels} levels of {' and '.join(term.columns)}"
+    return ""
+
+
+def _affordable(frame: pd.DataFrame, terms: list[Stratum]) -> list[Stratum]:
+    """Return the terms that a generalised model can bear: it is fitted by many Laplace steps.
+
+    Of a group's answers to settings only one stays, and that only with cells that are not too many.
+    """
+    kept = []
+    for term in terms:
+        rivals = [t for t in terms if t.columns[:-1] == term.columns[:-1] and len(t.columns) > 1]
+        cells = frame.groupby(list(term.columns), observed=True).ngroups
+        alone = len(rivals) == 1 and cells <= MOST_CELLS
+        if len(term.columns) == 1 or term.replicated or alone or cells == len(frame):
+            kept.append(replace(term, slopes=term.slopes[:1]))
+    return kept
+
+
+def _random(draft: _Draft, roles: list[Role], terms: list[Stratum]) -> None:
+    """Add the random terms to the formula and say which they are."""
+    own = {r.column: draft.fixed.get(r.column, "") for r in roles}
+    places = {c.column: i for i, c in enumerate(draft.choices)}
+    for term in terms:
+        slopes = ["wp" if r == "wp" else own[r] for r in term.slopes]
+        name = ":".join(map(quoted, term.columns))
+        bar = f"({' + '.join(['1', *slopes])} | {name})"
+        draft.bars.append(bar)
+        why = term.reason
+        if slopes:
+            several = " and ".join(term.slopes)
+            why += f"; each level has several values of {several}, so its answer varies as well"
+        place = places.get(term.columns[-1])
+        if place is not None and not draft.choices[place].used:
+            draft.choices[place] = Choice(term.columns[-1], f"random: {bar}", why)
+        else:
+            draft.say(" × ".join(term.columns), f"random: {bar}", why)
 
 
 def _drafted(frame: pd.DataFrame, parts: list[Role]) -> _Draft:
     draft = _Draft(len(frame))
-    dose = "wp" if any(r.kind == "weight" for r in parts) else None
     for role in parts:
-        _place(role, frame, draft, dose)
+        _place(role, frame, draft)
     return draft
 
 
@@ -141,14 +198,14 @@ def given(
     return Proposal(formula, chosen, weights, (said, *about))
 
 
-def _place(role: Role, frame: pd.DataFrame, draft: _Draft, dose: str | None) -> None:
+def _place(role: Role, frame: pd.DataFrame, draft: _Draft) -> None:
     name = quoted(role.column)
     if role.kind == "left out":
         draft.say(role.column, "left out", role.reason)
     elif role.kind == "weight":
         _weight(role, draft)
     elif role.kind == "group":
-        _group(role, frame, draft, dose)
+        draft.say(role.column, "", role.reason)  # its term comes with the others at random
     elif role.kind == "factor":
         numbered = pd.api.types.is_numeric_dtype(frame[role.column])
         term = f"C({name})" if numbered else name
@@ -163,27 +220,6 @@ def _weight(role: Role, draft: _Draft) -> None:
     else:
         curve = f"{role.reason}; a quadratic, because the best weight may lie inside"
         draft.add(role.column, "wp + I(wp^2)", 2, curve)
-
-
-def _group(role: Role, frame: pd.DataFrame, draft: _Draft, dose: str | None) -> None:
-    """Add a random intercept, and a slope over the weight where every level saw several."""
-    within = role.column if not role.inside else f"{role.inside}:{role.column}"
-    name = ":".join(quoted(part) for part in within.split(":")) if role.inside else quoted(within)
-    columns = [c for c in (role.inside, role.column) if c]
-    sloped = dose is not None and _varies_within(frame, columns, dose)
-    roomy = 2 * role.levels < len(frame)
-    if sloped and roomy:
-        draft.bars.append(f"(1 + {dose} | {name})")
-        draft.say(role.column, f"random: (1 + {dose} | {name})", f"{role.reason}; each level has "
-                  f"several weights, so its answer to them varies as well")  # fmt: skip
-        return
-    draft.bars.append(f"(1 | {name})")
-    draft.say(role.column, f"random: (1 | {name})", role.reason)
-
-
-def _varies_within(frame: pd.DataFrame, columns: list[str], dose: str) -> bool:
-    counts = frame.groupby(columns, observed=True)[dose].nunique()
-    return bool((counts >= CURVE).mean() > 0.5)
 
 
 def propose_family(

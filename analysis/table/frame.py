@@ -33,14 +33,13 @@ from analysis.errors import AnalysisError, as_path, listed, nearest
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
+from analysis.table.outcome import as_outcome, preference
 
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks
 NUMBERS = ("plw", "rank", "lr", "rate", "completion_weight")  # levels that stay numbers
 # Columns beside the levels that hold names.
 GROUPS = ("method", "dataset_type", "task", "task_type", "side", "skill", "study")
-# The first of these that a benchmark has is the metric it is judged by.
-PRIMARY = ("acc_norm", "acc", "exact_match", "facts", "chrf", "bleu", "f1", "rougeL", "mc2")
 IN_POINTS = ("bleu", "ter")  # 0 to 100, even where a poor model leaves all of them below 1
 
 
@@ -96,7 +95,8 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
             f"score={score}: no such column; columns of numbers are {listed(numbers) or 'none'}."
             f"{nearest(score, table.columns)}"
         )
-    values = pd.to_numeric(table[score], errors="coerce")
+    outcome, said = as_outcome(table[score])
+    values = pd.to_numeric(outcome, errors="coerce")
     broken = values.isna() & table[score].notna()
     if broken.any():
         raise AnalysisError(f"score={score}: {table[score][broken].iloc[0]!r} is not a number")
@@ -116,6 +116,7 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
         notes += ["plw is not between 0 and 1 in every row: it is taken as any other number."]
     infinite = int(np.isinf(values).sum())
     frame.attrs = {"notes": notes, "score": score, "names": names, "infinite": infinite}
+    frame.attrs["said"] = [f"The outcome {score}: {said}."] if said else []
     return frame
 
 
@@ -199,13 +200,8 @@ def _primary_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with one metric per benchmark; held-out losses and measures keep all."""
     bench = table["task_type"].isin(SCORED) if "task_type" in table else table["task"].notna()
     names = table[bench].groupby("task", observed=True)["metric"].unique()
-    chosen = {task: min(found, key=_preference) for task, found in names.items()}
+    chosen = {task: min(found, key=preference) for task, found in names.items()}
     return table[~bench | (table["metric"] == table["task"].map(chosen))]
-
-
-def _preference(metric: str) -> tuple[int, str]:
-    name = metric.split(",")[0]  # lm-eval writes "acc,none"
-    return (PRIMARY.index(name) if name in PRIMARY else len(PRIMARY), name)
 
 
 def _with_score(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from analysis.errors import AnalysisError
 from analysis.regression import (
     contrasts,
     equation,
+    external,
     headlines,
     methods,
     random_part,
@@ -24,6 +25,8 @@ from analysis.regression.model import Request, analysed, prepared
 from analysis.regression.numbers import Numbers
 from analysis.regression.propose import propose
 from analysis.report.build import build
+from analysis.table.outcome import one_metric
+from benchmarks import external_tables
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
 
@@ -85,7 +88,8 @@ def choice(found, column):
 
 def test_a_grid_of_tasks_and_weights_becomes_a_quadratic_with_random_tasks():
     found = proposed(gaussian_table(), "points")
-    assert found.formula == "points ~ method + wp + I(wp^2) + (1 + wp | task)"
+    groups = "(1 + wp | task) + (1 | task:method)"  # tasks answer to both in their own way
+    assert found.formula == f"points ~ method + wp + I(wp^2) + {groups}"
     assert found.family == "gaussian"
     assert "wp = PLW^0.30103" in choice(found, "plw").reason
     assert all(c.reason for c in found.choices)
@@ -93,7 +97,8 @@ def test_a_grid_of_tasks_and_weights_becomes_a_quadratic_with_random_tasks():
 
 def test_items_of_numbered_runs_become_a_binomial_with_crossed_effects():
     found = proposed(item_table(), "correct")
-    assert (found.formula, found.family) == ("correct ~ arm + (1 | run) + (1 | item)", "binomial")
+    formula = "correct ~ arm + (1 | run) + (1 | item) + (1 | item:arm)"
+    assert (found.formula, found.family) == (formula, "binomial")
 
 
 def test_items_numbered_anew_in_every_task_are_nested_in_it():
@@ -177,7 +182,8 @@ def test_sums_of_columns_are_determined_and_times_since_1970_are_not():
     })  # fmt: skip
     found = proposed(table.assign(total=table["steps"] + table["warmup"]), "y")
     assert choice(found, "total").reason.startswith("determined by steps, warmup:")
-    assert found.formula == "y ~ arm + steps + warmup + moment"
+    assert found.formula == "y ~ arm + steps + warmup"
+    assert "time stamp" in choice(found, "moment").reason
     formula = "y ~ arm + moment"
     late, early = (
         contrasts.slope_rows(analysed(t, Request(formula=formula)))
@@ -706,15 +712,147 @@ def test_a_table_of_groups_alone_has_a_mean_and_its_interval(tmp_path):
     assert f"Mean of score: {reg.fit.fixef.iloc[0]:.3g} (95 % interval" in page
 
 
-def test_a_slope_over_a_logarithm_at_its_lowest_value_is_the_derivative(tmp_path):
+@pytest.mark.parametrize(("function", "unit"), [("log2", 1), ("log", np.log(2))])
+def test_the_effect_of_a_logarithm_is_told_per_doubling(function, unit, tmp_path):
     rng = np.random.default_rng(0)
     rate = 10.0 ** rng.integers(-6, -1, 60)
     table = pd.DataFrame({"rate": rate, "score": 3 * np.log2(rate) + rng.normal(size=60)})
-    reg = analysed(table, Request(formula="score ~ log2(rate)"))
-    rows = contrasts.slope_rows(reg).sort_values("at")
-    derivative = reg.fit.fixef.iloc[1] / np.log(2) / rows["at"]
+    formula = f"score ~ {function}(rate)"
+    reg = analysed(table, Request(formula=formula))
+    (row,) = contrasts.slope_rows(reg).to_dict("records")
+    assert row["covariate"] == "rate, per doubling"
+    assert row["estimate"] == pytest.approx(reg.fit.fixef.iloc[1] * unit)
+    (one,) = headlines.headlines(reg, Numbers.of(reg))
+    assert (one.label, one.estimate) == ("rate, per doubling", pytest.approx(row["estimate"]))
+    assert build(table, tmp_path, formula=formula).exists()
+
+
+def test_a_curve_over_a_logarithm_has_slopes_at_its_lowest_value():
+    rng = np.random.default_rng(0)
+    rate = 10.0 ** rng.integers(-6, -1, 60)
+    table = pd.DataFrame({"rate": rate, "score": 3 * np.log2(rate) + rng.normal(size=60)})
+    reg = analysed(table, Request(formula="score ~ log2(rate) + rate"))
+    rows = contrasts.slope_rows(reg)
+    derivative = reg.fit.fixef.iloc[1] / np.log(2) / rows["at"] + reg.fit.fixef.iloc[2]
     np.testing.assert_allclose(rows["estimate"], derivative, rtol=1e-4)
-    assert build(table, tmp_path, formula="score ~ log2(rate)").exists()
+
+
+# -- what a table of the field holds beside its settings ---------------------------------------
+
+
+def shaped(name, number=0):
+    shape = external_tables.SHAPES[name]
+    table = shape.make(np.random.default_rng([1, number]))
+    return table, shape
+
+
+RIGHT = {
+    "sleepstudy": "Reaction ~ Days + (1 + Days | Subject)",
+    "cake": "angle ~ recipe + temperature + (1 + temperature | replicate) + (1 | replicate:recipe)",
+    "machines": "score ~ Machine + (1 | Worker) + (1 | Worker:Machine)",
+    "oats": "y ~ block + variety + nitro + (1 | block:variety)",
+    "cbpp": "rate ~ period + (1 + period | herd) + (1 | herd:period)",
+    "lm-eval": "value ~ model + C(seed) + (1 | task) + (1 | seed:model) + (1 | task:model)",
+    "sweep": "score ~ log2(lr) + method + C(seed) + task + (1 | seed:lr:method) "
+             "+ (1 | seed:method) + (1 | seed:task)",
+    "PEFT": "test_accuracy ~ log2(trainable_params) + log2(lr)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(RIGHT))
+def test_the_proposal_has_the_random_part_of_its_design(name):
+    table, shape = shaped(name)
+    table, _ = one_metric(table, shape.score)
+    assert proposed(table, shape.score).formula == RIGHT[name]
+
+
+@pytest.mark.parametrize(
+    ("column", "make", "reason"),
+    [
+        ("acc_stderr,none", lambda d, r: r.uniform(0.01, 0.02, len(d)), "part or an error"),
+        ("percent", lambda d, r: 100 * d["y"], "another unit"),
+        ("f1", lambda d, r: r.uniform(size=len(d)), "another outcome"),
+        ("eval_loss", lambda d, r: r.uniform(size=len(d)), "another outcome"),
+        ("peakMemory", lambda d, r: r.integers(10, 14, len(d)), "a run needed"),
+        ("train_runtime", lambda d, r: r.integers(10, 14, len(d)), "a run needed"),
+        ("train_time_s", lambda d, r: r.integers(900, 9000, len(d)), "belongs to a run"),
+        ("global_step", lambda d, r: r.integers(10, 14, len(d)), "belongs to a run"),
+        ("created_at", lambda d, r: [f"2026-07-{i % 28 + 1:02d}" for i in range(len(d))], "date"),
+        ("when", lambda d, r: pd.Timestamp("2026-01-01") + pd.to_timedelta(d.index, "h"), "date"),
+        ("day", lambda d, r: [f"2026-07-{i % 3 + 1:02d}T10:00" for i in range(len(d))], "date"),
+        ("moment", lambda d, r: 1.79e12 + np.arange(len(d)), "time stamp"),
+        ("output_path", lambda d, r: np.resize(["/a", "/b", "/c"], len(d)), "no setting"),
+    ],
+)  # fmt: skip
+def test_what_was_measured_with_the_score_is_no_predictor(column, make, reason):
+    rng = np.random.default_rng(0)
+    table = simple(60).assign(y=rng.normal(50, 9, 60))
+    found = proposed(table.assign(**{column: make(table, rng)}), "y")
+    assert choice(found, column).used == "left out"
+    assert reason in choice(found, column).reason
+
+
+@pytest.mark.parametrize("part", ["incidence", "healthy"])
+def test_a_share_is_not_explained_by_its_numerator(part):
+    table, _ = shaped("cbpp")
+    table = table.assign(healthy=table["size"] - table["incidence"])
+    table = table[["herd", part, "size", "period", "rate"]]
+    found = proposed(table, "rate")
+    assert (found.family, found.weights) == ("binomial", "size")
+    assert "a part of the score" in choice(found, part).reason
+
+
+def test_days_of_a_design_are_a_covariate_and_the_time_of_a_run_is_not():
+    table, _ = shaped("sleepstudy")
+    found = proposed(table.rename(columns={"Days": "time"}), "Reaction")
+    assert choice(found, "time").used == "fixed: time"
+    runs, _ = shaped("lm-eval")
+    runs["time"] = 900 + runs.groupby(["model", "seed"]).ngroup()
+    assert choice(proposed(runs, "value"), "time").used == "left out"
+
+
+@pytest.mark.parametrize("words", [("Y", "N"), ("yes", "no"), ("True", "False"), (True, False)])
+def test_words_for_right_and_wrong_are_an_outcome(words, tmp_path):
+    table = item_table()
+    said = table.assign(correct=np.where(table["correct"] == 1, *words))
+    ours, theirs = (analysed(t, Request()) for t in (said, table))
+    np.testing.assert_allclose(ours.fit.fixef, theirs.fit.fixef)
+    assert ours.family == "binomial"
+    assert f"{words[0]} is 1 and {words[1]} is 0" in external.warnings(ours)[0][1]
+
+
+def test_one_metric_is_taken_and_said():
+    table, _ = shaped("lm-eval")
+    reg = analysed(table, Request(score="value"))
+    assert set(reg.frame["metric"]) == {"acc_norm"}
+    assert "One metric at a time: acc_norm, 90 of 180 rows; acc" in external.warnings(reg)[0][1]
+    apart = table[(table["metric"] == "acc") == (table["task"] < "t5")]
+    kept, (said,) = one_metric(apart, "value")
+    assert len(kept) == len(apart)
+    assert "each task" in said
+    own = analysed(table, Request(formula="value ~ model + metric + (1 | task)"))
+    assert own.fit.n == len(table)
+
+
+def test_a_setting_that_one_arm_lacks_does_not_cost_that_arm():
+    table, _ = shaped("sweep")
+    reg = analysed(table, Request())
+    assert "every row of method full" in choice(reg.proposal, "rank").reason
+    assert set(reg.used["method"]) == {"full", "lora", "dora"}
+    asked = analysed(table, Request(formula="score ~ method + log2(rank) + (1 | task)"))
+    (line,) = [text for _, text in external.warnings(asked) if "no value of rank" in text]
+    assert line.startswith("96 of 288 rows")
+    assert "method full" in line
+
+
+def test_effects_of_a_share_are_in_the_units_of_the_score_first():
+    reg = analysed(beta_table(), Request())
+    (one,) = headlines.headlines(reg, Numbers.of(reg))
+    (pair,) = contrasts.pair_rows(reg).to_dict("records")
+    assert one.unit == "accuracy"
+    assert one.estimate == pytest.approx(pair["difference"])
+    assert one.low == pytest.approx(pair["difference_low"], rel=0.02)  # one pair: Tukey's is t
+    assert "logits)" in one.label
 
 
 def test_levels_whose_means_the_table_does_not_determine_have_no_headline(tmp_path):
@@ -736,3 +874,61 @@ def test_beside_an_interaction_the_verdict_is_that_of_the_difference_shown(tmp_p
     (arm,) = [one for one in found if one.group == "arm"]
     assert arm.verdict == "distinguishable"
     assert arm.p < 0.001
+
+
+def ordinary(**columns):
+    return pd.DataFrame({"arm": np.resize(["a", "b"], 24), "score": np.arange(24.0) % 7} | columns)
+
+
+TASKS = np.repeat(["t1", "t2", "t3", "t4"], 6)
+RUNS = np.resize([f"r{i}" for i in range(6)], 24)
+ORDINARY = {
+    "an intercept": (ordinary(run=RUNS, task=TASKS), {"formula": "score ~ 1 + (1|run) + (1|task)"}),
+    "groups alone": (ordinary(run=RUNS, task=TASKS).drop(columns="arm"), {}),
+    "a date": (ordinary(when=pd.date_range("2026-01-01", periods=24)), {}),
+    "dates in a formula": (
+        ordinary(when=pd.date_range("2026-01-01", periods=24)), {"formula": "score ~ arm + when"},
+    ),
+    "numbers as names": (ordinary(kind=np.resize(["1", "2", "10"], 24)), {}),
+    "missing names": (ordinary(kind=np.resize(["u", None, "v", np.nan, "u", "v"], 24)), {}),
+    "a dot": (ordinary().rename(columns={"arm": "my.arm"}), {}),
+    "a dot in a formula": (
+        ordinary().rename(columns={"arm": "my.arm"}), {"formula": "score ~ my.arm"},
+    ),
+    "no PLW": (
+        ordinary(train_key=RUNS, task=TASKS, metric="acc").rename(columns={"score": "value"}), {},
+    ),
+    "logarithms of nothing": (ordinary(x=np.zeros(24)), {"formula": "score ~ log(x - 1)"}),
+    "roots of nothing": (ordinary(x=np.ones(24)), {"formula": "score ~ sqrt(x - 5)"}),
+    "a constant scaled": (ordinary(x=np.arange(24.0)), {"formula": "score ~ scale(x - x)"}),
+    "a name of TeX": (ordinary(kind=np.resize(["$\\foo$", "u", "v"], 24)), {}),
+    "infinite weights": (ordinary(w=np.resize([1.0, np.inf], 24)), {"weights": "w"}),
+    "lists": (ordinary(kind=[[i % 3] for i in range(24)]), {}),
+    "dictionaries": (ordinary(kind=[{"k": i % 3} for i in range(24)]), {}),
+    "text in the value": (ordinary().assign(score=["high", *map(str, range(23))]), {}),
+    "no metric": (ordinary(metric=np.resize(["acc", None], 24), task=TASKS), {}),
+    "no formula": (ordinary(), {"formula": ""}),
+    "an infinite margin": (ordinary(), {"margin": float("inf")}),
+    "an interaction": (
+        ordinary(lr=np.resize([1e-5, 1e-4, 0.3], 24)), {"formula": "score ~ arm * log2(lr)"},
+    ),
+    "rates": (ordinary(lr=np.resize([1e-5, 1e-4, 1e-3, 1e-2, 0.3], 24)), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(ORDINARY))
+def test_an_ordinary_table_gives_a_report_or_one_line(name, tmp_path, capsys):
+    table, options = ORDINARY[name]
+    path = tmp_path / "table.parquet"
+    try:
+        table.to_parquet(path)
+    except (TypeError, ValueError):
+        path = tmp_path / "table.csv"
+        table.to_csv(path, index=False)
+    given = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    status = main(["report", str(path), "--out", str(tmp_path / "out"), *given])
+    told = capsys.readouterr().err.strip()
+    if status == 0:
+        assert (tmp_path / "out" / "index.html").exists()
+    else:
+        assert (status, len(told.splitlines())) == (2, 1), told
