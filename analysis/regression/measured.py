@@ -51,7 +51,7 @@ FEW = 20  # levels of a design's number, or of words for a score
 def words_of(name: str) -> list[str]:
     """Return the words of a column's name, in lower case."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
-    return [w for w in re.split(r"[^a-z0-9]+", apart) if w]
+    return [w for w in re.split(r"[\W_]+", apart) if w]
 
 
 def measured(frame: pd.DataFrame, trials: str | None = None) -> dict[str, str]:
