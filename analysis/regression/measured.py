@@ -109,7 +109,7 @@ def _by_values(column: "pd.Series", y_N: Array) -> str:
             return "a date or a time"
         levels, here = values.nunique(), y_N[column.notna().to_numpy()]
         wordy = levels <= min(FEW, len(values) / 3) and len(values) == len(column)
-        wordy = wordy and (levels > 2 or bool(as_outcome(column)[1]))
+        wordy = wordy and len(np.unique(y_N)) == 2 and (levels > 2 or bool(as_outcome(column)[1]))
         if wordy and pd.Series(here).groupby(text.to_numpy()).nunique().max() == 1:
             return "every level has one value of the score: it is the score in words"
         return ""
