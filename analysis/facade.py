@@ -34,7 +34,7 @@ from analysis.report import build
 from analysis.report.headline import Headline, judged
 from analysis.table.cells import ARM as ADAPTER_RANK
 from analysis.table.cells import arm_text, without_rank
-from analysis.table.columns import NEEDED
+from analysis.table.columns import is_results
 from analysis.table.conditions import ARM, OWN, differences
 from analysis.table.factors import factors_of, level_columns, level_text
 from analysis.table.frame import from_results, read, study_rows
@@ -311,7 +311,7 @@ def load(source: str | Path, **options: Unpack[Options]) -> LoadedTable:
     asked: dict[str, Any] = {k: v for k, v in options.items() if k != "frozen"}
     request, frozen = Request(**asked), options.get("frozen")
     check_request(request)
-    if set(NEEDED) <= set(raw.columns):
+    if is_results(raw.columns):
         return LoadedStudy(path, raw, _study(path, raw, request, frozen), options)
     build.refuse_plan(frozen)
     return LoadedTable(path, raw, analysed(raw, request), options)

@@ -45,7 +45,7 @@ from analysis.report import first_screen, overview, plain
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
 from analysis.report.trust import trust, trusted, warnings
-from analysis.table.columns import NEEDED, plain_types
+from analysis.table.columns import is_results, plain_types
 from analysis.table.frame import from_results, read
 
 
@@ -116,7 +116,7 @@ def build(
     raw = plain_types(results) if isinstance(results, pd.DataFrame) else read(results)
     folder = None if isinstance(results, pd.DataFrame) else _folder(Path(results))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
-    if set(NEEDED) <= set(raw.columns):
+    if is_results(raw.columns):
         page = _results_page(raw, (source, folder), (request, frozen), study)
     else:
         page = _table_page(raw, request, frozen, source)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from analysis.report import style
 from analysis.report.style import MUTED, PAPER, Look
@@ -107,6 +107,13 @@ def count_text(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:g}"
+
+
+def log_axis(axis: Axes) -> None:
+    """Make the horizontal axis logarithmic, powers of ten as plain numbers."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def counts_axis(axis: Axes) -> None:

@@ -97,6 +97,7 @@ PAPER_STYLE: Mapping[str, Any] = {
     "pdf.fonttype": 42,
     "axes.unicode_minus": True,
     "mathtext.default": "regular",
+    "text.parse_math": False,  # levels are names, a $ in them as well
 }
 
 styled = mpl.rc_context(dict(PAPER_STYLE))  # decorates a figure function

@@ -1,6 +1,7 @@
 """The columns of a table as it was read: numbers as numbers, names as text, in numpy's types."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from pandas.api.types import is_hashable
 from analysis.errors import AnalysisError
 
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
+
+
+def is_results(columns: Iterable[object]) -> bool:
+    """Return whether a table with these columns is one of results: ours, with a weight."""
+    names = set(map(str, columns))
+    return set(NEEDED) <= names and bool(names & {"plw", "effective_plw", "wp"})
 
 
 def read_text(file: Path, separator: str) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
 from analysis.errors import AnalysisError, as_path, listed, nearest
 from analysis.table.carried import with_carried, with_reference
-from analysis.table.columns import NEEDED, plain_types, read_text
+from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
 from analysis.table.outcome import as_outcome, preference
 
@@ -54,7 +54,7 @@ def load(path: str | Path, score: str | None = None) -> pd.DataFrame:
         AnalysisError: nothing there, not readable, no such column, a score that is not a number.
     """
     table = read(path)
-    if score is None and set(NEEDED) <= set(table.columns):
+    if score is None and is_results(table.columns):
         return from_results(table)
     return from_table(table, score or "score")
 

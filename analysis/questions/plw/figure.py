@@ -68,7 +68,7 @@ def rg(points: pd.DataFrame, curve: pd.DataFrame) -> Figure:
         axis.plot(line["rg"], inside, color=BLUE, linewidth=1.1)
         for row in rows.itertuples():
             _best(axis, row)
-        axis.set_xscale("log")
+        draw.log_axis(axis)
         axis.set_ylim(-0.04, 1.04)
         axis.set_title(name, fontsize=7)
         axis.set_xlabel("Rg (completion / prompt)")

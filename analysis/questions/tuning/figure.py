@@ -25,7 +25,7 @@ def rates(table: pd.DataFrame) -> Figure:
             axis.plot(line["lr"], line["loss"], color=look.color, linewidth=1)
             best = line[line["chosen"].astype(bool)] if len(line) else line
             axis.plot(best["lr"], best["loss"], look.marker, color=look.color)
-        axis.set_xscale("log")
+        draw.log_axis(axis)
         axis.set_title(dataset)
         axis.set_xlabel("learning rate")
     axes[0].set_ylabel("validation loss (nats/token)")
