@@ -32,7 +32,8 @@ result <- lapply(models, function(m) {
                           optCtrl = list(rhoend = 1e-10, maxfun = 1e5))
   fit <- glmer(as.formula(m[1]), pairs, binomial, weights = .w, nAGQ = as.integer(m[2]),
                control = control)
-  list(formula = m[1], points = as.integer(m[2]), fixef = as.list(fixef(fit)),
+  list(name = paste(m[1], "points", m[2]), formula = m[1], points = as.integer(m[2]),
+       fixef = as.list(fixef(fit)),
        se = as.list(sqrt(diag(as.matrix(vcov(fit))))),
        sd = as.numeric(attr(VarCorr(fit)$item, "stddev")))
 })

@@ -84,7 +84,7 @@ def test_a_swept_learning_rate_is_in_the_formula():
     swept = results.assign(lr=np.where(results["rank"] == 4, 1e-3, 3e-3) * (1 + results["seed"]))
     formula, reasons, _ = default_formula(from_results(swept))
     assert "task * (dataset + adapter + log10(rate))" in formula
-    assert "rate varies: an effect of its own." in reasons
+    assert "rate varies: an effect of its own, a line over its logarithm." in reasons
 
 
 def test_eight_tasks_are_a_population(frame):

@@ -296,7 +296,6 @@ def test_a_wald_interval_of_a_standard_deviation_holds_the_estimate():
     assert ((rows["low"] < rows["sd"]) & (rows["sd"] < rows["high"])).all()
 
 
-@pytest.mark.parametrize("make", [item_table, beta_table])
 def bowl(seed=0):
     """A loss that is lowest at a middle learning rate, at another level for each optimizer."""
     rng = np.random.default_rng(seed)
@@ -354,6 +353,7 @@ def test_a_table_whose_score_has_no_telling_name_says_which_columns_it_may_be():
     assert "score=score" not in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [item_table, beta_table])
 def test_quantile_residuals_of_a_true_model_are_normal(make):
     found = residual_checks.residuals(analysed(make(), Request()))
     assert abs(found.mean()) < 0.15
