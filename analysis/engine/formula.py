@@ -316,10 +316,11 @@ def design(
         counted: whether a row is several trials, so that it may have a random effect of its own.
         dispersion: a one-sided formula.
     """
-    spread = None if dispersion is None else parse_dispersion(dispersion, frame.columns)
-    score = set(response_columns(f"{parsed.response} ~ 1", frame.columns))
-    if spread is not None and score & set(spread.columns):
-        raise AnalysisError(f"dispersion={dispersion}: the score cannot stand in it")
+    spread = None
+    if dispersion is not None:
+        spread = parse_dispersion(dispersion, frame.columns)
+        if set(response_columns(f"{parsed.response} ~ 1", frame.columns)) & set(spread.columns):
+            raise AnalysisError(f"dispersion={dispersion}: the score cannot stand in it")
     if weights is not None and weights not in frame:
         raise AnalysisError(f"weights={weights}: no such column.{nearest(weights, frame)}")
     extra = ([weights] if weights else []) + list(spread.columns if spread else ())

@@ -164,20 +164,9 @@ def remarks(found: Numbers) -> list[str]:
     ]
 
 
-LOWER = [
-    "loss",
-    "perplexity",
-    "ppl",
-    "error",
-    "err",
-    "wer",
-    "cer",
-    "nll",
-    "bpb",
-    "rmse",
-    "mae",
-    "mse",
-]  # the less the better
+LOWER = (  # the less the better
+    "loss", "perplexity", "ppl", "error", "err", "wer", "cer", "nll", "bpb", "rmse", "mae", "mse",
+)  # fmt: skip
 
 
 def method(reg: Regression) -> str:

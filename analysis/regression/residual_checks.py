@@ -6,6 +6,7 @@ F(y), are standard normal where the model is right. The draws are always the sam
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -120,9 +121,12 @@ def check_rows(reg: Regression, found: "pd.Series[float]") -> pd.DataFrame:
 
 def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
     """Yield the test of the square of every number that stands in the model as a straight line."""
+    every = effects(reg.fit)
+    times = Counter(name for effect in every for name in effect.variables)
     numbers = [
-        effect for effect in effects(reg.fit)
-        if len(effect.variables) == len(effect.names) == 1 and _is_line(reg, effect.variables[0])
+        effect for effect in every
+        if len(effect.variables) == len(effect.names) == 1 and times[effect.variables[0]] == 1
+        and _is_number(reg.used[effect.variables[0]])
     ]  # fmt: skip
     for effect in numbers:
         (column,), (name,) = effect.variables, effect.names
@@ -143,11 +147,9 @@ def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
             yield f"curvature over {column}: t of its square", found.t, found.p, said
 
 
-def _is_line(reg: Regression, column: str) -> bool:
-    """Return whether a column is a number of three values or more, with no square in the model."""
-    values = reg.used[column]
-    of_it = [e for e in effects(reg.fit) if column in e.variables]
-    return pd.api.types.is_numeric_dtype(values) and values.nunique() > 2 and len(of_it) == 1
+def _is_number(values: "pd.Series[float]") -> bool:
+    """Return whether a column holds numbers of which a square tells more: three or more."""
+    return pd.api.types.is_numeric_dtype(values) and values.nunique() > 2
 
 
 def _check_table(rows: pd.DataFrame) -> Table:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.regression.column_roles import Role
+from analysis.regression.column_roles import NUISANCE, Role
 from analysis.regression.measured import WITHIN, words_of
 
-REPLICATES = ("run", "run_id", "seed", "replicate", "rep", "fold", "batch", "block")
+REPLICATES = {*NUISANCE, "rep"} - {"id"}
 CURVE = 3  # values of a number within a level that show a slope
 MOST_SLOPES = 3  # numbers whose slopes vary over one group
 MOST_BARS = 6
@@ -55,7 +55,7 @@ def strata(frame: pd.DataFrame, roles: Sequence[Role], *, trials: bool) -> list[
     for role in roles:
         if role.kind == "group":
             own = tuple(c for c in (role.inside, role.column) if c)
-            slopes = _sloped(rows, own, [n.column for n in numbers])
+            slopes = list(_sloped(rows, own, [n.column for n in numbers]))
             found.add(own, role.reason, slopes=slopes, always=True)
     for role in roles:
         if replicates(role.column):
@@ -131,12 +131,8 @@ def _codes(rows: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[int]":
     return place.groupby([rows[c] for c in columns], observed=True).transform("min")
 
 
-def _sloped(rows: pd.DataFrame, group: Sequence[str], numbers: Sequence[str]) -> list[str]:
-    """Return the numbers that vary within most levels of a group."""
-    return list(_varying(rows, group, numbers))
-
-
-def _varying(rows: pd.DataFrame, group: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
+def _sloped(rows: pd.DataFrame, group: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
+    """Yield the numbers that vary within most levels of a group."""
     for name in numbers:
         counts = rows.groupby(list(group), observed=True)[name].nunique()
         repeated = 2 * _cells(rows, [*group, name]) <= len(rows)

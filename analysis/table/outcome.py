@@ -46,9 +46,7 @@ def one_metric(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, list[str]
         if labels.nunique() < 2:
             continue
         by = next((c for c in table.columns if str(c).lower() in ("task", "benchmark")), None)
-        kept, words = _chosen(
-            table, name, scored if by is None else scored.groupby(by, observed=True)
-        )
+        kept, words = _chosen(table, name, scored, by)
         others = ", ".join(sorted(set(labels) - set(table.loc[kept, name].astype(str)))[:4])
         beside = f"; {others} would be another analysis" if others else ""
         said.append(
@@ -58,15 +56,22 @@ def one_metric(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, list[str]
     return table, said
 
 
-def _chosen(table: pd.DataFrame, name: str, parts: Any) -> "tuple[pd.Series[bool], str]":
-    """Return which rows are of the metric that is taken, and its name or that of every task."""
-    labels = table[name].astype(str)
-    if isinstance(parts, pd.DataFrame):
-        each = {None: set(parts[name].astype(str))}
-        counts = parts[name].astype(str).value_counts()
-    else:
-        each = {task: set(rows[name].astype(str)) for task, rows in parts}
-        counts = labels.value_counts()
+def _chosen(
+    table: pd.DataFrame, name: str, scored: pd.DataFrame, by: str | None
+) -> "tuple[pd.Series[bool], str]":
+    """Return which rows are of the metric that is taken, and its name or that of every task.
+
+    Args:
+        table: every row.
+        name: the column of metrics.
+        scored: the rows with a metric and a score.
+        by: the column of tasks, if there is one.
+    """
+    labels, known = table[name].astype(str), scored[name].astype(str)
+    counts = (known if by is None else labels).value_counts()
+    each = {None: set(known)}
+    if by is not None:
+        each = dict(known.groupby(scored[by], observed=True).agg(set))
 
     def order(metric: str) -> tuple[int, int, str]:
         place, text = preference(metric)
@@ -77,5 +82,4 @@ def _chosen(table: pd.DataFrame, name: str, parts: Any) -> "tuple[pd.Series[bool
         best = min(common, key=order)
         return labels == best, best
     own = {task: min(found, key=order) for task, found in each.items()}
-    column = next(c for c in table.columns if str(c).lower() in ("task", "benchmark"))
-    return labels == table[column].map(own), "the first of each task, as no one is there for all"
+    return labels == table[by].map(own), "the first of each task, as no one is there for all"
