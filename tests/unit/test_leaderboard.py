@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from analysis.errors import AnalysisError
 from analysis.inference.selection import against_best, letters, one_sided_critical
-from analysis.inference.winners import truncated_cdf, winner
+from analysis.inference.winners import _Truncated, truncated_cdf, winner
 from analysis.questions.leaderboard import best_section
 from analysis.questions.leaderboard.estimate import RUNS, leaderboards
 from analysis.questions.leaderboard.section import section, shown_rows
@@ -86,6 +86,30 @@ def test_the_truncated_normal_is_scipys_and_holds_in_the_tail():
     assert truncated_cdf(40 + 1 / 40, 40, np.inf) == pytest.approx(1 - np.exp(-1), abs=2e-3)
 
 
+@pytest.mark.parametrize("df", [1, 2.5, 3, 30, 1000, 1e7])
+def test_the_truncated_t_is_scipys(df):
+    for x, low, high in [(0.3, -1, 2), (1.5, 1, np.inf), (-2, -np.inf, -1), (4.2, 4, 5)]:
+        at_low, at_x, at_high = stats.t.cdf([low, x, high], df)
+        wanted = (at_x - at_low) / (at_high - at_low)
+        assert truncated_cdf(x, low, high, df) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("df", [1, 3, 60, 200, 1000])
+@pytest.mark.parametrize("low", [30.0, 60.0, 1e5])
+def test_the_truncated_t_holds_in_the_tail(df, low):
+    """By quadrature of the density over that at the bound; chances below 1e-308 are among them."""
+
+    def density(u):
+        v = low * (1 + u)
+        return np.exp((df + 1) / 2 * (np.log1p(low**2 / df) - np.log1p(v**2 / df)))
+
+    x = low * (1 + 1 / df)
+    ends = ((0, 1 / df), (1 / df, np.inf))
+    near, far = (integrate.quad(density, *pair, epsrel=1e-12)[0] for pair in ends)
+    assert truncated_cdf(x, low, np.inf, df) == pytest.approx(near / (near + far), rel=1e-9)
+    assert truncated_cdf(-x, -np.inf, -low, df) == pytest.approx(far / (near + far), rel=1e-9)
+
+
 def test_a_clear_winner_is_hardly_corrected():
     found = winner(np.array([10.0, 0.0, 1.0]), np.eye(3))
     assert found.conditional.estimate == pytest.approx(10, abs=1e-6)
@@ -119,6 +143,58 @@ def test_the_correction_is_median_unbiased_and_covers(mu):
     assert conditional == pytest.approx(0.5, abs=0.04)
     assert 0.95 - 0.017 < covered < 0.9548 + 0.017
     assert covered_conditional == pytest.approx(0.95, abs=0.017)
+
+
+# hybrid and conditional: estimate, low, high
+KNOWN = (-0.31304586717091776, -2.0857858502592794, 3.2142084545017386,
+         -0.32055067904308904, -7.706960441796191, 3.1456669952517267)  # fmt: skip
+
+
+def test_a_known_covariance_gives_the_figures_of_the_normal():
+    """Figures of the version before there were degrees of freedom, an upper bound among them."""
+    cov = np.array([[1.0, 1.2, 0.3], [1.2, 2.0, 0.4], [0.3, 0.4, 0.8]])
+    for df, rtol in ((np.inf, 1e-12), (1e9, 1e-6)):
+        found = winner(np.array([1.0, 0.6, 0.7]), cov, df=df)
+        parts = (found.hybrid, found.conditional)
+        figures = [getattr(part, name) for part in parts for name in ("estimate", "low", "high")]
+        np.testing.assert_allclose(figures, KNOWN, rtol=rtol)
+
+
+def test_estimated_variance_of_a_clear_winner_gives_students_interval():
+    found = winner(np.array([90.0, 0.0, 1.0]), np.eye(3), df=4).conditional
+    half = stats.t.ppf(0.975, 4)
+    figures = (found.estimate, found.low, found.high)
+    assert figures == pytest.approx((90, 90 - half, 90 + half), abs=1e-3)
+
+
+@pytest.mark.parametrize("df", [2, 3, 10, 100])
+def test_the_chance_falls_with_the_mean(df):
+    for gap, above in [(0.01, np.inf), (0.3, np.inf), (3, np.inf), (0.1, 0.1), (1, 0.3)]:
+        found = _Truncated(0.0, 1.0, df, -gap, above)
+        for reach in (np.inf, 12.0):
+            chance = [found.below(mean, reach) for mean in np.linspace(-12, 12, 401)]
+            assert (np.diff(chance) < 1e-12).all()
+
+
+@pytest.mark.parametrize("mu", [(0.0, 0.0, 0.0, 0.0), (0.0, 0.5, 1.0, 2.0)])
+def test_the_correction_covers_with_an_estimated_variance(mu):
+    """4 cells under 2 seeds, score ~ cell + seed: 3 residual degrees of freedom."""
+    mu, rng, rows = np.array(mu), np.random.default_rng(5), []
+    for _ in range(1000):
+        seed = rng.normal(size=2)
+        y = mu[:, None] + seed + np.sqrt(2) * rng.normal(size=(4, 2))
+        rest = y - y.mean(axis=1, keepdims=True)
+        sd = np.sqrt(((rest - rest.mean(axis=0)) ** 2).sum() / 3 / 2)
+        # In units of sd, so that the critical value is computed once.
+        found, known = (winner(y.mean(axis=1) / sd, np.eye(4), df=df) for df in (3, np.inf))
+        m = (mu[found.index] + seed.mean()) / sd
+        parts = (known.hybrid, found.hybrid, found.conditional)
+        rows.append([found.hybrid.estimate > m, *(p.low <= m <= p.high for p in parts)])
+    above, normal, covered, conditional = np.mean(rows, axis=0)
+    assert normal < 0.9  # what the degrees of freedom are for
+    assert above == pytest.approx(0.5, abs=0.05)
+    assert 0.95 - 0.021 < covered < 0.9548 + 0.021
+    assert conditional == pytest.approx(0.95, abs=0.021)
 
 
 def test_means_without_variance_are_told():
@@ -158,6 +234,9 @@ def test_the_leaderboard_of_a_balanced_study_is_hsus_closed_form(results):
     d = one_sided_critical(0.95, df, halves(k - 1))
     gap = cells["mean"].iloc[0] - cells["mean"].iloc[1]
     assert cells["against_high"].iloc[0] == pytest.approx(gap + d * s * np.sqrt(2 / n), rel=1e-6)
+    found = winner(cells["mean"].to_numpy(), s**2 / n * np.eye(k), df=df).hybrid
+    shown = board.winner.hybrid
+    assert (shown.low, shown.high) == pytest.approx((found.low, found.high), rel=1e-6)
     last = cells["mean"].iloc[-1] - cells["mean"].iloc[0]
     assert cells["against_low"].iloc[-1] == pytest.approx(last - d * s * np.sqrt(2 / n), rel=1e-6)
 

@@ -10,7 +10,8 @@ and the winner's mean corrected for having won (`analysis.inference.winners`). M
 `analysis.table.adjusted_means`: score ~ cell + seed by least squares, tasks weighing equally. Their
 noise is that of other runs on these items; with the items' scores at hand it is that of other runs
 on other items: the covariance of the cells' means over items is added, less what runs and items
-share.
+share. Degrees of freedom are those of the runs in both cases, which makes the intervals of the sum
+rather too long.
 
 Letters in names: K cells, I items, S runs of one cell.
 """
@@ -61,7 +62,7 @@ class Means:
     labels: list[str]
     mean_K: Array
     cov_KK: Array
-    df: float
+    df: float  # of the runs' variance; infinite where the noise is that of items alone
     noise: str
 
 
@@ -111,7 +112,7 @@ def _leaderboard(
     try:
         means = cell_means(runs, items, df=df)
         against = against_best(means.mean_K, means.cov_KK, df=means.df, level=level)
-        won = winner(means.mean_K, means.cov_KK, level=level)
+        won = winner(means.mean_K, means.cov_KK, df=means.df, level=level)
     except AnalysisError as error:
         plain = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
         bare = _best_first(table.join(plain))
