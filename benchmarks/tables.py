@@ -103,6 +103,17 @@ def general() -> str:
     return markdown(wide.reset_index())
 
 
+def winners() -> str:
+    """Return the winner's coverage (percent) and its intervals' lengths, spans over the truths."""
+    found = pd.read_csv(HERE / "winner_coverage.csv").dropna(subset="seeds")
+    by = found.astype({"seeds": int, "df": int}).groupby(["cells", "seeds", "df"])
+    scale = pd.Series({"known": 100, "new": 100, "above": 100, "length_known": 1, "length": 1})
+    low, high = by[list(scale.index)].min() * scale, by[list(scale.index)].max() * scale
+    spans = low.map("{:.1f}".format) + " to " + high.map("{:.1f}".format)
+    heads = ["by the normal", "by Student's t", "estimate too high", "length, normal", "length, t"]
+    return markdown(spans.set_axis(heads, axis=1).reset_index())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "growth": growth,
@@ -110,6 +121,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dispersion": dispersion,
     "coverage": coverage,
     "general": general,
+    "winners": winners,
 }
 
 

@@ -29,6 +29,7 @@ rises, in which case the interval ends where the search met alpha / 2, and still
 Letters in names: K means.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,11 +95,11 @@ class _Truncated:
 
     def _binding(self, bound: float, mean: float) -> float:
         """Return where X, with its estimated sd, has the T that it has at the bound."""
-        if np.isinf(self.df) or np.isinf(bound):
+        if math.isinf(self.df) or math.isinf(bound):
             return bound
         x, d = (self.value - mean) / self.sd, (bound - mean) / self.sd
         ratio = 1 + (x - d) * (x + d) / self.df  # of the variance at the bound to the estimate
-        return mean + self.sd * (d / np.sqrt(ratio) if ratio > 0 else np.copysign(np.inf, d))
+        return mean + self.sd * (d / math.sqrt(ratio) if ratio > 0 else math.copysign(math.inf, d))
 
 
 def winner(
@@ -183,10 +184,10 @@ def _log_cdf(x: float, df: float) -> float:
     Where P is too small for a float, by the series of the incomplete beta function (DLMF 8.17.8
     and 15.8.1, https://dlmf.nist.gov).
     """
-    if np.isinf(df):
+    if math.isinf(df):
         return float(special.log_ndtr(x))
     if (p := float(special.stdtr(df, x))) > SMALL:
-        return float(np.log(p))
+        return math.log(p)
     ratio = x * x / df
     power = (np.log1p(1 / ratio) - df * np.log1p(ratio)) / 2 - np.log(df)
     series = special.hyp2f1(0.5, 1, 1 + df / 2, -1 / ratio)

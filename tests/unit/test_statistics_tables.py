@@ -24,7 +24,7 @@ def tables():
 
 def test_the_page_has_every_table_as_it_was_measured(tables):
     page = tables.PAGE.read_text(encoding="utf-8")
-    names = ["coverage", "speed", "growth", "refits", "dispersion", "general"]
+    names = ["coverage", "winners", "speed", "growth", "refits", "dispersion", "general"]
     assert [m[2] for m in tables.BLOCK.finditer(page)] == names
     assert tables.rewritten(page) == page
     stale = page.replace("fit_mixed |", "fit_mixed | 9", 1)
@@ -41,6 +41,15 @@ def test_the_rules_that_claim_to_be_exact_hold():
     assert len(claimed) == 24  # three shapes, four quantities, two rules
     assert claimed["within"].all()
     assert not found["unconverged"].any()
+
+
+def test_the_winners_interval_covers_where_the_variance_is_estimated():
+    found = stored("winner_coverage")
+    assert (found["draws"] >= 2000).all()
+    assert found["new"].between(0.935, 0.965).all()
+    assert found["above"].between(0.47, 0.53).all()
+    assert 0.95 <= found["new"].mean() <= 0.9548  # the bounds of the hybrid interval
+    assert found.loc[found["df"] <= 3, "known"].max() < 0.9
 
 
 def test_programs_agree_and_the_wanted_times_are_met():
