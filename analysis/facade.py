@@ -3,14 +3,14 @@
     study = ablate.load("results/demo")
     study.results                            the results table as it stands, a DataFrame
     study.items                              a row per run and benchmark item, a DataFrame
-    study.fit                                the fitted model; print(study.fit) is its summary
+    study.fits                               the fitted models by panel; print one for its summary
     study.effects()                          every headline effect with its interval and verdict
     study.compare("lora r8", "full")         one arm less another, by data set and kind of task
     study.report()                           writes the report and returns its path
 
-Any other long table has all of these but `items` and `compare`; results that no model can be fitted
-to have all but `fit` and `effects`. Everything is the report's own: the same model, the same
-contrasts, the same verdicts.
+Any other long table has all of these but `items` and `compare`, and one model, `table.fit`; results
+that no model can be fitted to have all but `fits` and `effects`. Everything is the report's own:
+the same models, the same contrasts, the same verdicts.
 """
 
 import json
@@ -68,7 +68,7 @@ class LoadedTable:
 
     source: Path
     results: pd.DataFrame
-    fitted: Regression | AnalysisError
+    fitted: Regression | Study | AnalysisError
     options: Options
 
     @property
@@ -76,16 +76,28 @@ class LoadedTable:
         """The model that the report is written from.
 
         Raises:
-            AnalysisError: no model can be fitted to these results.
+            AnalysisError: no model can be fitted to these results, or there is one for every panel.
         """
+        if isinstance(self.fitted, Regression):
+            return self.fitted
         if isinstance(self.fitted, AnalysisError):
             raise NoModel(str(self.fitted))
-        return self.fitted
+        if len(self.fitted.models) > 1:
+            raise AnalysisError(
+                f"fit: {len(self.fitted.models)} panels have a model each; take one of fits: "
+                f"{listed(map(repr, self.fits), limit=3)}"
+            )
+        return self.fitted.models[0]
 
     @property
     def fit(self) -> MixedFit:
         """The fitted model; `print` shows its summary."""
         return self.regression.fit
+
+    @property
+    def fits(self) -> dict[str, MixedFit]:
+        """The fitted models by the name of their panel; of one of all scores "all scores"."""
+        return {"all scores": self.fit}
 
     @property
     def reasons(self) -> list[str]:
@@ -156,23 +168,27 @@ class LoadedTable:
 class LoadedStudy(LoadedTable):
     """A results folder with its fitted model."""
 
-    fitted: Study | AnalysisError
-
     @property
-    def regression(self) -> Study:
+    def study(self) -> Study:
         """The study that the report is written from.
 
         Raises:
             AnalysisError: no model can be fitted to these results.
         """
-        found = super().regression
-        assert isinstance(found, Study)
-        return found
+        if isinstance(self.fitted, Study):
+            return self.fitted
+        raise NoModel(str(self.fitted))
+
+    @property
+    def fits(self) -> dict[str, MixedFit]:
+        """The fitted models by the name of their panel; of one of all scores "all scores"."""
+        study = self.study
+        return {study.panel(m.labels): m.fit for m in study.panels} or super().fits
 
     @property
     def reasons(self) -> list[str]:
         """Why the model is the one that it is, and what is not in it, a sentence each."""
-        return [*self.regression.reasons, *self.regression.left_out]
+        return [*self.study.reasons, *self.study.left_out]
 
     @property
     def items(self) -> pd.DataFrame:
@@ -193,7 +209,7 @@ class LoadedStudy(LoadedTable):
         return sorted(_arm_names(self._names).unique())
 
     def _headlines(self) -> Sequence[Headline]:
-        return build.study_headlines(self.regression)
+        return build.study_headlines(self.study)
 
     def compare(self, first: Side, second: Side) -> pd.DataFrame:
         """Return `first` less `second` in points, by data set, base model and kind of task.
@@ -279,14 +295,14 @@ class LoadedStudy(LoadedTable):
     def __repr__(self) -> str:
         if isinstance(self.fitted, AnalysisError):
             return super().__repr__().replace("<table", "<study", 1)
-        rows = self.regression.rows
+        rows = self.study.rows
         counts = {
             "runs": rows["run"].nunique(), "arms": len(self.arms),
-            "seeds": self.regression.seeds, "tasks": rows["task"].nunique(),
+            "seeds": self.study.seeds, "tasks": rows["task"].nunique(),
             "data sets": rows["dataset"].nunique(),
         }  # fmt: skip
         told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        return f"<study {self.source.name}: {told}; {self.regression.status}>"
+        return f"<study {self.source.name}: {told}; {self.study.status}>"
 
 
 def load(source: str | Path, **options: Unpack[Options]) -> LoadedTable:

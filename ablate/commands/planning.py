@@ -86,11 +86,16 @@ def _power(request: "Request", given: argparse.Namespace) -> dict[str, Any]:
     tests = power(
         prospective_table(request), noise, effect=effect, seeds=given.seeds or SEEDS, draws=draws
     )
-    of_items = f" (of which items {noise.item:.2f}, at {noise.items:g} a task)"
+    groups = noise.groups.items()
+    spreads = "; ".join(
+        f"{group or 'a mean of ' + format(one.tasks, 'g') + ' tasks'}: cells {one.cell:.2f}, runs "
+        f"{one.run:.2f}" + (f" (of which items {one.item:.2f})" if noise.items > 0 else "")
+        for group, one in groups
+    )
+    at = f", at {noise.items:g} items a task" if noise.items > 0 else ""
     sentence = (
-        f"simulated from {noise.source}: run {noise.run:.2f}, one score of a run "
-        f"{noise.residual:.2f} points{of_items if noise.items > 0 else ''}; {draws} studies each, "
-        f"so a power is known to {50 / draws**0.5:.0f} points or so"
+        f"simulated from {noise.source}, standard deviations in points{at}: {spreads}; {draws} "
+        f"studies each, so a power is known to {50 / draws**0.5:.0f} points or so"
     )
     return {"effect": effect, "noise": sentence, "tests": tests.to_dict("records")}
 
@@ -135,10 +140,10 @@ def _render_power(found: dict[str, Any], console: Console) -> None:
     """Print, for every test, the power by number of seeds."""
     lines = found["tests"]
     seeds = sorted({line["seeds"] for line in lines})
-    shown = Table("masking", "tasks", "data", f"{found['effect']:g} points as", box=None)
+    shown = Table("masking", "data", "model", "tasks", f"{found['effect']:g} points as", box=None)
     for n in seeds:
         shown.add_column(f"{n} seed{'s' if n > 1 else ''}", justify="right")
-    keys = ("mode", "task_group", "dataset_type", "shape")
+    keys = ("mode", "dataset", "model", "task_group", "shape")
     tests = dict.fromkeys(tuple(line[k] for k in keys) for line in lines)
     by = {(*(line[k] for k in keys), line["seeds"]): line["power"] for line in lines}
     for test in tests:

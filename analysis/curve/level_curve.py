@@ -1,17 +1,16 @@
 """The scores of a panel by level of the weight, freed of what the runs were crossed with.
 
-Arm and block (see `analysis.table.run_panels`) are adjusted for by least squares. What is left is
-turned so that L levels of the weight become L - 1 numbers m with independent errors of one
-variance,
+The default model of a panel with the weight's levels in place of the quadratic: arm and block (see
+`analysis.table.run_panels`) are adjusted for, cells are a random effect where they can be told from
+noise, so that a curve that differs between arms counts as noise of the mean curve. What it says of
+L levels is turned into L - 1 numbers m with independent errors of one variance,
 
     m = R d + e,
 
 where d are the steps from each level to the next. A curve is then a rule for d: free (any curve),
-those of a quadratic, or all of one sign (monotone). The variance of e is the scatter of runs about
-the mean of their own arm and level (pure error), so that a curve that differs between arms is not
-mistaken for noise; without replicates it is the scatter about the additive model.
+those of a quadratic, or all of one sign (monotone).
 
-Letters in names: N runs, L levels, M = L - 1 steps, K columns that are adjusted for.
+Letters in names: N runs, L levels, M = L - 1 steps, B coefficients.
 """
 
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import contrast, covariance
 from analysis.inference.optimum import Quadratic
-from analysis.table.adjusted_means import adjusted_columns, dummies, independent, without
-from analysis.table.run_panels import nuisance
+from analysis.mixed import fit_mixed
+from analysis.table.cell_effect import cell_formula
 
 SAME = 9  # digits of wp; data sets round their own effective weight
 
@@ -35,49 +35,51 @@ class Curve:
     x_L: Array  # the levels of the weight, ascending
     m_M: Array  # M = L - 1
     r_MM: Array
-    variance: float  # of e, from pure error
-    df: float  # of the variance
-    rest: float  # sum of squares of the runs about the level means, additive in arm and level
-    rest_df: float
+    variance: float  # of e
+    df: float  # of the variance: the fewest of any step
 
     @property
     def quadratic(self) -> Quadratic:
-        """The fitted quadratic; its error is the scatter about it, its lack of fit included."""
+        """The quadratic through the level means."""
         x_M2 = power_columns(self, 2)
-        (b1, b2), rss = least_squares(x_M2, self.m_M)
-        df = self.rest_df + len(self.m_M) - 2
-        variance = (rss + self.rest) / df
-        return Quadratic(b1, b2, np.asarray(variance * np.linalg.inv(x_M2.T @ x_M2)), df)
+        (b1, b2), _ = least_squares(x_M2, self.m_M)
+        cov_22 = self.variance * np.linalg.inv(x_M2.T @ x_M2)
+        return Quadratic(b1, b2, np.asarray(cov_22), self.df)
 
 
 def reduced(runs: pd.DataFrame) -> Curve:
-    """Return the scores of `runs` by level of wp, as the module's docstring has them."""
+    """Return the scores of `runs` by level of wp, as the module's docstring has them.
+
+    Args:
+        runs: one row per unit with independent errors: wp, score, arm, block.
+
+    Raises:
+        AnalysisError: fewer than three levels, levels that do not share their arms and blocks, or
+            no noise to judge by.
+    """
     x_L, index_N = np.unique(runs["wp"].to_numpy(dtype=float).round(SAME), return_inverse=True)
     if len(x_L) < 3:
         raise AnalysisError(f"shape: {len(x_L)} levels of the weight; a curve needs at least 3")
-    y_N1 = runs["score"].to_numpy(dtype=float)[:, None]
-    steps_NM = (index_N[:, None] >= np.arange(1, len(x_L))).astype(float)
+    steps = {f"step{m}": (index_N >= m).astype(float) for m in range(1, len(x_L))}
+    cell = runs["arm"] + " " + runs["wp"].round(SAME).astype(str)
+    table = runs[["score", "arm", "block"]].assign(**steps, cell=cell)
+    crossed = [n for n in ("arm", "block") if table[n].nunique() > 1]
+    formula = f"score ~ {' + '.join([*steps, *crossed])} + (1 | cell)"
     try:
-        fit = adjusted_columns(steps_NM, nuisance(runs), y_N1)
+        fit = fit_mixed(table, cell_formula(formula, table)[0])
     except AnalysisError as error:
         raise AnalysisError(f"shape: {error}") from error
-    rest = float(fit.residual_YY[0, 0]) * fit.df
-    variance, df = _pure_error(runs, rest / fit.df, fit.df)
-    if variance <= 1e-12 * float((y_N1**2).mean()):
+    known = [list(fit.design.names).index(n) for n in steps]
+    l_MB = fit.kept(np.eye(len(fit.design.names))[known])
+    if not np.isfinite(l_MB).all():
+        raise AnalysisError("shape: the levels of the weight do not share their arms and blocks")
+    cov_MM = l_MB @ covariance(fit) @ l_MB.T
+    if not np.diagonal(cov_MM).min() > 1e-12 * float((runs["score"] ** 2).mean()):
         raise AnalysisError("shape: replicates do not differ, so there is no noise to judge by")
-    m_M = fit.root_SS @ fit.mean_SY[:, 0]
-    return Curve(x_L, m_M, fit.root_SS, variance, df, rest, fit.df)
-
-
-def _pure_error(runs: pd.DataFrame, other: float, other_df: float) -> tuple[float, float]:
-    """Return the variance within arm and level (block adjusted for), or else `other`."""
-    cell = runs["arm"] + " " + runs["wp"].round(SAME).astype(str)
-    x_NK = independent(np.hstack([dummies(cell), dummies(runs["block"])]))
-    df = len(runs) - x_NK.shape[1]
-    if df < 1:
-        return other, float(other_df)
-    left_N1 = without(x_NK, runs["score"].to_numpy(dtype=float)[:, None])
-    return float((left_N1**2).sum()) / df, float(df)
+    r_MM = np.linalg.cholesky(np.linalg.inv(cov_MM)).T * fit.sigma
+    d_M = l_MB @ fit.fixef.to_numpy()
+    df = min(contrast(fit, l_B).df for l_B in l_MB)
+    return Curve(x_L, r_MM @ d_M, r_MM, fit.sigma**2, df)
 
 
 def power_columns(found: Curve, degree: int) -> Array:

@@ -20,7 +20,7 @@ from analysis.errors import AnalysisError, listed
 from analysis.planning.sequential import SPENDING
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
-from analysis.table.run_panels import PANEL, panels
+from analysis.table.run_panels import CURVE, curves_of, task_panels
 
 FILE = "frozen.json"  # in the folder of results
 SHOWN = 5  # runs that are named
@@ -38,7 +38,7 @@ class Frozen:
     runs: tuple[str, ...]  # train keys, sorted
     written: float  # seconds since 1970
     seed_of: tuple[int, ...] = ()  # of every run
-    tests: tuple[str, ...] = ()  # panels, as `panel_name`, whose PLW 1 is tested against PLW 0
+    tests: tuple[str, ...] = ()  # curves, as `panel_name`, whose PLW 1 is tested against PLW 0
     looks: tuple[int, ...] = ()  # numbers of seeds at which one looks; none: at all of them
     spending: str = "obrien_fleming"
     alpha: float = 0.05
@@ -133,16 +133,20 @@ def _check_looks(looks: Sequence[int], seeds: int, spending: str) -> None:
 
 
 def tests_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Return the panels in which a prepared frame tests PLW 1 against PLW 0; often none."""
+    """Return the curves on which a prepared frame tests PLW 1 against PLW 0; often none."""
     rows = study_rows(frame)
     if "wp" not in rows or rows["wp"].nunique() < 2:
         return ()
-    return tuple(panel_name(p.labels) for p in panels(rows))
+    return tuple(
+        panel_name(panel.labels | {"mode": mode})
+        for panel in task_panels(rows)
+        for mode, _ in curves_of(panel.runs)
+    )
 
 
 def panel_name(labels: Mapping[Any, object]) -> str:
-    """Return what a panel is called in a plan."""
-    return " | ".join(str(labels[n]) for n in PANEL)
+    """Return what a curve is called in a plan."""
+    return " | ".join(str(labels[n]) for n in CURVE)
 
 
 def read_frozen(path: Path) -> Frozen:

@@ -1,26 +1,30 @@
 """How many seeds and items an effect needs: the study's own tests on simulated scores.
 
-A grid is planned; what noise its scores will have is taken from a pilot. Scores are drawn
+A grid is planned; what noise its scores will have is taken from a pilot. In every panel the means
+of runs are drawn
 
-    score = effect * shape(w_p) + run + residual
+    score = effect * shape(w_p) + cell + run
 
-with the pilot's standard deviations, the default model is fitted to every draw, and the share of
-draws in which a test sees the effect is its power. Two shapes, each with its own test:
+with the pilot's standard deviations for that group of tasks, the panel's default model is fitted to
+every draw, and the share of draws in which a test sees the effect is its power. Two shapes, each
+with its own test:
 
     line    `effect` points at PLW 1, w_p * effect; the test of the score at PLW 1 less that at 0
     arch    `effect` points at w_p = 1/2 and none at either end, 4 w_p (1 - w_p) * effect; the test
             of the quadratic term, for masking modes that have the levels to show one
 
-The scores of an item are right or wrong, so a run's score on a task carries p (1 - p) / n of
-variance; with another number of items that part of the residual is scaled. It is taken whole,
-though some of it cancels between cells that answer the same items: the figures err on the side of
-too many seeds.
+Both shapes are in the model's span, so that one fit of the noise serves them all: an effect moves
+the estimate by its own size and nothing else. Without replicates nothing is called distinguishable,
+so that one seed has no power.
 
-Letters in names: N rows, B fixed effects.
+The scores of an item are right or wrong, so a run's score on a task carries p (1 - p) / n of
+variance; with another number of items that part of the run's is scaled. It is taken whole, though
+some of it cancels between cells that answer the same items: the figures err on the side of too many
+seeds.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,31 +32,57 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
-from analysis.inference.mean_response import response
-from analysis.mixed import MixedFit, fit_mixed, with_score
+from analysis.mixed import MixedFit, with_score
 from analysis.planning.replicates import wit_spread
 from analysis.regression.default_model import default_formula
+from analysis.regression.panels import PanelModel, dose_curves, panel_models
+from analysis.regression.study import ASKED_NOTHING
 from analysis.table.frame import from_results, study_rows
-from analysis.table.run_panels import panels
+from analysis.table.run_panels import CURVE
 
 ALPHA = 0.05
 DRAWS = 200
 SEEDS = (1, 2, 3, 5, 8)
 SHAPES = ("line", "arch")
 BENCHMARKS = 5  # whose mean WIT's table has
-LEAST_SHARE = 0.1  # of the residual variance that items are not taken to explain
-COLUMNS = ("seeds", "runs", "mode", "task_group", "dataset_type", "shape", "power", "error")
+LEAST_SHARE = 0.1  # of a run's variance that items are not taken to explain
+COLUMNS = ("seeds", "runs", *CURVE, "shape", "power", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of a run's mean score over a group of tasks, standard deviations in points."""
+
+    cell: float  # between cells, beyond what a model says
+    run: float  # between runs of a cell
+    item: float  # the part of the run's that items explain: sqrt(p (1 - p) / items)
+    tasks: float  # whose mean it is; more of them are taken to be independent
+
+    def of_mean(self, tasks: float) -> "Noise":
+        """Return the noise of a mean over another number of tasks."""
+        share = float(np.sqrt(self.tasks / tasks))
+        return Noise(self.cell, self.run * share, self.item * share, tasks)
+
+    def with_items(self, share: float) -> "Noise":
+        """Return the noise with the variance of items multiplied by `share`."""
+        part = min(self.item**2, (1 - LEAST_SHARE) * self.run**2)
+        run = float(np.sqrt(self.run**2 - part + part * share))
+        return replace(self, run=run, item=self.item * float(np.sqrt(share)))
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The noise of a study's scores, in points."""
+    """The noise of a study's scores by group of tasks."""
 
-    run: float  # between runs of a cell, on all tasks alike
-    residual: float  # of one run on one task
-    item: float  # the part of the residual that items explain: sqrt(p (1 - p) / items)
-    items: float  # a task, in the pilot
+    groups: Mapping[str, Noise]
+    items: float  # a task
     source: str
+
+    def of(self, group: str) -> Noise:
+        """Return the noise of a group of tasks, the mean of the known ones for another."""
+        if group in self.groups:
+            return self.groups[group]
+        return _mean(list(self.groups.values()), [1.0] * len(self.groups))
 
     def with_items(self, items: int | None) -> "Components":
         """Return the components at another number of items a task.
@@ -64,53 +94,66 @@ class Components:
             return self
         if items < 1 or not self.items > 0:
             raise AnalysisError(f"items={items}: needs a pilot with items, and at least one")
-        floor = LEAST_SHARE * self.residual**2
-        part = min(self.item**2, self.residual**2 - floor)
-        rest = self.residual**2 - part + part * self.items / items
-        item = self.item * float(np.sqrt(self.items / items))
-        return Components(self.run, float(np.sqrt(rest)), item, items, self.source)
+        groups = {n: one.with_items(self.items / items) for n, one in self.groups.items()}
+        return Components(groups, items, self.source)
 
 
 def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
-    """Return the noise of a results table, from the default model fitted to it.
+    """Return the noise of a results table, from the default models fitted to its panels.
 
     Args:
         pilot: a results table, one row per run and task.
         source: what the report calls it.
-
-    Returns:
-        Standard deviations in points.
 
     Raises:
         AnalysisError: the table has too few runs to separate noise from effects.
     """
     frame = from_results(pilot)
     rows = study_rows(frame)
-    fit = fit_mixed(rows, default_formula(frame)[0])
-    run = fit.random.get("run")
-    errors = rows["score_se"].astype(float).dropna()
+    models, lost = panel_models(rows, default_formula(frame)[0], ASKED_NOTHING)
+    if not models:
+        raise AnalysisError(f"pilot: {lost[0].reason}")
+    errors = rows["score_se"].astype(float) ** 2
+    item = errors.groupby([rows[n].astype(str) for n in ("task_group", "run")]).mean()
+    groups: dict[str, list[Noise]] = {}
+    for model in models:
+        group = model.labels["task_group"]
+        tasks = float(model.frame["tasks"].mean())
+        cell = model.fit.random.get("cell")
+        groups.setdefault(group, []).append(
+            Noise(
+                cell=0.0 if cell is None else float(cell.sd.iloc[0]),
+                run=model.fit.sigma,
+                item=float(np.sqrt(np.nan_to_num(item.loc[[group]].mean()) / tasks)),
+                tasks=tasks,
+            )
+        )
+    sizes = {g: [float(m.fit.n) for m in models if m.labels["task_group"] == g] for g in groups}
     items = rows["n"].astype(float).median() if "n" in rows else float("nan")
-    return Components(
-        run=0.0 if run is None else float(run.sd.iloc[0]),
-        residual=fit.sigma,
-        item=float(np.sqrt((errors**2).mean())) if len(errors) else 0.0,
-        items=float(items),
-        source=source,
-    )
+    means = {group: _mean(own, sizes[group]) for group, own in groups.items()}
+    return Components(means, float(items), source)
+
+
+def _mean(some: Sequence[Noise], weights: Sequence[float]) -> Noise:
+    """Return the noise whose variances are the mean of several."""
+    squares = {
+        n: float(np.average([getattr(one, n) ** 2 for one in some], weights=weights))
+        for n in ("cell", "run", "item")
+    }
+    roots = {n: float(np.sqrt(value)) for n, value in squares.items()}
+    return Noise(**roots, tasks=float(np.average([one.tasks for one in some], weights=weights)))
 
 
 def published() -> Components:
     """Return the noise of a published table, for a study that has no pilot yet.
 
     WIT's cells at equal ratios of the two weights are near-replicates (`planning.replicates`): one
-    score each, the mean of five benchmarks, Llama 1B to 8B and others. A benchmark by itself is
-    taken to spread sqrt(5) times as much, as if the five were independent.
+    score each, the mean of five benchmarks, Llama 1B to 8B and others. Benchmarks are taken to be
+    independent, and cells to differ by nothing beside their effects, which the table cannot say.
     """
     spread = wit_spread().sd
     return Components(
-        run=0.0,
-        residual=spread * float(np.sqrt(BENCHMARKS)),
-        item=0.0,
+        groups={"": Noise(cell=0.0, run=spread, item=0.0, tasks=BENCHMARKS)},
         items=float("nan"),
         source=f"WIT's published table (spread of a mean of {BENCHMARKS} benchmarks: {spread:.2f})",
     )
@@ -124,11 +167,11 @@ def power(
     seeds: Sequence[int] = SEEDS,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Return how often each test would see `effect`, by number of seeds and panel.
+    """Return how often each test would see `effect`, by number of seeds and curve.
 
     Args:
         planned: the grid as a results table, one row per run and task; `value` is not looked at.
-        noise: of a run and of a score.
+        noise: of cells and runs, by group of tasks.
         effect: in points.
         seeds: numbers of seeds to try.
         draws: simulated studies a number of seeds.
@@ -156,7 +199,7 @@ def enough(table: pd.DataFrame, *, wanted: float = 0.8) -> pd.DataFrame:
         table: as `power` returns it.
         wanted: the power to reach.
     """
-    by = ["mode", "task_group", "dataset_type", "shape"]
+    by = [*CURVE, "shape"]
     reached = table[table["power"] >= wanted].groupby(by, sort=False)["seeds"].min()
     every = table[by].drop_duplicates()
     return every.merge(reached.rename("seeds").reset_index(), on=by, how="left")
@@ -178,62 +221,56 @@ def replicated(planned: pd.DataFrame, seeds: int) -> pd.DataFrame:
     return pd.concat([planned[~trained], *copies], ignore_index=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Test:
-    labels: dict[str, str]
-    shape: str
-    l_B: Array
-
-
 def _at(
     planned: pd.DataFrame, seeds: int, noise: Components, asked: tuple[float, int]
 ) -> Iterator[dict[str, object]]:
-    """Yield a line for every test at one number of seeds; none where no model can be fitted."""
-    rng = np.random.default_rng(seeds)
-    # A score that is not constant is needed to build the model, no more.
-    planned = planned.assign(value=rng.uniform(0.4, 0.6, len(planned)))
-    frame = from_results(planned)
-    rows = study_rows(frame)
-    try:
-        fit = fit_mixed(rows, default_formula(frame)[0])
-    except AnalysisError:
-        return
+    """Yield a line for every test at one number of seeds."""
     effect, draws = asked
-    for shape in SHAPES:
-        tests = list(_tests(fit, rows, shape))
-        seen = np.zeros(len(tests))
-        for y_N in _scores(rows, noise, (shape, effect), (draws, rng)) if tests else ():
-            again = with_score(fit, y_N)
-            seen += [contrast(again, test.l_B).p < ALPHA for test in tests]
-        for test, hits in zip(tests, seen, strict=True):
-            share = float(hits) / draws
-            yield {
-                "seeds": seeds, "runs": rows["run"].nunique(), **test.labels, "shape": shape,
-                "power": share, "error": float(np.sqrt(share * (1 - share) / draws)),
-            }  # fmt: skip
+    rng = np.random.default_rng(seeds)
+    # A score that is not constant is needed to build the models, no more.
+    frame = from_results(planned.assign(value=rng.uniform(0.4, 0.6, len(planned))))
+    rows = study_rows(frame)
+    models, _ = panel_models(rows, default_formula(frame)[0], ASKED_NOTHING)
+    lines = []
+    for model in models:
+        own = noise.of(model.labels["task_group"]).of_mean(float(model.frame["tasks"].mean()))
+        shares = _shares(model, own, (effect, draws), rng)
+        for (labels, shape, _, _), share in zip(_tests(model, effect), shares, strict=True):
+            error = float(np.sqrt(share * (1 - share) / draws))
+            lines.append(
+                {"seeds": seeds, "runs": model.fit.n, **labels, "shape": shape, "power": share,
+                 "error": error}
+            )  # fmt: skip
+    yield from sorted(lines, key=lambda line: SHAPES.index(str(line["shape"])))
 
 
-def _tests(fit: MixedFit, rows: pd.DataFrame, shape: str) -> Iterator[_Test]:
-    for panel in panels(rows):
-        l_3B = response(fit, panel.rows).l_3B
-        l_B = l_3B[1] + l_3B[2] if shape == "line" else l_3B[2]
-        if np.isfinite(l_B).all() and l_B.any():
-            yield _Test(panel.labels, shape, l_B)
+def _tests(model: PanelModel, effect: float) -> Iterator[tuple[dict[str, str], str, Array, float]]:
+    """Yield labels and shape of every test, its contrast and what an effect adds to it."""
+    for one in dose_curves([model]):
+        _, l1_B, l2_B = one.response().l_3B
+        for shape, l_B, added in (("line", l1_B + l2_B, effect), ("arch", l2_B, -4 * effect)):
+            if np.isfinite(l_B).all() and l_B.any():
+                yield one.labels, shape, l_B, added
 
 
-def _scores(
-    rows: pd.DataFrame,
-    noise: Components,
-    effect: tuple[str, float],
-    drawn: tuple[int, np.random.Generator],
-) -> Iterator[Array]:
-    """Yield simulated scores, (N,)."""
-    (shape, size), (draws, rng) = effect, drawn
-    wp_N = rows["wp"].to_numpy(dtype=np.float64)
-    # A mode of one level above 0 has no arch to show.
-    curved_N = rows["curved"].to_numpy(dtype=np.float64)
-    mean_N = size * (wp_N if shape == "line" else 4 * wp_N * (1 - wp_N) * curved_N)
-    run_N, names = pd.factorize(rows["run"])
+def _shares(
+    model: PanelModel, noise: Noise, asked: tuple[float, int], rng: np.random.Generator
+) -> list[float]:
+    """Return the share of draws in which every test of a panel sees the effect."""
+    effect, draws = asked
+    tests = list(_tests(model, effect))
+    seen = np.zeros(len(tests))
+    if not model.replicated or not tests:
+        return list(seen)
+    cell_N, cells = pd.factorize(model.used["cell"])
     for _ in range(draws):
-        run_R = noise.run * rng.standard_normal(len(names))
-        yield mean_N + run_R[run_N] + noise.residual * rng.standard_normal(len(mean_N))
+        cell_K = noise.cell * rng.standard_normal(len(cells))
+        y_N = cell_K[cell_N] + noise.run * rng.standard_normal(len(cell_N))
+        fit = with_score(model.fit, y_N)
+        seen += [_sees(fit, l_B, added) for _, _, l_B, added in tests]
+    return [float(hits) / draws for hits in seen]
+
+
+def _sees(fit: MixedFit, l_B: Array, added: float) -> bool:
+    found = contrast(fit, l_B)
+    return replace(found, estimate=found.estimate + added).p < ALPHA

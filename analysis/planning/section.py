@@ -16,7 +16,7 @@ from analysis.regression.study import UNADJUSTED, Study
 from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
-from analysis.table.run_panels import PANEL
+from analysis.table.run_panels import CURVE
 
 HEADS = {**words.HEADS, "effect": "PLW 1 − PLW 0", "low": "low", "high": "high"}
 
@@ -33,7 +33,7 @@ def section(study: Study) -> Section | None:
     trained = study.frame[~study.frame["is_base"]]
     runs = sorted(trained["run"].astype(str).unique())
     finished = _finished(study.folder, runs)
-    found = held(plan, formula=study.fit.formula, runs=runs, finished=finished)
+    found = held(plan, formula=study.formula, runs=runs, finished=finished)
     seeds = len(plan.seeds if not plan.looks else _seeds(plan, runs))
     rest = Item("All else in this report is exploratory and not adjusted for repeated looks.")
     listing = Listing((*_kept(plan, found, seeds), rest))
@@ -91,7 +91,7 @@ def _tests(study: Study, plan: Frozen, seeds: int) -> tuple[Block, ...]:
     if not plan.tests or (plan.looks and seeds not in plan.looks):
         return ()
     try:
-        table = dose_table(study.fit, study.frame, margin=plan.margin, df=study.df)
+        table = dose_table(study.curves, margin=plan.margin)
     except AnalysisError as error:
         return (Text(f"The frozen tests cannot be made from this fit: {error}."),)
     names = [panel_name(row) for row in table.to_dict("records")]
@@ -127,8 +127,9 @@ def _rows(table: pd.DataFrame, plan: Frozen, seeds: int) -> pd.DataFrame:
         effect = Estimate("", row["effect"], row["se"], row["df"], level)
         verdict = equivalence(effect, plan.margin).verdict
         verdict = verdict if both < plan.alpha else UNADJUSTED.get(verdict, verdict)
+        verdict = verdict if row["replicated"] else row["verdict"]
         rows.append(
-            {name: row[name] for name in PANEL}
+            {name: row[name] for name in CURVE}
             | {"effect": effect.estimate, "low": effect.low, "high": effect.high}
             | {"p": own, "p_holm": both, "verdict": verdict}
         )

@@ -1,16 +1,19 @@
 """The model that is fitted when none is given, built from the factors that vary in a table.
 
-    score ~ task * (dataset + adapter)            one intercept per task; the masking modes share it
-          + dataset:seed                          the block: same seed, same example order
-          + (wp + wp^2) : mode : task_group : dataset_type
-          + adapter : log2_rank : task            zero for full tuning, which has no rank
-          + (1 | run)                             the scores of one run are not independent
+In every panel (data set x base model x task group), on means of runs:
 
-Every other factor that varies (`analysis.table.factors`) has an effect of its own by task, or is
-left out with a sentence why. There is no main effect of the mode: at PLW 0 all modes are the same
-run. Adapters differ in level as well as in their slope over rank; a model with slopes alone would
-force LoRA and MoRA to agree at r0. Tasks are fixed unless there are at least 8 of them to speak
-for a population; then they are random with their own slopes. Every choice comes back as a sentence.
+    score ~ adapter + log2_rank:adapter     zero for full tuning, which has no rank
+          + seed                            the block: same seed, same example order
+          + wp:mode + I(wp^2):curved:mode   zero for modes of one level
+          + (1 | cell)                      cells differ by more than these terms and chance say
+
+There is no main effect of the mode: at PLW 0 all modes are the same run. Adapters differ in level
+as well as in their slope over rank. Every other factor that varies (`analysis.table.factors`) has
+an effect of its own, or is left out with a sentence why. The cell's effect is what makes an
+interval hold for other cells of the kind, and not for these very cells alone: effects are compared
+between cells, whose scores scatter by more than their seeds do. One formula serves all panels; a
+panel does without the columns that its runs do not determine (`analysis.regression.panels`). Every
+choice comes back as a sentence.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +25,7 @@ import pandas as pd
 
 from analysis.table.factors import DECADE, FULL, Factor, Factors, factors_of, is_number, is_setting
 from analysis.table.frame import study_rows
+from analysis.table.run_panels import PANEL
 
 MANY = 8  # levels from which a factor can stand for a population
 FEW = 4  # values up to which a number is modelled as categories
@@ -30,6 +34,18 @@ RANK_LEFT_OUT = (
     "rank can be told apart from the adapter's."
 )
 MODELLED = ("masking", "plw", "rank", "seed")  # by w_p, mode, log2 rank and the block
+PANELS = (
+    "Every data set, base model and group of tasks has a model of its own, on means of runs: the "
+    "noise of scores differs between them many times over."
+)
+CELL = (
+    "Cells are a random effect: they scatter by more than their seeds, and an effect that is to "
+    "hold for other cells must be held against that."
+)
+ONE_SEED = (
+    "One seed a cell: what differs between cells cannot be told from what differs between seeds, "
+    "so that nothing is called distinguishable."
+)
 
 
 STANDS_FOR = {  # derived columns by which a formula has a factor
@@ -59,7 +75,7 @@ class _Draft:
 
 
 def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -> DefaultModel:
-    """Return the default model's formula for the frame of a results table, and why it is that.
+    """Return the formula of every panel's model for a results table, and why it is that.
 
     Args:
         frame: a prepared frame of `analysis.table.frame`, of a results table.
@@ -69,7 +85,10 @@ def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -
     draft = _Draft()
     # The study rows have the usual level where a method has no such setting; the frame has none.
     only = {f.column: f.only for f in factors_of(frame)}
-    _terms(study_rows(frame), only, draft, (dose, degree))
+    rows = study_rows(frame)
+    if len(rows[list(PANEL)].drop_duplicates()) > 1:
+        draft.add("", PANELS)
+    _terms(rows, only, draft, (dose, degree))
     return DefaultModel(
         "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
     )
@@ -99,23 +118,15 @@ def _varies(rows: pd.DataFrame, name: str) -> bool:
 def _terms(
     rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft, scale: tuple[str, int]
 ) -> None:
-    dose, degree = scale
-    many = rows["task"].nunique() >= MANY
-    unit = "task_group" if many else "task"
-    unit = unit if _varies(rows, unit) else ""
     factors = factors_of(rows)
     chosen = _chosen(rows, factors, draft)
-    others = [_term(rows, factor) for factor in chosen]
-    together = " + ".join(others)
-    if unit and others:
-        together = f"{unit} * ({together})" if len(others) > 1 else f"{unit} * {together}"
-    draft.add(together or unit)
-    _tasks(rows, draft, dose, many)
+    for factor in chosen:
+        draft.add(_term(rows, factor))
+    _rank(rows, draft, "method" if _split(factors) else "adapter")
     _block(rows, draft)
-    _dose(rows, draft, dose, degree)
-    _rank(rows, draft, unit, "method" if _split(factors) else "adapter")
+    _dose(rows, draft, *scale)
     _say(rows, chosen, factors, only, draft)
-    _run(rows, draft)
+    _cell(rows, draft)
 
 
 def _split(factors: Factors) -> bool:
@@ -127,6 +138,7 @@ def _chosen(rows: pd.DataFrame, factors: Factors, draft: _Draft) -> list[Factor]
     """Return the factors with an effect of their own; what cannot have one is left out and said.
 
     A factor cannot have one where those before it determine it, or where it would use up the runs.
+    Data set and base model come first: what they determine does not vary within a panel.
     """
     runs = rows.drop_duplicates("run")
     x_RK, kept = np.ones((len(runs), 1)), []
@@ -134,7 +146,9 @@ def _chosen(rows: pd.DataFrame, factors: Factors, draft: _Draft) -> list[Factor]
         levels_RL = pd.get_dummies(runs[factor.column].astype(str)).to_numpy(float)
         own_RK = np.hstack([x_RK, levels_RL])
         before, after = (np.linalg.matrix_rank(x) for x in (x_RK, own_RK))
-        if after == before:
+        if factor.part == "stratum":
+            x_RK = own_RK
+        elif after == before:
             draft.left_out.append(_determined(factor, factors))
         elif is_setting(factor.column) and after >= len(runs):
             draft.left_out.append(
@@ -147,7 +161,7 @@ def _chosen(rows: pd.DataFrame, factors: Factors, draft: _Draft) -> list[Factor]
             if "seed" in factor.determined_by:
                 draft.left_out.append(
                     f"{factor.column} is in the model, but every seed ran one level of it: its "
-                    f"mean effect over tasks cannot be told apart from the seed's."
+                    f"effect cannot be told apart from the seed's."
                 )
     return kept
 
@@ -212,7 +226,7 @@ def _say(
 ) -> None:
     """Say how every factor beside stratum, adapter and weight stands in the model."""
     for factor in chosen:
-        if factor.column not in ("dataset", "model", "adapter", "method"):
+        if factor.column not in ("adapter", "method"):
             methods = " and ".join(only.get(factor.column, ()))
             where = f", among runs of {methods}, which alone have it" if methods else ""
             scale = _scale(rows, factor)
@@ -224,36 +238,13 @@ def _say(
             )
 
 
-def _tasks(rows: pd.DataFrame, draft: _Draft, dose: str, many: bool) -> None:
-    count = rows["task"].nunique()
-    if many:
-        slope = f"1 + {dose}" if _varies(rows, dose) else "1"
-        draft.add(
-            f"({slope} | task)", f"{count} tasks can speak for a population of tasks: random."
-        )
-        if _varies(rows, "dataset"):
-            draft.add("(1 | task:dataset)", "Tasks answer to the data set each in its own way.")
-    else:
-        draft.reasons.append(
-            f"{count} tasks are too few for a population: fixed, each with its own level."
-        )
-
-
 def _block(rows: pd.DataFrame, draft: _Draft) -> None:
-    """Add the seed within the data set: replicates share their example order."""
+    """Add the seed: replicates of one seed share their example order."""
     seeds = rows["seed"].nunique()
-    if seeds < 2:
-        draft.add("", "One seed: what varies from seed to seed is in no interval.")
-        return
-    group = "dataset:seed" if _varies(rows, "dataset") else "seed"
-    if seeds < MANY:
-        draft.add(
-            group,
-            f"{seeds} seeds are few: a fixed block within the data set. What differs between data "
-            f"sets as wholes then holds for these seeds; effects within one are free of them.",
-        )
-    else:
-        draft.add(f"(1 | {group})", f"{seeds} seeds: a random block within the data set.")
+    if 1 < seeds < MANY:
+        draft.add("seed", f"{seeds} seeds are few: a fixed block, of which effects are free.")
+    elif seeds >= MANY:
+        draft.add("(1 | seed)", f"{seeds} seeds: a random block.")
 
 
 def _dose(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
@@ -261,39 +252,36 @@ def _dose(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
     if levels < 2 or degree == 0:
         draft.add("", "" if levels > 1 else "The prompt loss weight does not vary.")
         return
-    split = [n for n in ("mode", "task_group", "dataset_type") if _varies(rows, n)]
+    split = ["mode"] if _varies(rows, "mode") else []
     curved = degree == 2 and levels > 2
     draft.add(":".join([dose, *split]))
     lines = sorted(set(rows["mode"][rows["curved"] == 0].astype(str)))
     if curved and rows["curved"].any():
         # `curved` is zero for modes of one level, whose square would only repeat the line.
         draft.add(":".join([f"I({dose}^2)", *(["curved"] if lines else []), *split]))
-    by = ", ".join(n.replace("_", " ") for n in split)
+    by = " by mode" if split else ""
     shape = "A quadratic" if curved else "A line"
     draft.reasons.append(
-        f"{shape} in the effective prompt loss weight{' by ' + by if by else ''}; all modes share "
-        f"the intercept, because at weight 0 they are the same run."
+        f"{shape} in the effective prompt loss weight{by}; all modes share the intercept, because "
+        f"at weight 0 they are the same run."
     )
     if curved and lines:
         draft.reasons.append(f"One level above 0, so a line without curvature: {', '.join(lines)}.")
 
 
-def _rank(rows: pd.DataFrame, draft: _Draft, unit: str, arm: str) -> None:
+def _rank(rows: pd.DataFrame, draft: _Draft, arm: str) -> None:
     if not _varies(rows, "log2_rank"):
         if rows.loc[rows["method"] != FULL, "rank"].nunique() > 1:
             draft.left_out.append(RANK_LEFT_OUT)
         return
-    split = [n for n in (arm, unit) if n and _varies(rows, n)]
     draft.add(
-        ":".join(["log2_rank", *split]),
+        ":".join(["log2_rank", *([arm] if _varies(rows, arm) else [])]),
         "log2 rank by adapter, centred on the middle rank; zero for full tuning, which has none.",
     )
 
 
-def _run(rows: pd.DataFrame, draft: _Draft) -> None:
-    if rows["run"].nunique() < 2:
-        draft.add("", "One run: there is nothing to hold it against.")
-    elif rows.groupby("run", observed=True).size().max() > 1:
-        draft.add("(1 | run)", "One run feeds every task: run is a random effect.")
+def _cell(rows: pd.DataFrame, draft: _Draft) -> None:
+    if rows["seed"].nunique() > 1:
+        draft.add("(1 | cell)", CELL)
     else:
-        draft.add("", "One score per run: the run effect and the residual are one.")
+        draft.add("", ONE_SEED)

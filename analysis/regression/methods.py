@@ -196,15 +196,15 @@ def practice(study: Study) -> tuple[str, ...]:
         else "This analysis was not frozen before the data were seen: it is exploratory."
     )
     found = [
-        "Scores of one run are not independent, which the random effect of the run accounts for; "
-        "items are held fixed, so intervals are about other runs scored on the same items.",
+        "Scores of one run are not independent: a run counts once in a panel, as the mean of its "
+        "tasks; items are held fixed, so intervals are about other runs scored on the same items.",
         "Beside every difference stands the minimum detectable effect (MDE): the true effect that "
         "the design finds with 80 % power.",
         "The interval of an optimum is Fieller's; there is an interior optimum only if the curve "
         "rises at PLW 0 and falls at PLW 1, each at the 5 % level (Lind and Mehlum 2010).",
     ]
-    if study.proposal.weights:
-        found.append("Means of runs in figures and leaderboards are not weighted.")
+    if study.weights:
+        found.append("Means of runs in leaderboards are not weighted.")
     return (*found, settled)
 
 

@@ -57,17 +57,9 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Regression:
-    """A table, the model of it, and how that model was arrived at."""
+class Remembering:
+    """What computes a quantity once and keeps it."""
 
-    frame: pd.DataFrame  # the prepared table
-    proposal: Proposal
-    asked: MixedFit  # of the formula as given or proposed
-    fit: MixedFit  # what the report describes
-    steps: tuple[str, ...]  # how the random part was simplified, in words
-    df: str  # the rule for degrees of freedom
-    df_reason: str
-    margin: float | None  # of equivalence, in the unit of the score
     kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
@@ -82,6 +74,20 @@ class Regression:
         if key not in self.kept:
             self.kept[key] = make()
         return cast(T, self.kept[key])
+
+
+@dataclass(frozen=True)
+class Regression(Remembering):
+    """A table, the model of it, and how that model was arrived at."""
+
+    frame: pd.DataFrame  # the prepared table
+    proposal: Proposal
+    asked: MixedFit  # of the formula as given or proposed
+    fit: MixedFit  # what the report describes
+    steps: tuple[str, ...]  # how the random part was simplified, in words
+    df: str  # the rule for degrees of freedom
+    df_reason: str
+    margin: float | None  # of equivalence, in the unit of the score
 
     @property
     def score(self) -> str:

@@ -31,6 +31,7 @@ EDGE = 1e-12
 FAR = 3.5  # standard deviations from which a row is listed
 MOST_ROWS = 10
 DRAWN = 4000  # dots that a figure carries
+NO_ZERO = "No variance is estimated as zero."
 
 
 def residuals(reg: Regression) -> "pd.Series[float]":
@@ -70,7 +71,7 @@ def section(reg: Regression) -> Section:
     )
     figure = plots.residuals(reg.fit.fitted.loc[some.index], some)
     blocks: list[Block] = [Listing(tuple(Item(text=line) for line in dict.fromkeys(lines)))]
-    blocks += [Plate("residuals", figure, caption), Sheet(_check_table(rows))]
+    blocks += [Plate("residuals", figure, caption), Sheet(check_table(rows))]
     far = _far(reg, found)
     blocks += [Sheet(far)] if len(far.frame) else []
     summary = f"{lines[0]} Residuals: {_verdict(rows)}."
@@ -87,7 +88,7 @@ def health(fit: MixedFit) -> list[str]:
     state = "converged" if fit.converged else "did NOT converge: do not rely on its intervals"
     lines = [f"The fit {state}; {fit.n} scores, {len(fit.fixef)} coefficients."]
     if fit.random and not fit.singular:
-        lines.append("No variance is estimated as zero.")
+        lines.append(NO_ZERO)
     return [*lines, *fit.diagnosis]
 
 
@@ -152,7 +153,8 @@ def _is_number(values: "pd.Series[float]") -> bool:
     return pd.api.types.is_numeric_dtype(values) and values.nunique() > 2
 
 
-def _check_table(rows: pd.DataFrame) -> Table:
+def check_table(rows: pd.DataFrame) -> Table:
+    """Return `check_rows` as a table of the report."""
     note = (
         "Of the residuals, and of straight lines: the square of a number is added to the model and "
         "tested. A p-value asks whether the figure could be chance."

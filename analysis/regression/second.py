@@ -27,7 +27,7 @@ def of_study(
         column: "wp" for a prompt loss weight, "arm", or a setting.
         levels: two of its levels.
     """
-    if study.proposal.weights or not len(rows):
+    if study.weights or not len(rows):
         return None
     runs = run_means(labelled(study, rows))
     if column != "wp":

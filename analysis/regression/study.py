@@ -1,8 +1,15 @@
-"""What every section of a study's report starts from: the frame, the fit and what it says."""
+"""What every section of a study's report starts from: the frame, the models and what they say.
 
+By default every panel (data set, base model, group of tasks) has a model of its own. A formula of
+the user's is one model of all scores, from which the same panels are read.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,14 +18,27 @@ from analysis.errors import AnalysisError, listed
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.model import (
     MARGIN,
-    FittedProposal,
     Regression,
+    Remembering,
     Request,
     as_it_stands,
     check_request,
     check_weights,
     df_rule,
     fit_proposal,
+)
+from analysis.regression.panels import (
+    ADJUSTMENT,
+    POINTS,
+    RULE,
+    SAME_RULE,
+    SCORE,
+    DoseCurve,
+    Lost,
+    PanelModel,
+    dose_curves,
+    joint_curves,
+    panel_models,
 )
 from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
@@ -33,40 +53,57 @@ ALPHA = 0.05
 # Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
+OF_SCORES = {"task", "task_group", "task_type", "run", "side", "dataset", "model", "dataset_type"}
 
 
 @dataclass(frozen=True)
-class Study(Regression):
-    """A results folder as a regression: its raw table, the prepared frame, the fit."""
+class Study(Remembering):
+    """A results folder with its models: its raw table, the prepared frame, a fit per panel."""
 
-    margin: float  # points
+    frame: pd.DataFrame  # the prepared table
     raw: pd.DataFrame
     folder: Path | None  # where the table was, for what lies beside it
-    plan: Path | None = None  # a frozen analysis plan
+    plan: Path | None  # a frozen analysis plan
+    formula: str  # of every panel, or of all scores
+    reasons: tuple[str, ...]  # why the model is the one that it is, in sentences
+    panels: tuple[PanelModel, ...]  # none where one model of all scores was asked for
+    joint: Regression | None  # that one
+    lost: tuple[Lost, ...]  # panels that no model can be fitted to
+    margin: float  # points
+    df: str  # the rule for degrees of freedom
+    df_reason: str
+    weights: str | None
 
     @property
-    def score(self) -> str:
-        """What is modelled: the primary metric of every task."""
-        return "score"
+    def models(self) -> tuple[Regression, ...]:
+        """Every model: one per panel, or the one of all scores."""
+        return self.panels if self.joint is None else (self.joint,)
 
     @property
-    def unit(self) -> str:
-        """What effects are counted in."""
-        return "points"
+    def converged(self) -> bool:
+        """Whether every fit converged."""
+        return all(model.fit.converged for model in self.models)
 
     @property
-    def adjustment(self) -> str:
-        """How p-values and intervals are adjusted for the number of comparisons."""
-        return "families of comparisons and joint tests are adjusted by Holm's method"
+    def status(self) -> str:
+        """The fit status that stands beside every p-value, counted over panels."""
+        return words.counted([model.status for model in self.models])
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the model is the one that it is, in sentences."""
-        return tuple(choice.reason for choice in self.proposal.choices)
+    def columns(self) -> set[str]:
+        """The columns of the table that the models use."""
+        return {name for model in self.models for name in model.fit.design.parsed.columns}
+
+    @cached_property
+    def curves(self) -> tuple[DoseCurve, ...]:
+        """Every masking mode in every panel, as the models have it."""
+        if self.joint is None:
+            return tuple(dose_curves(self.panels))
+        return tuple(joint_curves(self.joint, self.rows))
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The rows of the main model: trained runs on benchmarks, without controls."""
+        """The rows of the study: trained runs on benchmarks, without controls."""
         return _ordered(study_rows(self.frame))
 
     @cached_property
@@ -81,14 +118,14 @@ class Study(Regression):
 
     @cached_property
     def factors(self) -> Factors:
-        """What varies over the runs of the main model."""
+        """What varies over the runs of the study."""
         return factors_of(self.rows)
 
     @cached_property
     def left_out(self) -> tuple[str, ...]:
         """A sentence for every column that varies and is not in the model."""
         if {GIVEN, FROZEN} & set(self.reasons):
-            sentences = pooled(self.fit.design.parsed.columns, self.factors)
+            sentences = pooled(self.columns | ({"dataset"} if self.panels else set()), self.factors)
         else:
             sentences = default_formula(self.frame).left_out
         alone = [
@@ -103,7 +140,7 @@ class Study(Regression):
     def _without_weight(self) -> tuple[str, ...]:
         """A sentence on the runs that the weight's effects cannot hold."""
         lost = self.rows.loc[self.rows["wp"].isna(), "run"].nunique() if "wp" in self.rows else 0
-        if not lost or not {"wp", "effective_plw"} & set(self.fit.design.parsed.columns):
+        if not lost or not {"wp", "effective_plw"} & self.columns:
             return ()
         return (
             f"{words.count(lost, 'run')} with no weight on the completion have no prompt loss "
@@ -112,8 +149,10 @@ class Study(Regression):
 
     @property
     def _aliased(self) -> tuple[str, ...]:
-        """A sentence on the coefficients that other columns of the model determine."""
-        names = [words.term_text(name) for name in self.fit.left_out]
+        """A sentence on the coefficients that no model could estimate."""
+        known = {name for model in self.models for name in model.fit.fixef.index}
+        lost = dict.fromkeys(name for model in self.models for name in model.fit.left_out)
+        names = [words.term_text(name) for name in lost if name not in known]
         if not names:
             return ()
         return (
@@ -150,6 +189,11 @@ class Study(Regression):
         return self.seeds_per_cell[1]
 
     @property
+    def replicated(self) -> bool:
+        """Whether any cell ran under several seeds."""
+        return self.seeds_per_cell[2] > 1
+
+    @property
     def screening(self) -> bool:
         """Whether there are too few seeds for more than a first look."""
         return self.seeds <= SCREENING_SEEDS
@@ -157,14 +201,30 @@ class Study(Regression):
     @property
     def dosed(self) -> bool:
         """Whether the prompt loss weight varies and stands in the formula."""
-        used = set(self.fit.design.parsed.columns)
         varies = "wp" in self.rows and self.rows["wp"].nunique() > 1
-        return varies and bool(used & {"wp", "effective_plw"})
+        return varies and bool(self.columns & {"wp", "effective_plw"})
 
     @property
     def variable(self) -> str:
         """The scale of the weight that the formula uses."""
-        return "wp" if "wp" in self.fit.design.parsed.columns else "effective_plw"
+        return "wp" if "wp" in self.columns else "effective_plw"
+
+    def stratum(self, labels: Mapping[Any, Any]) -> str:
+        """Return the data set of a panel, with the base model where there are several."""
+        several = self.rows["model"].nunique() > 1
+        return f"{labels['dataset']}, {labels['model']}" if several else str(labels["dataset"])
+
+    def panel(self, labels: Mapping[Any, Any]) -> str:
+        """Return the name of a panel: its stratum and its group of tasks in words."""
+        return f"{self.stratum(labels)}, {words.group_text(str(labels['task_group']))}"
+
+    def place(self, labels: Mapping[Any, Any]) -> str:
+        """Return the stratum of a comparison, with the side of its tasks."""
+        return f"{self.stratum(labels)}: {words.SIDES[str(labels['side'])]}"
+
+    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table of the report without the base model where there is one alone."""
+        return table if self.rows["model"].nunique() > 1 else table.drop(columns="model")
 
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
@@ -172,8 +232,11 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
     place = rows["task_group"].astype(str).map(words.group_order)
     side = place.map(lambda p: "" if p[1] == "source" else p[1] or "z")
     keys = pd.DataFrame({"kind": place.map(lambda p: p[0]), "side": side})
-    keys = keys.assign(dataset=rows["dataset"].astype(str), task=rows["task"].astype(str))
-    order = keys.sort_values(["dataset", "kind", "side", "task"], kind="stable").index
+    keys = keys.assign(
+        dataset=rows["dataset"].astype(str), model=rows["model"].astype(str),
+        task=rows["task"].astype(str),
+    )  # fmt: skip
+    order = keys.sort_values(["dataset", "model", "kind", "side", "task"], kind="stable").index
     return rows.loc[order]
 
 
@@ -207,20 +270,79 @@ def fitted(
     """
     check_request(request)
     _check_study(request)
-    rows = _model_rows(frame)
+    rows = _ordered(_model_rows(frame))
     check_weights(rows, request.weights)
+    margin = MARGIN if request.margin is None else request.margin
+    found = next(_attempts(frame, rows, request, planned))
+    rule, why = RULE, SAME_RULE
+    if request.df:
+        models = found.panels if found.joint is None else (found.joint,)
+        rule, why = models[0].df, models[0].df_reason
+    return Study(
+        frame, raw, folder, plan, found.formula, found.reasons, found.panels, found.joint,
+        found.lost, margin, rule, why, request.weights,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    formula: str
+    reasons: tuple[str, ...]
+    panels: tuple[PanelModel, ...] = ()
+    lost: tuple[Lost, ...] = ()
+    joint: Regression | None = None
+
+
+def _attempts(
+    frame: pd.DataFrame, rows: pd.DataFrame, request: Request, planned: str | None
+) -> Iterator[_Fitted]:
+    """Yield the fit as asked, else as planned, else by the default; only the first is made."""
     if request.formula is not None:
         _check_response(request.formula, rows)
-        found = fit_proposal(rows, _own(request, request.formula, GIVEN), own=True)
-    else:
-        found = _by_plan(rows, request, planned) or _by_default(frame, rows, request)
-    proposal, asked, fit, steps = found
-    rule, why = df_rule(fit, request.df or "satterthwaite")
-    why = why if request.df else "the rule of every study's report, so that reports compare"
-    margin = MARGIN if request.margin is None else request.margin
-    return Study(
-        frame, proposal, asked, fit, steps, rule, why, margin, raw=raw, folder=folder, plan=plan
-    )
+        yield _all_scores(rows, request, request.formula, GIVEN, own=True)
+        return
+    if planned is not None:
+        with suppress(AnalysisError):  # these rows may not carry it: the plan's section says so
+            yield _planned(rows, request, planned)
+    formula, reasons, _ = default_formula(frame)
+    try:
+        yield _by_panel(rows, request, formula, reasons)
+    except AnalysisError as error:
+        raise NoModel(str(error)) from error
+
+
+def _planned(rows: pd.DataFrame, request: Request, planned: str) -> _Fitted:
+    """Return the fit of a planned formula: of every panel, or of all scores where it says so."""
+    columns = {*map(str, rows.columns), "cell"}
+    if set(parse(planned, columns).columns) & OF_SCORES:
+        return _all_scores(rows, request, planned, FROZEN, own=False)
+    return _by_panel(rows, request, planned, [FROZEN])
+
+
+def _by_panel(rows: pd.DataFrame, request: Request, formula: str, reasons: list[str]) -> _Fitted:
+    panels, lost = panel_models(rows, formula, request)
+    if not panels:
+        raise AnalysisError(lost[0].reason)
+    return _Fitted(formula, tuple(reasons), tuple(panels), tuple(lost))
+
+
+def _all_scores(
+    rows: pd.DataFrame, request: Request, formula: str, reason: str, *, own: bool
+) -> _Fitted:
+    """Return the one model of all scores that a formula describes."""
+    proposal = Proposal(formula, "gaussian", request.weights, (Choice("formula", formula, reason),))
+    found = fit_proposal(rows, proposal, own=True) if own else as_it_stands(rows, proposal)
+    rule, why = df_rule(found[2], request.df or RULE)
+    joint = _OfScores(rows, *found, rule, why if request.df else SAME_RULE, request.margin)
+    return _Fitted(joint.fit.formula if own else formula, (reason,), joint=joint)
+
+
+class _OfScores(Regression):
+    """One model of all scores of a study."""
+
+    score = SCORE
+    unit = POINTS
+    adjustment = ADJUSTMENT
 
 
 def _check_study(request: Request) -> None:
@@ -250,30 +372,5 @@ def _check_response(formula: str, rows: pd.DataFrame) -> None:
 def _model_rows(frame: pd.DataFrame) -> pd.DataFrame:
     try:
         return study_rows(frame)
-    except AnalysisError as error:
-        raise NoModel(str(error)) from error
-
-
-def _own(request: Request, formula: str, *reasons: str) -> Proposal:
-    choices = tuple(Choice("formula", formula, reason) for reason in reasons)
-    return Proposal(formula, "gaussian", request.weights, choices)
-
-
-def _by_plan(rows: pd.DataFrame, request: Request, planned: str | None) -> FittedProposal | None:
-    """Return the fit of the planned formula; None where these rows cannot carry it, which the
-    section on the plan then says.
-    """
-    if planned is None:
-        return None
-    try:
-        return as_it_stands(rows, _own(request, planned, FROZEN))
-    except AnalysisError:
-        return None
-
-
-def _by_default(frame: pd.DataFrame, rows: pd.DataFrame, request: Request) -> FittedProposal:
-    try:
-        formula, reasons, _ = default_formula(frame)
-        return as_it_stands(rows, _own(request, formula, *reasons))
     except AnalysisError as error:
         raise NoModel(str(error)) from error

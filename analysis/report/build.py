@@ -36,7 +36,8 @@ from analysis.questions.settings import section as settings
 from analysis.questions.settings.headline_section import headlines as setting_headlines
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
-from analysis.regression import external, headlines, methods
+from analysis.regression import external, headlines, methods, panel_sections
+from analysis.regression.default_model import ONE_SEED
 from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.numbers import Numbers, mean
 from analysis.regression.sections import described
@@ -228,10 +229,8 @@ def _study_page(study: Study, name: str, source: str) -> Page:
     parts = PARTS if name in PAPER_STUDIES else [p for p in PARTS if p.section != paper.section]
     sections = [
         *(part.section(study) for part in parts),
-        *described(
-            study,
-            reasons=study.reasons,
-            about=methods.About((overview.design(study.raw),), methods.practice(study)),
+        *panel_sections.models(
+            study, methods.About((overview.design(study.raw),), methods.practice(study))
         ),
     ]
     return Page(
@@ -260,6 +259,7 @@ def _first(study: Study) -> Section:
         trust=trust(study),
         best=best_settings(study),
         remarks=plw_remarks(study),
+        note="" if study.replicated else ONE_SEED,
     )
 
 

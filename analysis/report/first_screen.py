@@ -34,6 +34,7 @@ def section(
     remarks: Sequence[str] = (),
     method: str = "least squares on means of runs, errors clustered by cell",
     nothing: str = NOTHING,
+    note: str = "",
 ) -> Section:
     """Return what is open when the page is.
 
@@ -45,8 +46,10 @@ def section(
         remarks: what the answer adds to the effects, such as an optimum; the first is used.
         method: how the second analysis was made.
         nothing: what is said where there is no headline.
+        note: what holds of all headlines and must be said with the answer.
     """
     blocks: list[Block] = [Text(text) for text in answer(headlines, remarks)] or [Text(nothing)]
+    blocks += [Text(note)] if note else []
     table = opinions(headlines)
     if headlines:
         known = [one for one in headlines if one.verdict != UNKNOWN]

@@ -19,6 +19,7 @@ UNCLEAR = "not distinguishable"
 WITHIN = "no effect beyond the margin"
 UNKNOWN = "could not be estimated"
 VERDICTS = (CLEAR, UNCLEAR, WITHIN, UNKNOWN)
+ONE_SEED = "one seed a cell, which cannot tell what cells differ in from what seeds differ in"
 SAME = (WITHIN, "a small effect")  # of the test of equivalence
 NUMBERS = ("estimate", "low", "high", "p", "mde")
 
@@ -65,13 +66,16 @@ class Headline:
         return self.verdict == CLEAR
 
 
-def verdict(p: float, same: str = "") -> str:
+def verdict(p: float, same: str = "", *, replicated: bool = True) -> str:
     """Return the verdict of an effect, the same for every question.
 
     Args:
         p: its p-value against zero, adjusted; NaN where there is no estimate.
         same: the verdict of its test of equivalence, see `inference.estimates.equivalence`.
+        replicated: whether cells ran under several seeds: without, nothing is distinguishable.
     """
+    if not replicated:
+        return UNCLEAR
     if not math.isfinite(p):
         return UNKNOWN
     if p < ALPHA:
@@ -85,15 +89,21 @@ def judged(
     """Return effects as a table: labels, numbers, p by Holm over the table, and verdict.
 
     Args:
-        found: the labels of every effect, and the effect.
+        found: the labels of every effect, and the effect; the label `replicated` says whether its
+            cells ran under several seeds, without which there is no test.
         margin: of equivalence, in the unit of the effects; None for no such test.
     """
     if not found:
         return pd.DataFrame()
     table = pd.DataFrame([{**row, **{n: getattr(e, n) for n in NUMBERS}} for row, e in found])
+    sure = [bool(row.get("replicated", True)) for row, _ in found]
+    table["p"] = table["p"].where(pd.Series(sure))
     table["p_holm"] = holm(table["p"].tolist())
     same = ["" if margin is None else equivalence(e, margin).verdict for _, e in found]
-    return table.assign(verdict=list(map(verdict, table["p_holm"], same)))
+    said = [
+        verdict(p, s, replicated=r) for p, s, r in zip(table["p_holm"], same, sure, strict=True)
+    ]
+    return table.assign(verdict=said).drop(columns="replicated", errors="ignore")
 
 
 def of_row(

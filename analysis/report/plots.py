@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from analysis.report import draw, style
+from analysis.report import draw, style, words
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, RULE, styled
 from analysis.table.frame import WP_EXPONENT
@@ -26,27 +26,28 @@ def score_curves(
     base: pd.DataFrame | None = None,
     unit: str = "score (points)",
 ) -> Figure:
-    """Return score against PLW: a column per task, a row per data set, a colour per masking mode.
+    """Return score against PLW: a column per group of tasks, a row per data set (and base model),
+    a colour per masking mode.
 
     Args:
-        points: dataset, task, masking, plw, wp, estimate, low, high: the means of the runs.
-        curves: dataset, task, masking, wp, estimate, low, high: the fitted quadratic, its band.
-        base: dataset, task, estimate: the untouched base model's score.
+        points: stratum, task_group, masking, plw, wp, estimate, low, high: the means of the runs.
+        curves: stratum, task_group, masking, wp, estimate, low, high: the quadratic, its band.
+        base: stratum, task_group, estimate: the untouched base model's score.
         unit: what the vertical axis counts.
     """
-    datasets, tasks = levels(points, "dataset"), levels(points, "task")
+    datasets, tasks = levels(points, "stratum"), levels(points, "task_group")
     figure, axes = lattice(len(datasets), len(tasks), sharey="col")
-    titles = draw.short_names(tasks)
+    titles = [words.group_text(task).replace(" (", "\n(") for task in tasks]
     looks = style.looks(levels(points, "masking"))
     for i, dataset in enumerate(datasets):
         for j, task in enumerate(tasks):
-            where = {"dataset": dataset, "task": task}
+            where = {"stratum": dataset, "task_group": task}
             draw.dose_panel(
                 axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
             )
             draw.reference(axes[i, j], at(base, where)["estimate"])
             axes[i, j].set_title(titles[j] if i == 0 else "")
-        axes[i, 0].set_ylabel(dataset, fontweight="bold")
+        axes[i, 0].set_ylabel(dataset.replace(", ", "\n"), fontweight="bold")
     figure.supylabel(unit)
     figure.supxlabel(draw.PLW)
     draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(tasks) > 3 else 0.085)

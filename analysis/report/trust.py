@@ -12,6 +12,7 @@ from analysis.questions.adapters.section import not_compared as arms_not_compare
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates, too_many
 from analysis.questions.settings.section import not_compared as settings_not_compared
+from analysis.regression.default_model import ONE_SEED
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import words
 from analysis.report.page import Item
@@ -36,7 +37,7 @@ def trust(study: Study) -> list[Item]:
 def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     """Return what must be read before anything else."""
     found = []
-    if not study.fit.converged:
+    if not study.converged:
         text = "Nothing is concluded from the model's intervals; see the diagnostics."
         found.append(("Not converged.", text))
     found += [("Not in the model.", text) for text in study.left_out]
@@ -50,7 +51,11 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
             f"smaller, and its intervals shorter, than they should be."
         )
         found.append(("Too many false positives.", text))
-    if study.screening:
+    for one in study.lost:
+        found.append(("No model.", f"{study.panel(one.labels)}: {one.reason}"))
+    if not study.replicated:
+        found.append(("One seed a cell.", ONE_SEED))
+    elif study.screening:
         count = {1: "One seed", 2: "Two seeds"}[study.seeds]
         text = (
             f"{count} per cell can screen, not conclude: use what follows to choose what to run "
@@ -61,10 +66,14 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
 
 
 def _fit(study: Study) -> Item:
-    good = study.fit.converged
-    text = f"The model's fit: {study.status}, {study.fit.n:,} scores"
-    if study.fit.singular and good:
-        text += "; a variance is estimated as zero or a correlation as +1 or -1"
+    good, models = study.converged, study.models
+    count = sum(model.fit.n for model in models)
+    panels = words.count(len(study.panels), "panel")
+    text = f"The models' fit: {study.status}; {panels}, {count:,} means of runs"
+    if not study.panels:
+        text = f"The model's fit: {study.status}, {count:,} scores"
+    if any(model.fit.singular for model in models) and good:
+        text += "; singular: a variance is estimated as zero or a correlation as +1 or -1"
     return Item(f"{text}.", "fit", "clear" if good else "warn", ("coefficients",))
 
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -27,6 +29,14 @@ def count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def counted(labels: Sequence[str]) -> str:
+    """Return a label that all of some panels have, else every label with its number of panels."""
+    counts = Counter(labels).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    return ", ".join(f"{label} in {number} of {len(labels)} panels" for label, number in counts)
 
 
 def group_order(group: str) -> tuple[int, str]:

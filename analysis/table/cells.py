@@ -9,13 +9,32 @@ import pandas as pd
 from analysis.table.factors import FULL, run_columns
 
 ARM = ("adapter", "rank")
+DERIVED = (  # columns of a prepared frame that a run has one level of, beside its levels
+    "wp", "effective_plw", "mode", "curved", "log2_rank", "method", "rg", "dataset_type", "cell",
+)  # fmt: skip
 
 
-def run_means(rows: pd.DataFrame, *, side: str | None = None) -> pd.DataFrame:
-    """Return one row per run with its factors and its mean score over tasks (of one side)."""
+def run_means(
+    rows: pd.DataFrame, *, side: str | None = None, weights: str | None = None
+) -> pd.DataFrame:
+    """Return one row per run with its factors and its mean score over tasks (of one side).
+
+    Args:
+        rows: one row per run and task.
+        side: "target" or "source"; all tasks by default.
+        weights: a column; the mean is then weighted, and the column the sum of a run's weights.
+    """
     chosen = rows if side is None else rows[rows["side"] == side]
-    grouped = chosen.groupby(run_columns(rows), observed=True, dropna=False)
-    return grouped["score"].agg(score="mean", tasks="size").reset_index()
+    names = list(dict.fromkeys([*run_columns(rows), *(n for n in DERIVED if n in rows)]))
+    if weights is not None:
+        chosen = chosen.assign(score=chosen["score"] * chosen[weights])
+    groups = chosen.groupby("run", observed=True, sort=False)
+    found = groups.first()[[n for n in names if n != "run"]]
+    found = found.assign(score=groups["score"].mean(), tasks=groups.size())
+    if weights is not None:
+        total = groups[weights].sum()
+        found = found.assign(**{"score": groups["score"].sum() / total, weights: total})
+    return found.reset_index()
 
 
 def without_rank(runs: pd.DataFrame) -> pd.DataFrame:

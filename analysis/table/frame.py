@@ -253,7 +253,7 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     frame = _with_wp(table)
     defaults: dict[str, str | int] = {
         "task_type": "mc", "side": "both", "adapter": "full", "masking": "none", "rank": 1,
-        "dataset": "data", "sham": "a", "seed": 0, "dataset_type": "data",
+        "dataset": "data", "model": "model", "sham": "a", "seed": 0, "dataset_type": "data",
         "shuffle_prompts": False,
     }  # fmt: skip
     for name, value in defaults.items():

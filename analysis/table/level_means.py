@@ -1,7 +1,12 @@
 """Adjusted means of the levels of some factors, panel by panel: `value ~ level + block`.
 
-The block holds everything else that a run was crossed with (adapter, rank, seed, ...), so that its
-effect cancels between levels. Intervals are for other runs scored on the same items.
+The default model of a panel with the factors that are compared as categories: one row per run, the
+block holds everything else that a run was crossed with (adapter, rank, seed, ...), so that its
+effect cancels between levels, and cells are a random effect where they can be told from noise
+(`table.cell_effect`). Means weigh all blocks equally. Intervals are for other runs scored on the
+same items, of other cells where the cell is random.
+
+Letters in names: L levels, C columns of the model matrix.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import DF_RULES, Estimate
-from analysis.table.adjusted_means import Adjusted, adjusted_means, by_rule, require_noise
-from analysis.table.factors import factors_of
+from analysis.inference.estimates import DF_RULES, Estimate, contrast
+from analysis.inference.means import Means, means
+from analysis.mixed import fit_mixed
+from analysis.table.cell_effect import cell_formula
+from analysis.table.factors import factors_of, joined
+
+BLOCK, CELLS = " + block", " + (1 | cell)"
 
 
 @dataclass(frozen=True)
@@ -21,16 +31,19 @@ class Levels:
     """The means of the levels of some factors; without a noise estimate, plain means."""
 
     table: pd.DataFrame  # the factors, n, estimate, low, high
-    fit: Adjusted | None  # a coefficient for every row of the table
+    means: Means | None  # one for every row of the table
+    replicated: bool = True  # whether cells ran under several seeds
 
     def compare(
         self, plus: "pd.Series[bool]", minus: "pd.Series[bool]", name: str = ""
     ) -> Estimate | None:
         """Return the mean of the rows in `plus` less that of `minus`; None if it is not known."""
-        if self.fit is None or not plus.any() or not minus.any():
+        if self.means is None or not plus.any() or not minus.any():
             return None
         above, below = (np.asarray(side, dtype=float) for side in (plus, minus))
-        return self.fit.contrast(above / above.sum() - below / below.sum(), name=name)
+        weight_L: Array = above / above.sum() - below / below.sum()
+        (l_B,) = self.means.fit.kept((weight_L @ self.means.l_KC)[None])
+        return contrast(self.means.fit, l_B, name=name, df=self.means.df)
 
 
 def level_means(
@@ -51,27 +64,39 @@ def level_means(
         value: the column of numbers.
         block: what the runs were crossed with, by default every factor; what is in `by` or does
             not vary is left out.
-        df: the rule for degrees of freedom, as of `adjusted_means.by_rule`.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
     """
     rows = rows.dropna(subset=[value])
     grouped = rows.groupby(list(by), observed=True, sort=True, dropna=False)
     table = grouped[value].agg(n="size", estimate="mean").reset_index()
-    level_N = np.asarray(grouped.ngroup(), dtype=np.intp)
-    y_N = rows[value].to_numpy(dtype=float)
     block = factors_of(rows).columns() if block is None else block
     others = [n for n in block if n in rows and n not in by and rows[n].nunique() > 1]
-    crossed = [rows[others].astype(str).agg(" ".join, axis=1)] if others else []
-    for blocks in [crossed, []] if others else [[]]:
+    level = grouped.ngroup().map("{:06d}".format)
+    runs = pd.DataFrame({"value": rows[value], "level": level, "block": joined(rows, others)})
+    if "seed" in others:
+        context = joined(rows, [n for n in others if n != "seed"])
+        runs["cell"] = level + " " + context
+    for found in _attempts(runs, df):
+        if np.isfinite(found[0].l_KB).all():
+            estimates = found[0].estimates
+            numbers = {k: [getattr(m, k) for m in estimates] for k in ("estimate", "low", "high")}
+            return Levels(table.assign(**numbers), *found)
+    return Levels(table.assign(low=np.nan, high=np.nan), None)
+
+
+def _attempts(runs: pd.DataFrame, df: str) -> Iterator[tuple[Means, bool]]:
+    """Yield the means with and without blocks, and whether cells have replicates."""
+    level = "level" if runs["level"].nunique() > 1 else "1"
+    crossed = [BLOCK] if runs["block"].nunique() > 1 else []
+    for block in [*crossed, ""]:
+        formula, replicated = f"value ~ {level}{block}", True
         try:
-            fit = adjusted_means(level_N, blocks, y_N[:, None])
-            require_noise(fit, y_N)
+            if "cell" in runs:
+                formula, replicated = cell_formula(formula + CELLS, runs)
+            fit = fit_mixed(runs, formula)
         except AnalysisError:
             continue
-        fit = by_rule(fit, df)
-        means = [fit.contrast(weights_S) for weights_S in np.eye(len(table))]
-        numbers = {k: [getattr(m, k) for m in means] for k in ("estimate", "low", "high")}
-        return Levels(table.assign(**numbers), fit)
-    return Levels(table.assign(low=np.nan, high=np.nan), None)
+        yield means(fit, runs, "level" if level == "level" else (), df=df), replicated
 
 
 def by_panel(

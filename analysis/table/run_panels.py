@@ -1,62 +1,80 @@
-"""One row per run: what the questions about a curve's shape are asked of.
+"""The runs of a panel, a row each: what the default model is fitted to.
 
-A panel is one masking mode in one task group and data-set type. Its runs are those at the usual
-level of every other setting. A run counts once, as the mean of its scores over the panel's
-tasks, so that the residuals of a least-squares fit are independent and its F tests exact. An arm
-is what a run is compared within (data set, base model, adapter, rank); the block is what runs of
-one seed share.
+A panel is a data set, a base model and a group of tasks. A run counts once in it, as the mean of
+its scores over the group's tasks, so that the noise of a panel is that of its own scores and no two
+rows share a run. A curve is one masking mode in a panel: its runs, and those at weight 0, where all
+modes are one. A cell is what runs that differ in the seed alone have in common.
 
-Letters in names: N runs, K columns that are adjusted for, S columns of a shape.
+Letters in names: N runs, K columns that are adjusted for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.table.adjusted_means import dummies
-from analysis.table.factors import factors_of
-from analysis.table.frame import study_rows
+from analysis.table.cells import run_means
+from analysis.table.factors import cell_names, factors_of
+from analysis.table.frame import CURVED, study_rows
 
-PANEL = ("mode", "task_group", "dataset_type")
+PANEL = ("dataset", "model", "task_group")
+CURVE = ("mode", *PANEL)
 ARM = ("dataset", "model", "adapter", "rank", "rate")  # what a run is compared within
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """One mode in one task group and data-set type, and the rows it is averaged over."""
-
-    labels: dict[str, str]
-    rows: pd.DataFrame  # with the mode set, so that the weight alone is left to choose
-    levels: int  # distinct weights above 0 that were run
-    n: int  # scores
-    runs: int
-
-
-@dataclass(frozen=True, slots=True)
 class RunPanel:
-    """The runs of one panel, a row each: run, dataset, wp, plw, log2_rank, arm, block, score."""
+    """The runs of one panel, or of one of its curves, a row each."""
 
-    labels: dict[str, str]
+    labels: dict[str, str]  # PANEL, or CURVE
     runs: pd.DataFrame
 
 
-def key_of(labels: Mapping[str, object]) -> tuple[str, ...]:
-    """Return mode, task group and data-set type of a panel's labels, or of a table's row."""
-    return tuple(str(labels[name]) for name in PANEL)
+def key_of(labels: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Return what names a curve: of its labels, or of a table's row."""
+    return tuple(str(labels[name]) for name in CURVE)
 
 
-def panels(rows: pd.DataFrame) -> Iterator[Panel]:
-    """Yield every panel of study rows that ran at least one weight above 0."""
-    curved = rows[rows["wp"] > 0]
-    for (mode, group, kind), own in curved.groupby(list(PANEL), observed=True):
-        labels = {"mode": str(mode), "task_group": str(group), "dataset_type": str(kind)}
-        around = rows[(rows["task_group"] == group) & (rows["dataset_type"] == kind)]
-        both = around[(around["wp"] == 0) | (around["mode"] == mode)]
-        chosen = around.assign(mode=str(mode), curved=float(own["curved"].iloc[0]))
-        yield Panel(labels, chosen, own["wp"].nunique(), len(both), both["run"].nunique())
+def task_panels(rows: pd.DataFrame, *, weights: str | None = None) -> Iterator[RunPanel]:
+    """Yield every panel of study rows.
+
+    Args:
+        rows: of `frame.study_rows`.
+        weights: a column; a run's score is then the weighted mean over tasks, and the column the
+            sum of its weights.
+
+    Yields:
+        Runs with their levels and settings, `cell`, `score` and `tasks`; `curved` and `log2_rank`
+        are as the panel's own runs determine a curve and a slope over rank.
+    """
+    for labels, own in grouped(rows.assign(cell=cell_names(rows)), PANEL):
+        yield RunPanel(labels, _within(run_means(own, weights=weights)))
+
+
+def grouped(
+    rows: pd.DataFrame, names: Sequence[str]
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield the labels and rows of every combination of levels, in the order of the rows."""
+    for key, own in rows.groupby(list(names), observed=True, sort=False):
+        yield dict(zip(names, map(str, key), strict=True)), own
+
+
+def _within(runs: pd.DataFrame) -> pd.DataFrame:
+    doses = runs[runs["wp"] > 0].groupby("mode", observed=True)["wp"].nunique()
+    ranks = runs.groupby("adapter", observed=True)["log2_rank"].transform("nunique")
+    runs = runs.assign(log2_rank=runs["log2_rank"].where(ranks > 1, 0.0))
+    return runs.assign(curved=runs["mode"].map(doses >= CURVED).eq(True).astype(float))
+
+
+def curves_of(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield every mode that ran a weight above 0 in some rows, and the rows of its curve."""
+    if "wp" in rows:
+        for mode in sorted(rows.loc[rows["wp"] > 0, "mode"].astype(str).unique()):
+            yield mode, rows[(rows["wp"] == 0) | (rows["mode"].astype(str) == mode)]
 
 
 def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,23 +83,15 @@ def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_panels(frame: pd.DataFrame, *, levels: int = 2) -> Iterator[RunPanel]:
-    """Yield every panel that ran at least `levels` weights above 0, its runs as rows."""
-    rows = usual_rows(study_rows(frame))
-    for panel in panels(rows):
-        mode = panel.labels["mode"]
-        if panel.levels >= levels:
-            both = rows[(rows["wp"] == 0) | (rows["mode"] == mode)]
-            for name in ("task_group", "dataset_type"):
-                both = both[both[name].astype(str) == panel.labels[name]]
-            yield RunPanel(panel.labels, one_row_per_run(both))
+    """Yield every curve that ran at least `levels` weights above 0, at the usual settings."""
+    for panel in task_panels(usual_rows(study_rows(frame))):
+        for mode, own in curves_of(panel.runs):
+            if own.loc[own["wp"] > 0, "wp"].nunique() >= levels:
+                yield RunPanel({"mode": mode} | panel.labels, with_arms(own))
 
 
-def one_row_per_run(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run, its score the mean over tasks, with `arm` and `block`."""
-    names = [n for n in ("rg", "wp", "plw", "log2_rank", "seed", "side", *ARM) if n in rows]
-    first = {n: (n, "first") for n in names}
-    grouped = rows.groupby("run", observed=True, sort=False)
-    runs = grouped.agg(**first, score=("score", "mean"), tasks=("score", "size")).reset_index()
+def with_arms(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with `arm` and `block`, what runs of one data set and seed share."""
     full = runs["adapter"].astype(str) == "full"
     runs = runs.assign(rank=runs["rank"].mask(full, 0)) if "rank" in runs else runs
     swept = "rate" in runs and runs["rate"].nunique() > 1  # else each arm has a rate of its own
@@ -91,5 +101,5 @@ def one_row_per_run(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def nuisance(runs: pd.DataFrame) -> Array:
-    """Return the columns of arm and block that every curve is adjusted for (N, K)."""
+    """Return the columns of arm and block that a curve is adjusted for (N, K)."""
     return np.hstack([dummies(runs["arm"]), dummies(runs["block"])])

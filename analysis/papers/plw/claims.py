@@ -17,17 +17,18 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.engine.linalg import Array
-from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate, contrast, equivalence
-from analysis.inference.mean_response import Response, response
+from analysis.inference.mean_response import Response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
+from analysis.questions.plw.across import Across, across_model
 from analysis.questions.plw.estimate import dose
 from analysis.regression.model import MARGIN
-from analysis.regression.study import Study, fitted
+from analysis.regression.panels import DoseCurve
+from analysis.regression.study import Study
 from analysis.report import words
-from analysis.table.frame import SCORED, study_rows
+from analysis.table.frame import SCORED
 from analysis.table.level_means import Levels, level_means
-from analysis.table.run_panels import Panel, key_of, panels
+from analysis.table.run_panels import key_of
 
 SUPPORTED = "supported"
 CONTRADICTED = "contradicted"
@@ -76,17 +77,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    panel: Panel
+    panel: DoseCurve
+    where: str
     response: Response
     optimum: str  # the verdict of `curve.best.best_row`
 
     @property
     def group(self) -> str:
         return self.panel.labels["task_group"]
-
-    @property
-    def where(self) -> str:
-        return f"{self.panel.labels['dataset_type']}, {words.group_text(self.group)}"
 
 
 def plw_claims(study: Study) -> pd.DataFrame:
@@ -118,23 +116,6 @@ def _mixed(counts: "pd.Series[int]") -> str:
     return "mixed"
 
 
-def by_dataset(study: Study) -> Study | None:
-    """Return the study with one dose curve per data set instead of per kind of data set.
-
-    None where no model can be fitted to it.
-    """
-    return study.once("by data set", lambda: _by_dataset(study))
-
-
-def _by_dataset(study: Study) -> Study | None:
-    frame = study.frame.assign(dataset_type=study.frame["dataset"].astype(str).astype("category"))
-    frame.attrs = dict(study.frame.attrs)
-    try:
-        return fitted(study.raw, frame, folder=study.folder)
-    except AnalysisError:
-        return None
-
-
 def _verdict(effect: Estimate | None, sign: int) -> str:
     """Return the verdict on "the effect has this sign"."""
     if effect is None:
@@ -146,35 +127,29 @@ def _verdict(effect: Estimate | None, sign: int) -> str:
 def _curve_claims(study: Study) -> Iterator[Line]:
     rows = study.frame[~study.frame["is_base"] & (study.frame["control"] == "")]
     kinds = rows.drop_duplicates("dataset").set_index("dataset")["dataset_type"].astype(str)
-    own = by_dataset(study)
-    if own is None:
-        return
-    curves = [c for c in _curves(own) if c.panel.levels > 1]
-    named = [(str(kinds.loc[c.panel.labels["dataset_type"]]), c) for c in curves]
+    named = [(str(kinds.loc[c.panel.labels["dataset"]]), c) for c in _curves(study)]
     short = [c for kind, c in named if kind == "short"]
     yield from (_quadratic(c) for c in short if not c.group.startswith("long"))
     yield from (_rises(c) for c in short if c.group.startswith("long"))
     yield from (_no_relation(c) for kind, c in named if kind == "long")
     yield from _zero_worst(rows, [str(d) for d, kind in kinds.items() if kind == "short"])
-    yield from _largest_long(short)
+    yield from _largest_long(study, short)
 
 
 def _curves(study: Study) -> Iterator[_Curve]:
-    """Yield the curves of the masking mode that has most levels: the paper has one mode."""
-    found = list(panels(study_rows(study.frame)))
-    if not found:
-        return
-    table = dose(study)
-    verdicts = {key_of(dict(row)): str(row["optimum"]) for _, row in table.iterrows()}
-    mode = max(found, key=lambda p: p.levels).labels["mode"]
-    for panel in found:
-        if panel.labels["mode"] == mode:
-            verdict = verdicts.get(key_of(panel.labels), NOT_IDENTIFIED)
-            yield _Curve(panel, response(study.fit, panel.rows), verdict)
+    """Yield the curves with replicates of the masking mode that has most levels: the paper has one
+    mode.
+    """
+    found = [c for c in study.curves if c.levels > 1 and c.replicated]
+    verdicts = {key_of(row): str(row["optimum"]) for row in dose(study).to_dict("records")}
+    mode = max(found, key=lambda c: c.levels).labels["mode"] if found else ""
+    for one in (c for c in found if c.labels["mode"] == mode):
+        verdict = verdicts.get(key_of(one.labels), NOT_IDENTIFIED)
+        yield _Curve(one, study.panel(one.labels), one.response(), verdict)
 
 
 def _quadratic(curve: _Curve) -> Line:
-    bend = contrast(curve.response.fit, curve.response.l_3B[2])
+    bend = contrast(curve.response.fit, curve.response.l_3B[2], df=curve.response.df)
     verdict = {INTERIOR: SUPPORTED, NO_INTERIOR: CONTRADICTED}.get(curve.optimum, UNDECIDED)
     return Line("quadratic", curve.where, "coefficient of w_p²", bend, verdict)
 
@@ -202,32 +177,33 @@ def _zero_worst(rows: pd.DataFrame, datasets: Iterable[str]) -> Iterator[Line]:
         for task, scores in own.groupby("task", observed=True):
             means = level_means(scores, ["wp"])
             zero = means.table["wp"] == 0
-            gap = means.compare(~zero, zero)
+            gap = means.compare(~zero, zero) if means.replicated else None
             measure = "points, mean of the other levels − PLW 0"
             yield Line("zero_worst", f"{dataset}, {task}", measure, gap, _verdict(gap, 1))
 
 
-def _largest_long(curves: list[_Curve]) -> Iterator[Line]:
+def _largest_long(study: Study, curves: list[_Curve]) -> Iterator[Line]:
     """Compare how far the fitted curves reach, taking the weights of their extremes as given."""
-    long = [c for c in curves if c.group.startswith("long")]
-    for curve in long:
-        own = _reach(curve)
-        for other in (c for c in curves if c not in long):
-            same = other.panel.labels["dataset_type"] == curve.panel.labels["dataset_type"]
-            if same:
-                gap = contrast(curve.response.fit, own - _reach(other))
+    model = across_model(study)
+    for curve in (c for c in curves if c.group.startswith("long") and model is not None):
+        for other in (c for c in curves if not c.group.startswith("long")):
+            if all(curve.panel.labels[n] == other.panel.labels[n] for n in ("dataset", "model")):
+                assert model is not None
+                l_B = _reach(curve, model) - _reach(other, model)
+                gap = contrast(model.fit, l_B, df=study.df)
                 where = f"{curve.where} − {words.group_text(other.group)}"
                 measure = "points from the lowest to the highest fitted score, difference"
                 yield Line("largest_long", where, measure, gap, _verdict(gap, 1))
 
 
-def _reach(curve: _Curve) -> Array:
+def _reach(curve: _Curve, model: Across) -> Array:
     """Return the contrast that is the curve's highest value on [0, 1] less its lowest."""
-    quadratic, (_, l1_B, l2_B) = curve.response.quadratic, curve.response.l_3B
+    quadratic = curve.response.quadratic
     vertex = -quadratic.b1 / (2 * quadratic.b2) if quadratic.b2 else 0.0
     points = [0.0, 1.0, *([vertex] if 0 < vertex < 1 else [])]
     heights = {x: quadratic.b1 * x + quadratic.b2 * x * x for x in points}
     top, bottom = max(heights, key=heights.__getitem__), min(heights, key=heights.__getitem__)
+    l1_B, l2_B = model.points(curve.panel.labels)
     return (top - bottom) * l1_B + (top**2 - bottom**2) * l2_B
 
 

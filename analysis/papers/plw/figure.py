@@ -68,8 +68,8 @@ def score(points: pd.DataFrame, curves: pd.DataFrame) -> Figure:
             )
             title = "here:\n" + group.replace(" (", "\n(") if i == 0 else ""
             axes[i, j].set_title(title)
-        axes[i, 0].set_ylabel(dataset, fontweight="bold")
-        _published_score(axes[i, -1], COUNTERPARTS.get(dataset))
+        axes[i, 0].set_ylabel(dataset.replace(", ", "\n"), fontweight="bold")
+        _published_score(axes[i, -1], COUNTERPARTS.get(dataset.partition(",")[0]))
         axes[i, -1].set_title("published:\nall tasks" if i == 0 else "", color=MUTED)
     figure.supylabel("score (points)")
     figure.supxlabel(draw.PLW)

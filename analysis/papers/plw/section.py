@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.papers.plw import figure as figures
-from analysis.papers.plw.claims import by_dataset, measure_means, plw_claims, summary
+from analysis.papers.plw.claims import measure_means, plw_claims, summary
 from analysis.questions.plw.estimate import dose
 from analysis.questions.plw.section import dose_curves, dose_points, optimum_rows
 from analysis.regression.study import Study
@@ -53,31 +53,25 @@ def _claims(table: pd.DataFrame) -> Iterator[Block]:
 
 
 def _scores(study: Study) -> Iterator[Block]:
-    """Yield score against w_p by data set and task group, and the optimum, both by data set."""
-    own = by_dataset(study)
-    if own is None:
-        return
-    panel = ("dataset", "task_group")
-    points = dose_points(own.main, panel=panel).rename(columns={"task_group": "task_type"})
-    curves = dose_curves(own, panel=panel).rename(columns={"task_group": "task_type"})
-    order = sorted(points["task_type"].astype(str).unique(), key=words.group_order)
-    position = points["task_type"].astype(str).map(order.index)
-    points = points.iloc[position.argsort(kind="stable")]
-    named = {g: words.group_text(str(g)) for g in points["task_type"].unique()}
-    points, curves = (t.assign(task_type=t["task_type"].map(named)) for t in (points, curves))
+    """Yield score against w_p by data set and task group, and the optimum."""
+    names = {"stratum": "dataset", "task_group": "task_type"}
+    points, curves = (t.rename(columns=names) for t in (dose_points(study), dose_curves(study)))
+    points, curves = (
+        t.assign(task_type=t["task_type"].map(lambda g: words.group_text(str(g))))
+        for t in (points, curves)
+    )
     caption = (
-        "Score against w_p per data set and task group. Blue: here, means of the runs with 95 % "
-        "intervals and the fitted quadratic with its band, a curve per data set. Grey: published, "
+        "Score against w_p per data set (and base model) and task group. Blue: here, means of the "
+        "runs with 95 % intervals and the fitted quadratic with its band. Grey: published, "
         "one curve over all benchmarks for the short-completion data; none for the others."
     )
     yield Plate("plw_score", figures.score(points, curves), caption)
-    table = dose(own)
-    if len(table):
+    if len(dose(study)):
         caption = (
             "Optimum effective PLW per data set and task group with its 95 % Fieller interval, "
             "beside the published one (dashed), which pools all benchmarks."
         )
-        yield Plate("plw_optimum", figures.optimum(optimum_rows(table)), caption)
+        yield Plate("plw_optimum", figures.optimum(optimum_rows(study)), caption)
 
 
 def _measures(study: Study) -> Iterator[Block]:

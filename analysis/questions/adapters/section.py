@@ -14,13 +14,12 @@ from analysis.table.factors import FREE, joined, level_text
 from analysis.table.level_means import Levels, level_means, panels
 
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
+STRATUM = ("dataset", "model")
 POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
 
 
 def many(study: Study) -> bool:
     """Return whether there are so many arms that each is a line."""
-    if "adapter" not in study.main:
-        return False
     return len(without_rank(study.main)[list(ARM)].drop_duplicates()) > MANY
 
 
@@ -38,34 +37,34 @@ def adapters(study: Study) -> Section | None:
             "which has no rank."
         )
         blocks.append(Plate("score_against_parameters", figures.capacity(points), caption))
-    frame = points.drop(columns="panel")
+    frame = study.shown(points.drop(columns="panel"))
     note = "Adjusted means, in points, with 95 % intervals."
     means = Table("arms", "Score by adapter and rank", frame, note, words.HEADS, POINT_FORMATS)
     return Section("adapters", "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
 
 
 def sides(rows: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[tuple[dict[str, str], Levels]]:
-    """Return, for every data set and side, the adjusted means of the arms."""
-    if "adapter" not in rows:
-        return []
+    """Return, for every data set, base model and side, the adjusted means of the arms."""
     found = []
     for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
-        runs = without_rank(run_means(rows, side=side)).sort_values("dataset", kind="stable")
-        for labels, means in panels(runs, ["dataset"], lambda own: level_means(own, ARM, df=df)):
+        runs = without_rank(run_means(rows, side=side))
+        for labels, means in panels(runs, STRATUM, lambda own: level_means(own, ARM, df=df)):
             found.append(({"side": side, **labels}, means))
     return found
 
 
 def arm_points(study: Study) -> pd.DataFrame:
-    """Return panel, dataset, side, adapter, rank, trainable_parameters, n, estimate, low, high."""
+    """Return panel, dataset, model, side, adapter, rank, trainable_parameters, n, estimate, low,
+    high.
+    """
     parts = []
     for labels, means in sides(study.main, df=study.df):
-        panel = f"{labels['dataset']}: {words.SIDES[labels['side']]}"
+        panel = study.place(labels)
         parts.append(means.table.assign(panel=panel, **labels))
     points = pd.concat(parts, ignore_index=True)
     points["adapter"] = points["adapter"].astype(str)
     points = points.merge(_parameters(study.rows), on=list(ARM), how="left")
-    head = ["panel", "dataset", "side", *ARM, "trainable_parameters"]
+    head = ["panel", *STRATUM, "side", *ARM, "trainable_parameters"]
     return points[[*head, "n", "estimate", "low", "high"]]
 
 
@@ -80,7 +79,7 @@ def _parameters(rows: pd.DataFrame) -> pd.DataFrame:
 def arm_differences(study: Study) -> pd.DataFrame:
     """Return every arm less full fine-tuning, or less the first arm where nothing is full.
 
-    Columns: side, dataset, arm, against, estimate, low, high, p, p_holm, mde, verdict.
+    Columns: side, dataset, model, arm, against, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = []
     for labels, means in sides(study.main, df=study.df):
@@ -92,14 +91,13 @@ def arm_differences(study: Study) -> pd.DataFrame:
             if i != reference:
                 found = means.compare(index == i, index == reference)
             if found is not None:
-                rows.append((labels | {"arm": name, "against": names[reference]}, found))
+                row = labels | {"arm": name, "against": names[reference]}
+                rows.append((row | {"replicated": means.replicated}, found))
     return judged(rows, study.margin)
 
 
 def not_compared(study: Study) -> list[str]:
     """Return a sentence where runs differ in the arm alone and are in no comparison of arms."""
-    if "adapter" not in study.rows:
-        return []
     runs = without_rank(study.rows.drop_duplicates("run"))
     rest = runs[~runs["run"].isin(study.main["run"])]
     if not len(rest):
@@ -124,7 +122,7 @@ def _differences(study: Study) -> list[Block]:
     if not len(frame):
         return []
     against = frame["against"].iloc[0]
-    group = frame["dataset"] + ": " + frame["side"].map(words.SIDES)
+    group = [study.place(labels) for labels in frame.to_dict("records")]
     rows = frame.assign(group=group, label=frame["arm"] + " − " + frame["against"])
     caption = (
         f"Every adapter and rank less {against}: points, 95 % intervals. Filled: distinguishable "
@@ -135,5 +133,7 @@ def _differences(study: Study) -> list[Block]:
         "80 % power. p is adjusted by Holm over the table."
     )
     formats = POINT_FORMATS | {"p": P_VALUE, "p_holm": P_VALUE}
-    table = Table("arm_differences", f"Arms against {against}", frame, note, words.HEADS, formats)
+    table = Table(
+        "arm_differences", f"Arms against {against}", study.shown(frame), note, words.HEADS, formats
+    )
     return [Plate("arm_differences", plots.forest(rows), caption), Sheet(table)]

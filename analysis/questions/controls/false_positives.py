@@ -11,9 +11,9 @@ Three ways to make comparisons of no difference out of the runs of a grid:
               swapped seed by seed in every possible way. The test is that of the study's cells,
               score ~ cell + seed with pooled noise.
     relabelled
-              the study's own model with a label added to it that is drawn at random, cell by cell:
-              one test for every task group and data-set type. What the model's shape misses shows
-              here, because a label drawn by cell can pick it up.
+              every panel's own model with a label added to it that is drawn at random, cell by
+              cell. What the model misses of cells shows here, because a label drawn by cell can
+              pick it up.
 
 A rate is given with its Clopper-Pearson interval (1934, Biometrika 26(4)), as if comparisons were
 independent; those of one pair on several tasks are not quite. The tests of one labelling are not
@@ -23,25 +23,25 @@ with as many independent tests as have the share's variance between labellings.
 Letters in names: S seeds, F ways to swap, L labellings.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.engine.linalg import Array
+from analysis.engine.linalg import Array, Mask
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
 from analysis.mixed import fit_mixed, with_columns
 from analysis.questions.controls.estimate import RULES, pair_columns
-from analysis.regression.default_model import default_formula
+from analysis.regression.model import Regression
 from analysis.regression.study import Study
 from analysis.table.adjusted_means import seed_adjusted
 from analysis.table.cells import without_rank
 from analysis.table.factors import cell_names, joined, stratum_names
-from analysis.table.frame import SCORED, study_rows
+from analysis.table.frame import SCORED
+from analysis.table.run_panels import PANEL, grouped, task_panels
 
 ALPHA = 0.05
 RELABELLINGS = 100
@@ -63,28 +63,20 @@ def measured_rates(study: Study) -> pd.DataFrame:
 
 
 def panel_rates(study: Study) -> pd.DataFrame:
-    """Return the rate of random labels by panel: task_group, dataset_type, tests, rate, low, high.
-
-    Empty where no label could be drawn.
+    """Return the rate of random labels by panel: dataset, model, task_group, tests, rate, low,
+    high; empty where no label could be drawn.
     """
     drawn = _study_labellings(study)
-    names = [n for n in ("task_group", "dataset_type") if n in drawn]
-    if not names:
-        return pd.DataFrame()
     rows = []
-    for key, own in drawn.groupby(names, sort=False):
+    for labels, own in grouped(drawn, PANEL) if len(drawn) else ():
         hits = float((own["p"] < ALPHA).sum())
         low, high = clopper_pearson(hits, len(own))
-        numbers = {"tests": len(own), "rate": hits / len(own), "low": low, "high": high}
-        rows.append(dict(zip(names, map(str, key), strict=True)) | numbers)
+        rows.append(labels | {"tests": len(own), "rate": hits / len(own), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
 def _study_labellings(study: Study) -> pd.DataFrame:
-    return study.once(
-        "labellings",
-        lambda: relabelled(study.frame, formula=study.fit.formula, labellings=RELABELLINGS),
-    )
+    return study.once("labellings", lambda: relabelled(study, labellings=RELABELLINGS))
 
 
 def false_positive_rates(
@@ -229,72 +221,79 @@ def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> floa
     return float((2 * stats.t.sf(np.abs(t_F), df) < alpha).mean())
 
 
-def relabelled(
-    frame: pd.DataFrame,
-    *,
-    formula: str | None = None,
-    labellings: int,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return the tests of labels drawn at random by cell, within the study's own model.
+def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:
+    """Return the tests of labels drawn at random by cell, within the study's own models.
 
-    Half of the cells of every data set and base model get the label.
+    Half of the cells of every data set and base model get the label, the same in all its panels.
 
     Args:
-        frame: a prepared results table.
-        formula: of the model; the default one without it.
+        study: whose panels are tested, each in its own model, or in the one model of all scores.
         labellings: how often labels are drawn.
         seed: of the draws.
 
     Returns:
-        labelling, task_group and dataset_type where they vary, p. Empty where the model cannot be
-        fitted, where it has an effect for every cell (the label then has nothing to add), or where
-        it is too large to be fitted many times.
+        labelling, dataset, model, task_group, p. Panels without replicates, whose terms tell every
+        cell apart (the label then has nothing to add), or with a model that is too large to be
+        fitted many times are not among them.
     """
     rng = np.random.default_rng(seed)
+    rows = study.rows.assign(cell=stratum_names(study.rows) + " " + cell_names(study.rows))
+    drawn = [_labels(rows, rng) for _ in range(labellings)]
+    found: list[dict[str, object]] = []
+    for model in study.panels:
+        if model.fit.random.get("cell") is not None:
+            cell = stratum_names(model.frame) + " " + model.frame["cell"]
+            found += _label_tests(model, cell, drawn, [(model.labels, np.ones(len(cell), bool))])
+    if study.joint is not None:
+        parts = [(one.labels, one.runs["cell"].duplicated().any()) for one in task_panels(rows)]
+        masks = [(labels, _inside(rows, labels)) for labels, replicated in parts if replicated]
+        found += _label_tests(study.joint, rows["cell"], drawn, masks)
+    return pd.DataFrame(found, columns=["labelling", *PANEL, "p"])
+
+
+def _inside(rows: pd.DataFrame, labels: Mapping[str, str]) -> Mask:
+    """Return which rows are of a panel."""
+    return np.all([rows[n].astype(str) == labels[n] for n in PANEL], axis=0)
+
+
+def _label_tests(
+    model: Regression,
+    cell: "pd.Series[str]",
+    drawn: Sequence[Mapping[str, float]],
+    parts: Sequence[tuple[dict[str, str], Mask]],
+) -> Iterator[dict[str, object]]:
+    """Yield the test of every labelling and panel, a panel's label being one more column."""
+    names = [f"label{i}" for i in range(len(parts))]
+    if len(model.fit.fixef) + len(names) > MOST_COEFFICIENTS:
+        return
+    own = [cell.map(labels).to_numpy(dtype=float) for labels in drawn]
+    columns = [
+        {
+            name: np.where(mask_N, label_N, 0.0)
+            for name, (_, mask_N) in zip(names, parts, strict=True)
+        }
+        for label_N in own
+    ]
     try:
-        rows = study_rows(frame)
-        formula = formula or default_formula(frame)[0]
+        first = fit_mixed(
+            model.frame.assign(**columns[0]), " + ".join([model.fit.formula, *names]),
+            weights=model.proposal.weights,
+        )  # fmt: skip
     except AnalysisError:
-        return pd.DataFrame()
-    by = [n for n in ("task_group", "dataset_type") if rows[n].nunique() > 1]
-    term = ":".join(["label", *by])
-    stratum = stratum_names(rows)
-    cell = stratum + " " + cell_names(rows)
-    label_NL = np.column_stack([_labels(cell, stratum, rng) for _ in range(labellings)])
-    try:
-        first = fit_mixed(rows.assign(label=label_NL[:, 0]), f"{formula} + {term}")
-    except AnalysisError:
-        return pd.DataFrame()
-    ours = [n for n in first.fixef.index if "label" in n.split(":")]
-    if not ours or len(first.fixef) > MOST_COEFFICIENTS:
-        return pd.DataFrame()
-    # A column of the label in one panel is the label times the panel's indicator.
-    columns = first.design.X_NB[:, [list(first.design.names).index(n) for n in ours]]
-    label_NL = label_NL[rows.index.get_indexer(first.design.rows)]
-    own_NK = columns / label_NL[:, :1]
-    found = []
-    for labelling, label_N in enumerate(label_NL.T):
-        own = dict(zip(ours, (own_NK * label_N[:, None]).T, strict=True))
-        fit = with_columns(first, own)
-        index = pd.Index(fit.fixef.index)
-        found += [
-            {"labelling": labelling, **dict(_LEVEL.findall(name))}
-            | {"p": contrast(fit, np.eye(len(index))[index.get_loc(name)]).p}
-            for name in ours if name in index
-        ]  # fmt: skip
-    return pd.DataFrame(found)
+        return
+    used = model.frame.index.get_indexer(first.design.rows)
+    for labelling, column in enumerate(columns):
+        fit = with_columns(first, {name: x_N[used] for name, x_N in column.items()})
+        for name, (labels, _) in zip(names, parts, strict=True):
+            if name in fit.fixef.index:
+                test = contrast(fit, (fit.fixef.index == name).astype(float), df=model.df)
+                yield labels | {"labelling": labelling, "p": test.p}
 
 
-_LEVEL = re.compile(r"(task_group|dataset_type)\[([^\]]*)\]")
-
-
-def _labels(
-    cell: "pd.Series[str]", stratum: "pd.Series[str]", rng: np.random.Generator
-) -> "pd.Series[float]":
-    """Return 1/2 for the cells that drew the label and -1/2 for the others."""
+def _labels(rows: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """Return 1/2 for the half of every stratum's cells that drew the label, -1/2 for the others."""
     drawn: dict[str, float] = {}
-    for _, own in cell.groupby(stratum):
+    for _, own in rows["cell"].groupby(stratum_names(rows)):
         names = rng.permutation(sorted(own.unique()))
         drawn |= {str(n): 0.5 if i % 2 else -0.5 for i, n in enumerate(names)}
-    return cell.map(drawn).astype(float)
+    return drawn

@@ -63,7 +63,7 @@ def _rates(study: Study) -> tuple[Block, ...]:
         "Tests at the 5 % level of comparisons that have no difference by construction. A/A: "
         "score ~ cell, task by task. Swapped: placebo or shuffled runs and their partners, their "
         "mean difference taken out and the two labels swapped seed by seed in every way; score ~ "
-        "cell + seed. At random: the study's own model with a label drawn by cell. Intervals are "
+        "cell + seed. At random: every panel's model with a label drawn by cell. Intervals are "
         "Clopper and Pearson's; of random labels clustered by labelling (Korn and Graubard 1998), "
         "else as if all comparisons were independent."
     )
@@ -75,5 +75,5 @@ def _rates(study: Study) -> tuple[Block, ...]:
         return (sheet,)
     note = "A test a labelling in every panel; Clopper and Pearson's intervals."
     title = "Labels drawn at random, by panel"
-    by_panel = words.panel_words(panels)
+    by_panel = study.shown(words.panel_words(panels))
     return (sheet, Sheet(Table("false_positives_by_panel", title, by_panel, note, heads, formats)))

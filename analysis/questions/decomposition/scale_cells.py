@@ -17,8 +17,9 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.table.adjusted_means import Adjusted, adjusted_means
+from analysis.table.cells import run_means
 from analysis.table.frame import study_rows
-from analysis.table.run_panels import one_row_per_run, usual_rows
+from analysis.table.run_panels import usual_rows, with_arms
 
 OUTCOMES = ("score", "log_norm", "log_share")
 SCALED = ("normaliser", "completion_weight")  # settings that the gradient's scale depends on
@@ -86,7 +87,7 @@ def _cell(row: dict[str, object]) -> Cell:
 
 def _runs(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row per run with cell and outcomes, of the arms that vary the scale if any do."""
-    runs = one_row_per_run(rows).set_index("run")
+    runs = with_arms(run_means(rows)).set_index("run")
     first = rows.groupby("run", observed=True, sort=False).first()
     for name, column in (("log_norm", "grad_norm_mean"), ("log_share", "completion_grad_share")):
         values = pd.to_numeric(first[column]) if column in first else pd.Series(np.nan, first.index)

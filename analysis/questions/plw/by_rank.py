@@ -1,13 +1,13 @@
 """The best prompt loss weight of every adapter at every rank.
 
-In every panel one least-squares fit over its runs, so that intervals are exact t intervals:
+The default model of a panel for one masking mode, with a curve per adapter:
 
-    score ~ stratum : adapter + block
+    score ~ adapter + block + (1 | cell)
           + (w_p + w_p^2) : adapter                              full tuning has these alone
           + (r + r^2 + w_p r) : adapter,   r = log2(rank / r0)   zero for full tuning
 
-A stratum is a data set with a base model, the block is what runs of one seed share. The curve over
-the weight at one rank is the mean response there; its optimum is that of `curve.best`.
+The block is what runs of one seed share. The curve over the weight at one rank is the mean response
+there; its optimum is that of `curve.best`.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from analysis.inference.estimates import contrast, joint
 from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import Optimum, optimum
 from analysis.mixed import fit_mixed
+from analysis.table.cell_effect import cell_formula
 from analysis.table.run_panels import RunPanel, key_of, run_panels
 
 NAN = float("nan")
@@ -57,13 +58,9 @@ def adapter_curves(frame: pd.DataFrame) -> list[AdapterCurves]:
 
 def panel_curves(panel: RunPanel) -> Iterator[AdapterCurves]:
     """Yield the curves of every adapter of one panel; nothing where no noise can be estimated."""
-    model = panel.runs["model"].astype(str) if "model" in panel.runs else ""
-    runs = panel.runs.assign(
-        stratum=panel.runs["dataset"].astype(str) + " " + model,
-        adapter=panel.runs["adapter"].astype(str),
-    )
+    runs = panel.runs.assign(adapter=panel.runs["adapter"].astype(str))
     try:
-        fit = fit_mixed(runs, curve_formula(runs))
+        fit = fit_mixed(runs, cell_formula(curve_formula(runs), runs)[0])
     except AnalysisError:
         return
     for adapter, own in runs.groupby("adapter", sort=True):
@@ -74,14 +71,14 @@ def panel_curves(panel: RunPanel) -> Iterator[AdapterCurves]:
 
 def curve_formula(runs: pd.DataFrame) -> str:
     """Return the formula of the module's docstring without what does not vary."""
-    split = [n for n in ("stratum", "adapter") if runs[n].nunique() > 1]
-    of_adapter = ":adapter" if runs["adapter"].nunique() > 1 else ""
-    terms = [":".join(split)] if split else []
+    several = runs["adapter"].nunique() > 1
+    of_adapter = ":adapter" if several else ""
+    terms = ["adapter"] if several else []
     terms += ["block"] if runs["block"].nunique() > 1 else []
     terms += [f"wp{of_adapter}", f"I(wp^2){of_adapter}"]
     if runs["log2_rank"].nunique() > 1:
         terms += [f"{t}{of_adapter}" for t in ("log2_rank", "I(log2_rank^2)", "wp:log2_rank")]
-    return "score ~ " + " + ".join(terms)
+    return "score ~ " + " + ".join([*terms, "(1 | cell)"])
 
 
 def rank_optimum(curve: Response) -> Optimum | None:
@@ -110,7 +107,7 @@ def rank_table(found: list[AdapterCurves], tested: list[Shape]) -> pd.DataFrame:
 
 
 def difference_table(found: list[AdapterCurves]) -> pd.DataFrame:
-    """Return mode, task_group, dataset_type, adapters and p of one curve for all adapters at r0.
+    """Return the labels of the curve, adapters and p of one curve for all adapters at r0.
 
     The test is an F test of both coefficients; p is NaN with one adapter or where a curve is not
     determined.

@@ -1,10 +1,10 @@
-"""What the prompt loss weight does, read off a fitted default model.
+"""What the prompt loss weight does, read off the panels' models.
 
-A panel is one masking mode in one task group and data-set type; its curve is the mean response of
-its rows to the weight (`analysis.inference.mean_response`).
+A curve is one masking mode in one panel (data set, base model, task group): the mean response of
+the panel's rows to the weight (`analysis.inference.mean_response`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,24 +12,17 @@ import pandas as pd
 from analysis.curve.best import best_row, objection
 from analysis.curve.shape import Shape, shapes
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import (
-    DF_RULES,
-    Estimate,
-    LikelihoodRatio,
-    contrast,
-    equivalence,
-    holm,
-    likelihood_ratio,
-)
-from analysis.inference.mean_response import Response, response
+from analysis.inference.estimates import Estimate, contrast, equivalence, holm
+from analysis.inference.mean_response import Response
 from analysis.inference.optimum import Optimum, optimum
-from analysis.mixed import MixedFit, fit_mixed
-from analysis.regression.default_model import default_formula
 from analysis.regression.model import MARGIN
+from analysis.regression.panels import DoseCurve
 from analysis.regression.study import ALPHA, UNADJUSTED, Study
+from analysis.report.headline import ONE_SEED
 from analysis.report.words import group_order
-from analysis.table.frame import study_rows
-from analysis.table.run_panels import Panel, key_of, panels
+from analysis.table.run_panels import key_of
+
+NO_OPTIMUM = best_row(None, "") | {"because": ONE_SEED}
 
 
 def dose(study: Study) -> pd.DataFrame:
@@ -40,7 +33,7 @@ def dose(study: Study) -> pd.DataFrame:
 def _dose(study: Study) -> pd.DataFrame:
     if not study.dosed:
         return pd.DataFrame()
-    table = dose_rows(study.fit, study.frame, study_shapes(study), margin=study.margin, df=study.df)
+    table = dose_rows(study.curves, study_shapes(study), margin=study.margin)
     if not len(table):
         return table
     return table.assign(because=table["because"].mask(table["effect"].isna(), _unknown(study)))
@@ -48,7 +41,7 @@ def _dose(study: Study) -> pd.DataFrame:
 
 def _unknown(study: Study) -> str:
     """Return why an effect of the weight has no estimate: what of the model determines it."""
-    used = set(study.fit.design.parsed.columns) - {"seed"}
+    used = study.columns - {"seed"}
     for factor in (f for f in study.factors if f.column in used):
         if study.rows.groupby(factor.column, observed=True)["wp"].nunique().max() == 1:
             return f"each level of {factor.column} ran at one effective prompt loss weight"
@@ -56,24 +49,19 @@ def _unknown(study: Study) -> str:
 
 
 def study_shapes(study: Study) -> list[Shape]:
-    """Return the tests of every panel's curve; empty where the model has no weight."""
+    """Return the tests of every curve's shape; empty where the model has no weight."""
     return study.once("shapes", lambda: shapes(study.frame) if study.dosed else [])
 
 
 def dose_rows(
-    fit: MixedFit,
-    frame: pd.DataFrame,
-    tested: Sequence[Shape],
-    *,
-    margin: float = MARGIN,
-    df: str = DF_RULES[0],
+    curves: Iterable[DoseCurve], tested: Sequence[Shape], *, margin: float = MARGIN
 ) -> pd.DataFrame:
     """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm.
 
     Empty where the formula is one of the user's own that is not quadratic in the weight.
     """
     try:
-        table = dose_table(fit, frame, tested, margin=margin, df=df)
+        table = dose_table(curves, tested, margin=margin)
     except AnalysisError:
         return pd.DataFrame()
     if not len(table):
@@ -83,50 +71,48 @@ def dose_rows(
     table["verdict"] = table["verdict"].mask(unclear, table["verdict"].replace(UNADJUSTED))
     table = table.assign(curved=table["b2_se"].gt(0), place=table["task_group"].map(group_order))
     order = table.sort_values(
-        ["curved", "mode", "dataset_type", "place"], ascending=[False, True, True, True],
-        kind="stable",
+        ["curved", "mode", "dataset", "model", "place"],
+        ascending=[False, True, True, True, True], kind="stable",
     )  # fmt: skip
     return order.drop(columns="place").reset_index(drop=True)
 
 
 def dose_table(
-    fit: MixedFit,
-    frame: pd.DataFrame,
-    tested: Sequence[Shape] = (),
-    *,
-    margin: float = MARGIN,
-    df: str = DF_RULES[0],
+    curves: Iterable[DoseCurve], tested: Sequence[Shape] = (), *, margin: float = MARGIN
 ) -> pd.DataFrame:
-    """Return one row per panel: the effect of weight 1 against 0, its curvature, its optimum.
+    """Return one row per curve: the effect of weight 1 against 0, its curvature, its optimum.
 
     `effect` is the score at PLW 1 less that at PLW 0, in points, with interval, Holm-adjusted p,
     the minimum detectable effect, and the verdict of the equivalence test at +- `margin`. `p_any`
     tests the whole curve against a flat one: a curve that comes back down has an effect, though
-    none at PLW 1. The columns of the optimum are those of `curve.best.best_row`.
+    none at PLW 1. The columns of the optimum are those of `curve.best.best_row`. `replicated` says
+    whether cells of the panel ran under several seeds, without which no verdict is given.
 
     Args:
-        fit: of a formula that is at most quadratic in wp.
-        frame: the prepared results table that was fitted.
-        tested: the tests of the panels' curves; a panel without one has no optimum inside.
+        curves: of models that are at most quadratic in wp.
+        tested: the tests of the curves' shapes; a curve without one has no optimum inside.
         margin: the smallest effect of interest, in points.
-        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
 
     Raises:
         AnalysisError: the formula is not quadratic in wp.
     """
     known = {key_of(shape.labels): shape for shape in tested}
     rows = []
-    for panel in panels(study_rows(frame)):
-        curve = response(fit, panel.rows, df=df)
-        rows.append(
-            panel.labels
-            | {"scores": panel.n, "runs": panel.runs}
-            | _effect(curve.gain(1.0), margin)
-            | _curvature(curve)
-            | best_row(panel_optimum(curve, panel), objection(known.get(key_of(panel.labels))))
-        )
+    for one in curves:
+        curve, doubt = one.response(), objection(known.get(key_of(one.labels)))
+        head = {"runs": one.runs, "replicated": one.replicated, "fit_status": one.reg.status}
+        row = one.labels | head | _effect(curve.gain(1.0), margin) | _curvature(curve)
+        row |= best_row(curve_optimum(curve, one.levels), doubt)
+        rows.append(row if one.replicated else _without_tests(row))
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].tolist())) if len(table) else table
+
+
+def _without_tests(row: dict[str, object]) -> dict[str, object]:
+    """Return a row of cells without replicates: estimates, but no test and no optimum."""
+    tests = dict.fromkeys(("p", "p_any", "p_equivalence", "b2_p"), np.nan)
+    known = np.isfinite(float(str(row["effect"])))
+    return row | tests | {"verdict": "undecided" if known else row["verdict"]} | NO_OPTIMUM
 
 
 def _effect(gain: Estimate, margin: float) -> dict[str, float | str]:
@@ -146,21 +132,7 @@ def _curvature(curve: Response) -> dict[str, float]:
     }  # fmt: skip
 
 
-def panel_optimum(curve: Response, panel: Panel) -> Optimum | None:
-    """Return the optimum of a panel's curve; None where the table determines no curve."""
-    known = panel.levels > 1 and bool(np.isfinite(curve.l_3B[1:]).all())
+def curve_optimum(curve: Response, levels: int) -> Optimum | None:
+    """Return the optimum of a curve; None where the table determines no curve."""
+    known = levels > 1 and bool(np.isfinite(curve.l_3B[1:]).all())
     return optimum(curve.quadratic) if known else None
-
-
-def linear_against_quadratic(frame: pd.DataFrame) -> dict[str, LikelihoodRatio]:
-    """Return the ML tests "any effect" (none against a line) and "curvature" (line, quadratic)."""
-    rows = study_rows(frame).dropna(subset=["wp"])
-    fits = [
-        fit_mixed(rows, default_formula(frame, degree=degree)[0], method="ML")
-        for degree in (0, 1, 2)
-    ]
-    found = {}
-    for name, small, large in (("any effect", 0, 1), ("curvature", 1, 2)):
-        if fits[large].parameters > fits[small].parameters:
-            found[name] = likelihood_ratio(fits[small], fits[large])
-    return found

@@ -10,15 +10,16 @@ from analysis.questions.plw.estimate import dose
 from analysis.regression import second
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import Headline, verdict
+from analysis.report.headline import ONE_SEED, Headline, verdict
+from analysis.table.run_panels import PANEL
 
 ALPHA = 0.05
 
 
 def headlines(study: Study) -> list[Headline]:
-    """Return PLW 1 less PLW 0 of every masking mode, task group and kind of data."""
+    """Return PLW 1 less PLW 0 of every masking mode, data set and task group."""
     table = dose(study)
-    if not len(table) or not study.fit.converged:
+    if not len(table) or not study.converged:
         return []
     several = table["mode"].nunique() > 1
     return [_headline(study, row, several) for row in table.to_dict("records")]
@@ -27,25 +28,29 @@ def headlines(study: Study) -> list[Headline]:
 def _headline(study: Study, row: Mapping[Hashable, Any], several: bool) -> Headline:
     known = math.isfinite(float(row["effect"]))
     mode = f"{row['mode']}, " if several else ""
-    data = words.data_text(str(row["dataset_type"]))
     numbers = {n: float(row[n]) for n in ("low", "high", "mde")}
     return Headline(
         label=f"{mode}{words.group_text(str(row['task_group']))}",
-        group=f"PLW 1 − PLW 0, {data}",
+        group=f"PLW 1 − PLW 0, {study.stratum(row)}",
         question="plw",
         estimate=float(row["effect"]),
         unit="points",
-        because="" if known else str(row["because"]),
-        verdict=verdict(float(row["p_holm"]), str(row["verdict"])),
+        because=str(row["because"]) if not known else "" if row["replicated"] else ONE_SEED,
+        verdict=_verdict(row, known=known),
         p=float(row["p_holm"]),
         second=second.of_study(study, _rows(study, row), "wp", (1.0, 0.0)) if known else None,
         **numbers,
     )
 
 
+def _verdict(row: Mapping[Hashable, Any], *, known: bool) -> str:
+    replicated = bool(row["replicated"]) or not known
+    return verdict(float(row["p_holm"]), str(row["verdict"]), replicated=replicated)
+
+
 def _rows(study: Study, row: Mapping[Hashable, Any]) -> pd.DataFrame:
     rows = study.rows
-    for name in ("task_group", "dataset_type"):
+    for name in PANEL:
         rows = rows[rows[name].astype(str) == str(row[name])]
     return rows[(rows["wp"] == 0) | (rows["mode"].astype(str) == str(row["mode"]))]
 
@@ -59,7 +64,7 @@ def remarks(study: Study) -> list[str]:
     if not len(inside):
         return []
     row = inside.sort_values("p_any_holm", kind="stable").to_dict("records")[0]
-    where = f"{words.group_text(str(row['task_group']))}, {words.data_text(row['dataset_type'])}"
+    where = f"{words.group_text(str(row['task_group']))}, {study.stratum(row)}"
     best, low, high = (words.plw_text(float(row[n])) for n in ("best_plw", "plw_low", "plw_high"))
     more = f", the surest of {len(inside)} interior optima" if len(inside) > 1 else ""
     return [f"the best PLW for {where} is {best} (95 % interval {low} to {high}){more}"]

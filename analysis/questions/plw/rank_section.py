@@ -10,7 +10,7 @@ from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
-from analysis.table.run_panels import PANEL
+from analysis.table.run_panels import CURVE
 
 
 def section(study: Study) -> Section | None:
@@ -26,15 +26,18 @@ def section(study: Study) -> Section | None:
             "Best effective prompt loss weight by adapter and rank, where it lies inside (0, 1) at "
             "the 5 % level, with 95 % Fieller intervals."
         )
-        drawn = plots.forest(_forest(inside), unit="best PLW", zero=False)
+        drawn = plots.forest(_forest(study, inside), unit="best PLW", zero=False)
         blocks.append(Plate("best_plw_by_rank", drawn, caption))
-    blocks += [Sheet(_rank_sheet(ranks)), Sheet(_differ_sheet(difference_table(found)))]
+    blocks += [
+        Sheet(_rank_sheet(study, ranks)),
+        Sheet(_differ_sheet(study, difference_table(found))),
+    ]
     return Section("by-rank", "Best weight by adapter and rank", tuple(blocks))
 
 
 def _lead(ranks: pd.DataFrame) -> str:
     inside = int((ranks["optimum"] == INTERIOR).sum())
-    tested = ranks.drop_duplicates([*PANEL, "adapter"])["p_changes"].dropna()
+    tested = ranks.drop_duplicates([*CURVE, "adapter"])["p_changes"].dropna()
     clear = int((tested < 0.05).sum())
     return (
         "Every adapter has a quadratic over the weight at each of its ranks; full tuning, which "
@@ -45,17 +48,18 @@ def _lead(ranks: pd.DataFrame) -> str:
     )
 
 
-def _forest(inside: pd.DataFrame) -> pd.DataFrame:
+def _forest(study: Study, inside: pd.DataFrame) -> pd.DataFrame:
     rows = words.panel_words(inside)
     rank = rows["rank"].map(lambda r: "" if pd.isna(r) else f" r{r:g}")
     label = rows["adapter"] + rank + ", " + rows["task_group"]
     columns = {"estimate": rows["best_plw"], "low": rows["plw_low"], "high": rows["plw_high"]}
-    return pd.DataFrame({"group": rows["dataset_type"], "label": label} | columns)
+    group = rows.apply(study.stratum, axis=1)
+    return pd.DataFrame({"group": group, "label": label} | columns)
 
 
-def _rank_sheet(ranks: pd.DataFrame) -> Table:
+def _rank_sheet(study: Study, ranks: pd.DataFrame) -> Table:
     names = [
-        *PANEL, "adapter", "rank", "optimum", "best_plw", "plw_low", "plw_high", "gain", "gain_se",
+        *CURVE, "adapter", "rank", "optimum", "best_plw", "plw_low", "plw_high", "gain", "gain_se",
         "p_changes",
     ]  # fmt: skip
     note = (
@@ -65,12 +69,12 @@ def _rank_sheet(ranks: pd.DataFrame) -> Table:
     )
     heads = words.HEADS | BEST_HEADS | {"p_changes": "changes with the rank, p"}
     formats = BEST_FORMATS | {"p_changes": P_VALUE}
-    frame = words.panel_words(ranks[names])
+    frame = study.shown(words.panel_words(ranks[names]))
     return Table("best_plw_by_rank", "Best weight by adapter and rank", frame, note, heads, formats)
 
 
-def _differ_sheet(table: pd.DataFrame) -> Table:
+def _differ_sheet(study: Study, table: pd.DataFrame) -> Table:
     note = "F test of one curve over the weight for all adapters, at the middle rank."
     title = "Does the effect of the weight differ between adapters?"
-    frame = words.panel_words(table)
+    frame = study.shown(words.panel_words(table))
     return Table("curves_by_adapter", title, frame, note, words.HEADS, {"p": P_VALUE})

@@ -37,8 +37,9 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import Quadratic, optimum
 from analysis.table.adjusted_means import adjusted_columns
+from analysis.table.cells import run_means
 from analysis.table.frame import study_rows
-from analysis.table.run_panels import RunPanel, nuisance, one_row_per_run, usual_rows
+from analysis.table.run_panels import RunPanel, nuisance, usual_rows, with_arms
 
 NAN = float("nan")
 FEWEST = 7  # distinct Rg from which there is a curve
@@ -92,7 +93,7 @@ def rg_curves(frame: pd.DataFrame) -> list[RgCurve]:
         own = rows[(rows["wp"] == 0) | (rows["mode"] == mode)]
         own = own[own["task_group"] == group]
         labels = {"mode": str(mode), "task_group": str(group)}
-        found.append(rg_curve(RunPanel(labels, one_row_per_run(own))))
+        found.append(rg_curve(RunPanel(labels, with_arms(run_means(own)))))
     return found
 
 

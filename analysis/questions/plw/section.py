@@ -1,26 +1,28 @@
 """Score against PLW: means of the runs, fitted curves, the optimum, what could be seen."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from analysis.curve.best import BEST_FORMATS, BEST_HEADS
-from analysis.inference.estimates import DF_RULES, LikelihoodRatio
-from analysis.inference.mean_response import response
-from analysis.questions.plw.estimate import dose, linear_against_quadratic
-from analysis.regression.study import GIVEN, Study
+from analysis.questions.plw.across import across
+from analysis.questions.plw.estimate import dose
+from analysis.regression.study import Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.frame import SCORED, plw_of
-from analysis.table.level_means import by_panel, level_means
+from analysis.table.level_means import level_means
+from analysis.table.run_panels import task_panels
 
 CURVE_POINTS = 41
 EFFECT_COLUMNS = (
-    "mode", "task_group", "dataset_type", "effect", "low", "high", "verdict", "mde", "p_holm",
-    "p_any_holm",
+    "mode", "dataset", "model", "task_group", "effect", "low", "high", "verdict", "mde", "p_holm",
+    "p_any_holm", "fit_status",
 )  # fmt: skip
 OPTIMUM_COLUMNS = (
-    "mode", "task_group", "dataset_type", "optimum", "best_plw", "plw_low", "plw_high", "gain",
+    "mode", "dataset", "model", "task_group", "optimum", "best_plw", "plw_low", "plw_high", "gain",
     "gain_se", "b1", "b1_se", "b2", "b2_se", "because",
 )  # fmt: skip
 
@@ -29,12 +31,13 @@ def section(study: Study) -> Section | None:
     """Return the section, or None where the prompt loss weight does not vary."""
     if not len(dose(study)):
         return None
-    points, curves = dose_points(study.main, df=study.df), dose_curves(study)
+    points, curves = dose_points(study), dose_curves(study)
     caption = (
-        "Score against prompt loss weight, spaced as w_p = PLW^0.30103. Markers: means of the runs "
-        "adjusted for adapter, rank, base model and seed, with 95 % intervals. Lines and bands: "
-        "the fitted model and its 95 % band, averaged over adapters and ranks; modes share the "
-        "start, for at PLW 0 they are one run. Dashed: the untouched base model."
+        "Score against prompt loss weight, spaced as w_p = PLW^0.30103, by data set and group of "
+        "tasks. Markers: means of the runs adjusted for adapter, rank and seed, with 95 % "
+        "intervals. Lines and bands: the panel's model and its 95 % band, averaged over adapters "
+        "and ranks; modes share the start, for at PLW 0 they are one run. Dashed: the untouched "
+        "base model."
     )
     blocks: list[Block] = [
         Plate("score_against_plw", plots.score_curves(points, curves, base=base(study)), caption),
@@ -42,66 +45,59 @@ def section(study: Study) -> Section | None:
         Sheet(effect_table(study), open=True),
         Sheet(_points_table(points)),
         *_optima(study),
+        *_across(study),
     ]
     return Section("plw", "Score against prompt loss weight", tuple(blocks))
 
 
-def dose_points(
-    rows: pd.DataFrame,
-    *,
-    panel: tuple[str, ...] = ("dataset", "task"),
-    df: str = DF_RULES[0],
-) -> pd.DataFrame:
-    """Return the adjusted mean of every masking and PLW: a panel's rows are one score per run."""
-    by = ["masking", "plw", "wp"]
-    panel_rows = rows
-    if "task" not in panel:  # one score per run: the mean over the panel's tasks
-        factors = [n for n in (*panel, *by, "adapter", "rank", "model", "seed", "run") if n in rows]
-        panel_rows = (
-            rows.groupby(factors, observed=True, dropna=False)["score"].mean().reset_index()
-        )
-    return by_panel(panel_rows, panel, lambda own: level_means(own, by, df=df))
+def dose_points(study: Study) -> pd.DataFrame:
+    """Return the adjusted mean of every masking and PLW: stratum, task_group, masking, plw, wp, n,
+    estimate, low, high.
+    """
+    parts = []
+    for panel in task_panels(study.main):
+        found = level_means(panel.runs, ["masking", "plw", "wp"], df=study.df).table
+        parts.append(found.assign(**_labels(study, panel.labels)))
+    return pd.concat(parts, ignore_index=True)
 
 
-def dose_curves(study: Study, *, panel: tuple[str, ...] = ("dataset", "task")) -> pd.DataFrame:
-    """Return the fitted curve with its band for every panel and mode with two weights above 0."""
+def _labels(study: Study, labels: dict[str, str]) -> dict[str, str]:
+    return {"stratum": study.stratum(labels), "task_group": labels["task_group"]}
+
+
+def dose_curves(study: Study) -> pd.DataFrame:
+    """Return the fitted curve with its band of every mode with two weights above 0: stratum,
+    task_group, masking, wp, estimate, low, high.
+    """
     found = []
-    for key, own in study.main.groupby(list(panel), observed=True, sort=False):
-        labels = dict(zip(panel, map(str, key), strict=True))
-        for mode in sorted(own.loc[(own["curved"] > 0) & (own["wp"] > 0), "mode"].unique()):
-            rows = own.assign(mode=mode, curved=1.0)
-            curve = response(study.fit, rows, study.variable, df=study.df)
-            for wp in np.linspace(0, 1, CURVE_POINTS):
-                x = wp if study.variable == "wp" else plw_of(float(wp))
-                level = curve.at(float(x))
-                band = {"estimate": level.estimate, "low": level.low, "high": level.high}
-                found.append(labels | {"masking": str(mode), "wp": float(wp)} | band)
-    columns = [*panel, "masking", "wp", "estimate", "low", "high"]
+    for one in study.curves:
+        if one.levels < 2:
+            continue
+        curve = one.response(variable=study.variable)
+        for wp in np.linspace(0, 1, CURVE_POINTS):
+            level = curve.at(float(wp if study.variable == "wp" else plw_of(float(wp))))
+            band = {"estimate": level.estimate, "low": level.low, "high": level.high}
+            head = {"masking": one.labels["mode"], "wp": float(wp)}
+            found.append(_labels(study, one.labels) | head | band)
+    columns = ["stratum", "task_group", "masking", "wp", "estimate", "low", "high"]
     return pd.DataFrame(found, columns=columns)
 
 
 def base(study: Study) -> pd.DataFrame:
-    """Return the untouched base models' score per task: task, estimate.
-
-    A base counts as often as the runs on it do in the adjusted means, so that the two compare.
-    """
+    """Return the untouched base models' mean score: stratum, task_group, estimate."""
     rows = study.frame[study.frame["is_base"] & study.frame["task_type"].isin(SCORED)]
-    if "model" not in study.rows:
-        means = rows.groupby("task", observed=True)["score"].mean()
-        return means.rename("estimate").reset_index()
-    over = study.factors.columns("arm", "setting", "replicate")  # what the means are means over
-    blocks = study.main[list(dict.fromkeys(["model", *over]))].drop_duplicates()
-    share = blocks["model"].astype(str).value_counts(normalize=True)
-    weight = rows["model"].astype(str).map(share).astype(float)
-    rows = rows[weight.notna()].assign(weight=weight)
-    rows = rows.assign(part=rows["score"] * rows["weight"])
-    sums = rows.groupby("task", observed=True)[["part", "weight"]].sum()
-    return (sums["part"] / sums["weight"]).rename("estimate").reset_index()
+    known = rows.groupby(["model", "task_group"], observed=True)["score"].mean()
+    found = [
+        _labels(study, one.labels) | {"estimate": known[key]}
+        for one in task_panels(study.main)
+        if (key := (one.labels["model"], one.labels["task_group"])) in known.index
+    ]
+    return pd.DataFrame(found, columns=["stratum", "task_group", "estimate"])
 
 
 def effect_table(study: Study) -> Table:
     """Return PLW 1 against PLW 0 in every panel, with its minimum detectable effect."""
-    frame = dose(study)[[c for c in EFFECT_COLUMNS if c in dose(study)]]
+    frame = panel_columns(study, EFFECT_COLUMNS)
     margin = float(dose(study)["margin"].iloc[0])
     note = (
         "Points at PLW 1 less points at PLW 0. MDE: minimum detectable effect, the true effect "
@@ -125,6 +121,11 @@ def effect_table(study: Study) -> Table:
     )
 
 
+def panel_columns(study: Study, columns: Sequence[str]) -> pd.DataFrame:
+    """Return columns of `dose`, the base model only where there are several."""
+    return study.shown(dose(study)[[c for c in columns if c in dose(study)]])
+
+
 def _points_table(points: pd.DataFrame) -> Table:
     formats = {"estimate": ".2f", "low": ".2f", "high": ".2f", "wp": ".4f", "plw": ".4g"}
     note = "Adjusted means of the runs, in points, with 95 % intervals: the markers of the figure."
@@ -135,7 +136,7 @@ def _points_table(points: pd.DataFrame) -> Table:
 def _lead(study: Study) -> str:
     seen = dose(study)[dose(study)["p_any_holm"] < 0.05]
     return (
-        f"Of {len(dose(study))} combinations of masking mode, task group and kind of data, "
+        f"Of {len(dose(study))} curves (masking mode, data set, group of tasks), "
         f"{len(seen)} show a score that changes with the weight at all (5 % level, adjusted by "
         f"Holm). {_smallest(study)}"
     )
@@ -145,21 +146,20 @@ def _smallest(study: Study) -> str:
     low, high = dose(study)["mde"].min(), dose(study)["mde"].max()
     return (
         f"The smallest difference between PLW 1 and 0 that this design would have shown with 80 % "
-        f"power is {words.span(low, high)} points, depending on the combination."
+        f"power is {words.span(low, high)} points, depending on the curve."
     )
 
 
-def optimum_rows(table: pd.DataFrame) -> pd.DataFrame:
+def optimum_rows(study: Study) -> pd.DataFrame:
     """Return the figure's rows: group, label, estimate, low, high in PLW, verdict.
 
-    Args:
-        table: of `plw.estimate.dose`, whose optima are missing where none may be printed.
+    Optima are missing where none may be printed.
     """
-    curved = table[table["curved"]]
+    curved = dose(study)[dose(study)["curved"]]
     label = curved["task_group"].map(words.group_text)
     several = curved["mode"].nunique() > 1
     rows = {
-        "group": curved["dataset_type"].map(words.data_text),
+        "group": curved.apply(study.stratum, axis=1),
         "label": curved["mode"] + ", " + label if several else label,
         "estimate": curved["best_plw"], "low": curved["plw_low"], "high": curved["plw_high"],
         "verdict": curved["optimum"],
@@ -172,14 +172,14 @@ def _optima(study: Study) -> list[Block]:
     curved = table[table["curved"]]
     if not len(curved):
         return []
-    rows = optimum_rows(table)
+    rows = optimum_rows(study)
     caption = (
         "The effective prompt loss weight at which the fitted score is highest. A dot with a line: "
         "the curve rises at PLW 0 and falls at PLW 1, each at the 5 % level, and the tests of its "
         "shape bear it; the line is the 95 % Fieller interval. A dot alone: the curve rises or "
         "falls throughout. No dot: the best weight is not determined."
     )
-    frame = words.panel_words(curved[[c for c in OPTIMUM_COLUMNS if c in curved]])
+    frame = words.panel_words(panel_columns(study, OPTIMUM_COLUMNS).loc[curved.index])
     note = "best PLW: of the fitted curve on [0, 1]; gain: its score above PLW 0, in points."
     heads = words.HEADS | BEST_HEADS | {
         "b1": "w_p", "b1_se": "s.e.", "b2": "w_p²", "b2_se": "s.e.",
@@ -187,29 +187,21 @@ def _optima(study: Study) -> list[Block]:
     formats = BEST_FORMATS | dict.fromkeys(("b1", "b1_se", "b2", "b2_se"), ".2f")
     sheet = Table("optimum", "Optimum prompt loss weight", frame, note, heads, formats)
     if rows["estimate"].isna().all():
-        drawn: Block = Text("In no combination is the weight with the highest score determined.")
+        drawn: Block = Text("On no curve is the weight with the highest score determined.")
     else:
         drawn = Plate("optimum", plots.optimum(rows), caption)
-    return [drawn, Sheet(sheet), *_shape(study)]
+    return [drawn, Sheet(sheet)]
 
 
-def _shape(study: Study) -> list[Block]:
-    """Say whether the weight acts at all and whether a line is enough, by likelihood ratios."""
-    if study.reasons == (GIVEN,):
+def _across(study: Study) -> list[Block]:
+    """Say whether the weight acts at all, whether a line is enough, and whether panels agree."""
+    table = across(study)
+    if not len(table):
         return []
-    tests = linear_against_quadratic(study.frame)
-    if not tests:
-        return []
-    frame = pd.DataFrame([_ratio_row(name, test) for name, test in tests.items()])
-    note = "Likelihood ratios of nested models fitted by ML, over all panels at once."
-    formats = {"chi_squared": ".1f", "p": P_VALUE, "aic_gain": ".1f"}
-    heads = {"chi_squared": "χ²", "aic_gain": "AIC, smaller − larger model"}
-    return [Sheet(Table("shape", "No effect, a line or a curve?", frame, note, heads, formats))]
-
-
-def _ratio_row(name: str, test: LikelihoodRatio) -> dict[str, object]:
-    names = {"any effect": "a line against no effect", "curvature": "a quadratic against a line"}
-    return {
-        "test": names.get(name, name), "chi_squared": test.statistic, "df": test.df, "p": test.p,
-        "aic_gain": test.aic_small - test.aic_large,
-    }  # fmt: skip
+    note = (
+        "F tests in one model of all panels, every term by panel, with a residual variance of its "
+        "own for every panel, in units of which scores are counted."
+    )
+    formats = {"f": ".2f", "df_residual": ".0f", "p": P_VALUE}
+    heads = {"f": "F", "df_residual": "residual df"}
+    return [Sheet(Table("across_panels", "All panels at once", table, note, heads, formats))]

@@ -14,10 +14,10 @@ from analysis.report import words
 from analysis.report.page import Block, Head, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.frame import WP_EXPONENT, plw_of
-from analysis.table.run_panels import PANEL
+from analysis.table.run_panels import CURVE
 
 SHAPE_COLUMNS = (
-    *PANEL, "levels", "any_curve_p", "spline_p", "monotone_p", "quadratic_p", "b2_p",
+    *CURVE, "levels", "any_curve_p", "spline_p", "monotone_p", "quadratic_p", "b2_p",
     "b2_above_zero_p", "optimum", "verdict", "monotone", "without_zero",
 )  # fmt: skip
 SHAPE_HEADS = {
@@ -36,8 +36,8 @@ def section(study: Study) -> Section | None:
         return None
     blocks: list[Block] = [
         Text(_lead(found)),
-        _plate(found),
-        Sheet(_shape_sheet(found, dose(study)), open=True),
+        _plate(study, found),
+        Sheet(_shape_sheet(study, found, dose(study)), open=True),
         *_rg(study),
     ]
     return Section("shape", "Is it a curve with an optimum?", tuple(blocks))
@@ -55,15 +55,11 @@ def _lead(found: list[Shape]) -> str:
     )
 
 
-def _panel_name(labels: dict[str, str]) -> str:
-    return f"{words.group_text(labels['task_group'])},\n{words.data_text(labels['dataset_type'])}"
-
-
-def _plate(found: list[Shape]) -> Plate:
+def _plate(study: Study, found: list[Shape]) -> Plate:
     points, lines = [], []
     several = len({one.labels["mode"] for one in found}) > 1
     for one in found:
-        name = _panel_name(one.labels)
+        name = f"{words.group_text(one.labels['task_group'])},\n{study.stratum(one.labels)}"
         panel = f"{one.labels['mode']}: {name}" if several else name
         points.append(level_points(one.data).assign(panel=panel))
         lines.append(fitted_lines(one.data).assign(panel=panel))
@@ -71,24 +67,23 @@ def _plate(found: list[Shape]) -> Plate:
     dots["plw"] = [float(f"{plw_of(x):.4g}") for x in dots["wp"]]
     caption = (
         "Score above PLW 0 against effective prompt loss weight, spaced as w_p = PLW^0.30103. "
-        "Markers: means of the levels, adjusted for arm and seed, with 95 % intervals of pure "
-        "error. Lines: the quadratic, a natural cubic spline, and the best curve that only rises "
-        "or only falls."
+        "Markers: means of the levels, adjusted for arm and seed, with 95 % intervals. Lines: the "
+        "quadratic, a natural cubic spline, and the best curve that only rises or only falls."
     )
     drawn = figures.shapes(dots, pd.concat(lines, ignore_index=True))
     return Plate("curve_shapes", drawn, caption)
 
 
-def _shape_sheet(found: list[Shape], panels: pd.DataFrame) -> Table:
+def _shape_sheet(study: Study, found: list[Shape], panels: pd.DataFrame) -> Table:
     table = shape_table(found)
     if len(panels):
-        table = table.merge(panels[[*PANEL, "optimum"]], on=list(PANEL), how="left")
-    frame = words.panel_words(table[[n for n in SHAPE_COLUMNS if n in table]])
+        table = table.merge(panels[[*CURVE, "optimum"]], on=list(CURVE), how="left")
+    frame = study.shown(words.panel_words(table[[n for n in SHAPE_COLUMNS if n in table]]))
     note = (
-        "Runs as units, arm and seed adjusted for. Any curve, spline: F tests of the quadratic "
-        "against the levels as a factor and against a spline added to it; a small p says that the "
-        "quadratic does not fit. Monotone: a small p says that a curve which only rises or falls "
-        "does not do (parametric bootstrap); quadratic against monotone: the reverse. Curvature "
+        "The panel's model with the weight's levels as categories. Any curve, spline: F tests of "
+        "the quadratic against the levels as a factor and against a spline added to it; a small p "
+        "says that the quadratic does not fit. Monotone: a small p says that a curve which only "
+        "rises or falls does not do (parametric bootstrap); quadratic against monotone: the reverse. Curvature "
         "above PLW 0: the quadratic refitted without the level 0, which lies far from the others."
     )
     formats = {name: P_VALUE for name in SHAPE_COLUMNS if name.endswith("_p")}

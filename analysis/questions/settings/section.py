@@ -16,8 +16,10 @@ from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import run_means
 from analysis.table.factors import factors_of, joined, level_text, most_common
 from analysis.table.level_means import level_means
+from analysis.table.run_panels import grouped
 
 Row = dict[str, object]
+STRATUM = ("dataset", "model")
 
 
 def section(study: Study) -> Section | None:
@@ -25,7 +27,7 @@ def section(study: Study) -> Section | None:
     table = differences(study)
     if not len(table):
         return None
-    group = table["dataset"] + ": " + table["side"].map(words.SIDES)
+    group = [study.place(labels) for labels in table.to_dict("records")]
     label = table["setting"] + " " + table["level"] + " − " + table["against"]
     label += ", PLW " + table["plw"].map(words.plw_text) + table["at"].map(at_text)
     caption = (
@@ -38,7 +40,7 @@ def section(study: Study) -> Section | None:
     note = "Points; p is adjusted by Holm over the table. At: settings that are not the usual ones."
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
     formats |= {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
-    sheet = Sheet(Table("settings", "Settings", table, note, words.HEADS, formats))
+    sheet = Sheet(Table("settings", "Settings", study.shown(table), note, words.HEADS, formats))
     return Section("settings", "Other settings", (plate, sheet))
 
 
@@ -48,10 +50,10 @@ def at_text(at: str) -> str:
 
 
 def differences(study: Study) -> pd.DataFrame:
-    """Return every level of a setting less its reference, by data set, kind of task and PLW.
+    """Return every level of a setting less its reference, by panel and PLW.
 
-    Columns: side, dataset, setting, level, against, plw, at (what is not usual there), estimate,
-    low, high, p, mde, p_holm, verdict.
+    Columns: side, dataset, model, setting, level, against, plw, at (what is not usual there),
+    estimate, low, high, p, mde, p_holm, verdict.
     """
     return judged([(row, gap) for row, gap in _gaps(study) if gap is not None], study.margin)
 
@@ -85,10 +87,10 @@ def _every_gap(study: Study) -> Iterator[tuple[Row, Estimate | None]]:
     for setting in study.varied:
         for side in [s for s in words.SIDES if (study.rows["side"] == s).any()]:
             runs = run_means(study.rows, side=side)
-            for (dataset, plw), own in runs.groupby(["dataset", "plw"], observed=True, sort=False):
+            for labels, own in grouped(runs, (*STRATUM, "plw")):
+                head = {"side": side, **labels, "plw": float(labels["plw"])}
                 for family in families(own, setting):
                     for row, gap in _family_gaps(family, setting, study):
-                        head = {"side": side, "dataset": str(dataset), "plw": float(str(plw))}
                         yield head | row, gap
 
 
@@ -102,7 +104,8 @@ def _family_gaps(
     against = usual if (levels == usual).any() else most_common(runs[setting], levels)[0]
     at = _unusual(runs, setting, study)
     for level in levels[levels != against]:
-        row: Row = {"setting": setting, "level": level, "against": against, "at": at}
+        row: Row = {"setting": setting, "level": level, "against": against, "at": at,
+                    "replicated": means.replicated}  # fmt: skip
         yield row, means.compare(levels == level, levels == against)
 
 
