@@ -3,12 +3,13 @@
 Scores are drawn from the default model itself, in points (0 to 100), before they are stored as the
 fractions or points that the metric uses:
 
-    score = task + side and adapter + rank slope + b1 wp + b2 wp^2 + block + run + residual
+    score = task + side and adapter + rank slope + b1 wp + b2 wp^2 + block + cell + run + residual
 
 so that a fit can be held against `Truth`. Everything comes from one seeded generator.
 """
 
 import itertools
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.mixed import MixedFit, fit_mixed
+from analysis.errors import AnalysisError
 from analysis.regression.default_model import default_formula
+from analysis.regression.model import Request
+from analysis.regression.panels import PanelModel, panel_models
 from analysis.table.frame import study_rows
 
 WP_EXPONENT = 0.30103
@@ -66,6 +69,7 @@ class Truth:
         }
     )
     block_sd: float = 1.0
+    cell_sd: float = 0.0  # of a cell's score on one task, the same under every seed
     run_sd: float = 1.0
     residual_sd: float = 1.2
     sham: float = 0.0
@@ -88,6 +92,11 @@ class _Cell:
     def wp(self) -> float:
         plw = 0.0 if self.masking == "instruction" else self.plw
         return plw**WP_EXPONENT
+
+    @property
+    def cell(self) -> str:
+        """What runs that differ in the seed alone have in common."""
+        return self.key.replace(f"-{self.seed}-{self.sham}-", "-")
 
     @property
     def key(self) -> str:
@@ -155,9 +164,15 @@ def _scores(cell: _Cell, truth: Truth, block: float, rng: np.random.Generator) -
         score += truth.placebo * (cell.masking == "placebo") + truth.sham * (cell.sham == "b")
         score += truth.shuffled * (cell.shuffled and side == "target")
         score += -4.0 * (dataset_type == "short")
+        score += truth.cell_sd * _own_of(f"{cell.cell} {task}") if truth.cell_sd else 0.0
         scores[task] = float(np.clip(score + rng.normal(0, truth.residual_sd), 0, 100))
     scores["noise"] = float(rng.uniform(0.9, 1.1))  # for times and measures
     return scores
+
+
+def _own_of(name: str) -> float:
+    """Return a standard normal number that belongs to a name."""
+    return float(np.random.default_rng(zlib.crc32(name.encode())).standard_normal())
 
 
 def _factors(cell: _Cell) -> dict[str, Any]:
@@ -239,6 +254,9 @@ def _base_rows(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         yield common | blank | _score_row(task, spec[4] + float(rng.normal(0, 0.01)))
 
 
-def default_fit(frame: pd.DataFrame) -> MixedFit:
-    """The default model, fitted to the study rows of a prepared frame."""
-    return fit_mixed(study_rows(frame), default_formula(frame).formula)
+def default_models(frame: pd.DataFrame) -> list[PanelModel]:
+    """The default models of the panels of a prepared frame."""
+    found, lost = panel_models(study_rows(frame), default_formula(frame).formula, Request())
+    if not found:
+        raise AnalysisError(lost[0].reason)
+    return found

@@ -16,12 +16,14 @@ from analysis.inference.mean_response import Response, response
 from analysis.mixed import fit_mixed
 from analysis.regression.model import Regression, Request, df_rule
 from analysis.regression.propose import Proposal
+from analysis.report import words
 from analysis.table.cell_effect import cell_formula
 from analysis.table.run_panels import CURVE, PANEL, RunPanel, curves_of, grouped, task_panels
 
 # Of every model of a study, in place of what the table says (`Regression`).
 SCORE, POINTS = "score", "points"
 ADJUSTMENT = "families of comparisons and joint tests are adjusted by Holm's method"
+FEWEST = 3  # runs
 RULE = "satterthwaite"
 SAME_RULE = "the rule of every study's report, so that reports compare"
 
@@ -90,6 +92,8 @@ def panel_model(panel: RunPanel, formula: str, request: Request) -> PanelModel:
     Raises:
         AnalysisError: it cannot be fitted to these runs.
     """
+    if len(panel.runs) < FEWEST:
+        raise AnalysisError(f"{words.count(len(panel.runs), 'run')} are too few for a model")
     own, replicated = cell_formula(formula, panel.runs)
     fit = fit_mixed(panel.runs, own, weights=request.weights)
     rule, why = df_rule(fit, request.df or RULE)

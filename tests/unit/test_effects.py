@@ -1,4 +1,4 @@
-"""The default model, dose effects and cells on a table whose true effects are known."""
+"""The default models, dose effects and cells on a table whose true effects are known."""
 
 import numpy as np
 import pandas as pd
@@ -9,15 +9,18 @@ from analysis.errors import AnalysisError
 from analysis.inference.mean_response import response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
-from analysis.questions.plw.estimate import dose_table, linear_against_quadratic
+from analysis.questions.plw.across import AGREE, ANY, CURVED, f_tests, joint_model
+from analysis.questions.plw.estimate import dose_table
 from analysis.questions.tradeoff.estimate import learning_forgetting
 from analysis.regression.default_model import default_formula
+from analysis.regression.model import Request
+from analysis.regression.panels import dose_curves, panel_models
 from analysis.table.cells import ARM, run_means
 from analysis.table.frame import from_results, study_rows
-from analysis.table.run_panels import panels
-from tests.fake_results import TASKS, Truth, default_fit, fake_results
+from tests.fake_results import TASKS, Truth, default_models, fake_results
 
 PLWS = (0.0, 0.01, 0.1, 0.5, 1.0)
+NAMES = ["mode", "task_group", "dataset"]
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +29,17 @@ def frame():
 
 
 @pytest.fixture(scope="module")
-def fit(frame):
-    return default_fit(frame)
+def models(frame):
+    return default_models(frame)
+
+
+def doses_of(frame, models, tested=()):
+    return dose_table(dose_curves(models), tested).set_index(NAMES)
 
 
 @pytest.fixture(scope="module")
-def doses(frame, fit):
-    table = dose_table(fit, frame, shapes(frame, draws=200))
-    return table.set_index(["mode", "task_group", "dataset_type"])
+def doses(frame, models):
+    return doses_of(frame, models, shapes(frame, draws=200))
 
 
 # --- the default model -----------------------------------------------------------------------
@@ -42,13 +48,13 @@ def doses(frame, fit):
 def test_the_default_formula_holds_what_varies(frame):
     formula, reasons, _ = default_formula(frame)
     assert formula == (
-        "score ~ task * (dataset + adapter) + dataset:seed + wp:mode:task_group:dataset_type + "
-        "I(wp^2):curved:mode:task_group:dataset_type + log2_rank:adapter:task + (1 | run)"
+        "score ~ adapter + log2_rank:adapter + seed + wp:mode + I(wp^2):curved:mode + (1 | cell)"
     )
     text = " ".join(reasons)
     assert "5 seeds are few: a fixed block" in text
     assert "a line without curvature: boilerplate, special" in text
-    assert "One run feeds every task" in text
+    assert "Every data set, base model and group of tasks has a model of its own" in text
+    assert "Cells are a random effect" in text
 
 
 def keep(frame, **levels):
@@ -60,40 +66,37 @@ def keep(frame, **levels):
 @pytest.mark.parametrize(
     ("levels", "absent", "present"),
     [
-        ({"dataset": ["micro"]}, ["dataset"], ["task * adapter", " + seed + "]),
-        ({"adapter": ["full"]}, ["log2_rank", "adapter"], ["task * dataset"]),
+        ({"dataset": ["micro"]}, ["dataset"], ["adapter", " + seed + "]),
+        ({"adapter": ["full"]}, ["log2_rank", "adapter"], ["(1 | cell)"]),
         ({"rank": [4]}, ["log2_rank"], ["adapter"]),
-        ({"seed": [0]}, ["seed"], ["(1 | run)"]),
+        ({"seed": [0]}, ["seed", "cell"], ["adapter"]),
         ({"masking": ["instruction"]}, ["wp"], ["adapter"]),
-        ({"masking": ["instruction", "none"]}, ["mode", "curved"], ["I(wp^2):task_group"]),
-        ({"plw": [0.0, 1.0]}, ["I(wp^2)"], ["wp:mode:task_group"]),
-        ({"task": ["micro_facts"]}, ["(1 | run)", "task"], ["dataset + adapter"]),
+        ({"masking": ["instruction", "none"]}, ["mode", "curved"], ["I(wp^2)"]),
+        ({"plw": [0.0, 1.0]}, ["I(wp^2)"], ["wp:mode"]),
+        ({"task": ["micro_facts"]}, ["task"], ["adapter"]),
     ],
 )
 def test_what_does_not_vary_is_not_in_the_formula(frame, levels, absent, present):
     formula, _, _ = default_formula(keep(frame, **levels))
     assert not [word for word in absent if word in formula]
     assert not [word for word in present if word not in formula]
-    fit = default_fit(keep(frame, **levels))
-    assert fit.converged
-    assert fit.left_out == ()
+    for model in default_models(keep(frame, **levels)):
+        assert model.fit.converged
+        assert model.fit.left_out == ()
 
 
 def test_a_swept_learning_rate_is_in_the_formula():
     results = fake_results()
     swept = results.assign(lr=np.where(results["rank"] == 4, 1e-3, 3e-3) * (1 + results["seed"]))
     formula, reasons, _ = default_formula(from_results(swept))
-    assert "task * (dataset + adapter + log10(rate))" in formula
+    assert "adapter + log10(rate)" in formula
     assert "rate varies: an effect of its own, a line over its logarithm." in reasons
 
 
-def test_eight_tasks_are_a_population(frame):
-    parts = [frame.assign(task=frame["task"].astype(str) + suffix) for suffix in ("", "_2")]
-    formula, reasons, _ = default_formula(pd.concat(parts, ignore_index=True))
-    assert "(1 + wp | task) + (1 | task:dataset)" in formula
-    assert "task_group * (dataset + adapter)" in formula
-    assert "log2_rank:adapter:task_group" in formula
-    assert any("10 tasks can speak for a population" in reason for reason in reasons)
+def test_eight_seeds_are_a_population():
+    formula, reasons, _ = default_formula(from_results(fake_results(seeds=8, controls=False)))
+    assert formula.endswith("(1 | seed) + wp:mode + I(wp^2):curved:mode + (1 | cell)")
+    assert "8 seeds: a random block." in reasons
 
 
 def test_the_raw_weight_is_available_as_a_scale(frame):
@@ -103,54 +106,84 @@ def test_the_raw_weight_is_available_as_a_scale(frame):
     assert "wp" not in formula.replace("effective_plw", "")
 
 
-def test_true_effects_lie_in_their_intervals(fit):
-    # One fixed table: 12 true values, of which 95 % intervals may miss one or two.
-    truth = Truth()
-    named = fit.fixef
-    expected = {
-        "log2_rank:adapter[lora]:task[micro_biography]": truth.per_log2_rank["lora", "target"],
-        "log2_rank:adapter[mora]:task[micro_facts]": truth.per_log2_rank["mora", "source"],
-        "adapter[T.lora]": truth.adapter["lora", "target"] + 0.5 - truth.adapter["full", "target"],
-    }
-    for kind, (b1, b2) in truth.dose.items():
-        side = {"mc": "mc target", "short": "short target", "long": "long target"}[kind[0]]
-        panel = f"mode[none]:task_group[{side}]:dataset_type[{kind[1]}]"
-        expected[f"wp:{panel}"] = b1
-        expected[f"I(wp ** 2):curved:{panel}"] = b2
-    off = [abs(named[name] - value) / fit.se[name] for name, value in expected.items()]
-    assert len(off) == 15
-    assert np.sum(np.array(off) > 2) <= 2
-    assert max(off) < 3.5
+def expected(model):
+    """The true coefficients of a panel's model, by name."""
+    truth, labels = Truth(), model.labels
+    kind, side = labels["task_group"].split(" ")
+    b1, b2 = truth.dose[kind, "short" if labels["dataset"] == "micro_short" else "long"]
+    slopes = {f"log2_rank:adapter[{a}]": truth.per_log2_rank[a, side] for a in ("lora", "mora")}
+    # A rank of 8 is one doubling above 4, and the middle rank half of one.
+    steps = {f"adapter[T.{a}]": truth.adapter[a, side] + slopes[f"log2_rank:adapter[{a}]"] / 2
+             - truth.adapter["full", side] for a in ("lora", "mora")}  # fmt: skip
+    return slopes | steps | {"wp:mode[none]": b1, "I(wp ** 2):curved:mode[none]": b2}
 
 
-def test_variance_components_are_recovered(fit):
-    assert fit.random["run"].sd.iloc[0] == pytest.approx(1.0, rel=0.15)
-    assert fit.sigma == pytest.approx(1.2, rel=0.05)
+def test_true_effects_lie_in_their_intervals(models):
+    """One fixed table: 48 true values, of which 95 % intervals may miss a few."""
+    off = []
+    for model in models:
+        for name, value in expected(model).items():
+            off.append(abs(model.fit.fixef[name] - value) / model.fit.se[name])
+    assert len(off) == 48
+    assert np.sum(np.array(off) > 2) <= 6
+    assert max(off) < 3.8
+
+
+def test_the_noise_of_a_panel_is_that_of_its_own_runs(models):
+    """A run's own effect has SD 1; two tasks of SD 1.2 are averaged in one group, one in others."""
+    for model in models:
+        tasks = 2 if model.labels["task_group"] == "mc source" else 1
+        assert model.fit.sigma == pytest.approx(np.sqrt(1 + 1.44 / tasks), rel=0.16)
+        assert model.fit.random["cell"].sd.iloc[0] < 0.6
+        assert model.fit.n == len(model.frame) == 35 * 5
+
+
+# --- one model of all panels -----------------------------------------------------------------
+
+
+def test_tests_over_all_panels(frame, models):
+    found = f_tests(joint_model(models, default_formula(frame).formula)).set_index("question")
+    assert found.index.tolist()[:2] == [ANY, CURVED]
+    assert found.loc[ANY, "df"] == 32  # 8 panels: a curve, two lines
+    assert found.loc[CURVED, "df"] == 8
+    assert found.loc[[ANY, CURVED, f"{AGREE}: none"], "p"].max() < 1e-6
+    flat = from_results(fake_results(4, truth=Truth(dose=dict.fromkeys(Truth().dose, (0.0, 0.0)))))
+    null = f_tests(joint_model(default_models(flat), default_formula(flat).formula))
+    assert null["p"].min() > 0.01
+
+
+def test_the_model_of_all_panels_agrees_with_those_of_its_panels(frame):
+    """Without a cell's effect a residual of its own for every panel is all that panels share."""
+    formula = default_formula(frame).formula.replace(" + (1 | cell)", "")
+    models, _ = panel_models(study_rows(frame), formula, Request())
+    joint = joint_model(models, formula)
+    for one in dose_curves(models):
+        own, l_B = one.response().gain(1.0), joint.points(one.labels).sum(axis=0)
+        assert l_B @ joint.fit.fixef.to_numpy() == pytest.approx(own.estimate, abs=1e-6)
+        assert np.sqrt(l_B @ joint.fit.cov.to_numpy() @ l_B) == pytest.approx(own.se, rel=1e-4)
 
 
 # --- dose ------------------------------------------------------------------------------------
 
 
-def test_a_response_is_the_coefficients_of_its_panel(fit, frame):
-    for panel in panels(study_rows(frame)):
-        curve = response(fit, panel.rows).quadratic
-        where = ":".join(f"{name}[{level}]" for name, level in panel.labels.items())
+def test_a_response_is_the_coefficients_of_its_panel(models):
+    for one in dose_curves(models):
+        curve, fit = one.response().quadratic, one.reg.fit
+        where = f"mode[{one.labels['mode']}]"
         assert curve.b1 == pytest.approx(fit.fixef[f"wp:{where}"])
         square = fit.fixef.get(f"I(wp ** 2):curved:{where}", 0.0)
         assert curve.b2 == pytest.approx(square, abs=1e-9)
         assert np.sqrt(curve.cov_22[0, 0]) == pytest.approx(fit.se[f"wp:{where}"])
 
 
-def test_a_panel_counts_its_own_rows_and_those_at_zero(frame):
+def test_a_curve_counts_its_own_runs_and_those_at_zero(frame, models):
     rows = study_rows(frame)
-    panel = next(
-        p
-        for p in panels(rows)
-        if p.labels == {"mode": "special", "task_group": "mc source", "dataset_type": "short"}
-    )
+    wanted = {"mode": "special", "dataset": "micro_short", "model": "micro_a",
+              "task_group": "mc source"}  # fmt: skip
+    one = next(c for c in dose_curves(models) if c.labels == wanted)
     short = rows[(rows["dataset"] == "micro_short") & (rows["task_group"] == "mc source")]
     own = short[short["masking"].isin(["instruction", "special"])]
-    assert (panel.n, panel.runs, panel.levels) == (len(own), own["run"].nunique(), 1)
+    assert (one.runs, one.levels) == (own["run"].nunique(), 1)
 
 
 def test_a_response_does_not_depend_on_how_the_quadratic_is_written(frame):
@@ -181,25 +214,25 @@ def test_a_response_that_is_no_quadratic_is_refused(frame):
 
 def test_optima_and_verdicts_follow_the_truth(doses):
     verdict = doses["optimum"]
-    assert verdict["none", "short target", "short"] == INTERIOR
-    assert verdict["none", "long target", "short"] == NO_INTERIOR
-    assert verdict["none", "mc target", "long"] == NOT_IDENTIFIED
-    assert verdict["special", "mc target", "short"] == NOT_IDENTIFIED
-    peak = doses.loc[("none", "short target", "short")]
+    assert verdict["none", "short target", "micro_short"] == INTERIOR
+    assert verdict["none", "long target", "micro_short"] == NO_INTERIOR
+    assert verdict["none", "mc target", "micro"] == NOT_IDENTIFIED
+    assert verdict["special", "mc target", "micro_short"] == NOT_IDENTIFIED
+    peak = doses.loc[("none", "short target", "micro_short")]
     assert peak["plw_low"] ** 0.30103 < 0.6 < peak["plw_high"] ** 0.30103
     assert peak["plw_low"] < peak["best_plw"] < peak["plw_high"]
-    assert doses.loc[("none", "long target", "short"), "best_plw"] == 1.0
+    assert doses.loc[("none", "long target", "micro_short"), "best_plw"] == 1.0
 
 
 def test_effects_carry_interval_visible_effect_and_equivalence(doses):
-    rises = doses.loc[("none", "long target", "short")]
+    rises = doses.loc[("none", "long target", "micro_short")]
     assert rises["low"] < 12 < rises["high"]
     assert rises["verdict"] == "an effect"
-    flat = doses.loc[("none", "short target", "long")]
+    flat = doses.loc[("none", "short target", "micro")]
     assert flat["verdict"] == "no effect beyond the margin"
     assert 0 < flat["mde"] < 2
     # An inverted U: the whole curve has an effect where its far end has little.
-    assert doses.loc[("none", "short target", "short"), "p_any"] < 1e-6
+    assert doses.loc[("none", "short target", "micro_short"), "p_any"] < 1e-6
     assert (doses["p_holm"] >= doses["p"]).all()
 
 
@@ -207,10 +240,19 @@ def test_a_panel_without_its_own_start_is_not_estimable(frame):
     # Short data with weights above 0 alone: the curve there hangs in the air.
     gone = (frame["dataset"] == "micro_short") & (frame["wp"] == 0)
     some = keep(frame[~gone], masking=["instruction", "special"])
-    found = dose_table(default_fit(some), some).set_index(["dataset_type", "task_group"])
-    assert found.loc["short", "effect"].isna().all()
-    assert set(found.loc["short", "verdict"]) == {"not estimable"}
-    assert found.loc["long", "effect"].notna().all()
+    found = doses_of(some, default_models(some)).reset_index(["mode", "task_group"])
+    assert found.loc["micro_short", "effect"].isna().all()
+    assert set(found.loc["micro_short", "verdict"]) == {"not estimable"}
+    assert found.loc["micro", "effect"].notna().all()
+
+
+def test_without_replicates_nothing_is_called_anything(frame):
+    one = keep(frame, seed=[0])
+    found = doses_of(one, default_models(one), shapes(one, draws=50))
+    assert not found["replicated"].any()
+    assert set(found["verdict"]) == {"undecided"}
+    assert found[["effect", "low", "high"]].notna().all(axis=None)
+    assert found[["p", "p_any", "best_plw"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("runs", [1, 2, 4, 8, 16, 32])
@@ -218,35 +260,25 @@ def test_half_finished_sweeps_give_an_answer_or_one_clear_line(runs):
     results = fake_results()
     keys = np.random.default_rng(runs).permutation(results["train_key"].unique())
     frame = from_results(results[results["train_key"].isin(keys[:runs])])
-    for ask in (lambda f: dose_table(default_fit(f), f), learning_forgetting):
+    for ask in (lambda f: doses_of(f, default_models(f)), learning_forgetting):
         try:
             ask(frame)
         except AnalysisError as error:
-            assert "coefficients for" in str(error) or "no trained run" in str(error)  # noqa: PT017
+            said = ("too few for a model", "coefficients for", "no trained run")
+            assert any(words in str(error) for words in said)  # noqa: PT017
 
 
-def test_linear_against_quadratic(frame):
-    found = linear_against_quadratic(frame)
-    assert list(found) == ["any effect", "curvature"]
-    assert found["any effect"].df == 24
-    assert found["curvature"].df == 8
-    assert found["curvature"].p < 1e-6
-    flat = Truth(dose={key: (0.0, 0.0) for key in Truth().dose})
-    null = linear_against_quadratic(from_results(fake_results(seed=4, truth=flat)))
-    assert null["curvature"].p > 0.01
-
-
-def test_a_run_under_two_names_leaves_every_estimate_as_it_was(frame, doses):
+def test_a_run_under_two_names_leaves_every_estimate_as_it_was(models, doses):
     """The alias stands first and under another mode and weight: it must not count, nor mislead."""
     table = fake_results(seed=2, seeds=5, plws=PLWS)
     again = table[(table["plw"] == 0.0) & (table["adapter"] == "full") & ~table["alias"]]
     again = again.assign(masking="instruction", plw=0.5, alias=True)
     doubled = from_results(pd.concat([again, table], ignore_index=True))
-    fit = default_fit(doubled)
-    assert fit.n == len(study_rows(frame))
-    found = dose_table(fit, doubled).set_index(["mode", "task_group", "dataset_type"])
-    np.testing.assert_allclose(found["effect"], doses["effect"])
-    np.testing.assert_allclose(found["b2"], doses["b2"])
+    found = default_models(doubled)
+    assert [m.fit.n for m in found] == [m.fit.n for m in models]
+    same = doses_of(doubled, found)
+    np.testing.assert_allclose(same["effect"], doses["effect"])
+    np.testing.assert_allclose(same["b2"], doses["b2"])
 
 
 # --- cells -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from analysis.regression.study import fitted
 from analysis.report.build import build
 from analysis.report.page import Listing, Sheet
 from analysis.table.frame import from_results
-from analysis.table.run_panels import PANEL
+from analysis.table.run_panels import CURVE
 from tests.fake_results import fake_results
 
 RESULTS = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
@@ -114,7 +114,7 @@ def test_the_frozen_formula_is_what_is_fitted(plan, tmp_path):
     assert default_formula(from_results(fewer))[0] != plan.formula
     plan.write(tmp_path / FILE)
     found, section = studied(fewer, tmp_path / FILE)
-    assert found.fit.formula == plan.formula
+    assert found.formula == plan.formula
     assert found.reasons == ("The formula is the one that was frozen before the data.",)
     assert "planned and not there" in text_of(section)
 
@@ -159,7 +159,7 @@ def test_the_interval_of_a_look_is_that_of_its_boundary(tmp_path):
     plan = freeze(THREE, study="quick", margin=2.0, looks=(2, 3), spending="pocock")
     plan.write(tmp_path / FILE)
     study, section = studied(THREE[THREE["seed"] < 2], tmp_path / FILE)
-    both = table_of(section).merge(dose_table(study.fit, study.frame), on=list(PANEL))
+    both = table_of(section).merge(dose_table(study.curves), on=list(CURVE))
     assert len(both) == len(plan.tests) > 0
     tail = norm.sf(boundaries([2 / 3], spending="pocock")[0])
     half = t_distribution.isf(tail, both["df"]) * both["se"]

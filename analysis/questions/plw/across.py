@@ -44,7 +44,7 @@ class Across:
 def across(study: Study) -> pd.DataFrame:
     """Return the F tests over all panels: question, f, df, df_residual, p; empty without any."""
     found = across_model(study)
-    return pd.DataFrame() if found is None else tests(found)
+    return pd.DataFrame() if found is None else f_tests(found)
 
 
 def across_model(study: Study) -> Across | None:
@@ -106,7 +106,7 @@ def _runs(name: str, model: PanelModel, sd: float) -> pd.DataFrame:
     return runs.assign(panel=name, cell=name + " " + runs["cell"], score=runs["score"] / sd)
 
 
-def tests(found: Across) -> pd.DataFrame:
+def f_tests(found: Across) -> pd.DataFrame:
     """Return the F tests over all panels, those that there is anything to test of."""
     known = [(labels, sd, l_2B) for labels, sd, l_2B in found.curves if np.isfinite(l_2B).all()]
     lines = [l_2B[0] for _, _, l_2B in known]

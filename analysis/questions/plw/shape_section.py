@@ -83,8 +83,9 @@ def _shape_sheet(study: Study, found: list[Shape], panels: pd.DataFrame) -> Tabl
         "The panel's model with the weight's levels as categories. Any curve, spline: F tests of "
         "the quadratic against the levels as a factor and against a spline added to it; a small p "
         "says that the quadratic does not fit. Monotone: a small p says that a curve which only "
-        "rises or falls does not do (parametric bootstrap); quadratic against monotone: the reverse. Curvature "
-        "above PLW 0: the quadratic refitted without the level 0, which lies far from the others."
+        "rises or falls does not do (parametric bootstrap); quadratic against monotone: the "
+        "reverse. Curvature above PLW 0: the quadratic refitted without the level 0, which lies "
+        "far from the others."
     )
     formats = {name: P_VALUE for name in SHAPE_COLUMNS if name.endswith("_p")}
     return Table(
