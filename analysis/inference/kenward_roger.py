@@ -109,6 +109,8 @@ def _moments(q: int, a1: float, a2: float) -> tuple[float, float]:
     mean = 1 - a2 / q  # 1 / E*
     # For one contrast v1 is 1 - A2 too: together they stay finite when both vanish.
     ratio = 1.0 if abs(v1) < LOST and abs(mean) < LOST else mean / v1
+    if v2 == 0:  # rho has no end, and m goes to 4
+        return 4.0, 2 * mean
     rho = ratio**2 * (0.0 if abs(v0) < LOST else v0) / v2 / q
     m = 4 + (q + 2) / (q * rho - 1)
     return (m, 1.0) if abs(m - 2) < NEAR_TWO else (m, m * mean / (m - 2))

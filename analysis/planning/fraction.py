@@ -1,7 +1,8 @@
 """A fraction of a grid for a budget of runs: D-optimal for the default model.
 
-Every run of the grid is a row of the default model's fixed-effects matrix X, one score a run. A
-part S of it is judged by D-efficiency against the whole,
+Every run of the grid is a row of the default model's fixed-effects matrix X, one score a run, with
+coefficients of their own for every data set and base model, as their panels have them. A part S of
+it is judged by D-efficiency against the whole,
 
     (|X_S' X_S / n_S| / |X' X / n|)^(1 / p),
 
@@ -21,13 +22,14 @@ import pandas as pd
 from scipy.linalg import qr
 
 from analysis.engine.canonical import pivoted
-from analysis.engine.formula import design, parse
+from analysis.engine.formula import DesignMatrices, design, parse
 from analysis.engine.linalg import Array, Index, independent_columns
 from analysis.engine.ties import first_largest
 from analysis.errors import AnalysisError
 from analysis.regression.default_model import default_formula
-from analysis.table.factors import factors_of
+from analysis.table.factors import factors_of, stratum_names
 from analysis.table.frame import from_results, study_rows
+from analysis.table.run_panels import task_panels
 
 ROUNDS = 500
 GAIN = 1e-9  # of a determinant's ratio that is none
@@ -63,7 +65,7 @@ def fraction(planned: pd.DataFrame, runs: int) -> Fraction:
     frame = from_results(one.assign(value=0.5 + 0.01 * (np.arange(len(one)) % 7)))
     rows = study_rows(frame)
     formula = default_formula(frame)[0]
-    found = design(parse(formula, rows.columns), rows)
+    found = _by_stratum(formula, rows)
     kept = independent_columns(found.X_NB)
     q_NB = qr(found.X_NB[:, kept], mode="economic")[0] * np.sqrt(len(rows))
     n, p = q_NB.shape
@@ -91,6 +93,17 @@ def fraction(planned: pd.DataFrame, runs: int) -> Fraction:
         formula=formula,
         balance=_balance(rows, rows.iloc[sorted(inside)]),
     )
+
+
+def _by_stratum(formula: str, rows: pd.DataFrame) -> DesignMatrices:
+    """Return the fixed part of the default model, every term by data set and base model."""
+    table = pd.concat([panel.runs for panel in task_panels(rows)], ignore_index=True)
+    table = table.assign(stratum=stratum_names(table)).set_index("run").loc[rows["run"]]
+    fixed = parse(formula, map(str, table.columns)).fixed.replace(" ** ", "^")
+    several = table["stratum"].nunique() > 1
+    terms = f"0 + stratum + stratum:({fixed})" if several else fixed
+    table = table.reset_index()
+    return design(parse(f"score ~ {terms}", map(str, table.columns)), table)
 
 
 def _start(q_NB: Array, runs: int) -> Index:

@@ -68,7 +68,7 @@ def dose(reg: Regression, found: Numbers) -> Section | None:
     line = _line(reg, curve)
     found_means = level_means(reg.used, ["wp"], value=reg.score, block=_blocks(reg)).table
     points = found_means.assign(masking="fitted", plw=found_means["wp"].map(plw_of))
-    panel = {"dataset": "", "task": "", "masking": "fitted"}
+    panel = {"stratum": "", "task_group": "", "masking": "fitted"}
     figure = plots.score_curves(points.assign(**panel), line.assign(**panel), unit=reg.score)
     caption = (
         "Score against prompt loss weight, spaced as w_p. Markers: means of the scores, adjusted "

@@ -6,7 +6,7 @@ estimated from runs are for other runs scored on the same items, not for other i
 
 import pandas as pd
 
-from analysis.table.factors import FULL, run_columns
+from analysis.table.factors import FULL, level_columns
 
 ARM = ("adapter", "rank")
 DERIVED = (  # columns of a prepared frame that a run has one level of, beside its levels
@@ -25,11 +25,11 @@ def run_means(
         weights: a column; the mean is then weighted, and the column the sum of a run's weights.
     """
     chosen = rows if side is None else rows[rows["side"] == side]
-    names = list(dict.fromkeys([*run_columns(rows), *(n for n in DERIVED if n in rows)]))
+    names = [*level_columns(rows), *(n for n in DERIVED if n in rows)]
     if weights is not None:
         chosen = chosen.assign(score=chosen["score"] * chosen[weights])
     groups = chosen.groupby("run", observed=True, sort=False)
-    found = groups.first()[[n for n in names if n != "run"]]
+    found = groups.first()[names]
     found = found.assign(score=groups["score"].mean(), tasks=groups.size())
     if weights is not None:
         total = groups[weights].sum()

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.formula.api as smf
+from scipy import stats
 from scipy.stats import norm
 
 import ablate
@@ -30,7 +30,10 @@ def study(folder):
 def test_a_results_folder_is_a_study(study, folder):
     assert isinstance(study, LoadedStudy)
     pd.testing.assert_frame_equal(study.results, pd.read_parquet(folder / "results.parquet"))
-    assert study.fit.formula.startswith("score ~")
+    assert len(study.fits) == 8
+    assert all(fit.formula.startswith("score ~") for fit in study.fits.values())
+    with pytest.raises(AnalysisError, match="8 panels have a model each; take one of fits: 'micro"):
+        _ = study.fit
     assert "full" in study.arms
     assert len(repr(study)) < 200
     assert study.reasons
@@ -58,32 +61,37 @@ def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
     assert found["verdict"].tolist() == written["verdict"].tolist()
 
 
-def test_a_comparison_is_least_squares_over_equal_conditions(study):
-    """The difference of two arms equals statsmodels' coefficient of the arm."""
+def test_a_comparison_is_the_analysis_of_variance_of_its_pairs(study):
+    """Balanced pairs by condition and seed: the closed form of REML with a cell's effect.
+
+    Where the pairs' differences vary more between conditions than within, a t test over the
+    conditions' means, else one over all pairs (least squares).
+    """
     first, second = "lora r8", "full"
     table = study.compare(first, second)
-    rows = study.regression.rows
+    rows = study.study.rows
     arm = rows["adapter"].astype(str) + np.where(
         rows["adapter"].astype(str) == "full", "", " r" + rows["rank"].astype(int).astype(str)
     )
-    own = rows.assign(arm=arm)[arm.isin([first, second])]
+    rows, kinds = rows.assign(arm=arm), set()
     for line in table.to_dict("records"):
-        there = own[(own["side"] == line["tasks"]) & (own["dataset"] == line["dataset"])]
-        if "model" in line:
-            there = there[there["model"] == line["model"]]
-        names = [n for n in ("masking", "plw") if there[n].nunique() > 1]
-        condition = there[names].astype(str).agg(" ".join, axis=1) if names else "all"
-        runs = there.assign(condition=condition, first=(there["arm"] == first).astype(float))
-        runs = runs.groupby(["run", "condition", "seed", "first"], observed=True)["score"].mean()
-        runs = runs.reset_index().astype({"seed": str})
-        shared = set(runs.loc[runs["first"] == 1, "condition"])
-        shared &= set(runs.loc[runs["first"] == 0, "condition"])
-        fit = smf.ols(
-            "score ~ first + C(condition):C(seed)", runs[runs["condition"].isin(shared)]
-        ).fit()
-        assert line["estimate"] == pytest.approx(fit.params["first"])
-        assert (line["low"], line["high"]) == pytest.approx(tuple(fit.conf_int().loc["first"]))
-        assert line["p"] == pytest.approx(fit.pvalues["first"])
+        there = rows[(rows["side"] == line["tasks"]) & (rows["dataset"] == line["dataset"])]
+        runs = there.assign(condition=there["masking"].astype(str) + there["plw"].astype(str))
+        means = runs.groupby(["arm", "condition", "seed"], observed=True)["score"].mean()
+        d_CS = (means[first] - means[second]).dropna().unstack().to_numpy()
+        c, s = d_CS.shape
+        between = s * d_CS.mean(axis=1).var(ddof=1)
+        within = d_CS.var(axis=1, ddof=1).mean()
+        cells = bool(between > within)
+        kinds.add(cells)
+        # Without a cell's effect the pairs are those of blocks: mean squares of both are pooled.
+        df = c - 1 if cells else c * s - 1
+        variance = between if cells else d_CS.var(ddof=1)
+        half = stats.t.ppf(0.975, df) * np.sqrt(variance / (c * s))
+        assert line["estimate"] == pytest.approx(d_CS.mean())
+        assert line["low"] == pytest.approx(d_CS.mean() - half, rel=1e-4)
+        assert line["high"] == pytest.approx(d_CS.mean() + half, rel=1e-4)
+    assert kinds == {True, False}
 
 
 def test_a_comparison_follows_the_rule_for_degrees_of_freedom(study, folder):
@@ -225,7 +233,7 @@ def test_arms_are_compared_though_no_model_was_fitted(folder, study, monkeypatch
 def test_ranks_are_compared_where_an_arm_without_a_rank_has_both_names(study):
     """Full fine-tuning ran once under both ranks: LoRA and MoRA alone tell the ranks apart."""
     table = study.compare({"rank": 4}, {"rank": 8})
-    rows = study.regression.rows
+    rows = study.study.rows
     for line in table.to_dict("records"):
         own = rows[(rows["side"] == line["tasks"]) & (rows["dataset"] == line["dataset"])]
         own = own[own["adapter"].astype(str) != "full"]

@@ -226,7 +226,7 @@ def test_a_setting_of_numbers_leaves_the_weights_effects_on_the_page():
     raw = pd.concat([raw.assign(train_key=raw["train_key"] + str(e), **{"train.epochs": e})
                      for e in (1.0, 2.0)], ignore_index=True)  # fmt: skip
     study = fitted(raw, from_results(raw))
-    assert "C(`train.epochs`)" in study.fit.formula
+    assert "C(`train.epochs`)" in study.formula
     assert len([one for one in study_headlines(study) if one.question == "plw"]) > 0
 
 

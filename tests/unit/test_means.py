@@ -12,7 +12,6 @@ from analysis.inference.comparisons import against, pairwise
 from analysis.inference.means import means, slopes
 from analysis.inference.scale import SCALES
 from analysis.mixed import fit_mixed
-from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
 from tests.fake_results import fake_results
 
@@ -165,7 +164,12 @@ def test_means_of_a_study_have_levels_that_are_numbers():
     task's group) and are not determined.
     """
     rows = study_rows(from_results(fake_results()))
-    fit = fit_mixed(rows, default_formula(rows).formula)
+    formula = (
+        "score ~ task * (dataset + adapter) + dataset:seed + wp:mode:task_group:dataset_type + "
+        "I(wp^2):curved:mode:task_group:dataset_type + "
+        "log2_rank:adapter:task + (1 | run)"
+    )
+    fit = fit_mixed(rows, formula)
     found = pairwise(means(fit, rows, "adapter", within="task"))
     of = found.table().set_index(["task", "contrast"])["estimate"]
     beta = fit.fixef

@@ -97,8 +97,7 @@ def page(report):
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
         "answer", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
-        "best", "controls", "heldout", "model", "coefficients", "variances", "influence",
-        "diagnostics", "methods",
+        "best", "controls", "heldout", "model", "coefficients", "diagnostics", "methods",
     ]  # fmt: skip
     linked = re.findall(r'<li><a href="#([^"]+)"', page)
     assert linked == re.findall(r'<section id="([^"]+)"', page)
@@ -347,7 +346,7 @@ def test_levels_that_share_no_block_are_compared_without_it():
 
 
 def dose_headlines(study):
-    """The effect of PLW 1 without a mask in every panel, by task group and kind of data."""
+    """The effect of PLW 1 without a mask in every panel, by task group and data set."""
     own = [h for h in plw_headlines(study) if h.label.startswith("none, ") or ", " not in h.label]
     return {(h.label.removeprefix("none, "), h.group.partition(", ")[2]): h for h in own}
 
@@ -356,17 +355,17 @@ def optima(study):
     """What is said of the optimum in every panel without a mask."""
     table = dose(study)
     own = table[table["curved"] & (table["mode"] == "none")]
-    return own.set_index(["task_group", "dataset_type"])[["optimum", "because"]]
+    return own.set_index(["task_group", "dataset"])[["optimum", "because"]]
 
 
 def test_headlines_say_what_is_true_and_no_more():
     study = fitted(pd.DataFrame(), from_results(fake_results(seeds=4, plws=PLWS)))
     found = dose_headlines(study)
-    assert found["long generation (target)", "short completions"].verdict == CLEAR
+    assert found["long generation (target)", "micro_short"].verdict == CLEAR
     for group in ("multiple choice (source)", "short generation (target)"):
-        assert found[group, "long completions"].verdict in (WITHIN, UNCLEAR)
-    assert optima(study).loc[("mc source", "short"), "optimum"] == INTERIOR
-    assert "rises throughout" in optima(study).loc[("long target", "short"), "because"]
+        assert found[group, "micro"].verdict in (WITHIN, UNCLEAR)
+    assert optima(study).loc[("mc source", "micro_short"), "optimum"] == INTERIOR
+    assert "rises throughout" in optima(study).loc[("long target", "micro_short"), "because"]
     (sham,) = [item for item in trust(study) if item.tag == "A/A"]
     assert "no difference, as it should be" in sham.text
     assert warnings(study) == ()  # four seeds
@@ -429,9 +428,7 @@ def test_other_settings_are_compared_with_the_usual_one_and_kept_out_of_the_figu
     assert (table["level"] == "completion").all()
     assert (table["estimate"] < -10).all()
     alone = fitted(pd.DataFrame(), from_results(results))
-    pd.testing.assert_frame_equal(
-        dose_points(study.main), dose_points(alone.rows), check_categorical=False
-    )
+    pd.testing.assert_frame_equal(dose_points(study), dose_points(alone), check_categorical=False)
 
 
 # -- the PLW paper ----------------------------------------------------------------------------
@@ -598,6 +595,6 @@ def test_a_plateau_is_no_optimum():
     weighted = (raw["masking"] == "none") & (raw["plw"] > 0) & (raw["task_type"] == "long")
     raw["value"] += np.where(weighted & (raw["dataset"] == "micro_short"), 0.25, 0.0)
     study = fitted(raw, from_results(raw))
-    found = optima(study).loc[("long target", "short")]
+    found = optima(study).loc[("long target", "micro_short")]
     assert found["optimum"] == IN_DOUBT
     assert "the quadratic does not fit" in found["because"]
