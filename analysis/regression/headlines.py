@@ -230,7 +230,7 @@ def _best(reg: Regression, name: str, lower: bool) -> dict[str, object] | None:
         cov_KK = found.l_KB @ covariance(reg.fit, reg.df) @ found.l_KB.T
         df = contrast(reg.fit, found.l_KB[0] - found.l_KB[1], df=reg.df).df
         possible = int(against_best(mean_K, cov_KK, df=df).possible_K.sum())
-        won = winner(mean_K, cov_KK)
+        won = winner(mean_K, cov_KK, df=df)
     except (AnalysisError, np.linalg.LinAlgError):
         return None
     back = scale_of(reg.fit).inverse
