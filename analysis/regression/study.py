@@ -42,6 +42,7 @@ from analysis.regression.panels import (
 )
 from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
+from analysis.table.cells import ARM, without_rank
 from analysis.table.factors import Factors, cell_names, factors_of, stratum_names
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, read_items
@@ -203,6 +204,20 @@ class Study(Remembering):
         """Whether the prompt loss weight varies and stands in the formula."""
         varies = "wp" in self.rows and self.rows["wp"].nunique() > 1
         return varies and bool(self.columns & {"wp", "effective_plw"})
+
+    @property
+    def questions(self) -> int:
+        """How many questions have headlines: they share the level of the page's tests."""
+        arms = without_rank(self.main)[list(ARM)].drop_duplicates()
+        return max(1, sum((self.dosed, len(arms) > 1, bool(self.varied))))
+
+    @property
+    def adjusted(self) -> str:
+        """How the p-values of a question's table are adjusted, in words."""
+        over = "by Holm over the table"
+        if self.questions == 1:
+            return over
+        return f"{over} and by Bonferroni for the page's {self.questions} questions"
 
     @property
     def variable(self) -> str:

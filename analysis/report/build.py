@@ -260,6 +260,7 @@ def _first(study: Study) -> Section:
         best=best_settings(study),
         remarks=plw_remarks(study),
         note="" if study.replicated else ONE_SEED,
+        questions=study.questions,
     )
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.inference.estimates import holm
 from analysis.report import plots, words
-from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, strongest
+from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, shared, strongest
 from analysis.report.page import Block, Head, Item, Listing, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
 
@@ -35,6 +34,7 @@ def section(
     method: str = "least squares on means of runs, errors clustered by cell",
     nothing: str = NOTHING,
     note: str = "",
+    questions: int = 1,
 ) -> Section:
     """Return what is open when the page is.
 
@@ -47,10 +47,11 @@ def section(
         method: how the second analysis was made.
         nothing: what is said where there is no headline.
         note: what holds of all headlines and must be said with the answer.
+        questions: that share the level of the tests, see `headline.shared`.
     """
     blocks: list[Block] = [Text(text) for text in answer(headlines, remarks)] or [Text(nothing)]
     blocks += [Text(note)] if note else []
-    table = opinions(headlines)
+    table = opinions(headlines, questions)
     if headlines:
         known = [one for one in headlines if one.verdict != UNKNOWN]
         kept = strongest(known, MOST_LINES)
@@ -144,11 +145,15 @@ def _unclear(headlines: Sequence[Headline]) -> str:
     return f"{text}."
 
 
-def opinions(headlines: Sequence[Headline]) -> pd.DataFrame:
+def opinions(headlines: Sequence[Headline], questions: int = 1) -> pd.DataFrame:
     """Return the headlines as a table, each with the second analysis and whether they agree.
 
-    The p-values of the second analysis are adjusted by Holm over the headlines of a question, as
-    those of the first are over their table.
+    The p-values of the second analysis are adjusted by Holm over the headlines of a question and
+    for the questions that share a level, as those of the first are.
+
+    Args:
+        headlines: of a page.
+        questions: that share the level, see `headline.shared`.
     """
     columns = ("label", "group", "question", "estimate", "low", "high", "unit", "p", "mde",
                "verdict")  # fmt: skip
@@ -159,7 +164,7 @@ def opinions(headlines: Sequence[Headline]) -> pd.DataFrame:
         return table
     known = table["second_p"].notna()
     for _, own in table[known].groupby("question", sort=False):
-        table.loc[own.index, "second_p"] = holm(own["second_p"].tolist())
+        table.loc[own.index, "second_p"] = shared(own["second_p"].tolist(), questions)
     same = (table["second_p"] < ALPHA) == (table["verdict"] == CLEAR)
     return table.assign(agrees=same.astype(object).where(known))
 
@@ -222,6 +227,6 @@ def _sheet(table: pd.DataFrame, method: str) -> Table:
     note = (
         "p: as the verdict rests on it, adjusted as the table of the effect's own section states. "
         "MDE: minimum detectable effect, found with 80 % power by one unadjusted test. "
-        f"Second analysis: {method}, its p adjusted by Holm over a question's effects."
+        f"Second analysis: {method}, its p adjusted in the same way."
     )
     return Table("headlines", "Every effect of the figure", frame, note, HEADS, FORMATS)

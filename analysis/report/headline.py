@@ -83,8 +83,19 @@ def verdict(p: float, same: str = "", *, replicated: bool = True) -> str:
     return WITHIN if same in SAME else UNCLEAR
 
 
+def shared(p: Sequence[float], questions: int) -> list[float]:
+    """Return p-values adjusted by Holm within a question, by Bonferroni over the page's questions.
+
+    A page where nothing is there then has a false headline with the chance of one test.
+    """
+    return [min(1.0, value * questions) if value == value else value for value in holm(p)]
+
+
 def judged(
-    found: Sequence[tuple[Mapping[str, object], Estimate]], margin: float | None
+    found: Sequence[tuple[Mapping[str, object], Estimate]],
+    margin: float | None,
+    *,
+    questions: int = 1,
 ) -> pd.DataFrame:
     """Return effects as a table: labels, numbers, p by Holm over the table, and verdict.
 
@@ -92,13 +103,14 @@ def judged(
         found: the labels of every effect, and the effect; the label `replicated` says whether its
             cells ran under several seeds, without which there is no test.
         margin: of equivalence, in the unit of the effects; None for no such test.
+        questions: that share the level of the tests, see `shared`.
     """
     if not found:
         return pd.DataFrame()
     table = pd.DataFrame([{**row, **{n: getattr(e, n) for n in NUMBERS}} for row, e in found])
     sure = [bool(row.get("replicated", True)) for row, _ in found]
     table["p"] = table["p"].where(pd.Series(sure))
-    table["p_holm"] = holm(table["p"].tolist())
+    table["p_holm"] = shared(table["p"].tolist(), questions)
     same = ["" if margin is None else equivalence(e, margin).verdict for _, e in found]
     said = [
         verdict(p, s, replicated=r) for p, s, r in zip(table["p_holm"], same, sure, strict=True)

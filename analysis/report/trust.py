@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.errors import listed
 from analysis.questions.adapters.section import not_compared as arms_not_compared
 from analysis.questions.controls.estimate import controls
 from analysis.questions.controls.false_positives import measured_rates, too_many
+from analysis.questions.plw.estimate import study_shapes
 from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.regression.default_model import ONE_SEED
 from analysis.regression.study import SCREENING_SEEDS, Study
@@ -30,8 +32,11 @@ def trusted(study: Study) -> bool:
 
 
 def trust(study: Study) -> list[Item]:
-    """Return a line each on fit, seeds, A/A control and measured false positives."""
-    return [_fit(study), _seeds(study), *_sham(study), *false_positive_line(measured_rates(study))]
+    """Return a line each on fit, seeds, curves, A/A control and measured false positives."""
+    return [
+        _fit(study), _seeds(study), *_curves(study), *_sham(study),
+        *false_positive_line(measured_rates(study)),
+    ]  # fmt: skip
 
 
 def warnings(study: Study) -> tuple[tuple[str, str], ...]:
@@ -82,6 +87,19 @@ def _seeds(study: Study) -> Item:
     text = f"{words.count(most, 'seed')} per cell."
     text = text if fewest == most else f"{fewest} to {text}"
     return Item(text, "seeds", "warn" if study.screening else "")
+
+
+def _curves(study: Study) -> Iterator[Item]:
+    """Say on how many curves the quadratic, which PLW 1 − PLW 0 is read from, does not fit."""
+    tested = study_shapes(study)
+    bad = [study.panel(one.labels) for one in tested if not one.fits]
+    if bad:
+        text = (
+            f"The quadratic over the weight does not fit {len(bad)} of {len(tested)} curves (5 % "
+            f"level, not adjusted): {listed(bad, limit=3)}. PLW 1 − PLW 0 is that of the fitted "
+            f"curve there; the means by level stand beside it."
+        )
+        yield Item(text, "curve", "warn", ("curve_shape",))
 
 
 def _sham(study: Study) -> Iterator[Item]:

@@ -93,7 +93,7 @@ def arm_differences(study: Study) -> pd.DataFrame:
             if found is not None:
                 row = labels | {"arm": name, "against": names[reference]}
                 rows.append((row | {"replicated": means.replicated}, found))
-    return judged(rows, study.margin)
+    return judged(rows, study.margin, questions=study.questions)
 
 
 def not_compared(study: Study) -> list[str]:
@@ -126,11 +126,11 @@ def _differences(study: Study) -> list[Block]:
     rows = frame.assign(group=group, label=frame["arm"] + " − " + frame["against"])
     caption = (
         f"Every adapter and rank less {against}: points, 95 % intervals. Filled: distinguishable "
-        "from zero at the 5 % level after Holm's adjustment over all lines. Hollow: not."
+        f"from zero at the 5 % level after adjustment {study.adjusted}. Hollow: not."
     )
     note = (
         "Differences in points. MDE: minimum detectable effect, the true difference found with "
-        "80 % power. p is adjusted by Holm over the table."
+        f"80 % power. p is adjusted {study.adjusted}."
     )
     formats = POINT_FORMATS | {"p": P_VALUE, "p_holm": P_VALUE}
     table = Table(

@@ -18,7 +18,7 @@ from analysis.inference.optimum import Optimum, optimum
 from analysis.regression.model import MARGIN
 from analysis.regression.panels import DoseCurve
 from analysis.regression.study import ALPHA, UNADJUSTED, Study
-from analysis.report.headline import ONE_SEED
+from analysis.report.headline import ONE_SEED, shared
 from analysis.report.words import group_order
 from analysis.table.run_panels import key_of
 
@@ -33,7 +33,9 @@ def dose(study: Study) -> pd.DataFrame:
 def _dose(study: Study) -> pd.DataFrame:
     if not study.dosed:
         return pd.DataFrame()
-    table = dose_rows(study.curves, study_shapes(study), margin=study.margin)
+    table = dose_rows(
+        study.curves, study_shapes(study), margin=study.margin, questions=study.questions
+    )
     if not len(table):
         return table
     return table.assign(because=table["because"].mask(table["effect"].isna(), _unknown(study)))
@@ -54,9 +56,14 @@ def study_shapes(study: Study) -> list[Shape]:
 
 
 def dose_rows(
-    curves: Iterable[DoseCurve], tested: Sequence[Shape], *, margin: float = MARGIN
+    curves: Iterable[DoseCurve],
+    tested: Sequence[Shape],
+    *,
+    margin: float = MARGIN,
+    questions: int = 1,
 ) -> pd.DataFrame:
-    """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm.
+    """Return `dose_table`, curved modes first, its p-values and verdicts adjusted by Holm, and for
+    the questions that share the level of the tests (`headline.shared`).
 
     Empty where the formula is one of the user's own that is not quadratic in the weight.
     """
@@ -66,7 +73,10 @@ def dose_rows(
         return pd.DataFrame()
     if not len(table):
         return table
-    table = table.assign(p_any_holm=holm(table["p_any"].tolist()))
+    table = table.assign(
+        p_holm=shared(table["p"].tolist(), questions),
+        p_any_holm=shared(table["p_any"].tolist(), questions),
+    )
     unclear = table["p_holm"] >= ALPHA
     table["verdict"] = table["verdict"].mask(unclear, table["verdict"].replace(UNADJUSTED))
     table = table.assign(curved=table["b2_se"].gt(0), place=table["task_group"].map(group_order))

@@ -104,7 +104,7 @@ def effect_table(study: Study) -> Table:
         "that this design finds with 80 % power at the 5 % level, so a null says no more than "
         "that. Verdict: of the test against zero together "
         f"with the equivalence test at ±{margin:g} points. Whole curve: "
-        "the test of the curve against a flat one, adjusted by Holm like the other."
+        f"the test of the curve against a flat one. p is adjusted {study.adjusted}."
     )
     heads = words.HEADS | {
         "effect": "PLW 1 − PLW 0", "p_any_holm": "whole curve, p (Holm)",
@@ -137,8 +137,8 @@ def _lead(study: Study) -> str:
     seen = dose(study)[dose(study)["p_any_holm"] < 0.05]
     return (
         f"Of {len(dose(study))} curves (masking mode, data set, group of tasks), "
-        f"{len(seen)} show a score that changes with the weight at all (5 % level, adjusted by "
-        f"Holm). {_smallest(study)}"
+        f"{len(seen)} show a score that changes with the weight at all (5 % level, adjusted "
+        f"{study.adjusted}). {_smallest(study)}"
     )
 
 

@@ -34,10 +34,10 @@ def section(study: Study) -> Section | None:
         "Each level of a setting less the level that most runs have, among runs that are equal in "
         "everything else; levels that never ran beside that one are held against the most frequent "
         "of those that they ran beside. Points with 95 % intervals. Filled: distinguishable after "
-        "Holm's adjustment over all lines."
+        f"adjustment {study.adjusted}."
     )
     plate = Plate("settings", plots.forest(table.assign(group=group, label=label)), caption)
-    note = "Points; p is adjusted by Holm over the table. At: settings that are not the usual ones."
+    note = f"Points; p is adjusted {study.adjusted}. At: settings that are not the usual ones."
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
     formats |= {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
     sheet = Sheet(Table("settings", "Settings", study.shown(table), note, words.HEADS, formats))
@@ -55,7 +55,8 @@ def differences(study: Study) -> pd.DataFrame:
     Columns: side, dataset, model, setting, level, against, plw, at (what is not usual there),
     estimate, low, high, p, mde, p_holm, verdict.
     """
-    return judged([(row, gap) for row, gap in _gaps(study) if gap is not None], study.margin)
+    found = [(row, gap) for row, gap in _gaps(study) if gap is not None]
+    return judged(found, study.margin, questions=study.questions)
 
 
 def not_compared(study: Study) -> list[str]:
