@@ -86,11 +86,11 @@ def _power(request: "Request", given: argparse.Namespace) -> dict[str, Any]:
     tests = power(
         prospective_table(request), noise, effect=effect, seeds=given.seeds or SEEDS, draws=draws
     )
-    groups = noise.groups.items()
     spreads = "; ".join(
-        f"{group or 'a mean of ' + format(one.tasks, 'g') + ' tasks'}: cells {one.cell:.2f}, runs "
-        f"{one.run:.2f}" + (f" (of which items {one.item:.2f})" if noise.items > 0 else "")
-        for group, one in groups
+        f"{dataset + ', ' + group if group else format(one.tasks, 'g') + ' tasks'}: cells "
+        f"{one.cell:.2f}, runs {one.run:.2f}"
+        + (f" (items {one.item:.2f})" if noise.items > 0 else "")
+        for (dataset, group), one in noise.panels.items()
     )
     at = f", at {noise.items:g} items a task" if noise.items > 0 else ""
     sentence = (

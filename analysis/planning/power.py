@@ -5,7 +5,7 @@ of runs are drawn
 
     score = effect * shape(w_p) + cell + run
 
-with the pilot's standard deviations for that group of tasks, the panel's default model is fitted to
+with the pilot's standard deviations for that panel, the panel's default model is fitted to
 every draw, and the share of draws in which a test sees the effect is its power. Two shapes, each
 with its own test:
 
@@ -72,17 +72,21 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The noise of a study's scores by group of tasks."""
+    """The noise of a study's scores by data set and group of tasks."""
 
-    groups: Mapping[str, Noise]
+    panels: Mapping[tuple[str, str], Noise]  # (data set, group of tasks)
     items: float  # a task
     source: str
 
-    def of(self, group: str) -> Noise:
-        """Return the noise of a group of tasks, the mean of the known ones for another."""
-        if group in self.groups:
-            return self.groups[group]
-        return _mean(list(self.groups.values()), [1.0] * len(self.groups))
+    def of(self, dataset: str, group: str) -> Noise:
+        """Return the noise of a panel; for one that the pilot lacks the mean over its group of
+        tasks, or else over all.
+        """
+        if (dataset, group) in self.panels:
+            return self.panels[dataset, group]
+        own = [noise for (_, name), noise in self.panels.items() if name == group]
+        own = own or list(self.panels.values())
+        return _mean(own, [1.0] * len(own))
 
     def with_items(self, items: int | None) -> "Components":
         """Return the components at another number of items a task.
@@ -94,8 +98,8 @@ class Components:
             return self
         if items < 1 or not self.items > 0:
             raise AnalysisError(f"items={items}: needs a pilot with items, and at least one")
-        groups = {n: one.with_items(self.items / items) for n, one in self.groups.items()}
-        return Components(groups, items, self.source)
+        panels = {n: one.with_items(self.items / items) for n, one in self.panels.items()}
+        return Components(panels, items, self.source)
 
 
 def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
@@ -114,23 +118,22 @@ def components(pilot: pd.DataFrame, *, source: str = "the pilot") -> Components:
     if not models:
         raise AnalysisError(f"pilot: {lost[0].reason}")
     errors = rows["score_se"].astype(float) ** 2
-    item = errors.groupby([rows[n].astype(str) for n in ("task_group", "run")]).mean()
-    groups: dict[str, list[Noise]] = {}
+    item = errors.groupby([rows[n].astype(str) for n in ("dataset", "task_group")]).mean()
+    panels: dict[tuple[str, str], list[Noise]] = {}
     for model in models:
-        group = model.labels["task_group"]
+        panel = (model.labels["dataset"], model.labels["task_group"])
         tasks = float(model.frame["tasks"].mean())
         cell = model.fit.random.get("cell")
-        groups.setdefault(group, []).append(
+        panels.setdefault(panel, []).append(
             Noise(
                 cell=0.0 if cell is None else float(cell.sd.iloc[0]),
                 run=model.fit.sigma,
-                item=float(np.sqrt(np.nan_to_num(item.loc[[group]].mean()) / tasks)),
+                item=float(np.sqrt(np.nan_to_num(item.loc[[panel]].mean()) / tasks)),
                 tasks=tasks,
             )
         )
-    sizes = {g: [float(m.fit.n) for m in models if m.labels["task_group"] == g] for g in groups}
     items = rows["n"].astype(float).median() if "n" in rows else float("nan")
-    means = {group: _mean(own, sizes[group]) for group, own in groups.items()}
+    means = {panel: _mean(own, [1.0] * len(own)) for panel, own in panels.items()}
     return Components(means, float(items), source)
 
 
@@ -153,7 +156,7 @@ def published() -> Components:
     """
     spread = wit_spread().sd
     return Components(
-        groups={"": Noise(cell=0.0, run=spread, item=0.0, tasks=BENCHMARKS)},
+        panels={("", ""): Noise(cell=0.0, run=spread, item=0.0, tasks=BENCHMARKS)},
         items=float("nan"),
         source=f"WIT's published table (spread of a mean of {BENCHMARKS} benchmarks: {spread:.2f})",
     )
@@ -171,7 +174,7 @@ def power(
 
     Args:
         planned: the grid as a results table, one row per run and task; `value` is not looked at.
-        noise: of cells and runs, by group of tasks.
+        noise: of cells and runs, by data set and group of tasks.
         effect: in points.
         seeds: numbers of seeds to try.
         draws: simulated studies a number of seeds.
@@ -233,7 +236,8 @@ def _at(
     models, _ = panel_models(rows, default_formula(frame)[0], ASKED_NOTHING)
     lines = []
     for model in models:
-        own = noise.of(model.labels["task_group"]).of_mean(float(model.frame["tasks"].mean()))
+        own = noise.of(model.labels["dataset"], model.labels["task_group"])
+        own = own.of_mean(float(model.frame["tasks"].mean()))
         shares = _shares(model, own, (effect, draws), rng)
         for (labels, shape, _, _), share in zip(_tests(model, effect), shares, strict=True):
             error = float(np.sqrt(share * (1 - share) / draws))

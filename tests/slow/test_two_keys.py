@@ -57,7 +57,7 @@ def test_both_keys_are_factors_of_the_model_the_tables_and_the_figures(swept, tm
     assert [f.column for f in found] == ["dataset", PATH, "adapter", DROPOUT, "seed"]
     model = default_formula(frame)
     assert f"C(`{DROPOUT}`)" in model.formula
-    assert "dataset:seed" in model.formula
+    assert " + seed + " in f"{model.formula} + "
     assert model.left_out == []
     page = build.build(swept, tmp_path / "report").read_text()
     for word in ("north.jsonl", "south.jsonl", "lora dropout 0.1 r2", PATH, DROPOUT):
