@@ -313,7 +313,7 @@ def _attempts(
 ) -> Iterator[_Fitted]:
     """Yield the fit as asked, else as planned, else by the default; only the first is made."""
     if request.formula is not None:
-        _check_response(request.formula, rows)
+        _check_response(request.formula, rows.assign(cell=""))
         yield _all_scores(rows, request, request.formula, GIVEN, own=True)
         return
     if planned is not None:
@@ -344,7 +344,8 @@ def _by_panel(rows: pd.DataFrame, request: Request, formula: str, reasons: list[
 def _all_scores(
     rows: pd.DataFrame, request: Request, formula: str, reason: str, *, own: bool
 ) -> _Fitted:
-    """Return the one model of all scores that a formula describes."""
+    """Return the one model of all scores that a formula describes; it may name `cell`."""
+    rows = rows.assign(cell=stratum_names(rows) + " " + cell_names(rows))
     proposal = Proposal(formula, "gaussian", request.weights, (Choice("formula", formula, reason),))
     found = fit_proposal(rows, proposal, own=True) if own else as_it_stands(rows, proposal)
     rule, why = df_rule(found[2], request.df or RULE)

@@ -200,8 +200,10 @@ def _rank_marked(names: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _line(names: pd.DataFrame) -> "pd.Series[str]":
-    text = names.agg(" ".join, axis=1)
-    return text.str.replace(r"\s+", " ", regex=True).str.strip()
+    columns = (names[n].astype(str).tolist() for n in names)
+    # Empty levels leave no double space behind.
+    texts = [" ".join(" ".join(levels).split()) for levels in zip(*columns, strict=True)]
+    return pd.Series(texts, index=names.index, dtype=str)
 
 
 def joined(rows: pd.DataFrame, names: Sequence[str]) -> "pd.Series[str]":

@@ -238,7 +238,8 @@ def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:
     """
     rng = np.random.default_rng(seed)
     rows = study.rows.assign(cell=stratum_names(study.rows) + " " + cell_names(study.rows))
-    drawn = [_labels(rows, rng) for _ in range(labellings)]
+    cells = [sorted(own.unique()) for _, own in rows["cell"].groupby(stratum_names(rows))]
+    drawn = [_labels(cells, rng) for _ in range(labellings)]
     found: list[dict[str, object]] = []
     for model in study.panels:
         if model.fit.random.get("cell") is not None:
@@ -290,10 +291,9 @@ def _label_tests(
                 yield labels | {"labelling": labelling, "p": test.p}
 
 
-def _labels(rows: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+def _labels(strata: Sequence[Sequence[str]], rng: np.random.Generator) -> dict[str, float]:
     """Return 1/2 for the half of every stratum's cells that drew the label, -1/2 for the others."""
-    drawn: dict[str, float] = {}
-    for _, own in rows["cell"].groupby(stratum_names(rows)):
-        names = rng.permutation(sorted(own.unique()))
-        drawn |= {str(n): 0.5 if i % 2 else -0.5 for i, n in enumerate(names)}
-    return drawn
+    return {
+        str(name): 0.5 if i % 2 else -0.5
+        for cells in strata for i, name in enumerate(rng.permutation(cells))
+    }  # fmt: skip
