@@ -114,7 +114,66 @@ def winners() -> str:
     return markdown(spans.set_axis(heads, axis=1).reset_index())
 
 
+def labellings() -> str:
+    """Return rates of random labels by panel, in percent."""
+    found = pd.read_csv(HERE / "labellings.csv")
+    panels = [", ".join(dict.fromkeys(row)) for row in found[["dataset", "task_group"]].to_numpy()]
+    rates = [_percent(*row) for row in found[["rate", "low", "high"]].to_numpy()]
+    return markdown(pd.DataFrame({"panel": panels, "tests": found["tests"], "rate": rates}))
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def whole_studies() -> str:
+    """Return what the page says of simulated studies, a case a row, in percent and points."""
+    found = pd.read_csv(HERE / "whole_studies.csv")
+    rows = [_case(name, own.set_index(["what", "where"]))
+            for name, own in found.groupby("case", sort=False)]  # fmt: skip
+    return markdown(pd.DataFrame(rows))
+
+
+def _case(name: str, own: pd.DataFrame) -> dict[str, object]:
+    def share(what: str, where: str) -> str:
+        known = (what, where) in own.index
+        return f"{100 * own.loc[(what, where), 'value']:.1f}" if known else ""
+
+    row: dict[str, object] = {"truth": name}
+    gain = "coverage of PLW 1 - PLW 0"
+    row["false"] = share("false headline of either", "study")
+    row["false before"] = share("before: false headline of the weight", "study")
+    for mark, what in (("", gain), (" before", f"before: {gain}")):
+        parts = own.loc[[what], "value"] if what in own.index.get_level_values(0) else None
+        row[f"coverage{mark}"] = "" if parts is None else (
+            f"{share(what, 'all panels')} ({100 * parts.min():.0f} to {100 * parts.max():.0f})"
+        )  # fmt: skip
+    for mark, start in (("", ""), (" before", "before: ")):
+        what = f"{start}width of PLW 1 - PLW 0"
+        known = (what, "all panels") in own.index
+        row[f"width{mark}"] = f"{own.loc[(what, 'all panels'), 'value']:.1f}" if known else ""
+        row[f"seen{mark}"] = share(f"{start}seen by itself", "all panels")
+    row["best weight inside claimed"] = share("best weight inside claimed", "all panels")
+    row["its coverage"] = share("coverage of the best weight", "all panels")
+    row["winner's coverage"] = share("coverage of the winner, corrected", "all panels")
+    return row
+
+
+def external() -> str:
+    """Return the type I error of proposed models by shape of the table, in percent."""
+    found = pd.read_csv(HERE / "external_tables.csv")
+    rates = [f"{100 * r:.1f} ± {100 * e:.1f}" for r, e in found[["rate", "error"]].to_numpy()]
+    return markdown(pd.DataFrame({
+        "table": found["shape"], "predictor": found["interest"], "tables": found["tables"],
+        "before": found["shape"].map({"sleepstudy": "31", "lm-eval": "39", "cake": "17"}),
+        "now": rates, "proposed now": "`" + found["proposed"] + "`",
+    }))  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "external": external,
+    "labellings": labellings,
+    "whole_studies": whole_studies,
     "speed": speed,
     "growth": growth,
     "refits": refits,

@@ -24,7 +24,18 @@ def tables():
 
 def test_the_page_has_every_table_as_it_was_measured(tables):
     page = tables.PAGE.read_text(encoding="utf-8")
-    names = ["coverage", "winners", "speed", "growth", "refits", "dispersion", "general"]
+    names = [
+        "coverage",
+        "labellings",
+        "whole_studies",
+        "external",
+        "winners",
+        "speed",
+        "growth",
+        "refits",
+        "dispersion",
+        "general",
+    ]
     assert [m[2] for m in tables.BLOCK.finditer(page)] == names
     assert tables.rewritten(page) == page
     stale = page.replace("fit_mixed |", "fit_mixed | 9", 1)
@@ -41,6 +52,32 @@ def test_the_rules_that_claim_to_be_exact_hold():
     assert len(claimed) == 24  # three shapes, four quantities, two rules
     assert claimed["within"].all()
     assert not found["unconverged"].any()
+
+
+def test_labels_that_say_nothing_are_called_effects_at_the_level_of_the_tests():
+    found = stored("labellings")
+    assert (found["tests"] >= 2000).all()
+    assert found.loc[found["dataset"] == "all", "rate"].between(0.04, 0.06).all()
+    assert found["rate"].between(0.035, 0.065).all()
+
+
+def test_models_proposed_for_tables_keep_their_level():
+    found = stored("external_tables")
+    assert len(found) == 10
+    assert (found["tested"] >= 400).all()
+    assert found["rate"].max() <= 0.07
+
+
+def test_what_a_page_says_of_a_simulated_study_is_as_often_wrong_as_it_claims():
+    found = stored("whole_studies").set_index(["case", "what", "where"])["value"]
+    false = found.xs(("false headline of either", "study"), level=(1, 2))
+    assert len(false) >= 5
+    assert false.max() <= 0.06
+    gains = found.xs("coverage of PLW 1 - PLW 0", level="what")
+    gains = gains[~gains.index.get_level_values("case").str.startswith("plateau")]  # no quadratic
+    over = gains.xs("all panels", level="where")
+    assert over.between(0.94, 0.97).all()  # above where no cells' effect is there to be estimated
+    assert gains.between(0.93, 0.985).all()
 
 
 def test_the_winners_interval_covers_where_the_variance_is_estimated():
