@@ -5,7 +5,8 @@
                of freedom and sees a smooth deviation that the first may miss; with 5 levels both
                are one test
 
-Both are judged by pure error, see `curve.level_curve`.
+Both are held against the noise of `curve.level_curve`: that of cells where it can be told from that
+of seeds. The degrees of freedom are Satterthwaite's, and exact in a balanced grid.
 
 Letters in names: L levels, M = L - 1 steps, K knots, S columns of a shape.
 """

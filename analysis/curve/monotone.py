@@ -1,8 +1,8 @@
 """A quadratic with a maximum inside against a curve that only rises or only falls.
 
 The statistic is T = SSE(monotone) - SSE(quadratic), referred to what each of the two would give:
-scores are drawn from the fitted monotone curve, then from the fitted quadratic, both with the pure
-error: a parametric bootstrap of non-nested models (Williams 1970, Biometrics 26(1)). The monotone
+scores are drawn from the fitted monotone curve, then from the fitted quadratic, both with the noise
+of `curve.level_curve`: a parametric bootstrap of non-nested models (Williams 1970, Biometrics 26(1)). The monotone
 curve is the better of rising and falling, by isotonic least squares (Barlow et al. 1972). A
 quadratic without a maximum inside counts as monotone.
 

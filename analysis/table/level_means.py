@@ -76,11 +76,12 @@ def level_means(
     if "seed" in others:
         context = joined(rows, [n for n in others if n != "seed"])
         runs["cell"] = level + " " + context
-    for found in _attempts(runs, df):
-        if np.isfinite(found[0].l_KB).all():
-            estimates = found[0].estimates
+    one_seed = "seed" in rows and rows["seed"].nunique() == 1
+    for found, replicated in _attempts(runs, df):
+        if np.isfinite(found.l_KB).all():
+            estimates = found.estimates
             numbers = {k: [getattr(m, k) for m in estimates] for k in ("estimate", "low", "high")}
-            return Levels(table.assign(**numbers), *found)
+            return Levels(table.assign(**numbers), found, replicated and not one_seed)
     return Levels(table.assign(low=np.nan, high=np.nan), None)
 
 

@@ -1,4 +1,6 @@
-"""The best weight at every rank: plain least squares, the true surface, coverage."""
+"""The best weight at every rank: least squares on cells, the true surface, coverage."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,8 @@ from scipy import stats
 
 from analysis.curve.best import IN_DOUBT
 from analysis.curve.shape import shape
-from analysis.inference.optimum import INTERIOR
+from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED
+from analysis.mixed import with_score
 from analysis.questions.plw.by_rank import (
     difference_table,
     panel_curves,
@@ -18,29 +21,29 @@ from analysis.table.run_panels import RunPanel
 
 WEIGHTS, RANKS = (0.0, 0.25, 0.5, 0.75, 1.0), (2, 4, 8, 16)
 PEAK = np.array([8.0, 0.8, -9.0, -1.5, 1.0])  # wp, rank, wp^2, rank^2, wp rank
-LABELS = {"mode": "none", "task_group": "mc", "dataset_type": "short"}
+LABELS = {"mode": "none", "dataset": "d", "model": "m", "task_group": "mc"}
+REML = 1e-4  # how far the variances of two ways to the same fit may be apart
 
 
-def grid(beta=PEAK, *, seed=0, noise=1.0, seeds=3, adapters=("lora",)):
+def grid(beta=PEAK, *, seed=0, noise=1.0, cell_sd=0.0, seeds=3, adapters=("lora",)):
     """Runs over weight, rank and seed; `full` runs once per weight and has no rank."""
     rng = np.random.default_rng(seed)
-    cells = [
-        (a, r, s, w)
-        for a in adapters
-        for r in (RANKS if a != "full" else (0,))
-        for s in range(seeds)
-        for w in WEIGHTS
-    ]
-    runs = pd.DataFrame(cells, columns=["adapter", "rank", "seed", "wp"])
+    cells = [(a, r, w) for a in adapters for r in (RANKS if a != "full" else (0,)) for w in WEIGHTS]
+    names = pd.DataFrame(cells, columns=["adapter", "rank", "wp"])
+    names = names.assign(cell=names.index.astype(str), own=rng.normal(0, 1, len(cells)))
+    runs = names.merge(pd.DataFrame({"seed": range(seeds)}), how="cross")
     z = np.log2(runs["rank"].where(runs["rank"] > 0, 2**2.5)) - 2.5
-    columns = np.column_stack([runs["wp"], z, runs["wp"] ** 2, z**2, runs["wp"] * z])
-    effect = rng.normal(0, 2, seeds)[runs["seed"]]
-    score = 40 + columns @ beta + effect + noise * rng.standard_normal(len(runs))
+    effect = rng.normal(0, 2, seeds)[runs["seed"]] + cell_sd * runs["own"]
+    score = 40 + powers(runs["wp"], z) @ beta + effect + noise * rng.standard_normal(len(runs))
     arm = runs["adapter"] + " " + runs["rank"].astype(str)
     return runs.assign(
         log2_rank=z, score=score, dataset="d", model="m", arm=arm,
         block="d:" + runs["seed"].astype(str),
     )  # fmt: skip
+
+
+def powers(wp, z):
+    return np.column_stack([wp, z, wp**2, z**2, wp * z])
 
 
 def shapes_of(runs):
@@ -51,32 +54,83 @@ def best_wp(log2_rank):
     return -(PEAK[0] + PEAK[4] * log2_rank) / (2 * PEAK[2])
 
 
-def test_the_curve_at_a_rank_is_that_of_plain_least_squares():
-    runs = grid(noise=1.5)
-    x, z = runs["wp"].to_numpy(), runs["log2_rank"].to_numpy()
-    blocks = pd.get_dummies(runs["block"]).to_numpy(dtype=float)
-    columns = np.column_stack([x, x**2, x * z, z, z**2, blocks])
+def ordinary(runs, extra=()):
+    """Coefficients, covariance and df of plain least squares of the score on the surface."""
+    one = np.ones((len(runs), 1))
+    columns = np.hstack([powers(runs["wp"], runs["log2_rank"]), *(extra or [one])])
     y = runs["score"].to_numpy()
     b = np.linalg.lstsq(columns, y, rcond=None)[0]
     df = len(y) - columns.shape[1]
-    cov = np.linalg.inv(columns.T @ columns) * ((y - columns @ b) ** 2).sum() / df
-    (found,) = panel_curves(RunPanel(LABELS, runs))
+    return b, np.linalg.inv(columns.T @ columns) * ((y - columns @ b) ** 2).sum() / df, df
+
+
+def cell_means(runs):
+    return runs.groupby("cell", sort=False)[["wp", "log2_rank", "score"]].mean().reset_index()
+
+
+def agrees(found, b, cov, df):
     for rank in RANKS:
         ours = found.by_rank[rank].quadratic
-        l_23 = np.array([[1, 0, np.log2(rank) - 2.5], [0, 1, 0]])
-        assert (ours.b1, ours.b2) == pytest.approx(tuple(l_23 @ b[:3]))
-        np.testing.assert_allclose(ours.cov_22, l_23 @ cov[:3, :3] @ l_23.T)
-        assert ours.df == pytest.approx(df)
-    assert found.p_changes == pytest.approx(2 * stats.t.sf(abs(b[2]) / np.sqrt(cov[2, 2]), df))
+        l_25 = np.zeros((2, len(b)))
+        l_25[0, 0] = l_25[1, 2] = 1
+        l_25[0, 4] = np.log2(rank) - 2.5
+        assert (ours.b1, ours.b2) == pytest.approx(tuple(l_25 @ b))
+        np.testing.assert_allclose(ours.cov_22, l_25 @ cov @ l_25.T, rtol=REML)
+        assert ours.df == pytest.approx(df, rel=REML)
+
+
+def test_where_cells_scatter_the_curve_is_that_of_least_squares_on_their_means():
+    """Every cell ran under the same seeds: REML is the analysis of variance, cells the units."""
+    runs = grid(noise=0.5, cell_sd=1.5)
+    b, cov, df = ordinary(cell_means(runs))
+    (found,) = panel_curves(RunPanel(LABELS, runs))
+    agrees(found, b, cov, df)
+    assert df == 20 - 6
+    p = 2 * stats.t.sf(abs(b[4]) / np.sqrt(cov[4, 4]), df)
+    assert found.p_changes == pytest.approx(p, rel=1e-3)
+
+
+def test_where_cells_lie_on_the_surface_the_curve_is_that_of_least_squares_on_runs():
+    runs = grid(noise=1.5)
+    means = cell_means(runs)
+    b, _, _ = ordinary(means)
+    columns = np.hstack([powers(means["wp"], means["log2_rank"]), np.ones((len(means), 1))])
+    off = dict(zip(means["cell"], means["score"] - columns @ b, strict=True))
+    runs = runs.assign(score=runs["score"] - runs["cell"].map(off))
+    blocks = pd.get_dummies(runs["block"]).to_numpy(dtype=float)
+    (found,) = panel_curves(RunPanel(LABELS, runs))
+    agrees(found, *ordinary(runs, [blocks]))
+
+
+def test_without_replicates_there_are_curves_but_neither_tests_nor_optima():
+    runs = grid(noise=0.3, seeds=1, adapters=("full", "lora"))
+    found = list(panel_curves(RunPanel(LABELS, runs)))
+    alone = runs[runs["adapter"] == "lora"]
+    b, _, _ = ordinary(alone)
+    ours = found[1].by_rank[4].quadratic
+    assert (ours.b1, ours.b2) == pytest.approx((b[0] - 0.5 * b[4], b[2]))
+    table = rank_table(found, shapes_of(runs))
+    assert table["optimum"].tolist() == [NOT_IDENTIFIED] * 5
+    assert table[["best_plw", "gain", "p_changes"]].isna().all(axis=None)
+    assert difference_table(found)["p"].isna().all()
 
 
 def test_the_best_weight_at_a_rank_is_covered_as_often_as_is_claimed():
-    covered = 0
-    for i in range(100):
-        (found,) = panel_curves(RunPanel(LABELS, grid(seed=i, noise=1.5)))
-        low, high = rank_optimum(found.by_rank[8]).fieller
+    """Cells scatter by a point beside the noise of their runs, which alone covers too seldom."""
+    covered, naive = 0, 0
+    (one,) = panel_curves(RunPanel(LABELS, grid(cell_sd=1.0)))
+    for i in range(80):
+        runs = grid(seed=i, noise=1.0, cell_sd=1.0)
+        fit = with_score(one.middle.fit, runs["score"].to_numpy())
+        low, high = rank_optimum(replace(one.by_rank[8], fit=fit)).fieller
         covered += low <= best_wp(0.5) <= high
-    assert stats.binomtest(covered, 100, 0.95).pvalue > 0.001
+        blocks = pd.get_dummies(runs["block"]).to_numpy(dtype=float)
+        b, cov, df = ordinary(runs, [blocks])
+        l_5 = np.array([1, 0, 2 * best_wp(0.5), 0, 0.5])  # the slope at the true best weight is 0
+        t = l_5 @ b[:5] / np.sqrt(l_5 @ cov[:5, :5] @ l_5)
+        naive += abs(t) <= stats.t.isf(0.025, df)
+    assert stats.binomtest(covered, 80, 0.95).pvalue > 0.001
+    assert naive < covered - 4
 
 
 def test_full_tuning_has_no_rank_and_shares_the_panel():

@@ -7,7 +7,8 @@ The default model of a panel for one masking mode, with a curve per adapter:
           + (r + r^2 + w_p r) : adapter,   r = log2(rank / r0)   zero for full tuning
 
 The block is what runs of one seed share. The curve over the weight at one rank is the mean response
-there; its optimum is that of `curve.best`.
+there; its optimum is that of `curve.best`. Without replicates (one seed a cell) nothing is tested and
+no optimum is given.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from analysis.inference.estimates import contrast, joint
 from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import Optimum, optimum
 from analysis.mixed import fit_mixed
+from analysis.questions.plw.estimate import NO_OPTIMUM
 from analysis.table.cell_effect import cell_formula
 from analysis.table.run_panels import RunPanel, key_of, run_panels
 
@@ -37,11 +39,12 @@ class AdapterCurves:
     adapter: str
     by_rank: dict[int, Response]  # 0 for full tuning, which has no rank
     middle: Response  # at rank r0
+    replicated: bool  # whether some cell ran under several seeds
 
     @property
     def p_changes(self) -> float:
-        """The p-value of one curve at all ranks (w_p r = 0); NaN with one rank."""
-        if len(self.by_rank) < 2:
+        """The p-value of one curve at all ranks (w_p r = 0); NaN with one rank or one seed."""
+        if len(self.by_rank) < 2 or not self.replicated:
             return NAN
         ends = [self.by_rank[rank].l_3B[1] for rank in (max(self.by_rank), min(self.by_rank))]
         return contrast(self.middle.fit, ends[0] - ends[1]).p
@@ -60,13 +63,14 @@ def panel_curves(panel: RunPanel) -> Iterator[AdapterCurves]:
     """Yield the curves of every adapter of one panel; nothing where no noise can be estimated."""
     runs = panel.runs.assign(adapter=panel.runs["adapter"].astype(str))
     try:
-        fit = fit_mixed(runs, cell_formula(curve_formula(runs), runs)[0])
+        formula, replicated = cell_formula(curve_formula(runs), runs)
+        fit = fit_mixed(runs, formula)
     except AnalysisError:
         return
     for adapter, own in runs.groupby("adapter", sort=True):
         ranks = {int(str(rank)): response(fit, rows) for rank, rows in own.groupby("rank")}
         middle = response(fit, own.assign(log2_rank=0.0))
-        yield AdapterCurves(panel.labels, str(adapter), ranks, middle)
+        yield AdapterCurves(panel.labels, str(adapter), ranks, middle, replicated)
 
 
 def curve_formula(runs: pd.DataFrame) -> str:
@@ -101,7 +105,7 @@ def rank_table(found: list[AdapterCurves], tested: list[Shape]) -> pd.DataFrame:
         doubt = objection(known.get(key_of(one.labels)))
         for rank, curve in one.by_rank.items():
             head: dict[str, object] = {"adapter": one.adapter, "rank": rank or NAN}
-            best = best_row(rank_optimum(curve), doubt)
+            best = best_row(rank_optimum(curve), doubt) if one.replicated else NO_OPTIMUM
             rows.append(one.labels | head | best | {"p_changes": one.p_changes})
     return pd.DataFrame(rows)
 
@@ -109,8 +113,8 @@ def rank_table(found: list[AdapterCurves], tested: list[Shape]) -> pd.DataFrame:
 def difference_table(found: list[AdapterCurves]) -> pd.DataFrame:
     """Return the labels of the curve, adapters and p of one curve for all adapters at r0.
 
-    The test is an F test of both coefficients; p is NaN with one adapter or where a curve is not
-    determined.
+    The test is an F test of both coefficients; p is NaN with one adapter, without replicates or
+    where a curve is not determined.
     """
     groups: dict[tuple[str, ...], list[AdapterCurves]] = {}
     for one in found:
@@ -122,6 +126,6 @@ def difference_table(found: list[AdapterCurves]) -> pd.DataFrame:
 
 def _p_differ(own: list[AdapterCurves]) -> float:
     l_A2B = [one.middle.l_3B[1:] for one in own]
-    if len(l_A2B) < 2 or not all(np.isfinite(l_2B).all() for l_2B in l_A2B):
+    if len(l_A2B) < 2 or not own[0].replicated or not all(np.isfinite(l_2B).all() for l_2B in l_A2B):
         return NAN
     return joint(own[0].middle.fit, np.vstack([l_2B - l_A2B[0] for l_2B in l_A2B[1:]])).p
