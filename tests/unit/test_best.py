@@ -68,8 +68,7 @@ def test_every_table_and_sentence_of_a_page_has_one_optimum_per_panel(study):
         panels.loc[panels["curved"], "best_plw"].reset_index(drop=True),
     )
     shapes = tables(shape_section.section(study))["curve_shape"]
-    keys = ["mode", "task_group", "dataset_type"]
-    both = shapes.merge(shown, on=keys, suffixes=("", "_dose"))
+    both = shapes.merge(shown, on=["mode", "dataset", "task_group"], suffixes=("", "_dose"))
     assert len(both) == len(shapes) > 0
     assert (both["optimum"] == both["optimum_dose"]).all()
     inside = panels[(panels["optimum"] == INTERIOR) & (panels["p_any_holm"] < 0.05)]
@@ -77,10 +76,9 @@ def test_every_table_and_sentence_of_a_page_has_one_optimum_per_panel(study):
     (text,) = remarks(study)
     surest = inside.loc[inside["p_any_holm"].idxmin()]
     assert f" is {surest['best_plw']:.2g} (95 % interval" in text
-    # One data set a kind: the paper's curves by data set are the same curves.
     claims = tables(paper.section(study))["plw_claims"]
     quadratic = claims[claims["claim"].str.contains("negative quadratic")]
-    best = panels[(panels["dataset_type"] == "short") & (panels["optimum"] == INTERIOR)]
+    best = panels[(panels["dataset"] == "micro_short") & (panels["optimum"] == INTERIOR)]
     kinds = ~best["task_group"].str.startswith("long")
     assert (quadratic["verdict"] == SUPPORTED).sum() == kinds.sum()
 

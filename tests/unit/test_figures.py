@@ -13,7 +13,7 @@ from analysis.questions.adapters import figure as adapters
 from analysis.questions.tradeoff import figure as tradeoff
 from analysis.questions.tradeoff.estimate import OFF, ON
 from analysis.questions.tuning import figure as tuning
-from analysis.report import draw, plots, style
+from analysis.report import draw, plots, style, words
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
 BLINDNESS = {
@@ -80,14 +80,21 @@ def markers_of(axis):
 
 
 def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
-    points = pd.concat([dose_points(dataset=d, task=t) for d in ("a", "b") for t in ("x", "y")])
+    groups = ("mc source", "long target")
+    points = pd.concat(
+        [dose_points(stratum=d, task_group=g) for d in ("a", "b, big") for g in groups]
+    )
     wp = np.linspace(0, 1, 11)
-    curve = pd.DataFrame({"dataset": "b", "task": "y", "masking": "none", "wp": wp})
+    where = {"stratum": "b, big", "task_group": "long target"}
+    curve = pd.DataFrame(where | {"masking": "none", "wp": wp})
     curve = curve.assign(estimate=40 + wp, low=39 + wp, high=41 + wp)
-    base = pd.DataFrame({"task": ["x", "y"], "estimate": [33.0, 44.0]})
+    base = pd.DataFrame(
+        {"stratum": ["a", "b, big", "b, big"], "task_group": [groups[1], *groups],
+         "estimate": [22.0, 33.0, 44.0]}
+    )  # fmt: skip
     figure = plots.score_curves(points, curve, base=base)
     assert len(figure.axes) == 4
-    axis = figure.axes[3]  # data set b, task y
+    axis = figure.axes[3]  # data set b, long generation
     x, y = markers_of(axis)["none"]
     np.testing.assert_allclose(y, [50 + 10 * wp for _, wp in DOSES])
     np.testing.assert_allclose(x, [wp for _, wp in DOSES], atol=draw.DODGE)
@@ -96,15 +103,18 @@ def test_score_curves_draw_the_means_the_curve_the_band_and_the_base():
     band = axis.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(39)
     assert band[:, 1].max() == pytest.approx(42)
-    assert 44.0 in [line.get_ydata()[0] for line in axis.lines]
+    level = {22.0, 33.0, 44.0} & {line.get_ydata()[0] for line in axis.lines}
+    assert level == {44.0}
     assert [t.get_text() for t in axis.get_xticklabels()] == ["0", ".01", ".1", "1"]
     labels = {t.get_text() for t in figure.legends[0].get_texts()}
     assert labels == {"none", "special", "untouched base"}
-    assert figure.axes[0].get_title(loc="left") == "x"
+    titles = [a.get_title(loc="left").replace("\n", " ") for a in figure.axes]
+    assert titles == [*map(words.group_text, groups), "", ""]
+    assert [a.get_ylabel() for a in figure.axes] == ["a", "", "b\nbig", ""]
 
 
 def test_an_interval_has_the_length_that_was_given():
-    figure = plots.score_curves(dose_points(dataset="a", task="x"), pd.DataFrame())
+    figure = plots.score_curves(dose_points(stratum="a", task_group="mc"), pd.DataFrame())
     segments = figure.axes[0].containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose(
         [s[:, 1] for s in segments], [[49, 52], [51.5, 54.5], [54, 57], [59, 62]]
