@@ -52,6 +52,8 @@ def test_a_curve_whose_shape_was_not_tested_bears_no_optimum():
 def study():
     raw = fake_results(seeds=4, plws=(0.0, 0.01, 0.1, 0.5, 1.0), controls=False)
     raw = raw[(raw["masking"] == "none") | (raw["plw"] == 0) | (raw["adapter"] == "none")]
+    raw = raw[(raw["dataset"] != "micro")]
+    raw = raw[raw["side"] == "target"]
     return fitted(raw, from_results(raw))
 
 

@@ -71,6 +71,9 @@ def test_the_section_of_the_curve_shows_no_number_where_the_shape_is_in_doubt():
     texts = [b.text for b in section.blocks if hasattr(b, "text")]
     assert IN_DOUBT in section.summary
     assert any("is not shown" in text for text in texts)
+    (bars,) = section.blocks[0].figure.axes[0].containers
+    means = reg.used.groupby("wp")["score"].mean()
+    np.testing.assert_allclose(bars.lines[0].get_ydata(), means)
 
 
 def test_without_two_rows_alike_the_shape_is_not_tested_and_no_number_shown():
@@ -123,5 +126,5 @@ def test_the_optimum_of_runs(curve, least, most):
     """The monotone test is at the 5 % level, so that one plateau in twenty may pass it."""
     formula = "score ~ wp + I(wp^2) + task + (1 | run)"
     regs = [analysed(runs(curve, seed), Request(formula=formula)) for seed in range(6)]
-    inside = [said(reg)[0]["verdict"] == INTERIOR for reg in regs]
+    inside = [best_weight.best_weight(reg)["verdict"].item() == INTERIOR for reg in regs]
     assert least <= sum(inside) <= most
