@@ -2,9 +2,9 @@
 
 The statistic is T = SSE(monotone) - SSE(quadratic), referred to what each of the two would give:
 scores are drawn from the fitted monotone curve, then from the fitted quadratic, both with the noise
-of `curve.level_curve`: a parametric bootstrap of non-nested models (Williams 1970, Biometrics 26(1)). The monotone
-curve is the better of rising and falling, by isotonic least squares (Barlow et al. 1972). A
-quadratic without a maximum inside counts as monotone.
+of `curve.level_curve`: a parametric bootstrap of non-nested models (Williams 1970, Biometrics
+26(1)). The monotone curve is the better of rising and falling, by isotonic least squares (Barlow et
+al. 1972). A quadratic without a maximum inside counts as monotone.
 
 Letters in names: L levels, M = L - 1 steps, D draws.
 """

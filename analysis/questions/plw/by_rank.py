@@ -7,8 +7,8 @@ The default model of a panel for one masking mode, with a curve per adapter:
           + (r + r^2 + w_p r) : adapter,   r = log2(rank / r0)   zero for full tuning
 
 The block is what runs of one seed share. The curve over the weight at one rank is the mean response
-there; its optimum is that of `curve.best`. Without replicates (one seed a cell) nothing is tested and
-no optimum is given.
+there; its optimum is that of `curve.best`. Without replicates (one seed a cell) nothing is tested
+and no optimum is given.
 """
 
 from collections.abc import Iterator
@@ -126,6 +126,7 @@ def difference_table(found: list[AdapterCurves]) -> pd.DataFrame:
 
 def _p_differ(own: list[AdapterCurves]) -> float:
     l_A2B = [one.middle.l_3B[1:] for one in own]
-    if len(l_A2B) < 2 or not own[0].replicated or not all(np.isfinite(l_2B).all() for l_2B in l_A2B):
+    known = own[0].replicated and all(np.isfinite(l_2B).all() for l_2B in l_A2B)
+    if len(l_A2B) < 2 or not known:
         return NAN
     return joint(own[0].middle.fit, np.vstack([l_2B - l_A2B[0] for l_2B in l_A2B[1:]])).p
