@@ -1,7 +1,8 @@
 """What the tests of a curve's shape and the intervals of its optimum claim, on simulated grids.
 
-Grids have 2 arms, 7 weights and 3 seeds whose effect the arms share; the truth is known. Rates must
-lie within what a binomial of the claimed rate allows (99.9 %).
+Grids have 2 arms, 7 weights and 3 seeds whose effect the arms share, with and without an effect of
+every cell's own; the truth is known. Rates must lie within what a binomial of the claimed rate allows
+(99.9 %).
 """
 
 import numpy as np
@@ -27,13 +28,15 @@ CURVES = {
 }
 
 
-def grid(curve, seed, *, noise=1.0, seeds=3):
+def grid(curve, seed, *, noise=1.0, cell_sd=0.0, seeds=3):
     rng = np.random.default_rng(seed)
     cells = [(a, s, x) for a in ("full", "lora") for s in range(seeds) for x in WEIGHTS]
     runs = pd.DataFrame(cells, columns=["arm", "seed", "wp"])
     shift = rng.normal(0, 3, seeds)[runs["seed"]]
     score = 50 + curve(runs["wp"]) + 5 * (runs["arm"] == "lora") + shift
     runs["score"] = score + noise * rng.standard_normal(len(runs))
+    own = cell_sd * rng.standard_normal(2 * len(WEIGHTS))
+    runs["score"] += own[runs.groupby(["arm", "wp"]).ngroup()]
     return runs.assign(block="d:" + runs["seed"].astype(str))
 
 
@@ -41,9 +44,10 @@ def curves(name, count=GRIDS, **options):
     return [reduced(grid(CURVES[name], 10_000 + i, **options)) for i in range(count)]
 
 
+@pytest.mark.parametrize("cell_sd", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["flat", "line", "peak"])
-def test_the_f_tests_reject_a_true_quadratic_at_their_level(name):
-    found = curves(name)
+def test_the_f_tests_reject_a_true_quadratic_at_their_level(name, cell_sd):
+    found = curves(name, cell_sd=cell_sd)
     for test in (any_curve_test, spline_test):
         rejected = sum(test(one).p < 0.05 for one in found)
         assert stats.binomtest(rejected, GRIDS, 0.05).pvalue > 0.001

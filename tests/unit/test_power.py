@@ -51,14 +51,17 @@ def within(draws, known):
     return pytest.approx(known, abs=3.5 * np.sqrt(known * (1 - known) / draws))
 
 
-@pytest.mark.parametrize("seeds", [3, 6])
-def test_two_cells_are_a_paired_t_test(seeds):
+@pytest.mark.parametrize(("seeds", "tasks"), [(3, 1), (6, 1), (3, 4)])
+def test_two_cells_are_a_paired_t_test(seeds, tasks):
+    """The noise of a run's score is that of a mean over its tasks."""
     draws = 600
-    found = power(pairs(), of_runs(2.0), effect=3.0, seeds=[seeds], draws=draws)
+    planned = pd.concat([pairs().assign(task=f"t{i}") for i in range(tasks)])
+    found = power(planned, of_runs(2.0), effect=3.0, seeds=[seeds], draws=draws)
     (line,) = found.to_dict("records")
     assert line["shape"] == "line"
     assert line["runs"] == 2 * seeds
-    assert line["power"] == within(draws, t_power(3.0 / (2.0 * np.sqrt(2 / seeds)), seeds - 1))
+    shift = 3.0 / (2.0 / np.sqrt(tasks) * np.sqrt(2 / seeds))
+    assert line["power"] == within(draws, t_power(shift, seeds - 1))
 
 
 @pytest.mark.parametrize("effect", [4.0, 1e-9])
