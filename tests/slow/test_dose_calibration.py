@@ -1,8 +1,8 @@
 """What the tests of a curve's shape and the intervals of its optimum claim, on simulated grids.
 
 Grids have 2 arms, 7 weights and 3 seeds whose effect the arms share, with and without an effect of
-every cell's own; the truth is known. Rates must lie within what a binomial of the claimed rate allows
-(99.9 %).
+every cell's own; the truth is known. Rates must lie within what a binomial of the claimed rate
+allows (99.9 %).
 """
 
 import numpy as np
