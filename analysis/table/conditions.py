@@ -32,7 +32,7 @@ def differences(
             with the columns of `OWN`, levels without the settings that they carry.
         sides: the names of the first and of the second side.
         named: the factors that the sides fix.
-        df: the rule for degrees of freedom, as of `adjusted_means.by_rule`.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
     """
     first = sides[0]
     chosen = rows[rows["run"].isin(first | sides[1])]

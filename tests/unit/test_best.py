@@ -7,7 +7,7 @@ import pytest
 from analysis.curve.best import IN_DOUBT, NO_CURVE, UNTESTED, best_row, objection
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 from analysis.papers.plw import section as paper
-from analysis.papers.plw.claims import SUPPORTED
+from analysis.papers.plw.claims import SUPPORTED, UNTESTABLE, plw_claims
 from analysis.questions.plw import rank_section, section, shape_section
 from analysis.questions.plw.estimate import dose
 from analysis.questions.plw.headline_section import remarks
@@ -91,3 +91,12 @@ def test_no_table_prints_an_optimum_in_doubt(study):
         known = frame["optimum"].isin([INTERIOR, NO_INTERIOR])
         assert frame.loc[~known, "best_plw"].isna().all()
         assert frame.loc[frame["optimum"] == INTERIOR, "best_plw"].notna().all()
+
+
+def test_without_replicates_no_claim_of_the_paper_is_judged():
+    """Neither of scores nor of measures, which rise with the weight beyond all noise."""
+    raw = fake_results(seeds=1, controls=False)
+    raw = raw[(raw["masking"] == "none") | (raw["plw"] == 0) | (raw["adapter"] == "none")]
+    raw = raw[(raw["dataset"] != "micro") & (raw["side"] != "source")]
+    found = plw_claims(fitted(raw, from_results(raw)))
+    assert set(found["verdict"]) == {UNTESTABLE}

@@ -208,22 +208,27 @@ def _reach(curve: _Curve, model: Across) -> Array:
 
 
 def _measure_claims(frame: pd.DataFrame) -> Iterator[Line]:
-    for dataset, means in measure_means(frame, "train_loss_rsd"):
+    for dataset, means in _replicated(frame, "train_loss_rsd"):
         plw = means.table["plw"]
         few, one = (plw > 0) & (plw <= SMALL), plw == 1
         measure = "difference of the relative standard deviation"
         yield _line("rsd_small", dataset, measure, (means, few, plw == 0), 1)
         yield _line("rsd_one", dataset, measure, (means, one, ~one), -1)
-    for dataset, means in measure_means(frame, "weight_distance"):
+    for dataset, means in _replicated(frame, "weight_distance"):
         near = (means.table["plw"] > 0) & (means.table["plw"] <= NEAR)
         zero, far = means.table["plw"] == 0, means.table["plw"] > NEAR
         yield _line("distance", f"{dataset}, against PLW 0", "distance", (means, near, zero), -1)
         yield _line("distance", f"{dataset}, against PLW > 0.1", "distance", (means, near, far), -1)
-    for dataset, means in measure_means(frame, "prompt_bleu"):
+    for dataset, means in _replicated(frame, "prompt_bleu"):
         yield from _bleu(dataset, means)
-    for dataset, means in measure_means(frame, "generation_length"):
+    for dataset, means in _replicated(frame, "generation_length"):
         plw = means.table["plw"]
         yield _line("longer", dataset, "tokens, PLW 1 − PLW 0", (means, plw == 1, plw == 0), 1)
+
+
+def _replicated(frame: pd.DataFrame, name: str) -> list[tuple[str, Levels]]:
+    """Return `measure_means` of the data sets with replicates, without which nothing is judged."""
+    return [(dataset, means) for dataset, means in measure_means(frame, name) if means.replicated]
 
 
 def measure_means(frame: pd.DataFrame, name: str) -> list[tuple[str, Levels]]:
