@@ -67,7 +67,7 @@ def test_two_cells_are_a_paired_t_test(seeds, tasks):
 @pytest.mark.parametrize("effect", [4.0, 1e-9])
 def test_where_cells_scatter_more_seeds_do_not_help_and_arms_are_the_units(effect):
     """Runs of a cell hardly differ: the paired t test of the four arms' differences."""
-    draws, arms = 250, ("full", "lora", "mora", "dora")
+    draws, arms = 200, ("full", "lora", "mora", "dora")
     noise = of_runs(0.05, cell=2.0)
     found = power(pairs(*arms), noise, effect=effect, seeds=[2, 4], draws=draws)
     known = t_power(effect / (2.0 * np.sqrt(2 / len(arms))), len(arms) - 1)
