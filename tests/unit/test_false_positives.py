@@ -113,12 +113,17 @@ def test_labels_drawn_by_cell_are_found_only_by_a_model_without_cells(truth, for
     assert (low < 0.05 < high < 0.15) if kept else low > 0.1
 
 
+def cells_of(rows):
+    """The cells of every stratum."""
+    return [sorted(own.unique()) for _, own in rows["cell"].groupby(stratum_names(rows))]
+
+
 def naive_label_tests(study, labellings, seed):
     """The p-values of labels by a model that is made and fitted anew for each."""
     rng = np.random.default_rng(seed)
     rows = study.rows.assign(cell=stratum_names(study.rows) + " " + cell_names(study.rows))
     for labelling in range(labellings):
-        label = _labels(rows, rng)
+        label = _labels(cells_of(rows), rng)
         if study.joint is None:
             for model in study.panels:
                 name = model.frame["dataset"].astype(str) + " " + model.frame["model"].astype(str)
@@ -154,7 +159,7 @@ def test_half_of_the_cells_of_every_data_set_and_model_get_the_label():
     table = fake_results(2, seeds=2, plws=PLWS, controls=False)
     rows = study_of(table[table["task"] == SOME[0]]).rows
     rows = rows.assign(cell=stratum_names(rows) + " " + cell_names(rows))
-    label = rows["cell"].map(_labels(rows, np.random.default_rng(0)))
+    label = rows["cell"].map(_labels(cells_of(rows), np.random.default_rng(0)))
     assert set(label) == {-0.5, 0.5}
     cells = label.groupby(rows["cell"]).first()
     stratum = rows.groupby("cell")["dataset"].first()

@@ -25,7 +25,7 @@ ITEMS = 500
 
 def of_runs(run, *, cell=0.0, item=0.0, items=float("nan")):
     """Noise that is the same in every group of tasks, of the score on one task."""
-    return Components({"any": Noise(cell, run, item, tasks=1.0)}, items, "made up")
+    return Components({("data", "any"): Noise(cell, run, item, tasks=1.0)}, items, "made up")
 
 
 def pairs(*adapters):
@@ -93,14 +93,15 @@ def test_components_come_back_from_a_pilot():
     pilot = fake_results(seed=3, truth=FLAT, seeds=3, controls=False)
     found = components(pilot)
     for group, tasks in (("mc target", 1), ("mc source", 2)):  # of independent tasks
-        noise = found.groups[group]
-        assert noise.run == pytest.approx(2.0 / np.sqrt(tasks), rel=0.15)
-        assert noise.cell == pytest.approx(3.0 / np.sqrt(tasks), rel=0.2)
+        noise = found.panels["micro", group]
+        assert noise.run == pytest.approx(2.0 / np.sqrt(tasks), rel=0.2)
+        assert noise.cell == pytest.approx(3.0 / np.sqrt(tasks), rel=0.3)
         assert noise.tasks == tasks
-    own = pilot[(pilot["task"] == "micro_arithmetic") & ~pilot["alias"]]
+    own = pilot[(pilot["task"] == "micro_arithmetic") & (pilot["dataset"] == "micro")]
+    own = own[~own["alias"]]
     share = own.loc[own["adapter"] != "none", "value"]
     item = 100 * np.sqrt((share * (1 - share)).mean() / ITEMS)
-    assert found.groups["mc target"].item == pytest.approx(item)
+    assert found.panels["micro", "mc target"].item == pytest.approx(item)
     assert found.items == ITEMS
 
 
@@ -109,22 +110,26 @@ def test_a_mean_over_other_tasks_has_the_noise_of_independent_ones():
     assert one == Noise(cell=1.5, run=4.0, item=2.0, tasks=1.0)
 
 
-def test_a_group_without_a_pilot_has_the_mean_variance_of_the_others():
-    known = Components({"a": Noise(1.0, 2.0, 0.0, 1.0), "b": Noise(3.0, 4.0, 0.0, 3.0)}, 9.0, "")
-    found = known.of("c")
-    assert (found.cell, found.run) == pytest.approx((np.sqrt(5), np.sqrt(10)))
-    assert found.tasks == 2
+def test_a_panel_without_a_pilot_has_the_mean_variance_of_its_group_or_else_of_all():
+    known = {("x", "a"): Noise(1.0, 2.0, 0.0, 1.0), ("y", "a"): Noise(1.0, 4.0, 0.0, 1.0),
+             ("x", "b"): Noise(3.0, 4.0, 0.0, 4.0)}  # fmt: skip
+    found = Components(known, 9.0, "")
+    assert found.of("x", "a") is known["x", "a"]
+    assert found.of("z", "a").run == pytest.approx(np.sqrt(10))
+    other = found.of("z", "c")
+    assert (other.cell, other.run) == pytest.approx((np.sqrt(11 / 3), np.sqrt(12)))
+    assert other.tasks == 2
 
 
 def test_items_shrink_their_own_part_alone():
     noise = of_runs(2.0, cell=1.0, item=1.0, items=ITEMS)
     assert noise.with_items(None) is noise
     for items, run in ((2000, np.sqrt(3 + 1 / 4)), (125, np.sqrt(3 + 4))):
-        found = noise.with_items(items).of("any")
+        found = noise.with_items(items).of("data", "any")
         assert found.run == pytest.approx(run)
         assert found.cell == 1.0
     more = of_runs(2.0, item=5.0, items=ITEMS).with_items(2000)  # a tenth is not theirs
-    assert more.of("any").run == pytest.approx(np.sqrt(0.4 + 3.6 / 4))
+    assert more.of("data", "any").run == pytest.approx(np.sqrt(0.4 + 3.6 / 4))
     with pytest.raises(AnalysisError, match="items="):
         of_runs(2.0, item=1.0).with_items(100)
 
@@ -155,7 +160,7 @@ def test_a_grid_without_a_weight_has_nothing_to_see():
 
 def test_the_published_noise_is_that_of_the_refitted_table():
     found = published()
-    noise = found.of("mc target")
+    noise = found.of("micro", "mc target")
     assert noise.run == pytest.approx(1.11, abs=0.005)  # docs/published.md: of five benchmarks
     assert noise.of_mean(1).run == pytest.approx(1.11 * np.sqrt(5), abs=0.01)
     assert noise.cell == 0
