@@ -1,7 +1,7 @@
 """Tiny tokenizers in the hub's folder format, made here: no download, no vocabulary in the tree."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -168,3 +168,11 @@ def make_bytes(tmp_path: Path) -> Callable[..., Path]:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder that no other test has filled."""
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fewer_labellings() -> Iterator[None]:
+    """Draw a fifth of a page's random labels: tests of what they say draw their own number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.questions.controls.false_positives.RELABELLINGS", 20)
+        yield
