@@ -36,7 +36,7 @@ def score_curves(
         unit: what the vertical axis counts.
     """
     datasets, tasks = levels(points, "stratum"), levels(points, "task_group")
-    figure, axes = lattice(len(datasets), len(tasks), sharey="col")
+    figure, axes = lattice(len(datasets), len(tasks), sharey=False)
     titles = [words.group_text(task).replace(" (", "\n(") for task in tasks]
     looks = style.looks(levels(points, "masking"))
     for i, dataset in enumerate(datasets):
