@@ -206,7 +206,9 @@ def _cost(cells: pd.DataFrame) -> Table:
     if not names or not by:
         return Table("cost", "Cost", pd.DataFrame())
     runs = (
-        runs.assign(rank=runs["rank"].mask(runs["adapter"] == "full")) if "rank" in runs else runs
+        runs.assign(rank=runs["rank"].mask(_column(runs, "adapter") == "full"))
+        if "rank" in runs
+        else runs
     )
     grouped = runs.groupby(by, sort=False, dropna=False)
     frame = grouped[names].mean().reset_index()

@@ -259,6 +259,8 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = pd.Series(value, frame.index)
+    if "plw" not in frame:
+        frame["plw"] = frame["wp"] ** (1 / WP_EXPONENT)
     frame = with_carried(frame.assign(method=frame["adapter"].astype(str)))
     frame["is_base"] = frame["method"].eq(BASE)
     frame["control"] = _controls(frame)

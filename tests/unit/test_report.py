@@ -598,3 +598,11 @@ def test_a_plateau_is_no_optimum():
     found = optima(study).loc[("long target", "micro_short")]
     assert found["optimum"] == IN_DOUBT
     assert "the quadratic does not fit" in found["because"]
+
+
+@pytest.mark.parametrize("column", ["adapter", "plw"])
+def test_results_without_a_level_have_a_page(column, tmp_path):
+    """Results of elsewhere may name one arm or the weight in its own scale alone."""
+    raw = fake_results(plws=(0.0, 1.0), controls=False)
+    raw = raw[(raw["adapter"] == "full") & (raw["dataset"] == "micro")].drop(columns=column)
+    assert "distinguishable" in build(raw, tmp_path).read_text()
