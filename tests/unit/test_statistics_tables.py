@@ -74,10 +74,17 @@ def test_what_a_page_says_of_a_simulated_study_is_as_often_wrong_as_it_claims():
     assert len(false) >= 5
     assert false.max() <= 0.06
     gains = found.xs("coverage of PLW 1 - PLW 0", level="what")
-    gains = gains[~gains.index.get_level_values("case").str.startswith("plateau")]  # no quadratic
+    case = gains.index.get_level_values("case")
+    # A plateau is no quadratic; one seed a cell concludes nothing.
+    gains = gains[~case.str.startswith("plateau") & ~case.str.endswith("1 seed")]
     over = gains.xs("all panels", level="where")
-    assert over.between(0.94, 0.97).all()  # above where no cells' effect is there to be estimated
-    assert gains.between(0.93, 0.985).all()
+    assert over.between(0.94, 0.965).all()  # highest where there is no effect of cells to estimate
+    assert gains.between(0.93, 0.97).all()
+    assert found.xs("coverage of the winner, corrected", level="what").between(0.93, 0.97).all()
+    best = found.xs(("coverage of the best weight", "all panels"), level=(1, 2))
+    assert best.between(0.94, 0.96).all()
+    power = found.loc["2 points, unequal, cells"].xs("all panels", level="where")
+    assert power["seen by itself"] > 2 * power["before: seen by itself"]
 
 
 def test_the_winners_interval_covers_where_the_variance_is_estimated():
