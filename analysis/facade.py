@@ -9,8 +9,8 @@
     study.report()                           writes the report and returns its path
 
 Any other long table has all of these but `items` and `compare`, and one model, `table.fit`; results
-that no model can be fitted to have all but `fits` and `effects`. Everything is the report's own:
-the same models, the same contrasts, the same verdicts.
+that no model can be fitted to have all but `fits` and `effects`. Effects are those of the
+report; a comparison is made as the report makes them, of the runs of its two sides alone.
 """
 
 import json

@@ -74,9 +74,10 @@ def _panel_table(study: Study) -> Table:
 
     note = (
         "Standard deviations in points: between cells, beyond the model's terms, and between runs "
-        "of a cell. None between cells: the terms tell all cells apart, so that intervals hold for "
-        "these very cells. Replicates: whether cells ran under several seeds, without which "
-        "nothing is called distinguishable. R²: the share of variance of the fixed effects."
+        "of a cell. None between cells: without replicates they cannot be told from runs; with "
+        "them the terms tell all cells apart, and intervals hold for these very cells. Replicates: "
+        "whether cells have several runs, without which nothing is called distinguishable. R²: the "
+        "share of variance of the fixed effects."
     )
     heads = words.HEADS | {
         "sd_cell": "s.d. of cells", "sd_run": "s.d. of runs", "r2": "R²",

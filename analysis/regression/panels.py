@@ -82,7 +82,7 @@ def panel_models(
         try:
             found.append(panel_model(panel, formula, request))
         except AnalysisError as error:
-            lost.append(Lost(panel.labels, str(error)))
+            lost.append(Lost(panel.labels, str(error).removeprefix("score=score: ")))
     return found, lost
 
 
@@ -93,7 +93,8 @@ def panel_model(panel: RunPanel, formula: str, request: Request) -> PanelModel:
         AnalysisError: it cannot be fitted to these runs.
     """
     if len(panel.runs) < FEWEST:
-        raise AnalysisError(f"{words.count(len(panel.runs), 'run')} are too few for a model")
+        count = words.count(len(panel.runs), "run")
+        raise AnalysisError(f"{count}, too few for a model")
     own, replicated = cell_formula(formula, panel.runs)
     fit = fit_mixed(panel.runs, own, weights=request.weights)
     rule, why = df_rule(fit, request.df or RULE)

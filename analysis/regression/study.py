@@ -134,7 +134,7 @@ class Study(Remembering):
             f"other arms did: their differences from other arms hold this setting as well."
             for name, levels, arms in self.factors.elsewhere(self.rows)
         ]
-        lost = (*self._without_weight, *self._aliased)
+        lost = (*self._without_weight, *self._incomplete, *self._aliased)
         return (*self.frame.attrs.get("left_out", ()), *sentences, *alone, *lost)
 
     @property
@@ -146,6 +146,20 @@ class Study(Remembering):
         return (
             f"{words.count(lost, 'run')} with no weight on the completion have no prompt loss "
             f"weight relative to it: they are in comparisons of settings, not in the model.",
+        )
+
+    @property
+    def _incomplete(self) -> tuple[str, ...]:
+        """A sentence on the runs that were not scored on every task."""
+        stratum, run = stratum_names(self.rows), self.rows["run"].astype(str)
+        every = self.rows["task"].astype(str).groupby(stratum).nunique()
+        own = self.rows["task"].groupby([stratum, run], observed=True).nunique()
+        lost = int((own < every.loc[own.index.get_level_values(0)].to_numpy()).sum())
+        if not lost:
+            return ()
+        return (
+            f"{words.count(lost, 'run')} were not scored on every task: their means are adjusted "
+            f"for the levels of the tasks that they lack.",
         )
 
     @property
@@ -191,8 +205,11 @@ class Study(Remembering):
 
     @property
     def replicated(self) -> bool:
-        """Whether any cell ran under several seeds."""
-        return self.seeds_per_cell[2] > 1
+        """Whether any cell has several runs."""
+        runs = self.rows.drop_duplicates("run")
+        return bool(
+            (stratum_names(runs) + " " + cell_names(self.rows)[runs.index]).duplicated().any()
+        )
 
     @property
     def screening(self) -> bool:

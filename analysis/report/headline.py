@@ -115,6 +115,8 @@ def judged(
     said = [
         verdict(p, s, replicated=r) for p, s, r in zip(table["p_holm"], same, sure, strict=True)
     ]
+    if not all(sure):
+        table["because"] = ["" if one else ONE_SEED for one in sure]
     return table.assign(verdict=said).drop(columns="replicated", errors="ignore")
 
 
@@ -130,7 +132,8 @@ def of_row(
     """Return a row of `judged` as a headline."""
     estimate, low, high, mde = (float(row[n]) for n in ("estimate", "low", "high", "mde"))
     p, said = float(row["p_holm"]), str(row["verdict"])
-    return Headline(label, group, question, estimate, low, high, unit, said, p, mde, second)
+    why = str(row.get("because", ""))
+    return Headline(label, group, question, estimate, low, high, unit, said, p, mde, second, why)
 
 
 def strongest(headlines: Iterable[Headline], most: int) -> list[Headline]:

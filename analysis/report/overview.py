@@ -85,12 +85,22 @@ def _column(frame: pd.DataFrame, name: str, default: str = "") -> "pd.Series[str
     return frame[name].astype(str)
 
 
+def _tasks(raw: pd.DataFrame) -> str:
+    """Return how many tasks a run was scored on: "6 tasks", "3 to 6 tasks"."""
+    bench = _bench(raw)
+    trained = bench[_column(bench, "adapter") != "none"]
+    per_run = trained.groupby("train_key", observed=True)["task"].nunique()
+    most = words.count(int(per_run.max()), "task") if len(per_run) else "no task"
+    same = len(per_run) == 0 or per_run.min() == per_run.max()
+    return most if same else f"{int(per_run.min())} to {most}"
+
+
 def _sentence(raw: pd.DataFrame, cells: pd.DataFrame) -> str:
     n = counts(raw)
     items = _bench(raw)["n"].dropna() if "n" in raw else pd.Series(dtype=float)
     each = f" of {int(items.median())} items" if len(items) else ""
     text = f"The grid names {words.count(n['cells'], 'cell')}: {words.count(n['runs'], 'run')}"
-    text += f", each scored on {words.count(n['tasks'], 'task')}{each}" if n["tasks"] else ""
+    text += f", each scored on {_tasks(raw)}{each}" if n["tasks"] else ""
     if n["aliases"]:
         same = "the same run under another name, which is not counted again"
         text += f"; {words.count(n['aliases'], 'alias')} ({same})"

@@ -4,9 +4,10 @@ A run counts once, as the mean of its scores over tasks. Items are fixed: interv
 estimated from runs are for other runs scored on the same items, not for other items.
 """
 
+import numpy as np
 import pandas as pd
 
-from analysis.table.factors import FULL, level_columns
+from analysis.table.factors import FULL, level_columns, stratum_names
 
 ARM = ("adapter", "rank")
 DERIVED = (  # columns of a prepared frame that a run has one level of, beside its levels
@@ -19,12 +20,14 @@ def run_means(
 ) -> pd.DataFrame:
     """Return one row per run with its factors and its mean score over tasks (of one side).
 
+    Runs that lack some of the tasks of their data set and base model are adjusted for them.
+
     Args:
         rows: one row per run and task.
         side: "target" or "source"; all tasks by default.
         weights: a column; the mean is then weighted, and the column the sum of a run's weights.
     """
-    chosen = rows if side is None else rows[rows["side"] == side]
+    chosen = without_gaps(rows if side is None else rows[rows["side"] == side])
     names = [*level_columns(rows), *(n for n in DERIVED if n in rows)]
     if weights is not None:
         chosen = chosen.assign(score=chosen["score"] * chosen[weights])
@@ -35,6 +38,30 @@ def run_means(
         total = groups[weights].sum()
         found = found.assign(**{"score": groups["score"].sum() / total, weights: total})
     return found.reset_index()
+
+
+def without_gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with every task at the mean level, in strata where runs lack tasks.
+
+    A mean over fewer tasks would hold their levels. These are estimated by least squares, score ~
+    run + task, which runs with several tasks determine.
+    """
+    if "task" not in rows or not len(rows):
+        return rows
+    shifts = [_task_levels(own) for _, own in rows.groupby(stratum_names(rows), sort=False)]
+    return rows.assign(score=rows["score"] - pd.concat(shifts))
+
+
+def _task_levels(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Return every row's task level above the mean of tasks; 0 where all runs have all tasks."""
+    tasks, run = rows["task"].astype(str), rows["run"].astype(str)
+    if tasks.groupby(run).nunique().eq(tasks.nunique()).all():
+        return pd.Series(0.0, rows.index)
+    indicator = pd.get_dummies(tasks, dtype=float)
+    inside = indicator - indicator.groupby(run).transform("mean")
+    score = rows["score"] - rows["score"].groupby(run).transform("mean")
+    level = np.linalg.lstsq(inside.to_numpy(), score.to_numpy(dtype=float), rcond=None)[0]
+    return pd.Series(indicator.to_numpy() @ (level - level.mean()), rows.index)
 
 
 def without_rank(runs: pd.DataFrame) -> pd.DataFrame:

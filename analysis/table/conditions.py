@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.table.cells import run_means
 from analysis.table.factors import carrier, factors_of, joined
-from analysis.table.level_means import level_means
+from analysis.table.level_means import Levels, level_means
 
 ARM = "arm"  # what a side fixes that is the name of an arm
 STRATA = ("dataset", "model")
@@ -46,12 +46,14 @@ def differences(
         groups = runs.groupby(strata, observed=True) if strata else [((), runs)]
         for key, own in groups:
             shared = _shared(own, named, carried)
-            effect = _difference(shared, df) if len(shared) else None
-            if effect is not None:
+            means = _means(shared, df) if len(shared) else None
+            effect = None if means is None else _difference(means)
+            if means is not None and effect is not None:
                 head: dict[str, object] = dict(zip(strata, map(str, key), strict=True))
                 counts = shared["first"].value_counts()
                 head |= {"tasks": side, "runs_first": int(counts[True])}
-                yield head | {"runs_second": int(counts[False])}, effect
+                head |= {"runs_second": int(counts[False]), "replicated": means.replicated}
+                yield head, effect
 
 
 def _shared(runs: pd.DataFrame, named: set[str], carried: set[str]) -> pd.DataFrame:
@@ -83,8 +85,12 @@ def _of_both(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs.groupby("condition")["first"].transform("nunique") > 1]
 
 
-def _difference(runs: pd.DataFrame, df: str) -> Estimate | None:
-    """Return the first side less the second, condition and seed crossed; None if unknown."""
-    means = level_means(runs, ["first"], block=["condition", "seed"], df=df)
+def _means(runs: pd.DataFrame, df: str) -> Levels:
+    """Return the means of both sides, condition and seed crossed."""
+    return level_means(runs, ["first"], block=["condition", "seed"], df=df)
+
+
+def _difference(means: Levels) -> Estimate | None:
+    """Return the first side less the second; None if unknown."""
     first = means.table["first"].astype(bool)
     return means.compare(first, ~first)

@@ -24,6 +24,7 @@ from analysis.table.cell_effect import cell_formula
 from analysis.table.factors import factors_of, joined
 
 BLOCK, CELLS = " + block", " + (1 | cell)"
+DOSE = ("masking", "plw", "wp")
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class Levels:
 
     table: pd.DataFrame  # the factors, n, estimate, low, high
     means: Means | None  # one for every row of the table
-    replicated: bool = True  # whether cells ran under several seeds
+    replicated: bool = True  # whether cells have several runs
+    shared: bool = True  # whether the levels ran at the same weights
 
     def compare(
         self, plus: "pd.Series[bool]", minus: "pd.Series[bool]", name: str = ""
     ) -> Estimate | None:
         """Return the mean of the rows in `plus` less that of `minus`; None if it is not known."""
-        if self.means is None or not plus.any() or not minus.any():
+        if self.means is None or not self.shared or not plus.any() or not minus.any():
             return None
         above, below = (np.asarray(side, dtype=float) for side in (plus, minus))
         weight_L: Array = above / above.sum() - below / below.sum()
@@ -56,7 +58,8 @@ def level_means(
 ) -> Levels:
     """Return the adjusted mean of `value` at every combination of the levels of `by`.
 
-    Where the levels share too few blocks they are compared without them.
+    Where the levels share too few blocks their means are not adjusted for them; they are compared
+    then unless the weight is among what was crossed.
 
     Args:
         rows: one row per run.
@@ -73,20 +76,22 @@ def level_means(
     others = [n for n in block if n in rows and n not in by and rows[n].nunique() > 1]
     level = grouped.ngroup().map("{:06d}".format)
     runs = pd.DataFrame({"value": rows[value], "level": level, "block": joined(rows, others)})
-    if "seed" in others:
-        context = joined(rows, [n for n in others if n != "seed"])
-        runs["cell"] = level + " " + context
-    one_seed = "seed" in rows and rows["seed"].nunique() == 1
-    for found, replicated in _attempts(runs, df):
+    if "seed" in rows:
+        runs["cell"] = level + " " + joined(rows, [n for n in others if n != "seed"])
+    dosed = any(n in others for n in DOSE)
+    for found, replicated, crossed in _attempts(runs, df):
         if np.isfinite(found.l_KB).all():
             estimates = found.estimates
             numbers = {k: [getattr(m, k) for m in estimates] for k in ("estimate", "low", "high")}
-            return Levels(table.assign(**numbers), found, replicated and not one_seed)
+            shared = crossed or not dosed
+            return Levels(table.assign(**numbers), found, replicated, shared)
     return Levels(table.assign(low=np.nan, high=np.nan), None)
 
 
-def _attempts(runs: pd.DataFrame, df: str) -> Iterator[tuple[Means, bool]]:
-    """Yield the means with and without blocks, and whether cells have replicates."""
+def _attempts(runs: pd.DataFrame, df: str) -> Iterator[tuple[Means, bool, bool]]:
+    """Yield the means with and without blocks, whether cells have replicates, and whether there
+    are blocks.
+    """
     level = "level" if runs["level"].nunique() > 1 else "1"
     crossed = [BLOCK] if runs["block"].nunique() > 1 else []
     for block in [*crossed, ""]:
@@ -97,15 +102,8 @@ def _attempts(runs: pd.DataFrame, df: str) -> Iterator[tuple[Means, bool]]:
             fit = fit_mixed(runs, formula)
         except AnalysisError:
             continue
-        yield means(fit, runs, "level" if level == "level" else (), df=df), replicated
-
-
-def by_panel(
-    rows: pd.DataFrame, panel: Sequence[str], means: Callable[[pd.DataFrame], Levels]
-) -> pd.DataFrame:
-    """Return the tables of `means` for every panel's rows, with the panel's levels as columns."""
-    parts = [(found.table.assign(**labels), labels) for labels, found in panels(rows, panel, means)]
-    return pd.concat([t[[*labels, *t.columns.drop(list(labels))]] for t, labels in parts])
+        found = means(fit, runs, "level" if level == "level" else (), df=df)
+        yield found, replicated, bool(block) or not crossed
 
 
 def panels(

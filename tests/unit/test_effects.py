@@ -4,17 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import ablate
 from analysis.curve.shape import shapes
 from analysis.errors import AnalysisError
 from analysis.inference.mean_response import response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
+from analysis.questions.adapters.section import arm_differences
 from analysis.questions.plw.across import AGREE, ANY, CURVED, f_tests, joint_model
 from analysis.questions.plw.estimate import dose_table
 from analysis.questions.tradeoff.estimate import learning_forgetting
 from analysis.regression.default_model import default_formula
 from analysis.regression.model import Request
 from analysis.regression.panels import dose_curves, panel_models
+from analysis.regression.study import fitted
 from analysis.table.cells import ARM, run_means
 from analysis.table.frame import from_results, study_rows
 from tests.fake_results import TASKS, Truth, default_models, fake_results
@@ -279,6 +282,69 @@ def test_a_run_under_two_names_leaves_every_estimate_as_it_was(models, doses):
     same = doses_of(doubled, found)
     np.testing.assert_allclose(same["effect"], doses["effect"])
     np.testing.assert_allclose(same["b2"], doses["b2"])
+
+
+# --- what is not there -----------------------------------------------------------------------
+
+NOTHING = Truth(
+    dose=dict.fromkeys(Truth().dose, (0.0, 0.0)), adapter=dict.fromkeys(Truth().adapter, 0.0),
+    per_log2_rank={}, run_sd=0.5, residual_sd=0.5,
+)  # fmt: skip
+
+
+def small(truth=NOTHING, **options):
+    raw = fake_results(3, plws=(0.0, 1.0), truth=truth, controls=False, **options)
+    kept = raw["adapter"].isin(["full", "lora"]) & raw["masking"].isin(["none", "instruction"])
+    return raw[kept & (raw["dataset"] == "micro_short")]
+
+
+def test_runs_that_lack_tasks_are_adjusted_for_them_and_named():
+    """Nothing is there, and full fine-tuning was not scored on two tasks of other levels."""
+    raw = small(seeds=3)
+    lost = raw["task"].isin(["micro_pronouns", "micro_biography"]) & (raw["adapter"] == "full")
+    study = fitted(raw[~lost], from_results(raw[~lost]))
+    table = arm_differences(study)
+    assert (table["estimate"].abs() < 2).all()
+    assert not (table["verdict"] == "distinguishable").any()
+    assert any("were not scored on every task" in text for text in study.left_out)
+    whole = fitted(raw, from_results(raw))
+    assert not any("were not scored on every task" in text for text in whole.left_out)
+
+
+def test_a_run_that_lacks_a_task_has_the_mean_of_an_additive_table():
+    """Levels of tasks and runs add up exactly: the missing score is as good as there."""
+    rows = pd.DataFrame(
+        [{"run": r, "task": t, "side": "both", "seed": 0, "dataset": "d", "model": "m",
+          "score": 10.0 * i + 3.0 * j} for i, r in enumerate("abc") for j, t in enumerate("xyz")]
+    )  # fmt: skip
+    whole = run_means(rows).set_index("run")["score"]
+    some = run_means(rows.drop(index=[1, 5])).set_index("run")["score"]
+    np.testing.assert_allclose(some - some["c"], whole - whole["c"])
+
+
+def test_comparisons_of_one_seed_have_no_verdict(tmp_path):
+    small(Truth(), seeds=1).to_parquet(tmp_path / "results.parquet")
+    study = ablate.load(tmp_path)
+    compared = study.compare("lora r8", "full")
+    assert set(compared["verdict"]) == {"not distinguishable"}
+    assert compared["p"].isna().all()
+    effects = study.effects()
+    assert not (effects["verdict"] == "distinguishable").any()
+    assert effects["because"].str.contains("one seed a cell").all()
+
+
+def test_runs_without_a_seed_are_replicates_where_they_share_a_cell():
+    raw = small(Truth(), seeds=3).drop(columns="seed")
+    study = fitted(raw, from_results(raw))
+    assert study.replicated
+    assert all(model.replicated for model in study.panels)
+    assert (arm_differences(study)["p"] < 1).any()
+
+
+def test_arms_that_ran_at_other_weights_are_not_compared():
+    raw = small(Truth(), seeds=3)
+    raw = raw[(raw["adapter"] == "full") == (raw["wp"] == 0)]
+    assert not len(arm_differences(fitted(raw, from_results(raw))))
 
 
 # --- cells -----------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from analysis.questions.controls.estimate import RULES, pair_columns
 from analysis.regression.model import Regression
 from analysis.regression.study import Study
 from analysis.table.adjusted_means import seed_adjusted
+from analysis.table.cell_effect import cells_left
 from analysis.table.cells import without_rank
 from analysis.table.factors import cell_names, joined, stratum_names
 from analysis.table.frame import SCORED
@@ -100,7 +101,10 @@ def false_positive_rates(
     ]  # fmt: skip
     if len(drawn):
         hit = drawn["p"] < alpha
-        found.append(_rate_row("relabelled", list(hit), clustered_share(hit, drawn["labelling"])))
+        # Labels of one set of runs are no more independent than what their cells leave over.
+        most = float(drawn.drop_duplicates(list(PANEL))["left"].sum())
+        ends = clustered_share(hit, drawn["labelling"], most=most)
+        found.append(_rate_row("relabelled", list(hit), ends))
     return pd.DataFrame(found)
 
 
@@ -120,13 +124,23 @@ def too_many(rates: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
 
 
 def clustered_share(
-    hit: "pd.Series[bool]", cluster: "pd.Series[int]", *, level: float = 0.95
+    hit: "pd.Series[bool]",
+    cluster: "pd.Series[int]",
+    *,
+    most: float = np.inf,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Return the interval of a share whose observations come in independent clusters.
 
     Clopper and Pearson's for the number of independent observations with the variance that the
     share has between clusters (Korn and Graubard 1998); no more than there are, and one a cluster
     where the clusters do not differ.
+
+    Args:
+        hit: the observations.
+        cluster: of every one.
+        most: of the number of independent observations, where something else bounds it.
+        level: of the interval.
     """
     mean_L = hit.astype(float).groupby(cluster).mean().to_numpy()
     share, tests, clusters = float(hit.mean()), len(hit), len(mean_L)
@@ -136,7 +150,7 @@ def clustered_share(
         tail = (1 + level) / 2
         few = stats.t.ppf(tail, tests - 1) / stats.t.ppf(tail, clusters - 1)
         effective = min(share * (1 - share) / variance * float(few) ** 2, float(tests))
-    effective = max(effective, 1.0)
+    effective = max(min(effective, most), 1.0)
     return clopper_pearson(share * effective, effective, level=level)
 
 
@@ -232,9 +246,9 @@ def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:
         seed: of the draws.
 
     Returns:
-        labelling, dataset, model, task_group, p. Panels without replicates, whose terms tell every
-        cell apart (the label then has nothing to add), or with a model that is too large to be
-        fitted many times are not among them.
+        labelling, dataset, model, task_group, left (degrees of freedom between cells) and p.
+        Panels without replicates, whose terms tell every cell apart (the label then has nothing to
+        add), or with a model that is too large to be fitted many times are not among them.
     """
     rng = np.random.default_rng(seed)
     rows = study.rows.assign(cell=stratum_names(study.rows) + " " + cell_names(study.rows))
@@ -249,7 +263,7 @@ def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:
         parts = [(one.labels, one.runs["cell"].duplicated().any()) for one in task_panels(rows)]
         masks = [(labels, _inside(rows, labels)) for labels, replicated in parts if replicated]
         found += _label_tests(study.joint, rows["cell"], drawn, masks)
-    return pd.DataFrame(found, columns=["labelling", *PANEL, "p"])
+    return pd.DataFrame(found, columns=["labelling", *PANEL, "left", "p"])
 
 
 def _inside(rows: pd.DataFrame, labels: Mapping[str, str]) -> Mask:
@@ -283,12 +297,16 @@ def _label_tests(
     except AnalysisError:
         return
     used = model.frame.index.get_indexer(first.design.rows)
+    left = {
+        name: cells_left(model.fit.formula, model.frame[mask_N].assign(cell=cell[mask_N]))
+        for name, (_, mask_N) in zip(names, parts, strict=True)
+    }
     for labelling, column in enumerate(columns):
         fit = with_columns(first, {name: x_N[used] for name, x_N in column.items()})
         for name, (labels, _) in zip(names, parts, strict=True):
             if name in fit.fixef.index:
                 test = contrast(fit, (fit.fixef.index == name).astype(float), df=model.df)
-                yield labels | {"labelling": labelling, "p": test.p}
+                yield labels | {"labelling": labelling, "left": left[name], "p": test.p}
 
 
 def _labels(strata: Sequence[Sequence[str]], rng: np.random.Generator) -> dict[str, float]:

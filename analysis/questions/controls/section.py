@@ -15,6 +15,7 @@ CONTROL_NAMES = {
     "shuffled": "prompts shuffled among rows",
 }
 
+NO_VERDICT = "no verdict: one seed a cell"
 SUMMARY = "Comparisons whose answer is known, and the false-positive rate measured on them."
 RATE_NAMES = CONTROL_NAMES | {"relabelled": "no control: the study's own cells"}
 
@@ -23,6 +24,9 @@ def controls(study: Study) -> Section | None:
     """Return the section on controls, or None where none was run."""
     table = control_table(study.frame)
     table = table[table["verdict"] != NOT_RUN]
+    if not study.replicated and "p" in table:
+        said = table["verdict"].mask(table["estimate"].notna(), NO_VERDICT)
+        table = table.assign(p=np.nan, verdict=said)
     rates = measured_rates(study)
     if not len(table):
         return Section("controls", "Controls", _rates(study), SUMMARY) if len(rates) else None

@@ -144,6 +144,8 @@ def _lead(study: Study) -> str:
 
 def _smallest(study: Study) -> str:
     low, high = dose(study)["mde"].min(), dose(study)["mde"].max()
+    if dose(study)["mde"].isna().all():
+        return "None of them can be estimated from these runs."
     return (
         f"The smallest difference between PLW 1 and 0 that this design would have shown with 80 % "
         f"power is {words.span(low, high)} points, depending on the curve."
