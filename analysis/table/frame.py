@@ -259,7 +259,7 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = pd.Series(value, frame.index)
-    if "plw" not in frame:
+    if "plw" not in frame and "wp" in frame:
         frame["plw"] = frame["wp"] ** (1 / WP_EXPONENT)
     frame = with_carried(frame.assign(method=frame["adapter"].astype(str)))
     frame["is_base"] = frame["method"].eq(BASE)
