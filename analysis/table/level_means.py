@@ -78,7 +78,7 @@ def level_means(
     runs = pd.DataFrame({"value": rows[value], "level": level, "block": joined(rows, others)})
     if "seed" in rows:
         runs["cell"] = level + " " + joined(rows, [n for n in others if n != "seed"])
-    dosed = any(n in others for n in DOSE)
+    dosed = not set(by) & set(DOSE) and any(n in others for n in DOSE)
     for found, replicated, crossed in _attempts(runs, df):
         if np.isfinite(found.l_KB).all():
             estimates = found.estimates
