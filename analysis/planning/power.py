@@ -224,6 +224,9 @@ def replicated(planned: pd.DataFrame, seeds: int) -> pd.DataFrame:
     return pd.concat([planned[~trained], *copies], ignore_index=True)
 
 
+_Test = tuple[dict[str, str], str, Array, float]  # labels, shape, contrast, what an effect adds
+
+
 def _at(
     planned: pd.DataFrame, seeds: int, noise: Components, asked: tuple[float, int]
 ) -> Iterator[dict[str, object]]:
@@ -238,8 +241,9 @@ def _at(
     for model in models:
         own = noise.of(model.labels["dataset"], model.labels["task_group"])
         own = own.of_mean(float(model.frame["tasks"].mean()))
-        shares = _shares(model, own, (effect, draws), rng)
-        for (labels, shape, _, _), share in zip(_tests(model, effect), shares, strict=True):
+        tests = list(_tests(model, effect))
+        shares = _shares(model, own, (tests, draws), rng)
+        for (labels, shape, _, _), share in zip(tests, shares, strict=True):
             error = float(np.sqrt(share * (1 - share) / draws))
             lines.append(
                 {"seeds": seeds, "runs": model.fit.n, **labels, "shape": shape, "power": share,
@@ -248,7 +252,7 @@ def _at(
     yield from sorted(lines, key=lambda line: SHAPES.index(str(line["shape"])))
 
 
-def _tests(model: PanelModel, effect: float) -> Iterator[tuple[dict[str, str], str, Array, float]]:
+def _tests(model: PanelModel, effect: float) -> Iterator[_Test]:
     """Yield labels and shape of every test, its contrast and what an effect adds to it."""
     for one in dose_curves([model]):
         _, l1_B, l2_B = one.response().l_3B
@@ -258,11 +262,10 @@ def _tests(model: PanelModel, effect: float) -> Iterator[tuple[dict[str, str], s
 
 
 def _shares(
-    model: PanelModel, noise: Noise, asked: tuple[float, int], rng: np.random.Generator
+    model: PanelModel, noise: Noise, asked: tuple[list[_Test], int], rng: np.random.Generator
 ) -> list[float]:
     """Return the share of draws in which every test of a panel sees the effect."""
-    effect, draws = asked
-    tests = list(_tests(model, effect))
+    tests, draws = asked
     seen = np.zeros(len(tests))
     if not model.replicated or not tests:
         return list(seen)

@@ -74,13 +74,12 @@ class _Draft:
         self.reasons += [reason] if reason else []
 
 
-def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -> DefaultModel:
+def default_formula(frame: pd.DataFrame, *, dose: str = "wp") -> DefaultModel:
     """Return the formula of every panel's model for a results table, and why it is that.
 
     Args:
         frame: a prepared frame of `analysis.table.frame`, of a results table.
         dose: the prompt loss weight's scale, "wp" or "effective_plw".
-        degree: 2 for the quadratic, 1 for the line, 0 for no effect of the weight at all.
     """
     draft = _Draft()
     # The study rows have the usual level where a method has no such setting; the frame has none.
@@ -88,7 +87,7 @@ def default_formula(frame: pd.DataFrame, *, dose: str = "wp", degree: int = 2) -
     rows = study_rows(frame)
     if len(rows[list(PANEL)].drop_duplicates()) > 1:
         draft.add("", PANELS)
-    _terms(rows, only, draft, (dose, degree))
+    _terms(rows, only, draft, dose)
     return DefaultModel(
         "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
     )
@@ -115,16 +114,14 @@ def _varies(rows: pd.DataFrame, name: str) -> bool:
     return name in rows and rows[name].nunique() > 1
 
 
-def _terms(
-    rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft, scale: tuple[str, int]
-) -> None:
+def _terms(rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft, dose: str) -> None:
     factors = factors_of(rows)
     chosen = _chosen(rows, factors, draft)
     for factor in chosen:
         draft.add(_term(rows, factor))
     _rank(rows, draft, "method" if _split(factors) else "adapter")
     _block(rows, draft)
-    _dose(rows, draft, *scale)
+    _dose(rows, draft, dose)
     _say(rows, chosen, factors, only, draft)
     _cell(rows, draft)
 
@@ -247,13 +244,13 @@ def _block(rows: pd.DataFrame, draft: _Draft) -> None:
         draft.add("(1 | seed)", f"{seeds} seeds: a random block.")
 
 
-def _dose(rows: pd.DataFrame, draft: _Draft, dose: str, degree: int) -> None:
+def _dose(rows: pd.DataFrame, draft: _Draft, dose: str) -> None:
     levels = rows[dose].nunique() if dose in rows else 0
-    if levels < 2 or degree == 0:
-        draft.add("", "" if levels > 1 else "The prompt loss weight does not vary.")
+    if levels < 2:
+        draft.add("", "The prompt loss weight does not vary.")
         return
     split = ["mode"] if _varies(rows, "mode") else []
-    curved = degree == 2 and levels > 2
+    curved = levels > 2
     draft.add(":".join([dose, *split]))
     lines = sorted(set(rows["mode"][rows["curved"] == 0].astype(str)))
     if curved and rows["curved"].any():

@@ -125,12 +125,8 @@ def joint_curves(reg: Regression, rows: pd.DataFrame) -> Iterator[DoseCurve]:
         reg: the model.
         rows: of the study, one per run and task.
     """
-    cells = {
-        key: panel.runs for panel in task_panels(rows) for key in [tuple(panel.labels.values())]
-    }
-    for labels, own in grouped(rows, PANEL):
-        runs = cells[tuple(labels.values())]
-        yield from _curves(reg, own, labels, replicated=bool(runs["cell"].duplicated().any()))
+    for (labels, own), panel in zip(grouped(rows, PANEL), task_panels(rows), strict=True):
+        yield from _curves(reg, own, labels, replicated=bool(panel.runs["cell"].duplicated().any()))
 
 
 def _curves(

@@ -43,7 +43,7 @@ from analysis.regression.panels import (
 from analysis.regression.propose import Choice, Proposal
 from analysis.report import words
 from analysis.table.cells import ARM, without_rank
-from analysis.table.factors import Factors, cell_names, factors_of, stratum_names
+from analysis.table.factors import Factors, factors_of, stratum_names, study_cells
 from analysis.table.frame import study_rows
 from analysis.table.items import Items, read_items
 
@@ -194,7 +194,7 @@ class Study(Remembering):
     @cached_property
     def seeds_per_cell(self) -> tuple[int, int, int]:
         """The seeds of a cell: the fewest, the median over cells (rounded down), the most."""
-        cell = stratum_names(self.rows) + " " + cell_names(self.rows)
+        cell = study_cells(self.rows)
         counts = self.rows["seed"].groupby(cell).nunique()
         return int(counts.min()), int(counts.median()), int(counts.max())
 
@@ -206,10 +206,8 @@ class Study(Remembering):
     @property
     def replicated(self) -> bool:
         """Whether any cell has several runs."""
-        runs = self.rows.drop_duplicates("run")
-        return bool(
-            (stratum_names(runs) + " " + cell_names(self.rows)[runs.index]).duplicated().any()
-        )
+        once = ~self.rows["run"].duplicated()
+        return bool(study_cells(self.rows)[once].duplicated().any())
 
     @property
     def screening(self) -> bool:
@@ -362,7 +360,7 @@ def _all_scores(
     rows: pd.DataFrame, request: Request, formula: str, reason: str, *, own: bool
 ) -> _Fitted:
     """Return the one model of all scores that a formula describes; it may name `cell`."""
-    rows = rows.assign(cell=stratum_names(rows) + " " + cell_names(rows))
+    rows = rows.assign(cell=study_cells(rows))
     proposal = Proposal(formula, "gaussian", request.weights, (Choice("formula", formula, reason),))
     found = fit_proposal(rows, proposal, own=True) if own else as_it_stands(rows, proposal)
     rule, why = df_rule(found[2], request.df or RULE)

@@ -218,6 +218,11 @@ def stratum_names(rows: pd.DataFrame) -> "pd.Series[str]":
     return joined(rows, [n for n in ("dataset", "model") if n in rows])
 
 
+def study_cells(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Return every row's cell with its stratum: a name that no other cell of the study has."""
+    return stratum_names(rows) + " " + cell_names(rows)
+
+
 def cell_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return every row's cell within its stratum, by what varies over these rows."""
     return factors_of(rows).cell_names(rows)

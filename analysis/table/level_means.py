@@ -22,6 +22,7 @@ from analysis.inference.means import Means, means
 from analysis.mixed import fit_mixed
 from analysis.table.cell_effect import cell_formula
 from analysis.table.factors import factors_of, joined
+from analysis.table.run_panels import grouped
 
 BLOCK, CELLS = " + block", " + (1 | cell)"
 DOSE = ("masking", "plw", "wp")
@@ -110,6 +111,5 @@ def panels(
     rows: pd.DataFrame, panel: Sequence[str], means: Callable[[pd.DataFrame], Levels]
 ) -> Iterator[tuple[dict[str, str], Levels]]:
     """Yield every panel's levels and the means of its rows."""
-    for key, own in rows.groupby(list(panel), observed=True, sort=False):
-        labels = dict(zip(panel, map(str, key), strict=True))
+    for labels, own in grouped(rows, panel):
         yield labels, means(own)

@@ -40,7 +40,7 @@ from analysis.regression.study import Study
 from analysis.table.adjusted_means import seed_adjusted
 from analysis.table.cell_effect import cells_left
 from analysis.table.cells import without_rank
-from analysis.table.factors import cell_names, joined, stratum_names
+from analysis.table.factors import joined, stratum_names, study_cells
 from analysis.table.frame import SCORED
 from analysis.table.run_panels import PANEL, grouped, task_panels
 
@@ -251,7 +251,7 @@ def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:
         add), or with a model that is too large to be fitted many times are not among them.
     """
     rng = np.random.default_rng(seed)
-    rows = study.rows.assign(cell=stratum_names(study.rows) + " " + cell_names(study.rows))
+    rows = study.rows.assign(cell=study_cells(study.rows))
     cells = [sorted(own.unique()) for _, own in rows["cell"].groupby(stratum_names(rows))]
     drawn = [_labels(cells, rng) for _ in range(labellings)]
     found: list[dict[str, object]] = []
