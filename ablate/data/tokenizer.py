@@ -19,6 +19,7 @@ import numpy as np
 import tokenizers
 
 from ablate.data.hashes import tokenizer_hash
+from ablate.data.specials import Stop, chat_stop
 from ablate.errors import UserError
 
 # Templates that print today's date would give other tokens every day; this is the default date of
@@ -78,8 +79,9 @@ class Tokenizer:
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         new = [n for n in names if n is not None and n not in known]
         self._tokenizer.add_special_tokens([tokenizers.AddedToken(n, special=True) for n in new])
-        decoder = self._tokenizer.get_added_tokens_decoder().values()
-        self.special_tokens = tuple(token.content for token in decoder if token.special)
+        decoder = self._tokenizer.get_added_tokens_decoder()
+        self.special_tokens = tuple(token.content for token in decoder.values() if token.special)
+        self.added_tokens = {token.content: number for number, token in decoder.items()}
 
     def _adds_bos(self) -> bool:
         """Return whether the tokenizer's own post-processor puts BOS first.
@@ -112,6 +114,11 @@ class Tokenizer:
         if self.eos_token is None:
             raise UserError(f"model.path={self.folder}: its tokenizer names no eos_token")
         return self.eos_token
+
+    @functools.cached_property
+    def chat_stop(self) -> Stop | None:
+        """What the chat template ends an answer with; None where it puts nothing after one."""
+        return chat_stop(self.chat, self.added_tokens)
 
     @property
     def pad(self) -> int:

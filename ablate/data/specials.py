@@ -1,0 +1,104 @@
+"""The tokens that stand around a text: one rule for training, measures and scoring.
+
+Stop: what an answer ends with, and generation with it. In text templates it is the tokenizer's
+`eos_token`. A chat template writes its own, whatever `eos_token` says: what it puts after an answer
+both at the end of a conversation and before a further turn, white space at its end left out. A
+template that closes only the conversation has what it closes it with.
+
+BOS: text in which a chat template wrote the special tokens gets no others. Before other text stands
+the BOS that the tokenizer adds by itself, once: not where the text begins with it. No EOS is added
+but the stop, and none behind a stop.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Render = Callable[[Sequence[Mapping[str, str]]], str]  # messages to text, no generation prompt
+_WORDS = ("qx0zv", "qx1zv", "qx2zv", "qx3zv")  # contents that no template says by itself
+_SPEAKERS = ("user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What an answer ends with.
+
+    `ids` are the tokens of which any ends generation: those of the added tokens in `text`. Where
+    there is none, generation ends where one of `strings` is said; decoded text is cut at them.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    strings: tuple[str, ...]
+
+    def length_in(self, after: str) -> int:
+        """Return how many characters of a template's text behind an answer belong to the answer."""
+        return len(self.text) if after.startswith(self.text) else 0
+
+
+def stop_of(text: str, added: Mapping[str, int]) -> Stop:
+    """Return the stop whose text is `text`.
+
+    Args:
+        text: with the white space before it, as it stands behind an answer.
+        added: the ids of the tokenizer's added tokens, special or not.
+    """
+    tokens = [unit for unit in _units(text, added) if unit in added]
+    ids = tuple(dict.fromkeys(added[token] for token in tokens))
+    return Stop(text, ids, tuple(dict.fromkeys([text.strip(), *tokens])))
+
+
+def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
+    """Return the stop of a chat template; None where it puts none after an answer.
+
+    Args:
+        render: the template.
+        added: the ids of the tokenizer's added tokens, special or not.
+    """
+    last = _behind_answer(render, turns=2)
+    further = _behind_answer(render, turns=4)
+    both = _common(_units(last, added), _units(further, added))
+    text = (both if both.strip() else last).rstrip()
+    return stop_of(text, added) if text else None
+
+
+def adds_bos_to(text: str, bos: str | None, *, adds_bos: bool, chat: bool = False) -> bool:
+    """Return whether BOS is put before `text`.
+
+    Args:
+        text: what is tokenised.
+        bos: the text of the BOS token.
+        adds_bos: whether the tokenizer puts BOS before a text by itself.
+        chat: whether a chat template made the text.
+    """
+    return adds_bos and not chat and bos is not None and not text.startswith(bos)
+
+
+def stopped(text: str, stop: str) -> str:
+    """Return `text` with one `stop` at its end, however many it came with."""
+    bare = text
+    while bare.rstrip().endswith(stop):
+        bare = bare.rstrip().removesuffix(stop)
+    return bare + stop
+
+
+def _behind_answer(render: Render, *, turns: int) -> str:
+    """Return the template's text behind the first answer of a conversation, up to the next turn."""
+    words = _WORDS[:turns]
+    messages = [{"role": _SPEAKERS[i % 2], "content": word} for i, word in enumerate(words)]
+    behind = render(messages).rpartition(words[1])[2]
+    return behind.partition(words[2])[0] if turns > 2 else behind
+
+
+def _units(text: str, added: Mapping[str, int]) -> list[str]:
+    """Return `text` cut into added tokens and single characters."""
+    names = sorted(filter(None, added), key=len, reverse=True)
+    return re.findall("|".join([*map(re.escape, names), "."]), text, re.DOTALL)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return the longest beginning that two texts have in common."""
+    size = 0
+    while size < min(len(one), len(other)) and one[size] == other[size]:
+        size += 1
+    return "".join(one[:size])
