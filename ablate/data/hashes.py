@@ -1,4 +1,4 @@
-"""Content hashes of what determines the tokens: rows, tokenizer files, generator code.
+"""Content hashes of what determines the rows: files, generator code, a hub's data set.
 
 Files are hashed once per process and per (path, size, time of change).
 """
@@ -12,13 +12,6 @@ from pathlib import Path
 
 from ablate.config.schema import Dataset
 from ablate.data import sources
-
-TOKENIZER_FILES = (  # all of a model folder that decides ids and roles
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def source_hash(dataset: Dataset) -> str:
@@ -34,14 +27,6 @@ def source_hash(dataset: Dataset) -> str:
     if dataset.revision and re.fullmatch(r"[0-9a-f]{40}", dataset.revision):
         return _joined([str(name)])
     return _hub_hash(*name)
-
-
-def tokenizer_hash(folder: str | Path, chat_template: str | Path | None) -> str:
-    """Return a hash of a folder's tokenizer files and of the file that overrides its template."""
-    names = [os.path.join(folder, name) for name in TOKENIZER_FILES]
-    if chat_template is not None:
-        names.append(str(chat_template))
-    return _joined([file_hash(name) for name in names])
 
 
 def file_hash(file: str | Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from ablate.config.schema import Dataset
 from ablate.data import cache
-from ablate.data.hashes import tokenizer_hash
+from ablate.data.backend import tokenizer_hash
 from ablate.data.rows import Row, load
 from ablate.data.spans import token_roles
 from ablate.data.templates import render

@@ -16,16 +16,14 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 import numpy as np
-import tokenizers
 
-from ablate.data.hashes import tokenizer_hash
+from ablate.data import backend
 from ablate.data.specials import Stop, chat_stop
 from ablate.errors import UserError
 
 # Templates that print today's date would give other tokens every day; this is the default date of
 # Llama's own templates.
 TODAY = datetime.date(2024, 7, 26)
-NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +46,14 @@ class Tokenizer:
         """
         self.folder = Path(folder)
         self._override = chat_template
-        file = self.folder / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(
-                f"model.path={folder}: has no tokenizer.json; only fast tokenizers have offsets"
-            )
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare exceptions
-            raise UserError(f"model.path={file}: not a tokenizer ({error})") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        config = _json(self.folder / "special_tokens_map.json") | _json(
-            self.folder / "tokenizer_config.json"
-        )
-        self._add_special_tokens(config)
-        found = {name: _content(config, name) for name in NAMED}
-        self.named_tokens = {name: token for name, token in found.items() if token is not None}
-        self.bos_token, self.eos_token, self.pad_token = (found[name] for name in NAMED[:3])
-        self.adds_bos = self._adds_bos()
-        self.chat_template = _template(self.folder, config, chat_template)
-
-    def _add_special_tokens(self, config: Mapping[str, Any]) -> None:
-        """Make the tokens that the config names special, as transformers does on loading."""
-        extra = [*config.get("additional_special_tokens", [])]
-        more = config.get("extra_special_tokens") or []
-        extra += list(more.values()) if isinstance(more, Mapping) else list(more)
-        names = [_content(config, name) for name in NAMED]
-        names += [t["content"] if isinstance(t, Mapping) else str(t) for t in extra]
-        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
-        new = [n for n in names if n is not None and n not in known]
-        self._tokenizer.add_special_tokens([tokenizers.AddedToken(n, special=True) for n in new])
+        found = backend.backend(self.folder)
+        self._tokenizer, self.named_tokens = found.tokenizer, dict(found.named)
+        self.bos_token, self.eos_token, self.pad_token = map(found.named.get, backend.NAMED[:3])
         decoder = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens = tuple(token.content for token in decoder.values() if token.special)
         self.added_tokens = {token.content: number for number, token in decoder.items()}
+        self.adds_bos = self._adds_bos()
+        self.chat_template = _template(self.folder, chat_template)
 
     def _adds_bos(self) -> bool:
         """Return whether the tokenizer's own post-processor puts BOS first.
@@ -132,8 +104,8 @@ class Tokenizer:
 
     @functools.cached_property
     def content_hash(self) -> str:
-        """Hash of the tokenizer's files and of the file that overrides its chat template."""
-        return tokenizer_hash(self.folder, self._override)
+        """Hash of all that decides ids and roles: see `backend.tokenizer_hash`."""
+        return backend.tokenizer_hash(self.folder, self._override)
 
     def encode(self, text: str) -> Encoded:
         """Return the tokens of `text` alone: special tokens in it are read, none are added."""
@@ -178,31 +150,14 @@ def _encoded(found: Any) -> Encoded:
     return Encoded(np.asarray(found.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"model.path={file}: broken JSON ({error})") from None
-    return found if isinstance(found, dict) else {}
-
-
-def _content(config: Mapping[str, Any], name: str) -> str | None:
-    value = config.get(name)
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return None if value is None else str(value)
-
-
-def _template(folder: Path, config: Mapping[str, Any], override: str | Path | None) -> str | None:
+def _template(folder: Path, override: str | Path | None) -> str | None:
     if override is not None:
         if not Path(override).is_file():
             raise UserError(f"model.chat_template={override}: no such file")
         return Path(override).read_text(encoding="utf-8")
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    found = config.get("chat_template")
+    found = backend.config(folder).get("chat_template")
     if isinstance(found, list):  # several named ones: transformers takes "default" as well
         named = {entry["name"]: entry["template"] for entry in found}
         found = named.get("default")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as progress
 
+from ablate.data.backend import transformers_tokenizer
 from ablate.errors import UserError
 from ablate.streams import Streams
 
@@ -134,7 +134,7 @@ def _quiet() -> Iterator[None]:
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
     """Return the tokenizer in `folder`; `chat_template` is a file that replaces its own."""
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Tokenizer = transformers_tokenizer(folder)
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
     return tokenizer
