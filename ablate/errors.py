@@ -12,6 +12,10 @@ class UserError(Exception):
     """A request that cannot be carried out as asked; printed as one line, exit status 2."""
 
 
+class RowError(UserError):
+    """A row that cannot be used, though others of its data set can."""
+
+
 def refuse(error: UserError | str) -> int:
     """Return exit status 2, after printing the first line of `error`."""
     line = str(error).strip().partition("\n")[0]

@@ -1,149 +1,309 @@
 """The chat template's text of a row, with the role of every character.
 
-A template is a program, so the place of each content is found by rendering the same turns with a
-unique word in place of each content. The text between those words is the template's own; the row's
-rendering must then be exactly that text with the contents put in (with or without the white space
-at their ends, which many templates strip). The text itself is never searched, so a user who writes
-"assistant" is not mistaken for a role tag.
+Where each thing said stands is found by `ablate.data.marked`. What is left is the template's own
+text between them, and an answer begins and ends in it:
+
+    begins   behind the generation prompt (what `add_generation_prompt` adds), or, where the
+             template has none, with the first thing the answer says
+    ends     with the stop: what the template puts after an answer whether or not another turn
+             follows, without white space at its end
+
+What the template writes in between, empty reasoning or a tool call's frame, is part of the answer:
+the model has to generate it.
 """
 
+import dataclasses
 import functools
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+from ablate.data.formats import REASONING, Row, Turn
+from ablate.data.marked import Message, Place, Said, located
 from ablate.data.pieces import Piece, last_only, role_of
-from ablate.data.rows import Row, Turn
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import UserError
+from ablate.errors import RowError, UserError
 from ablate.roles import Role
 
+# Keys of a message that tell messages and calls apart, and say nothing.
+UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
+ROLE_OF = {"thinking": Role.COMPLETION, "tool_call": Role.COMPLETION}
 JOINT = "\n"  # between a row's instruction and its input, in one user's turn
 # A header holds tags and a speaker's name; three words or more are inserted text.
 _TAG = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPEAKER = re.compile(r"\s*(system|user|assistant|developer|human)\s*[\n:]\s*", re.IGNORECASE)
+# What a template writes comes in such units: a tag, a word, white space, a character.
+_REASONED = re.compile(r"(\s*<think>)(.*?)(</think>)(.*)", re.DOTALL)
+_UNIT = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\s+|.", re.DOTALL)
 
 
 def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     """Return the rendered row as pieces of one role each.
 
     Raises:
-        UserError: the template refuses the row, changes its words, or stops no answer.
+        RowError: the template refuses the row, changes its words, or stops no answer.
+        UserError: there is no template, or it does not show what the row's messages hold.
     """
-    contents = [_content(turn) for turn in row.turns]
-    roles = tuple(turn.role for turn in row.turns)
-    said = ["".join(text for text, _ in content) for content in contents]
-    try:
-        text = tokenizer.chat(_messages(roles, said))
-        fixed = _skeleton(tokenizer, roles)
-    except UserError as error:
-        raise UserError(f"{error} ({row.place})") from None
-    shown = _shown(text, fixed, said)
-    if shown is None:
-        raise UserError(
-            f"dataset.template=chat: {row.place}: the chat template changes the text of a turn, so "
-            "that roles cannot be assigned; give another with model.chat_template=FILE"
-        )
-    found = list(_lead(tokenizer, roles))
-    for number, content in enumerate(contents):
-        found += _trimmed(content, said[number], shown[number])
-        found += _between(fixed[number + 1], roles[number], tokenizer)
+    text, places = _rendered(row.turns, tokenizer, row.tools)
+    found = _pieces(row, text, places, tokenizer)
+    found = _with_tools(found, row, text, tokenizer)
+    found = [(piece, role) for piece, role in found if piece]
     return last_only(found) if turns == "last" else found
 
 
-def _content(turn: Turn) -> list[Piece]:
-    """Return a turn's parts; the newline between instruction and input goes with the input."""
-    parts = [(text, role_of(part)) for part, text in turn.parts]
-    return [(JOINT * (i > 0) + text, role) for i, (text, role) in enumerate(parts)]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Joined:
+    """A text of fixed strings and things said."""
+
+    pieces: tuple[str | Said, ...]
 
 
-def _messages(roles: tuple[str, ...], said: list[str]) -> list[dict[str, str]]:
-    return [{"role": r, "content": c} for r, c in zip(roles, said, strict=True)]
+def _message(number: int, turn: Turn) -> Message:
+    """Return a turn as a message whose texts are the things said."""
+    extra = {}
+    for key, value in turn.extra.items():
+        part = "thinking" if key in REASONING else "tool_call" if key == "tool_calls" else ""
+        extra[key] = _leaves(value, number, part) if part else value
+    return {"role": turn.role, "content": _content(number, turn), **extra}
 
 
-@functools.lru_cache(maxsize=256)
-def _skeleton(tokenizer: Tokenizer, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the template's own text before, between and after the contents of the turns."""
-    words = [f"qx{number}zv" for number in range(len(roles))]
-    text = tokenizer.chat(_messages(roles, words))
-    found = []
-    for word in words:
-        before, mark, text = text.partition(word)
-        if not mark or word in text:
-            raise UserError("dataset.template=chat: the chat template drops or repeats a turn")
-        found.append(before)
-    return (*found, text)
+def _content(number: int, turn: Turn) -> _Joined:
+    """Return a turn's parts; reasoning within an answer is a part of its own."""
+    found: list[str | Said] = []
+    for part, text in turn.parts:
+        found += [JOINT] if found else []
+        reasoned = _REASONED.fullmatch(text) if part == "completion" else None
+        if reasoned:
+            opening, reasoning, closing, answer = reasoned.groups()
+            found += [opening, Said(number, "thinking", reasoning), closing]
+            text = answer
+        found.append(Said(number, part, text))
+    return _Joined(tuple(found))
 
 
-def _shown(text: str, fixed: tuple[str, ...], said: list[str]) -> list[str] | None:
-    """Return the contents as they stand in `text`, or None where they do not."""
-    if not text.startswith(fixed[0]):
-        return None
-    rest = text[len(fixed[0]) :]
-    if not said:
-        return None if rest else []
-    content = said[0]
-    for form in dict.fromkeys((content, content.rstrip(), content.lstrip(), content.strip())):
-        if rest.startswith(form):
-            further = _shown(rest[len(form) :], fixed[1:], said[1:])
-            if further is not None:
-                return [form, *further]
-    return None
+def _leaves(value: Any, number: int, part: str, key: str = "") -> Any:
+    """Return the value with its texts as things said; a call's id and type are no text."""
+    if isinstance(value, str):
+        return value if key in ("id", "type") else Said(number, part, value)
+    if isinstance(value, Mapping):
+        return {k: _leaves(v, number, part, k) for k, v in value.items()}
+    return [_leaves(v, number, part) for v in value] if isinstance(value, list) else value
 
 
-def _trimmed(content: list[Piece], said: str, shown: str) -> list[Piece]:
-    """Return the pieces of a content after the white space that the template stripped."""
-    start = said.index(shown)
-    found, place = [], 0
-    for text, role in content:
-        low, high = max(start - place, 0), max(start + len(shown) - place, 0)
-        found.append((text[low:high], role))
-        place += len(text)
+def _said(value: Any) -> Iterator[Said]:
+    """Yield the things said within messages, in order."""
+    if isinstance(value, Said):
+        yield value
+    elif isinstance(value, _Joined | Mapping | list):
+        inner = value.pieces if isinstance(value, _Joined) else value
+        for each in inner.values() if isinstance(inner, Mapping) else inner:
+            yield from _said(each)
+
+
+def _filled(value: Any, texts: Iterator[str]) -> Any:
+    """Return messages with a text in place of each thing said, in the order of `_said`."""
+    if isinstance(value, Said):
+        return next(texts)
+    if isinstance(value, _Joined):
+        return "".join(_filled(piece, texts) for piece in value.pieces)
+    if isinstance(value, Mapping):
+        return {key: _filled(each, texts) for key, each in value.items()}
+    return [_filled(each, texts) for each in value] if isinstance(value, list) else value
+
+
+def _rendered(
+    turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
+) -> tuple[str, list[Place]]:
+    messages = [_message(number, turn) for number, turn in enumerate(turns)]
+    render = functools.partial(tokenizer.chat, tools=tools)
+    text, places = located(
+        list(_said(messages)), lambda texts: _filled(messages, iter(texts)), render
+    )
+    _check_shown(turns, text, render)
+    return text, places
+
+
+def _check_shown(turns: Sequence[Turn], text: str, render: Callable[[list[Message]], str]) -> None:
+    """Raise where a message has a key that makes no difference to the text."""
+    for number, turn in enumerate(turns):
+        for key in turn.extra.keys() - UNSHOWN:
+            fewer = {k: v for k, v in turn.extra.items() if k != key}
+            others = [*turns[:number], dataclasses.replace(turn, extra=fewer), *turns[number + 1 :]]
+            messages = [_message(n, t) for n, t in enumerate(others)]
+            try:
+                same = render(_filled(messages, _texts(messages))) == text
+            except RowError:  # the template needs it
+                continue
+            dropped = key in REASONING and any(t.role == "user" for t in turns[number:])
+            if same and not dropped:
+                raise UserError(
+                    f"dataset.template=chat: message {1 + number}: its key {key!r} makes no "
+                    "difference to the chat template's text; leave it out with "
+                    f"+dataset.options.ignore_keys=[{key}]"
+                )
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    return (said.text for said in _said(list(messages)))
+
+
+def _pieces(row: Row, text: str, places: list[Place], tokenizer: Tokenizer) -> list[Piece]:
+    """Return the things said, each in its role, and the template's text between them."""
+    found: list[Piece] = []
+    end, before = 0, None
+    for place in (*places, None):
+        gap = text[end : place.start if place else len(text)]
+        after = place.said if place else None
+        found += _between(gap, row, before, after, tokenizer)
+        if place:
+            found.append(
+                (
+                    text[place.start : place.end],
+                    ROLE_OF.get(place.said.part) or role_of(place.said.part),
+                )
+            )
+            end, before = place.end, place.said
     return found
 
 
-def _between(fixed: str, role: str, tokenizer: Tokenizer) -> list[Piece]:
-    """Return the template's text after a turn: the answer's stop token, then tags."""
-    if role != "assistant":
-        return [(fixed, Role.SPECIAL)]
-    ends = [fixed.index(t) + len(t) for t in tokenizer.special_tokens if t and t in fixed]
-    end = min(ends, default=len(fixed.rstrip()))
-    if not fixed[:end].strip():
-        raise UserError(
-            "dataset.template=chat: the chat template puts no stop token after an answer; give "
-            "another with model.chat_template=FILE"
-        )
-    return [(fixed[:end], Role.COMPLETION), (fixed[end:], Role.SPECIAL)]
+def _between(
+    gap: str, row: Row, before: Said | None, after: Said | None, tokenizer: Tokenizer
+) -> list[Piece]:
+    """Return the template's text between two things said, as pieces."""
+    answered = before is not None and row.turns[before.turn].role == "assistant"
+    answers = after is not None and row.turns[after.turn].role == "assistant"
+    if before and after and before.turn == after.turn:
+        return [(gap, Role.COMPLETION if answered else role_of(after.part))]
+    end = _answer_end(gap, tokenizer, last=after is None) if answered else 0
+    start = end + _answer_start(gap[end:], tokenizer) if answers else len(gap)
+    head = gap[end:start]
+    found = [(head, Role.SPECIAL)] if before else _lead(head, row.turns[0].role, tokenizer)
+    return [(gap[:end], Role.COMPLETION), *found, (gap[start:], Role.COMPLETION)]
+
+
+def _with_tools(found: list[Piece], row: Row, text: str, tokenizer: Tokenizer) -> list[Piece]:
+    """Return the pieces with the template's text about the row's tools as `system`."""
+    if not row.tools:
+        return found
+    bare, _ = _rendered(row.turns, tokenizer)
+    if bare == text:
+        raise RowError("the chat template does not show the row's tools")
+    low = len(_shared(text, bare))
+    high = len(text) - len(_shared(text[low:][::-1], bare[low:][::-1]))
+    split, place = [], 0
+    for piece, role in found:
+        inner = max(low - place, 0), max(high - place, 0)
+        own = role in (Role.SPECIAL, Role.BOILERPLATE)
+        split += [
+            (piece[: inner[0]], role),
+            (piece[inner[0] : inner[1]], Role.SYSTEM if own else role),
+            (piece[max(inner) :], role),
+        ]
+        place += len(piece)
+    return split
+
+
+def _answer_end(gap: str, tokenizer: Tokenizer, *, last: bool) -> int:
+    """Return how much of the text behind an answer still belongs to it, its stop included."""
+    stop = _stop(tokenizer)
+    if stop and stop in gap:
+        return gap.index(stop) + len(stop)
+    ends = [gap.index(t) + len(t) for t in tokenizer.special_tokens if t and t in gap]
+    if last and not ends:
+        raise RowError("the chat template puts no stop token after an answer")
+    return min(ends, default=0)
+
+
+def _answer_start(gap: str, tokenizer: Tokenizer) -> int:
+    """Return how much of the text before an answer is its prompt."""
+    units = _UNIT.findall(_generation_prompt(tokenizer))
+    while units:
+        prompt = "".join(units)
+        if prompt in gap:
+            return gap.index(prompt) + len(prompt)
+        units.pop()  # a prompt that opens reasoning, where the row has none
+    return len(gap)
+
+
+def _turns(*roles: str) -> list[Turn]:
+    """Return turns of one word each, to see what a template puts around them."""
+    part = {"system": "system", "user": "instruction", "assistant": "completion"}
+    return [Turn(r, ((part[r], f"qx{i}zv"),)) for i, r in enumerate(roles)]  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=256)
-def _lead(tokenizer: Tokenizer, roles: tuple[str, ...]) -> tuple[Piece, ...]:
-    """Return the text before the first content: tags, and what the template says by itself."""
-    fixed = _skeleton(tokenizer, roles)[0]
-    head, inserted, tail = fixed, "", ""
-    if roles[0] != "system":
+def _gaps(tokenizer: Tokenizer, *roles: str) -> tuple[str, ...]:
+    """Return the template's own text before, between and after turns of these roles."""
+    text, places = _rendered(_turns(*roles), tokenizer)
+    starts = [*(p.start for p in places), len(text)]
+    return tuple(text[a:b] for a, b in zip([0, *(p.end for p in places)], starts, strict=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _generation_prompt(tokenizer: Tokenizer) -> str:
+    """Return what the template adds for an answer to be generated; empty where it adds nothing."""
+    asked = [{"role": "user", "content": "qx0zv"}]
+    try:
+        shown, more = (tokenizer.chat(asked, generation_prompt=given) for given in (False, True))
+    except UserError:
+        return ""
+    return more[len(shown) :] if more.startswith(shown) else ""
+
+
+@functools.lru_cache(maxsize=16)
+def _stop(tokenizer: Tokenizer) -> str:
+    """Return what the template puts after an answer, whether or not another turn follows."""
+    try:
+        lead, _, between, _, after = _gaps(tokenizer, *("user", "assistant") * 2)
+    except UserError:  # one exchange is all that the template takes
         try:
-            head, tail = _skeleton(tokenizer, ("system", *roles))[:2]
+            return _gaps(tokenizer, "user", "assistant")[-1].rstrip()
+        except UserError:
+            return ""
+    same = _shared(_UNIT.findall(after), _UNIT.findall(between))
+    header = _shared(_UNIT.findall(lead)[::-1], _UNIT.findall(between)[::-1])
+    if same != after and len(between) > len(header):  # what follows may begin as the header does
+        same = same[: len(between) - len(header)]
+    return same.rstrip() or after.rstrip()
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return the units (or characters) that both begin with."""
+    same = []
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        same.append(a)
+    return "".join(same)
+
+
+def _lead(text: str, first: str, tokenizer: Tokenizer) -> list[Piece]:
+    """Return the text before the first content: tags, and what the template says by itself."""
+    head, inserted, tail = text, "", ""
+    if first != "system":
+        try:
+            head, tail = _gaps(tokenizer, "system", "user", "assistant")[:2]
         except UserError:  # the template knows no system turn
-            head, tail = "", _shared_end(fixed, _skeleton(tokenizer, ("user", "assistant") * 2)[2])
-        if not _encloses(fixed, head, tail):
+            head, tail = "", _shared(text[::-1], _between_exchanges(tokenizer)[::-1])[::-1]
+        if not _encloses(text, head, tail):
             head, tail = "", ""
-        inserted = fixed[len(head) : len(fixed) - len(tail)]
+        inserted = text[len(head) : len(text) - len(tail)]
         if not (head or tail):
-            return tuple(_scanned(fixed, tokenizer))
-    return (*_scanned(head, tokenizer), *_scanned(inserted, tokenizer), (tail, Role.SPECIAL))
+            return _scanned(text, tokenizer)
+    return [*_scanned(head, tokenizer), *_scanned(inserted, tokenizer), (tail, Role.SPECIAL)]
+
+
+def _between_exchanges(tokenizer: Tokenizer) -> str:
+    try:
+        return _gaps(tokenizer, *("user", "assistant") * 2)[2]
+    except UserError:
+        return ""
 
 
 def _encloses(text: str, head: str, tail: str) -> bool:
     fits = len(head) + len(tail) <= len(text)
     return fits and text.startswith(head) and text.endswith(tail)
-
-
-def _shared_end(one: str, other: str) -> str:
-    """Return the longest common ending."""
-    size = 0
-    while size < min(len(one), len(other)) and one[-1 - size] == other[-1 - size]:
-        size += 1
-    return one[len(one) - size :]
 
 
 def _scanned(text: str, tokenizer: Tokenizer) -> list[Piece]:

@@ -5,6 +5,7 @@ which format a row came in.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,20 +14,27 @@ from ablate.config.schema import Dataset
 from ablate.data.sources import Record
 from ablate.errors import UserError, nearest, unknown
 
-TurnRole = Literal["system", "user", "assistant"]
+TurnRole = Literal["system", "user", "assistant", "tool"]
 FORMATS = {  # the columns that a format needs, and those it may have
-    "messages": (("messages",), ()),
+    "messages": (("messages",), ("tools",)),
     "alpaca": (("instruction", "output"), ("input", "system")),
     "prompt_completion": (("prompt", "completion"), ("system",)),
     "text": (("text",), ()),
 }
 SPEAKERS: Mapping[str, TurnRole] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
 }
+REASONING = ("reasoning_content", "reasoning", "thinking")  # an answer's reasoning, by its writers
+PART_OF = {"system": "system", "user": "instruction", "assistant": "completion", "tool": "input"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Turn:
 
     role: TurnRole
     parts: tuple[tuple[str, str], ...]
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the message's other keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,9 @@ class Row:
 
     turns: tuple[Turn, ...] = ()
     text: str | None = None
+    tools: tuple[Any, ...] = field(
+        default=(), hash=False
+    )  # definitions that the chat template is given
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -103,9 +115,16 @@ def _located(dataset: Dataset, record: Record, read: _Reader, theirs: Mapping[st
         row = read(record.fields, theirs)
     except _Malformed as fault:
         raise UserError(f"dataset.path={dataset.path}: {record.place}: {fault}") from None
+    if ignored := set(dataset.options.get("ignore_keys", ())):
+        turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
+        row = dataclasses.replace(row, turns=tuple(turns))
     used = set(theirs.values())
     rest = {k: v for k, v in record.fields.items() if k not in used}
     return dataclasses.replace(row, meta={"place": record.place, **rest})
+
+
+def _without(extra: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in extra.items() if key not in keys}
 
 
 def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) -> str:
@@ -114,8 +133,20 @@ def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) 
         return ""
     if value is None:
         raise _Malformed(f"{column} is missing")
+    return _checked_text(value, column)
+
+
+def _checked_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _Malformed(f"{column} must be text, is {type(value).__name__}")
+        raise _Malformed(f"{name} must be text, is {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            raise _Malformed(
+                f"{name} holds half of a surrogate pair (U+{code:04X}), which is no text"
+            ) from None
     return value
 
 
@@ -162,22 +193,58 @@ def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
         raise _Malformed("has no completion: its last message is not the assistant's")
     if "user" not in roles or "system" in roles[1:]:
         raise _Malformed("needs a user's message, and a system message only at the start")
-    return Row(turns=turns)
+    return Row(turns=turns, tools=_tools(fields.get(theirs["tools"]), theirs["tools"]))
+
+
+def _tools(value: Any, column: str) -> tuple[Any, ...]:
+    """Return the definitions of tools: a list, or the JSON text of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "null")
+        except ValueError:
+            raise _Malformed(f"{column} is text, but no JSON") from None
+    if not isinstance(value, list | None):
+        raise _Malformed(f"{column} must be a list, is {type(value).__name__}")
+    return tuple(_present(value or []))
 
 
 def _turn(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping):
         raise _Malformed(f"message {number} must be an object, is {type(message).__name__}")
-    speaker = message.get("role", message.get("from"))
+    extra = _present(message)
+    speaker = extra.pop("role", None) or extra.pop("from", None)
     if speaker not in SPEAKERS:
         near = nearest(speaker, SPEAKERS)
         raise _Malformed(f"message {number}: role {speaker!r} is unknown.{near}")
-    content = _text_of(message, "content" if "content" in message else "value")
     role = SPEAKERS[speaker]
+    for reasoning in REASONING:
+        if reasoning in extra:
+            _checked_text(extra[reasoning], f"message {number}: {reasoning}")
+    content = _said(extra, number, optional=role == "assistant" and "tool_calls" in extra)
     if role == "user" and not content.strip():
         raise _Malformed(f"message {number}: the user says nothing")
-    part = {"system": "system", "user": "instruction", "assistant": "completion"}[role]
-    return Turn(role, ((part, content),))
+    return Turn(role, ((PART_OF[role], content),), extra)
+
+
+def _said(extra: dict[str, Any], number: int, *, optional: bool) -> str:
+    """Return what a message says, taken out of `extra`: its text, or its text parts joined."""
+    name = "value" if "value" in extra and "content" not in extra else "content"
+    content = extra.pop(name, "" if optional else None)
+    if isinstance(content, list):
+        kinds = {part.get("type") if isinstance(part, Mapping) else None for part in content}
+        if kinds - {"text"}:
+            raise _Malformed(f"message {number}: only parts of type text can be trained on")
+        content = "".join(str(part.get("text", "")) for part in content)
+    if content is None:
+        raise _Malformed(f"message {number}: {name} is missing")
+    return _checked_text(content, f"message {number}: {name}")
+
+
+def _present(value: Any) -> Any:
+    """Return nested records without the keys whose value is null, which columnar files fill in."""
+    if isinstance(value, Mapping):
+        return {key: _present(each) for key, each in value.items() if each is not None}
+    return [_present(each) for each in value] if isinstance(value, list) else value
 
 
 _READERS: Mapping[str, _Reader] = {

@@ -22,6 +22,7 @@ __all__ = ["Row", "Rows", "Turn", "load", "load_rows", "row_hash"]
 PARTS = ("train", "validation", "test")
 # Prompt inversion (the PLW paper's AlpacaDataShort; its own wording was never published).
 ASKING = "Here is an answer. Write the instruction that it answers."
+OPTIONS = ("empty_completion", "ignore_keys")
 SHUFFLE_SEED = 20240113
 
 
@@ -79,8 +80,8 @@ def _empty_rule(dataset: Dataset) -> str:
     if dataset.source == "micro":
         return "error"
     for name in dataset.options:
-        if name != "empty_completion":
-            raise unknown("dataset.options", name, ["empty_completion"])
+        if name not in OPTIONS:
+            raise unknown("dataset.options", name, OPTIONS)
     rule = str(dataset.options.get("empty_completion", "error"))
     if rule not in ("error", "drop", "keep"):
         raise unknown("dataset.options.empty_completion", rule, ["error", "drop", "keep"])
@@ -89,8 +90,9 @@ def _empty_rule(dataset: Dataset) -> str:
 
 def row_hash(row: Row) -> str:
     """Return the sha256 of a row's text."""
-    said = [[turn.role, turn.parts] for turn in row.turns]
-    return hashlib.sha256(json.dumps([said, row.text]).encode()).hexdigest()
+    said = [[t.role, t.parts, *([t.extra] if t.extra else [])] for t in row.turns]
+    whole = [said, row.text, *([row.tools] if row.tools else [])]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _part(rows: list[Row], dataset: Dataset, part: str) -> list[Row]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ablate.data.pieces import Rendered, Span
 from ablate.data.tokenizer import Encoded, Tokenizer
-from ablate.errors import UserError
+from ablate.errors import RowError
 from ablate.roles import Role
 
 _BLANKS = re.compile(r"\s+")
@@ -18,7 +18,7 @@ def token_roles(
     """Return the role of every token of `rendered.text`, uint8 (T,), BOS not among them.
 
     Raises:
-        UserError: the tokens of a role do not read as the text that has this role.
+        RowError: the tokens of a role do not read as the text that has this role.
     """
     owners = _owners(rendered)[_first_visible(rendered.text, encoded)]
     of_span = np.array([int(span.role) for span in rendered.spans], dtype=np.uint8)
@@ -78,7 +78,7 @@ def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: 
         if _bare(tokenizer.decode(encoded.ids[low:high])) != _bare(stretch):
             _complain(rendered, encoded, span, tokenizer)
     if np.any(np.diff(owners) < 0):
-        raise UserError("its tokenizer's offsets run backwards, so roles cannot be assigned")
+        raise RowError("its tokenizer's offsets run backwards, so roles cannot be assigned")
 
 
 def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokenizer: Tokenizer) -> None:
@@ -86,7 +86,7 @@ def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokenizer: Token
     if _bare(tokenizer.decode(encoded.ids)) == _bare(rendered.text):
         role = span.role.name.lower()
         shown = rendered.text[span.start : span.end][:40]
-        raise UserError(f"the tokens of its {role} {shown!r} decode to other text: a role leaks")
+        raise RowError(f"the tokens of its {role} {shown!r} decode to other text: a role leaks")
 
 
 def _bare(text: str) -> str:

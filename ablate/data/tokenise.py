@@ -23,17 +23,19 @@ import numpy as np
 from ablate.config.schema import Dataset
 from ablate.data import cache
 from ablate.data.backend import tokenizer_hash
+from ablate.data.pieces import Rendered
 from ablate.data.rows import Row, load
 from ablate.data.spans import token_roles
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import UserError
+from ablate.errors import RowError, UserError
 from ablate.roles import NAMES, Role
 
 CHUNK = 512  # rows tokenised at once: fast enough, and small in memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
 NO_ANSWER_LEFT = "completion beyond max_length"
 NO_TARGET = "a single token"
+Refused = list[tuple[str, str]]  # why, and the row's place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,8 @@ def _make(
     dropped = Counter(loaded.dropped)
     ids, roles, full = [], [], Counter[str]()
     truncated = 0
-    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokenizer, boundary):
+    refused: Refused = []
+    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokenizer, boundary, refused):
         full.update(_counted(row_roles))
         reason = _why_dropped(row_roles[:max_length])
         if reason:
@@ -195,6 +198,10 @@ def _make(
             ids.append(row_ids[:max_length])
             roles.append(row_roles[:max_length])
     rows_in = len(loaded.rows) + sum(loaded.dropped.values())
+    if refused and len(refused) == len(loaded.rows):
+        reason, place = refused[0]
+        raise UserError(f"dataset.path={dataset.path}: {place}: {reason}")
+    dropped.update(_reasons(refused))
     if not ids:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in dropped.items())
         raise UserError(
@@ -207,6 +214,13 @@ def _make(
     known["rg_before_truncation"] = generation_ratio(full)
     summed = _summarised(flat_ids, flat_roles, starts, known)
     return Tokenised(ids=flat_ids, roles=flat_roles, starts=starts, summary=summed)
+
+
+def _reasons(refused: Refused) -> dict[str, int]:
+    """Return how many rows were refused for each reason, with the first row's place."""
+    first = {reason: place for reason, place in reversed(refused)}
+    counts = Counter(reason for reason, _ in refused)
+    return {f"{reason}, first {first[reason]}": n for reason, n in counts.items()}
 
 
 def _summarised(
@@ -246,20 +260,35 @@ def _why_dropped(roles: np.ndarray) -> str:
 
 
 def _encoded(
-    rows: list[Row], dataset: Dataset, tokenizer: Tokenizer, boundary: str
+    rows: list[Row], dataset: Dataset, tokenizer: Tokenizer, boundary: str, refused: Refused
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ids (int32) and roles (uint8) of every row at its full length."""
+    """Yield ids (int32) and roles (uint8) of every row at its full length.
+
+    Rows to which no roles can be assigned are put into `refused` instead, with the reason.
+    """
     for first in range(0, len(rows), CHUNK):
-        some = rows[first : first + CHUNK]
-        texts = [render(row, dataset, tokenizer) for row in some]
-        encoded = tokenizer.encode_all([rendered.text for rendered in texts])
-        for row, rendered, tokens in zip(some, texts, encoded, strict=True):
+        some = list(_rendered(rows[first : first + CHUNK], dataset, tokenizer, refused))
+        encoded = tokenizer.encode_all([rendered.text for _, rendered in some])
+        for (row, rendered), tokens in zip(some, encoded, strict=True):
             try:
                 roles = token_roles(rendered, tokens, boundary=boundary, tokenizer=tokenizer)
-            except UserError as error:
-                raise UserError(f"dataset.path={dataset.path}: {row.place}: {error}") from None
+            except RowError as error:
+                refused.append((str(error), row.place))
+                continue
             lead = [tokenizer.bos] if rendered.add_bos else []
             yield (
                 np.concatenate([np.array(lead, dtype=np.int32), tokens.ids]),
                 np.concatenate([np.full(len(lead), Role.SPECIAL, dtype=np.uint8), roles]),
             )
+
+
+def _rendered(
+    rows: list[Row], dataset: Dataset, tokenizer: Tokenizer, refused: Refused
+) -> Iterator[tuple[Row, Rendered]]:
+    for row in rows:
+        try:
+            yield row, render(row, dataset, tokenizer)
+        except RowError as error:
+            refused.append((str(error), row.place))
+        except UserError as error:
+            raise UserError(f"{error} ({row.place})") from None

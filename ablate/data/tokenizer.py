@@ -19,7 +19,7 @@ import numpy as np
 
 from ablate.data import backend
 from ablate.data.specials import Stop, chat_stop
-from ablate.errors import UserError
+from ablate.errors import RowError, UserError
 
 # Templates that print today's date would give other tokens every day; this is the default date of
 # Llama's own templates.
@@ -126,23 +126,42 @@ class Tokenizer:
         """Return the vocabulary's own string for an id."""
         return str(self._tokenizer.id_to_token(int(number)) or f"<{number}?>")
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return the chat template's text for `messages`, no generation prompt.
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] = (),
+        generation_prompt: bool = False,
+    ) -> str:
+        """Return the chat template's text for `messages`.
+
+        Args:
+            messages: turns with role and content.
+            tools: definitions of tools.
+            generation_prompt: whether the text goes on to where an answer begins.
 
         Raises:
-            UserError: the folder has no chat template, or it refuses the messages.
+            UserError: the folder has no chat template.
+            RowError: the template refuses the messages.
         """
         if self.chat_template is None:
             raise UserError(
                 f"dataset.template=chat: {self.folder} has no chat template; give "
                 "model.chat_template=FILE or dataset.template=alpaca"
             )
-        given = {"messages": messages, "tools": None, "documents": None, **self.named_tokens}
+        given = {
+            "messages": messages,
+            "tools": list(tools) or None,
+            "documents": None,
+            **self.named_tokens,
+        }
         try:
-            return _compiled(self.chat_template).render(given, add_generation_prompt=False)
+            return _compiled(self.chat_template).render(
+                given, add_generation_prompt=generation_prompt
+            )
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"dataset.template=chat: the chat template says: {reason}") from None
+            raise RowError(f"the chat template says: {reason}") from None
 
 
 def _encoded(found: Any) -> Encoded:

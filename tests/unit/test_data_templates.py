@@ -268,10 +268,10 @@ def test_templates_from_the_field(name: str, make_bytes: Make) -> None:
 
 
 BAD = {
-    "{% for m in messages %}{{ m['content'] | upper }}</s>{% endfor %}": "drops or repeats",
+    "{% for m in messages %}{{ m['content'] | upper }}</s>{% endfor %}": "changes the text",
     "{% for m in messages %}{{ m['content'] * 2 }}</s>{% endfor %}": "drops or repeats",
     "{{ messages[-1]['content'] }}</s>": "drops or repeats",
-    "{% for m in messages %}{{ m['content'].split('y')[-1] }}</s>{% endfor %}": "changes the text",
+    "{% for m in messages %}{{ m['content'].split('y')[-1] }}</s>{% endfor %}": "drops or repeats",
     "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}": "no stop token",
     "{{ raise_exception('Only music') }}": "Only music",
     "{% for m in messages %}": "template says",
