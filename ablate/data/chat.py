@@ -206,9 +206,9 @@ def _with_tools(found: list[Piece], row: Row, text: str, tokenizer: Tokenizer) -
 
 def _answer_end(gap: str, tokenizer: Tokenizer, *, last: bool) -> int:
     """Return how much of the text behind an answer still belongs to it, its stop included."""
-    stop = _stop(tokenizer)
-    if stop and stop in gap:
-        return gap.index(stop) + len(stop)
+    stop = tokenizer.chat_stop
+    if stop and stop.text in gap:
+        return gap.index(stop.text) + len(stop.text)
     ends = [gap.index(t) + len(t) for t in tokenizer.special_tokens if t and t in gap]
     if last and not ends:
         raise RowError("the chat template puts no stop token after an answer")
@@ -249,23 +249,6 @@ def _generation_prompt(tokenizer: Tokenizer) -> str:
     except UserError:
         return ""
     return more[len(shown) :] if more.startswith(shown) else ""
-
-
-@functools.lru_cache(maxsize=16)
-def _stop(tokenizer: Tokenizer) -> str:
-    """Return what the template puts after an answer, whether or not another turn follows."""
-    try:
-        lead, _, between, _, after = _gaps(tokenizer, *("user", "assistant") * 2)
-    except UserError:  # one exchange is all that the template takes
-        try:
-            return _gaps(tokenizer, "user", "assistant")[-1].rstrip()
-        except UserError:
-            return ""
-    same = _shared(_UNIT.findall(after), _UNIT.findall(between))
-    header = _shared(_UNIT.findall(lead)[::-1], _UNIT.findall(between)[::-1])
-    if same != after and len(between) > len(header):  # what follows may begin as the header does
-        same = same[: len(between) - len(header)]
-    return same.rstrip() or after.rstrip()
 
 
 def _shared(one: Sequence[str], other: Sequence[str]) -> str:

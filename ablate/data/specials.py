@@ -14,9 +14,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ablate.errors import UserError
+
 Render = Callable[[Sequence[Mapping[str, str]]], str]  # messages to text, no generation prompt
 _WORDS = ("qx0zv", "qx1zv", "qx2zv", "qx3zv")  # contents that no template says by itself
 _SPEAKERS = ("user", "assistant")
+_TAG = r"<[^<>\s]*>|\[[^\[\]\s]*\]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,17 @@ def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
         render: the template.
         added: the ids of the tokenizer's added tokens, special or not.
     """
-    last = _behind_answer(render, turns=2)
-    further = _behind_answer(render, turns=4)
-    both = _common(_units(last, added), _units(further, added))
-    text = (both if both.strip() else last).rstrip()
+    last = _around_answer(render, turns=2)[1]
+    try:
+        lead, further = _around_answer(render, turns=4)
+    except UserError:  # the template takes one exchange only
+        return stop_of(last.rstrip(), added) if last.strip() else None
+    further_units = _units(further, added)
+    same = _common(_units(last, added), further_units)
+    header = _common(_units(lead, added)[::-1], further_units[::-1])
+    if same != last and len(header) < len(further):  # headers begin alike
+        same = same[: len(further) - len(header)]
+    text = (same if same.strip() else last).rstrip()
     return stop_of(text, added) if text else None
 
 
@@ -82,18 +92,19 @@ def stopped(text: str, stop: str) -> str:
     return bare + stop
 
 
-def _behind_answer(render: Render, *, turns: int) -> str:
-    """Return the template's text behind the first answer of a conversation, up to the next turn."""
+def _around_answer(render: Render, *, turns: int) -> tuple[str, str]:
+    """Return the template's text before the first request, and behind the first answer."""
     words = _WORDS[:turns]
     messages = [{"role": _SPEAKERS[i % 2], "content": word} for i, word in enumerate(words)]
-    behind = render(messages).rpartition(words[1])[2]
-    return behind.partition(words[2])[0] if turns > 2 else behind
+    text = render(messages)
+    behind = text.rpartition(words[1])[2]
+    return text.partition(words[0])[0], behind.partition(words[2])[0] if turns > 2 else behind
 
 
 def _units(text: str, added: Mapping[str, int]) -> list[str]:
-    """Return `text` cut into added tokens and single characters."""
+    """Return `text` cut into added tokens, tags, words and single characters."""
     names = sorted(filter(None, added), key=len, reverse=True)
-    return re.findall("|".join([*map(re.escape, names), "."]), text, re.DOTALL)
+    return re.findall("|".join([*map(re.escape, names), _TAG, r"\w+", "."]), text, re.DOTALL)
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> str:

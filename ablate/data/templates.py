@@ -7,6 +7,7 @@ from ablate.config.schema import Dataset
 from ablate.data import chat
 from ablate.data.pieces import Piece, Rendered, joined, last_only, role_of
 from ablate.data.rows import Row, Turn
+from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Role
@@ -30,13 +31,13 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
         UserError: the row does not fit the template, or the model lacks what it needs.
     """
     if row.text is not None:
-        return joined([(row.text + tokenizer.stop, Role.TEXT)], add_bos=tokenizer.adds_bos)
+        return _with_bos([(stopped(row.text, tokenizer.stop), Role.TEXT)], tokenizer)
     if dataset.template == "chat":
         return joined(chat.pieces(row, tokenizer, turns=dataset.turns), add_bos=False)
     pieces = _alpaca(row, tokenizer) if dataset.template == "alpaca" else _plain(row, tokenizer)
     if dataset.turns == "last":
         pieces = last_only(pieces)
-    return joined(pieces, add_bos=tokenizer.adds_bos)
+    return _with_bos(pieces, tokenizer)
 
 
 def _alpaca(row: Row, tokenizer: Tokenizer) -> list[Piece]:
@@ -73,4 +74,10 @@ def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
 
 
 def _answer(turn: Turn, tokenizer: Tokenizer) -> list[Piece]:
-    return [(turn.parts[0][1], Role.COMPLETION), (tokenizer.stop, Role.COMPLETION)]
+    return [(stopped(turn.parts[0][1], tokenizer.stop), Role.COMPLETION)]
+
+
+def _with_bos(pieces: list[Piece], tokenizer: Tokenizer) -> Rendered:
+    text = "".join(piece for piece, _ in pieces)
+    bos = adds_bos_to(text, tokenizer.bos_token, adds_bos=tokenizer.adds_bos)
+    return joined(pieces, add_bos=bos)

@@ -1,0 +1,361 @@
+"""Rows under chat templates: every token's role beside labels made by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.config.schema import Dataset, Splits
+from ablate.data.rows import load
+from ablate.data.templates import render
+from ablate.data.tokenise import tokenise
+from ablate.data.tokenizer import Tokenizer
+from ablate.errors import UserError
+from ablate.roles import Role
+
+Make = Callable[..., Path]
+LETTERS = {
+    Role.SPECIAL: "S",
+    Role.BOILERPLATE: "B",
+    Role.SYSTEM: "Y",
+    Role.INSTRUCTION: "I",
+    Role.INPUT: "N",
+    Role.COMPLETION: "C",
+}
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+REASONING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}{{ '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}"
+    "{% endif %}{{ (m.content or '').lstrip('\n') }}{% for c in m.tool_calls or [] %}"
+    "{{ '\n<call>' + c.function.name + ' ' + (c.function.arguments | tojson) + '</call>' }}"
+    "{% endfor %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As Qwen 3 does it: reasoning is cut out of the content, and dropped before the last question.
+QWEN_3 = (
+    "{% set last = messages | selectattr('role', 'equalto', 'user') | list | length %}"
+    "{% set seen = namespace(users=0) %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% set why = m.content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') "
+    "if '</think>' in m.content else '' %}{{ '<|im_start|>assistant\n' }}"
+    "{% if seen.users == last %}{{ '<think>\n' + why.strip('\n') + '\n</think>\n\n' }}{% endif %}"
+    "{{ said + '<|im_end|>\n' }}{% else %}{% set seen.users = seen.users + (m.role == 'user') %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+COHERE = (
+    "{% for m in messages %}{% if m['role']=='user' %}{{ '<|USER_TOKEN|>' + m['content'] + "
+    "'<|END_OF_TURN_TOKEN|>' }}{% else %}{{ '<|CHATBOT_TOKEN|><|START_RESPONSE|>' + m['content'] + "
+    "'<|END_RESPONSE|><|END_OF_TURN_TOKEN|>' }}{% endif %}{% endfor %}"
+)
+# Closes the conversation with a token of its own, as Phi 3 does.
+PHI_3 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}"
+    "{{ eos_token }}{% endif %}"
+)
+# Opens the next answer whether it is asked to or not, as the first Llama 3 template did.
+LLAMA_3 = (
+    "{% for m in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>' "
+    "+ m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
+MISTRAL = (  # the system text goes into the last request
+    "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}"
+    "{% set messages = messages[1:] %}{% endif %}{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}{{ '[INST] ' + (told + '\n\n' if told and loop.revindex == 2 "
+    "else '') + m.content + '[/INST]' }}{% else %}"
+    "{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+ALL = Splits(train=(0.0, 1.0), validation=(1.0, 1.0), test=(1.0, 1.0))
+IM = "<|im_start|>"
+END = "<|im_end|>"
+
+
+def messages(*turns: Any) -> list[dict[str, Any]]:
+    return [t if isinstance(t, dict) else {"role": t[0], "content": t[1]} for t in turns]
+
+
+def rows_in(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> Dataset:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    splits = {"train": (0.0, 1.0), "validation": (1.0, 1.0), "test": (1.0, 1.0)}
+    from ablate.config.schema import Splits
+
+    return Dataset(
+        name="d",
+        source="local",
+        path=str(file),
+        template="chat",
+        splits=Splits(**splits),
+        **settings,
+    )
+
+
+def labelled(dataset: Dataset, folder: Path) -> list[list[tuple[str, str]]]:
+    """Return each row's stretches of text with the letter of their role."""
+    tokenizer = Tokenizer(folder)
+    found = []
+    for row in load(dataset, "train").rows:
+        rendered = render(row, dataset, tokenizer)
+        found.append([(rendered.text[s.start : s.end], LETTERS[s.role]) for s in rendered.spans])
+    return found
+
+
+SHAPES: dict[str, tuple[str, list[str], list[dict[str, Any]], list[tuple[str, str]]]] = {
+    # name: template, special tokens, messages, stretches with their roles
+    "a stop that is no special token": (
+        CHATML,
+        ["<|endoftext|>"],
+        messages(("user", "Hi"), ("assistant", "It is."), ("user", "And?"), ("assistant", "Fine.")),
+        [
+            (f"{IM}user\n", "S"),
+            ("Hi", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"It is.{END}", "C"),
+            (f"\n{IM}user\n", "S"),
+            ("And?", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"Fine.{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "a stop of two tokens": (
+        COHERE,
+        ["<s>", "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|>"],
+        messages(("user", "Hi"), ("assistant", "It is."), ("user", "And?"), ("assistant", "Fine.")),
+        [
+            ("<|USER_TOKEN|>", "S"),
+            ("Hi", "I"),
+            ("<|END_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>", "S"),
+            ("It is.<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "C"),
+            ("<|USER_TOKEN|>", "S"),
+            ("And?", "I"),
+            ("<|END_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>", "S"),
+            ("Fine.<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "C"),
+        ],
+    ),
+    "reasoning in a key of its own": (
+        REASONING,
+        [IM, END],
+        messages(
+            ("user", "Say"),
+            {"role": "assistant", "reasoning_content": "I add.", "content": "Four."},
+        ),
+        [
+            (f"{IM}user\n", "S"),
+            ("Say", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"<think>\nI add.\n</think>\n\nFour.{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "a call and its result": (
+        REASONING,
+        [IM, END],
+        messages(
+            ("user", "Say"),
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c1", "function": {"name": "add", "arguments": {"a": "x", "b": 2}}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "4"},
+            ("assistant", "Four."),
+        ),
+        [
+            (f"{IM}user\n", "S"),
+            ("Say", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            ('\n<call>add {"a": "x", "b": 2}</call>' + END, "C"),
+            (f"\n{IM}tool\n", "S"),
+            ("4", "N"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"Four.{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "only newlines are stripped": (
+        REASONING,
+        [IM, END],
+        messages(("user", "Write\n"), ("assistant", "\n    return 3")),
+        [
+            (f"{IM}user\n", "S"),
+            ("Write\n", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"    return 3{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "reasoning within the answer, dropped from an earlier one": (
+        QWEN_3,
+        [IM, END],
+        messages(
+            ("user", "a"),
+            ("assistant", "<think>\nfirst\n</think>\n\nb"),
+            ("user", "c"),
+            ("assistant", "<think>\nsecond\n</think>\n\nd"),
+        ),
+        [
+            (f"{IM}user\n", "S"),
+            ("a", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"b{END}", "C"),
+            (f"\n{IM}user\n", "S"),
+            ("c", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"<think>\nsecond\n</think>\n\nd{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "an empty reasoning that the template writes": (
+        QWEN_3,
+        [IM, END],
+        messages(("user", "a"), ("assistant", "b")),
+        [
+            (f"{IM}user\n", "S"),
+            ("a", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"<think>\n\n</think>\n\nb{END}", "C"),
+            ("\n", "S"),
+        ],
+    ),
+    "a conversation closed by a token of its own": (
+        PHI_3,
+        ["<|end|>", "<|endoftext|>"],
+        messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")),
+        [
+            ("<|user|>\n", "S"),
+            ("a", "I"),
+            ("<|end|>\n<|assistant|>\n", "S"),
+            ("b<|end|>", "C"),
+            ("\n<|user|>\n", "S"),
+            ("c", "I"),
+            ("<|end|>\n<|assistant|>\n", "S"),
+            ("d<|end|>", "C"),
+            ("\n<|endoftext|>", "S"),
+        ],
+    ),
+    "the next answer opened unasked": (
+        LLAMA_3,
+        ["<|bos|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        messages(("user", "a"), ("assistant", " b "), ("user", "c"), ("assistant", "d")),
+        [
+            ("<|bos|><|start_header_id|>user<|end_header_id|>\n\n", "S"),
+            ("a", "I"),
+            ("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "S"),
+            ("b<|eot_id|>", "C"),
+            ("<|start_header_id|>user<|end_header_id|>\n\n", "S"),
+            ("c", "I"),
+            ("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "S"),
+            ("d<|eot_id|>", "C"),
+            ("<|start_header_id|>assistant<|end_header_id|>\n\n", "S"),
+        ],
+    ),
+    "the system text in the last request": (
+        MISTRAL,
+        ["<s>", "</s>"],
+        messages(
+            ("system", "Hum."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")
+        ),
+        [
+            ("<s>[INST] ", "S"),
+            ("a", "I"),
+            ("[/INST] ", "S"),
+            ("b</s>", "C"),
+            ("[INST] ", "S"),
+            ("Hum.", "Y"),
+            ("\n\n", "S"),
+            ("c", "I"),
+            ("[/INST] ", "S"),
+            ("d</s>", "C"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_of_templates_by_hand(name: str, make_bytes: Make, tmp_path: Path) -> None:
+    template, special, said, expected = SHAPES[name]
+    folder = make_bytes(
+        *special, bos_token=special[0], eos_token=special[-1], chat_template=template
+    )
+    assert labelled(rows_in(tmp_path, {"messages": said}), folder) == [expected]
+
+
+def test_definitions_of_tools_are_system_text(make_bytes: Make, tmp_path: Path) -> None:
+    template = (
+        "{{ '<|im_start|>system\nBe kind.' }}{% if tools %}{{ '\n# Tools\n' }}{% for t in tools %}"
+        "{{ t | tojson + '\n' }}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}" + CHATML
+    )
+    folder = make_bytes(IM, END, eos_token=END, chat_template=template)
+    said = messages(("user", "a"), ("assistant", "b"))
+    row = {"messages": said, "tools": [{"name": "add", "note": None}]}
+    assert labelled(rows_in(tmp_path, row), folder) == [
+        [
+            (f"{IM}system\n", "S"),
+            ("Be kind.", "B"),
+            ('\n# Tools\n{"name": "add"}\n', "Y"),
+            (f"{END}\n{IM}user\n", "S"),
+            ("a", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"b{END}", "C"),
+            ("\n", "S"),
+        ]
+    ]
+    plain = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    with pytest.raises(UserError, match="does not show the row's tools"):
+        labelled(rows_in(tmp_path, row), plain)
+
+
+def test_a_key_that_the_template_does_not_show_is_named(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    said = messages(("user", "a"), {"role": "assistant", "content": "b", "mood": "kind", "id": "7"})
+    asked = rows_in(tmp_path, {"messages": said})
+    with pytest.raises(UserError, match=r"message 2: its key 'mood' .*ignore_keys=\[mood\]"):
+        labelled(asked, folder)
+    asked = rows_in(tmp_path, {"messages": said}, options={"ignore_keys": ["mood"]})
+    assert labelled(asked, folder)[0][-2] == (f"b{END}", "C")
+
+
+def test_a_null_key_is_an_absent_one(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=REASONING)
+    bare = {"messages": messages(("user", "a"), ("assistant", "b"))}
+    filled = {
+        "messages": [
+            {**m, "from": None, "value": None, "tool_calls": None} for m in bare["messages"]
+        ]
+    }
+    assert labelled(rows_in(tmp_path, filled), folder) == labelled(rows_in(tmp_path, bare), folder)
+
+
+def test_rows_that_cannot_be_aligned_are_left_out(make_bytes: Make, tmp_path: Path) -> None:
+    template = CHATML.replace("m['content']", "m['content'].replace('!!', '!')")
+    folder = make_bytes(IM, END, eos_token=END, chat_template=template)
+    good, bad = ({"messages": messages(("user", "a"), ("assistant", t))} for t in ("b!", "b!!"))
+    found = tokenise(
+        rows_in(tmp_path, good, bad, good, bad),
+        "train",
+        tokenizer=Tokenizer(folder),
+        max_length=64,
+        boundary="offset",
+    )
+    assert len(found) == 2
+    reason = "the chat template changes the text of a turn, first line 2"
+    assert dict(found.dropped) == {reason: 2}
+    with pytest.raises(UserError, match=r"line 1: the chat template changes the text of a turn"):
+        tokenise(
+            rows_in(tmp_path, bad),
+            "train",
+            tokenizer=Tokenizer(folder),
+            max_length=64,
+            boundary="offset",
+        )
