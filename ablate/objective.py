@@ -16,13 +16,28 @@ Two cells with the same data are the same run if their tables agree on the roles
 after dividing both tables by the largest `den`: such cells are aliases of one run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from ablate.config.schema import Cell, Loss, Masking
 from ablate.errors import UserError
-from ablate.roles import NAMES, Role
+from ablate.roles import DETAILS, NAMES, ROLE_OF, Detail, Role
 
 RoleTable = tuple[float, ...]  # one number per role, indexed by `Role`
+
+
+class Counted(Protocol):
+    """What an objective's identity depends on in the data: targets by role and detail, answers."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...  # noqa: D102
+    @property
+    def details(self) -> Mapping[str, int]: ...  # noqa: D102
+    @property
+    def answers(self) -> int: ...  # noqa: D102
+    @property
+    def kinds_hash(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,9 @@ class Objective:
     permute: bool = False
     first_header_only: bool = False
     label_smoothing: float = 0.0
+    normaliser: str = "weight"
+    details: tuple[tuple[Detail, float, float], ...] = ()  # with a num and den of their own
+    turns: str | tuple[int, ...] = "all"  # answers left out weigh as instructions do
 
     @property
     def per_example(self) -> bool:
@@ -57,24 +75,38 @@ def make_objective(masking: Masking, plw: float, completion_weight: float, loss:
     Raises:
         UserError: no token would have a weight (completion weight 0, nothing else weighted).
     """
-    num = [0.0] * len(NAMES)
-    for name, weight in masking.weights.items():
-        num[NAMES.index(name)] = plw if weight == "plw" else float(weight)
+    given = {name: plw if w == "plw" else float(w) for name, w in masking.weights.items()}
+    num = [given.get(name, 0.0) for name in NAMES]
     num[Role.COMPLETION] *= completion_weight
     num[Role.TEXT] = 1.0
-    if not any(w for role, w in enumerate(num) if role != Role.TEXT):
+    details = {Detail[name.upper()]: given[name] for name in DETAILS if name in given}
+    for detail in details:
+        details[detail] *= completion_weight if ROLE_OF[detail] == Role.COMPLETION else 1.0
+    if not any([*details.values(), *(w for role, w in enumerate(num) if role != Role.TEXT)]):
         raise UserError(
             f"completion_weight={completion_weight}: nothing is left to train under "
             f"masking={masking.name} plw={plw}; raise completion_weight or plw"
         )
+    den = _divisor(tuple(num), loss.normaliser)
     return Objective(
         num=tuple(num),
-        den=_divisor(tuple(num), loss.normaliser),
+        den=den,
         scope=loss.scope,
         permute=masking.permute,
         first_header_only=masking.first_header_only,
         label_smoothing=loss.label_smoothing,
+        normaliser=loss.normaliser,
+        details=tuple(
+            (detail, weight, _divisor_of(weight, den[ROLE_OF[detail]], loss.normaliser))
+            for detail, weight in details.items()
+        ),
+        turns=masking.turns,
     )
+
+
+def _divisor_of(weight: float, usual: float, normaliser: str) -> float:
+    """Return the divisor weight of a detail whose role's is `usual`."""
+    return {"weight": weight, "nonzero": float(weight > 0)}.get(normaliser, usual)
 
 
 def _divisor(num: RoleTable, normaliser: str) -> RoleTable:
@@ -90,21 +122,37 @@ def _divisor(num: RoleTable, normaliser: str) -> RoleTable:
     return rules[normaliser]
 
 
-def canonical(objective: Objective, counts: dict[str, int]) -> dict[str, object]:
-    """Return the identity of `objective` on data whose targets have these role `counts`.
+def canonical(objective: Objective, data: Counted) -> dict[str, object]:
+    """Return the identity of `objective` on `data`.
 
     Roles that do not occur are dropped, both tables are divided by the largest divisor weight, and
-    a permutation of equal weights is no permutation. Equal results mean equal training.
-
-    Args:
-        objective: the objective.
-        counts: number of target tokens per role name; zero or absent where a role does not occur.
+    a permutation of equal weights is no permutation. Details that do not occur or weigh as their
+    role does are dropped as well, and a choice of turns where no row has two answers. Equal results
+    mean equal training.
     """
+    counts = data.counts
     present = [role for role in Role if counts.get(role.name.lower(), 0) > 0]
     num = {r.name.lower(): objective.num[r] for r in present}
     den = {r.name.lower(): objective.den[r] for r in present}
-    top = max(den.values(), default=0.0) or 1.0
-    uniform = len(set(zip(num.values(), den.values(), strict=True))) <= 1
+    apart = [
+        (detail, own, divisor)
+        for detail, own, divisor in objective.details
+        if data.details.get(detail.name.lower(), 0) > 0
+        and (own, divisor) != (objective.num[ROLE_OF[detail]], objective.den[ROLE_OF[detail]])
+    ]
+    chosen = objective.turns if data.answers > 1 else "all"
+    top = max([*den.values(), *(divisor for _, _, divisor in apart)], default=0.0) or 1.0
+    told_apart: dict[str, object] = {}
+    if apart:
+        told_apart["details"] = {
+            detail.name.lower(): [_rounded(own / top), _rounded(divisor / top)]
+            for detail, own, divisor in apart
+        }
+    if chosen != "all":
+        told_apart["turns"] = chosen if isinstance(chosen, str) else list(chosen)
+    if told_apart:
+        told_apart["kinds"] = data.kinds_hash
+    uniform = not told_apart and len(set(zip(num.values(), den.values(), strict=True))) <= 1
     return {
         "num": {name: _rounded(w / top) for name, w in num.items()},
         "den": {name: _rounded(w / top) for name, w in den.items()},
@@ -112,6 +160,7 @@ def canonical(objective: Objective, counts: dict[str, int]) -> dict[str, object]
         "permute": objective.permute and not uniform,
         "first_header_only": objective.first_header_only and counts.get("special", 0) > 0,
         "label_smoothing": objective.label_smoothing,
+        **told_apart,
     }
 
 
@@ -133,3 +182,14 @@ def effective_plw(objective: Objective, counts: dict[str, int]) -> float | None:
         return 0.0 if tokens == 0 else None
     total = sum(objective.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
     return total / tokens / completion
+
+
+def supervised(objective: Objective, data: Counted) -> int:
+    """Return how many targets of `data` have a weight, whatever turns are chosen."""
+    counts = {name: count for name, count in data.counts.items()}
+    found = 0
+    for detail, own, _ in objective.details:
+        count = data.details.get(detail.name.lower(), 0)
+        counts[NAMES[ROLE_OF[detail]]] = counts.get(NAMES[ROLE_OF[detail]], 0) - count
+        found += count * (own > 0)
+    return found + sum(counts.get(NAMES[role], 0) for role in Role if objective.num[role] > 0)

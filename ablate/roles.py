@@ -4,6 +4,7 @@ A role is a small integer so that a tokenised data set is two flat arrays, ids a
 The definitions are those of the README's "Words". The numbers are stored in caches: only append.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -20,8 +21,32 @@ class Role(IntEnum):
     PAD = 7
 
 
+class Detail(IntEnum):
+    """What a token is within its role, where a masking mode may weigh it apart.
+
+    The numbers are stored in caches: only append.
+    """
+
+    NONE = 0
+    STOP = 1  # what ends an answer
+    GENERATION_PROMPT = 2  # the header that opens an answer
+    THINKING = 3  # an answer's reasoning and the tags around it
+    TOOL_CALL = 4
+    TOOL_RESULT = 5
+    TOOLS = 6  # definitions of tools
+
+
+ROLE_OF: Mapping[Detail, Role] = {
+    Detail.STOP: Role.COMPLETION,
+    Detail.GENERATION_PROMPT: Role.SPECIAL,
+    Detail.THINKING: Role.COMPLETION,
+    Detail.TOOL_CALL: Role.COMPLETION,
+    Detail.TOOL_RESULT: Role.INPUT,
+    Detail.TOOLS: Role.SYSTEM,
+}
 NAMES: tuple[str, ...] = tuple(role.name.lower() for role in Role)
 # Roles whose weight a masking mode sets; TEXT is always trained and PAD never.
 MASKED_ROLES: tuple[str, ...] = tuple(
     NAMES[role] for role in Role if role not in (Role.TEXT, Role.PAD)
 )
+DETAILS: tuple[str, ...] = tuple(detail.name.lower() for detail in Detail if detail)

@@ -28,12 +28,11 @@ from ablate.evaluate.scoring import Wanted, ready, score
 from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, identify
 from ablate.models.load import device_of, load
-from ablate.objective import Objective, objective_of
+from ablate.objective import Counted, Objective, objective_of, supervised
 from ablate.results import provenance
 from ablate.results.log import logged, say
 from ablate.results.record import COSTS, RECORD, SCHEMA
 from ablate.results.store import Store
-from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.hooks import combine
 from ablate.training.loop import Result, train
@@ -148,7 +147,7 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
             "tokens_seen": course.tokens_seen,
             "examples_seen": course.examples_seen,
             "supervised_weight_seen": course.supervised_weight_seen,
-            "supervised_share": _supervised_share(objective, dict(identity.data.counts)),
+            "supervised_share": _supervised_share(objective, identity.data),
             "effective_plw": identity.effective_plw,
         },
         "data": plain(identity.data),
@@ -163,11 +162,10 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
     }
 
 
-def _supervised_share(objective: Objective, counts: dict[str, int]) -> float | None:
+def _supervised_share(objective: Objective, data: Counted) -> float | None:
     """Return the share of the training targets that carry weight."""
-    total = sum(counts.values())
-    carrying = sum(counts.get(role.name.lower(), 0) for role in Role if objective.num[role] > 0)
-    return carrying / total if total else None
+    total = sum(data.counts.values())
+    return supervised(objective, data) / total if total else None
 
 
 def _costs(course: Result) -> dict[str, float | None]:

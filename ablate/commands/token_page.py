@@ -53,7 +53,7 @@ def _esc(text: str) -> str:
 def _page_roles(seen: Look) -> str:
     names = "<tr><th>role</th><th>targets</th><th>share</th><th>weight</th><th>share of weight</th>"
     lines = "".join(
-        f"<tr><td><span class='t {line.role.name.lower()}'>{line.role.name.lower()}</span></td>"
+        f"<tr><td><span class='t {line.role.name.lower()}'>{line.name}</span></td>"
         f"<td>{line.targets:,}</td><td>{line.share:.1%}</td><td>{line.weight}</td>"
         f"<td>{line.weight_share:.1%}</td></tr>"
         for line in seen.roles

@@ -37,7 +37,7 @@ def _role_table(seen: Look) -> Table:
     for heading in ("role", "targets", "share", "weight", "share of weight"):
         table.add_column(heading, justify="left" if heading == "role" else "right")
     for line in seen.roles:
-        name = Text(f" {line.role.name.lower()} ", style=f"black on {COLOURS[line.role]}")
+        name = Text(f" {line.name} ", style=f"black on {COLOURS[line.role]}")
         numbers = f"{line.targets:,}", f"{line.share:.1%}", line.weight, f"{line.weight_share:.1%}"
         table.add_row(name, *numbers)
     return table

@@ -5,7 +5,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ablate.data.tokenise import Summary, Tokenised
 from ablate.data.tokenizer import Tokenizer
 from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.objective import Objective, objective_of
-from ablate.roles import NAMES, Role
+from ablate.roles import Detail, Role
 
 OTHER = "#e4e4e4"  # a role without a colour of its own
 COLOURS = {  # distinct for colour-blind readers; light, for black text on them
@@ -39,17 +39,20 @@ class Token:
     shown: str
     number: int
     role: Role
+    detail: Detail
     weight: float | None  # numerator weight as a target; None: never a target
     divisor: float
 
 
 @dataclass(frozen=True, slots=True)
 class RoleLine:
-    """One role in the whole training part: its targets and its weight."""
+    """One role, or a detail of one, in the whole training part: its targets and its weight."""
 
     role: Role
+    name: str
     targets: int
     share: float  # of all targets
+    carrying: float  # share of all targets that have a weight
     weight: str
     weight_share: float  # of the summed weight
 
@@ -77,9 +80,8 @@ def look(cell: Cell, n: int) -> Look:
         f"plw={cell.plw:g} completion_weight={cell.completion_weight:g} "
         f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
     )
-    lines = _role_lines(data.summary.counts, objective)
-    supervised = sum(line.share for line in lines if objective.num[line.role] > 0)
-    return Look(title, data.summary, lines, supervised, examples)
+    lines = _role_lines(data, objective, root)
+    return Look(title, data.summary, lines, sum(line.carrying for line in lines), examples)
 
 
 def _permute_root(cell: Cell) -> np.random.Generator:
@@ -96,38 +98,62 @@ def _tokens(
     root: np.random.Generator | None,
 ) -> list[Token]:
     ids_L, roles_L = data.row(row)
-    num_L, den_L = row_weights(roles_L, objective, row=row, permute=root)
+    labels = data.labels_of(row)
+    num_L, den_L = row_weights(labels, objective, row=row, permute=root)
     return [
         Token(
             shown=visible(_piece(tokenizer, int(number))),
             number=int(number),
             role=Role(role),
+            detail=Detail(detail),
             weight=float(num) if place else None,
             divisor=float(den),
         )
-        for place, (number, role, num, den) in enumerate(
-            zip(ids_L, roles_L, num_L, den_L, strict=True)
+        for place, (number, role, detail, num, den) in enumerate(
+            zip(ids_L, roles_L, labels.details, num_L, den_L, strict=True)
         )
     ]
 
 
-def _role_lines(counts: Mapping[str, int], objective: Objective) -> list[RoleLine]:
-    total = sum(counts.values())
-    roles = {Role(NAMES.index(name)): count for name, count in counts.items()}
-    weight = sum(objective.num[role] * count for role, count in roles.items()) or 1.0
+def _role_lines(
+    data: Tokenised, objective: Objective, root: np.random.Generator | None
+) -> list[RoleLine]:
+    """Return a line for each role and detail of one, over the targets of all rows."""
+    weights: dict[tuple[Role, Detail], list[np.ndarray]] = {}
+    for row in range(len(data)):
+        labels = data.labels_of(row)
+        num_L, _ = row_weights(labels, objective, row=row, permute=root)
+        kinds_L = labels.roles.astype(int) * len(Detail) + labels.details
+        for kind in np.unique(kinds_L[1:]):
+            role, detail = divmod(int(kind), len(Detail))
+            here = np.flatnonzero(kinds_L[1:] == kind) + 1
+            weights.setdefault((Role(role), Detail(detail)), []).append(num_L[here])
+    found = {kind: np.concatenate(parts) for kind, parts in sorted(weights.items())}
+    targets = sum(map(len, found.values()))
+    total = float(sum(each.sum() for each in found.values())) or 1.0
     return [
         RoleLine(
             role=role,
-            targets=count,
-            share=count / total,
-            weight=f"{objective.num[role]:g}" + " (permuted)" * objective.permute,
-            # permuted weights fall on every role in proportion to its targets
-            weight_share=count / total
-            if objective.permute
-            else objective.num[role] * count / weight,
+            name=_kind_name(role, detail),
+            targets=len(each),
+            share=len(each) / targets,
+            carrying=float((each > 0).sum()) / targets,
+            weight=_range(each) + " (permuted)" * objective.permute,
+            weight_share=float(each.sum()) / total,
         )
-        for role, count in roles.items()
+        for (role, detail), each in found.items()
     ]
+
+
+def _kind_name(role: Role, detail: Detail) -> str:
+    name = role.name.lower()
+    return f"{name}: {detail.name.lower().replace('_', ' ')}" if detail else name
+
+
+def _range(weights: np.ndarray) -> str:
+    """Return the weight, or the least and the most."""
+    low, high = (f"{each:.6g}" for each in (weights.min(), weights.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _piece(tokenizer: Tokenizer, number: int) -> str:
@@ -150,7 +176,7 @@ def visible(text: str) -> str:
 
 def stretches(tokens: list[Token]) -> Iterator[list[Token]]:
     """Yield the stretches of neighbouring tokens with one role and weight."""
-    for _, run in itertools.groupby(tokens, key=lambda t: (t.role, t.weight)):
+    for _, run in itertools.groupby(tokens, key=lambda t: (t.role, t.detail, t.weight)):
         yield list(run)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.errors import UserError, unknown
-from ablate.roles import MASKED_ROLES
+from ablate.roles import DETAILS, MASKED_ROLES
 
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
@@ -23,18 +23,24 @@ def require(ok: bool, setting: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masking:
-    """A masking mode: for each role a number in [0, 1] or "plw"."""
+    """A masking mode: for each role a number in [0, 1] or "plw".
+
+    Details (`ablate.roles.Detail`) that the mode names have a weight of their own, others that of
+    their role. Answers that `turns` leaves out weigh as instructions do.
+    """
 
     name: str
     weights: Mapping[str, Weight]
+    turns: Literal["all", "first", "last"] | tuple[int, ...] = "all"  # negative: from the last
     permute: bool = False  # placebo: the row's weights in a seeded random order
     first_header_only: bool = False  # im_released: weight 0 on BOS and the first role header only
 
     def __post_init__(self) -> None:
         for role in self.weights:
-            if role not in MASKED_ROLES:
-                raise unknown(f"masking.weights.{role}", self.weights[role], MASKED_ROLES)
-        for role in MASKED_ROLES:
+            if role not in MASKED_ROLES + DETAILS:
+                known = MASKED_ROLES + DETAILS
+                raise unknown(f"masking.weights.{role}", self.weights[role], known)
+        for role in dict.fromkeys((*MASKED_ROLES, *self.weights)):
             given = "given: a number in [0, 1] or plw"
             require(role in self.weights, f"masking.weights.{role}", None, given)
             weight = self.weights[role]

@@ -153,7 +153,7 @@ def _example(
     tokenised: Tokenised, row: int, objective: Objective, permute: np.random.Generator | None
 ) -> _Example:
     ids_L, roles_L = tokenised.row(row)
-    num_L, den_L = row_weights(roles_L, objective, row=row, permute=permute)
+    num_L, den_L = row_weights(tokenised.labels_of(row), objective, row=row, permute=permute)
     return _Example(row, ids_L, roles_L, num_L, den_L)
 
 

@@ -23,7 +23,7 @@ from ablate.config.schema import Dataset
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 
-DATA_VERSION = 2  # increase it when the same settings give other ids or roles
+DATA_VERSION = 4  # increase it when the same settings give other ids or roles
 
 Arrays = dict[str, np.ndarray]
 _keys: dict[tuple[str, ...], str] = {}

@@ -20,14 +20,14 @@ from typing import Any
 
 from ablate.data.formats import REASONING, Row, Turn
 from ablate.data.marked import Message, Place, Said, located
-from ablate.data.pieces import Piece, last_only, role_of
+from ablate.data.pieces import Piece, kind_of, last_only, role_of
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
-from ablate.roles import Role
+from ablate.roles import Detail, Role
 
 # Keys of a message that tell messages and calls apart, and say nothing.
 UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
-ROLE_OF = {"thinking": Role.COMPLETION, "tool_call": Role.COMPLETION}
+DETAIL_OF = {"thinking": Detail.THINKING, "tool_call": Detail.TOOL_CALL}
 JOINT = "\n"  # between a row's instruction and its input, in one user's turn
 # A header holds tags and a speaker's name; three words or more are inserted text.
 _TAG = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")
@@ -157,33 +157,65 @@ def _pieces(row: Row, text: str, places: list[Place], tokenizer: Tokenizer) -> l
         after = place.said if place else None
         found += _between(gap, row, before, after, tokenizer)
         if place:
-            found.append(
-                (
-                    text[place.start : place.end],
-                    ROLE_OF.get(place.said.part) or role_of(place.said.part),
-                )
-            )
+            said = text[place.start : place.end]
+            found.append(_of_turn((said, _role_of(place.said, row)), row.turns[place.said.turn]))
             end, before = place.end, place.said
     return found
+
+
+def _role_of(said: Said, row: Row) -> Role | Detail:
+    if row.turns[said.turn].role == "tool":
+        return Detail.TOOL_RESULT
+    return DETAIL_OF.get(said.part) or role_of(said.part)
+
+
+def _of_turn(piece: Piece, turn: Turn) -> Piece:
+    """Return a piece with the weight of its turn's message."""
+    text, role = piece
+    return text, dataclasses.replace(kind_of(role), weight=turn.weight)
 
 
 def _between(
     gap: str, row: Row, before: Said | None, after: Said | None, tokenizer: Tokenizer
 ) -> list[Piece]:
     """Return the template's text between two things said, as pieces."""
-    answered = before is not None and row.turns[before.turn].role == "assistant"
-    answers = after is not None and row.turns[after.turn].role == "assistant"
+    found: list[Piece] = []
     if before and after and before.turn == after.turn:
-        return [(gap, Role.COMPLETION if answered else role_of(after.part))]
-    end = _answer_end(gap, tokenizer, last=after is None) if answered else 0
-    start = end + _answer_start(gap[end:], tokenizer) if answers else len(gap)
-    head = gap[end:start]
-    found = [(head, Role.SPECIAL)] if before else _lead(head, row.turns[0].role, tokenizer)
-    return [(gap[:end], Role.COMPLETION), *found, (gap[start:], Role.COMPLETION)]
+        turn = row.turns[before.turn]
+        return [_of_turn((gap, _within(turn, before.part, after.part)), turn)]
+    if before and row.turns[before.turn].role == "assistant":
+        start, end = _stop_in(gap, tokenizer, last=after is None)
+        turn = row.turns[before.turn]
+        ending = _within(turn, before.part, before.part) if gap[:start].strip() else Role.COMPLETION
+        found = [
+            _of_turn((gap[:start], ending), turn),
+            _of_turn((gap[start:end], Detail.STOP), turn),
+        ]
+        gap = gap[end:]
+    low, high = len(gap), len(gap)
+    opening: Piece = ("", Role.COMPLETION)
+    if after and row.turns[after.turn].role == "assistant":
+        low, high = _prompt_in(gap, tokenizer)
+        part = "thinking" if "think" in gap[high:].lower() else after.part
+        opening = _of_turn(
+            (gap[high:], _within(row.turns[after.turn], part, part)), row.turns[after.turn]
+        )
+    head = gap[:low]
+    found += [(head, Role.SPECIAL)] if before else _lead(head, row.turns[0].role, tokenizer)
+    return [*found, (gap[low:high], Detail.GENERATION_PROMPT), opening]
+
+
+def _within(turn: Turn, before: str, after: str) -> Role | Detail:
+    """Return what the template's text between two parts of one turn is."""
+    if turn.role != "assistant":
+        return role_of(after) if turn.role != "tool" else Detail.TOOL_RESULT
+    if "tool_call" in (before, after):
+        return Detail.TOOL_CALL
+    return Detail.THINKING if "thinking" in (before, after) else Role.COMPLETION
 
 
 def _with_tools(found: list[Piece], row: Row, text: str, tokenizer: Tokenizer) -> list[Piece]:
-    """Return the pieces with the template's text about the row's tools as `system`."""
+    """Return the pieces with the template's text about the row's tools as such."""
     if not row.tools:
         return found
     bare, _ = _rendered(row.turns, tokenizer)
@@ -191,39 +223,42 @@ def _with_tools(found: list[Piece], row: Row, text: str, tokenizer: Tokenizer) -
         raise RowError("the chat template does not show the row's tools")
     low = len(_shared(text, bare))
     high = len(text) - len(_shared(text[low:][::-1], bare[low:][::-1]))
-    split, place = [], 0
+    split: list[Piece] = []
+    place = 0
     for piece, role in found:
-        inner = max(low - place, 0), max(high - place, 0)
-        own = role in (Role.SPECIAL, Role.BOILERPLATE)
-        split += [
-            (piece[: inner[0]], role),
-            (piece[inner[0] : inner[1]], Role.SYSTEM if own else role),
-            (piece[max(inner) :], role),
-        ]
+        first, last = (min(max(edge - place, 0), len(piece)) for edge in (low, high))
+        inserted: list[Piece] = [(piece[first:last], role)]
+        if kind_of(role).role in (Role.SPECIAL, Role.BOILERPLATE):
+            inserted = _definitions(piece[first:last], tokenizer)
+        split += [(piece[:first], role), *inserted, (piece[last:], role)]
         place += len(piece)
     return split
 
 
-def _answer_end(gap: str, tokenizer: Tokenizer, *, last: bool) -> int:
-    """Return how much of the text behind an answer still belongs to it, its stop included."""
+def _stop_in(gap: str, tokenizer: Tokenizer, *, last: bool) -> tuple[int, int]:
+    """Return where the stop begins and ends in the text behind an answer."""
     stop = tokenizer.chat_stop
     if stop and stop.text in gap:
-        return gap.index(stop.text) + len(stop.text)
-    ends = [gap.index(t) + len(t) for t in tokenizer.special_tokens if t and t in gap]
-    if last and not ends:
+        start = gap.index(stop.text)
+        return start, start + len(stop.text)
+    known = [
+        (gap.index(t) + len(t), gap.index(t)) for t in tokenizer.special_tokens if t and t in gap
+    ]
+    if last and not known:
         raise RowError("the chat template puts no stop token after an answer")
-    return min(ends, default=0)
+    end, start = min(known, default=(0, 0))
+    return start, end
 
 
-def _answer_start(gap: str, tokenizer: Tokenizer) -> int:
-    """Return how much of the text before an answer is its prompt."""
+def _prompt_in(gap: str, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Return where the generation prompt begins and ends in the text before an answer."""
     units = _UNIT.findall(_generation_prompt(tokenizer))
     while units:
         prompt = "".join(units)
         if prompt in gap:
-            return gap.index(prompt) + len(prompt)
+            return gap.index(prompt), gap.index(prompt) + len(prompt)
         units.pop()  # a prompt that opens reasoning, where the row has none
-    return len(gap)
+    return len(gap), len(gap)
 
 
 def _turns(*roles: str) -> list[Turn]:
@@ -289,16 +324,33 @@ def _encloses(text: str, head: str, tail: str) -> bool:
     return fits and text.startswith(head) and text.endswith(tail)
 
 
-def _scanned(text: str, tokenizer: Tokenizer) -> list[Piece]:
-    """Return a leading text with its sentences as `boilerplate` and its tags as `special`."""
+def _chunks(text: str, tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    """Return the special tokens of a text and what is between, with the size of its header."""
     tokens = sorted(filter(None, tokenizer.special_tokens), key=len, reverse=True)
     pattern = "(" + "|".join(re.escape(t) for t in tokens) + ")"
-    found: list[Piece] = []
+    found = []
     for chunk in re.split(pattern, text) if tokens else [text]:
         speaker = _SPEAKER.match(chunk)
-        start = speaker.end() if speaker else len(chunk) - len(chunk.lstrip())
+        found.append((chunk, len(chunk) if chunk in tokens else speaker.end() if speaker else 0))
+    return found
+
+
+def _definitions(text: str, tokenizer: Tokenizer) -> list[Piece]:
+    """Return what the template says of tools: `special` tags and headers, and the definitions."""
+    found: list[Piece] = []
+    for chunk, start in _chunks(text, tokenizer):
+        rest = Detail.TOOLS if chunk[start:].strip() else Role.SPECIAL
+        found += [(chunk[:start], Role.SPECIAL), (chunk[start:], rest)]
+    return found
+
+
+def _scanned(text: str, tokenizer: Tokenizer) -> list[Piece]:
+    """Return a leading text with its sentences as `boilerplate` and its tags as `special`."""
+    found: list[Piece] = []
+    for chunk, header in _chunks(text, tokenizer):
+        start = header or len(chunk) - len(chunk.lstrip())
         words = _WORD.findall(_TAG.sub(" ", chunk[start:]))
-        said = chunk[start:].rstrip() if chunk not in tokens and len(words) >= 3 else ""
+        said = chunk[start:].rstrip() if len(words) >= 3 else ""
         rest = chunk[start + len(said) :]
         found += [(chunk[:start], Role.SPECIAL), (said, Role.BOILERPLATE), (rest, Role.SPECIAL)]
     return found

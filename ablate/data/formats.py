@@ -6,6 +6,7 @@ which format a row came in.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,7 @@ class Turn:
     role: TurnRole
     parts: tuple[tuple[str, str], ...]
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the message's other keys
+    weight: float = 1.0  # of the message's tokens in the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,15 @@ def _turn(message: Any, number: int) -> Turn:
     content = _said(extra, number, optional=role == "assistant" and "tool_calls" in extra)
     if role == "user" and not content.strip():
         raise _Malformed(f"message {number}: the user says nothing")
-    return Turn(role, ((PART_OF[role], content),), extra)
+    return Turn(role, ((PART_OF[role], content),), extra, _weight(extra, number))
+
+
+def _weight(extra: dict[str, Any], number: int) -> float:
+    """Return a message's weight, taken out of `extra`: `weight`, or 0 for `train: false`."""
+    found = extra.pop("weight", extra.pop("train", True))
+    if not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise _Malformed(f"message {number}: weight={found}: must be a number of at least 0")
+    return float(found)
 
 
 def _said(extra: dict[str, Any], number: int, *, optional: bool) -> str:

@@ -1,19 +1,35 @@
 """Pieces of a row's text, each with one role, and the text that they are joined to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ablate.roles import NAMES, Role
+from ablate.roles import NAMES, ROLE_OF, Detail, Role
 
-Piece = tuple[str, Role]
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a stretch of text is: its role, the detail within it, and which answer weighs what."""
+
+    role: Role
+    detail: Detail = Detail.NONE
+    answer: int = -1  # which answer of the row it belongs to, from 0; -1: none
+    weight: float = 1.0  # of the message, times that of the row
+
+
+Piece = tuple[str, Role | Detail | Kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of characters that has one role."""
+    """A stretch of characters of one kind."""
 
     start: int
     end: int
-    role: Role
+    kind: Kind
+
+    @property
+    def role(self) -> Role:
+        """The role of its characters."""
+        return self.kind.role
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +44,47 @@ class Rendered:
     add_bos: bool
 
 
+def kind_of(role: Role | Detail | Kind) -> Kind:
+    """Return a role or a detail as a kind."""
+    if isinstance(role, Kind):
+        return role
+    return Kind(ROLE_OF[role], role) if isinstance(role, Detail) else Kind(role)
+
+
 def joined(pieces: list[Piece], *, add_bos: bool) -> Rendered:
-    """Return the pieces as one text; empty pieces vanish, neighbours of one role are one span."""
+    """Return the pieces as one text; empty pieces vanish, neighbours of one kind are one span."""
     spans: list[Span] = []
     end = 0
     for text, role in pieces:
+        kind = kind_of(role)
         start, end = end, end + len(text)
-        if spans and text and spans[-1].role == role:
-            spans[-1] = Span(spans[-1].start, end, role)
+        if spans and text and spans[-1].kind == kind:
+            spans[-1] = Span(spans[-1].start, end, kind)
         elif text:
-            spans.append(Span(start, end, role))
+            spans.append(Span(start, end, kind))
     return Rendered("".join(text for text, _ in pieces), tuple(spans), add_bos)
+
+
+def numbered(pieces: list[Piece]) -> list[Piece]:
+    """Return the pieces with every answer's number: stretches of completion, in order."""
+    found: list[Piece] = []
+    answer, within = -1, False
+    for text, role in pieces:
+        kind = kind_of(role)
+        if not text:
+            continue
+        answers = kind.role == Role.COMPLETION
+        answer += answers and not within
+        within = answers
+        found.append((text, replace(kind, answer=answer) if answers else kind))
+    return found
 
 
 def last_only(pieces: list[Piece]) -> list[Piece]:
     """Return the pieces with every answer but the last counted as instruction (`turns=last`)."""
-    completions = [i for i, (_, role) in enumerate(pieces) if role == Role.COMPLETION]
-    last = completions[-1]
-    while last - 1 in completions:  # the answer and its stop token
-        last -= 1
-    early = {i for i in completions if i < last}
-    return [(t, Role.INSTRUCTION if i in early else r) for i, (t, r) in enumerate(pieces)]
+    found = numbered(pieces)
+    last = max((kind_of(role).answer for _, role in found), default=-1)
+    return [(t, Role.INSTRUCTION if -1 < kind_of(r).answer < last else r) for t, r in found]
 
 
 def role_of(part: str) -> Role:

@@ -90,7 +90,10 @@ def _empty_rule(dataset: Dataset) -> str:
 
 def row_hash(row: Row) -> str:
     """Return the sha256 of a row's text."""
-    said = [[t.role, t.parts, *([t.extra] if t.extra else [])] for t in row.turns]
+    said = [
+        [t.role, t.parts, *([t.extra] if t.extra else []), *([t.weight] if t.weight != 1 else [])]
+        for t in row.turns
+    ]
     whole = [said, row.text, *([row.tools] if row.tools else [])]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -14,8 +14,11 @@ _BLANKS = re.compile(r"\s+")
 
 def token_roles(
     rendered: Rendered, encoded: Encoded, *, boundary: str, tokenizer: Tokenizer
-) -> np.ndarray:
-    """Return the role of every token of `rendered.text`, uint8 (T,), BOS not among them.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the role of every token of `rendered.text` and its span, BOS not among them.
+
+    Returns:
+        roles, uint8 (T,); positions in `rendered.spans`, int64 (T,).
 
     Raises:
         RowError: the tokens of a role do not read as the text that has this role.
@@ -24,8 +27,8 @@ def token_roles(
     of_span = np.array([int(span.role) for span in rendered.spans], dtype=np.uint8)
     _check(rendered, encoded, owners, tokenizer)
     if boundary == "segment":
-        return _segmented(rendered, owners, tokenizer)
-    return of_span[owners]
+        return _segmented(rendered, owners, tokenizer), owners
+    return of_span[owners], owners
 
 
 def _owners(rendered: Rendered) -> np.ndarray:

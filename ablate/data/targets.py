@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from ablate.data.tokenise import Labels
 from ablate.objective import Objective
 from ablate.roles import Role
+
+ENDS = {"first": (0,), "last": (-1,)}
 
 
 def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:
@@ -19,7 +22,7 @@ def row_generator(root: np.random.Generator, row: int) -> np.random.Generator:
 
 
 def row_weights(
-    roles_L: np.ndarray, objective: Objective, *, row: int, permute: np.random.Generator | None
+    labels: Labels, objective: Objective, *, row: int, permute: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return numerator and divisor weight of predicting each token of a row, float32 (L,) each.
 
@@ -28,13 +31,22 @@ def row_weights(
     tokens that starts the row has weight 0 in both, as ignored labels have there.
 
     Args:
-        roles_L: the row's roles.
+        labels: of the row's tokens.
         objective: the objective.
         row: the row's number in its data set.
         permute: the root of the placebo's draws, needed if the objective permutes.
     """
+    roles_L = _chosen(labels, objective.turns)
     num_L = np.array(objective.num, dtype=np.float32)[roles_L]
     den_L = np.array(objective.den, dtype=np.float32)[roles_L]
+    for detail, num, den in objective.details:
+        here = (labels.details == detail) & (roles_L == labels.roles)
+        num_L[here], den_L[here] = num, den
+    num_L *= labels.weights
+    if objective.normaliser == "weight":
+        den_L *= labels.weights
+    elif objective.normaliser == "nonzero":
+        den_L[labels.weights == 0] = 0
     if objective.first_header_only:
         others = np.flatnonzero(roles_L != Role.SPECIAL)
         header = others[0] if len(others) else len(roles_L)
@@ -46,3 +58,14 @@ def row_weights(
         num_L[1:], den_L[1:] = num_L[order], den_L[order]
     num_L[0] = den_L[0] = 0
     return num_L, den_L
+
+
+def _chosen(labels: Labels, turns: str | tuple[int, ...]) -> np.ndarray:
+    """Return the roles with the answers that are not among `turns` as instructions, uint8 (L,)."""
+    if turns == "all":
+        return labels.roles
+    count = 1 + int(labels.answers.max(initial=-1))
+    wanted = ENDS[turns] if isinstance(turns, str) else turns
+    numbers = [turn if turn >= 0 else count + turn for turn in wanted]
+    left_out = (labels.answers >= 0) & ~np.isin(labels.answers, numbers)
+    return np.where(left_out, np.uint8(Role.INSTRUCTION), labels.roles)

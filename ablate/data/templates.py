@@ -3,14 +3,16 @@
 The Alpaca texts are Stanford's (stanford_alpaca/train.py at 761dc5b), letter by letter.
 """
 
+import dataclasses
+
 from ablate.config.schema import Dataset
 from ablate.data import chat
-from ablate.data.pieces import Piece, Rendered, joined, last_only, role_of
+from ablate.data.pieces import Piece, Rendered, joined, kind_of, last_only, numbered, role_of
 from ablate.data.rows import Row, Turn
 from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
-from ablate.roles import Role
+from ablate.roles import Detail, Role
 
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -33,11 +35,24 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     if row.text is not None:
         return _with_bos([(stopped(row.text, tokenizer.stop), Role.TEXT)], tokenizer)
     if dataset.template == "chat":
-        return joined(chat.pieces(row, tokenizer, turns=dataset.turns), add_bos=False)
+        pieces = chat.pieces(row, tokenizer, turns=dataset.turns)
+        return joined(numbered(pieces), add_bos=False)
+    _check_plain(row, dataset)
     pieces = _alpaca(row, tokenizer) if dataset.template == "alpaca" else _plain(row, tokenizer)
     if dataset.turns == "last":
         pieces = last_only(pieces)
     return _with_bos(pieces, tokenizer)
+
+
+def _check_plain(row: Row, dataset: Dataset) -> None:
+    """Raise where a row says what only a chat template can show."""
+    shown = [key for turn in row.turns for key in turn.extra if key not in chat.UNSHOWN]
+    shown += ["tools"] * bool(row.tools) + ["role: tool"] * any(t.role == "tool" for t in row.turns)
+    if shown:
+        raise UserError(
+            f"dataset.template={dataset.template}: {row.place}: no place for {shown[0]!r}; use "
+            f"dataset.template=chat or +dataset.options.ignore_keys=[{shown[0]}]"
+        )
 
 
 def _alpaca(row: Row, tokenizer: Tokenizer) -> list[Piece]:
@@ -63,7 +78,7 @@ def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
     """Return the parts one below the other; the newline after a stop token is `special`."""
     pieces: list[Piece] = []
     for turn in row.turns:
-        if pieces and pieces[-1][1] == Role.COMPLETION:
+        if pieces and kind_of(pieces[-1][1]).detail == Detail.STOP:
             pieces.append(("\n", Role.SPECIAL))
         if turn.role == "assistant":
             pieces += _answer(turn, tokenizer)
@@ -74,10 +89,14 @@ def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
 
 
 def _answer(turn: Turn, tokenizer: Tokenizer) -> list[Piece]:
-    return [(stopped(turn.parts[0][1], tokenizer.stop), Role.COMPLETION)]
+    text = stopped(turn.parts[0][1], tokenizer.stop).removesuffix(tokenizer.stop)
+    kinds = [
+        dataclasses.replace(kind_of(r), weight=turn.weight) for r in (Role.COMPLETION, Detail.STOP)
+    ]
+    return list(zip((text, tokenizer.stop), kinds, strict=True))
 
 
 def _with_bos(pieces: list[Piece], tokenizer: Tokenizer) -> Rendered:
     text = "".join(piece for piece, _ in pieces)
     bos = adds_bos_to(text, tokenizer.bos_token, adds_bos=tokenizer.adds_bos)
-    return joined(pieces, add_bos=bos)
+    return joined(numbered(pieces), add_bos=bos)

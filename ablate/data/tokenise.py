@@ -13,8 +13,8 @@ counted. Neither depends on masking or PLW, so all cells of a replicate see the 
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from ablate.data.spans import token_roles
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
-from ablate.roles import NAMES, Role
+from ablate.roles import NAMES, Detail, Role
 
 CHUNK = 512  # rows tokenised at once: fast enough, and small in memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
 NO_ANSWER_LEFT = "completion beyond max_length"
 NO_TARGET = "a single token"
+DETAILS = ("", *(detail.name.lower() for detail in Detail if detail))  # by number; "" is none
 Refused = list[tuple[str, str]]  # why, and the row's place
 
 
@@ -54,16 +55,48 @@ class Summary:
     largest_id: int
     rg_tokens: float | None  # after truncation
     rg_before_truncation: float | None
+    details: Mapping[str, int] = field(default_factory=dict)  # targets per detail name
+    answers: int = 1  # the most that a row has
+    kinds_hash: str = ""  # sha256 over details and answers
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of the tokens of one row, or of all rows, beside their ids."""
+
+    roles: np.ndarray  # uint8 (T,)
+    details: np.ndarray  # uint8 (T,)
+    answers: np.ndarray  # int16 (T,): number of the answer, -1 outside
+    weights: np.ndarray  # float32 (T,): of messages and rows
+
+    @classmethod
+    def of(cls, roles: np.ndarray) -> "Labels":
+        """Return the labels of tokens of which no more than their roles is known."""
+        return cls(
+            roles,
+            np.zeros(len(roles), dtype=np.uint8),
+            np.full(len(roles), -1, dtype=np.int16),
+            np.ones(len(roles), dtype=np.float32),
+        )
+
+    def cut(self, part: slice) -> "Labels":
+        """Return the labels of a part of the tokens."""
+        return Labels(self.roles[part], self.details[part], self.answers[part], self.weights[part])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenised:
-    """Token ids and roles of all rows, one after the other."""
+    """Token ids and labels of all rows, one after the other."""
 
     ids: np.ndarray  # int32 (T,)
-    roles: np.ndarray  # uint8 (T,)
+    labels: Labels
     starts: np.ndarray  # int64 (N+1,): row i is starts[i]:starts[i+1]
     summary: Summary
+
+    @property
+    def roles(self) -> np.ndarray:
+        """The role of every token, uint8 (T,)."""
+        return self.labels.roles
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -108,6 +141,10 @@ class Tokenised:
         part = slice(self.starts[number], self.starts[number + 1])
         return self.ids[part], self.roles[part]
 
+    def labels_of(self, number: int) -> Labels:
+        """Return the labels of one row."""
+        return self.labels.cut(slice(self.starts[number], self.starts[number + 1]))
+
     def prompt_ids(self, number: int) -> np.ndarray:
         """Return the ids of one row before its first completion token."""
         ids, roles = self.row(number)
@@ -139,10 +176,13 @@ def tokenise(
     found = cache.load(key)
     if found is not None:
         arrays, info = found
-        if _content_hash(**arrays) == info["content_hash"]:
-            return Tokenised(**arrays, summary=Summary(**info))
+        ids, starts = arrays.pop("ids"), arrays.pop("starts")
+        labels = Labels(**arrays)
+        if _content_hash(ids, labels, starts) == info["content_hash"]:
+            return Tokenised(ids=ids, labels=labels, starts=starts, summary=Summary(**info))
     made = _make(dataset, part, tokenizer, max_length, boundary)
-    arrays = {"ids": made.ids, "roles": made.roles, "starts": made.starts}
+    arrays = {"ids": made.ids, "starts": made.starts}
+    arrays |= {f.name: getattr(made.labels, f.name) for f in fields(Labels)}
     cache.save(key, arrays, asdict(made.summary))
     return made
 
@@ -185,18 +225,19 @@ def _make(
 ) -> Tokenised:
     loaded = load(dataset, part)
     dropped = Counter(loaded.dropped)
-    ids, roles, full = [], [], Counter[str]()
+    ids, labels, full = [], [], Counter[str]()
     truncated = 0
     refused: Refused = []
-    for row_ids, row_roles in _encoded(loaded.rows, dataset, tokenizer, boundary, refused):
-        full.update(_counted(row_roles))
-        reason = _why_dropped(row_roles[:max_length])
+    for row_ids, row_labels in _encoded(loaded.rows, dataset, tokenizer, boundary, refused):
+        full.update(_counted(row_labels.roles))
+        kept = row_labels.cut(slice(max_length))
+        reason = _why_dropped(kept.roles)
         if reason:
             dropped[reason] += 1
         else:
             truncated += len(row_ids) > max_length
             ids.append(row_ids[:max_length])
-            roles.append(row_roles[:max_length])
+            labels.append(kept)
     rows_in = len(loaded.rows) + sum(loaded.dropped.values())
     if refused and len(refused) == len(loaded.rows):
         reason, place = refused[0]
@@ -209,11 +250,15 @@ def _make(
             f"{part} on ({reasons}); raise it"
         )
     starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)
-    flat_ids, flat_roles = np.concatenate(ids), np.concatenate(roles)
+    flat_ids, flat = np.concatenate(ids), _joined(labels)
     known = {"rows_in": rows_in, "truncated": int(truncated), "dropped": dict(dropped)}
     known["rg_before_truncation"] = generation_ratio(full)
-    summed = _summarised(flat_ids, flat_roles, starts, known)
-    return Tokenised(ids=flat_ids, roles=flat_roles, starts=starts, summary=summed)
+    summed = _summarised(flat_ids, flat, starts, known)
+    return Tokenised(ids=flat_ids, labels=flat, starts=starts, summary=summed)
+
+
+def _joined(labels: list[Labels]) -> Labels:
+    return Labels(*(np.concatenate([getattr(r, f.name) for r in labels]) for f in fields(Labels)))
 
 
 def _reasons(refused: Refused) -> dict[str, int]:
@@ -224,31 +269,43 @@ def _reasons(refused: Refused) -> dict[str, int]:
 
 
 def _summarised(
-    ids: np.ndarray, roles: np.ndarray, starts: np.ndarray, known: dict[str, Any]
+    ids: np.ndarray, labels: Labels, starts: np.ndarray, known: dict[str, Any]
 ) -> Summary:
     targets = np.ones(len(ids), dtype=bool)
     targets[starts[:-1]] = False
     return Summary(
-        content_hash=_content_hash(ids, roles, starts),
-        counts=_counted(roles[targets]),
+        content_hash=_content_hash(ids, labels, starts),
+        counts=_counted(labels.roles[targets]),
         rows=len(starts) - 1,
         tokens=len(ids),
         mean_length=len(ids) / (len(starts) - 1),
         max_length=int(np.diff(starts).max()),
         largest_id=int(ids.max()),
-        rg_tokens=generation_ratio(_counted(roles)),
+        rg_tokens=generation_ratio(_counted(labels.roles)),
+        details=_counted(labels.details[targets], DETAILS),
+        answers=1 + max(0, int(labels.answers.max())),
+        kinds_hash=_kinds_hash(labels),
         **known,
     )
 
 
-def _content_hash(ids: np.ndarray, roles: np.ndarray, starts: np.ndarray) -> str:
-    content = b"".join(array.tobytes() for array in (ids, roles, starts))
+def _content_hash(ids: np.ndarray, labels: Labels, starts: np.ndarray) -> str:
+    """Return the hash of what every objective depends on; weights that are all 1 are none."""
+    weighted = [labels.weights] if (labels.weights != 1).any() else []
+    content = b"".join(array.tobytes() for array in (ids, labels.roles, starts, *weighted))
     return hashlib.sha256(content).hexdigest()
 
 
-def _counted(roles: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(roles, minlength=len(NAMES))
-    return {name: int(count) for name, count in zip(NAMES, counts, strict=True) if count}
+def _kinds_hash(labels: Labels) -> str:
+    """Return the hash of what only objectives depend on that tell details or answers apart."""
+    content = labels.details.tobytes() + labels.answers.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _counted(values: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, int]:
+    """Return how often each name's number occurs, where it does."""
+    counts = np.bincount(values, minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if count and name}
 
 
 def _why_dropped(roles: np.ndarray) -> str:
@@ -261,8 +318,8 @@ def _why_dropped(roles: np.ndarray) -> str:
 
 def _encoded(
     rows: list[Row], dataset: Dataset, tokenizer: Tokenizer, boundary: str, refused: Refused
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ids (int32) and roles (uint8) of every row at its full length.
+) -> Iterator[tuple[np.ndarray, Labels]]:
+    """Yield ids (int32) and labels of every row at its full length.
 
     Rows to which no roles can be assigned are put into `refused` instead, with the reason.
     """
@@ -271,15 +328,28 @@ def _encoded(
         encoded = tokenizer.encode_all([rendered.text for _, rendered in some])
         for (row, rendered), tokens in zip(some, encoded, strict=True):
             try:
-                roles = token_roles(rendered, tokens, boundary=boundary, tokenizer=tokenizer)
+                found = token_roles(rendered, tokens, boundary=boundary, tokenizer=tokenizer)
             except RowError as error:
                 refused.append((str(error), row.place))
                 continue
             lead = [tokenizer.bos] if rendered.add_bos else []
-            yield (
-                np.concatenate([np.array(lead, dtype=np.int32), tokens.ids]),
-                np.concatenate([np.full(len(lead), Role.SPECIAL, dtype=np.uint8), roles]),
-            )
+            ids = np.concatenate([np.array(lead, dtype=np.int32), tokens.ids])
+            yield ids, _labels(rendered, *found, lead=len(lead))
+
+
+def _labels(rendered: Rendered, roles: np.ndarray, owners: np.ndarray, *, lead: int) -> Labels:
+    """Return the labels of a row's tokens; `lead` of them stand before its text."""
+    kinds = [span.kind for span in rendered.spans]
+    own = np.array([kind.role for kind in kinds], dtype=np.uint8)[owners] == roles
+    details = np.array([kind.detail for kind in kinds], dtype=np.uint8)[owners]
+    answers = np.array([kind.answer for kind in kinds], dtype=np.int16)[owners]
+    weights = np.array([kind.weight for kind in kinds], dtype=np.float32)[owners]
+    return Labels(
+        roles=np.concatenate([np.full(lead, Role.SPECIAL, dtype=np.uint8), roles]),
+        details=np.concatenate([np.zeros(lead, dtype=np.uint8), np.where(own, details, 0)]),
+        answers=np.concatenate([np.full(lead, -1, dtype=np.int16), answers]),
+        weights=np.concatenate([np.ones(lead, dtype=np.float32), weights]),
+    )
 
 
 def _rendered(

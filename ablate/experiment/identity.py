@@ -164,7 +164,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         schedule["micro_batch_size"] = cell.execution.micro_batch_size
     return base | {
         "data": data.content_hash,
-        "loss": canonical(objective_of(cell), dict(data.counts)),
+        "loss": canonical(objective_of(cell), data),
         "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),
         "regulariser": {k: v for k, v in plain(cell.regulariser).items() if k != "name"},
         "base_precision": cell.base_precision,

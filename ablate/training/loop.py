@@ -27,7 +27,7 @@ from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
 from ablate.models.load import checkpointing, device_of, keeps_packed_apart
-from ablate.objective import Objective
+from ablate.objective import Objective, supervised
 from ablate.roles import NAMES, Role
 from ablate.streams import Streams
 from ablate.training import optim
@@ -254,8 +254,7 @@ def _packing_problem(model: Any, objective: Objective) -> str | None:
 
 
 def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
-    counts = tokenised.counts
-    if not any(objective.num[role] * counts.get(NAMES[role], 0) for role in Role):
+    if not supervised(objective, tokenised.summary):
         raise UserError(
             "dataset: no token of its training rows has a weight under this masking mode; "
             "change masking, plw or completion_weight"

@@ -131,6 +131,17 @@ MASKS = {  # special, boilerplate, system + instruction + input, completion
     "special": (0, P, P, 1),
     "im_released": (1, 1, 1, 1),
     "placebo": (P, P, P, 1),
+    "last_turn": (0, 0, 0, 1),
+    "no_thinking": (0, 0, 0, 1),
+    "thinking_half": (0, 0, 0, 1),
+    "no_tools_results": (P, P, P, 1),
+    "stop_masked": (0, 0, 0, 1),
+}
+APART = {  # the details that a mode weighs apart from their roles
+    "no_thinking": {"thinking": 0},
+    "thinking_half": {"thinking": 0.5},
+    "no_tools_results": {"tools": 0, "tool_result": 0},
+    "stop_masked": {"stop": 0},
 }
 
 
@@ -139,7 +150,9 @@ def test_masking_table(composer):
     for name, (special, boilerplate, prompt, completion) in MASKS.items():
         masking = build.build(tree_of(composer, [f"masking={name}"])).masking
         expected = (special, boilerplate, prompt, prompt, prompt, completion)
-        assert masking.weights == dict(zip(MASKED_ROLES, expected, strict=True))
+        table = dict(zip(MASKED_ROLES, expected, strict=True))
+        assert masking.weights == table | APART.get(name, {})
+        assert masking.turns == ("last" if name == "last_turn" else "all")
         assert masking.permute == (name == "placebo")
         assert masking.first_header_only == (name == "im_released")
 

@@ -10,7 +10,7 @@ from ablate.config.schema import Execution, Loss, Masking, Train
 from ablate.data import batches
 from ablate.data.batches import Batch, micro_batches, order
 from ablate.data.targets import row_generator, row_weights
-from ablate.data.tokenise import Summary, Tokenised
+from ablate.data.tokenise import Labels, Summary, Tokenised
 from ablate.objective import Objective, make_objective
 from ablate.roles import MASKED_ROLES, Role
 
@@ -24,7 +24,7 @@ def tokenised(rows: list[list[Role]], seed: int = 0) -> Tokenised:
     ids = np.random.default_rng(seed).integers(0, 50, len(roles)).astype(np.int32)
     starts = np.cumsum([0, *map(len, rows)]).astype(np.int64)
     facts: dict[str, Any] = dict.fromkeys(Summary.__dataclass_fields__)
-    return Tokenised(ids=ids, roles=roles, starts=starts, summary=Summary(**facts))
+    return Tokenised(ids=ids, labels=Labels.of(roles), starts=starts, summary=Summary(**facts))
 
 
 def random_data(n: int = 7, seed: int = 1) -> Tokenised:
@@ -125,7 +125,7 @@ ROW = np.array([S, B, P, P, C, C], dtype=np.uint8)
     ],
 )
 def test_weights_of_a_row_by_hand(normaliser: str, den: list[float]) -> None:
-    num_L, den_L = row_weights(ROW, objective(0.1, normaliser), row=0, permute=None)
+    num_L, den_L = row_weights(Labels.of(ROW), objective(0.1, normaliser), row=0, permute=None)
     np.testing.assert_allclose(num_L, [0, 0.1, 0.1, 0.1, 1, 1], rtol=1e-7)
     np.testing.assert_allclose(den_L, den, rtol=1e-7)
 
@@ -133,32 +133,37 @@ def test_weights_of_a_row_by_hand(normaliser: str, den: list[float]) -> None:
 def test_the_first_token_is_never_a_target_whatever_its_role() -> None:
     for role in Role:
         num_L, den_L = row_weights(
-            np.array([role, C], dtype=np.uint8), objective(1.0, "tokens"), row=0, permute=None
+            Labels.of(np.array([role, C], dtype=np.uint8)),
+            objective(1.0, "tokens"),
+            row=0,
+            permute=None,
         )
         assert (num_L[0], den_L[0]) == (0, 0)
 
 
 def test_text_is_trained_whole_under_every_mode() -> None:
     for plw in (0.0, 0.3, 1.0):
-        num_L, _ = row_weights(np.full(4, T, dtype=np.uint8), objective(plw), row=0, permute=None)
+        num_L, _ = row_weights(
+            Labels.of(np.full(4, T, dtype=np.uint8)), objective(plw), row=0, permute=None
+        )
         assert num_L.tolist() == [0, 1, 1, 1]
 
 
 def test_the_released_im_masks_the_first_header_only() -> None:
     released = objective(1.0, special=1.0, first_header_only=True)
     roles = np.array([S, S, P, S, S, C, C, S], dtype=np.uint8)
-    num_L, den_L = row_weights(roles, released, row=0, permute=None)
+    num_L, den_L = row_weights(Labels.of(roles), released, row=0, permute=None)
     assert num_L.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert den_L.tolist() == num_L.tolist()
     plain = np.array([B, P, S, C], dtype=np.uint8)  # no header in front: nothing but token 0
-    assert row_weights(plain, released, row=0, permute=None)[0].tolist() == [0, 1, 1, 1]
+    assert row_weights(Labels.of(plain), released, row=0, permute=None)[0].tolist() == [0, 1, 1, 1]
 
 
 def test_the_placebo_permutes_the_same_weights_over_the_targets() -> None:
     roles = np.array([S, *[P] * 30, *[C] * 10], dtype=np.uint8)
     placebo = objective(0.25, "weight", permute=True)
-    num_L, den_L = row_weights(roles, placebo, row=3, permute=rng())
-    plain_L, _ = row_weights(roles, objective(0.25), row=3, permute=None)
+    num_L, den_L = row_weights(Labels.of(roles), placebo, row=3, permute=rng())
+    plain_L, _ = row_weights(Labels.of(roles), objective(0.25), row=3, permute=None)
     assert num_L[0] == 0
     np.testing.assert_array_equal(np.sort(num_L), np.sort(plain_L))
     assert num_L.tolist() != plain_L.tolist()
@@ -169,7 +174,9 @@ def test_the_placebo_depends_on_seed_and_row_not_on_plw_or_what_was_drawn_before
     roles = np.array([S, *[P] * 30, *[C] * 10], dtype=np.uint8)
 
     def heavy(plw: float, row: int, root: np.random.Generator) -> list[bool]:
-        num_L, _ = row_weights(roles, objective(plw, permute=True), row=row, permute=root)
+        num_L, _ = row_weights(
+            Labels.of(roles), objective(plw, permute=True), row=row, permute=root
+        )
         return (num_L == 1).tolist()
 
     used = rng()
@@ -182,7 +189,7 @@ def test_the_placebo_depends_on_seed_and_row_not_on_plw_or_what_was_drawn_before
 
 def test_a_placebo_without_its_draws_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="needs a generator"):
-        row_weights(ROW, objective(permute=True), row=0, permute=None)
+        row_weights(Labels.of(ROW), objective(permute=True), row=0, permute=None)
 
 
 # -- layout -----------------------------------------------------------------------------------
@@ -211,7 +218,7 @@ def test_every_row_is_there_once_with_its_own_weights(layout: str, size: int | N
             mine_BL = (batch.example_BL == number) & (batch.roles_BL != Role.PAD)
             ids_L, roles_L = data.row(row)
             num_L, den_L = row_weights(
-                roles_L, objective(0.3, permute=True), row=row, permute=rng()
+                Labels.of(roles_L), objective(0.3, permute=True), row=row, permute=rng()
             )
             assert batch.ids_BL[mine_BL].tolist() == ids_L.tolist()
             assert batch.roles_BL[mine_BL].tolist() == roles_L.tolist()

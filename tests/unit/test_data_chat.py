@@ -1,18 +1,24 @@
 """Rows under chat templates: every token's role beside labels made by hand."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
-from ablate.config.schema import Dataset, Splits
+from ablate.config.schema import Dataset, Loss, Masking, Splits
 from ablate.data.rows import load
+from ablate.data.targets import row_weights
 from ablate.data.templates import render
 from ablate.data.tokenise import tokenise
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
+from ablate.objective import make_objective
+from ablate.paths import conf_dir
 from ablate.roles import Role
 
 Make = Callable[..., Path]
@@ -104,7 +110,9 @@ def labelled(dataset: Dataset, folder: Path) -> list[list[tuple[str, str]]]:
     found = []
     for row in load(dataset, "train").rows:
         rendered = render(row, dataset, tokenizer)
-        found.append([(rendered.text[s.start : s.end], LETTERS[s.role]) for s in rendered.spans])
+        runs = itertools.groupby(rendered.spans, key=lambda s: s.role)
+        texts = [(r, "".join(rendered.text[s.start : s.end] for s in run)) for r, run in runs]
+        found.append([(text, LETTERS[r]) for r, text in texts])
     return found
 
 
@@ -303,8 +311,8 @@ def test_definitions_of_tools_are_system_text(make_bytes: Make, tmp_path: Path) 
         [
             (f"{IM}system\n", "S"),
             ("Be kind.", "B"),
-            ('\n# Tools\n{"name": "add"}\n', "Y"),
-            (f"{END}\n{IM}user\n", "S"),
+            ('\n# Tools\n{"name": "add"}', "Y"),
+            (f"\n{END}\n{IM}user\n", "S"),
             ("a", "I"),
             (f"{END}\n{IM}assistant\n", "S"),
             (f"b{END}", "C"),
@@ -359,3 +367,115 @@ def test_rows_that_cannot_be_aligned_are_left_out(make_bytes: Make, tmp_path: Pa
             max_length=64,
             boundary="offset",
         )
+
+
+TALK = messages(
+    ("user", "a"),
+    {
+        "role": "assistant",
+        "reasoning_content": "why",
+        "content": None,
+        "tool_calls": [{"function": {"name": "f", "arguments": {}}}],
+    },
+    ("tool", "4"),
+    ("assistant", "b"),
+    ("user", "c"),
+    ("assistant", "d"),
+)
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}" + REASONING
+)
+
+
+def weighed(dataset: Dataset, folder: Path, mode: str, plw: float = 0.0) -> list[tuple[str, float]]:
+    """Return the first row's stretches of tokens of one weight, and the weights."""
+    tokenizer = Tokenizer(folder)
+    found = tokenise(dataset, "train", tokenizer=tokenizer, max_length=512, boundary="offset")
+    tree = yaml.safe_load((conf_dir() / "masking" / f"{mode}.yaml").read_text())
+    weights = {k: w if w == "plw" else float(w) for k, w in tree.pop("weights").items()}
+    objective = make_objective(Masking(name=mode, weights=weights, **tree), plw, 1.0, Loss())
+    num_L, den_L = row_weights(found.labels_of(0), objective, row=0, permute=None)
+    np.testing.assert_array_equal(num_L, den_L)
+    runs = itertools.groupby(zip(found.row(0)[0], num_L, strict=True), key=lambda pair: pair[1])
+    return [(tokenizer.decode([i for i, _ in run]), float(weight)) for weight, run in runs]
+
+
+MODES: dict[str, list[tuple[str, float]]] = {
+    "no_thinking": [
+        (
+            f'{IM}system\n{{"name": "f"}}{END}\n{IM}user\na{END}\n{IM}assistant\n'
+            "<think>\nwhy\n</think>\n\n",
+            0,
+        ),
+        ("\n<call>f {}</call>" + END, 1),
+        (f"\n{IM}tool\n4{END}\n{IM}assistant\n", 0),
+        (f"b{END}", 1),
+        (f"\n{IM}user\nc{END}\n{IM}assistant\n", 0),
+        (f"d{END}", 1),
+        ("\n", 0),
+    ],
+    "thinking_half": [
+        (f'{IM}system\n{{"name": "f"}}{END}\n{IM}user\na{END}\n{IM}assistant\n', 0),
+        ("<think>\nwhy\n</think>\n\n", 0.5),
+        ("\n<call>f {}</call>" + END, 1),
+        (f"\n{IM}tool\n4{END}\n{IM}assistant\n", 0),
+        (f"b{END}", 1),
+        (f"\n{IM}user\nc{END}\n{IM}assistant\n", 0),
+        (f"d{END}", 1),
+        ("\n", 0),
+    ],
+    "no_tools_results": [
+        (IM, 0),  # the first token of a row is never a target
+        ("system\n", 0.25),
+        ('{"name": "f"}', 0),
+        (f"{END}\n{IM}user\na{END}\n{IM}assistant\n", 0.25),
+        ("<think>\nwhy\n</think>\n\n\n<call>f {}</call>" + END, 1),
+        (f"\n{IM}tool\n", 0.25),
+        ("4", 0),
+        (f"{END}\n{IM}assistant\n", 0.25),
+        (f"b{END}", 1),
+        (f"\n{IM}user\nc{END}\n{IM}assistant\n", 0.25),
+        (f"d{END}", 1),
+        ("\n", 0.25),
+    ],
+    "stop_masked": [
+        (f'{IM}system\n{{"name": "f"}}{END}\n{IM}user\na{END}\n{IM}assistant\n', 0),
+        ("<think>\nwhy\n</think>\n\n\n<call>f {}</call>", 1),
+        (f"{END}\n{IM}tool\n4{END}\n{IM}assistant\n", 0),
+        ("b", 1),
+        (f"{END}\n{IM}user\nc{END}\n{IM}assistant\n", 0),
+        ("d", 1),
+        (f"{END}\n", 0),
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_that_tell_details_apart(mode: str, make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=TOOLS)
+    rows = rows_in(tmp_path, {"messages": TALK, "tools": [{"name": "f"}]})
+    assert weighed(rows, folder, mode, plw=0.25) == MODES[mode]
+
+
+def test_the_last_turn_alone(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    said = messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    found = weighed(rows_in(tmp_path, {"messages": said}), folder, "last_turn")
+    assert [text for text, weight in found if weight] == [f"d{END}"]
+
+
+def test_the_weight_of_a_message(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    bad, half = (
+        {"role": "assistant", "content": t, "weight": w} for t, w in (("b", 0), ("d", 0.5))
+    )
+    rows = rows_in(tmp_path, {"messages": messages(("user", "a"), bad, ("user", "c"), half)})
+    found = weighed(rows, folder, "instruction")
+    assert [pair for pair in found if pair[1]] == [(f"d{END}", 0.5)]
+    bad = {"role": "assistant", "content": "b", "train": False}
+    rows = rows_in(tmp_path, {"messages": messages(("user", "a"), bad, ("user", "c"), half)})
+    assert weighed(rows, folder, "instruction") == found
+    wrong = rows_in(tmp_path, {"messages": [{"role": "user", "content": "a", "weight": -1}, half]})
+    with pytest.raises(UserError, match="message 1: weight=-1: must be"):
+        weighed(wrong, folder, "instruction")

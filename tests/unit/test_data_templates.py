@@ -1,5 +1,6 @@
 """Templates: the characters' roles, written out by hand, and chat templates from the field."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def letters(rendered: Rendered) -> str:
 
 
 def of_role(rendered: Rendered, role: Role) -> list[str]:
-    return [rendered.text[s.start : s.end] for s in rendered.spans if s.role == role]
+    runs = itertools.groupby(rendered.spans, key=lambda s: s.role)
+    texts = [(each, "".join(rendered.text[s.start : s.end] for s in run)) for each, run in runs]
+    return [text for each, text in texts if each == role]
 
 
 def aligned(*pairs: tuple[str, str]) -> tuple[str, str]:

@@ -132,7 +132,7 @@ def test_cells_are_aliases_exactly_where_loss_and_gradient_agree() -> None:
                 objective = objective_with(mode, plw, completion, normaliser=normaliser)
                 loss, grad = step(llama(), objective)
                 found = torch.cat([loss[None], grad])
-                known_as = known.setdefault(str(canonical(objective, counts)), found)
+                known_as = known.setdefault(str(canonical(objective, toys.counted(counts))), found)
                 torch.testing.assert_close(found, known_as, **EXACT)
     different = list(known.values())
     assert 15 < len(different) < 45

@@ -27,6 +27,7 @@ from ablate.config.schema import (
     Splits,
     Train,
 )
+from ablate.data.tokenise import Labels
 from ablate.experiment import cell_data
 from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES, Role
@@ -72,13 +73,14 @@ def test_every_token_has_its_role_and_weight(cell: Cell) -> None:
         assert "Say·<b>" in text
         assert text.startswith("<|im_start|>system↵Be·kind·to·all.<|im_end|>↵<|im_start|>user↵")
     # é, space, digit and the stop token of every row, é in two bytes: 5 x 5 of all targets
-    by_role = {line.role: line for line in seen.roles}
-    assert by_role[Role.COMPLETION].targets == 5 * 5
+    lines = {line.name: line for line in seen.roles}
+    assert (lines["completion"].targets, lines["completion: stop"].targets) == (5 * 4, 5)
+    assert lines["special: generation prompt"].weight == "0"
     prompt = 5 * len("Say <b>0</b>\nnow")
-    assert by_role[Role.INSTRUCTION].targets == prompt
+    assert lines["instruction"].targets == prompt
     total = sum(line.targets for line in seen.roles)
     assert seen.supervised == pytest.approx((25 + prompt) / total)
-    assert by_role[Role.COMPLETION].weight_share == pytest.approx(25 / (25 + 0.1 * prompt))
+    assert lines["completion"].weight_share == pytest.approx(20 / (25 + 0.1 * prompt))
 
 
 def test_the_terminal_shows_text_weights_and_figures(cell: Cell) -> None:
@@ -116,7 +118,7 @@ def test_the_placebo_is_shown_with_the_draws_that_training_uses(cell: Cell) -> N
     roles_L = np.array([t.role for t in tokens], dtype=np.uint8)
     objective = make_objective(masking, 0.1, 1.0, Loss())
     num_L, _ = module.row_weights(
-        roles_L, objective, row=0, permute=Streams(3, "a").numpy("permute")
+        Labels.of(roles_L), objective, row=0, permute=Streams(3, "a").numpy("permute")
     )
     assert [t.weight for t in tokens[1:]] == pytest.approx(num_L[1:].tolist())
     assert sorted(t.weight or 0 for t in tokens) == sorted(t.weight or 0 for t in plain)

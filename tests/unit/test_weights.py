@@ -8,6 +8,7 @@ from ablate.config.schema import Loss, Masking
 from ablate.errors import UserError
 from ablate.objective import canonical, effective_plw, make_objective
 from ablate.roles import NAMES, Role
+from tests import toys
 
 MODES = {
     "instruction": (0, 0, 0, 0, 0, 1),
@@ -29,7 +30,7 @@ def objective(mode, plw, *, c=1.0, normaliser="weight", scope="batch", permute=F
 
 
 def same(a, b, counts):
-    return canonical(a, counts) == canonical(b, counts)
+    return canonical(a, toys.counted(counts)) == canonical(b, toys.counted(counts))
 
 
 def ratio(objective, sums, counts, rows=10):
@@ -86,7 +87,7 @@ def test_text_is_one_run_at_any_masking_plw_and_normaliser_of_tokens():
         for plw in (0.0, 0.5)
         for n in ("weight", "completion", "tokens", "nonzero")
     ]
-    assert len({str(canonical(g, text)) for g in goals}) == 1
+    assert len({str(canonical(g, toys.counted(text))) for g in goals}) == 1
 
 
 def test_only_the_ratio_matters_under_weight():
@@ -109,7 +110,7 @@ def test_wit_grid_is_21_runs_under_weight():
     levels = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     cells = [(p, c) for p, c in itertools.product(levels, levels) if p or c]
     assert len(cells) == 35
-    runs = {str(canonical(objective("none", p, c=c), ALPACA)) for p, c in cells}
+    runs = {str(canonical(objective("none", p, c=c), toys.counted(ALPACA))) for p, c in cells}
     # Reduced fractions a/b with a, b <= 5 are 1 + 2 (phi(2) + .. + phi(5)) = 19; 0 and 1/0 besides.
     assert len(runs) == 21
 
