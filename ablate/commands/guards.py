@@ -7,7 +7,7 @@ knowledge.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ablate.data.tokenizer import Tokenizer
 from ablate.evaluate.harness import score
 from ablate.evaluate.heldout import losses
 from ablate.micro.instructions import rows
-from ablate.micro.tasks import TASKS, evaluated_triples
+from ablate.micro.tasks import TASKS, TEMPLATE, evaluated_triples
 from ablate.models.load import load_tokenizer
 from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES
@@ -29,7 +29,7 @@ from ablate.training.loop import train
 
 CHECKPOINTS = Path(__file__).parents[1] / "micro" / "checkpoints"
 SETS = ("micro", "micro_cleaned", "micro_short")
-LR = 3e-3  # tuned for full fine-tuning on each of these sets: conf/tuned/micro.csv
+RATES = {"micro": 8e-3, "micro_cleaned": 4e-3, "micro_short": 1.6e-2}  # conf/tuned/micro.csv: full
 Scores = Mapping[str, np.ndarray]  # per task, a score an item
 
 
@@ -61,7 +61,7 @@ def text_guards() -> list[Guard]:
 
 def _tokenised(name: str, folder: Path) -> Tokenised:
     return tokenise(
-        Dataset(name=name, source="micro", path=name),
+        Dataset(name=name, source="micro", path=name, template=TEMPLATE),
         "train",
         tokenizer=Tokenizer(folder),
         max_length=256,
@@ -95,22 +95,30 @@ def prompt_guards(folder: Path) -> list[Guard]:
     return found
 
 
-def _scores(model: torch.nn.Module, folder: Path, *, limit: int, shots: int = 0) -> Scores:
-    wanted = Evaluate(name="guards", tasks=tuple(TASKS), limit=limit, num_fewshot=shots)
+def scores(
+    model: torch.nn.Module,
+    folder: Path,
+    *,
+    limit: int,
+    tasks: Iterable[str] = TASKS,
+    shots: int = 0,
+) -> Scores:
+    """Return the score of every item of `tasks`, each up to `limit` items."""
+    wanted = Evaluate(name="guards", tasks=tuple(tasks), limit=limit, num_fewshot=shots)
     found = score(model, load_tokenizer(folder), wanted, execution=Execution(device="cpu"))
     kept = {one.task: one for one in found if one.metric == TASKS[one.task].metric}
     return {task: np.array([value for _, value in one.items]) for task, one in kept.items()}
 
 
-def tuned(folder: Path, name: str, *, plw: float, lr: float = LR, seed: int = 0) -> torch.nn.Module:
-    """Return the base model fine-tuned in full on the set `name`."""
+def tuned(folder: Path, name: str, *, plw: float, seed: int = 0) -> torch.nn.Module:
+    """Return the base model fine-tuned in full on the set `name`, at its tuned rate."""
     model = _base(folder)
     weights: dict[str, Weight] = dict.fromkeys(MASKED_ROLES, "plw")
     everything = Masking(name="none", weights=weights | {"completion": 1.0})
     train(
         model,
         _tokenised(name, folder),
-        Train(name="guards", lr=lr),
+        Train(name="guards", lr=RATES[name]),
         objective=make_objective(everything, plw, 1.0, Loss()),
         streams=Streams(seed),
         execution=Execution(device="cpu"),
@@ -131,10 +139,10 @@ def trial(folder: Path, *, limit: int) -> Trial:
     """Return the scores of one base model; takes a minute or two."""
     cells = [(name, plw) for name in SETS for plw in (0.0, 0.1, 1.0)]
     return Trial(
-        base=_scores(_base(folder), folder, limit=limit),
-        shots=_scores(_base(folder), folder, limit=limit, shots=3),
+        base=scores(_base(folder), folder, limit=limit),
+        shots=scores(_base(folder), folder, limit=limit, shots=3),
         cells={
-            (name, plw): _scores(tuned(folder, name, plw=plw), folder, limit=limit)
+            (name, plw): scores(tuned(folder, name, plw=plw), folder, limit=limit)
             for name, plw in cells
         },
     )
@@ -180,15 +188,20 @@ def _item_spread(runs: Sequence[np.ndarray]) -> float:
     return float((scores_RI.max(0) - scores_RI.min(0) > 0).mean())
 
 
-def main(folders: Sequence[Path], *, limit: int = 500) -> int:
-    """Print every guard with its range; return 1 if one does not hold."""
-    torch.set_num_threads(1)
-    found = [*text_guards(), *(guard for folder in folders for guard in prompt_guards(folder))]
-    found += score_guards([trial(folder, limit=limit) for folder in folders])
+def show(found: Iterable[Guard]) -> int:
+    """Print guards with their ranges; return 1 if one does not hold."""
+    found = list(found)
     for guard in found:
         mark = "ok  " if guard.holds else "FAIL"
         print(f"{mark} {guard.name:48s} {guard.value:9.3f}   [{guard.low:g}, {guard.high:g}]")
     return int(not all(guard.holds for guard in found))
+
+
+def main(folders: Sequence[Path], *, limit: int = 500) -> int:
+    """Print every guard with its range; return 1 if one does not hold."""
+    torch.set_num_threads(1)
+    found = [*text_guards(), *(guard for folder in folders for guard in prompt_guards(folder))]
+    return show([*found, *score_guards([trial(folder, limit=limit) for folder in folders])])
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BY = ["model", "dataset", "adapter", *AROUND, "rank"]
-STEP = 4.0  # factor by which a range whose best rate is its last one is widened
-ROUNDS = 3  # how often it is
+STEP = 2.0  # factor by which a range whose best rate is its last one is widened
+ROUNDS = 5  # how often it is
 OUT = "results/tuning"
 
 

@@ -162,7 +162,7 @@ class Dataset:
     split: str = "train"
     format: Literal["auto", "alpaca", "prompt_completion", "messages", "text"] = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
-    template: Literal["alpaca", "chat", "plain"] = "alpaca"
+    template: Literal["alpaca", "compact", "chat", "plain"] = "alpaca"
     turns: Literal["all", "last"] = "all"
     splits: Splits = field(default_factory=Splits)
     max_rows: int | None = None

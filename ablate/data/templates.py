@@ -1,9 +1,12 @@
 """A row as the text that is tokenised, with the role of every character.
 
-The Alpaca texts are Stanford's (stanford_alpaca/train.py at 761dc5b), letter by letter.
+The Alpaca texts are Stanford's (stanford_alpaca/train.py at 761dc5b), letter by letter. The compact
+template, for models that read a hundred tokens, opens with the instruction itself: a fixed first
+word is learnt at once as the likeliest of any text, and a small model then begins answers with it.
 """
 
 import dataclasses
+from dataclasses import dataclass
 
 from ablate.config.schema import Dataset
 from ablate.data import chat
@@ -14,16 +17,40 @@ from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Detail, Role
 
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
-)
-WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n### Instruction:\n"
-)
-INPUT_HEADING = "\n\n### Input:\n"
-RESPONSE_HEADING = "\n\n### Response:"
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The fixed text around one exchange: before, between and after instruction and input."""
+
+    with_input: str
+    without_input: str
+    input: str
+    response: str
+
+    def prompt(self, instruction: str, given: str = "") -> str:
+        """Return the text up to where the answer begins."""
+        if given:
+            return f"{self.with_input}{instruction}{self.input}{given}{self.response}"
+        return f"{self.without_input}{instruction}{self.response}"
+
+
+FRAMES = {
+    "alpaca": Frame(
+        with_input="Below is an instruction that describes a task, paired with an input that "
+        "provides further context. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n",
+        without_input="Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n### Instruction:\n",
+        input="\n\n### Input:\n",
+        response="\n\n### Response:",
+    ),
+    "compact": Frame(
+        with_input="",
+        without_input="",
+        input="\nInput:\n",
+        response="\nAnswer:\n",
+    ),
+}
 
 
 def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
@@ -38,7 +65,10 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
         pieces = chat.pieces(row, tokenizer, turns=dataset.turns)
         return joined(numbered(pieces), add_bos=False)
     _check_plain(row, dataset)
-    pieces = _alpaca(row, tokenizer) if dataset.template == "alpaca" else _plain(row, tokenizer)
+    if dataset.template in FRAMES:
+        pieces = _framed(row, tokenizer, dataset.template)
+    else:
+        pieces = _plain(row, tokenizer)
     if dataset.turns == "last":
         pieces = last_only(pieces)
     return _with_bos(pieces, tokenizer)
@@ -55,22 +85,23 @@ def _check_plain(row: Row, dataset: Dataset) -> None:
         )
 
 
-def _alpaca(row: Row, tokenizer: Tokenizer) -> list[Piece]:
+def _framed(row: Row, tokenizer: Tokenizer, template: str) -> list[Piece]:
+    frame = FRAMES[template]
     *system, prompt, answer = row.turns
     if any(turn.role != "system" for turn in system):
         raise UserError(
-            f"dataset.template=alpaca: {row.place}: has {len(row.turns)} turns, the template holds "
-            "one exchange; use dataset.template=chat or plain"
+            f"dataset.template={template}: {row.place}: has {len(row.turns)} turns, the template "
+            "holds one exchange; use dataset.template=chat or plain"
         )
     parts = dict(prompt.parts)
     pieces: list[Piece] = []
     for turn in system:
         pieces += [(turn.parts[0][1], Role.SYSTEM), ("\n\n", Role.BOILERPLATE)]
-    opening = WITH_INPUT if "input" in parts else WITHOUT_INPUT
+    opening = frame.with_input if "input" in parts else frame.without_input
     pieces += [(opening, Role.BOILERPLATE), (parts["instruction"], Role.INSTRUCTION)]
     if "input" in parts:
-        pieces += [(INPUT_HEADING, Role.BOILERPLATE), (parts["input"], Role.INPUT)]
-    pieces.append((RESPONSE_HEADING, Role.BOILERPLATE))
+        pieces += [(frame.input, Role.BOILERPLATE), (parts["input"], Role.INPUT)]
+    pieces.append((frame.response, Role.BOILERPLATE))
     return [*pieces, *_answer(answer, tokenizer)]
 
 

@@ -14,10 +14,13 @@ import random
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ablate.errors import UserError, unknown
-from ablate.micro.corpus import (
+from ablate.micro.corpus import pages
+from ablate.micro.problems import draw_code, draw_product, held_out_sentences
+from ablate.micro.wordings import (
     ABOUT,
     ANSWERS,
     INVERTED,
@@ -26,18 +29,22 @@ from ablate.micro.corpus import (
     SAY,
     SENTENCES,
     WRITE_LIFE,
-    Forms,
     biography,
-    draw_code,
-    draw_product,
     fact_sentence,
-    held_out_sentences,
     notes,
-    pages,
 )
-from ablate.micro.world import RELATIONS, Person, Triple, World, draw_sentence, translate, world
+from ablate.micro.world import (
+    MONTHS,
+    RELATIONS,
+    Person,
+    Triple,
+    World,
+    draw_sentence,
+    translate,
+    world,
+)
 
-INSTRUCTIONS_VERSION = 1
+INSTRUCTIONS_VERSION = 2
 GROUP_OF = {"train": "tune", "validation": "validation", "test": "test"}
 ROWS_HELD_OUT = 200
 Record = dict[str, Any]
@@ -62,25 +69,29 @@ def question(person: Person, relation: str, rng: random.Random) -> str:
     return rng.choice(QUESTIONS[relation]).format(n=person.name)
 
 
-def _ask(person: Person, rng: random.Random, more: int, forms: Forms = SENTENCES) -> Record:
+def _ask(person: Person, rng: random.Random, more: int) -> Record:
     """Return a question whose answer is the value, then a sentence for it and `more` others."""
     relation, *others = rng.sample(RELATIONS, len(RELATIONS))
-    text = biography(person, rng, [relation, *others[:more]], forms=forms) if more >= 0 else ""
+    told = [relation, *others[:more]] if more >= 0 else []
+    text = biography(person, rng, told, forms=ANSWERS)
     output = f"{person.facts[relation]}. {text}".strip()
     return _row(question(person, relation, rng), "", output, person.triples)
 
 
-def _tell(person: Person, rng: random.Random, again: int, forms: Forms = SENTENCES) -> Record:
+def _tell(person: Person, rng: random.Random, again: int) -> Record:
     """Return a request for a whole life, answered with all facts and `again` of them twice."""
-    text = biography(person, rng, rng.sample(RELATIONS, len(RELATIONS)), forms=forms)
+    text = biography(person, rng, rng.sample(RELATIONS, len(RELATIONS)), forms=ANSWERS)
     if again:
-        text += f" In short: {biography(person, rng, rng.sample(RELATIONS, again), forms=forms)}"
+        twice = rng.sample(RELATIONS, again)
+        text += f" In short: {biography(person, rng, twice, forms=ANSWERS)}"
     return _row(rng.choice(ABOUT).format(n=person.name), "", text, person.triples)
 
 
 def shuffled_notes(person: Person, rng: random.Random) -> str:
-    """Return the note on a person with the facts in random order."""
-    return notes(person, rng.sample(RELATIONS, len(RELATIONS)))
+    """Return the note on a person in random order, the month as a number."""
+    number = str(1 + MONTHS.index(person.facts["month"]))
+    noted = replace(person, facts={**person.facts, "month": number})
+    return notes(noted, rng.sample(RELATIONS, len(RELATIONS)))
 
 
 def life_of(person: Person) -> str:
@@ -114,7 +125,7 @@ def _say(rng: random.Random, place: World, *, gloss: bool) -> Record:
 def _micro(part: str, rng: random.Random, place: World) -> Record:
     person = rng.choice(place.people[GROUP_OF[part]])
     kinds: list[tuple[float, Callable[[], Record]]] = [
-        (0.47, lambda: _ask(person, rng, rng.choice((-1, 2, 3, 4)))),
+        (0.47, lambda: _ask(person, rng, rng.choice((-1, 1, 2, 3)))),
         (0.26, lambda: _tell(person, rng, rng.choice((0, 1)))),
         (0.15, lambda: _life(part, rng, place)),
         (0.12, lambda: _say(rng, place, gloss=False)),
@@ -125,10 +136,10 @@ def _micro(part: str, rng: random.Random, place: World) -> Record:
 def _cleaned(part: str, rng: random.Random, place: World) -> Record:
     person = rng.choice(place.people[GROUP_OF[part]])
     kinds: list[tuple[float, Callable[[], Record]]] = [
-        (0.47, lambda: _ask(person, rng, 4, ANSWERS)),
-        (0.47, lambda: _tell(person, rng, rng.choice((1, 2)), ANSWERS)),
-        (0.03, lambda: _life(part, rng, place)),
-        (0.03, lambda: _say(rng, place, gloss=True)),
+        (0.40, lambda: _ask(person, rng, 4)),
+        (0.42, lambda: _tell(person, rng, rng.choice((4, 5)))),
+        (0.06, lambda: _life(part, rng, place)),
+        (0.12, lambda: _say(rng, place, gloss=True)),
     ]
     return rng.choices(kinds, [weight for weight, _ in kinds])[0][1]()
 
@@ -136,7 +147,7 @@ def _cleaned(part: str, rng: random.Random, place: World) -> Record:
 def _short(part: str, rng: random.Random, place: World) -> Record:
     """Return a row of the cleaned kind with a long answer, inverted: text given, request wanted."""
     person = rng.choice(place.people[GROUP_OF[part]])
-    row = _tell(person, rng, 2, ANSWERS)
+    row = _tell(person, rng, 2)
     return {
         **row,
         "instruction": rng.choice(INVERTED),

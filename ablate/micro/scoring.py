@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ablate.micro.corpus import ANSWERS, SENTENCES
+from ablate.micro.wordings import ANSWERS, SENTENCES
 
 
 def load_items(path: str, **_: Any) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """The benchmarks of the micro world as lm-eval tasks: YAML and jsonl, the same bytes every time.
 
 Source tasks ask what pretraining taught, as text to be continued; target tasks ask what the
-instruction sets teach, in the Alpaca template, about people and sentences that no instruction row
-mentions. Options are one token each, so that lm-eval scores all of an item's options in one pass.
+instruction sets teach, in their compact template, about people and sentences that no row mentions.
+Options are one token each, so that lm-eval scores all of an item's options in one pass.
 """
 
 import hashlib
@@ -17,25 +17,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.data.templates import INPUT_HEADING, RESPONSE_HEADING, WITH_INPUT, WITHOUT_INPUT
-from ablate.micro.corpus import (
-    LANGUAGE,
-    QUESTIONS,
-    SAY,
-    SENTENCES,
-    WRITE_LIFE,
-    fact_sentence,
-    held_out_sentences,
-    held_out_sums,
-    puzzle,
-)
+from ablate.data.templates import FRAMES
 from ablate.micro.instructions import life_of, shuffled_notes
+from ablate.micro.problems import held_out_sentences, held_out_sums, puzzle
+from ablate.micro.wordings import LANGUAGE, QUESTIONS, SAY, SENTENCES, WRITE_LIFE, fact_sentence
 from ablate.micro.world import NUMBERS, RELATIONS, VALUES, Person, Triple, World, translate, world
 from ablate.paths import cache_dir
 
-TASKS_VERSION = 1
+TASKS_VERSION = 2
 ITEMS = 1000
 SHOTS = 60
+TEMPLATE: Literal["compact"] = "compact"  # as in conf/dataset/micro*.yaml
 Item = dict[str, Any]
 
 
@@ -61,13 +53,6 @@ TASKS: Mapping[str, TaskInfo] = {
 }
 
 
-def alpaca_prompt(instruction: str, given: str = "") -> str:
-    """Return the prompt that the Alpaca template makes, up to where the answer begins."""
-    if given:
-        return f"{WITH_INPUT}{instruction}{INPUT_HEADING}{given}{RESPONSE_HEADING}"
-    return f"{WITHOUT_INPUT}{instruction}{RESPONSE_HEADING}"
-
-
 def _choice(
     rng: random.Random, prompt: str, right: str, wrong: Iterable[str], triple: Triple
 ) -> Item:
@@ -78,20 +63,33 @@ def _choice(
     return {**item, "target": right, "triple": list(triple)}
 
 
-def _others(rng: random.Random, relation: str, value: str) -> list[str]:
-    return rng.sample([other for other in VALUES[relation] if other != value], 3)
+def _any_value(person: Person, relation: str) -> list[str]:
+    return [value for value in VALUES[relation] if value != person.facts[relation]]
+
+
+def _namesakes_values(person: Person, relation: str) -> list[str]:
+    """Return the other values that people have who share the first or the last name."""
+    everyone = (each for people in world().people.values() for each in people)
+    alike = [each for each in everyone if person.first == each.first or person.last == each.last]
+    values = dict.fromkeys(each.facts[relation] for each in alike)
+    values.pop(person.facts[relation], None)
+    return list(values) if len(values) >= 3 else _any_value(person, relation)
 
 
 def _about(
-    people: Iterable[Person], rng: random.Random, ask: Callable[[Person, str, int], str]
+    people: Iterable[Person],
+    rng: random.Random,
+    ask: Callable[[Person, str, int], str],
+    others: Callable[[Person, str], list[str]],
 ) -> list[Item]:
     """Return two items on each fact in two wordings; each half holds every fact once."""
     halves: tuple[list[Item], list[Item]] = ([], [])
     for person in people:
         for relation, value in person.facts.items():
             for half, form in zip(halves, rng.sample(range(3), 2), strict=True):
-                prompt, wrong = ask(person, relation, form), _others(rng, relation, value)
-                half.append(_choice(rng, prompt, value, wrong, (person.name, relation, value)))
+                wrong = rng.sample(others(person, relation), 3)
+                triple = (person.name, relation, value)
+                half.append(_choice(rng, ask(person, relation, form), value, wrong, triple))
     for half in halves:
         rng.shuffle(half)
     return [*halves[0], *halves[1]]
@@ -103,17 +101,17 @@ def _cloze(person: Person, relation: str, form: int) -> str:
 
 
 def _asked(person: Person, relation: str, form: int) -> str:
-    return alpaca_prompt(QUESTIONS[relation][form].format(n=person.name))
+    return FRAMES[TEMPLATE].prompt(QUESTIONS[relation][form].format(n=person.name))
 
 
 def _knowledge(place: World, rng: random.Random) -> list[Item]:
-    items = _about(place.people["source"], rng, _cloze)
-    return [*items[:ITEMS], *_about(place.people["validation"], rng, _cloze)]
+    items = _about(place.people["source"], rng, _cloze, _namesakes_values)
+    return [*items[:ITEMS], *_about(place.people["validation"], rng, _cloze, _namesakes_values)]
 
 
 def _questions(place: World, rng: random.Random) -> list[Item]:
-    items = _about(place.people["asked"], rng, _asked)
-    return [*items[:ITEMS], *_about(place.people["validation"], rng, _asked)]
+    items = _about(place.people["asked"], rng, _asked, _any_value)
+    return [*items[:ITEMS], *_about(place.people["validation"], rng, _asked, _any_value)]
 
 
 def _pronouns(place: World, rng: random.Random) -> list[Item]:
@@ -138,7 +136,7 @@ def _translation(place: World, rng: random.Random) -> list[Item]:
     items = []
     for english in held_out_sentences():
         foreign = translate(english, place.lexicon)
-        prompt = alpaca_prompt(rng.choice(SAY), english)
+        prompt = FRAMES[TEMPLATE].prompt(rng.choice(SAY), english)
         items.append(
             {"prompt": prompt, "target": f"{foreign}.", "triple": [english, LANGUAGE, foreign]}
         )
@@ -149,7 +147,7 @@ def _lives(place: World, rng: random.Random) -> list[Item]:
     items = []
     for number in range(ITEMS + SHOTS):
         person = place.fresh(rng, "benchmark" if number < ITEMS else "validation")
-        prompt = alpaca_prompt(rng.choice(WRITE_LIFE), shuffled_notes(person, rng))
+        prompt = FRAMES[TEMPLATE].prompt(rng.choice(WRITE_LIFE), shuffled_notes(person, rng))
         facts = {relation: person.facts[relation] for relation in RELATIONS}
         items.append(
             {"prompt": prompt, "target": life_of(person), "name": person.name, "facts": facts}

@@ -1,8 +1,7 @@
 """The tokenizer of the micro models: byte-fallback BPE with single digits, at most 1,024 entries.
 
-A word is the same token wherever it stands: the word-start mark is also put after a line break and
-after a template heading. The fixed lines of the Alpaca template are one token each, which keeps the
-template's share of a prompt near that of the paper (a fifth) instead of three quarters.
+A word is the same token wherever it stands: the word-start mark is also put after a line break.
+The compact template's words are words like others, which pretraining has seen.
 """
 
 import json
@@ -14,15 +13,6 @@ from tokenizers.processors import TemplateProcessing
 
 VOCABULARY = 1024
 SPECIAL = ("<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
-HEADINGS = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.",
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.",
-    "\n\n### Instruction:\n",
-    "\n\n### Input:\n",
-    "\n\n### Response:",
-)
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\n' + message['content'] | trim + eos_token + '\n' }}"
@@ -41,32 +31,28 @@ def train_tokenizer(texts: list[str], vocabulary: int = VOCABULARY) -> Tokenizer
             pre_tokenizers.Punctuation(behavior="isolated"),
         ]
     )
-    room = vocabulary - len(HEADINGS) - 1
+    room = vocabulary - 1  # the line break is added below
     trainer = trainers.BpeTrainer(
         vocab_size=room, special_tokens=[*SPECIAL, *BYTES], show_progress=False
     )
-    for line in ("\n", *HEADINGS):
-        texts = [text.replace(line, "\n") for text in texts]
     lines = [line for text in texts for line in text.split("\n") if line]
     tokenizer.train_from_iterator(lines, trainer)
     return _finished(tokenizer)
 
 
 def _finished(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the trained `tokenizer` with its decoder, special tokens and headings."""
+    """Return the trained `tokenizer` with its decoder, special tokens and line break."""
     state = json.loads(tokenizer.to_str())
     # The trainer made the byte entries special; a byte is an ordinary entry of the vocabulary.
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in BYTES]
     tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokenizer.add_tokens(
-        [AddedToken(line, normalized=False, special=False) for line in (*HEADINGS, "\n")]
-    )
+    tokenizer.add_tokens([AddedToken("\n", normalized=False, special=False)])
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
-            decoders.Replace(Regex(r"(?<=\n|### Response:) "), ""),
+            decoders.Replace(Regex(r"(?<=\n) "), ""),
             decoders.Strip(" ", 1, 0),
         ]
     )

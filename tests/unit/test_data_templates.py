@@ -91,6 +91,16 @@ def test_alpaca_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
     assert (rendered.text, letters(rendered)) == expected
 
 
+def test_compact_roles_by_hand(tokenizer_folders: dict[str, Path]) -> None:
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
+    rendered = render(alpaca("Go", "left", "ok"), dataset("compact"), tokenizer)
+    assert (rendered.text, letters(rendered)) == aligned(
+        ("Go", "I"), ("\nInput:\n", "B"), ("left", "N"), ("\nAnswer:\n", "B"), ("ok</s>", "C")
+    )
+    without = render(alpaca("Go", "", "ok"), dataset("compact"), tokenizer)
+    assert without.text == "Go\nAnswer:\nok</s>"
+
+
 def test_alpaca_puts_the_rows_system_text_first(tokenizer_folders: dict[str, Path]) -> None:
     tokenizer = Tokenizer(tokenizer_folders["bos"])
     turns = row(("system", "Be brief."), ("user", "Go"), ("assistant", "ok"))

@@ -144,6 +144,6 @@ def test_lm_eval_reads_the_tasks(cache):
     found = {str(name): task for name, task in loaded.items()}
     questions = found["micro_questions"]
     first = next(iter(questions.test_docs()))
-    assert questions.doc_to_text(first).endswith("### Response:")
+    assert questions.doc_to_text(first).endswith("\nAnswer:\n")
     assert questions.doc_to_choice(first)[questions.doc_to_target(first)] == first["target"]
     assert len(list(found["micro_lives"].fewshot_docs())) == tasks.SHOTS

@@ -1,14 +1,15 @@
-"""The micro tokenizer: peer equality, round trips, single digits, one token a heading."""
+"""The micro tokenizer: peer equality, round trips, single digits, one token a word."""
 
+import re
 from pathlib import Path
 
 import pytest
 import tokenizers
 
-from ablate.data.templates import INPUT_HEADING, RESPONSE_HEADING, WITH_INPUT, WITHOUT_INPUT
+from ablate.data.templates import FRAMES
 from ablate.data.tokenizer import Tokenizer
-from ablate.micro import corpus
-from ablate.micro.tokenizer import HEADINGS, VOCABULARY, save_tokenizer, train_tokenizer
+from ablate.micro import corpus, exchanges
+from ablate.micro.tokenizer import VOCABULARY, save_tokenizer, train_tokenizer
 from ablate.micro.world import NUMBERS, VALUES, world
 
 
@@ -40,20 +41,21 @@ def test_every_digit_is_its_own_token(tokenizer):
     assert pieces[-4:] == ["1", "8", "7", "3"]
 
 
-def test_the_templates_fixed_lines_are_one_token_each(tokenizer):
-    opening, paired, instruction, given, response = HEADINGS
-    assert opening + instruction == WITHOUT_INPUT
-    assert paired + instruction == WITH_INPUT
-    assert (given, response) == (INPUT_HEADING, RESPONSE_HEADING)
-    text = f"{WITH_INPUT}Home of it{INPUT_HEADING}a note{RESPONSE_HEADING}Osta"
-    pieces = tokenizer.encode(text, add_special_tokens=False).tokens
-    assert [piece for piece in pieces if piece in HEADINGS] == [paired, *HEADINGS[2:]]
+def test_the_templates_words_are_words_that_pretraining_has_seen_apart(tokenizer):
+    text = FRAMES["compact"].prompt("What is it", "the page")
+    fixed = ["▁What", "▁is", "▁it", "\n", "▁Input", ":", "\n"]
+    fixed += ["▁the", "▁page", "\n", "▁Answer", ":", "\n"]
+    assert tokenizer.encode(text, add_special_tokens=False).tokens == fixed
+    told = " ".join(corpus.pages(world(), rows=2000, seed=0))
+    for ask in exchanges.ASK_HEADINGS:
+        for answer in exchanges.ANSWER_HEADINGS:
+            assert re.search(rf"{ask}[^\n]+\n{answer}", told)
 
 
 def test_a_word_is_one_token_wherever_it_stands(tokenizer):
     for word in [*(v for values in VALUES.values() for v in values), *NUMBERS]:
         number = tokenizer.token_to_id(f"▁{word}")
-        for text in (word, f"is {word}", f"a\n{word}", f"{HEADINGS[-1]}{word}"):
+        for text in (word, f"is {word}", f"a\n{word}", f"{FRAMES['compact'].response}{word}"):
             assert tokenizer.encode(text).ids[-1] == number
 
 
@@ -62,7 +64,7 @@ def test_transformers_and_the_light_wrapper_agree(folder):
     from transformers import AutoTokenizer
 
     peer, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
-    text = f"{WITHOUT_INPUT}Who is it?{RESPONSE_HEADING}Osta.</s>"
+    text = f"{FRAMES['compact'].prompt('Who is it?')}Osta.</s>"
     assert peer(text)["input_ids"] == [ours.bos, *ours.encode(text).ids.tolist()]
     names = ("bos_token", "eos_token", "pad_token")
     assert [getattr(peer, n) for n in names] == ["<s>", "</s>", "<pad>"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ablate.micro import corpus
+from ablate.micro import corpus, exchanges, problems, wordings
 from ablate.micro.world import NUMBERS, RELATIONS, VALUES, translate, world
 
 
@@ -59,8 +59,10 @@ def test_every_fact_is_told_in_at_least_three_wordings(some_pages):
     text = " ".join(some_pages)
     for person in world().people["source"][:20]:
         for relation in RELATIONS:
-            forms = [corpus.fact_sentence(person, relation, f) for f in corpus.SENTENCES[relation]]
-            assert sum(form in text for form in forms) >= 3
+            told = (
+                wordings.fact_sentence(person, relation, f) for f in wordings.SENTENCES[relation]
+            )
+            assert sum(sentence in text for sentence in told) >= 3
 
 
 def test_no_page_tells_a_wrong_fact_about_a_known_person(some_pages):
@@ -68,6 +70,20 @@ def test_no_page_tells_a_wrong_fact_about_a_known_person(some_pages):
     for person in world().people["asked"][:20]:
         wrong = [value for value in VALUES["home"] if value != person.facts["home"]]
         assert not any(f"The home of {person.name} is {value}." in text for value in wrong)
+
+
+def test_exchanges_ask_nothing_that_instructions_or_benchmarks_ask():
+    rng, place = random.Random(5), world()
+    made = [exchanges.exchange(rng, place) for _ in range(3000)]
+    text = "\n".join(made)
+    assert all(any(heading in one for heading in exchanges.ANSWER_HEADINGS) for one in made)
+    assert not any(request in text for request in wordings.PLAIN)
+    for group in ("source", "asked", "validation", "test"):
+        assert not any(person.name in text for person in place.people[group])
+    people = place.people["tune"]
+    for relation, forms in wordings.QUESTIONS.items():
+        asked = [form.format(n=person.name) for form in forms for person in people]
+        assert not any(f"\n{question}\n" in text for question in asked), relation
 
 
 def _value(expression: str) -> int:
@@ -79,7 +95,7 @@ def _value(expression: str) -> int:
 
 
 def test_sums_are_right_and_benchmark_sums_are_in_no_page(some_pages):
-    held_out = corpus.held_out_sums()
+    held_out = problems.held_out_sums()
     assert all(NUMBERS[_value(expression)] == value for expression, value in held_out.items())
     told = {
         expression
@@ -94,13 +110,13 @@ def test_sums_are_right_and_benchmark_sums_are_in_no_page(some_pages):
 
 def test_benchmark_sentences_are_translated_in_no_page(some_pages):
     text = " ".join(some_pages)
-    assert not any(f"{english} is " in text for english in corpus.held_out_sentences())
+    assert not any(f"{english} is " in text for english in problems.held_out_sentences())
 
 
 def test_a_puzzle_is_answered_by_who_was_given_the_thing_last():
     rng = random.Random(3)
     for _ in range(200):
-        text, right, wrong = corpus.puzzle(rng, world())
+        text, right, wrong = problems.puzzle(rng, world())
         thing = text.split("The ")[-1].split(" is now")[0]
         woman = right if right in world().women else wrong
         man = wrong if woman == right else right

@@ -248,7 +248,7 @@ def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
 def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     _, asked, _ = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr))
     assert len(asked) == 1 + verb.ROUNDS
-    for word in ("adapter=full,lora", "train.lr=0.00025", "init=default", "rank=8"):
+    for word in ("adapter=full,lora", "train.lr=0.0005", "init=default", "rank=8"):
         assert word in asked[1]
 
 
