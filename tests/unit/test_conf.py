@@ -313,7 +313,7 @@ def test_tuning_looks_at_nothing_that_a_report_uses(loader):
     assert {c.masking.name for c in cells} == {"instruction"}
 
 
-def test_tuning_tries_five_rates_a_factor_of_three_apart(loader):
+def test_tuning_tries_rates_a_factor_of_two_apart(loader):
     arms = {}
     for c in study(loader, "tuning"):
         arms.setdefault((c.adapter.name, c.rank, c.dataset.name, c.model.name), set()).add(
@@ -321,8 +321,8 @@ def test_tuning_tries_five_rates_a_factor_of_three_apart(loader):
         )
     for rates in arms.values():
         steps = [b / a for a, b in itertools.pairwise(sorted(rates))]
-        assert len(rates) >= 5
-        assert all(2.9 < step < 3.4 for step in steps)
+        assert len(rates) >= 4  # more where the best lies at an end: `ablate tune` widens
+        assert steps == pytest.approx([2] * len(steps))
 
 
 def test_every_tuned_cell_of_a_study_has_a_row_of_the_tuning_study(loader):
