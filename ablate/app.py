@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config.compose import explained
-from ablate.config.overrides import one_line
+from ablate.config.overrides import normal, one_line
 from ablate.errors import UserError, refuse
 from ablate.experiment.cost import check_disk
 from ablate.experiment.request import Request, plan_grid
@@ -61,11 +61,6 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return refuse(one_line(cause))
     return 0
-
-
-def normal(argument: str) -> str:
-    """Return `+study=plw` as `study=plw`: the group has a default, so Hydra would refuse the +."""
-    return argument[1:] if argument.startswith(("+study=", "+scale=")) else argument
 
 
 def sweep_grid(

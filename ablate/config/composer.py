@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ablate.config.build import plain, typed
 from ablate.config.command import Command, Study
-from ablate.config.overrides import key_of, one_line_errors, parse, top_of
+from ablate.config.overrides import key_of, normal, one_line_errors, parse, top_of
 from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
 from ablate.errors import UserError, nearest, unknown
@@ -260,7 +260,7 @@ class Composer:
         """Set one value in `tree` as Hydra does."""
         try:
             with one_line_errors():
-                ConfigLoaderImpl._apply_overrides_to_config([parse(line)], tree)
+                ConfigLoaderImpl._apply_overrides_to_config([parse(normal(line))], tree)
         except UserError as error:
             cause = error.__cause__
             nested = cause.__cause__ if isinstance(cause, HydraException) else None
@@ -327,7 +327,7 @@ class Composer:
     def _compose(self, lines: list[str]) -> DictConfig:
         with one_line_errors():
             composed: DictConfig = self._loader.load_configuration(
-                "config", overrides=lines, run_mode=RunMode.RUN
+                "config", overrides=list(map(normal, lines)), run_mode=RunMode.RUN
             )
         return composed
 

@@ -2,7 +2,7 @@
 
 masking=none            a level of a group
 plw=0,0.1,1             a factor; so are choice(...) and range(...)
-+dataset.columns.x=y    a setting that the tree does not have yet
+dataset.columns.x=y     a name in a table that is the user's own
 """
 
 import contextlib
@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ablate.errors import UserError
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+# Tables whose names are the user's own, or a method's: Hydra asks for a plus before a new one.
+_FREE = re.compile(r"(dataset\.columns|dataset\.options)\.\w")
 _WORDS_WITH_A_MEANING = {"null", "true", "false", "nan", "inf"}
 
 
@@ -46,6 +48,16 @@ def one_line(error: BaseException) -> str:
     if error.__cause__ and (not lines or lines[0].startswith("Error merging override")):
         return ": ".join([*lines[:1], one_line(error.__cause__)])
     return lines[0] if lines else type(error).__name__
+
+
+def normal(line: str) -> str:
+    """Return an override as Hydra takes it.
+
+    A study needs no plus, for its group has a default; a name in a free table needs one.
+    """
+    if line.startswith(("+study=", "+scale=")):
+        return line[1:]
+    return f"++{line}" if _FREE.match(line) else line
 
 
 @cache

@@ -166,6 +166,8 @@ class Dataset:
     turns: Literal["all", "last"] = "all"
     splits: Splits = field(default_factory=Splits)
     max_rows: int | None = None
+    on_bad_row: Literal["error", "drop"] = "error"  # a row that is no example of its format
+    system: Literal["keep", "fold", "drop"] = "keep"  # fold: into the first request
     invert_prompt: bool = False  # the output becomes the input, the instruction the target
     shuffle_prompts: bool = False  # control: every completion gets another row's prompt
     options: Mapping[str, Any] = field(default_factory=dict)  # the micro generator's free factors

@@ -71,8 +71,9 @@ def _message(number: int, turn: Turn) -> Message:
 def _content(number: int, turn: Turn) -> _Joined:
     """Return a turn's parts; reasoning within an answer is a part of its own."""
     found: list[str | Said] = []
-    for part, text in turn.parts:
-        found += [JOINT] if found else []
+    for place, (part, text) in enumerate(turn.parts):
+        if place:  # folded system text stands apart
+            found.append(JOINT * (1 + (turn.parts[place - 1][0] == "system")))
         reasoned = _REASONED.fullmatch(text) if part == "completion" else None
         if reasoned:
             opening, reasoning, closing, answer = reasoned.groups()
@@ -140,7 +141,7 @@ def _check_shown(turns: Sequence[Turn], text: str, render: Callable[[list[Messag
                 raise UserError(
                     f"dataset.template=chat: message {1 + number}: its key {key!r} makes no "
                     "difference to the chat template's text; leave it out with "
-                    f"+dataset.options.ignore_keys=[{key}]"
+                    f"dataset.options.ignore_keys=[{key}]"
                 )
 
 

@@ -7,7 +7,8 @@ which format a row came in.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +39,13 @@ REASONING = ("reasoning_content", "reasoning", "thinking")  # an answer's reason
 PART_OF = {"system": "system", "user": "instruction", "assistant": "completion", "tool": "input"}
 
 
+# Usual names of columns where ours are not there, the likelier first.
+CONVERSATIONS = ("conversations", "conversation", "dialogue", "dialog", "chat")
+REQUESTS = ("instruction", "question", "query", "prompt", "problem")
+ANSWERS = ("output", "answer", "response", "completion", "solution")
+CONTEXTS = ("input", "context")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One turn: who speaks, and the parts of what is said, each a role name and its text."""
@@ -65,30 +73,88 @@ class Row:
         return str(self.meta.get("place", "a row"))
 
 
-def parse(found: list[Record], dataset: Dataset) -> list[Row]:
-    """Return one row per record, by the data set's format and column names."""
+def parse(found: list[Record], dataset: Dataset) -> tuple[list[Row], dict[str, int]]:
+    """Return one row per record, by the data set's format and column names.
+
+    Returns:
+        the rows; with on_bad_row=drop, how many records are no example, by reason.
+    """
     columns = {name for record in found for name in record.fields}
-    name = _detect(dataset, columns) if dataset.format == "auto" else dataset.format
+    name, known = (
+        _detect(dataset, columns)
+        if dataset.format == "auto"
+        else (dataset.format, dict(dataset.columns))
+    )
     needed, optional = FORMATS[name]
     for ours in dataset.columns:
         if ours not in needed + optional:
             raise unknown("dataset.columns", ours, needed + optional)
-    theirs = {ours: dataset.columns.get(ours, ours) for ours in needed + optional}
-    for ours in (*needed, *dataset.columns):
+    theirs = {ours: known.get(ours, ours) for ours in needed + optional}
+    for ours in (*needed, *known):
         if theirs[ours] not in columns:
             raise _missing(dataset, theirs[ours], columns, name)
-    read = _READERS[name]
-    return [_located(dataset, record, read, theirs) for record in found]
+    rows: list[Row] = []
+    refused: list[tuple[str, str]] = []
+    for record in found:
+        try:
+            rows.append(_read(record, dataset, _READERS[name], theirs))
+        except _Malformed as fault:
+            if dataset.on_bad_row == "error":
+                raise UserError(
+                    f"dataset.path={dataset.path}: {record.place}: {fault}; correct the row or "
+                    "leave such rows out with dataset.on_bad_row=drop"
+                ) from None
+            refused.append((str(fault), record.place))
+    return rows, reasons(refused)
 
 
-def _detect(dataset: Dataset, columns: set[str]) -> str:
-    """Return the first format all of whose needed columns are there."""
+def reasons(refused: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return how many rows were refused for each reason, with the first one's place."""
+    first = {reason: place for reason, place in reversed(refused)}
+    counts = Counter(reason for reason, _ in refused)
+    return {f"{reason}, first {first[reason]}": count for reason, count in counts.items()}
+
+
+def _detect(dataset: Dataset, columns: set[str]) -> tuple[str, dict[str, str]]:
+    """Return the first format all of whose needed columns are there, under our or usual names."""
+    given = dict(dataset.columns)
     for name, (needed, _) in FORMATS.items():
-        if all(dataset.columns.get(ours, ours) in columns for ours in needed):
-            return name
+        if all(given.get(ours, ours) in columns for ours in needed):
+            return name, given
+    usual = [] if given else _by_usual_names(columns)
+    if len(usual) == 1:
+        return usual[0]
+    if usual:
+        shown = " or ".join(" and ".join(names.values()) for _, names in usual[:3])
+        raise UserError(
+            f"dataset.path={dataset.path}: its columns may be {shown}; name yours with "
+            "dataset.columns.instruction=COLUMN dataset.columns.output=COLUMN"
+        )
+    if not given and not any(columns & set(needed) for needed, _ in FORMATS.values()):
+        have = ", ".join(sorted(columns)[:12])
+        raise UserError(
+            f"dataset.path={dataset.path}: its columns {have} are none of instruction and output, "
+            "prompt and completion, messages, text; name yours with "
+            "dataset.columns.instruction=COLUMN dataset.columns.output=COLUMN"
+        )
     best = max(FORMATS, key=lambda n: len(columns & set(FORMATS[n][0])))
     missing = [c for c in FORMATS[best][0] if dataset.columns.get(c, c) not in columns]
     raise _missing(dataset, dataset.columns.get(missing[0], missing[0]), columns, best)
+
+
+def _by_usual_names(columns: set[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the formats, with the names of their columns, that usual names stand for."""
+    talks = [c for c in CONVERSATIONS if c in columns]
+    if talks:
+        return [("messages", {"messages": talk}) for talk in talks]
+    context = next((c for c in CONTEXTS if c in columns), None)
+    more = {"input": context} if context else {}
+    return [
+        ("alpaca", {"instruction": asked, "output": answer, **more})
+        for asked in REQUESTS
+        for answer in ANSWERS
+        if {asked, answer} <= columns
+    ]
 
 
 def _missing(dataset: Dataset, column: str, columns: set[str], name: str) -> UserError:
@@ -112,11 +178,8 @@ class _Malformed(Exception):
 _Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Row]
 
 
-def _located(dataset: Dataset, record: Record, read: _Reader, theirs: Mapping[str, str]) -> Row:
-    try:
-        row = read(record.fields, theirs)
-    except _Malformed as fault:
-        raise UserError(f"dataset.path={dataset.path}: {record.place}: {fault}") from None
+def _read(record: Record, dataset: Dataset, read: _Reader, theirs: Mapping[str, str]) -> Row:
+    row = read(record.fields, theirs)
     if ignored := set(dataset.options.get("ignore_keys", ())):
         turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
         row = dataclasses.replace(row, turns=tuple(turns))

@@ -48,17 +48,20 @@ def load(dataset: Dataset, part: str) -> Rows:
     """
     if part not in PARTS:
         raise unknown("part", part, PARTS)
-    empty = _empty_rule(dataset)
-    rows = parse(records(dataset, part), dataset)
+    keep_empty = _keeps_empty(dataset)
+    rows, dropped = parse(records(dataset, part), dataset)
     full = [row for row in rows if _answered(row)]
-    if len(full) < len(rows) and empty == "error":
+    if len(full) < len(rows) and not keep_empty:
         first = next(row for row in rows if not _answered(row))
-        raise UserError(
-            f"dataset.path={dataset.path}: {first.place}: has no completion; "
-            "correct the row or set +dataset.options.empty_completion=drop"
-        )
-    dropped = {"no completion": len(rows) - len(full)} if empty == "drop" else {}
-    rows = full if empty == "drop" else rows
+        if dataset.on_bad_row == "error":
+            raise UserError(
+                f"dataset.path={dataset.path}: {first.place}: has no completion; correct the row "
+                "or leave such rows out with dataset.on_bad_row=drop"
+            )
+        dropped["no completion"] = len(rows) - len(full)
+        rows = full
+    if dataset.system == "drop":
+        rows = [dataclasses.replace(row, turns=_without_system(row)) for row in rows]
     if dataset.source != "micro":
         rows = _part(rows, dataset, part)
     rows = rows[: dataset.max_rows]
@@ -71,21 +74,25 @@ def load(dataset: Dataset, part: str) -> Rows:
     return Rows(rows=rows, dropped=dropped)
 
 
+def _without_system(row: Row) -> tuple[Turn, ...]:
+    return tuple(turn for turn in row.turns if turn.role != "system")
+
+
 def _answered(row: Row) -> bool:
     return row.text is not None or bool(row.turns[-1].parts[-1][1].strip())
 
 
-def _empty_rule(dataset: Dataset) -> str:
-    """Return the rule for rows with an empty completion; the micro world has no such rows."""
+def _keeps_empty(dataset: Dataset) -> bool:
+    """Return whether rows with an empty completion are kept; the micro world has no such rows."""
     if dataset.source == "micro":
-        return "error"
+        return False
     for name in dataset.options:
         if name not in OPTIONS:
             raise unknown("dataset.options", name, OPTIONS)
     rule = str(dataset.options.get("empty_completion", "error"))
-    if rule not in ("error", "drop", "keep"):
-        raise unknown("dataset.options.empty_completion", rule, ["error", "drop", "keep"])
-    return rule
+    if rule not in ("error", "keep"):
+        raise unknown("dataset.options.empty_completion", rule, ["error", "keep"])
+    return rule == "keep"
 
 
 def row_hash(row: Row) -> str:

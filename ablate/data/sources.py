@@ -5,6 +5,7 @@ Nothing here knows what the columns mean; that is `ablate.data.rows`.
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
 
-EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def _hub_rows(dataset: Dataset) -> Any:
 
 
 def _read(file: Path) -> list[Record]:
-    readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     try:
         return list(readers.get(file.suffix, _arrow)(file))
     except UnicodeDecodeError:
@@ -162,7 +163,7 @@ def _checked(file: Path, record: Record) -> Record:
 def _csv(file: Path) -> Iterator[Record]:
     csv.field_size_limit(1 << 27)  # the default of 128 KiB is shorter than some documents
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
+        reader = csv.DictReader(stream, delimiter=_separator(file), strict=True)
         try:
             for fields in reader:
                 if None in fields or None in fields.values():
@@ -175,6 +176,18 @@ def _csv(file: Path) -> Iterator[Record]:
             raise UserError(
                 f"dataset.path={file}: line {reader.line_num}: broken CSV ({error})"
             ) from None
+
+
+def _separator(file: Path) -> str:
+    """Return the character that cuts the header into several columns, best as many as the rows."""
+    columns: dict[str, tuple[bool, int]] = {}
+    for separator in (",", ";", "\t", "|"):
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            first = itertools.islice(csv.reader(stream, delimiter=separator), 20)
+            counts = [len(fields) for fields in first if fields]
+        if counts and counts[0] > 1:
+            columns[separator] = len(set(counts)) == 1, counts[0]
+    return max(columns, key=lambda each: columns[each], default=",")
 
 
 def _parquet(file: Path) -> Iterator[Record]:

@@ -62,6 +62,7 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     if row.text is not None:
         return _with_bos([(stopped(row.text, tokenizer.stop), Role.TEXT)], tokenizer)
     if dataset.template == "chat":
+        row = _folded(row) if dataset.system == "fold" else row
         pieces = chat.pieces(row, tokenizer, turns=dataset.turns)
         return joined(numbered(pieces), add_bos=False)
     _check_plain(row, dataset)
@@ -74,6 +75,17 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
     return _with_bos(pieces, tokenizer)
 
 
+def _folded(row: Row) -> Row:
+    """Return the row with its system text in the first request."""
+    if not row.turns or row.turns[0].role != "system":
+        return row
+    told, *turns = row.turns
+    asked = next(i for i, turn in enumerate(turns) if turn.role == "user")
+    parts = (*told.parts, *turns[asked].parts)
+    turns[asked] = dataclasses.replace(turns[asked], parts=parts)
+    return dataclasses.replace(row, turns=tuple(turns))
+
+
 def _check_plain(row: Row, dataset: Dataset) -> None:
     """Raise where a row says what only a chat template can show."""
     shown = [key for turn in row.turns for key in turn.extra if key not in chat.UNSHOWN]
@@ -81,7 +93,7 @@ def _check_plain(row: Row, dataset: Dataset) -> None:
     if shown:
         raise UserError(
             f"dataset.template={dataset.template}: {row.place}: no place for {shown[0]!r}; use "
-            f"dataset.template=chat or +dataset.options.ignore_keys=[{shown[0]}]"
+            f"dataset.template=chat or dataset.options.ignore_keys=[{shown[0]}]"
         )
 
 

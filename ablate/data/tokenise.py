@@ -23,6 +23,7 @@ import numpy as np
 from ablate.config.schema import Dataset
 from ablate.data import cache
 from ablate.data.backend import tokenizer_hash
+from ablate.data.formats import reasons
 from ablate.data.pieces import Rendered
 from ablate.data.rows import Row, load
 from ablate.data.spans import token_roles
@@ -240,14 +241,14 @@ def _make(
             labels.append(kept)
     rows_in = len(loaded.rows) + sum(loaded.dropped.values())
     if refused and len(refused) == len(loaded.rows):
-        reason, place = refused[0]
-        raise UserError(f"dataset.path={dataset.path}: {place}: {reason}")
-    dropped.update(_reasons(refused))
+        why, place = refused[0]
+        raise UserError(f"dataset.path={dataset.path}: {place}: {why}")
+    dropped.update(reasons(refused))
     if not ids:
-        reasons = ", ".join(f"{count} for {reason}" for reason, count in dropped.items())
+        told = ", ".join(f"{count} for {reason}" for reason, count in dropped.items())
         raise UserError(
             f"train.max_length={max_length}: no row of dataset.path={dataset.path} is left to "
-            f"{part} on ({reasons}); raise it"
+            f"{part} on ({told}); raise it"
         )
     starts = np.cumsum([0, *map(len, ids)]).astype(np.int64)
     flat_ids, flat = np.concatenate(ids), _joined(labels)
@@ -259,13 +260,6 @@ def _make(
 
 def _joined(labels: list[Labels]) -> Labels:
     return Labels(*(np.concatenate([getattr(r, f.name) for r in labels]) for f in fields(Labels)))
-
-
-def _reasons(refused: Refused) -> dict[str, int]:
-    """Return how many rows were refused for each reason, with the first row's place."""
-    first = {reason: place for reason, place in reversed(refused)}
-    counts = Counter(reason for reason, _ in refused)
-    return {f"{reason}, first {first[reason]}": n for reason, n in counts.items()}
 
 
 def _summarised(

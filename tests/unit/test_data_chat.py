@@ -479,3 +479,26 @@ def test_the_weight_of_a_message(make_bytes: Make, tmp_path: Path) -> None:
     wrong = rows_in(tmp_path, {"messages": [{"role": "user", "content": "a", "weight": -1}, half]})
     with pytest.raises(UserError, match="message 1: weight=-1: must be"):
         weighed(wrong, folder, "instruction")
+
+
+def test_system_text_folds_into_the_first_request(make_bytes: Make, tmp_path: Path) -> None:
+    refusing = (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        "{{ raise_exception('no system turn') }}{% endif %}{% endfor %}" + CHATML
+    )
+    folder = make_bytes(IM, END, eos_token=END, chat_template=refusing)
+    said = messages(("system", "Hum."), ("user", "a"), ("assistant", "b"))
+    kept = rows_in(tmp_path, {"messages": said})
+    with pytest.raises(UserError, match="no system turn"):
+        tokenise(kept, "train", tokenizer=Tokenizer(folder), max_length=64, boundary="offset")
+    folded = rows_in(tmp_path, {"messages": said}, system="fold")
+    assert labelled(folded, folder) == [
+        [
+            (f"{IM}user\n", "S"),
+            ("Hum.", "Y"),
+            ("\n\na", "I"),
+            (f"{END}\n{IM}assistant\n", "S"),
+            (f"b{END}", "C"),
+            ("\n", "S"),
+        ]
+    ]

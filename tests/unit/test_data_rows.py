@@ -1,5 +1,6 @@
 """Sources and rows: every format and place gives the same rows; bad input gives one line."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_empty_completions_are_an_error_dropped_or_kept(tmp_path: Path) -> None:
     path = lines(tmp_path / "d.jsonl", [*RECORDS, {"instruction": "x", "output": " "}])
     with pytest.raises(UserError, match=r"line 21: has no completion"):
         load(dataset(path), "train")
-    found = load(dataset(path, options={"empty_completion": "drop"}), "train")
+    found = load(dataset(path, on_bad_row="drop"), "train")
     assert (len(found.rows), found.dropped) == (20, {"no completion": 1})
     kept = load(dataset(path, options={"empty_completion": "keep"}), "train")
     assert (len(kept.rows), kept.dropped) == (21, {})
@@ -252,7 +253,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("d.jsonl", chat(("user", 3), ("assistant", "c")), {}, "content must be text, is int"),
     ("d.jsonl", '{"messages": "hello"}', {}, "must be a list of messages"),
     ("d.jsonl", GOOD, {"options": {"empty": "drop"}}, "dataset.options=empty: not one of"),
-    ("d.jsonl", GOOD, {"options": {"empty_completion": "dropp"}}, "Did you mean 'drop'"),
+    ("d.jsonl", GOOD, {"options": {"empty_completion": "kept"}}, "Did you mean 'keep'"),
     ("d.jsonl", GOOD, {"splits": Splits(train=(0.0, 0.0))}, "its train part holds no rows"),
     (
         "d.jsonl",
@@ -298,3 +299,63 @@ def test_bad_places_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "saved" / "state.json").write_text("{}")
     with pytest.raises(UserError, match="not a saved `datasets` folder"):
         load_rows(dataset(tmp_path / "saved"), "train")
+
+
+USUAL: list[tuple[str, dict[str, str]]] = [
+    ("question,answer", {"instruction": "a", "completion": "b"}),
+    ("prompt,response", {"instruction": "a", "completion": "b"}),
+    ("query,output", {"instruction": "a", "completion": "b"}),
+    ("instruction,response", {"instruction": "a", "completion": "b"}),
+    ("instruction,response,context", {"instruction": "a", "completion": "b", "input": "c"}),
+]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(("header", "parts"), USUAL)
+def test_usual_names_and_any_separator(
+    tmp_path: Path, header: str, parts: dict[str, str], separator: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    names = header.split(",")
+    records = [names, list("abc")[: len(names)], ["a, b; c", "d|e", "f\tg"][: len(names)]]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(records)
+    (first, second) = load_rows(dataset(path), "train")
+    assert {part: text for turn in first.turns for part, text in turn.parts} == parts
+    assert dict(second.turns[-1].parts) == {"completion": "d|e"}
+
+
+def test_names_that_may_mean_several_things_are_asked_for(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", [{"question": "a", "answer": "b", "solution": "c"}])
+    with pytest.raises(UserError, match="question and answer or question and solution; name"):
+        load_rows(dataset(path), "train")
+    columns = {"instruction": "question", "output": "solution"}
+    (row,) = load_rows(dataset(path, columns=columns), "train")
+    assert dict(row.turns[-1].parts) == {"completion": "c"}
+
+
+def test_columns_of_no_format_are_named_with_the_setting(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", [{"q": "a", "a": "b"}])
+    with pytest.raises(UserError, match=r"columns a, q are none of .*columns.instruction=COLUMN"):
+        load_rows(dataset(path), "train")
+
+
+def test_bad_rows_are_an_error_or_left_out(tmp_path: Path) -> None:
+    bad = [{"instruction": 5, "output": "b"}, {"instruction": "a", "output": None}]
+    path = lines(tmp_path / "d.jsonl", [*RECORDS, *bad, {"instruction": "x", "output": " "}])
+    with pytest.raises(UserError, match=r"line 21: instruction must be text.*on_bad_row=drop"):
+        load(dataset(path), "train")
+    found = load(dataset(path, on_bad_row="drop"), "train")
+    assert len(found.rows) == 20
+    assert found.dropped == {
+        "instruction must be text, is int, first line 21": 1,
+        "output is missing, first line 22": 1,
+        "no completion": 1,
+    }
+
+
+def test_system_text_is_kept_or_dropped(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", [{"instruction": "a", "output": "b", "system": "s"}])
+    kept, dropped = (load_rows(dataset(path, system=s), "train")[0] for s in ("keep", "drop"))
+    assert [t.role for t in kept.turns] == ["system", "user", "assistant"]
+    assert [t.role for t in dropped.turns] == ["user", "assistant"]
