@@ -20,7 +20,9 @@ from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import UserError, refuse
 from ablate.experiment.cost import check_disk
+from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, plan_grid
+from ablate.experiment.status import missing
 from ablate.experiment.tuned import write_used
 from ablate.paths import conf_dir
 from ablate.progress import Shown
@@ -89,6 +91,8 @@ def sweep_grid(
     if request.settings["retry_failed"]:
         for key in request.design.runs:
             store.clear_failures(key)
+    for note in notes(named[0] for named in missing(request.design, store).values()):
+        CONSOLE.print(f"[bold]note[/bold] {note}", soft_wrap=True)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
     write_used((named.cell for named in request.design.cells), request.out / "tuned.csv")
     conclude(request, outcome)

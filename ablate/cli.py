@@ -7,11 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from ablate import __version__
-from ablate.commands import plan, pretrain, report, reproduce, run, status, sweep, tokens, tune
+from ablate.commands import (
+    export,
+    plan,
+    pretrain,
+    report,
+    reproduce,
+    run,
+    status,
+    sweep,
+    tokens,
+    tune,
+)
 from ablate.commands.verb import HELP, OVERRIDES
 from ablate.errors import UserError, nearest, refuse
 
-MODULES = (run, sweep, plan, status, tokens, report, reproduce, tune, pretrain)
+MODULES = (run, sweep, plan, status, tokens, report, reproduce, export, tune, pretrain)
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
 
 

@@ -18,7 +18,8 @@ import torch
 import yaml
 from torch import nn
 
-from ablate.adapters import build, hooks, optimizers, registry
+from ablate.adapters import build, hooks, optimizers, registry, weights
+from ablate.adapters.stored import weights_bytes
 from ablate.config.build import plain
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
@@ -38,7 +39,7 @@ from ablate.training.hooks import combine
 from ablate.training.loop import Result, train
 from ablate.training.regularisation.hooks import regularised
 
-WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to keep
+WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to be kept
 
 
 def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
@@ -51,7 +52,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     recorded = store.record(key)
     missing = _missing(cells, recorded)
     if recorded is not None:
-        model, history = _restored(cells[0], store.folder(key))
+        model, history = restored(cells[0], store.folder(key))
         scores = score(model, history, missing)
         recorded["score_keys"] = sorted({*recorded["score_keys"], *_tried(missing)})
         _amend(store, key, recorded, scores)
@@ -68,7 +69,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         record["costs"]["eval_seconds"] = spent
         record["score_keys"] = sorted(_tried(missing))
         _write(draft, record, course.history, scores)
-        _keep(model, draft / WEIGHTS, cell.execution.keep_weights_mb)
+        _keep(model, draft / WEIGHTS, cell, identity)
 
 
 def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wanted]:
@@ -111,15 +112,15 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     return model, course
 
 
-def _restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
+def restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Return a recorded run's model and history; it is trained again where no weights were kept."""
     identity = identify(cell)
-    if not (folder / WEIGHTS).is_dir():
+    if not weights.kept(folder / WEIGHTS):
         model, course = _trained(cell, identity, tokenised(cell, "train"))
         return model, course.history
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     streams = Streams(cell.seed, cell.sham)
-    model = build.load(base, folder / WEIGHTS, cell, streams=streams)
+    model = weights.load(base, folder / WEIGHTS, cell, streams=streams)
     steps = pd.read_parquet(folder / "history.parquet")
     history = [{str(k): v for k, v in entry.items()} for entry in steps.to_dict("records")]
     return model, history
@@ -214,10 +215,16 @@ def _write(
     _items(scores).to_parquet(draft / "items.parquet", index=False)
 
 
-def _keep(model: nn.Module, folder: Path, limit_mb: float) -> None:
-    size = sum(t.numel() * t.element_size() for t in build.kept(model).values())
-    if 0 < size <= limit_mb * 2**20:
-        build.save(model, folder)
+def _keep(model: nn.Module, folder: Path, cell: Cell, identity: Identity) -> None:
+    """Save the trained weights unless they are larger than the cell's limit."""
+    size = weights_bytes(cell, identity.files)
+    if 0 < size <= cell.execution.keep_weights_mb * 2**20:
+        weights.save(model, folder, base=base_name(cell, identity))
+
+
+def base_name(cell: Cell, identity: Identity) -> str:
+    """Return where PEFT finds the cell's base model: its hub id or its folder."""
+    return cell.model.path if cell.model.source == "hub" else str(identity.files.folder)
 
 
 def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:

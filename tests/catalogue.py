@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import yaml
 
-from ablate.adapters import compatibility, registry
+from ablate.adapters import compatibility, registry, start
 from ablate.adapters.init.spec import INITS
 from ablate.adapters.method import PRECISIONS, Method, Shapes, lora_count
 from ablate.adapters.optimizers import OPTIMIZERS
@@ -56,11 +56,115 @@ numbers.
 A budget counts as *matched* within 10 %. Methods that cannot reach it at any common rank are
 *never* matched, so that the analysis can leave them out.
 
+`adapter=full` trains the decoder: embedding and head stay frozen, as beside every adapter, until
+`embeddings=trained`.
+
 Unless the last column says otherwise, a level starts at the base's outputs, can be merged into the
 base's weights exactly, supports GPT-2's transposed layers, keeps packed examples apart and supports
 a base in fp32 or bf16. Random tensors that do not train (bases, positions, masks) follow the cell's
 seed. A combination with an initialisation, an optimizer or a base precision that is not listed is
 refused: PEFT would ignore it, or fail in the middle of a sweep.
+"""
+
+DECAY = """\
+## Weight decay
+
+Decoupled weight decay subtracts `train.lr` x `train.weight_decay` x p from every trained matrix p;
+vectors (norms, biases, magnitudes) do not decay. For most methods a matrix of zeros is no change,
+so decay pulls towards the base. Where it is not (scales from one, matrices from the identity or
+from parts of the weight, starts that are subtracted from the base, virtual tokens), decay acts on
+p - p0, the distance from the start, under every optimizer, and the identity of the run says so. A
+test of every level sets all gradients to zero and finds no adapter farther from its base for it.
+Full fine-tuning, and embeddings that train beside an adapter, keep ordinary decay, towards zero:
+that is what practitioners run, and it does pull the model away from its base.
+"""
+
+DEVIATIONS = """\
+## Where a level is not its authors' code
+
+Read in the authors' repositories in November 2026. What a paper says is followed where paper and
+code differ, unless the table says otherwise; budgets are matched to LoRA's here in all of them.
+"""
+
+# Level: what its authors' code does, and what is done here.
+DIFFERENCES = {
+    "`slora`": (
+        "draws A as PEFT does for LoRA, uniform, which is MoSLoRA; alpha = r by default",
+        "A normal with variance 1 / k, as its Figure 2 says (it gives no variance); scale 2, as "
+        "for `lora`",
+    ),
+    "`nlora`": (
+        "adds the start B M A to the base's output, so training begins off the base; M is the "
+        "corner itself (the pseudo-inverse is commented out)",
+        "the start is subtracted, so training begins at the base; M is the corner (`start: "
+        "nystrom_inverse` takes its pseudo-inverse)",
+    ),
+    "`inttune`": (
+        "as for `nlora`, with A and B fixed after the start",
+        "as for `nlora`; A and B fixed",
+    ),
+    "`lamda`": (
+        "draws the middle matrix as a linear layer and takes A and B from LoRA's start or a "
+        "LoftQ checkpoint, not from the weight; zeroes the gradient of one column of B more "
+        "after each 30 % of the run, three columns in all, while Adam's momentum still moves "
+        "them; dropout 0.1, decay 0.1",
+        "the paper's: A, M and B are the leading singular triples of the weight, subtracted at "
+        "the start; all columns of B are frozen within the first 30 % of the run and do not "
+        "move afterwards",
+    ),
+    "`lora_xs`": (
+        "draws the middle matrix from N(0, 1e-10); an approximate SVD of 10 iterations",
+        "zero, so that training begins exactly at the base; the exact SVD; singular values on "
+        "the side of the input, as in the code",
+    ),
+    "`lora_sb`": (
+        "step of the imitated update: the rate over the number of warm-up steps; gradients of a "
+        "sample of rows",
+        "the same step (`step: null`); gradients of the run's own first batches, under its own "
+        "weights of tokens",
+    ),
+    "`relora`, `remora`": (
+        "cosine to a tenth of the rate, and after a restart a ramp to the cosine at its end; a "
+        "ramp of 50 to 100 steps of 1,000 to 5,000; ReLoRA prunes optimizer states instead of "
+        "clearing them",
+        "the same floor (`floor: 0.1`); the ramp multiplies the cosine of its own step, and is "
+        "a fortieth of a stage, or 4 steps where that is one; states are cleared; no full-rank "
+        "training first",
+    ),
+    "`init=milora`": (
+        "halves of sqrt(S / scale) on both sides, in the base's 16 bits",
+        "the same, in 32 bits",
+    ),
+    "`init=both_random`": (
+        "PEFT draws B from U(-1/sqrt(r), 1/sqrt(r)) under `init_lora_weights=False`",
+        "B from U(-1/sqrt(d), 1/sqrt(d)): the product with A is small beside a wide weight, the "
+        "case that arXiv 2505.23194 finds harmless",
+    ),
+}
+
+BOTH_ZERO = """\
+Both factors zero is a bug in the wild (microsoft/LoRA#98 asks why one must not be; litgpt#1229 and
+relora#18 trained nothing for it), so `init=both_zero` is a control and every plan says so.
+"""
+
+WEIGHTS = """\
+## Weights on disk
+
+`OUT/cells/KEY/weights/` holds a run's adapter as PEFT saves it (`adapter_config.json`,
+`adapter_model.safetensors`, with the embeddings where they train), or after full fine-tuning a
+model folder. Starts that move a part of the base's weight into the adapter (PiSSA, MiLoRA, OLoRA,
+CorDA, LoRA-GA, KaSA) are stored as a plain LoRA of twice the rank on the untouched base.
+
+```python
+import ablate.adapters.tuners  # registers this project's own PEFT types
+
+model = PeftModel.from_pretrained(base, "results/mine/cells/KEY/weights")
+```
+
+Weights above `execution.keep_weights_mb` (64) are not kept; `plan` and `sweep` say before the first
+cell which, how large, and the value that keeps them. `ablate export OUT/cells/KEY --to DIR` writes
+the adapter, with `--merge` a whole model, with tokenizer and a model card; `--retrain` trains a
+cell again whose weights were not kept.
 """
 
 ADDING = """\
@@ -121,7 +225,8 @@ def page() -> str:
     names = [name for name in levels() if name != "none"]
     made = cells(names, RANKS)
     counted = [_counts(title, made) for title in MODELS]
-    return "\n".join([INTRODUCTION, ADDING, _overview(made), _around(), *counted, LEFT_OUT])
+    about = [_overview(made), _around(), DECAY, DEVIATIONS, _differences(), BOTH_ZERO, WEIGHTS]
+    return "\n".join([INTRODUCTION, ADDING, *about, *counted, LEFT_OUT])
 
 
 def _overview(made: list[Cell]) -> str:
@@ -148,7 +253,7 @@ def _first_line(group: str, level: str) -> str:
 def _notes(cell: Cell, row: Method) -> list[str]:
     """Return the properties of a level that differ from the usual ones."""
     notes = []
-    if row.adapts and not row.starts_at_base:
+    if row.adapts and not start.at_base(cell):
         notes.append("does not start at the base")
     if row.adapts and not row.merges:
         notes.append("cannot be merged")
@@ -195,6 +300,12 @@ def _around() -> str:
             rows.append((name, _first_line(group, level), "; ".join(notes)))
     heading = "## Initialisations and optimizers\n\nThe table above lists those of each level."
     return f"{heading}\n\n" + _markdown(("level", "what it is", "exceptions"), rows)
+
+
+def _differences() -> str:
+    """Return the table of what levels do otherwise than their authors' code."""
+    rows = [(level, *both) for level, both in DIFFERENCES.items()]
+    return _markdown(("level", "the authors' code", "here"), rows)
 
 
 def _counts(title: str, made: list[Cell]) -> str:

@@ -30,6 +30,7 @@ TRAINED = {
     "nlora": {"B", "M", "A"},
     "inttune": {"M"},
     "lora_sb": {"M"},
+    "lora_xs": {"M"},
     "pmss": {"M"},
     "nora": {"up", "down"},
     "lora_mini": {"up", "down"},

@@ -24,7 +24,9 @@ from ablate.errors import UserError
 from ablate.objective import objective_of
 from ablate.roles import Role
 from ablate.streams import Streams
+from ablate.training.hooks import Hooks, StepContext, combine
 from ablate.training.loop import train
+from ablate.training.optim import trainable
 from tests import toys
 from tests.reference import Example
 
@@ -98,6 +100,7 @@ def subjects() -> dict[str, schema.Cell]:
 
 
 SUBJECTS = subjects()
+STILL = ("none", "init=both_zero")  # the base itself, and factors that never have a gradient
 
 
 def applies(name: str, architecture: str) -> bool:
@@ -201,9 +204,17 @@ def sizes(architecture: str) -> LiveSizes:
 
 
 def fit(
-    module: nn.Module, asked: schema.Cell, tick: Callable[[int, int], None] | None = None
+    module: nn.Module,
+    asked: schema.Cell,
+    tick: Callable[[int, int], None] | None = None,
+    *,
+    still: bool = False,
 ) -> list[float]:
-    """Train in the loop of every cell, on all rows at each step, and return the losses."""
+    """Train in the loop of every cell, on all rows at each step, and return the losses.
+
+    With `still` every gradient is zero, so that weight decay alone acts.
+    """
+    own = hooks.hooks(asked, streams=Streams(asked.seed))
     course = train(
         module,
         DATA,
@@ -211,11 +222,17 @@ def fit(
         objective=objective_of(asked),
         streams=Streams(asked.seed),
         execution=asked.execution,
-        hooks=hooks.hooks(asked, streams=Streams(asked.seed)),
+        hooks=combine(Hooks(after_backward=_forget), own) if still else own,
         make_optimizer=optimizers.maker(asked.optimizer),
         tick=tick,
     )
     return [float(entry["loss"]) for entry in course.history]
+
+
+def _forget(context: StepContext) -> None:
+    for parameter in trainable(context.model):
+        if parameter.grad is not None:
+            parameter.grad.zero_()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

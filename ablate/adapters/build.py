@@ -1,16 +1,12 @@
-"""Applies an adapter level to a model, and saves and loads its weights."""
+"""Applies an adapter level to a model."""
 
 import itertools
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from peft import PeftConfig, get_peft_model
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,15 +16,12 @@ from ablate.adapters.init import base_residual
 from ablate.adapters.init.calibration import Calibration
 from ablate.adapters.init.context import InitContext, InitSteps
 from ablate.adapters.init.spec import init_of
-from ablate.adapters.method import Shapes, load_attribute
+from ablate.adapters.method import Method, Shapes, load_attribute
 from ablate.adapters.optimizers import optimizer_of
+from ablate.adapters.start import changes_base
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
-from ablate.errors import UserError
 from ablate.streams import Streams
-
-WEIGHTS = "weights.safetensors"
-FROM_DATA = "learnt"  # metadata of that file: arguments of the configuration taken from the data
 
 
 def apply(
@@ -50,19 +43,25 @@ def apply(
         UserError: the adapter cannot be built on this model, or needs data that are not there.
     """
     context = _context(model, cell, streams, data)
-    originals = _originals(model, cell)
+    before = originals(model, cell)
     row = registry.method(cell.adapter)
     from_data = (
         load_attribute(row.config_from_data)(context.calibration) if row.config_from_data else {}
     )
     module = _built(model, cell, context, steps=init_steps(cell), from_data=from_data)
-    if originals:
+    if before:
         if row.changes_base:
-            base_residual.store_from_weights(module, originals)
+            base_residual.store_from_weights(module, before)
         else:
             base_residual.store_from_factors(module)
-        base_residual.subtract(module, originals)
+        base_residual.subtract(module, before)
     return module
+
+
+def unstarted(model: PreTrainedModel, cell: Cell, *, streams: Streams) -> nn.Module:
+    """Return `model` with the cell's adapter on it, before any start: for loaded weights."""
+    context = _context(model, cell, streams, None)
+    return _built(model, cell, context, steps=InitSteps(), from_data={})
 
 
 def init_steps(cell: Cell) -> InitSteps:
@@ -102,21 +101,26 @@ def _built(
         config = configuration(cell, registry.adapted(cell, shapes), **arguments)
         _complete(config, model, cell, context.streams)
         steps.before(model, config, context)
-        quiet = [message for message in (method.quiet, steps.quiet) if message]
-        module = _wrapped(model, config, quiet=quiet, streams=context.streams)
+        with drawing(context.streams, model, quiet=(method.quiet, steps.quiet)):
+            module = get_peft_model(model, config)
+        module.train(model.training)
         steps.after(module, context)
-    if _changes_base(cell):
+    if changes_base(cell):
         base_residual.add_buffers(module)
     _choose_trained(module, cell, ends)
     own = frozenset(name for name, tensor in _tensors(module) if id(tensor) not in known)
     attributes = {
         "adapter_own": own,  # names of the tensors that the adapter added
-        "adapter_from_data": dict(from_data),
         "adapter_packs": method.packs,
     }
     for name, value in attributes.items():
         setattr(module, name, value)
     return module
+
+
+def config_name(method: Method) -> str:
+    """Return the "module:Class" of a method's PEFT configuration."""
+    return method.config if ":" in method.config else f"peft:{method.config}"
 
 
 def configuration(cell: Cell, targets: Shapes, **further: Any) -> PeftConfig:
@@ -126,11 +130,10 @@ def configuration(cell: Cell, targets: Shapes, **further: Any) -> PeftConfig:
     than its matrices are set by `_complete`.
     """
     method = registry.method(cell.adapter)
-    name = method.config if ":" in method.config else f"peft:{method.config}"
     arguments = method.arguments_at(cell.rank, targets, registry.settings(cell.adapter))
     if method.placed:
         arguments["target_modules"] = list(targets)
-    make = load_attribute(name)
+    make = load_attribute(config_name(method))
     config: PeftConfig = make(**{**arguments, **further}, task_type="CAUSAL_LM")
     return config
 
@@ -146,18 +149,16 @@ def _complete(config: PeftConfig, model: PreTrainedModel, cell: Cell, streams: S
         config.fan_in_fan_out = any(isinstance(m, Conv1D) for m in model.modules())
 
 
-def _wrapped(
-    model: PreTrainedModel, config: PeftConfig, *, quiet: Iterable[str], streams: Streams
-) -> nn.Module:
-    """Return the PEFT model, in the mode of `model`; PEFT's random draws come from a stream."""
+@contextmanager
+def drawing(streams: Streams, model: PreTrainedModel, *, quiet: Iterable[str]) -> Iterator[None]:
+    """Run a block in which PEFT draws from a stream, without warnings that begin with `quiet`."""
     drawn = streams.global_torch("init", "peft", device=next(model.parameters()).device)
     with drawn, warnings.catch_warnings():
         # PEFT 0.21 uses an attribute that transformers 5.23 has deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        for message in quiet:
+        for message in filter(None, quiet):
             warnings.filterwarnings("ignore", message=message)
-        module: nn.Module = get_peft_model(model, config)
-    return module.train(model.training)
+        yield
 
 
 def _choose_trained(module: nn.Module, cell: Cell, ends: list[nn.Parameter]) -> None:
@@ -172,13 +173,9 @@ def _choose_trained(module: nn.Module, cell: Cell, ends: list[nn.Parameter]) -> 
             parameter.requires_grad_(False)
 
 
-def _changes_base(cell: Cell) -> bool:
-    return registry.method(cell.adapter).changes_base or init_of(cell)[0].changes_base
-
-
-def _originals(model: PreTrainedModel, cell: Cell) -> dict[str, Tensor]:
+def originals(model: PreTrainedModel, cell: Cell) -> dict[str, Tensor]:
     """Return copies of the weights that the method or its start changes, by module name."""
-    if not _changes_base(cell):
+    if not changes_base(cell):
         return {}
     return base_residual.copies(model, registry.adapted(cell, linear_shapes(model)))
 
@@ -220,74 +217,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.chain(module.named_parameters(), module.named_buffers())
 
 
-# --- on disk
-
-
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that train, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def kept(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that `save` writes, by name.
-
-    These are all that train and all others that the adapter added: fixed factors, the sums of
-    restarting methods, the component that a start subtracted. Fixed tensors of the base are not.
-    """
-    own: frozenset[str] = getattr(module, "adapter_own", frozenset())
-    return {n: t.detach() for n, t in _tensors(module) if n in own or t.requires_grad}
-
-
-def save(module: nn.Module, folder: Path) -> None:
-    """Write the adapter and everything else that trained into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.cpu().clone().contiguous() for name, tensor in kept(module).items()}
-    from_data = json.dumps(getattr(module, "adapter_from_data", {}))
-    save_file(weights, folder / WEIGHTS, metadata={FROM_DATA: from_data})
-
-
-@torch.no_grad()
-def load(model: PreTrainedModel, folder: Path, cell: Cell, *, streams: Streams) -> nn.Module:
-    """Return the base `model` with the cell's adapter and the weights that `save` wrote.
-
-    No start is computed again, so the result is exactly what was saved, on any machine.
-
-    Raises:
-        UserError: there are no weights, or they belong to another cell.
-    """
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise UserError(f"{path}: no trained weights here")
-    originals = _originals(model, cell)
-    context = _context(model, cell, streams, None)
-    module = _built(model, cell, context, steps=InitSteps(), from_data=_from_data(path))
-    stored, wanted = _stored(path), kept(module)
-    shapes = {name: tensor.shape for name, tensor in wanted.items()}
-    if {name: tensor.shape for name, tensor in stored.items()} != shapes:
-        raise UserError(
-            f"{path}: these weights are not of adapter={cell.adapter.name} rank={cell.rank} "
-            f"embeddings={cell.embeddings} on this model"
-        )
-    for name, tensor in wanted.items():
-        tensor.copy_(stored[name])
-    if originals:
-        base_residual.subtract(module, originals)
-    module.load_state_dict(
-        {}, strict=False
-    )  # runs the hooks of layers that depend on loaded tensors
-    return module
-
-
-def _stored(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by name.
-
-    `residual_P` and `residual_Q` were called `taken_P` and `taken_Q` in files of earlier versions.
-    """
-    return {name.replace(".taken_", ".residual_"): t for name, t in load_file(path).items()}
-
-
-def _from_data(path: Path) -> dict[str, Any]:
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    found: dict[str, Any] = json.loads(metadata.get(FROM_DATA, "{}"))
-    return found

@@ -108,6 +108,7 @@ class Method:
         formula: the same in words, for a d x k matrix.
         parameters_under: `parameters` under an optimizer that keeps some of them fixed, by the
             optimizer's kind.
+        stored: number of further parameters in its file: fixed factors, sums of past changes.
         matched: whether it can reach LoRA's budget within 10 % at common ranks.
 
     What it changes
@@ -122,6 +123,9 @@ class Method:
         has_factors: whether its layers hold LoRA's two factors as modules `lora_A` and `lora_B`.
         vectors_only: whether all trained parameters are stored as vectors, which do not decay.
         starts_at_base: whether the first outputs equal the base's.
+        starts_nonzero: whether trained matrices of zero would be farther from the base than the
+            start: this is an identity, a product that is subtracted, or tokens of words. Weight
+            decay then acts on the distance from the start.
         merges: whether it can be merged into the base's weights exactly.
         conv1d: whether it supports GPT-2's transposed layers (`Conv1D`).
         packs: whether packed examples do not see each other under it.
@@ -150,6 +154,7 @@ class Method:
     parameters: Count | None = None
     formula: str = ""
     parameters_under: Mapping[str, Count] = field(default_factory=dict)
+    stored: Count | None = None
     matched: bool = True
 
     adapts: bool = True
@@ -162,6 +167,7 @@ class Method:
     has_factors: bool = False
     vectors_only: Condition = False
     starts_at_base: bool = True
+    starts_nonzero: Condition = False
     merges: bool = True
     conv1d: bool = True
     packs: bool = True

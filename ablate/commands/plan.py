@@ -53,6 +53,8 @@ def render(summary: dict[str, Any], console: Console) -> None:
         f"{summary['disk_mb']:,.0f} MB of disk, {summary['memory_mb']:,} MB of memory a run "
         f"(from {summary['basis']})"
     )
+    for note in summary["notes"]:
+        console.print(f"[bold]note[/bold] {note}", soft_wrap=True)
     planning.render(summary, console)
 
 
@@ -73,7 +75,7 @@ def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
         shown.add_row(
             row["model"],
-            row["adapter"],
+            _arm(row),
             str(row["rank"] or "-"),
             f"{row['trainable']:,}",
             f"{row['share']:.1%}",
@@ -81,6 +83,13 @@ def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
             f"{row['ratio']:.3f}" if row["ratio"] else "-",
         )
     console.print(shown)
+
+
+def _arm(row: dict[str, Any]) -> str:
+    """Return an adapter's name, with what is trained of the embeddings where that is not usual."""
+    if row["embeddings"] == "frozen":
+        return f"{row['adapter']} (embeddings frozen)" if row["trains_base"] else row["adapter"]
+    return f"{row['adapter']} (embeddings trained)" if row["trainable"] else row["adapter"]
 
 
 VERB = Verb(

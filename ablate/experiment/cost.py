@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ablate.adapters import registry
+from ablate.adapters.stored import weights_bytes
 from ablate.errors import UserError
 from ablate.experiment.design import Design, Named
 from ablate.experiment.status import missing
@@ -65,7 +66,8 @@ def _run_cost(named: Named) -> _RunCost:
     # 6 N flops a trained token (forward 2, backward 4), 2 N a scored one. A scored item is about
     # as long as two rows: its options, or its prompt and what is generated.
     flops = files.parameters * (6 * tokens + 2 * items * data.mean_length * 2)
-    kept = 4 * trained if 4 * trained <= cell.execution.keep_weights_mb * 2**20 else 0
+    kept = weights_bytes(cell, files)
+    kept = kept if kept <= cell.execution.keep_weights_mb * 2**20 else 0
     width = cell.execution.micro_batch_size or cell.train.batch_size
     logits = width * min(data.max_length, cell.train.max_length) * files.vocab_size * 12
     memory = WEIGHT_BYTES * files.parameters + ADAM_BYTES * trained + logits + FREE_BYTES

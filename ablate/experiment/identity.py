@@ -15,6 +15,7 @@ from typing import Any
 from ablate.adapters import compatibility, registry
 from ablate.adapters.init.spec import init_of
 from ablate.adapters.optimizers import optimizer_of
+from ablate.adapters.start import decays_to_start
 from ablate.config.build import plain
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import Summary, summary
@@ -151,7 +152,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         exact = cell.base_precision == "fp32"
         return base if exact else base | {"base_precision": cell.base_precision}
     train = cell.train
-    schedule = {
+    schedule: dict[str, Any] = {
         "lr": train.lr,
         "optimizer": [*train.betas, train.eps, train.weight_decay],
         "rule": [cell.optimizer.kind, optimizer_of(cell.optimizer)[1]],
@@ -160,6 +161,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         "clip": train.clip,
         "precision": train.precision,
     }
+    if decays_to_start(cell):
+        schedule["decay"] = "to the start"
     if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective
         schedule["micro_batch_size"] = cell.execution.micro_batch_size
     return base | {

@@ -7,6 +7,7 @@ from ablate.adapters import registry
 from ablate.config.compose import Grid
 from ablate.experiment.cost import cost
 from ablate.experiment.design import Design, Named
+from ablate.experiment.notes import notes
 from ablate.experiment.request import Request
 from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
@@ -36,6 +37,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "disk_mb": round(estimate.disk_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
         "basis": estimate.basis,
+        "notes": notes(named[0] for named in todo.values()),
     }
 
 
@@ -77,6 +79,8 @@ def _adapter(named: Named) -> dict[str, Any]:
     return {
         "model": cell.model.name,
         "adapter": cell.adapter.name,
+        "embeddings": cell.embeddings,
+        "trains_base": registry.method(cell.adapter).trains_base,
         "placement": cell.placement.name,
         "optimizer": cell.optimizer.name,
         "rank": cell.rank if budget else None,

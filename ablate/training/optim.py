@@ -75,12 +75,17 @@ def adamw(
     return GroupedAdamW(trainable(model), weight_decay=decay, **adamw_settings(settings))
 
 
+def warmup_steps(settings: Train, steps: int) -> int:
+    """Return over how many of a run's `steps` the learning rate rises."""
+    return math.ceil(settings.warmup_ratio * steps)
+
+
 def schedule(
     optimizer: torch.optim.Optimizer, settings: Train, *, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the learning-rate schedule over `steps` optimizer steps, from transformers."""
     name = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
-    warmup = math.ceil(settings.warmup_ratio * steps)
+    warmup = warmup_steps(settings, steps)
     scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
     )

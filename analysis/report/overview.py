@@ -224,7 +224,10 @@ def _cost(cells: pd.DataFrame) -> Table:
     frame = grouped[names].mean().reset_index()
     frame.insert(len(by), "runs", grouped.size().to_numpy())
     total = runs[[n for n in names if n.endswith("_seconds")]].sum().sum() / 3600
-    note = f"Means over runs. All runs together took {total:.2g} hours of one worker's time."
+    note = (
+        f"Means over runs. All runs together took {total:.2g} hours of one worker's time."
+        f"{words.full_trains(cells)}"
+    )
     formats = {"train_seconds": ".1f", "eval_seconds": ".1f", "clipped_share": ".0%"}
     return Table("cost", "What a run costs", frame, note, wanted, formats)
 

@@ -110,3 +110,16 @@ def term_text(name: str) -> str:
     text = re.sub(r"\b(mode|task|dataset|adapter) ", "", text)
     text = text.replace("log2_rank", "log₂ rank")
     return text.replace(":", " · ")
+
+
+def full_trains(rows: pd.DataFrame) -> str:
+    """Return what full fine-tuning left frozen, as a sentence; "" where it left nothing."""
+    if not {"adapter", "embeddings"} <= set(rows):
+        return ""
+    full = rows[rows["adapter"].astype(str) == "full"]
+    if not (full["embeddings"].astype(str) == "frozen").any():
+        return ""
+    return (
+        " Full fine-tuning (full) kept embedding and head frozen, as all adapters do; "
+        "embeddings=trained trains them."
+    )

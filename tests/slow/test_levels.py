@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ablate.adapters import build, registry
-from ablate.adapters.init.spec import INITS
+from ablate.adapters import build, registry, start, weights
 from ablate.config import schema
 from ablate.config.build import plain
 from ablate.errors import UserError
@@ -40,8 +39,7 @@ def row_of(name: str):
 
 
 def changes_base(name: str) -> bool:
-    init = INITS[levels.SUBJECTS[name].init.kind]
-    return row_of(name).changes_base or init.changes_base
+    return start.changes_base(levels.SUBJECTS[name])
 
 
 def same(one: Tensor, other: Tensor, atol: float = ROUNDING) -> None:
@@ -54,14 +52,14 @@ def same(one: Tensor, other: Tensor, atol: float = ROUNDING) -> None:
 @pytest.mark.parametrize(("name", "architecture"), levels.cases("gpt2"))
 def test_gpt2_starts_trains_and_counts_as_it_says(name, architecture):
     run = levels.run(name, architecture)
-    if row_of(name).starts_at_base:
+    if start.at_base(levels.SUBJECTS[name]):
         same(run.start, run.base, 1e-5)
     else:
         assert (run.start - run.base).abs().max() > 1e-4
-    assert run.moved == run.declared
+    assert run.moved == (set() if name in levels.STILL else run.declared)
     stated = registry.trainable_parameters(levels.SUBJECTS[name], levels.sizes(architecture))
     assert run.counted == stated
-    if name != "none":
+    if name not in levels.STILL:
         assert run.losses[-1] < run.losses[0] - 0.02
 
 
@@ -104,32 +102,31 @@ def test_merging_gives_the_adapted_model_and_unmerging_gives_it_back(name, archi
 # --- reloaded
 
 RELOAD = """
-    import copy, functools, importlib, json, sys
+    import copy, functools, json, sys
     from pathlib import Path
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
-    from ablate.adapters import build, registry
+    from ablate.adapters import weights
     from ablate.config.build import build as build_cell
     from ablate.streams import Streams
 
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
-    for home in {row.config.rpartition(":")[0] for row in registry.KINDS.values()} - {""}:
-        importlib.import_module(home)  # PEFT must know our types before it is asked for one
+    import ablate.adapters.tuners  # PEFT must know our types before it is asked for one
 
     @functools.cache
     def pristine(name):
         return AutoModelForCausalLM.from_pretrained(root / f"base-{name}").eval()
 
     for folder in sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("base")):
-        stored = load_file(folder / "logits.safetensors")
+        stored = load_file(folder / "logits.bin")
         cell = build_cell(json.loads((folder / "cell.json").read_text()))
         base = lambda: copy.deepcopy(pristine(cell.model.name))
-        models = [build.load(base(), folder, cell, streams=Streams(cell.seed))]
-        if (folder / "peft").is_dir():
-            models.append(PeftModel.from_pretrained(base(), folder / "peft"))
+        models = [weights.load(base(), folder, cell, streams=Streams(cell.seed))]
+        if (folder / "adapter_config.json").is_file():
+            models.append(PeftModel.from_pretrained(base(), folder))
         for way, model in zip(("ours", "peft"), models):
             with torch.no_grad():
                 logits = model(input_ids=stored["ids"]).logits[:, -stored["ids"].shape[1]:]
@@ -140,19 +137,15 @@ RELOAD = """
 
 
 def store(name: str, architecture: str, root: Path) -> list[str]:
-    """Write a trained level, ours and as PEFT does, and return the names of both."""
+    """Write a trained level and return the names of the ways in which it is read again."""
     run, folder = levels.run(name, architecture), root / f"{name}-{architecture}"
     asked = levels.SUBJECTS[name]
     asked = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=architecture))
-    build.save(run.module, folder)
+    weights.save(run.module, folder)
     (folder / "cell.json").write_text(json.dumps(plain(asked)))
     stored = {"ids": levels.tokens(), "logits": run.tuned.contiguous()}
-    save_file(stored, folder / "logits.safetensors")
-    # PEFT stores no base: what was taken out of it is lost (facts of its own, not of ours).
-    if not row_of(name).adapts or changes_base(name):
-        return [f"{folder.name} ours"]
-    run.module.save_pretrained(folder / "peft")
-    return [f"{folder.name} ours", f"{folder.name} peft"]
+    save_file(stored, folder / "logits.bin")
+    return [f"{folder.name} ours"] + [f"{folder.name} peft"] * row_of(name).adapts
 
 
 def test_saved_weights_give_equal_logits_in_a_fresh_process(tmp_path):
@@ -179,8 +172,8 @@ def test_a_tied_head_is_reloaded_with_its_embedding(level, tmp_path):
     asked = cell(level, embeddings="trained")
     module = levels.applied(asked, "llama_tied")
     levels.fit(module, asked)
-    build.save(module, tmp_path)
-    again = build.load(levels.base("llama_tied"), tmp_path, asked, streams=Streams(0))
+    weights.save(module, tmp_path)
+    again = weights.load(levels.base("llama_tied"), tmp_path, asked, streams=Streams(0))
     same(levels.logits(again), levels.logits(module), 0)
 
 

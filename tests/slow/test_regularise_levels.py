@@ -8,6 +8,7 @@ import torch
 
 from ablate.adapters import build, registry
 from ablate.adapters.method import holds
+from ablate.adapters.start import at_base
 from ablate.config.schema import Regulariser
 from ablate.experiment import design, regularisers
 from ablate.experiment.identity import Memo
@@ -77,7 +78,7 @@ def test_kl_is_to_the_base_under_every_adapter_and_leaves_what_trains(name):
         penalty = held.extra_loss(context_of(model, work, divisor=100.0))
     assert set(build.trained(model)) == declared
     assert all(m.training for m in model.modules())
-    if registry.method(asked.adapter).starts_at_base:
+    if at_base(asked):
         virtual = registry.virtual_tokens(asked, build.linear_shapes(levels.pristine("llama")))
         assert virtual or abs(number(start)) < 1e-5
     assert number(penalty) > 1e-5

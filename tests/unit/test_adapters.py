@@ -5,15 +5,20 @@ same on GPT-2, reloading, merging and virtual tokens are in tests/slow/test_leve
 """
 
 import dataclasses
+import json
+import warnings
 
 import pytest
 import torch
+from peft import PeftModel
 from peft.tuners.boft.layer import BOFTLayer
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from ablate.adapters import build, peft_compat, registry
+from ablate.adapters import build, peft_compat, registry, start, weights
+from ablate.adapters.stored import weights_bytes
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.models import files as model_files
@@ -67,7 +72,7 @@ def test_every_kind_has_a_level():
 @pytest.mark.parametrize(("name", "architecture"), SUBJECTS)
 def test_starts_at_the_base_or_where_it_says(name, architecture):
     run = levels.run(name, architecture)
-    if row_of(name).starts_at_base:
+    if start.at_base(levels.SUBJECTS[name]):
         same(run.start, run.base)
     else:
         assert (run.start - run.base).abs().max() > 10 * ROUNDING
@@ -76,14 +81,14 @@ def test_starts_at_the_base_or_where_it_says(name, architecture):
 @pytest.mark.parametrize(("name", "architecture"), SUBJECTS)
 def test_what_is_declared_trainable_changes_and_nothing_else(name, architecture):
     run = levels.run(name, architecture)
-    assert run.moved == run.declared
+    assert run.moved == (set() if name in levels.STILL else run.declared)
     assert bool(run.declared) == (name != "none")
 
 
 @pytest.mark.parametrize(("name", "architecture"), SUBJECTS)
 def test_loss_falls_and_the_outputs_follow(name, architecture):
     run = levels.run(name, architecture)
-    if name == "none":
+    if name in levels.STILL:
         same(run.tuned, run.base, 0)
     else:
         assert run.losses[-1] < run.losses[0] - 0.02
@@ -143,32 +148,53 @@ def test_the_planner_reads_from_files_what_is_true_in_memory(architecture, tmp_p
 # --- what is written
 
 
-def test_saved_file_holds_the_trained_weights(tmp_path):
+def test_saved_file_holds_the_trained_weights_under_pefts_names(tmp_path):
     module = applied(cell("mora", embeddings="trained"))
-    build.save(module, tmp_path / "new" / "folder")
-    stored = load_file(tmp_path / "new" / "folder" / build.WEIGHTS)
-    assert set(stored) == set(build.kept(module)) >= set(build.trained(module))
-    build.save(applied(cell("none")), tmp_path)
-    assert load_file(tmp_path / build.WEIGHTS) == {}
+    weights.save(module, tmp_path / "new" / "folder", base="owner/name")
+    stored = load_file(tmp_path / "new" / "folder" / "adapter_model.safetensors")
+    assert {n.replace(".default", "") for n in build.trained(module)} == set(stored)
+    config = json.loads((tmp_path / "new" / "folder" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("MORA", "owner/name")
 
 
-@pytest.mark.parametrize(
-    ("level", "changes", "said"),
-    [
-        ("lora", {"rank": 2}, "rank=2"),
-        ("lora", {"embeddings": "trained"}, "embeddings=trained"),
-        ("dora", {}, "adapter=dora"),
-    ],
-)
-def test_weights_of_another_cell_are_refused(level, changes, said, tmp_path):
-    build.save(applied(cell("lora")), tmp_path)
-    with pytest.raises(UserError, match=said):
-        build.load(base("llama"), tmp_path, cell(level, **changes), streams=Streams(0))
+SAVED = [(n, a) for n, a in SUBJECTS if n != "none"]
+
+
+@pytest.mark.parametrize(("name", "architecture"), SAVED)
+def test_the_size_that_is_stated_before_a_sweep_is_that_of_the_file(name, architecture):
+    asked = levels.SUBJECTS[name]
+    module = applied(asked, architecture)
+    found = weights.tensors(module) if row_of(name).adapts else dict(module.named_parameters())
+    written = sum(t.numel() * t.element_size() for t in found.values())
+    stated = weights_bytes(asked, sizes(architecture))
+    assert written <= 1.4 * stated  # GLoRA's unused paths are zeros of the size of biases
+    assert written >= 0.65 * stated or name == "p_tuning"  # whose network is not needed any more
+
+
+@pytest.mark.parametrize(("name", "architecture"), SAVED)
+def test_saved_weights_are_read_by_peft_and_by_transformers(name, architecture, tmp_path):
+    """On the untouched base, whatever a start did to it; and by this project to the last bit."""
+    run, asked = levels.run(name, architecture), levels.SUBJECTS[name]
+    weights.save(run.module, tmp_path)
+    if row_of(name).adapts:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+            warnings.filterwarnings("ignore", message=row_of(name).quiet or "-")
+            other = PeftModel.from_pretrained(base(architecture), str(tmp_path))
+        own = weights.load(base(architecture), tmp_path, asked, streams=Streams(9))
+        with own.disable_adapter():
+            same(logits(own), run.base)
+    else:
+        other = AutoModelForCausalLM.from_pretrained(tmp_path)
+        own = weights.load(base(architecture), tmp_path, asked, streams=Streams(9))
+    size = float(run.tuned.abs().max())
+    same(logits(other), run.tuned, ROUNDING * size)
+    same(logits(own), run.tuned, ROUNDING * size)
 
 
 def test_missing_weights_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no trained weights"):
-        build.load(base("llama"), tmp_path, cell("lora"), streams=Streams(0))
+        weights.load(base("llama"), tmp_path, cell("lora"), streams=Streams(0))
 
 
 # --- placement
@@ -306,3 +332,24 @@ def test_blocks_on_a_diagonal_have_the_gradient_of_blocks_on_a_diagonal():
     (placed * weight).sum().backward()
     assert torch.equal(peft_compat.BlockDiagonal.forward(blocks)[0], placed)
     assert torch.equal(peft_compat.BlockDiagonal.backward(weight, blocks)[0], blocks.grad)
+
+
+# --- weight decay
+
+DECAYED = [(n, a) for n, a in SUBJECTS if n != "none"]
+
+
+@pytest.mark.parametrize(("name", "architecture"), DECAYED)
+def test_decay_alone_moves_no_adapter_away_from_the_base(name, architecture):
+    """In the real loop, every gradient set to zero: all that acts is lr x decay = 0.1 a step."""
+    asked = levels.SUBJECTS[name]
+    train = dataclasses.replace(asked.train, lr=0.1, weight_decay=1.0)
+    asked = dataclasses.replace(asked, train=train)
+    module, before = applied(asked), logits(base(architecture))
+    start = logits(module)
+    levels.fit(module, asked, still=True)
+    away, at_first = (logits(module) - before).abs().max(), (start - before).abs().max()
+    if name == "full":  # ordinary decay, of the weights themselves
+        assert away > 0.1
+    else:
+        assert away <= at_first + ROUNDING

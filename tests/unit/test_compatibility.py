@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 import torch
 
-from ablate.adapters import build, compatibility, registry
+from ablate.adapters import build, compatibility, registry, weights
 from ablate.adapters.init.spec import INITS, init_of
 from ablate.adapters.method import load_attribute
 from ablate.adapters.optimizers import OPTIMIZERS
@@ -201,9 +201,9 @@ def test_an_adapter_trains_on_16_bits_and_is_loaded_as_it_was(tmp_path):
         )
         losses = levels.fit(module, asked)
         assert losses[-1] < losses[0] - 0.1
-        build.save(module, folder)
+        weights.save(module, folder)
         base = levels.base("llama").to(torch.bfloat16)
-        loaded = build.load(base, folder, asked, streams=levels.Streams(0))
+        loaded = weights.load(base, folder, asked, streams=levels.Streams(0))
         torch.testing.assert_close(levels.logits(loaded), levels.logits(module), rtol=0, atol=0)
 
 
@@ -221,8 +221,8 @@ def test_an_adapter_trains_on_a_quantised_base(level, precision, tmp_path):
     module = build.apply(base(), asked, streams=levels.Streams(0), data=levels.DATA)
     losses = levels.fit(module, asked)
     assert losses[-1] < losses[0]
-    build.save(module, tmp_path)
-    loaded = build.load(base(), tmp_path, asked, streams=levels.Streams(0))
+    weights.save(module, tmp_path)
+    loaded = weights.load(base(), tmp_path, asked, streams=levels.Streams(0))
     ids = levels.tokens().cuda()
     with torch.no_grad():
         one, other = (m(input_ids=ids).logits for m in (module.eval(), loaded.eval()))

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ablate.adapters import build
+from ablate.adapters import build, compatibility, weights
 from ablate.adapters.init import levels as inits
 from ablate.config import schema
 from ablate.errors import UserError
@@ -16,7 +15,7 @@ from tests import levels, toys
 from tests.levels import RANK, base, cell, logits, pristine
 from tests.pairs import base_weights, close, factors, held, inputs, mean_gradient, same_span
 
-BASE_CHANGING = ("pissa", "pissa_niter", "olora", "corda", "lora_ga")
+BASE_CHANGING = ("pissa", "pissa_niter", "olora", "corda", "lora_ga", "milora")
 
 
 def init(level: str, **options) -> schema.Init:
@@ -73,6 +72,53 @@ def test_pissa_takes_the_largest_singular_triples(architecture):
         close(2 * B @ A, best)
         close(left[name] + 2 * B @ A, weights[name])
         close(A @ A.T, torch.diag(torch.from_numpy(S[:RANK])) / 2, atol=1e-5)  # sqrt(S / scale)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_milora_takes_the_smallest_singular_triples(architecture):
+    module = begun("milora", architecture)
+    left, weights = held(module), base_weights(architecture)
+    for name, (A, B) in factors(module).items():
+        U, S, Vh = np.linalg.svd(weights[name].numpy(), full_matrices=False)
+        least = torch.from_numpy((U[:, -RANK:] * S[-RANK:]) @ Vh[-RANK:])
+        close(2 * B @ A, least)
+        close(left[name] + 2 * B @ A, weights[name])
+        close(A @ A.T, torch.diag(torch.from_numpy(S[-RANK:])) / 2, atol=1e-5)  # sqrt(S / scale)
+        rest = torch.from_numpy((U[:, :-RANK] * S[:-RANK]) @ Vh[:-RANK])
+        close(left[name], rest)  # what the frozen weight keeps: the largest triples
+
+
+@pytest.mark.parametrize("subtract", [False, True])
+def test_both_factors_drawn(subtract):
+    """A as in LoRA, B from the same law in its own width; the product is in the model, or out."""
+    module, lora = begun("both_random", subtract=subtract), factors(levels.applied(cell("lora")))
+    left, weights = held(module), base_weights()
+    for name, (A, B) in factors(module).items():
+        assert torch.equal(A, lora[name][0])
+        bound = len(B) ** -0.5
+        assert 0.8 * bound < B.abs().max() < bound
+        close(left[name] + (2 * B @ A if subtract else 0), weights[name])
+    drawn = torch.cat([(B * len(B) ** 0.5).flatten() for _, B in factors(module).values()])
+    assert drawn.std().item() == pytest.approx(3**-0.5, rel=0.05)
+    off = (logits(module) - logits(pristine("llama"))).abs().max()
+    assert (off < 1e-5) if subtract else (off > 0.05)
+
+
+def test_both_factors_zero_have_no_gradient_and_train_nothing():
+    """dL/dA = s B' G and dL/dB = s G A' are zero at A = B = 0, whatever G is."""
+    asked = cell("lora", init=init("both_zero"))
+    module = levels.applied(asked)
+    losses = levels.fit(module, asked)
+    assert max(losses) - min(losses) < 1e-6  # rows are in another order at each step
+    assert not any(p.any() for p in build.trained(module).values())
+    assert torch.equal(logits(module), logits(pristine("llama")))
+
+
+@pytest.mark.parametrize("start", ["both_random", "both_zero"])
+def test_a_start_that_magnitudes_would_undo_is_refused(start):
+    asked = cell("dora", init=init(start))
+    with pytest.raises(UserError, match=f"^init={start}: adapter=dora has magnitudes"):
+        compatibility.check(asked, architecture="LlamaForCausalLM")
 
 
 def test_quick_pissa_is_near_the_exact_one():
@@ -176,21 +222,8 @@ def test_disabling_gives_the_base_although_its_weights_are_changed(level):
 @pytest.mark.parametrize("name", ["kasa", *(f"init={level}" for level in BASE_CHANGING)])
 def test_a_changed_base_is_loaded_as_it_was_saved(name, tmp_path):
     run, asked = levels.run(name, "llama"), levels.SUBJECTS[name]
-    build.save(run.module, tmp_path)
-    loaded = build.load(base("llama"), tmp_path, asked, streams=Streams(7))  # draws nothing
+    weights.save(run.module, tmp_path)
+    loaded = weights.load(base("llama"), tmp_path, asked, streams=Streams(7))  # draws nothing
     close(logits(loaded), run.tuned, atol=1e-6)
     with loaded.disable_adapter():
         close(logits(loaded), run.base)
-
-
-def test_weights_written_under_earlier_names_are_loaded(tmp_path):
-    """Results made before the buffers were renamed hold them as `taken_P` and `taken_Q`."""
-    run = levels.run("init=pissa", "llama")
-    build.save(run.module, tmp_path)
-    path = tmp_path / build.WEIGHTS
-    stored = load_file(path)
-    earlier = {name.replace(".residual_", ".taken_"): t for name, t in stored.items()}
-    assert earlier.keys() != stored.keys()
-    save_file(earlier, path)
-    loaded = build.load(base("llama"), tmp_path, levels.SUBJECTS["init=pissa"], streams=Streams(0))
-    assert torch.equal(logits(loaded), run.tuned)

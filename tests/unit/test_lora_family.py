@@ -36,11 +36,12 @@ def test_kasa_cuts_the_smallest_singular_values_and_gives_them_back():
 def test_lora_sb_and_velora_look_at_the_data():
     """Their start is a sign of a gradient, and the mean of inputs in groups."""
     module, gradients = levels.applied(cell("lora_sb")), mean_gradient()
+    warm_up = 1  # 3 % of 16 steps: the released code's step is the rate over the warm-up's steps
     for name, layer in levels_of(module, "factor_M"):
-        update = -1e-5 * gradients[name].sign()
+        update = -(0.01 / warm_up) * gradients[name].sign()
         U, S, Vh = torch.linalg.svd(update, full_matrices=False)
         n = min(layer.factor_M["default"].shape)
-        close(layer.get_delta_weight("default"), (U[:, :n] * S[:n]) @ Vh[:n], atol=1e-7)
+        close(layer.get_delta_weight("default"), (U[:, :n] * S[:n]) @ Vh[:n], atol=1e-4)
     seen = inputs()
     for name, layer in levels_of(levels.applied(cell("velora")), "lora_velora_embed"):
         mean = np.concatenate(seen[name]).mean(0)

@@ -7,7 +7,7 @@ own start and its own hooks, and a level in a folder given by --config-dir.
 import pytest
 import torch
 
-from ablate.adapters import build, registry
+from ablate.adapters import build, registry, weights
 from ablate.adapters.method import Method, Size, each, smallest_side
 from ablate.adapters.options import positive
 from ablate.config.schema import Regulariser
@@ -109,8 +109,8 @@ def test_it_is_built_trained_saved_and_loaded(toy, tmp_path):
     losses = levels.fit(module, asked)
     assert losses[-1] < losses[0]
     assert CALLS == ["start"] + ["step"] * levels.STEPS
-    build.save(module, tmp_path / "weights")
-    loaded = build.load(levels.base("llama"), tmp_path / "weights", asked, streams=Streams(9))
+    weights.save(module, tmp_path / "weights")
+    loaded = weights.load(levels.base("llama"), tmp_path / "weights", asked, streams=Streams(9))
     assert CALLS.count("start") == 1  # a loaded adapter is not started again
     torch.testing.assert_close(levels.logits(loaded), levels.logits(module), rtol=0, atol=0)
 

@@ -1,5 +1,8 @@
 """When adapters restart: in the real training loop, and in the rows of the table."""
 
+import math
+
+import numpy as np
 import peft
 import pytest
 import torch
@@ -30,7 +33,7 @@ from tests.restarted import (
 # PEFT 0.21 asks transformers 5.23 under a name that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
-OPTIONS = {"restarts": 3, "every": None, "rewarmup": 0.4}
+OPTIONS = {"restarts": 3, "every": None, "rewarmup": 0.4, "floor": 0.0}
 
 # --- when
 
@@ -69,6 +72,41 @@ def test_the_paper_s_rewarmup_is_fifty_steps():
     assert restarts.warmth(0, 10_000, paper) == 1.0  # the schedule's own warm-up
     without = paper | {"rewarmup": 0.0}
     assert {restarts.warmth(step, 10_000, without) for step in range(1990, 2010)} == {1.0}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3, 5, 10, 40])
+def test_a_short_stage_warms_up_and_no_step_of_it_is_at_rate_zero(stage):
+    """A fortieth of less than 41 steps is one step, which the released ramp would set to zero."""
+    options = {name: option.default for name, option in ROWS["relora"].options.items()}
+    factors = [
+        restarts.warmth(stage + k, 3 * stage, options | {"every": stage}) for k in range(stage)
+    ]
+    ramp = [f for f in factors if f < 1]
+    assert len(ramp) == min(restarts.SHORT, stage // 2)
+    assert factors[len(ramp) :] == [1.0] * (stage - len(ramp))
+    assert all(f > 0 for f in factors)
+    assert np.diff([*ramp, 1.0]) == pytest.approx(
+        (1 - factors[0]) / max(1, len(ramp)) * np.ones(len(ramp))
+    )
+
+
+def test_the_schedule_is_that_of_the_released_code():
+    """First warm-up, cosine to a tenth, and a ramp after each restart, written out again."""
+    watch, steps, first, ramp = Watch(), 200, 10, 2
+    options = {"restarts": 3, "every": None, "rewarmup": 0.04, "floor": 0.1}
+    hooks = restarts.hooks(options, Streams(0))
+    run(wrapped("relora"), hooks=combine(watch.before(), hooks, watch.after()), steps=steps,
+        schedule="cosine", warmup_ratio=first / steps)  # fmt: skip
+
+    def multiplier(step: int) -> float:
+        if step < first:
+            return step / first
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - first) / (steps - first)))
+        rise = min(1.0, step % 50 / ramp) if step >= 50 else 1.0
+        return rise * (0.1 + 0.9 * cosine)
+
+    assert watch.rates == pytest.approx([0.01 * multiplier(step) for step in range(steps)])
+    assert watch.rates[-1] == pytest.approx(0.001, rel=0.01)
 
 
 # --- in the training loop
@@ -146,7 +184,7 @@ def test_the_ramp_multiplies_the_schedule():
 def test_other_parameters_keep_their_optimizer_state():
     model, watch = wrapped("relora"), Watch()
     model.get_input_embeddings().requires_grad_(True)
-    options = {"restarts": 3, "every": 4, "rewarmup": 0.0}
+    options = {"restarts": 3, "every": 4, "rewarmup": 0.0, "floor": 0.0}
     stages = combine(watch.before(), restarts.hooks(options, Streams(0)), watch.after())
     run(model, hooks=stages, steps=5)
     # The fifth step filled the dropped states again; the fourth left the embeddings' alone.
@@ -248,7 +286,14 @@ def test_rows_count_and_build_what_they_say(kind):
 def test_what_moves_the_restarts_is_another_run_and_nothing_else_is(kind):
     row, shapes = ROWS[kind], {"proj": (32, 32)}
     options = {name: option.default for name, option in row.options.items()}
-    others = [{}, {"restarts": 5}, {"every": 10}, {"rewarmup": 0.1}, {"dropout": 0.1}]
+    others = [
+        {},
+        {"restarts": 5},
+        {"every": 10},
+        {"rewarmup": 0.1},
+        {"floor": 0.2},
+        {"dropout": 0.1},
+    ]
     others += [{"groups": "same"}] if kind == "remora" else [{"alpha": 5.0}]
     found = [str(row.capacity_at(4, shapes, options | other)) for other in others]
     assert len(set(found)) == len(others)

@@ -27,12 +27,14 @@ FLOORS = [
      "ablate.adapters.three_factor.spec", "ablate.adapters.peft", "ablate.adapters.init.spec",
      "ablate.adapters.optimizers"},
     {"ablate.adapters.registry"},
-    {"ablate.adapters.compatibility"},
+    {"ablate.adapters.start"},
+    {"ablate.adapters.compatibility", "ablate.adapters.stored"},
     {"ablate.evaluate.tasks_index"},
     {"ablate.experiment"},
     {"ablate.adapters"},
     {"ablate.evaluate"},
     {"ablate.run"},
+    {"ablate.export"},
     {"ablate.sweep"},
     {"ablate.progress"},
     {"ablate.app"},  # the Hydra application, which the verbs call
@@ -69,6 +71,7 @@ TORCH_FREE = [
     "hydra_plugins.ablate_sweeper",
     "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",
     "ablate.evaluate.tasks_index", "ablate.adapters.registry", "ablate.adapters.compatibility",
+    "ablate.adapters.start", "ablate.adapters.stored", "ablate.experiment.notes",
     "analysis.table.frame", "analysis.mixed", "analysis.questions.plw.estimate",
     "analysis.report.build", "analysis.papers.plw.figure",
 ]  # fmt: skip

@@ -33,6 +33,19 @@ def test_svd_starts_are_the_best_of_their_rank(shape, n):
     assert outer["down"].any()
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_lora_xs_has_the_singular_values_on_the_side_of_the_input(shape):
+    """Its code transforms the transposed weight: X' V = U S for the inputs, V' for the outputs."""
+    W, n = normal(*shape), 5
+    found = rules.svd_input(given(W, n))
+    assert not found["M"].any()
+    U, S, Vh = np.linalg.svd(W.numpy().T, full_matrices=False)  # inputs x outputs
+    encoder, decoder = (U[:, :n] * S[:n]).T, Vh[:n].T
+    signs = np.sign((found["B"].numpy() * decoder).sum(0))
+    assert_close(found["A"], torch.from_numpy(signs[:, None] * encoder))
+    assert_close(found["B"], torch.from_numpy(signs * decoder))
+
+
 def test_the_start_from_a_gradient_is_adamws_first_step_cut_to_the_rank():
     W, G = normal(16, 40), normal(16, 40, seed=3)
     found = rules.gradient_svd(given(W, 6, gradient_DK=G, step=0.1, scale=4.0))

@@ -61,7 +61,7 @@ def store_from_weights(module: nn.Module, originals: Mapping[str, Tensor]) -> No
         module: the model with its adapter.
         originals: the base's weights by module name, as they are stored.
     """
-    for name, layer in _named(module):
+    for name, layer in named(module):
         weight = layer.get_base_layer().weight
         difference_DK = _as_DK(layer, originals[name].float() - weight.float())
         U_DR, S_R, Vh_RK = _leading(difference_DK, layer.r[ADAPTER])
@@ -72,7 +72,7 @@ def store_from_weights(module: nn.Module, originals: Mapping[str, Tensor]) -> No
 @torch.no_grad()
 def subtract(module: nn.Module, originals: Mapping[str, Tensor]) -> None:
     """Set the weights to the `originals`, by module name, minus the stored component."""
-    for name, layer in _named(module):
+    for name, layer in named(module):
         weight = layer.get_base_layer().weight
         residual = _as_DK(layer, layer.residual_P @ layer.residual_Q)
         weight.data = (originals[name].float() - residual).to(weight.dtype)
@@ -84,7 +84,8 @@ def copies(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: weights[f"{name}.weight"].detach().clone() for name in names}
 
 
-def _named(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def named(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the LoRA layers with their names in the base model."""
     for name, layer in module.named_modules():
         if isinstance(layer, LoraLayer):
             yield name.removeprefix("base_model.model."), layer

@@ -29,6 +29,7 @@ from ablate.objective import Objective, objective_of
 from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training.loss import TokenLossModel, weigh
+from ablate.training.optim import warmup_steps
 
 BATCHES = 8  # number of batches for methods without an option for it
 
@@ -85,6 +86,12 @@ class Calibration:
             )
             for rows in steps[:count]
         ]
+
+    def first_rate(self) -> float:
+        """Return the run's first learning rate above zero: the peak over the warm-up steps."""
+        train = self._cell.train
+        steps = batches.order(self.data, train=train, generator=self._streams.numpy("order"))
+        return float(train.lr) / max(1, warmup_steps(train, len(steps)))
 
     def examples(self, count: int) -> Iterator[Tensor]:
         """Yield the ids (1, L) of every row of the first `count` batches, without padding."""

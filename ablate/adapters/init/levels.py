@@ -18,7 +18,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
 from ablate.adapters.init.context import InitContext, InitSteps
-from ablate.adapters.lora.starts import ADAPTER, layers, normal
+from ablate.adapters.lora.starts import ADAPTER, draw_A, draw_rows, layers, normal
 from ablate.adapters.options import Options
 from ablate.errors import UserError
 
@@ -46,6 +46,40 @@ def _orthogonal(module: nn.Module, context: InitContext) -> None:
         for factor, weight in zip(factors, weights, strict=True):
             weight.copy_(factor.weight)
             factor.weight = weight
+
+
+@torch.no_grad()
+def _milora(module: nn.Module, context: InitContext) -> None:
+    """Set the factors to the smallest singular triples of W (MiLoRA, arXiv 2406.09044).
+
+    As in PiSSA, both factors have the square roots of the singular values, and the product is
+    subtracted from the base's weights.
+    """
+    for _, layer in layers(module):
+        weight = layer.get_base_layer().weight
+        W_DK = weight.T if layer.fan_in_fan_out else weight
+        U, S, Vh = torch.linalg.svd(W_DK.float(), full_matrices=False)
+        rank = layer.r[ADAPTER]
+        root_r = (S[-rank:] / layer.scaling[ADAPTER]).sqrt()
+        layer.lora_B[ADAPTER].weight.copy_(U[:, -rank:] * root_r)
+        layer.lora_A[ADAPTER].weight.copy_(root_r[:, None] * Vh[-rank:])
+
+
+@torch.no_grad()
+def _both_random(module: nn.Module, context: InitContext) -> None:
+    """Draw A as LoRA does and B from U(-1/sqrt(d), 1/sqrt(d)) (arXiv 2505.23194)."""
+    draw_A(module, context)
+    for name, layer in layers(module):
+        generator = context.streams.torch("init", "both_random", name)
+        draw_rows(layer.lora_B[ADAPTER].weight.T, generator)
+
+
+@torch.no_grad()
+def _both_zero(module: nn.Module, context: InitContext) -> None:
+    """Set both factors to zero: the gradient of each is a product with the other one."""
+    for _, layer in layers(module):
+        layer.lora_A[ADAPTER].weight.zero_()
+        layer.lora_B[ADAPTER].weight.zero_()
 
 
 def _eva(module: nn.Module, context: InitContext) -> None:
@@ -174,3 +208,6 @@ EVA = InitSteps(settings=_eva_settings, after=_eva, quiet="lora with eva initial
 CORDA = InitSteps(settings=_corda_settings, before=_corda)
 LORA_GA = InitSteps(settings=_lora_ga_settings, before=_lora_ga)
 LOFTQ = InitSteps(after=_loftq)
+MILORA = InitSteps(after=_milora)
+BOTH_RANDOM = InitSteps(after=_both_random)
+BOTH_ZERO = InitSteps(after=_both_zero)

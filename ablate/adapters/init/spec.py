@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ablate.adapters.method import PRECISIONS, UNQUANTISED, Shapes
-from ablate.adapters.options import Option, filled, is_positive, one_of, positive, whole
+from ablate.adapters.method import PRECISIONS, UNQUANTISED, Condition, Shapes
+from ablate.adapters.options import Option, filled, flag, is_positive, one_of, positive, whole
 from ablate.config.schema import Cell
 from ablate.errors import UserError, unknown
 
@@ -26,6 +26,10 @@ class InitMethod:
     conv1d: whether it supports GPT-2's transposed layers.
     rank_problem: why a rank is not possible on the adapted matrices.
     changes_base: whether it subtracts the adapter's initial change from the base's weights.
+    starts_at_base: whether the first outputs are the base's.
+    starts_nonzero: whether the adapter's initial change, not subtracted, makes up what the stored
+        weights lack of the base's.
+    control: of a start that is one, what its cells show.
     """
 
     steps: str = ""
@@ -33,7 +37,10 @@ class InitMethod:
     precisions: tuple[str, ...] = PRECISIONS
     conv1d: bool = True
     rank_problem: RankProblem = lambda rank, shapes: ""
-    changes_base: bool = False
+    changes_base: Condition = False
+    starts_at_base: Condition = True
+    starts_nonzero: bool = False
+    control: str = ""
 
 
 def _odd(rank: int, shapes: Shapes) -> str:
@@ -101,7 +108,19 @@ INITS: Mapping[str, InitMethod] = {
         rank_problem=_above_half(min),
         changes_base=True,
     ),
-    "loftq": InitMethod(steps=f"{_LEVELS}:LOFTQ", precisions=("nf4",)),
+    "loftq": InitMethod(steps=f"{_LEVELS}:LOFTQ", precisions=("nf4",), starts_nonzero=True),
+    "milora": InitMethod(steps=f"{_LEVELS}:MILORA", precisions=UNQUANTISED, changes_base=True),
+    "both_random": InitMethod(
+        steps=f"{_LEVELS}:BOTH_RANDOM",
+        options={"subtract": flag()},
+        precisions=UNQUANTISED,
+        changes_base=lambda options: options["subtract"],
+        starts_at_base=lambda options: options["subtract"],
+    ),
+    "both_zero": InitMethod(
+        steps=f"{_LEVELS}:BOTH_ZERO",
+        control="neither factor ever has a gradient: nothing trains, and every score is the base's",
+    ),
 }
 
 

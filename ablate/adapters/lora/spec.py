@@ -178,6 +178,11 @@ def _plain_count(rank: int, shapes: Shapes, options: Options) -> int:
 
 
 def _lora_refuses(cell: Cell, options: Options) -> str:
+    if options["dora"] and cell.init.kind in ("both_random", "both_zero"):
+        return (
+            f"init={cell.init.name}: adapter={cell.adapter.name} has magnitudes, which train and "
+            "were set for a change of zero; choose adapter=lora or rslora"
+        )
     if options["dora"] and cell.optimizer.kind == "lora_fa":
         return (
             f"optimizer=lora_fa: trains pairs of factors, and adapter={cell.adapter.name} has "
@@ -209,6 +214,7 @@ ROWS = {
         inits=(
             *("default", "gaussian", "orthogonal", "pissa", "olora"),
             *("eva", "corda", "lora_ga", "loftq"),
+            *("milora", "both_random", "both_zero"),
         ),
         optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
@@ -235,6 +241,7 @@ ROWS = {
         capacity=_adalora_capacity,
         optimizers=("adamw", "lora_plus"),
         precisions=PRECISIONS,
+        quiet="The following rank_pattern keys",  # PEFT does not match its own pattern
         has_delta=True,
         start="ablate.adapters.lora.starts:adalora",
         hooks="ablate.adapters.lora.adalora:hooks",
@@ -267,6 +274,9 @@ ROWS = {
         options=_SCALED,
         size=_MICA,
         arguments=_mica,
+        stored=lambda rank, shapes, options: _outputs_factor(
+            _MICA.at(rank, shapes, options), shapes, options
+        ),
         has_delta=True,
         has_factors=True,
     ),

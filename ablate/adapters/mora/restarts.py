@@ -1,7 +1,8 @@
 """The restarts of ReMoRA (arXiv 2405.12130, section 3.3) and ReLoRA (2307.05695) in training.
 
 A restart also clears the adapter's optimizer state (ReLoRA's paper keeps 1 % of it) and repeats the
-warm-up of the learning rate, the paper's "jagged" schedule. There is no full-rank training before.
+warm-up of the learning rate, the paper's "jagged" schedule, which ends at a floor instead of at
+zero. There is no full-rank training before.
 """
 
 import math
@@ -17,18 +18,26 @@ from ablate.errors import UserError
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, StepContext
 
+SHORT = 4  # steps of a warm-up in a stage too short for the fraction of it
+
 
 def hooks(options: Options, streams: Streams) -> Hooks:
     """Return the hooks that restart a model's adapters and warm the learning rate up again.
 
     Args:
-        options: of the method; `restarts`, `every` and `rewarmup` are read.
+        options: of the method; `restarts`, `every`, `rewarmup` and `floor` are read.
         streams: each restart of each layer draws from a stream of its own.
     """
+    peaked = False  # whether the schedule's own warm-up is over
 
     def after_backward(context: StepContext) -> None:
+        nonlocal peaked
         factor = warmth(context.step, context.steps, options)
         for group in context.optimizer.param_groups:
+            peak = group["initial_lr"]
+            peaked = peaked or group["lr"] >= peak
+            if peaked:
+                group["lr"] = options["floor"] * peak + (1 - options["floor"]) * group["lr"]
             group["lr"] *= factor  # the schedule resets it after the step
 
     def after_step(context: StepContext) -> None:
@@ -62,15 +71,18 @@ def restart_steps(steps: int, options: Options) -> list[int]:
 def warmth(step: int, steps: int, options: Options) -> float:
     """Return the factor of the learning rate at `step` (from 0) of a run of `steps`.
 
-    After each restart it rises linearly from 0 to 1 over the fraction `rewarmup` of a stage. The
-    first stage has the schedule's own warm-up.
+    After each restart it rises linearly from 0 to 1 over the fraction `rewarmup` of a stage. Where
+    that is one step, which would be a step at rate zero and no warm-up, it rises over `SHORT` steps
+    from above zero, and over half of the stage at most. The first stage has the schedule's own
+    warm-up.
     """
     last = max((at for at in restart_steps(steps, options) if at <= step), default=None)
     stage = options["every"] or steps / (options["restarts"] + 1)
-    length = math.ceil(options["rewarmup"] * stage)
-    if last is None or step - last >= length:
-        return 1.0
-    return (step - last) / length
+    length, first = math.ceil(options["rewarmup"] * stage), 0
+    if length == 1:
+        length, first = min(SHORT, int(stage / 2)) + 1, 1
+    done = length if last is None else step - last + first
+    return min(1.0, done / length) if length else 1.0
 
 
 def restart(model: nn.Module, optimizer: torch.optim.Optimizer, *, streams: Streams) -> None:

@@ -76,7 +76,7 @@ def _parameters(rank: int, shapes: Shapes, options: Options) -> int:
 def _period(options: Options) -> dict[str, Any]:
     """Return the options that decide when a run restarts: `every`, if given, else `restarts`."""
     names = ("restarts",) if options["every"] is None else ("every",)
-    return {name: options[name] for name in (*names, "rewarmup")}
+    return {name: options[name] for name in (*names, "rewarmup", "floor")}
 
 
 def _is_period(value: Any) -> bool:
@@ -87,6 +87,7 @@ RESTARTS = {
     "restarts": whole(3),  # number per run, evenly spaced: four stages at any length
     "every": Option(None, _is_period, "a positive whole number of steps, or null: by `restarts`"),
     "rewarmup": share(0.025),  # of a stage; the paper's 50 steps of 2,000
+    "floor": share(0.1),  # the schedule's end over its peak, in both released codes
 }
 
 
@@ -116,6 +117,11 @@ def _relora_capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, A
     return {"r": rank, "scale": scale, "dropout": options["dropout"], **_period(options)}
 
 
+def _past(rank: int, shapes: Shapes, options: Options) -> int:
+    """Return the size of the sums of past changes, a matrix of each weight's shape."""
+    return sum(d * k for d, k in shapes.values())
+
+
 ROWS = {
     "mora": Method(
         paper="2405.12130",
@@ -135,6 +141,7 @@ ROWS = {
         arguments=_remora_arguments,
         capacity=_remora_capacity,
         parameters=_remora_parameters,
+        stored=_past,
         has_delta=True,
         hooks="ablate.adapters.mora.restarts:hooks",
     ),
@@ -151,6 +158,7 @@ ROWS = {
         arguments=_relora_arguments,
         capacity=_relora_capacity,
         parameters=lambda rank, shapes, options: lora_count(rank, shapes),
+        stored=_past,
         has_delta=True,
         has_factors=True,
         start="ablate.adapters.lora.starts:draw_A",

@@ -18,6 +18,7 @@ from ablate.adapters.method import (
     Size,
     divisors,
     each,
+    lora_count,
 )
 from ablate.adapters.options import Options, one_of, positive
 
@@ -82,6 +83,7 @@ ROWS = {
             count=each(lambda r, d, k: r * (d + k)),
             largest=lambda shapes, options: min(d * k // (d + k) for d, k in shapes.values()),
         ),
+        stored=lambda rank, shapes, options: 2 * lora_count(rank, shapes),  # row and column of each
         seed="random_seed",
         conv1d=False,
         precisions=PRECISIONS,

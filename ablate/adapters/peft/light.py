@@ -31,6 +31,7 @@ ROWS = {
         parameters=_ia3_parameters,
         only=SCALED,
         matched=False,
+        starts_nonzero=True,  # scales, from one
         precisions=PRECISIONS,
     ),
     # The bias is added to layers without one, into which it cannot be merged.

@@ -1,7 +1,7 @@
 """Rotations of the inputs or outputs of a matrix, or of its principal subspace.
 
-OFT (arXiv 2306.07280), BOFT (2311.06243), HRA (2405.17484), RoAd (2409.00119), PSOFT (2505.11235)
-and, with PSOFT's constraints off, LoRA-XS (2405.17604).
+OFT (arXiv 2306.07280), BOFT (2311.06243), HRA (2405.17484), RoAd (2409.00119) and PSOFT
+(2505.11235).
 """
 
 import math
@@ -79,7 +79,7 @@ def _road_parameters(rank: int, shapes: Shapes, options: Options) -> int:
     return ROAD[options["variant"]] * sum(d for d, _ in shapes.values())
 
 
-# --- PSOFT and LoRA-XS: delta = U S (R - I) V', R is r x r
+# --- PSOFT: delta = U S (R - I) V', R is r x r
 
 
 def _psoft_count(r: int, shapes: Shapes, options: Options) -> int:
@@ -114,6 +114,7 @@ ROWS = {
         size=CandidateSize(
             setting="boft_block_size", candidates=_boft_candidates, count=_boft_count
         ),
+        starts_nonzero=True,  # a scale of each output, from one
         conv1d=False,
         precisions=PRECISIONS,
     ),
@@ -153,5 +154,6 @@ ROWS = {
         conv1d=False,
         has_delta=True,
         vectors_only=lambda options: options["orthogonal"],
+        starts_nonzero=lambda options: not options["orthogonal"],  # R, from the identity
     ),
 }

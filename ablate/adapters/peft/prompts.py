@@ -76,6 +76,7 @@ ROWS = {
         placed=False,
         matched=False,
         starts_at_base=False,
+        starts_nonzero=True,  # tokens of zeros would be no nearer to the base
         merges=False,
         packs=False,
         precisions=PRECISIONS,
@@ -93,6 +94,7 @@ ROWS = {
         ),
         placed=False,
         starts_at_base=False,
+        starts_nonzero=True,  # tokens of zeros would be no nearer to the base
         merges=False,
         packs=False,
         precisions=PRECISIONS,

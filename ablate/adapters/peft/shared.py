@@ -25,6 +25,11 @@ from ablate.adapters.peft.products import common_divisor, scaled
 
 LONGEST_VECTOR = 256  # of VB-LoRA's bank, as in the paper
 
+
+def _longest_side(shapes: Shapes) -> int:
+    return max(max(shape) for shape in shapes.values())
+
+
 # --- RandLoRA: delta = sum_j B_j diag(lambda_j) A diag(gamma_j), with enough terms for full rank
 
 
@@ -38,6 +43,15 @@ def _randlora_candidates(rank: int, shapes: Shapes, options: Options) -> Iterabl
     """Return the ranks of the basis; a larger one means fewer terms and fewer parameters."""
     return ({"r": r} for r in range(smallest_side(shapes, options), 0, -1))
 
+
+def _randlora_bases(rank: int, shapes: Shapes, options: Options) -> int:
+    """Return the count of the two bases, which PEFT stores with every matrix and once more."""
+    side = _longest_side(shapes)
+    r = _RANDLORA.chosen(rank, shapes, options)["r"]
+    return (len(shapes) + 1) * r * side * (math.ceil(side / r) + 1)
+
+
+_RANDLORA = CandidateSize(setting="r", candidates=_randlora_candidates, count=_randlora_count)
 
 # --- VB-LoRA: rows of both factors are sums of vectors from one bank
 
@@ -78,6 +92,7 @@ ROWS = {
         parameters=lambda rank, shapes, options: sum(
             options["rank"] + d for d, _ in shapes.values()
         ),
+        stored=lambda rank, shapes, options: options["rank"] * 2 * _longest_side(shapes),
         seed="projection_prng_key",
         matched=False,
         precisions=PRECISIONS,
@@ -90,8 +105,9 @@ ROWS = {
         formula="ceil(m / r) (r + m), m = min(d, k)",
         options={"alpha_over_rank": positive(20.0), "dropout": share()},
         names={"dropout": "randlora_dropout"},
-        size=CandidateSize(setting="r", candidates=_randlora_candidates, count=_randlora_count),
+        size=_RANDLORA,
         complete=scaled("randlora_alpha"),
+        stored=_randlora_bases,
         seed="projection_prng_key",
         precisions=PRECISIONS,
         has_delta=True,
@@ -130,6 +146,10 @@ ROWS = {
         options={"rank": whole(2), "numbers": whole(64), "dropout": share()},
         names={"rank": "r", "numbers": "u", "dropout": "tinylora_dropout"},
         parameters=lambda rank, shapes, options: options["numbers"] * len(shapes),
+        stored=lambda rank, shapes, options: total(
+            shapes,
+            lambda d, k: options["rank"] * (d + k) + options["numbers"] * options["rank"] ** 2,
+        ),
         seed="projection_seed",
         matched=False,
         precisions=UNQUANTISED,

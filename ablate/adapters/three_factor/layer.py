@@ -4,8 +4,8 @@
     h = W x + scale * B M A x - scale0 * B0 M0 A0 x    where the start is compensated
 
 `rules` says which values the factors start with and which form M has; `factors.TRAINS` says which
-of them train. MoSLoRA, LoRA-SB, SLoRA, NLoRA, IntTune, PMSS, NoRA, LoRA-Mini, LaMDA and LoLDU are
-settings of this layer.
+of them train. MoSLoRA, LoRA-SB, LoRA-XS, SLoRA, NLoRA, IntTune, PMSS, NoRA, LoRA-Mini, LaMDA and
+LoLDU are settings of this layer.
 
 Where the start is not zero, the initial values of the trained factors (B0, M0, A0) are stored and
 their product is subtracted in every forward pass: training begins at the base model, the base
@@ -54,7 +54,8 @@ class ThreeFactorConfig(PeftConfig):
         scale: what the product is multiplied with; where it trains, at the start.
         dropout: probability that an input entry is dropped on its way to the factors.
         nesting: the inner size over that inside a pair.
-        step: the length of the first update that a start from a gradient imitates.
+        step: the length of the first update that a start from a gradient imitates; null is the
+            run's own.
         freeze: the share of a run after which B has been frozen, as `lamda` does it; 0 is never.
         target_modules: names or a pattern as in PEFT's LoraConfig.
         exclude_modules: names or a pattern left out of the targets.
@@ -67,7 +68,7 @@ class ThreeFactorConfig(PeftConfig):
     scale: float = 1.0
     dropout: float = 0.0
     nesting: int = 2
-    step: float = 0.0
+    step: float | None = None
     freeze: float = 0.0
     target_modules: list[str] | str | None = "all-linear"
     exclude_modules: list[str] | str | None = None

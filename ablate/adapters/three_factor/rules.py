@@ -122,6 +122,16 @@ def svd(given: Given) -> Factors:
     return {"B": U_DN, "M": torch.diag(S_N / given.scale), "A": Vh_NK}
 
 
+def svd_input(given: Given) -> Factors:
+    """Return LoRA-XS's start (arXiv 2405.17604): B = U and A = S V^T of W, zero between them.
+
+    The singular values are on the side of the input, as in its released code, which decomposes the
+    transposed weight. That code draws M from N(0, 1e-10) instead of setting it to zero.
+    """
+    U_DN, S_N, Vh_NK = _svd(given.W_DK, given.N)
+    return {"B": U_DN, "M": torch.zeros(given.N, given.N), "A": S_N[:, None] * Vh_NK}
+
+
 def svd_outer(given: Given) -> Factors:
     """Return NoRA's start (arXiv 2408.10280): B = U S and A = V^T of W, then a pair inside.
 
@@ -212,6 +222,7 @@ RULES: Mapping[str, StartRule] = {
     "gaussian": StartRule(make=gaussian, core="full"),
     "random_outer": StartRule(make=random_outer, core="pair"),
     "svd": StartRule(make=svd, core="full", compensated=True),
+    "svd_input": StartRule(make=svd_input, core="full"),
     "svd_outer": StartRule(make=svd_outer, core="pair"),
     "nystrom": StartRule(make=nystrom, core="full", compensated=True),
     "nystrom_inverse": StartRule(make=nystrom_inverse, core="full", compensated=True),

@@ -4,6 +4,7 @@
     moslora    A and M drawn, B zero                        B, M, A       n (d + k) + n^2
     nlora      columns, corner and rows of W (Nystrom)      B, M, A; M    n (d + k) + n^2; n^2
     lora_sb    singular triples of a gradient               M             n^2
+    lora_xs    U and S V of W, M zero                       M             n^2
     pmss       chosen columns and rows of W, M zero         M             n^2
     nora       U S and V of W, a pair inside                the pair      2 n i
     lora_mini  B and A drawn, a pair inside                 the pair      2 n i
@@ -11,12 +12,20 @@
     loldu      P L D U of W                                 D and scale   n + 1
 
 A matrix with a side below n uses that side as its n, so that methods that train only the middle,
-with n^2 parameters, can reach the budget of LoRA's r (d + k). LoRA-XS (M zero between U S and V) is
-a level of PSOFT.
+with n^2 parameters, can reach the budget of LoRA's r (d + k).
 """
 
-from ablate.adapters.method import Method, Shape, Shapes, Size, each
-from ablate.adapters.options import Option, Options, is_number, one_of, positive, share, whole
+from ablate.adapters.method import Count, Method, Shape, Shapes, Size, each
+from ablate.adapters.options import (
+    Option,
+    Options,
+    is_number,
+    is_positive,
+    one_of,
+    positive,
+    share,
+    whole,
+)
 
 CONFIG = "ablate.adapters.three_factor.layer:ThreeFactorConfig"
 
@@ -59,8 +68,31 @@ def _left(n: int, d: int, k: int) -> int:
     return inner * (d + inner)
 
 
+_EITHER = Size(setting="r", count=_either, largest=_largest)
+_MIDDLE = Size(setting="r", count=each(_middle), largest=_largest)
+_PAIR = Size(setting="r", count=_pair, largest=_largest)
+_LEFT = Size(setting="r", count=each(_left), largest=_largest)
+_DIAGONAL = Size(
+    setting="r", count=each(lambda n, d, k: inner_size(n, (d, k)) + 1), largest=_largest
+)
+
+
+def _factors(size: Size) -> Count:
+    """Return the count of the outer factors, stored fixed or as they were at the start."""
+
+    def stored(rank: int, shapes: Shapes, options: Options) -> int:
+        return each(_three)(size.at(rank, shapes, options), shapes, options)
+
+    return stored
+
+
 _COMMON = {"scale": positive(1.0), "dropout": share()}
 _NESTED = {**_COMMON, "nesting": whole(2)}
+_STEP = Option(
+    None,
+    lambda v: v is None or is_positive(v),
+    "positive, or null: the run's first rate, train.lr over the number of warm-up steps",
+)
 _FREEZE = Option(0.3, lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
 
 
@@ -89,7 +121,9 @@ ROWS = {
             "start": one_of("nystrom", "nystrom_inverse"),
             "trains": one_of("all", "middle"),
         },
-        size=Size(setting="r", count=_either, largest=_largest),
+        size=_EITHER,
+        stored=_factors(_EITHER),
+        starts_nonzero=True,
         has_delta=True,
         start="ablate.adapters.three_factor.start:draw",
     ),
@@ -97,12 +131,24 @@ ROWS = {
         paper="2411.19557",
         config=CONFIG,
         formula="n^2",
-        options={**_COMMON, "step": positive(1e-5)},
+        options={**_COMMON, "step": _STEP},
         fixed={"start": "gradient_svd", "trains": "middle"},
-        size=Size(setting="r", count=each(_middle), largest=_largest),
+        size=_MIDDLE,
+        stored=_factors(_MIDDLE),
         starts_at_base=False,  # it starts with the low-rank form of full tuning's first step
         has_delta=True,
         start="ablate.adapters.three_factor.start:from_gradient",
+    ),
+    "lora_xs": Method(
+        paper="2405.17604",
+        config=CONFIG,
+        formula="n^2",
+        options=_COMMON,
+        fixed={"start": "svd_input", "trains": "middle"},
+        size=_MIDDLE,
+        stored=_factors(_MIDDLE),
+        has_delta=True,
+        start="ablate.adapters.three_factor.start:draw",
     ),
     "pmss": Method(
         paper="2409.16722",
@@ -110,7 +156,8 @@ ROWS = {
         formula="n^2",
         options=_COMMON,
         fixed={"start": "skeleton", "trains": "middle"},
-        size=Size(setting="r", count=each(_middle), largest=_largest),
+        size=_MIDDLE,
+        stored=_factors(_MIDDLE),
         has_delta=True,
         start="ablate.adapters.three_factor.start:draw",
     ),
@@ -120,7 +167,8 @@ ROWS = {
         formula="2 n i",
         options=_NESTED,
         fixed={"start": "svd_outer", "trains": "middle"},
-        size=Size(setting="r", count=_pair, largest=_largest),
+        size=_PAIR,
+        stored=_factors(_PAIR),
         has_delta=True,
         start="ablate.adapters.three_factor.start:draw",
     ),
@@ -130,7 +178,8 @@ ROWS = {
         formula="2 n i",
         options=_NESTED,
         fixed={"start": "random_outer", "trains": "middle"},
-        size=Size(setting="r", count=_pair, largest=_largest),
+        size=_PAIR,
+        stored=_factors(_PAIR),
         has_delta=True,
         start="ablate.adapters.three_factor.start:draw",
     ),
@@ -140,7 +189,9 @@ ROWS = {
         formula="n d + n^2",
         options={**_COMMON, "freeze": _FREEZE},
         fixed={"start": "svd", "trains": "left"},
-        size=Size(setting="r", count=each(_left), largest=_largest),
+        size=_LEFT,
+        stored=_factors(_LEFT),
+        starts_nonzero=True,
         has_delta=True,
         start="ablate.adapters.three_factor.start:draw",
         hooks="ablate.adapters.three_factor.lamda:hooks",
@@ -151,11 +202,8 @@ ROWS = {
         formula="n + 1",
         options=_COMMON,
         fixed={"start": "lu", "trains": "middle_and_scale"},
-        size=Size(
-            setting="r",
-            count=each(lambda n, d, k: inner_size(n, (d, k)) + 1),
-            largest=_largest,
-        ),
+        size=_DIAGONAL,
+        stored=_factors(_DIAGONAL),
         matched=False,  # a whole diagonal is far less than LoRA at r = 1
         has_delta=True,
         vectors_only=True,

@@ -5,6 +5,7 @@ Letters: D outputs, K inputs.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,7 +27,9 @@ def draw(module: nn.Module, context: InitContext) -> None:
 def from_gradient(module: nn.Module, context: InitContext) -> None:
     """Start every active adapter from the loss's gradient over the first batches (LoRA-SB)."""
     names = [name for name, _ in layers(module)]
-    start(module, context.streams, context.calibration.gradients(names, BATCHES))
+    calibration = context.calibration
+    gradients = calibration.gradients(names, BATCHES)
+    start(module, context.streams, gradients, first_rate=calibration.first_rate())
 
 
 def layers(module: nn.Module) -> Iterator[tuple[str, ThreeFactorLinear]]:
@@ -37,7 +40,11 @@ def layers(module: nn.Module) -> Iterator[tuple[str, ThreeFactorLinear]]:
 
 
 def start(
-    module: nn.Module, streams: Streams, gradients: Mapping[str, Tensor] | None = None
+    module: nn.Module,
+    streams: Streams,
+    gradients: Mapping[str, Tensor] | None = None,
+    *,
+    first_rate: float = 0.0,
 ) -> None:
     """Fill the active adapters of `module` by their start rules.
 
@@ -45,6 +52,7 @@ def start(
         module: a model with the base model's own weights.
         streams: each random factor of each layer draws from a stream of its own.
         gradients: of the loss with respect to the base weights, (d, k), by module name.
+        first_rate: of the run, for starts that imitate its first update.
 
     Raises:
         UserError: a rule needs a gradient that was not given.
@@ -52,8 +60,9 @@ def start(
     for name, layer in layers(module):
         for adapter in layer.active_adapters:
             if adapter in layer.held:
-                gradient_DK = (gradients or {}).get(name)
-                layer.begin(adapter, _given(layer, adapter, name, streams, gradient_DK))
+                given = _given(layer, adapter, name, streams, (gradients or {}).get(name))
+                step = layer.settings[adapter].step
+                layer.begin(adapter, replace(given, step=first_rate if step is None else step))
 
 
 def _given(
@@ -80,7 +89,6 @@ def _given(
         N=layer.inner[adapter],
         I=pair_size(layer.inner[adapter], config.nesting),
         scale=config.scale,
-        step=config.step,
         gradient_DK=None if gradient_DK is None else gradient_DK.to(W_DK.device, torch.float32),
         draw=draw,
     )

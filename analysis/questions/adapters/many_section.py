@@ -41,7 +41,7 @@ def section(study: Study) -> Section | None:
             f"{stratum}: arms, the one that learnt most first. Learnt: points gained on target "
             "tasks over the untouched base; forgotten: points lost on source tasks; 95 % intervals "
             "for these seeds. Time of training and peak memory (on a CPU the whole process's) are "
-            f"in units of {unit}."
+            f"in units of {unit}.{words.full_trains(study.rows)}"
         )
         costs_told = (
             f"{stratum}: learning against trainable parameters, 95 % intervals. Named: arms that "

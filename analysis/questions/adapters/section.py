@@ -38,7 +38,7 @@ def adapters(study: Study) -> Section | None:
         )
         blocks.append(Plate("score_against_parameters", figures.capacity(points), caption))
     frame = study.shown(points.drop(columns="panel"))
-    note = "Adjusted means, in points, with 95 % intervals."
+    note = "Adjusted means, in points, with 95 % intervals." + words.full_trains(study.rows)
     means = Table("arms", "Score by adapter and rank", frame, note, words.HEADS, POINT_FORMATS)
     return Section("adapters", "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
 
