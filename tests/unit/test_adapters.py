@@ -336,20 +336,33 @@ def test_blocks_on_a_diagonal_have_the_gradient_of_blocks_on_a_diagonal():
 
 # --- weight decay
 
+
+def decayed(asked: schema.Cell) -> tuple[Tensor, Tensor]:
+    """Return how far a cell is from its base after decay alone, and how far it was at its start."""
+    train = dataclasses.replace(asked.train, lr=0.1, weight_decay=1.0)
+    asked = dataclasses.replace(asked, train=train)
+    module, before = applied(asked), logits(base("llama"))
+    start = logits(module)
+    levels.fit(module, asked, still=True)
+    return (logits(module) - before).abs().max(), (start - before).abs().max()
+
+
 DECAYED = [(n, a) for n, a in SUBJECTS if n != "none"]
 
 
 @pytest.mark.parametrize(("name", "architecture"), DECAYED)
 def test_decay_alone_moves_no_adapter_away_from_the_base(name, architecture):
     """In the real loop, every gradient set to zero: all that acts is lr x decay = 0.1 a step."""
-    asked = levels.SUBJECTS[name]
-    train = dataclasses.replace(asked.train, lr=0.1, weight_decay=1.0)
-    asked = dataclasses.replace(asked, train=train)
-    module, before = applied(asked), logits(base(architecture))
-    start = logits(module)
-    levels.fit(module, asked, still=True)
-    away, at_first = (logits(module) - before).abs().max(), (start - before).abs().max()
+    away, at_first = decayed(levels.SUBJECTS[name])
     if name == "full":  # ordinary decay, of the weights themselves
         assert away > 0.1
     else:
         assert away <= at_first + ROUNDING
+
+
+@pytest.mark.parametrize("optimizer", ["lora_plus", "lora_fa", "riemannian"])
+def test_decay_is_from_the_start_under_every_optimizer(optimizer):
+    asked = levels.SUBJECTS[f"optimizer={optimizer}"]
+    start = schema.Init(name="pissa", kind="pissa")
+    away, _ = decayed(dataclasses.replace(asked, init=start))
+    assert away <= ROUNDING
