@@ -15,15 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 
 from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import UserError, refuse
 from ablate.experiment.cost import check_disk
+from ablate.experiment.design import Design
 from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned import write_used
+from ablate.micro.tasks import TASKS as MICRO
 from ablate.paths import conf_dir
 from ablate.progress import Shown
 from ablate.results.store import Store
@@ -91,6 +94,7 @@ def sweep_grid(
     if request.settings["retry_failed"]:
         for key in request.design.runs:
             store.clear_failures(key)
+    _check_scoring(request.design, store)
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {note}", soft_wrap=True)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
@@ -100,6 +104,26 @@ def sweep_grid(
         raise SystemExit(outcome.status)
 
 
+def _check_scoring(plan: Design, store: Store) -> None:
+    """Refuse what could be trained but not scored; the micro world's own is known to be sound."""
+    runs = (
+        (named, store.scored(key)) for key, names in missing(plan, store).items() for named in names
+    )
+    doubtful = [
+        (named, unit)
+        for named, scored in runs
+        for unit in named.identity.units
+        if unit.kind == "task"
+        and unit.key not in scored
+        and not (named.cell.model.source == "micro" and unit.name in MICRO)
+    ]
+    if doubtful:
+        from ablate.evaluate import preflight  # torch, which workers import too
+        from ablate.evaluate.scoring import Wanted
+
+        preflight.check([Wanted(n.cell, unit, n.identity.files) for n, unit in doubtful])
+
+
 def conclude(request: Request, outcome: Outcome) -> None:
     """Print the summary of a sweep and, unless the request leaves it out, write the report."""
     CONSOLE.print(
@@ -107,7 +131,9 @@ def conclude(request: Request, outcome: Outcome) -> None:
         f"{len(outcome.failed)} failed, {duration(outcome.seconds)}"
     )
     for key, why in list(outcome.failed.items())[:FAILURES]:
-        CONSOLE.print(f"  [red]failed[/red] {key}: {why}")
+        CONSOLE.print(f"  [red]failed[/red] {key}: {escape(why)}")
+    for key, what in list(outcome.unscored.items())[:FAILURES]:
+        CONSOLE.print(f"  [red]incomplete[/red] {key}: {escape(what)}")
     results, study = outcome.out / "results.parquet", request.grid.study
     CONSOLE.print(f"table: {results}")
     about = {key: study.get(key) for key in ("name", "question")}

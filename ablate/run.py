@@ -9,10 +9,12 @@ trained once and scored for all of them.
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -23,6 +25,7 @@ from ablate.adapters.stored import weights_bytes
 from ablate.config.build import plain
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
+from ablate.evaluate.answers import Answer
 from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import Wanted, ready, score
@@ -39,6 +42,10 @@ from ablate.training.hooks import combine
 from ablate.training.loop import Result, train
 from ablate.training.regularisation.hooks import regularised
 
+ITEM_COLUMNS = {
+    "task": "str", "metric": "str", "doc_id": "int32", "score": "float32",
+    "prompt_hash": "string", "gold": "string", "output": "string", "loglikelihoods": "object",
+}  # fmt: skip
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to be kept
 
 
@@ -53,8 +60,9 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     missing = _missing(cells, recorded)
     if recorded is not None:
         model, history = restored(cells[0], store.folder(key))
-        scores = score(model, history, missing)
+        scores, lost = score(model, history, missing)
         recorded["score_keys"] = sorted({*recorded["score_keys"], *_tried(missing)})
+        recorded["unscored"] = [*recorded.get("unscored", ()), *plain(lost)]
         _amend(store, key, recorded, scores)
         return
     with store.writing(key) as draft, logged(draft / "log.txt"):
@@ -63,11 +71,12 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         ready(missing)  # raises before training where a benchmark cannot be loaded
         model, course = _trained(cell, identity, data)
         started = time.perf_counter()
-        scores = score(model, course.history, missing)
+        scores, lost = score(model, course.history, missing)
         spent = time.perf_counter() - started
         record = _record(cell, identity, model, course) | {"scores": _entries(scores)}
         record["costs"]["eval_seconds"] = spent
         record["score_keys"] = sorted(_tried(missing))
+        record["unscored"] = plain(lost)
         _write(draft, record, course.history, scores)
         _keep(model, draft / WEIGHTS, cell, identity)
 
@@ -85,7 +94,10 @@ def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wan
 
 
 def _tried(wanted: Sequence[Wanted]) -> set[str]:
-    """Return the keys of the units, scored or not: a measure that does not apply gives no score."""
+    """Return the keys of the units, scored or not.
+
+    A measure that does not apply gives no score; what failed is in the record's `unscored`.
+    """
     return {one.unit.key for one in wanted}
 
 
@@ -195,13 +207,30 @@ def _mean(column: "pd.Series[Any]") -> float | None:
 
 
 def _entries(scores: list[TaskScore]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in plain(s).items() if k != "items"} for s in scores]
+    bare = (plain(replace(s, items=(), answers={})) for s in scores)
+    return [{k: v for k, v in s.items() if k not in ("items", "answers")} for s in bare]
 
 
 def _items(scores: list[TaskScore]) -> pd.DataFrame:
-    rows = [(s.task, s.metric, doc, value) for s in scores for doc, value in s.items]
-    frame = pd.DataFrame(rows, columns=["task", "metric", "doc_id", "score"])
-    return frame.astype({"doc_id": "int32", "score": "float32"})
+    """Return one row per item and metric: its score and, of a benchmark, what was answered.
+
+    A metric without scores of single items, such as a perplexity, has rows without a score.
+    """
+    rows = [
+        (s.task, s.metric, doc, value, *_said(s.answers.get(doc)))
+        for s in scores
+        for doc, value in s.items or dict.fromkeys(s.answers).items()
+    ]
+    frame = pd.DataFrame(rows, columns=[*ITEM_COLUMNS])
+    return frame.astype(ITEM_COLUMNS)
+
+
+def _said(answer: Answer | None) -> tuple[Any, ...]:
+    if answer is None:
+        return (None,) * 4
+    values = answer.loglikelihoods
+    numbers = None if values is None else np.array(values, dtype=np.float32)
+    return answer.prompt_hash, answer.gold, answer.output, numbers
 
 
 def _write(
@@ -212,7 +241,7 @@ def _write(
     steps = pd.DataFrame(history)  # a role that never occurs gives a column without values: float
     unknown = steps.columns[steps.dtypes == "object"]
     steps.astype(dict.fromkeys(unknown, float)).to_parquet(draft / "history.parquet", index=False)
-    _items(scores).to_parquet(draft / "items.parquet", index=False)
+    _items(scores).to_parquet(draft / "items.parquet", index=False, compression="zstd")
 
 
 def _keep(model: nn.Module, folder: Path, cell: Cell, identity: Identity) -> None:
@@ -232,6 +261,6 @@ def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskSc
     recorded["scores"] += _entries(scores)
     items = pd.concat([pd.read_parquet(store.folder(key) / "items.parquet"), _items(scores)])
     buffer = BytesIO()
-    items.to_parquet(buffer, index=False)
+    items.to_parquet(buffer, index=False, compression="zstd")
     content = json.dumps(recorded, indent=1, allow_nan=False).encode()
     store.amend(key, {"items.parquet": buffer.getvalue(), RECORD: content})

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ablate.config.build import build, plain
 from ablate.experiment.design import Design, Named, collect, save
-from ablate.experiment.status import missing, unrecorded
+from ablate.experiment.status import missing, unrecorded, unscored_text
 from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
@@ -41,11 +41,12 @@ class Outcome:
     trained: int
     failed: dict[str, str]  # train_key -> the error's last line
     seconds: float
+    unscored: dict[str, str]  # train_key -> which of its scores failed, and why
 
     @property
     def status(self) -> int:
-        """The exit status: 0 success, 1 some cells failed."""
-        return 1 if self.failed else 0
+        """The exit status: 0 success, 1 some cells or scores failed."""
+        return 1 if self.failed or self.unscored else 0
 
 
 def carry_out(
@@ -83,7 +84,14 @@ def carry_out(
         trained=len(before - set(failed)),
         failed=failed,
         seconds=time.time() - started,
+        unscored=_unscored(plan, store),
     )
+
+
+def _unscored(plan: Design, store: Store) -> dict[str, str]:
+    records = ((key, store.record(key)) for key in plan.runs)
+    found = {key: unscored_text(record) for key, record in records if record}
+    return {key: text for key, text in found.items() if text}
 
 
 def _why(store: Store, key: str) -> str:

@@ -29,12 +29,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 
 def render(found: "list[State]", console: Console) -> None:
-    """Print the number of runs in each state, and a table of those running or failed."""
+    """Print the number of runs in each state, and those running, failed or without a score."""
     from ablate.experiment.status import STATES
 
     counts = {state: sum(s.state == state for s in found) for state in STATES}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    shown = [s for s in found if s.state in ("running", "failed")]
+    shown = [s for s in found if s.detail or s.state in ("running", "failed")]
     if not shown:
         return
     table = Table("cell", "state", "reason", box=None)
@@ -56,7 +56,8 @@ VERB = Verb(
     summary="done, running, failed and missing cells of a folder",
     about=(
         "Counts the runs of a folder of results by state, and shows those running and those "
-        "failed with the last line of their error. Exit status 1 where a run failed."
+        "failed, or with a score that failed, with the last line of the error. Exit status 1 "
+        "where a run failed."
     ),
     words=f"[DIR={DEFAULT}]",
     examples=("ablate status", "ablate status results/mine", "ablate status out=results/mine"),

@@ -237,6 +237,7 @@ class Evaluate:
     tasks: tuple[str, ...] = ()
     limit: int | None = None  # items a task
     num_fewshot: int | None = None  # None: as the task says
+    fewshot_as_multiturn: bool = True  # shots of a chat prompt are turns of their own
     heldout: tuple[Literal["validation", "test"], ...] = ("test",)
     heldout_rows: int = 200
     measures: tuple[str, ...] = ()

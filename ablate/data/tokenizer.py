@@ -156,7 +156,7 @@ class Tokenizer:
             **self.named_tokens,
         }
         try:
-            return _compiled(self.chat_template).render(
+            return compiled(self.chat_template).render(
                 given, add_generation_prompt=generation_prompt
             )
         except Exception as error:  # a template is a program: it may fail in any way
@@ -203,7 +203,8 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> jinja2.Template:
+def compiled(template: str) -> jinja2.Template:
+    """Return a chat template as transformers compiles it, apart from the day, which is `TODAY`."""
     world = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )

@@ -9,6 +9,7 @@ Shapes: B rows still running, L length so far, T new tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,31 +21,66 @@ from ablate.evaluate.shapes import short_ways
 # From the tokens generated so far (B, T) to which rows have ended (B,).
 Ended = Callable[[Tensor], Tensor]
 COMPACT_BELOW = 0.9  # share of running rows at which the ended ones leave the batch
+WORDS_EVERY = 8  # steps between two looks for a stop word; what follows one is cut off anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends an answer: any of the tokens `ids`, or any of `words` in its text."""
+
+    ids: tuple[int, ...]
+    words: tuple[str, ...] = ()
+    decode: Callable[[Any], list[str]] | None = None  # rows of ids to texts; for `words`
+
+    def reached(self, new_BT: Tensor) -> Tensor:
+        """Return which rows of generated tokens have ended, bool (B,)."""
+        done_B = torch.isin(new_BT[:, -1], torch.tensor(self.ids, device=new_BT.device))
+        if self.words and self.decode and new_BT.shape[1] % WORDS_EVERY == 0:
+            said = [any(word in text for word in self.words) for text in self.decode(new_BT)]
+            done_B = done_B | torch.tensor(said, device=done_B.device)
+        return done_B
+
+    def before(self, tokens: list[int]) -> list[int]:
+        """Return the tokens of an answer before what ended it."""
+        size = next((i for i, token in enumerate(tokens) if token in self.ids), len(tokens))
+        if self.words and self.decode:
+            texts = self.decode([tokens[:end] for end in range(size + 1)])
+            said = [any(word in text for word in self.words) for text in texts]
+            whole = next((texts[end] for end in range(size + 1) if said[end]), None)
+            if whole is not None:
+                start = min(whole.index(word) for word in self.words if word in whole)
+                size = max(end for end in range(size + 1) if len(texts[end]) <= start)
+        return tokens[:size]
 
 
 def answers(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
-    stops: Sequence[int],
+    stops: Sequence[int] | Ends,
     max_new: int,
     batch_size: int,
 ) -> list[list[int]]:
-    """Return the tokens generated after each prompt, without the stop token; at most `max_new`."""
+    """Return the tokens generated after each prompt, without the stop; at most `max_new`.
+
+    Args:
+        model: a causal language model.
+        prompts: token ids.
+        stops: the tokens that end an answer, or all that does.
+        max_new: the most tokens of an answer.
+        batch_size: prompts a forward pass.
+    """
     decode = greedy if short_ways(model) else _by_transformers
+    ends = stops if isinstance(stops, Ends) else Ends(tuple(stops))
     found: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     device = next(model.parameters()).device
-    stops_S = torch.tensor(list(stops), device=device)
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
-        ids_BL, mask_BL = _left_padded([prompts[i] for i in some], device)
-        new_BT = decode(
-            model, ids_BL, mask_BL, max_new=max_new, ended=lambda t: torch.isin(t[:, -1], stops_S)
-        )
+        ids_BL, mask_BL = left_padded([prompts[i] for i in some], device)
+        new_BT = decode(model, ids_BL, mask_BL, max_new=max_new, ended=ends.reached)
         for i, tokens in zip(some, new_BT.tolist(), strict=True):
-            ends = [t for t, token in enumerate(tokens) if token in stops]
-            found[i] = tokens[: ends[0]] if ends else tokens
+            found[i] = ends.before(tokens)
     return [found[i] for i in range(len(prompts))]
 
 
@@ -103,7 +139,8 @@ def _by_transformers(
     return made[:, length:]
 
 
-def _left_padded(prompts: list[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and mask (B, L) of prompts that all end at the last position."""
     length = max(map(len, prompts))
     ids = [[0] * (length - len(p)) + [int(i) for i in p] for p in prompts]
     mask = [[0] * (length - len(p)) + [1] * len(p) for p in prompts]

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.config.schema import Evaluate, Execution
 from ablate.errors import UserError
+from ablate.evaluate.answers import answers
 from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.requests import Benchmark, benchmark, quiet
 from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
@@ -92,7 +93,8 @@ def score(
     if not tasks:
         return []
     with quiet(), _undisturbed(model, seed):
-        lm = LiveLM(model, tokenizer, batch_size=execution.eval_batch_size, memo=_memo(tokenizer))
+        size, known = execution.eval_batch_size, memo(tokenizer)
+        lm = LiveLM(model, tokenizer, batch_size=size, memo=known, chat=chat)
         found = evaluator.evaluate(lm, {"tasks": tasks}, limit=evaluate.limit, bootstrap_iters=0)
     return [
         one
@@ -105,7 +107,7 @@ def score(
 _MEMOS: dict[int, TokenMemo] = {}
 
 
-def _memo(tokenizer: Any) -> TokenMemo:
+def memo(tokenizer: Any) -> TokenMemo:
     """Return the texts already tokenised by a tokenizer of this content."""
     return _MEMOS.setdefault(hash(tokenizer.backend_tokenizer.to_str()), TokenMemo())
 
@@ -132,6 +134,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in found["samples"][name]:
         samples[sample["filter"]].append(sample)
+    said = {chain: answers(task, some) for chain, some in samples.items()}
     for key, value in found["results"][name].items():
         metric, comma, chain = key.partition(",")
         if not comma or metric.endswith("_stderr"):
@@ -149,6 +152,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
             higher_is_better=better.get(metric),
             chance=_chance(task, metric),
             items=items,
+            answers=said[chain],
             **about,
         )
 

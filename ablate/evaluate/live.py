@@ -4,19 +4,23 @@ Text is tokenised once per process, answers to one question share its context, g
 rows that have ended. Models that the short ways are not known to be exact for take `HFLM`'s own.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import jinja2
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ablate.data.specials import Stop, adds_bos_to, chat_stop
+from ablate.errors import UserError
 from ablate.evaluate import choices, generate
 from ablate.evaluate.shapes import inner, short_ways
 
 MEMO_TOKENS = 2**24  # 64 MiB of token ids; texts beyond that are tokenised anew
-STOP_TEXT_EVERY = 8  # steps between two looks for a stop string; what follows one is cut off anyway
 # Settings of a model's generation_config that greedy decoding does not read.
 UNREAD = {
     "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version",
@@ -28,28 +32,60 @@ class TokenMemo:
     """A cache of the token ids of texts, up to a number of tokens."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool | None], Sequence[int]] = {}
+        self._known: dict[tuple[str, bool], Sequence[int]] = {}
         self._room = MEMO_TOKENS
 
-    def get(self, key: tuple[str, bool | None]) -> list[int] | None:
-        """Return the ids kept under `key`, a text and whether special tokens are added."""
+    def get(self, key: tuple[str, bool]) -> list[int] | None:
+        """Return the ids kept under `key`, a text and whether BOS is put before it."""
         found = self._known.get(key)
         return None if found is None else list(found)
 
-    def keep(self, key: tuple[str, bool | None], ids: list[int]) -> None:
+    def keep(self, key: tuple[str, bool], ids: list[int]) -> None:
         """Keep `ids` while there is room."""
         if self._room >= len(ids):
             self._room -= len(ids)
             self._known[key] = tuple(ids)
 
 
+class PromptEncoder:
+    """Token ids of prompts as training has them (`data.specials`), made once per process."""
+
+    def __init__(self, tokenizer: Tokenizer, memo: TokenMemo, *, chat: bool) -> None:
+        """Take a tokenizer; `chat` says that its chat template made the prompts."""
+        self._tokenizer, self._memo, self.chat = tokenizer, memo, chat
+        self._adds_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+    def __call__(self, text: str, *, bos: bool = True) -> list[int]:
+        """Return the ids of `text`; `bos` says that BOS may stand before it."""
+        tokenizer = self._tokenizer
+        bos = bos and adds_bos_to(
+            text, tokenizer.bos_token, adds_bos=self._adds_bos, chat=self.chat
+        )
+        ids = self._memo.get((text, bos))
+        if ids is None:
+            ids = [tokenizer.bos_token_id] * bos
+            ids += tokenizer.encode(text, add_special_tokens=False)
+            self._memo.keep((text, bos), ids)
+        return ids
+
+
 class LiveLM(HFLM):
     """A model in memory and its tokenizer, as lm-eval asks for them."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, batch_size: int, memo: TokenMemo):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        memo: TokenMemo,
+        chat: bool = False,
+    ):
+        """Take a model; `chat` says that the chat template made the prompts."""
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        self._memo = memo
+        self._encode = PromptEncoder(tokenizer, memo, chat=chat)
         self._short_ways = short_ways(model)
+        self._stop = chat_stop_of(tokenizer) if chat else None
 
     def tok_encode(
         self,
@@ -58,13 +94,20 @@ class LiveLM(HFLM):
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Return the ids of `string`, tokenised once per process."""
-        key = (string, add_special_tokens)
-        ids = self._memo.get(key)
-        if ids is None:
-            ids = list(super().tok_encode(string, add_special_tokens))
-            self._memo.keep(key, ids)
+        """Return the ids of `string`; `add_special_tokens` is None for a prompt."""
+        ids = self._encode(string, bos=add_special_tokens is not False)
         return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the ids of prompts and their mask (B, L), padded on the left."""
+        rows = [self.tok_encode(s, left_truncate_len=left_truncate_len) for s in strings]
+        return generate.left_padded(rows, self.device)
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = True
@@ -73,16 +116,32 @@ class LiveLM(HFLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Return the text generated for every request."""
-        return super().generate_until(requests, disable_tqdm=True)
+        """Return the text generated for every request, up to a stop of the task or the template."""
+        return super().generate_until([self._stopping(r) for r in requests], disable_tqdm=True)
+
+    def _stopping(self, request: Any) -> Any:
+        """Return a request that stops at the chat template's stop too."""
+        if self._stop is None:
+            return request
+        prompt, settings = request.args
+        until = settings.get("until") or []
+        words = [*([until] if isinstance(until, str) else until), *self._stop.strings]
+        return replace(request, arguments=(prompt, {**settings, "until": words}))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Return the log-likelihood of every text as a whole."""
-        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        """Return the log-likelihood of every text as a whole; no chat template made it."""
+        chat, self._encode.chat = self._encode.chat, False
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        finally:
+            self._encode.chat = chat
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        for texts, _, answer in requests:
+            if not answer:
+                raise UserError(swallowed(*texts))
         pairs = [(context, answer) for _, context, answer in requests]
         fits = all(len(context) + len(answer) <= self.max_length for context, answer in pairs)
         if self._short_ways and fits and override_bs is None:
@@ -92,14 +151,16 @@ class LiveLM(HFLM):
     def _model_generate(
         self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> Tensor:
+        ends = self._ends(stop)
         if not (self._short_ways and self._is_plain_greedy(generation_kwargs)):
+            generation_kwargs.setdefault("eos_token_id", list(ends.ids))
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
         new_BT = generate.greedy(
             self.model,
             context,
             generation_kwargs["attention_mask"],
             max_new=max_length - context.shape[1],
-            ended=self._ended_at(stop),
+            ended=ends.reached,
             pad=self.tokenizer.pad_token_id,
         )
         return torch.cat([context, new_BT], dim=1)
@@ -110,20 +171,34 @@ class LiveLM(HFLM):
         settings = inner(self.model).generation_config.to_diff_dict()
         return asked and not drawn and {name for name, on in settings.items() if on} <= UNREAD
 
-    def _ended_at(self, stop: list[str]) -> generate.Ended:
-        """Return the test for a row's end: a token that ends text, or one of the stop strings."""
+    def _ends(self, stop: list[str]) -> generate.Ends:
+        """Return what ends a row: a token that ends text or an answer, or one of the strings."""
         configured = inner(self.model).generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [configured]
-        ids = [i for i in {*ends, self.tokenizer.eos_token_id} if i is not None]
-        stops_S = torch.tensor(ids, device=self.device)
-        words = [word for word in stop if word]
+        ends = [*ends, self.tokenizer.eos_token_id, *(self._stop.ids if self._stop else ())]
+        ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+        decode = functools.partial(self.tokenizer.batch_decode, skip_special_tokens=True)
+        return generate.Ends(ids, tuple(word for word in stop if word), decode)
 
-        def ended(new_BT: Tensor) -> Tensor:
-            done_B = torch.isin(new_BT[:, -1], stops_S)
-            if words and new_BT.shape[1] % STOP_TEXT_EVERY == 0:
-                texts = self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
-                said = [any(word in text for word in words) for text in texts]
-                done_B = done_B | torch.tensor(said, device=done_B.device)
-            return done_B
 
-        return ended
+def swallowed(context: str, answer: str) -> str:
+    """Return what is wrong with an answer that has no token of its own behind its context."""
+    return (
+        f"the answer {answer[:40]!r} has no token of its own behind {context[-40:]!r}: this "
+        "tokenizer joins them, and lm-eval cannot score it; change the task's target_delimiter"
+    )
+
+
+def chat_stop_of(tokenizer: Tokenizer) -> Stop | None:
+    """Return the stop of a tokenizer's chat template; None where it has none."""
+
+    def render(messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return str(tokenizer.apply_chat_template([*map(dict, messages)], tokenize=False))
+        except jinja2.TemplateError as error:
+            raise UserError(str(error)) from None
+
+    try:
+        return chat_stop(render, tokenizer.get_added_vocab())
+    except UserError:
+        return None

@@ -20,7 +20,6 @@ The paper leaves open which norm, which steps and which decoding it used. Here:
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.config.schema import Evaluate, Execution
+from ablate.data.specials import Stop
 from ablate.data.tokenise import Tokenised
 from ablate.evaluate import generate
 from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
@@ -55,6 +55,7 @@ class Subject:
     train: Tokenised
     heldout: Tokenised
     losses: Sequence[float]  # per optimizer step
+    stop: Stop | None = None  # of the chat template, where that made the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,18 +216,25 @@ def _answers(
 ) -> list[list[int]]:
     """Return the tokens generated on the prompts of `rows`, without the stop token."""
     prompts = [tokenised.prompt_ids(row).tolist() for row in rows]
-    last = Counter(int(tokenised.answer_ids(row)[-1]) for row in rows).most_common(1)[0][0]
     training = subject.model.training
     subject.model.eval()
     said = generate.answers(
         subject.model,
         prompts,
-        stops=sorted({last, int(subject.tokenizer.eos_token_id)}),
+        stops=_ends(subject),
         max_new=how.max_new,
         batch_size=how.batch_size,
     )
     subject.model.train(training)
     return said
+
+
+def _ends(subject: Subject) -> generate.Ends:
+    """Return what ends an answer: the stop that training has learnt, and the end of text."""
+    stop, eos = subject.stop, subject.tokenizer.eos_token_id
+    ids = dict.fromkeys(i for i in (*(stop.ids if stop else ()), eos) if i is not None)
+    words = stop.strings if stop and not stop.ids else ()
+    return generate.Ends(tuple(ids), words, subject.tokenizer.batch_decode)
 
 
 def _made(name: str, metric: str, value: float, *, n: int, items: Items = ()) -> TaskScore:

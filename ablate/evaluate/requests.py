@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.config.schema import Evaluate
+from ablate.data.tokenizer import compiled
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import Source, find, task_names
 from ablate.micro import tasks as micro
 
+CUT = "qxcutzv "  # where a message ends that is to be gone on with
 FEWSHOT_SEED = 1234  # lm-eval's own default: which examples stand before a question
 
 
@@ -45,7 +48,8 @@ def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> B
         UserError: an unknown task, or its data cannot be had.
     """
     template = None if chat is None else str(chat.chat_template)
-    settings = (name, evaluate.limit, evaluate.num_fewshot, evaluate.max_new_tokens, template)
+    shots = (evaluate.num_fewshot, evaluate.fewshot_as_multiturn)
+    settings = (name, evaluate.limit, shots, evaluate.max_new_tokens, template)
     if settings not in _BUILT:
         with _quiet():
             tasks = _load(name)
@@ -107,6 +111,7 @@ def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None) -> None:
     task.build_all_requests(
         limit=evaluate.limit,
         apply_chat_template=chat is not None,
+        fewshot_as_multiturn=chat is not None and evaluate.fewshot_as_multiturn,
         chat_template=None if chat is None else _chat_template(chat),
     )
 
@@ -141,15 +146,31 @@ def _once_per_item(render: Callable[..., Any], own: set[int]) -> Callable[..., A
 
 
 def _chat_template(tokenizer: Tokenizer) -> Callable[..., str]:
+    """Return what renders messages as lm-eval's `HFLM` does, in the world of the training data.
+
+    Its day is fixed, and a system text that the template refuses is left out. Without a generation
+    prompt the text ends with the last message, which the answer goes on.
+    """
+    template = compiled(str(tokenizer.chat_template))
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        *before, last = messages
+        if not add_generation_prompt:
+            last = {**last, "content": last["content"] + CUT}
+        given = {"messages": [*before, last], "tools": None, "documents": None, **names}
+        text = template.render(given, add_generation_prompt=add_generation_prompt)
+        said, cut, _ = text.rpartition(CUT.strip())
+        if not cut:
+            return text
+        return said if CUT in text else said.rstrip()
+
     def rendered(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )
+        try:
+            return render(messages, add_generation_prompt)
+        except jinja2.TemplateError:
+            rest = [message for message in messages if message["role"] != "system"]
+            return render(rest, add_generation_prompt)
 
     return rendered
 

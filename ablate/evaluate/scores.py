@@ -1,9 +1,11 @@
 """One score as the record keeps it, with the score of every item; no torch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
+
+from ablate.evaluate.answers import Answer
 
 Items = tuple[tuple[int, float], ...]
 # fraction: 0 to 1, shown as points; points: 0 to 100; ratio: any number without a unit.
@@ -32,7 +34,17 @@ class TaskScore:
     se: float | None = None  # standard error over items
     higher_is_better: bool | None = None
     items: Items = ()  # (doc_id, score)
+    answers: Mapping[int, Answer] = field(default_factory=dict)  # by doc_id; of a benchmark
     score_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """A benchmark, held-out part or measure that failed while it was scored."""
+
+    asked: str
+    score_key: str
+    error: str  # in one line
 
 
 def standard_error(values: Sequence[float]) -> float | None:

@@ -1,6 +1,8 @@
 """What a run is to be scored on, carried out: benchmarks, held-out loss per role, measures."""
 
-from collections.abc import Iterator, Sequence
+import functools
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,8 +10,8 @@ from torch import nn
 
 from ablate.config.schema import Cell
 from ablate.evaluate import harness, heldout, measures
-from ablate.evaluate.scores import TaskScore
-from ablate.experiment.cell_data import tokenised
+from ablate.evaluate.scores import TaskScore, Unscored
+from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.experiment.identity import Unit
 from ablate.models.files import ModelFiles
 from ablate.models.load import device_of, load, load_tokenizer
@@ -39,8 +41,10 @@ def ready(wanted: Sequence[Wanted]) -> None:
 
 def score(
     model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Wanted]
-) -> list[TaskScore]:
-    """Return the scores of `model` for every wanted unit, each with its score key.
+) -> tuple[list[TaskScore], list[Unscored]]:
+    """Return the scores of `model` for every wanted unit, and the units whose scoring failed.
+
+    A failure costs the score alone: the trained model is kept, and the unit is named.
 
     Args:
         model: the trained model, or the untouched base.
@@ -48,12 +52,32 @@ def score(
         wanted: what to score, each with a cell that asks for it.
     """
     found: list[TaskScore] = []
+    lost: list[Unscored] = []
     for kind, scorer in (("task", _tasks), ("heldout", _heldout), ("measure", _measures)):
         units = [one for one in wanted if one.unit.kind == kind]
-        for one in scorer(model, history, units):
-            found.append(one)
+        scores, failed = _tried(functools.partial(scorer, model, history), units)
+        for one in scores:
             say(f"{one.task} {one.metric}: {one.value}")
-    return found
+        found += scores
+        lost += failed
+    return found, lost
+
+
+def _tried(
+    scorer: Callable[[Sequence[Wanted]], Iterator[TaskScore]], wanted: Sequence[Wanted]
+) -> tuple[list[TaskScore], list[Unscored]]:
+    """Return what `scorer` makes of the units: of all at once or, if that fails, of each alone."""
+    try:
+        return list(scorer(wanted)), []
+    except Exception as error:  # a task's own code and data may fail in any way
+        if len(wanted) == 1:
+            unit = wanted[0].unit
+            text = traceback.format_exception_only(error)[-1]
+            lost = Unscored(unit.name, unit.key, " ".join(text.split()))
+            say(f"{unit.name}: not scored: {lost.error}\n{traceback.format_exc()}")
+            return [], [lost]
+    parts = [_tried(scorer, [one]) for one in wanted]
+    return [s for scores, _ in parts for s in scores], [u for _, lost in parts for u in lost]
 
 
 def _tasks(model: nn.Module, history: object, wanted: Sequence[Wanted]) -> Iterator[TaskScore]:
@@ -86,6 +110,7 @@ def _measures(
             train=tokenised(cell, "train"),
             heldout=tokenised(cell, "test"),
             losses=[float(entry["loss"]) for entry in history],
+            stop=tokenizer_of(cell).chat_stop if cell.dataset.template == "chat" else None,
         )
         found = measures.measure(
             list(units), subject, evaluate=cell.evaluate, execution=cell.execution

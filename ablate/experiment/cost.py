@@ -17,7 +17,7 @@ from ablate.experiment.status import missing
 from ablate.results.store import Store
 
 FLOPS_PER_SECOND = 25e9  # one core at small sizes, measured; only used where nothing was recorded
-ITEM_BYTES = 24  # an item in items.parquet, compressed
+ITEM_BYTES = 40  # an item in items.parquet with what was answered, compressed
 RECORD_BYTES = 40_000  # record, configuration, history and log together
 ADAM_BYTES = 12  # a trained parameter: gradient and two moments in fp32
 WEIGHT_BYTES = 8  # a base parameter: the model, and the copy that it is loaded from

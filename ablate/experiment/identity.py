@@ -26,6 +26,8 @@ from ablate.objective import canonical, effective_plw, objective_of
 
 # Increased by a change that alters trained weights on purpose: older records then do not match.
 NUMERICS_VERSION = 1
+# Increased by a change to how chat prompts are made or answered: their scores then do not match.
+CHAT_VERSION = 2
 KEY_LENGTH = 16
 WEIGHTS = "weight_distance"  # the measure that needs the weight change as a matrix
 
@@ -187,7 +189,10 @@ def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
 
 def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
     wanted = cell.evaluate
-    prompts = [cell.dataset.template == "chat" and (cell.model.chat_template or "own")]
+    prompts: list[Any] = [False]
+    if cell.dataset.template == "chat":
+        shots = "turns" if wanted.fewshot_as_multiturn else "one turn"
+        prompts = [(cell.model.chat_template or "own", shots, CHAT_VERSION)]
     found: list[tuple[str, str, list[Any]]] = memo.get(
         wanted, ("tasks", *prompts), lambda: _benchmarks(wanted, prompts)
     )
@@ -203,7 +208,7 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
 
 
 def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
-    """Return the benchmarks to score; `prompts` holds the chat template, if one is used."""
+    """Return the benchmarks to score; `prompts` holds how chat prompts are made, if they are."""
     check_tasks(wanted.tasks)
     check_measures(wanted.measures)
     rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]

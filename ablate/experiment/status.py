@@ -1,12 +1,12 @@
 """Which runs of a design or of a folder of results are done, running, failed or missing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
 from ablate.experiment.design import Design, Named, names
-from ablate.results.record import RECORD
 from ablate.results.store import Store
 
 STATES = ("done", "running", "failed", "missing")
@@ -41,12 +41,19 @@ def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
     holder = store.claimed(key)
     if holder is not None:
         return State(key, levels, "running", f"process {holder.get('pid')} on {holder.get('host')}")
-    if (store.folder(key) / RECORD).exists():
-        return State(key, levels, "done", "")
+    record = store.record(key)
+    if record is not None:
+        return State(key, levels, "done", unscored_text(record))
     failure = store.given_up(key)
     if failure is not None:
         return State(key, levels, "failed", failure["error"])
     return State(key, levels, "missing", "")
+
+
+def unscored_text(record: Mapping[str, Any]) -> str:
+    """Return what of a run could not be scored and why, in one line; empty where all was."""
+    lost = record.get("unscored", ())
+    return "; ".join(f"{one['asked']} not scored: {one['error']}" for one in lost)
 
 
 def missing(plan: Design, store: Store) -> dict[str, list[Named]]:

@@ -193,9 +193,15 @@ class Store:
         return attempts[-1] if len(attempts) >= MAX_KILLS else None
 
     def clear_failures(self, key: str) -> None:
-        """Remove the failed attempts at `key`, so that it is tried again."""
+        """Remove the failed attempts at `key` and at its scores, so that they are tried again."""
         for path in self.failed.glob(f"{key}-*.json"):
             path.unlink(missing_ok=True)
+        record = self.record(key)
+        if record and record.get("unscored"):
+            lost = {one["score_key"] for one in record["unscored"]}
+            left = [known for known in record["score_keys"] if known not in lost]
+            changed = record | {"unscored": [], "score_keys": left}
+            self.amend(key, {RECORD: json.dumps(changed, indent=1, allow_nan=False).encode()})
 
 
 def _worker() -> dict[str, Any]:

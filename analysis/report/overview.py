@@ -20,7 +20,8 @@ def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
     cells = raw.drop_duplicates(level_columns(raw))
     blocks: list[Block] = [Text(_sentence(raw, cells)), Sheet(_grid(cells), open=True)]
-    tables = [_aliases(cells), _failures(cells, folder), _cells(cells), _cost(cells)]
+    lost = [_failures(cells, folder), _unscored(cells, folder)]
+    tables = [_aliases(cells), *lost, _cells(cells), _cost(cells)]
     blocks += [Sheet(table) for table in tables if len(table.frame)]
     return Section("run", "What was run", (*blocks, *_rates(cells, folder)))
 
@@ -183,6 +184,22 @@ def _error(folder: Path, key: str) -> str:
         return ""
     error = json.loads(attempts[-1].read_text(encoding="utf-8")).get("error", "")
     return str(error).strip().splitlines()[-1] if str(error).strip() else ""
+
+
+def _unscored(cells: pd.DataFrame, folder: Path | None) -> Table:
+    """Return the scores that failed in runs that were trained, as their records name them."""
+    rows = []
+    names = [n for n in shown(cells) if cells[n].nunique() > 1]
+    done = cells[_column(cells, "status", "done") == "done"] if folder else cells[:0]
+    for _, cell in done.drop_duplicates("train_key").iterrows():
+        file = Path(str(folder)) / "cells" / str(cell["train_key"]) / "record.json"
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        levels = {name: cell[name] for name in names}
+        rows += [
+            levels | {"task": one["asked"], "error": one["error"]}
+            for one in record.get("unscored", ())
+        ]
+    return Table("unscored", "Scores that failed", pd.DataFrame(rows))
 
 
 def _cells(cells: pd.DataFrame) -> Table:

@@ -26,6 +26,7 @@ from analysis.table.factors import run_columns
 
 Scores = npt.NDArray[np.float32]
 FILE = "items.parquet"
+COLUMNS = ["task", "metric", "doc_id", "score"]  # of it; it holds what was answered too
 APART = 0.01  # points by which the items' mean may differ from the recorded score
 RIGHT = 100.0  # points of an item that is right
 
@@ -136,10 +137,10 @@ def _of_run(path: Path, wanted: Collection[tuple[str, ...]]) -> Found:
     if not path.is_file():
         return {}
     try:
-        table = pq.read_table(path, read_dictionary=["task", "metric"])
+        table = pq.read_table(path, columns=COLUMNS, read_dictionary=["task", "metric"])
     except (pa.ArrowInvalid, OSError) as error:
         raise AnalysisError(f"items={path}: cannot be read: {str(error).splitlines()[0]}") from None
-    frame = table.to_pandas()
+    frame = table.to_pandas().dropna(subset="score", ignore_index=True)
     groups = frame.groupby(["task", "metric"], observed=True, sort=False).indices
     doc, score = frame["doc_id"].to_numpy(np.int32), frame["score"].to_numpy(np.float32)
     return {

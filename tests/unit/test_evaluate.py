@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from lm_eval import evaluator
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from sacrebleu.metrics import CHRF
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -30,9 +33,14 @@ from transformers import (
     Qwen3Config,
 )
 
-from ablate.config.schema import Evaluate, Execution
+from ablate.config.schema import Dataset, Evaluate, Execution, Model
+from ablate.data.rows import Row, Turn
+from ablate.data.templates import render
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
-from ablate.evaluate import choices, generate, harness, heldout, shapes, tasks_index
+from ablate.evaluate import choices, generate, harness, heldout, requests, shapes, tasks_index
+from ablate.evaluate import live as live_module
+from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.requests import quiet
 from ablate.evaluate.scores import standard_error
 from ablate.experiment import identity
@@ -291,6 +299,148 @@ def test_prompts_may_go_through_the_chat_template(tokenizer, folder, docs):
     bench = harness.prepare(asking(folder / "toy_choice.yaml"), tokenizer, chat=True)[0]
     prompts = {i.doc_id: i.args[0] for i in bench.tasks["toy_choice"].instances}
     assert prompts[0] == f"<s>[INST] {docs[0]['prompt']} [/INST]"
+
+
+def test_shots_of_a_chat_are_turns_unless_asked_otherwise(tokenizer, folder):
+    path = folder / "toy_writing.yaml"
+
+    def first(**settings):
+        asked = asking(path, num_fewshot=2, **settings)
+        (task,) = harness.prepare(asked, tokenizer, chat=True)[0].tasks.values()
+        return task.instances[0].args[0]
+
+    assert first().count("[INST]") == 3
+    assert first(fewshot_as_multiturn=False).count("[INST]") == 1
+
+
+def test_how_chat_prompts_are_made_is_in_the_score_key_of_chats_alone():
+    def units(template, **settings):
+        dataset = Dataset(name="d", source="local", path="d.jsonl", template=template)
+        model = Model(name="m", source="local", path="m")
+        wanted = asking("micro_lives", heldout=(), **settings)
+        cell = SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, is_base=True)
+        return identity._units(cell, None, "a run", identity.Memo())
+
+    assert units("alpaca") == units("plain") == units("alpaca", fewshot_as_multiturn=False)
+    keys = {units("alpaca"), units("chat"), units("chat", fewshot_as_multiturn=False)}
+    assert len(keys) == 3
+    old = identity.digest(
+        ["a run", "task", "micro_lives", [f"micro-{micro.version()}"] + [None] * 3 + [False]]
+    )
+    assert units("alpaca")[0].key == old
+
+
+def test_a_system_text_that_the_template_refuses_is_left_out_and_the_day_is_fixed(make_bytes):
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{{ m.role + ': ' + m.content + '</s>' }}{% endfor %}{{ strftime_now('%Y') }}"
+    )
+    folder = make_bytes("</s>", eos_token="</s>", chat_template=template)
+    render = requests._chat_template(AutoTokenizer.from_pretrained(folder))
+    said = [{"role": "system", "content": "Hm"}, {"role": "user", "content": "Hi"}]
+    assert render(said) == "user: Hi</s>2024"
+
+
+BOS_CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}" + (
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def bos_folder(tokenizer_folders, tmp_path):
+    """A tokenizer that adds BOS, with a chat template that writes none."""
+    folder = shutil.copytree(tokenizer_folders["llama"], tmp_path / "bos")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {
+        "chat_template": BOS_CHATML,
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def live(model, tokenizer, **settings):
+    return LiveLM(model, tokenizer, batch_size=2, memo=TokenMemo(), **settings)
+
+
+def test_a_prompt_has_the_ids_that_training_gave_it(bos_folder, tokenizer_folders, model):
+    """Chat and plain text, with and without a BOS of the tokenizer's and of the template's."""
+    said = [("user", "Name  the capital\n"), ("assistant", "Paris, naïve"), ("user", " a fox? ")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    parts = {"user": "instruction", "assistant": "completion"}
+    turns = tuple(Turn(role, ((parts[role], text),)) for role, text in said)
+    row = Row(turns=(*turns, Turn("assistant", (("completion", "Yes"),))))
+    for folder in (bos_folder, tokenizer_folders["llama"], tokenizer_folders["qwen"]):
+        tokenizer, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
+        for template in ("chat", "plain"):
+            rendered = render(
+                row, Dataset(name="", source="local", path="d", template=template), ours
+            )
+            cut = rendered.text.rindex("Yes")
+            prompt = rendered.text[:cut].rstrip(" ")
+            trained = [ours.bos] * rendered.add_bos + ours.encode(prompt).ids.tolist()
+            if template == "chat":
+                asked = requests._chat_template(tokenizer)(messages)
+                assert asked == prompt
+            lm = live(model, tokenizer, chat=template == "chat")
+            assert lm.tok_encode(prompt) == trained
+            ids_BL, mask_BL = lm.tok_batch_encode([prompt, prompt[9:]])
+            assert ids_BL[0][mask_BL[0] == 1].tolist() == trained
+
+
+def test_no_eos_stands_behind_a_prompt(make_bytes, model):
+    folder = make_bytes("<s>", "</s>", bos_token="<s>", eos_token="</s>")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    special = [("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=special
+    )
+    assert tokenizer("ab").input_ids[-1] == tokenizer.eos_token_id
+    found = live(model, tokenizer)._encode_pair("ab", " cd")
+    bare = tokenizer("ab cd", add_special_tokens=False).input_ids
+    assert found == ([tokenizer.bos_token_id, *bare[:2]], bare[2:])
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("short", [True, False])
+def test_generation_ends_at_the_chat_templates_stop(short, special, make_bytes, monkeypatch):
+    """The stop that training learnt, whatever eos_token says, special or not."""
+    names = ("<|eos|>", *(["<|im_end|>"] if special else []))
+    template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    folder = make_bytes(*names, eos_token="<|eos|>", chat_template=template)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not special:
+        tokenizer.add_tokens(["<|im_end|>"])
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    config = LlamaConfig(**TINY | {"vocab_size": len(tokenizer), "eos_token_id": None})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = ["user:Hi<|im_end|>\n", "user:Hello, you<|im_end|>\n"]
+    asked = [
+        Instance("generate_until", {}, (p, {"until": [], "max_gen_toks": 9}), 0) for p in prompts
+    ]
+    ids = tokenizer(prompts[0]).input_ids
+    free = model.generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False)[
+        0, len(ids) :
+    ].tolist()
+    at = next(t for t in range(1, 9) if free[t] not in free[:t])
+    head = model.lm_head.weight.data  # the token said then is from now on the stop
+    head[[free[at], stop]] = head[[stop, free[at]]]
+    monkeypatch.setattr(live_module, "short_ways", lambda model: short)
+    said = live(model, tokenizer, chat=True).generate_until(asked)
+    assert said[0] == tokenizer.decode(free[:at])
+    assert live(model, tokenizer, chat=False).generate_until(asked)[0] != said[0]
+
+
+def test_an_answer_swallowed_by_its_prompt_is_refused_in_one_line(make_bytes, model):
+    folder = make_bytes("</s>", eos_token="</s>", merges=[("q", "u")])
+    lm = live(model, AutoTokenizer.from_pretrained(folder))
+    requests_ = [Instance("loglikelihood", {}, ("Say q", answer), 0) for answer in ("u", " no")]
+    with pytest.raises(UserError, match="'u' has no token of its own behind 'Say q'") as error:
+        lm.loglikelihood(requests_)
+    assert "\n" not in str(error.value)
 
 
 def test_no_task_no_score(model, tokenizer):

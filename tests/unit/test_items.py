@@ -1,5 +1,7 @@
 """Items: read once a run, in points; paired differences; the binomial model of runs and items."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -77,6 +79,19 @@ def test_every_run_is_read_once_in_points(place, items):
     assert items.items.groupby("task", observed=True)["binary"].first().to_dict() == {
         "quiz": True, "essay": False,
     }  # fmt: skip
+
+
+def test_rows_without_a_score_say_what_was_answered_and_are_no_items(place, tmp_path):
+    """A perplexity has no scores of single items; its rows hold the answers alone."""
+    folder, table = place
+    shutil.copytree(folder, tmp_path / "other")
+    for file in (tmp_path / "other" / "cells").glob("*/items.parquet"):
+        frame = pd.read_parquet(file).assign(output="said", loglikelihoods=[[-1.0]] * (3 * ITEMS))
+        more = frame.assign(metric="perplexity", score=np.float32("nan"))
+        pd.concat([frame, more]).to_parquet(file, index=False)
+    with_answers = read_items(study_rows(from_results(table)), tmp_path / "other")
+    without = read_items(study_rows(from_results(table)), folder)
+    np.testing.assert_array_equal(with_answers.scores_RI, without.scores_RI)
 
 
 def test_the_long_table_has_codes_and_every_score(items):

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from ablate.config.schema import Evaluate, Execution
+from ablate.data.specials import Stop
 from ablate.errors import UserError
 from ablate.evaluate import measures
 from ablate.evaluate.tasks_index import MEASURES
@@ -186,6 +187,22 @@ def test_generation_length_counts_tokens_before_the_stop(subject, rows):
     assert [length for _, length in tokens.items] == lengths
     assert (tokens.value, tokens.metric) == (np.mean(lengths), "tokens")
     assert (capped.value, capped.metric) == (0, "capped")
+
+
+def test_an_answer_ends_at_the_chat_templates_stop_in_tokens_or_in_words(subject, rows, tokenizer):
+    """A token of what the model knows by heart, then a text inside it, is taken for the stop."""
+    known = [ids[roles.index(Role.COMPLETION) : -1] for ids, roles in rows]
+    (token,) = {ids[1] for ids in known[:1]}
+    lengths = [ids.index(token) if token in ids else len(ids) for ids in known]
+    stop = Stop("?", (token,), ("?",))
+    tokens, _ = run(["generation_length"], subject(stop=stop))
+    assert [length for _, length in tokens.items] == lengths
+    tokens, _ = run(["generation_length"], subject(stop=Stop(" the", (), ("the",))))
+    texts = [tokenizer.decode(ids).partition("the")[0] for ids in known]
+    for (_, length), ids, text in zip(tokens.items, known, texts, strict=True):
+        assert len(tokenizer.decode(ids[: int(length)])) <= len(text)
+        assert length == len(ids) or len(tokenizer.decode(ids[: int(length) + 1])) > len(text)
+    assert tokens.value < np.mean([len(ids) for ids in known])
 
 
 def test_generation_ends_at_its_limit_and_says_so(subject, rows):

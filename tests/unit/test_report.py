@@ -19,10 +19,11 @@ from analysis.questions.plw.headline_section import headlines as plw_headlines
 from analysis.questions.plw.section import dose_points
 from analysis.questions.settings import section as settings
 from analysis.regression.study import fitted
-from analysis.report import first_screen, words
+from analysis.report import first_screen, overview, words
 from analysis.report.build import build
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN
 from analysis.report.overview import counts
+from analysis.report.page import Sheet
 from analysis.report.tables import Table, escape_tex, html_table, latex, shown
 from analysis.report.trust import trust, warnings
 from analysis.table.frame import from_results
@@ -262,6 +263,21 @@ def test_what_was_run_counts_runs_aliases_and_failures(report, page):
     same = pd.read_csv(report / "tables" / "aliases.csv")
     full = same[(same["adapter"] == "full") & (same["rank"] == 8)]
     assert full["same run as"].str.contains("rank=4").all()
+
+
+def test_a_score_that_failed_is_named(tmp_path):
+    results = fake_results(plws=PLWS)
+    key = results.loc[results["adapter"] != "none", "train_key"].iloc[0]
+    record = {"unscored": [{"asked": "quiz", "score_key": "s", "error": "ValueError: no"}]}
+    (tmp_path / "cells" / key).mkdir(parents=True)
+    (tmp_path / "cells" / key / "record.json").write_text(json.dumps(record))
+    blocks = overview.section(results, tmp_path).blocks
+    (table,) = [b.table for b in blocks if isinstance(b, Sheet) and b.table.name == "unscored"]
+    assert table.frame[["task", "error"]].to_numpy().tolist() == [["quiz", "ValueError: no"]]
+    assert not any(
+        isinstance(b, Sheet) and b.table.name == "unscored"
+        for b in overview.section(results, None).blocks
+    )
 
 
 def test_no_text_of_the_table_reaches_the_page_as_markup(tmp_path):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ablate.errors import UserError
+from ablate.experiment.status import unscored_text
 from ablate.results.record import SCHEMA
 from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
 
@@ -109,6 +110,18 @@ def test_kills_are_retried_errors_are_not(store):
     store.fail(KEY, {"kind": "error", "error": "ValueError: no"})
     assert store.given_up(KEY)["error"] == "ValueError: no"
     assert store.record(KEY) is None  # a failure never takes the cell's place
+
+
+def test_scores_that_failed_are_named_and_tried_again_on_request(store):
+    lost = {"asked": "quiz", "score_key": "t", "error": "ValueError: no"}
+    with store.writing(KEY) as draft:
+        record = {"score_keys": ["s", "t"], "unscored": [lost], "scores": []}
+        (draft / "record.json").write_text(json.dumps(record))
+    assert unscored_text(store.record(KEY)) == "quiz not scored: ValueError: no"
+    assert store.scored(KEY) == {"s", "t"}  # tried
+    store.clear_failures(KEY)
+    assert store.scored(KEY) == {"s"}
+    assert unscored_text(store.record(KEY)) == ""
 
 
 def test_what_a_killed_writer_left_is_cleared_once_it_is_old(store):
