@@ -20,6 +20,7 @@ from rich.markup import escape
 from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import UserError, refuse
+from ablate.evaluate.tasks_index import check_data
 from ablate.experiment.cost import check_disk
 from ablate.experiment.design import Design
 from ablate.experiment.notes import notes
@@ -91,6 +92,8 @@ def sweep_grid(
     store = Store(request.out)
     store.prepare()
     check_disk(request.design, store)
+    lacking = [name for names in missing(request.design, store).values() for name in names]
+    check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))
     if request.settings["retry_failed"]:
         for key in request.design.runs:
             store.clear_failures(key)

@@ -27,6 +27,13 @@ MATCHED_WITHIN = 0.1  # relative distance to LoRA's count up to which a budget c
 
 # The parts of a decoder layer, by substrings of the module names that architectures use.
 PARTS = {"attention": ("attn", "attention"), "mlp": ("mlp", "feed_forward", "ffn")}
+# Matrices that hold several projections in one, by the projections: Pythia's and Falcon's
+# query_key_value, Phi-3's qkv_proj and gate_up_proj, MPT's Wqkv, GPT-2's c_attn.
+_QKV = ("query_key_value", "qkv_proj", "Wqkv", "c_attn")
+FUSED = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), _QKV),
+    **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj",)),
+}
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -132,6 +139,12 @@ def adapted(cell: Cell, shapes: Shapes) -> dict[str, Shape]:
     return found
 
 
+def fused(shapes: Shapes) -> list[str]:
+    """Return the names, without their place, of matrices that hold several projections in one."""
+    leaves = dict.fromkeys(name.rpartition(".")[2] for name in shapes)
+    return [leaf for leaf in leaves if any(leaf in joint for joint in FUSED.values())]
+
+
 def _by_module(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
     wanted = placement.modules
     if wanted == "all":
@@ -144,6 +157,12 @@ def _by_module(placement: Placement, shapes: Shapes) -> dict[str, Shape]:
     for target in wanted:
         if not any(_ends(name, target) for name in shapes):
             leaves = {name.rpartition(".")[2] for name in shapes}
+            joint = [leaf for leaf in fused(shapes) if leaf in FUSED.get(target, ())]
+            if joint:
+                raise UserError(
+                    f"placement.modules={target}: this model has it in one matrix with others, "
+                    f"{joint[0]}, which an adapter changes as a whole; name that"
+                )
             raise unknown("placement.modules", target, {"all", *PARTS, *leaves})
     return {n: s for n, s in shapes.items() if any(_ends(n, target) for target in wanted)}
 

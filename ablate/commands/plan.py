@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,16 +13,21 @@ from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, fol
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
+if TYPE_CHECKING:
+    from ablate.experiment.request import Request
+
 FORMATS = ("text", "json")
 SHOWN = 8  # aliases and illegal cells that are listed
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     planning.check(given)
+    from ablate.experiment.known import Assumed
     from ablate.experiment.request import plan_grid
     from ablate.experiment.summary import summarise
 
-    request = plan_grid(rest, config_dirs=folders(given))
+    request = plan_grid(rest, config_dirs=folders(given), known=Assumed())
+    _check_device(request)
     if given.freeze or given.fraction:
         check_folder("out", request.out)
     summary = summarise(request) | planning.answers(request, given)
@@ -30,6 +36,14 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         return 0
     render(summary, CONSOLE)
     return 0
+
+
+def _check_device(request: "Request") -> None:
+    """Refuse a GPU that this machine does not have."""
+    if any(named.cell.execution.device == "cuda" for named in request.design.cells):
+        from ablate.models.load import device_of  # torch
+
+        device_of("cuda")
 
 
 def render(summary: dict[str, Any], console: Console) -> None:
@@ -48,14 +62,41 @@ def render(summary: dict[str, Any], console: Console) -> None:
         console.print(f"{len(summary['illegal'])} further cells are illegal and left out")
     _render_names(summary, console)
     _render_adapters(summary["adapters"], console)
-    console.print(
-        f"about {duration(summary['core_seconds'])} of one core, "
-        f"{summary['disk_mb']:,.0f} MB of disk, {summary['memory_mb']:,} MB of memory a run "
-        f"(from {summary['basis']})"
-    )
+    for line in (*_about_models(summary["models"]), *_costs(summary)):
+        console.print(line, soft_wrap=True, highlight=False)
+    for assumed in summary["assumed"]:
+        console.print(f"  assumed: {assumed}", soft_wrap=True, highlight=False)
+    if summary["assumed"]:
+        console.print("  so runs that are recorded already are not recognised here")
     for note in summary["notes"]:
         console.print(f"[bold]note[/bold] {note}", soft_wrap=True)
     planning.render(summary, console)
+
+
+def _about_models(models: list[dict[str, Any]]) -> Iterator[str]:
+    for model in models:
+        if model["tied"]:
+            yield f"  {model['model']}: token embedding and head are one matrix"
+        for name in model["fused"]:
+            yield f"  {model['model']}: {name} holds several projections, which change together"
+
+
+def _costs(summary: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"about {duration(summary['core_seconds'])} of one core, "
+        f"{summary['memory_mb']:,} MB of memory a run (from {summary['basis']})"
+    )
+    parts = ", ".join(f"{k} {_size(mb)}" for k, mb in summary["gpu_memory_parts_mb"].items())
+    yield (
+        f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %, "
+        f"{_size(summary['gpu_memory_mb'])} of memory on one GPU ({parts})"
+    )
+    to_get = f", {_size(summary['download_mb'])} to download" if summary["download_mb"] else ""
+    yield f"disk: {_size(summary['disk_mb'])} for results{to_get}"
+
+
+def _size(mb: float) -> str:
+    return f"{mb:,.0f} MB" if mb < 10_000 else f"{mb / 1000:,.0f} GB"
 
 
 def _render_names(summary: dict[str, Any], console: Console) -> None:
@@ -70,7 +111,7 @@ def _render_names(summary: dict[str, Any], console: Console) -> None:
 
 def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
     shown = Table("model", "adapter", box=None)
-    for name in ("rank", "trained", "of model", "LoRA's budget", "ratio"):
+    for name in ("rank", "trained", "of model", "LoRA's budget", "ratio", "lr"):
         shown.add_column(name, justify="right")
     for row in rows:
         shown.add_row(
@@ -81,6 +122,7 @@ def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
             f"{row['share']:.1%}",
             f"{row['budget_asked']:,}" if row["budget_asked"] else "-",
             f"{row['ratio']:.3f}" if row["ratio"] else "-",
+            f"{row['lr']:.2g}{' untuned' * row['untuned']}" if row["lr"] else "-",
         )
     console.print(shown)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
+from ablate import hub
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Verb, folders
 from ablate.errors import UserError
 from ablate.paths import check_folder
@@ -39,6 +40,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
     """Pretrain the model into `folder` and print what it took."""
+    if cell.dataset.source == "hub":
+        hub.check_data(f"dataset.path={cell.dataset.path}", cell.dataset.path)
     from ablate.training.pretrain import pretrain  # torch
 
     if (folder / "model.safetensors").exists():

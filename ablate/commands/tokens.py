@@ -9,20 +9,19 @@ from ablate.paths import check_folder
 from ablate.terminal import CONSOLE
 
 ROWS = 3
+UNSCORED = ("evaluate=none", "evaluate.heldout=[]")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.commands.token_page import html
     from ablate.commands.token_text import preview
-    from ablate.config.overrides import key_of
     from ablate.experiment.request import plan_grid
 
     if given.html:
         _check_file(Path(given.html))
-    # What a row's tokens weigh needs no learning rate, tuned or not.
-    rate = [] if any(key_of(word) == "train.lr" for word in rest) else ["train.lr=1"]
-    # The first cell of a design is the untouched base.
-    request = plan_grid([*rate, *rest, "single=true"], config_dirs=folders(given))
+    # Nothing is scored: rows too few for a test part are shown too. The first cell of a design is
+    # the untouched base.
+    request = plan_grid([*rest, *UNSCORED, "single=true"], config_dirs=folders(given))
     cell = request.design.cells[-1].cell
     if given.html:
         Path(given.html).write_text(html(cell, given.rows))

@@ -13,6 +13,7 @@ from ablate.roles import DETAILS, MASKED_ROLES
 
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
+SIZES = ("rows", "prompt", "completion", "text")  # of a data set; the last three mean tokens a row
 
 
 def require(ok: bool, setting: str, value: object, allowed: str) -> None:
@@ -171,8 +172,13 @@ class Dataset:
     invert_prompt: bool = False  # the output becomes the input, the instruction the target
     shuffle_prompts: bool = False  # control: every completion gets another row's prompt
     options: Mapping[str, Any] = field(default_factory=dict)  # the micro generator's free factors
+    published: Mapping[str, float] = field(default_factory=dict)  # SIZES, for a plan without rows
 
     def __post_init__(self) -> None:
+        for name, size in self.published.items():
+            if name not in SIZES:
+                raise unknown(f"dataset.published.{name}", size, SIZES)
+            require(size > 0, f"dataset.published.{name}", size, "a number above 0")
         require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
         ok = self.max_rows is None or self.max_rows > 0
         require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
@@ -187,6 +193,7 @@ class Model:
     path: str
     revision: str | None = None
     chat_template: str | None = None  # a file that overrides the tokenizer's own
+    shape: Mapping[str, Any] = field(default_factory=dict)  # for a plan without the files
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "a folder or a hub id")
@@ -198,6 +205,7 @@ class Train:
 
     name: str
     lr: float | Literal["tuned"]
+    untuned: bool = False  # set by the design: the rate is a default that nobody tuned
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -236,13 +244,19 @@ class Evaluate:
     name: str
     tasks: tuple[str, ...] = ()
     limit: int | None = None  # items a task
-    num_fewshot: int | None = None  # None: as the task says
+    num_fewshot: int | Mapping[str, int] | None = None  # all, by task, or as the task says
     fewshot_as_multiturn: bool = True  # shots of a chat prompt are turns of their own
     heldout: tuple[Literal["validation", "test"], ...] = ("test",)
     heldout_rows: int = 200
     measures: tuple[str, ...] = ()
     measure_rows: int = 64  # training prompts generated from for the memorisation measure
     max_new_tokens: int | None = None  # None: as the task says
+    run_code: bool = False  # consent to benchmarks that run what the model writes
+
+    def shots(self, task: str) -> int | None:
+        """Return the few-shot examples before an item of `task`; None: as the task says."""
+        shots = self.num_fewshot
+        return shots if shots is None or isinstance(shots, int) else shots.get(task)
 
     def __post_init__(self) -> None:
         ok = self.limit is None or self.limit > 0

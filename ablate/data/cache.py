@@ -34,7 +34,7 @@ def key(dataset: Dataset, part: str, tokenizer_hash: str, settings: Mapping[str,
     """Return the content key of a tokenised part; memoised, as a plan asks for it 10,000 times."""
     asked = (repr(dataset), part, tokenizer_hash, repr(settings), source_hash(dataset))
     if asked not in _keys:
-        facts = plain(dataset) | {"name": "", "content": asked[-1], "part": part}
+        facts = plain(dataset) | {"name": "", "published": {}, "content": asked[-1], "part": part}
         if dataset.source == "local":
             facts["path"] = ""  # the content counts, not its place
         facts |= {"tokenizer": tokenizer_hash, "version": DATA_VERSION, **settings}

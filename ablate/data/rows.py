@@ -66,7 +66,7 @@ def load(dataset: Dataset, part: str) -> Rows:
         rows = _part(rows, dataset, part)
     rows = rows[: dataset.max_rows]
     if not rows:
-        raise UserError(f"dataset.path={dataset.path}: its {part} part holds no rows")
+        raise empty_part(dataset, part)
     if dataset.invert_prompt:
         rows = [_inverted(row) for row in rows]
     if dataset.shuffle_prompts and part == "train":
@@ -76,6 +76,15 @@ def load(dataset: Dataset, part: str) -> Rows:
 
 def _without_system(row: Row) -> tuple[Turn, ...]:
     return tuple(turn for turn in row.turns if turn.role != "system")
+
+
+def empty_part(dataset: Dataset, part: str) -> UserError:
+    """Return the error of a part that holds no row."""
+    further = "" if part == "train" else "; evaluate.heldout=[] scores none of them"
+    return UserError(
+        f"dataset.path={dataset.path}: its {part} part holds no rows; give it a larger share "
+        f"with dataset.splits.{part}{further}"
+    )
 
 
 def _answered(row: Row) -> bool:

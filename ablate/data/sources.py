@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate import hub
 from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
@@ -98,6 +99,8 @@ def _numbered(rows: Any) -> list[Record]:
 
 
 def _hub_rows(dataset: Dataset) -> Any:
+    setting = f"dataset.path={dataset.path}"
+    hub.check_data(setting, dataset.path)  # `datasets` would ask for minutes
     from datasets import load_dataset
 
     try:
@@ -105,10 +108,10 @@ def _hub_rows(dataset: Dataset) -> Any:
             dataset.path, dataset.subset, revision=dataset.revision, split=dataset.split
         )
     except Exception as error:  # the library raises a dozen kinds; the user needs its first line
+        if hub.unreachable() and isinstance(error, OSError):
+            raise hub.absent(setting) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"dataset.path={dataset.path}: the hub data set could not be loaded ({reason})"
-        ) from None
+        raise UserError(f"{setting}: the hub data set could not be loaded ({reason})") from None
 
 
 def _read(file: Path) -> list[Record]:

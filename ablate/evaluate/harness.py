@@ -95,7 +95,13 @@ def score(
     with quiet(), _undisturbed(model, seed):
         size, known = execution.eval_batch_size, memo(tokenizer)
         lm = LiveLM(model, tokenizer, batch_size=size, memo=known, chat=chat)
-        found = evaluator.evaluate(lm, {"tasks": tasks}, limit=evaluate.limit, bootstrap_iters=0)
+        found = evaluator.evaluate(
+            lm,
+            {"tasks": tasks},
+            limit=evaluate.limit,
+            bootstrap_iters=0,
+            confirm_run_unsafe_code=evaluate.run_code,
+        )
     return [
         one
         for bench in benchmarks

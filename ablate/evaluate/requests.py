@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ import jinja2
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ablate import hub
 from ablate.config.schema import Evaluate
 from ablate.data.tokenizer import compiled
 from ablate.errors import UserError
-from ablate.evaluate.tasks_index import Source, find, task_names
+from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
 from ablate.micro import tasks as micro
 
 CUT = "qxcutzv "  # where a message ends that is to be gone on with
@@ -48,13 +50,13 @@ def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> B
         UserError: an unknown task, or its data cannot be had.
     """
     template = None if chat is None else str(chat.chat_template)
-    shots = (evaluate.num_fewshot, evaluate.fewshot_as_multiturn)
+    shots = (evaluate.shots(name), evaluate.fewshot_as_multiturn)
     settings = (name, evaluate.limit, shots, evaluate.max_new_tokens, template)
     if settings not in _BUILT:
         with _quiet():
-            tasks = _load(name)
+            tasks = _load(name, run_code=evaluate.run_code)
             for task in tasks.values():
-                _build(task, evaluate, chat)
+                _build(task, evaluate, chat, shots=evaluate.shots(name))
         _BUILT[settings] = Benchmark(name, tasks)
     return _BUILT[settings]
 
@@ -62,8 +64,11 @@ def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> B
 _BUILT: dict[tuple[Any, ...], Benchmark] = {}
 
 
-def _load(name: str) -> dict[str, Any]:
+def _load(name: str, *, run_code: bool) -> dict[str, Any]:
     source = find(name)
+    if run_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the consent that the metric of such tasks asks for
+    fault = "" if source.kind == "micro" else hub.unreachable()  # asked once, and not for minutes
     try:
         manager, specs = _manager(source)
         tasks: dict[str, Any] = manager.load(specs)["tasks"]
@@ -72,7 +77,12 @@ def _load(name: str) -> dict[str, Any]:
     except Exception as error:  # whatever lm-eval, `datasets` and the hub raise between them
         first = str(error).strip().split("\n")[0]
         kind = type(error).__name__
-        raise UserError(f"evaluate.tasks={name}: cannot be loaded ({kind}: {first})") from error
+        away = f"; the hub cannot be reached ({fault})" if fault else ""
+        raise UserError(
+            f"evaluate.tasks={name}: cannot be loaded ({kind}: {first}){away}"
+        ) from error
+    if not run_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
+        raise runs_code(name)  # a group's, whose files were not read before
     return tasks
 
 
@@ -98,10 +108,10 @@ def _whole_index() -> Any:
     return TaskManager()  # ten seconds: only groups and tags need it
 
 
-def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None) -> None:
+def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None, *, shots: int | None) -> None:
     """Build the requests of `task` and make lm-eval find them built from now on."""
-    if evaluate.num_fewshot is not None and task.config.num_fewshot != 0:
-        task.set_config("num_fewshot", evaluate.num_fewshot)  # 0 in a task's file is final
+    if shots is not None and task.config.num_fewshot != 0:
+        task.set_config("num_fewshot", shots)  # 0 in a task's file is final
     elif task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
     if evaluate.max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":

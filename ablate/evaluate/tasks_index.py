@@ -6,6 +6,7 @@ lm-eval's YAML format; or a name that lm-eval ships (task, group or tag). The li
 names takes lm-eval ten seconds to make and is kept in the cache, one file per lm-eval version.
 """
 
+import csv
 import functools
 import hashlib
 import json
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ablate import hub
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import tasks
 from ablate.paths import cache_dir
@@ -48,14 +50,60 @@ def known_tasks() -> tuple[str, ...]:
     return (*tasks.TASKS, *_stock())
 
 
-def check_tasks(names: Iterable[str]) -> None:
+def check_tasks(names: Iterable[str], *, run_code: bool = False) -> None:
     """Check every name of `evaluate.tasks`; loads no data and no torch.
 
     Raises:
-        UserError: an unknown task, or a path without a usable task file.
+        UserError: an unknown task, a path without a usable task file, or a task that runs what the
+            model writes without the consent `run_code`.
     """
     for name in names:
-        find(name)
+        source = find(name)
+        if not run_code and source.kind == "task" and _settings(source.path).get("unsafe_code"):
+            raise runs_code(name)
+
+
+def runs_code(name: str) -> UserError:
+    """Return the error of a task that runs what the model writes, without consent to it."""
+    return UserError(
+        f"evaluate.tasks={name}: runs code that the model writes, on this machine; "
+        "evaluate.run_code=true consents to it"
+    )
+
+
+def check_data(names: Iterable[str]) -> None:
+    """Check that the rows of lm-eval's tasks may be had, before anything is trained.
+
+    Raises:
+        UserError: they are in no cache here and the hub cannot be reached.
+    """
+    for name in names:
+        source = find(name)
+        rows = _settings(source.path).get("dataset_path") if source.kind == "task" else None
+        if isinstance(rows, str) and "/" in rows:  # others are file formats
+            hub.check_data(f"evaluate.tasks={name}: {rows}", rows)
+
+
+def items(name: str) -> int | None:
+    """Return the published number of items of a task, a task group included; None: not known."""
+    if name in tasks.TASKS:
+        return tasks.ITEMS
+    return int(published()[name]["items"]) if name in published() else None
+
+
+@functools.cache
+def published() -> dict[str, dict[str, str]]:
+    """Return what is known of lm-eval's common tasks without their data: file, items, source."""
+    with Path(__file__).with_name("stock.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["task"]: row for row in csv.DictReader(stream)}
+
+
+@functools.cache
+def _settings(file: Path) -> dict[str, Any]:
+    """Return what a task file says, with what it includes."""
+    own = _read(file)
+    above = file.parent / str(own.get("include"))
+    return _settings(above) | own if above.is_file() else own
 
 
 def check_measures(names: Iterable[str]) -> None:
@@ -79,6 +127,11 @@ def find(name: str) -> Source:
         return Source("micro", name)
     if os.sep in name or name.endswith(TASK_FILES):
         return _find_path(name)
+    common = published().get(name)
+    if common and not common["file"]:
+        return Source("group", name)
+    if common and (_stock_folder() / common["file"]).is_file():  # the whole index takes seconds
+        return Source("task", name, _stock_folder() / common["file"])
     stock = {} if name.startswith(OURS) else _stock()
     if name in stock:
         path = stock[name]

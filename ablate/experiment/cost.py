@@ -1,17 +1,29 @@
 """The estimated cost of a set of runs in time, memory and disk, from sizes alone.
 
 Times come from the pace of runs recorded in the same folder where there are any, else from the size
-of the model; `Cost.basis` says which.
+of the model; `Cost.basis` says which. GPU-hours and the memory of a GPU are arithmetic, for one GPU
+that holds the whole run:
+
+    floating-point operations   6 a parameter and trained token, 2 a parameter and scored token
+    GPU-hours                   those, at `GPU_FLOPS` of an A100, `GPU_USED` of which are used
+    base weights                4, 2, 1 or 0.5 bytes a parameter by base_precision
+    gradients and optimizer     12 bytes a trained parameter: gradient and two moments in fp32
+    activations                 inputs and outputs of every linear layer, 4 or 2 bytes a number by
+                                train.precision, for the tokens of a micro-batch; with
+                                execution.gradient_checkpointing of one layer, and one input each
+    logits                      12 bytes a token of a micro-batch and an entry of the vocabulary
 """
 
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ablate.adapters import registry
 from ablate.adapters.stored import weights_bytes
+from ablate.config.schema import Cell
 from ablate.errors import UserError
+from ablate.evaluate import tasks_index
 from ablate.experiment.design import Design, Named
 from ablate.experiment.status import missing
 from ablate.results.store import Store
@@ -22,7 +34,12 @@ RECORD_BYTES = 40_000  # record, configuration, history and log together
 ADAM_BYTES = 12  # a trained parameter: gradient and two moments in fp32
 WEIGHT_BYTES = 8  # a base parameter: the model, and the copy that it is loaded from
 FREE_BYTES = 600e6  # interpreter and libraries
-ITEMS = 1000  # of a benchmark whose items are not limited
+ITEMS = 1000  # of a benchmark whose number of items is not known
+GPU_FLOPS = {"bf16": 312e12, "fp32": 19.5e12}  # an A100's peak a second, by train.precision
+GPU_USED = 0.4  # of that peak; small models use less
+NUMBER_BYTES = {"bf16": 2, "fp32": 4}
+BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
+STORED_BYTES = 2  # a parameter of a model on the hub
 PACES = 200  # records that are read for the pace
 
 
@@ -33,24 +50,41 @@ class Cost:
     seconds: float  # of one core
     disk_bytes: float
     memory_bytes: float  # of the largest run
+    gpu_hours: float
+    gpu_bytes: float  # of the run that needs most of a GPU
+    gpu_parts: Mapping[str, float]  # the same by what takes it
+    download_bytes: float  # of base models that are not on this machine
     basis: str  # what the seconds are estimated from
 
 
 @dataclass(frozen=True, slots=True)
 class _RunCost:
     flops: float
+    gpu_seconds: float
     disk_bytes: float
     memory_bytes: float
+    gpu_parts: Mapping[str, float]
 
 
 def cost(names: Iterable[Named], store: Store) -> Cost:
     """Return the estimated cost of training and scoring each of `names` once."""
     pace, basis = _pace(store)
-    runs = [_run_cost(named) for named in names]
+    asked = list(names)
+    runs = [_run_cost(named) for named in asked]
+    parts = max((run.gpu_parts for run in runs), key=lambda p: sum(p.values()), default={})
+    models = {named.identity.files.content_hash: named.identity.files for named in asked}
     return Cost(
         seconds=sum(run.flops for run in runs) / (pace or FLOPS_PER_SECOND),
         disk_bytes=sum(run.disk_bytes for run in runs),
         memory_bytes=max((run.memory_bytes for run in runs), default=0.0),
+        gpu_hours=sum(run.gpu_seconds for run in runs) / 3600,
+        gpu_bytes=sum(parts.values()),
+        gpu_parts=parts,
+        download_bytes=sum(
+            STORED_BYTES * files.parameters
+            for files in models.values()
+            if not files.folder.exists()
+        ),
         basis=basis,
     )
 
@@ -62,16 +96,52 @@ def _run_cost(named: Named) -> _RunCost:
     if cell.train.max_steps is not None and cell.train.batch_unit == "examples":
         rows = min(rows, cell.train.max_steps * cell.train.batch_size)
     tokens = 0 if cell.is_base else rows * data.mean_length
-    items = (cell.evaluate.limit or ITEMS) * len(cell.evaluate.tasks)
-    # 6 N flops a trained token (forward 2, backward 4), 2 N a scored one. A scored item is about
-    # as long as two rows: its options, or its prompt and what is generated.
-    flops = files.parameters * (6 * tokens + 2 * items * data.mean_length * 2)
+    items = {task: _items(cell, task) for task in cell.evaluate.tasks}
+    # A scored item is about as long as two rows: its options, or its prompt and what is generated;
+    # each example before it adds as much.
+    scored = sum(n * (1 + (cell.evaluate.shots(t) or 0)) for t, n in items.items())
+    flops = files.parameters * (6 * tokens + 2 * scored * data.mean_length * 2)
     kept = weights_bytes(cell, files)
     kept = kept if kept <= cell.execution.keep_weights_mb * 2**20 else 0
-    width = cell.execution.micro_batch_size or cell.train.batch_size
-    logits = width * min(data.max_length, cell.train.max_length) * files.vocab_size * 12
+    logits = _tokens_at_once(named) * files.vocab_size * 12
     memory = WEIGHT_BYTES * files.parameters + ADAM_BYTES * trained + logits + FREE_BYTES
-    return _RunCost(flops, RECORD_BYTES + ITEM_BYTES * items + kept, memory)
+    return _RunCost(
+        flops=flops,
+        gpu_seconds=flops / (GPU_FLOPS[cell.train.precision] * GPU_USED),
+        disk_bytes=RECORD_BYTES + ITEM_BYTES * sum(items.values()) + kept,
+        memory_bytes=memory,
+        gpu_parts=_gpu_parts(named, trained) | {"logits": float(logits)},
+    )
+
+
+def _items(cell: Cell, task: str) -> int:
+    """Return how many items of a task are scored."""
+    every = tasks_index.items(task) or ITEMS
+    return min(every, cell.evaluate.limit or every)
+
+
+def _tokens_at_once(named: Named) -> int:
+    """Return the tokens of a micro-batch whose rows are as long as the longest."""
+    train, rows = named.cell.train, named.cell.execution.micro_batch_size
+    if rows is None and train.batch_unit == "tokens":
+        return train.batch_size
+    return (rows or train.batch_size) * min(named.identity.data.max_length, train.max_length)
+
+
+def _gpu_parts(named: Named, trained: int) -> dict[str, float]:
+    """Return the bytes of one GPU by what takes them, logits apart; arithmetic as above."""
+    cell, files = named.cell, named.identity.files
+    number = NUMBER_BYTES[cell.train.precision]
+    widths = [d + k for d, k in files.linear_shapes.values()]
+    kept: float = sum(widths)
+    if cell.execution.gradient_checkpointing:
+        kept = kept / files.blocks + files.blocks * files.width
+    tokens = 0 if cell.is_base else _tokens_at_once(named)
+    return {
+        "weights": BASE_BYTES[cell.base_precision] * files.parameters,
+        "optimizer": float(ADAM_BYTES * trained),
+        "activations": float(tokens * kept * number),
+    }
 
 
 def _pace(store: Store) -> tuple[float | None, str]:

@@ -14,11 +14,12 @@ from typing import Any
 from ablate.config.build import plain
 from ablate.config.grid import GridCell
 from ablate.config.overrides import key_of
-from ablate.config.schema import Adapter, Cell
+from ablate.config.schema import Adapter, Cell, Train
 from ablate.errors import UserError
 from ablate.experiment import regularisers
 from ablate.experiment.identity import Identity, Memo, digest, identify
-from ablate.experiment.tuned import tuned_lr
+from ablate.experiment.known import Here
+from ablate.experiment.tuned import default_lr, tuned_lr
 from ablate.results import record
 from ablate.results.store import Store
 
@@ -51,13 +52,25 @@ class Design:
     asked: tuple[str, ...] = ()  # dotted paths of the settings that the request gave
 
 
-def design(cells: Iterable[GridCell], *, study: str, skip_illegal: bool = False) -> Design:
+def design(
+    cells: Iterable[GridCell],
+    *,
+    study: str,
+    skip_illegal: bool = False,
+    known: Here | None = None,
+) -> Design:
     """Return the design of a grid, every cell of which is checked before anything is trained.
+
+    Args:
+        cells: the grid's.
+        study: its name.
+        skip_illegal: leave illegal cells out.
+        known: where models and data are found; on this machine and the hub unless given.
 
     Raises:
         UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
     """
-    memo = Memo()
+    memo = Memo(known)
     legal: list[Named] = []
     illegal: list[tuple[dict[str, Any], str]] = []
     asked: dict[str, None] = {}
@@ -90,19 +103,20 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
 
 
 def resolve_cell(cell: Cell, memo: Memo) -> Cell:
-    """Return `cell` with its tuned learning rate, and its regulariser's settings where they act.
+    """Return `cell` with its learning rate, and its regulariser's settings where they act.
 
+    A rate that nobody tuned is a default, which `train.untuned` says.
     Weight decay, label smoothing and adapter dropout move to the optimizer, the loss and the
     adapter, so that equal settings are one run under any name. Where nothing changes the cell
     itself is returned.
 
     Raises:
-        UserError: no rate was tuned for it, or its adapter cannot apply the regulariser.
+        UserError: its adapter cannot apply the regulariser, or its model cannot be read.
     """
     if cell.is_base:
         return cell
     if cell.train.lr == "tuned":
-        cell = replace(cell, train=replace(cell.train, lr=tuned_lr(cell)))
+        cell = replace(cell, train=_rated(cell, memo))
     regularisers.check(cell)
     asked, left = cell.regulariser, regularisers.left(cell.regulariser)
     if left is asked:
@@ -115,6 +129,15 @@ def resolve_cell(cell: Cell, memo: Memo) -> Cell:
     if asked.adapter_dropout is not None:
         changes["adapter"] = _dropping(cell, asked.adapter_dropout, memo)
     return replace(cell, **changes)
+
+
+def _rated(cell: Cell, memo: Memo) -> Train:
+    """Return the cell's training with the rate tuned for it, or else the default."""
+    try:
+        return replace(cell.train, lr=tuned_lr(cell))
+    except UserError:
+        rate = default_lr(cell, memo.files(cell.model))
+        return replace(cell.train, lr=rate, untuned=True)
 
 
 def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:

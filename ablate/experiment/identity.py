@@ -8,7 +8,7 @@ schedule and the seed. Names of levels are left out, so two names of one run hav
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from ablate.adapters.init.spec import init_of
 from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import decays_to_start
 from ablate.config.build import plain
-from ablate.config.schema import Cell, Evaluate
-from ablate.data.tokenise import Summary, summary
-from ablate.errors import UserError
+from ablate.config.schema import Cell, Evaluate, Model
+from ablate.data.tokenise import Summary
+from ablate.errors import UserError, unknown
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
-from ablate.models.files import ModelFiles, resolve
+from ablate.experiment.known import Here
+from ablate.models.files import ModelFiles
 from ablate.objective import canonical, effective_plw, objective_of
 
 # Increased by a change that alters trained weights on purpose: older records then do not match.
@@ -66,15 +67,22 @@ class Memo:
     memo keeps the part alive so that its id is not reused.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[object, Any]] = {}
+    def __init__(self, known: Here | None = None) -> None:
+        """Start with nothing cached; `known` is where models and data are found."""
+        self.known = known or Here()
+        self._parts: dict[tuple[Any, ...], tuple[object, Any]] = {}
 
     def get(self, part: object, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """Return the cached result of `make` for `part`; `key` holds what else it depends on."""
         full = (id(part), *key)
-        if full not in self._known:
-            self._known[full] = (part, make())
-        return self._known[full][1]
+        if full not in self._parts:
+            self._parts[full] = (part, make())
+        return self._parts[full][1]
+
+    def files(self, model: Model) -> ModelFiles:
+        """Return the files of a base model."""
+        found: ModelFiles = self.get(model, ("files",), lambda: self.known.files(model))
+        return found
 
 
 def identify(cell: Cell, memo: Memo | None = None) -> Identity:
@@ -84,7 +92,7 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
         UserError: the model or the data cannot be used, or the combination of levels is illegal.
     """
     memo = memo or Memo()
-    files = memo.get(cell.model, ("files",), lambda: resolve(cell.model))
+    files = memo.files(cell.model)
     data = part_summary(cell, files, "train", memo)
     objective = objective_of(cell)
     _check_fit(cell, files, data)
@@ -106,14 +114,7 @@ def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summar
     found: Summary = memo.get(
         cell.dataset,
         (part, files.content_hash, cell.model.chat_template, train.max_length, train.boundary),
-        lambda: summary(
-            cell.dataset,
-            part,
-            model_folder=files.folder,
-            chat_template=cell.model.chat_template,
-            max_length=train.max_length,
-            boundary=train.boundary,
-        ),
+        lambda: memo.known.summary(cell, files, part),
     )
     return found
 
@@ -209,7 +210,13 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
 
 def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:
     """Return the benchmarks to score; `prompts` holds how chat prompts are made, if they are."""
-    check_tasks(wanted.tasks)
+    check_tasks(wanted.tasks, run_code=wanted.run_code)
+    for task in wanted.num_fewshot if isinstance(wanted.num_fewshot, Mapping) else ():
+        if task not in wanted.tasks:
+            raise unknown("evaluate.num_fewshot", task, wanted.tasks)
     check_measures(wanted.measures)
-    rest = [wanted.limit, wanted.num_fewshot, wanted.max_new_tokens, *prompts]
-    return [("task", n, [task_label(n), [task_version(n), *rest]]) for n in wanted.tasks]
+    rest = [wanted.max_new_tokens, *prompts]
+    return [
+        ("task", n, [task_label(n), [task_version(n), wanted.limit, wanted.shots(n), *rest]])
+        for n in wanted.tasks
+    ]

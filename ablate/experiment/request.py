@@ -13,6 +13,7 @@ from ablate.config.overrides import key_of, top_of
 from ablate.config.parts import Tree
 from ablate.errors import UserError
 from ablate.experiment.design import Design, design
+from ablate.experiment.known import Assumed, Here
 from ablate.paths import check_folder
 
 
@@ -24,6 +25,7 @@ class Request:
     design: Design
     out: Path
     settings: Tree
+    assumed: tuple[str, ...] = ()  # what a plan took from published sizes, in words
 
 
 def plan_grid(
@@ -31,6 +33,7 @@ def plan_grid(
     *,
     config_dirs: Sequence[str] = (),
     loader: ConfigLoader | None = None,
+    known: Here | None = None,
 ) -> Request:
     """Return what the command-line `overrides` ask for; every cell of the grid is checked.
 
@@ -38,6 +41,7 @@ def plan_grid(
         overrides: in Hydra's grammar.
         config_dirs: folders with the user's own levels.
         loader: Hydra's own, where Hydra runs; it knows those folders already.
+        known: where models and data are found; on this machine and the hub unless given.
 
     Raises:
         UserError: the request is wrong.
@@ -54,5 +58,7 @@ def plan_grid(
         cells(grid),
         study=str(grid.study.get("name") or "none"),
         skip_illegal=bool(grid.settings["skip_illegal"]),
+        known=known,
     )
-    return Request(grid, checked, Path(grid.settings["out"]), grid.settings)
+    assumed = tuple(known.said) if isinstance(known, Assumed) else ()
+    return Request(grid, checked, Path(grid.settings["out"]), grid.settings, assumed)

@@ -33,7 +33,13 @@ def summarise(request: Request) -> dict[str, Any]:
         "failed": len(failed),
         "to_do": len(todo),
         "adapters": _adapters(plan),
+        "models": _models(plan),
+        "assumed": list(request.assumed),
         "core_seconds": round(estimate.seconds, 1),
+        "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
+        "gpu_memory_mb": round(estimate.gpu_bytes / 1e6),
+        "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in estimate.gpu_parts.items()},
+        "download_mb": round(estimate.download_bytes / 1e6),
         "disk_mb": round(estimate.disk_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
         "basis": estimate.basis,
@@ -59,12 +65,26 @@ def _overrides(named: Named) -> str:
     return " ".join(f"{key}={level}" for key, level in named.levels.items())
 
 
+def _models(plan: Design) -> list[dict[str, Any]]:
+    """Return what a base model's matrices share: embedding with head, queries with keys."""
+    files = {named.cell.model.name: named.identity.files for named in plan.cells}
+    return [
+        {
+            "model": name,
+            "parameters": found.parameters,
+            "tied": found.embedding_parameters == found.vocab_size * found.width,
+            "fused": registry.fused(found.linear_shapes),
+        }
+        for name, found in files.items()
+    ]
+
+
 def _adapters(plan: Design) -> list[dict[str, Any]]:
     """Return the trained parameters of every model, adapter and rank beside LoRA's budget."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for named in plan.cells:
         cell = named.cell
-        around = (cell.placement.name, cell.optimizer.name, cell.embeddings)
+        around = (cell.placement.name, cell.optimizer.name, cell.embeddings, cell.train.lr)
         key = (cell.model.name, cell.adapter.name, cell.rank, *around)
         if key not in found:
             found[key] = _adapter(named)
@@ -84,6 +104,8 @@ def _adapter(named: Named) -> dict[str, Any]:
         "placement": cell.placement.name,
         "optimizer": cell.optimizer.name,
         "rank": cell.rank if budget else None,
+        "lr": cell.train.lr if not cell.is_base else None,
+        "untuned": cell.train.untuned,
         "trainable": count,
         "share": round(count / files.parameters, 5),
         "budget_asked": budget.asked if budget else None,

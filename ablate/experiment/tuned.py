@@ -10,8 +10,8 @@ micro_2 are micro).
 A cell that has no row of its own takes, in this order, the data set's shorter name
 (micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
 and of the ranks tuned the nearest one on the scale of log2. What has no rank (full fine-tuning) is
-one run under every rank, so it takes the rate that did best under any. A cell that
-finds no row is an error.
+one run under every rank, so it takes the rate that did best under any. A cell that finds no row
+takes `default_lr`, and the plan, the record and the report call its rate untuned.
 """
 
 import csv
@@ -25,9 +25,13 @@ from pathlib import Path
 from ablate.adapters.registry import method
 from ablate.config.schema import Cell
 from ablate.errors import UserError
+from ablate.models.files import ModelFiles
 from ablate.paths import conf_dir
 
 COLUMNS = ("model", "dataset", "adapter", "rank", "lr")
+FULL_RATE, FULL_WIDTH = 5e-5, 2000  # of full fine-tuning, at this width of a model
+EXPONENT = {"Llama": 0.781, "Qwen": 0.0775}
+ADAPTER_FACTOR = 10
 AROUND = {"init": "default", "optimizer": "adamw"}  # further columns, and their defaults
 
 
@@ -76,6 +80,19 @@ def tuned_row(cell: Cell, folder: Path | None = None) -> Tuned:
         f"train.lr=NUMBER or run ablate tune model={cell.model.name} dataset={cell.dataset.name} "
         f"adapter={cell.adapter.name}{_around(cell)}"
     )
+
+
+def default_lr(cell: Cell, files: ModelFiles) -> float:
+    """Return a learning rate for what nobody tuned, by adapter, model family and width.
+
+    The rule is that of "LoRA Without Regret" (Schulman and Thinking Machines Lab, 2025), fitted on
+    14 Llama and Qwen models: an adapter's best rate is ten times that of full fine-tuning, which is
+    5e-5 (2000 / width)^p with p 0.0775 for Qwen and 0.781 for Llama; other families take Llama's.
+    It is about LoRA; of adapters that train other things than low-rank matrices it is a guess.
+    """
+    power = EXPONENT["Qwen"] if files.architecture.startswith("Qwen") else EXPONENT["Llama"]
+    full = FULL_RATE * (FULL_WIDTH / files.width) ** power
+    return float(f"{full * (ADAPTER_FACTOR if method(cell.adapter).adapts else 1):.2g}")
 
 
 def _around(cell: Cell) -> str:

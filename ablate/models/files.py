@@ -10,23 +10,29 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+import re
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate import hub
 from ablate.config.schema import Model
 from ablate.errors import UserError, unknown
 from ablate.paths import cache_dir
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
-_DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model")
+_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Encoders whose architecture names look like those of causal language models.
 _ENCODERS = ("bert", "roberta", "electra", "xlnet", "deberta", "mpnet")
 _TRANSPOSED = ("gpt2",)  # layers of transformers' Conv1D, which stores (in, out)
 # Older checkpoints store these buffers; current transformers computes them.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+# Of these, which also see images, the text part is the model; by the name of that part's class.
+TEXT_PARTS = {"gemma3": "Gemma3ForCausalLM"}
+TEXT_KEYS = {r"^(language_model\.model|model\.language_model)\.": "model."}  # name -> part's name
 NO_LIMIT = 2**31 - 1  # position embeddings that are computed have no last position
 
 Shape = tuple[int, ...]
@@ -46,6 +52,21 @@ class ModelFiles:
     max_positions: int
     architecture: str
 
+    @property
+    def width(self) -> int:
+        """Numbers that stand for a token between two blocks: the most frequent input size."""
+        return statistics.mode(k for _, k in self.linear_shapes.values())
+
+    @property
+    def blocks(self) -> int:
+        """Number of the decoder's blocks."""
+        return len({name.split(".")[_place(name)] for name in self.linear_shapes})
+
+
+def _place(name: str) -> int:
+    """Return the place of a block's number among the words of a module's name."""
+    return next(i for i, word in enumerate(name.split(".")) if word.isdigit())
+
 
 _known: dict[tuple[Any, ...], ModelFiles] = {}
 
@@ -64,6 +85,11 @@ def resolve(model: Model) -> ModelFiles:
     if signature not in _known:
         _known[signature] = _read(folder, weights, hashed)
     return _known[signature]
+
+
+def is_here(model: Model) -> bool:
+    """Return whether the files of a base model are on this machine; the network is not asked."""
+    return model.source != "hub" or _copy(model.path, model.revision) is not None
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -96,26 +122,36 @@ def _folder(model: Model) -> Path:
 @functools.cache
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    found = _copy(repository, revision)
+    if found is not None:
+        return found
     asked = repository + (f" at revision {revision}" if revision else "")
-    patterns = list(_DOWNLOADED)
-    try:  # a local copy needs no network
-        with contextlib.suppress(LocalEntryNotFoundError):
-            local = snapshot_download(
-                repository, revision=revision, allow_patterns=patterns, local_files_only=True
-            )
-            _weight_files(Path(local))
-            return Path(local)
-    except UserError:
-        pass  # an earlier download is incomplete
-    except HFValidationError as error:
-        raise UserError(f"model.path={repository}: no hub id; write OWNER/NAME") from error
+    if hub.unreachable():
+        raise hub.absent(f"model.path={asked}")
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_DOWNLOADED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"model.path={asked}: cannot be downloaded ({reason})") from error
+
+
+def _copy(repository: str, revision: str | None) -> Path | None:
+    """Return the folder of an earlier, complete download; the network is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=True
+        )
+        _weight_files(Path(folder))
+    except HFValidationError as error:
+        raise UserError(f"model.path={repository}: no hub id; write OWNER/NAME") from error
+    except (LocalEntryNotFoundError, UserError):
+        return None
+    return Path(folder)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -142,25 +178,57 @@ def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
     if not path.is_file():
         raise UserError(f"model: no config.json in {folder}")
     settings = _json(path)
-    architecture = _architecture(settings, folder)
-    shapes: dict[str, Shape] = {}
+    tensors: dict[str, Shape] = {}
     for file in weights:
-        shapes |= tensor_shapes(file)
-    shapes = {k: v for k, v in shapes.items() if not k.endswith(_BUFFERS)}
-    vocabulary = _number(settings, ("vocab_size",), path)
+        tensors |= tensor_shapes(file)
+    if settings.get("model_type") in TEXT_PARTS:
+        settings, tensors = _text_part(settings, tensors)
+    architecture = _architecture(settings, folder)
     return ModelFiles(
         folder=folder,
         content_hash=_combined([*hashed, *weights]),
-        linear_shapes=linear_shapes(shapes, str(settings.get("model_type"))),
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
-        embedding_parameters=_vocabulary_rows(shapes, vocabulary),
-        norm_parameters=_norms(shapes),
-        vocab_size=vocabulary,
-        max_positions=_number(
-            settings, ("max_position_embeddings", "n_positions", "n_ctx"), path, default=NO_LIMIT
-        ),
         architecture=architecture,
+        **sizes(tensors, settings, place=str(path)),
     )
+
+
+def _text_part(
+    settings: dict[str, Any], tensors: dict[str, Shape]
+) -> tuple[dict[str, Any], dict[str, Shape]]:
+    """Return the configuration and the tensors of the text part of a model that also sees."""
+    ((pattern, start),) = TEXT_KEYS.items()
+    own = {re.sub(pattern, start, n): s for n, s in tensors.items() if re.match(pattern, n)}
+    rows = {"vocab_size": own[f"{start}embed_tokens.weight"][0]}  # often left to its default
+    architecture = {"architectures": [TEXT_PARTS[settings["model_type"]]]}
+    return {**rows, **settings.get("text_config", {}), **architecture}, own
+
+
+def has_text_part(folder: Path) -> bool:
+    """Return whether the model in `folder` is used by its text part alone."""
+    return _json(folder / "config.json").get("model_type") in TEXT_PARTS
+
+
+def sizes(
+    tensors: Mapping[str, Shape], settings: Mapping[str, Any], *, place: str
+) -> dict[str, Any]:
+    """Return the sizes of a model, fields of `ModelFiles`, from the shapes of its tensors.
+
+    Args:
+        tensors: name -> shape; a tied matrix once.
+        settings: its configuration.
+        place: where that stands, for messages.
+    """
+    shapes = {k: v for k, v in tensors.items() if not k.endswith(_BUFFERS)}
+    vocabulary = _number(settings, ("vocab_size",), place)
+    positions = ("max_position_embeddings", "n_positions", "n_ctx")
+    return {
+        "linear_shapes": linear_shapes(shapes, str(settings.get("model_type"))),
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "embedding_parameters": _vocabulary_rows(shapes, vocabulary),
+        "norm_parameters": _norms(shapes),
+        "vocab_size": vocabulary,
+        "max_positions": _number(settings, positions, place, default=NO_LIMIT),
+    }
 
 
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
@@ -236,13 +304,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _number(
-    settings: dict[str, Any], names: Iterable[str], path: Path, *, default: int | None = None
+    settings: Mapping[str, Any], names: Iterable[str], place: str, *, default: int | None = None
 ) -> int:
     found = [settings[name] for name in names if settings.get(name) is not None]
     if found and isinstance(found[0], int):
         return found[0]
     if default is None:
-        raise UserError(f"model: {path} gives no {next(iter(names))}")
+        raise UserError(f"model: {place} gives no {next(iter(names))}")
     return default
 
 

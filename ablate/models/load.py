@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -24,6 +25,7 @@ from transformers.utils import logging as progress
 
 from ablate.data.backend import transformers_tokenizer
 from ablate.errors import UserError
+from ablate.models.files import TEXT_KEYS, has_text_part
 from ablate.streams import Streams
 
 if TYPE_CHECKING:
@@ -110,6 +112,9 @@ def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
 
 def _read(folder: Path, **settings: Any) -> PreTrainedModel:
     try:
+        if has_text_part(folder):
+            text = AutoConfig.from_pretrained(folder).get_text_config()
+            settings |= {"config": text, "key_mapping": TEXT_KEYS}
         with _quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError) as error:
@@ -121,12 +126,14 @@ def _read(folder: Path, **settings: Any) -> PreTrainedModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars out of a sweep's own."""
-    shown = progress.is_progress_bar_enabled()
+    """Keep transformers' progress bars, and its report of weights left out, from the terminal."""
+    shown, level = progress.is_progress_bar_enabled(), progress.get_verbosity()
     progress.disable_progress_bar()
+    progress.set_verbosity_error()
     try:
         yield
     finally:
+        progress.set_verbosity(level)
         if shown:
             progress.enable_progress_bar()
 

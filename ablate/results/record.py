@@ -33,7 +33,7 @@ LEVEL_PATHS = {  # column of the table: where its level stands in the configurat
 LEVELS = ("study", *LEVEL_PATHS)
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
-    "budget_asked", "budget", "train_rows", "train_key", "alias", "status",
+    "budget_asked", "budget", "train_rows", "train_key", "alias", "status", "untuned",
 )  # fmt: skip
 SCORES = (
     "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "se",
@@ -44,6 +44,7 @@ COSTS = (
     "grad_norm_mean", "clipped_share", "completion_grad_share", "supervised_share",
     "final_train_loss", "train_loss_rsd",
 )  # fmt: skip
+UNTUNED = "train.untuned"  # a fact about the rate, no factor
 UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
 OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
 RESULT_COLUMNS: tuple[str, ...] = LEVELS + FACTS + SCORES + COSTS
@@ -78,7 +79,7 @@ def setting_columns(
         cells: the flattened configuration of every trained cell.
         asked: the dotted paths that the requests gave.
     """
-    shown = set(LEVEL_PATHS.values())
+    shown = {*LEVEL_PATHS.values(), UNTUNED}
     keys = [k for k in dict.fromkeys(k for cell in cells for k in cell) if k not in shown]
     names = [p for n, p in LEVEL_PATHS.items() if n not in ("seed", "sham")] + ["evaluate.name"]
     levels = [tuple(_mark(cell.get(name)) for name in names) for cell in cells]
@@ -146,6 +147,7 @@ def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[
         "train_key": name["train_key"],
         "alias": name["alias"],
         "status": name["status"],
+        "untuned": name.get("settings", {}).get(UNTUNED),  # whether the rate is a default
     }
 
 

@@ -262,8 +262,14 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
     names = [n for n in ("dataset", "adapter", "rank", "lr") if n in cells]
     if "lr" in names:
         used = with_carried(cells[_column(cells, "adapter") != "none"].dropna(subset=["lr"]))
-        used = used.drop_duplicates("train_key")[names].drop_duplicates()
         note = "One rate for all adapters would confound the adapter with its rate."
+        if _column(used, "untuned").eq("True").any():
+            names.append("untuned")
+            note += (
+                " A rate marked untuned is a default by adapter and width of the model: a "
+                "difference between adapters may be one of their rates."
+            )
+        used = used.drop_duplicates("train_key")[names].drop_duplicates()
         table = Table("learning_rates", "Learning rates used", used, note, {"lr": "learning rate"})
         blocks += [Sheet(table)] if len(used) else []
     return blocks

@@ -75,7 +75,6 @@ CASES = {
     "negative seed": (["seed=-1"], "seed=-1"),
     "learning rate": (["train.lr=-1"], "train.lr=-1"),
     "learning rate in words": (["train.lr=fast"], "train.lr=fast.*number"),
-    "untuned learning rate": ([*local("good.jsonl"), "train.lr=tuned"], "train.lr=tuned"),
     "no epochs": (["train.epochs=0"], "above 0, at most 10000"),
     "no batch": (["train.batch_size=0"], "at least 1"),
     "short rows": (["train.max_length=4"], "at least 8"),

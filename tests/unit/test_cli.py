@@ -250,12 +250,12 @@ def test_the_plain_hydra_application_refuses_in_one_line():
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_tokens_of_ones_own_data_and_model_need_no_learning_rate(tmp_path, capsys):
-    """The README's first command for data of one's own."""
+def test_tokens_of_ones_own_data_and_model_need_no_learning_rate_and_no_test_part(tmp_path, capsys):
+    """The README's first command for data of one's own, on ten rows."""
     rows = [
         {"messages": [{"role": "user", "content": f"Say {i}."},
                       {"role": "assistant", "content": f"{i}."}]}
-        for i in range(60)
+        for i in range(10)
     ]  # fmt: skip
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"

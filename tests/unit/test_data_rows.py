@@ -182,6 +182,7 @@ def test_hub_rows_come_with_subset_revision_and_split(monkeypatch: pytest.Monkey
         return RECORDS
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
+    monkeypatch.setattr("ablate.hub.unreachable", lambda: "")
     hub = Dataset(
         name="h", source="hub", path="o/n", subset="s", revision="r", split="x", splits=WHOLE
     )
@@ -196,6 +197,7 @@ def test_a_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("Couldn't reach 'o/n'\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr("ablate.hub.unreachable", lambda: "")
     with pytest.raises(UserError, match=r"dataset.path=o/n: .*Couldn't reach") as error:
         load_rows(Dataset(name="h", source="hub", path="o/n"), "train")
     assert "\n" not in str(error.value)

@@ -239,6 +239,7 @@ def test_hub_model_that_cannot_be_had(monkeypatch, reason):
         raise LocalEntryNotFoundError(f"{reason}\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr("ablate.hub.unreachable", lambda: "")
     with pytest.raises(UserError) as caught:
         resolve(Model(name="hub", source="hub", path=f"me/{reason[:3]}", revision="abc"))
     assert str(caught.value) == (

@@ -13,7 +13,11 @@ from ablate.commands.tune import choose, tune
 from ablate.config import build
 from ablate.config.composer import Composer, config_loader
 from ablate.errors import UserError
+from ablate.experiment.design import heads_of
+from ablate.experiment.known import Assumed
+from ablate.experiment.request import plan_grid
 from ablate.experiment.tuned import tuned_lr
+from analysis.report import overview
 
 TABLE = """model,dataset,adapter,rank,lr,loss
 micro,micro,full,8,1e-3,1.0
@@ -74,6 +78,49 @@ def test_lookup(cell, folder, levels, expected):
 def test_what_was_not_tuned_is_an_error(cell, folder, levels):
     with pytest.raises(UserError, match=r"train.lr=tuned: no learning rate .*train.lr=NUMBER"):
         tuned_lr(changed(cell, **levels), folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "rate"),
+    [  # by hand from the published rule: 5e-5 (2000 / width)^p, ten times that for an adapter
+        ("llama_3_1_8b", "full", 2.9e-5),
+        ("llama_3_1_8b", "lora", 2.9e-4),
+        ("llama_3_2_1b", "mora", 4.9e-4),
+        ("qwen_3_8b", "lora", 4.7e-4),
+        ("qwen_2_5_0_5b", "full", 5.3e-5),
+    ],
+)
+def test_what_was_not_tuned_has_a_default_that_says_so(model, adapter, rate, tmp_path):
+    request = plan_grid(
+        [f"model={model}", f"adapter={adapter}", f"out={tmp_path}"], known=Assumed()
+    )
+    named = request.design.cells[-1]
+    assert named.cell.train.lr == rate
+    assert named.cell.train.untuned
+    assert heads_of(request.design)[named.key]["untuned"] is True
+    given = plan_grid(
+        [f"model={model}", f"adapter={adapter}", f"train.lr={rate}", f"out={tmp_path}"],
+        known=Assumed(),
+    ).design.cells[-1]
+    assert not given.cell.train.untuned
+    assert given.key == named.key  # a fact about the rate, no other training
+
+
+def test_a_tuned_rate_is_not_called_untuned(tmp_path):
+    named = plan_grid([f"out={tmp_path}"]).design.cells[-1]
+    assert (named.cell.train.lr, named.cell.train.untuned) == (1e-2, False)
+
+
+def test_the_report_marks_what_nobody_tuned():
+    cells = pd.DataFrame(
+        {"train_key": ["a", "b"], "adapter": ["lora", "full"], "dataset": "mine", "rank": 8,
+         "lr": [3e-4, 3e-5], "untuned": [True, False]}
+    )  # fmt: skip
+    (sheet,) = overview._rates(cells, None)
+    assert list(sheet.table.frame["untuned"]) == [True, False]
+    assert "marked untuned" in sheet.table.note
+    (plain,) = overview._rates(cells.assign(untuned=False), None)
+    assert "untuned" not in plain.table.frame
 
 
 def test_another_method_is_not_tuned_by_a_shorter_name(cell, folder):

@@ -1,0 +1,144 @@
+"""Where a design finds its models and data: on this machine, or for a plan in published sizes.
+
+`Here` reads files, and downloads what is not there. `Assumed` serves `ablate plan`, which downloads
+no model: a model of the hub that is not on this machine has the sizes of its `model.shape`, and a
+data set whose rows or whose tokenizer are not there the sizes of its `dataset.published`, or those
+of its rows at `CHARACTERS` a token. It keeps what it assumed, in words.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ablate import hub
+from ablate.config.build import plain
+from ablate.config.schema import Cell, Dataset, Model
+from ablate.data.rows import Row, empty_part, load
+from ablate.data.templates import FRAMES
+from ablate.data.tokenise import Summary, generation_ratio, summary
+from ablate.errors import UserError
+from ablate.models.files import ModelFiles, is_here, resolve
+from ablate.models.shapes import NOT_HERE, from_shape
+
+CHARACTERS = 4  # of English in a token of a vocabulary of 30,000 or more
+TAGS = {"chat": 12, "plain": 2}  # tokens around a row: role tags of two turns, ends
+
+
+class Here:
+    """Models and data as they are."""
+
+    def files(self, model: Model) -> ModelFiles:
+        """Return the files of a base model."""
+        return resolve(model)
+
+    def summary(self, cell: Cell, files: ModelFiles, part: str) -> Summary:
+        """Return the summary of one part of the cell's data under its model's tokenizer."""
+        return summary(
+            cell.dataset,
+            part,
+            model_folder=files.folder,
+            chat_template=cell.model.chat_template,
+            max_length=cell.train.max_length,
+            boundary=cell.train.boundary,
+        )
+
+
+class Assumed(Here):
+    """The same with published sizes for what is not on this machine; `said` names each of them."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, None] = {}
+
+    def files(self, model: Model) -> ModelFiles:
+        """Return the files of a base model, or what its shape says of them."""
+        if not model.shape or is_here(model):
+            return super().files(model)
+        self.said[f"model={model.name} is not on this machine: its sizes are its model.shape's"] = (
+            None
+        )
+        return from_shape(model)
+
+    def summary(self, cell: Cell, files: ModelFiles, part: str) -> Summary:
+        """Return the summary of one part of the data, or what is published or counted of it."""
+        dataset = cell.dataset
+        if files.folder.parts[:1] != Path(NOT_HERE).parts:
+            try:
+                return super().summary(cell, files, part)
+            except UserError:
+                if dataset.source != "hub" or not dataset.published or not hub.unreachable():
+                    raise
+        if dataset.source == "hub" and dataset.published:
+            told = "its published rows and mean lengths"
+            sizes: Mapping[str, float] = dataset.published
+            rows = _share(dataset, part, round(sizes["rows"]))
+        else:
+            told = f"its rows, {CHARACTERS} characters a token"
+            found = load(dataset, part).rows
+            sizes, rows = _counted(found), len(found)
+        self.said[f"tokens of dataset={dataset.name}: {told}"] = None
+        return _summary(cell, files, part, rows=rows, sizes=sizes)
+
+
+def around(template: str) -> int:
+    """Return about how many tokens a template puts around a row without an input.
+
+    Alpaca's has 34 under Llama's tokenizer.
+    """
+    if template not in FRAMES:
+        return TAGS[template]
+    return max(2, round(len(FRAMES[template].prompt("")) / CHARACTERS))
+
+
+def _share(dataset: Dataset, part: str, rows: int) -> int:
+    """Return how many of the published rows are in a part."""
+    low, high = (round(share * rows) for share in getattr(dataset.splits, part))
+    found = min(high - low, dataset.max_rows or rows)
+    if not found:
+        raise empty_part(dataset, part)
+    return found
+
+
+def _counted(rows: list[Row]) -> dict[str, float]:
+    """Return the mean lengths of rows, as `dataset.published` has them."""
+    characters: dict[str, int] = {}
+    for row in rows:
+        parts = [part for turn in row.turns for part in turn.parts]
+        for role, text in [*parts, *[("text", row.text)] * (row.text is not None)]:
+            name = role if role in ("completion", "text") else "prompt"
+            characters[name] = characters.get(name, 0) + len(text or "")
+    return {name: count / CHARACTERS / len(rows) for name, count in characters.items()}
+
+
+def _summary(
+    cell: Cell, files: ModelFiles, part: str, *, rows: int, sizes: Mapping[str, float]
+) -> Summary:
+    """Return a summary made of mean lengths; rows of more than `max_length` tokens are cut."""
+    most = cell.train.max_length
+    if "text" in sizes:
+        lengths = {"text": min(sizes["text"], most)}
+    else:
+        prompt = {
+            "boilerplate": float(around(cell.dataset.template)),
+            "instruction": sizes.get("prompt", 0.0),
+        }
+        left = max(1.0, most - sum(prompt.values()))
+        lengths = prompt | {"completion": min(sizes.get("completion", 1.0), left)}
+    tokens = round(rows * sum(lengths.values()))
+    counts = {role: round(rows * mean) for role, mean in lengths.items()}
+    about = plain(cell.dataset) | {"name": "", "part": part, "lengths": lengths, "rows": rows}
+    content = json.dumps([NOT_HERE, files.content_hash, about], sort_keys=True)
+    return Summary(
+        content_hash=hashlib.sha256(content.encode()).hexdigest(),
+        counts=counts,
+        rows=rows,
+        rows_in=rows,
+        truncated=0,
+        dropped={},
+        tokens=tokens,
+        mean_length=tokens / rows,
+        max_length=min(most, files.max_positions),
+        largest_id=0,
+        rg_tokens=generation_ratio(counts),
+        rg_before_truncation=generation_ratio(counts),
+    )

@@ -1,0 +1,169 @@
+"""Plans from published sizes: every ready model with every study, without a network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ablate.adapters.method import lora_count
+from ablate.errors import UserError
+from ablate.experiment.cost import GPU_FLOPS, GPU_USED, cost
+from ablate.experiment.known import CHARACTERS, Assumed, around
+from ablate.experiment.request import Request, plan_grid
+from ablate.experiment.summary import summarise
+from ablate.paths import conf_dir
+from ablate.results.store import Store
+
+READY = [f.stem for f in sorted((conf_dir() / "model").glob("*.yaml"))
+         if "shape" in yaml.safe_load(f.read_text())]  # fmt: skip
+STUDIES = [(f.stem, scale) for f in sorted((conf_dir() / "study").glob("*.yaml"))
+           for scale in yaml.safe_load(f.read_text())["scales"]]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ablate.hub.unreachable", lambda: "no network")
+    monkeypatch.setattr("ablate.models.files._copy", lambda path, revision: None)
+
+
+def plan(*words: str, out: Path) -> Request:
+    return plan_grid([*words, f"out={out}"], known=Assumed())
+
+
+def test_the_papers_plan_is_arithmetic_on_published_numbers(tmp_path: Path) -> None:
+    request = plan("study=plw", "scale=paper", "dataset=alpaca", "plw=0.1", "model=llama_2_7b",
+                   "evaluate=none", "evaluate.heldout=[]", out=tmp_path)  # fmt: skip
+    (named,) = [n for n in request.design.cells if not n.cell.is_base]
+    data, weights = named.identity.data, 6_738_415_616
+    assert data.rows == 52_002
+    assert data.rg_tokens == pytest.approx(45.2 / 18.6, rel=1e-4)
+    assert data.mean_length == pytest.approx(18.6 + 45.2 + around("alpaca"), rel=1e-4)
+    found = cost([named], Store(tmp_path))
+    flops = 6 * weights * 3 * data.tokens
+    assert found.gpu_hours == pytest.approx(flops / GPU_FLOPS["bf16"] / GPU_USED / 3600, rel=1e-6)
+    assert found.gpu_parts["weights"] == 4 * weights
+    assert found.gpu_parts["optimizer"] == 12 * weights
+    wide = 32 * (8 * 4096 + 3 * (4096 + 11008))  # inputs and outputs of a block's seven matrices
+    assert found.gpu_parts["activations"] == 128 * 512 * wide * 2
+    assert found.gpu_parts["logits"] == 128 * 512 * 32_000 * 12
+    assert found.gpu_bytes == sum(found.gpu_parts.values())
+    assert found.download_bytes == 2 * weights
+    assert request.assumed == (
+        "model=llama_2_7b is not on this machine: its sizes are its model.shape's",
+        "tokens of dataset=alpaca: its published rows and mean lengths",
+    )
+
+
+def test_the_alpaca_template_is_about_as_long_as_it_is_under_llamas_tokenizer() -> None:
+    assert abs(around("alpaca") - 34) <= 2
+
+
+def test_less_memory_is_planned_where_less_is_asked_for(tmp_path: Path) -> None:
+    def parts(*words: str) -> dict[str, float]:
+        asked = ("model=llama_3_1_8b", "dataset=alpaca", "train=alpaca", "evaluate=none",
+                 "evaluate.heldout=[]")  # fmt: skip
+        request = plan(*asked, *words, out=tmp_path)
+        return dict(cost(request.design.cells[-1:], Store(tmp_path)).gpu_parts)
+
+    whole = parts("adapter=lora")
+    shapes = plan("model=llama_3_1_8b", out=tmp_path).design.cells[-1]
+    assert whole["optimizer"] == 12 * lora_count(8, shapes.identity.files.linear_shapes)
+    small = parts("execution.micro_batch_size=4")
+    assert small["activations"] == whole["activations"] / 32
+    assert parts("execution.gradient_checkpointing=true")["activations"] < whole["activations"] / 8
+    assert parts("base_precision=bf16")["weights"] == whole["weights"] / 2
+
+
+@pytest.mark.parametrize("model", READY)
+def test_every_ready_model_on_every_ready_data_set_and_suite(model: str, tmp_path: Path) -> None:
+    data = [f.stem for f in (conf_dir() / "dataset").glob("*.yaml")
+            if yaml.safe_load(f.read_text()).get("published")]  # fmt: skip
+    request = plan(f"model={model}", f"dataset={','.join(data)}", "adapter=full,lora",
+                   "train=alpaca", "evaluate=forgetting", "evaluate.heldout=[]",
+                   out=tmp_path)  # fmt: skip
+    assert not request.design.illegal
+    assert json.dumps(summarise(request))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", READY)
+@pytest.mark.parametrize(("study", "scale"), STUDIES)
+def test_every_ready_model_with_every_study(
+    study: str, scale: str, model: str, tmp_path: Path
+) -> None:
+    request = plan(f"study={study}", f"scale={scale}", f"model={model}", "skip_illegal=true",
+                   out=tmp_path)  # fmt: skip
+    assert summarise(request)["gpu_hours"] > 0
+
+
+def test_rows_that_are_here_are_counted_by_characters(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"instruction": "a" * 40, "input": "b" * 20, "output": "c" * 80}] * 3
+    file.write_text("\n".join(json.dumps(r) for r in rows))
+    request = plan("model=qwen_3_8b", "dataset=local", f"dataset.path={file}", "evaluate=none",
+                   "evaluate.heldout=[]", "dataset.splits.train=[0,1]",
+                   "dataset.splits.validation=[1,1]", "dataset.splits.test=[1,1]",
+                   out=tmp_path)  # fmt: skip
+    data = request.design.cells[-1].identity.data
+    assert (data.rows, dict(data.counts)) == (
+        3,
+        {
+            "boilerplate": 3 * around("alpaca"),
+            "instruction": 3 * 60 // CHARACTERS,
+            "completion": 3 * 80 // CHARACTERS,
+        },
+    )
+
+
+def test_a_data_set_of_unknown_size_is_one_line(tmp_path: Path) -> None:
+    words = ("model=qwen_3_8b", "dataset=hub", "dataset.path=a/b")
+    with pytest.raises(UserError, match=r"dataset.path=a/b: .*cannot be reached"):
+        plan(*words, out=tmp_path)
+    known = ("dataset.published.rows=1000", "dataset.published.text=200")
+    assert plan(*words, *known, out=tmp_path).design.cells[-1].identity.data.tokens == 900 * 200
+
+
+@pytest.mark.parametrize(
+    "published",
+    ["row=3", "rows=0"],
+)
+def test_published_sizes_are_checked(published: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"dataset.published.{published}"):
+        plan(f"dataset.published.{published}", out=tmp_path)
+
+
+def test_a_gpu_that_is_not_here_is_refused_by_plan(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = subprocess.run(
+        [sys.executable, "-m", "ablate.cli", "plan", "execution.device=cuda", f"out={tmp_path}"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ablate: execution.device=cuda: there is no GPU here; use auto or cpu\n",
+    )
+
+
+def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from ablate.commands.plan import render
+
+    request = plan("model=pythia_1b,smollm2_135m", "adapter=full,lora", out=tmp_path)
+    render(summarise(request), Console(width=300))
+    shown = capsys.readouterr().out
+    assert "pythia_1b: query_key_value holds several projections, which change together" in shown
+    assert "smollm2_135m: token embedding and head are one matrix" in shown
+    assert "assumed: model=pythia_1b is not on this machine" in shown
+    assert "assumed: tokens of dataset=micro: its rows, 4 characters a token" in shown
+    assert "GPU-hours of an A100" in shown
+    assert "to download" in shown
+    assert shown.count("untuned") == 4  # no rate is tuned for either model
