@@ -1,0 +1,105 @@
+"""The commands of docs/your_data.md, run as written on files made here."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ablate
+from ablate.cli import main
+from ablate.paths import conf_dir
+from tests.unit.test_data_chat import CHATML, TOOLS
+
+PAGE = (conf_dir().parent / "docs" / "your_data.md").read_text()
+COMMANDS = re.findall(r"^```bash\n(ablate .*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+MICRO = Path(ablate.__file__).parent / "micro" / "checkpoints" / "micro_0"
+CALL = {"function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def talk(number: int, **answer: Any) -> list[dict[str, Any]]:
+    said = {"role": "assistant", "content": f"It is {number}.", **answer}
+    return [
+        {"role": "user", "content": f"Say {number}"},
+        said,
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Fine."},
+    ]
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every file that the page names, as the working folder."""
+    numbers = range(30)
+    with (tmp_path / "faq.csv").open("w", newline="") as file:
+        rows = [["question", "answer"], *([f"What is {i}?", f"It is {i}, so."] for i in numbers)]
+        csv.writer(file, delimiter=";").writerows(rows)
+    write(tmp_path / "tickets.jsonl", ({"subject": f"No {i}", "reply": "Yes."} for i in numbers))
+    write(tmp_path / "chat.jsonl", ({"messages": talk(i)} for i in numbers))
+    write(tmp_path / "rated.jsonl", ({"messages": talk(i, weight=0)} for i in numbers))
+    write(
+        tmp_path / "reasons.jsonl",
+        ({"messages": talk(i, reasoning_content="I count.")} for i in numbers),
+    )
+    asked = {"tools": [{"name": "add", "description": "adds"}]}
+    write(
+        tmp_path / "tools.jsonl",
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": f"Add {i}"},
+                    {"role": "assistant", "tool_calls": [CALL]},
+                    {"role": "tool", "content": str(i)},
+                    {"role": "assistant", "content": f"It is {i}."},
+                ],
+                **asked,
+            }
+            for i in numbers
+        ),
+    )
+    system = {"role": "system", "content": "Be kind."}
+    write(tmp_path / "system.jsonl", ({"messages": [system, *talk(i)]} for i in numbers))
+    good = ({"instruction": f"Say {i}", "output": f"It is {i}."} for i in numbers)
+    write(tmp_path / "broken.jsonl", [{"instruction": 3, "output": "x"}, *good])
+    write(tmp_path / "moods.jsonl", ({"messages": talk(i, mood="kind")} for i in numbers))
+    write(tmp_path / "pages.jsonl", ({"text": f"Page {i} of a book."} for i in numbers))
+    (tmp_path / "mine.jinja").write_text(CHATML.replace("im_end", "done"))
+    (tmp_path / "my" / "masking").mkdir(parents=True)
+    roles = ("special", "boilerplate", "system", "instruction", "input")
+    table = "".join(f"  {role}: plw\n" for role in roles)
+    text = f"weights:\n{table}  completion: 1\n  stop: 0.5\n"
+    (tmp_path / "my" / "masking" / "style.yaml").write_text(text)
+    refusing = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{% endfor %}" + CHATML
+    )
+    for name, template in (
+        ("base", CHATML), ("reasoner", TOOLS), ("nosystem", refusing)
+    ):  # fmt: skip
+        shutil.copytree(MICRO, tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(template)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("ablate tune")])
+def test_a_command_of_the_page(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(shlex.split(command)[1:])
+    shown = capsys.readouterr()
+    assert status == 0, shown.err
+    assert "left out: none" in shown.out or "broken" in command or " plan " in command
+
+
+def test_the_page_has_situations_enough() -> None:
+    assert len(COMMANDS) >= 16
