@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ablate.errors import UserError, unknown
 from ablate.roles import DETAILS, MASKED_ROLES
 
+TEMPLATES = ("alpaca", "compact", "chat", "plain")
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
 SIZES = ("rows", "prompt", "completion", "text")  # of a data set; the last three mean tokens a row
@@ -163,7 +164,7 @@ class Dataset:
     split: str = "train"
     format: Literal["auto", "alpaca", "prompt_completion", "messages", "text"] = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
-    template: Literal["alpaca", "compact", "chat", "plain"] = "alpaca"
+    template: str = "alpaca"  # one of TEMPLATES, or a YAML file
     turns: Literal["all", "last"] = "all"
     splits: Splits = field(default_factory=Splits)
     max_rows: int | None = None
@@ -179,6 +180,8 @@ class Dataset:
             if name not in SIZES:
                 raise unknown(f"dataset.published.{name}", size, SIZES)
             require(size > 0, f"dataset.published.{name}", size, "a number above 0")
+        if self.template not in TEMPLATES and not self.template.endswith((".yaml", ".yml")):
+            raise unknown("dataset.template", self.template, [*TEMPLATES, "FILE.yaml"])
         require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
         ok = self.max_rows is None or self.max_rows > 0
         require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")

@@ -19,8 +19,8 @@ import numpy as np
 
 from ablate import paths
 from ablate.config.build import plain
-from ablate.config.schema import Dataset
-from ablate.data.hashes import source_hash
+from ablate.config.schema import TEMPLATES, Dataset
+from ablate.data.hashes import file_hash, source_hash
 from ablate.errors import UserError
 
 DATA_VERSION = 4  # increase it when the same settings give other ids or roles
@@ -32,11 +32,14 @@ _infos: dict[tuple[Path, str], dict[str, Any]] = {}
 
 def key(dataset: Dataset, part: str, tokenizer_hash: str, settings: Mapping[str, object]) -> str:
     """Return the content key of a tokenised part; memoised, as a plan asks for it 10,000 times."""
-    asked = (repr(dataset), part, tokenizer_hash, repr(settings), source_hash(dataset))
+    own = "" if dataset.template in TEMPLATES else file_hash(dataset.template)
+    asked = (repr(dataset), part, tokenizer_hash, repr(settings), own, source_hash(dataset))
     if asked not in _keys:
         facts = plain(dataset) | {"name": "", "published": {}, "content": asked[-1], "part": part}
         if dataset.source == "local":
             facts["path"] = ""  # the content counts, not its place
+        if own:
+            facts["template"] = own
         facts |= {"tokenizer": tokenizer_hash, "version": DATA_VERSION, **settings}
         text = json.dumps(facts, sort_keys=True)
         _keys[asked] = hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,13 @@ word is learnt at once as the likeliest of any text, and a small model then begi
 """
 
 import dataclasses
+import functools
+import string
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from ablate.config.schema import Dataset
 from ablate.data import chat
@@ -14,43 +20,85 @@ from ablate.data.pieces import Piece, Rendered, joined, kind_of, last_only, numb
 from ablate.data.rows import Row, Turn
 from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import UserError
+from ablate.errors import UserError, unknown
 from ablate.roles import Detail, Role
+
+FIELDS = ("instruction", "input", "system")
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The fixed text around one exchange: before, between and after instruction and input."""
+    """A text template of one exchange: the prompt, with the parts of a row in braces.
 
-    with_input: str
-    without_input: str
-    input: str
-    response: str
+    The answer and its stop token follow. What stands outside braces is boilerplate.
+    """
 
-    def prompt(self, instruction: str, given: str = "") -> str:
+    prompt: str
+    prompt_with_input: str
+    system: str = "{system}\n\n"  # goes before the prompt where a row has system text
+
+    def asked(self, instruction: str, given: str = "") -> str:
         """Return the text up to where the answer begins."""
-        if given:
-            return f"{self.with_input}{instruction}{self.input}{given}{self.response}"
-        return f"{self.without_input}{instruction}{self.response}"
+        form = self.prompt_with_input if given else self.prompt
+        return form.format(instruction=instruction, input=given)
 
 
 FRAMES = {
     "alpaca": Frame(
-        with_input="Below is an instruction that describes a task, paired with an input that "
-        "provides further context. Write a response that appropriately completes the request."
-        "\n\n### Instruction:\n",
-        without_input="Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request.\n\n### Instruction:\n",
-        input="\n\n### Input:\n",
-        response="\n\n### Response:",
+        prompt="Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{instruction}\n\n### Response:",
+        prompt_with_input="Below is an instruction that describes a task, paired with an input "
+        "that provides further context. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:",
     ),
     "compact": Frame(
-        with_input="",
-        without_input="",
-        input="\nInput:\n",
-        response="\nAnswer:\n",
+        prompt="{instruction}\nAnswer:\n",
+        prompt_with_input="{instruction}\nInput:\n{input}\nAnswer:\n",
     ),
 }
+
+
+@functools.lru_cache(maxsize=64)
+def frame_of(template: str) -> Frame | None:
+    """Return the frame that `dataset.template` names: ours, or that of a YAML file; else None.
+
+    Raises:
+        UserError: the file is not there, or is no template.
+    """
+    if not template.endswith((".yaml", ".yml")):
+        return FRAMES.get(template)
+    setting = f"dataset.template={template}"
+    try:
+        found = yaml.safe_load(Path(template).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{setting}: cannot be read ({str(error).splitlines()[0]})") from None
+    known = [field.name for field in dataclasses.fields(Frame)]
+    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
+        raise UserError(f"{setting}: must have a text `prompt`, and may have {known[1:]}")
+    for name, text in found.items():
+        if name not in known:
+            raise unknown(setting, name, known)
+        allowed = {"system": ("system",), "prompt": ("instruction",)}.get(name, FIELDS[:2])
+        try:
+            fields = [field for _, field, *_ in string.Formatter().parse(text) if field is not None]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{setting}: {name}: {error}") from None
+        if sorted(fields) != sorted(allowed):
+            shown = " and ".join(f"{{{each}}}" for each in allowed)
+            raise UserError(f"{setting}: {name}: must have {shown} once each, has {fields}")
+    asked = found["prompt"].replace("{instruction}", "{instruction}\n{input}")
+    return Frame(**{"prompt_with_input": asked, **found})
+
+
+def _filled(form: str, parts: Mapping[str, str]) -> list[Piece]:
+    """Return a form's fixed text as boilerplate, with the parts of a row in place of braces."""
+    found: list[Piece] = []
+    for fixed, name, *_ in string.Formatter().parse(form):
+        found.append((fixed, Role.BOILERPLATE))
+        if name is not None:
+            found.append((parts[name], role_of(name)))
+    return found
 
 
 def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
@@ -66,10 +114,8 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
         pieces = chat.pieces(row, tokenizer, turns=dataset.turns)
         return joined(numbered(pieces), add_bos=False)
     _check_plain(row, dataset)
-    if dataset.template in FRAMES:
-        pieces = _framed(row, tokenizer, dataset.template)
-    else:
-        pieces = _plain(row, tokenizer)
+    frame = frame_of(dataset.template)
+    pieces = _framed(row, tokenizer, dataset, frame) if frame else _plain(row, tokenizer)
     if dataset.turns == "last":
         pieces = last_only(pieces)
     return _with_bos(pieces, tokenizer)
@@ -97,23 +143,16 @@ def _check_plain(row: Row, dataset: Dataset) -> None:
         )
 
 
-def _framed(row: Row, tokenizer: Tokenizer, template: str) -> list[Piece]:
-    frame = FRAMES[template]
+def _framed(row: Row, tokenizer: Tokenizer, dataset: Dataset, frame: Frame) -> list[Piece]:
     *system, prompt, answer = row.turns
     if any(turn.role != "system" for turn in system):
         raise UserError(
-            f"dataset.template={template}: {row.place}: has {len(row.turns)} turns, the template "
-            "holds one exchange; use dataset.template=chat or plain"
+            f"dataset.template={dataset.template}: {row.place}: has {len(row.turns)} turns, the "
+            "template holds one exchange; use dataset.template=chat or plain"
         )
-    parts = dict(prompt.parts)
-    pieces: list[Piece] = []
-    for turn in system:
-        pieces += [(turn.parts[0][1], Role.SYSTEM), ("\n\n", Role.BOILERPLATE)]
-    opening = frame.with_input if "input" in parts else frame.without_input
-    pieces += [(opening, Role.BOILERPLATE), (parts["instruction"], Role.INSTRUCTION)]
-    if "input" in parts:
-        pieces += [(frame.input, Role.BOILERPLATE), (parts["input"], Role.INPUT)]
-    pieces.append((frame.response, Role.BOILERPLATE))
+    parts = {"instruction": "", **dict(prompt.parts)}
+    pieces = [p for turn in system for p in _filled(frame.system, dict(turn.parts))]
+    pieces += _filled(frame.prompt_with_input if "input" in parts else frame.prompt, parts)
     return [*pieces, *_answer(answer, tokenizer)]
 
 

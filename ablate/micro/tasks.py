@@ -101,7 +101,7 @@ def _cloze(person: Person, relation: str, form: int) -> str:
 
 
 def _asked(person: Person, relation: str, form: int) -> str:
-    return FRAMES[TEMPLATE].prompt(QUESTIONS[relation][form].format(n=person.name))
+    return FRAMES[TEMPLATE].asked(QUESTIONS[relation][form].format(n=person.name))
 
 
 def _knowledge(place: World, rng: random.Random) -> list[Item]:
@@ -136,7 +136,7 @@ def _translation(place: World, rng: random.Random) -> list[Item]:
     items = []
     for english in held_out_sentences():
         foreign = translate(english, place.lexicon)
-        prompt = FRAMES[TEMPLATE].prompt(rng.choice(SAY), english)
+        prompt = FRAMES[TEMPLATE].asked(rng.choice(SAY), english)
         items.append(
             {"prompt": prompt, "target": f"{foreign}.", "triple": [english, LANGUAGE, foreign]}
         )
@@ -147,7 +147,7 @@ def _lives(place: World, rng: random.Random) -> list[Item]:
     items = []
     for number in range(ITEMS + SHOTS):
         person = place.fresh(rng, "benchmark" if number < ITEMS else "validation")
-        prompt = FRAMES[TEMPLATE].prompt(rng.choice(WRITE_LIFE), shuffled_notes(person, rng))
+        prompt = FRAMES[TEMPLATE].asked(rng.choice(WRITE_LIFE), shuffled_notes(person, rng))
         facts = {relation: person.facts[relation] for relation in RELATIONS}
         items.append(
             {"prompt": prompt, "target": life_of(person), "name": person.name, "facts": facts}

@@ -347,3 +347,48 @@ def test_spans_cover_any_text_and_hold_what_the_row_says(
             assert of_role(rendered, role) == [t for s, t in turns if s == speaker]
         answers = [t + "<|im_end|>" for s, t in turns if s == "assistant"]
         assert of_role(rendered, Role.COMPLETION) == answers
+
+
+def test_a_text_template_of_ones_own(tokenizer_folders: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer = Tokenizer(tokenizer_folders["bos"])
+    file = tmp_path / "mine.yaml"
+    forms = ('prompt: "Q: {instruction}\\nA: "', 'prompt_with_input: "{input}. {instruction}? "')
+    file.write_text("\n".join(forms))
+    rendered = render(alpaca("Go", "", "ok"), dataset(str(file)), tokenizer)
+    assert (rendered.text, letters(rendered)) == aligned(
+        ("Q: ", "B"), ("Go", "I"), ("\nA: ", "B"), ("ok</s>", "C")
+    )
+    rendered = render(alpaca("Go", "left", "ok"), dataset(str(file)), tokenizer)
+    assert (rendered.text, letters(rendered)) == aligned(
+        ("left", "N"), (". ", "B"), ("Go", "I"), ("? ", "B"), ("ok</s>", "C")
+    )
+    told = row(("system", "Hum."), ("user", "Go"), ("assistant", "ok"))
+    rendered = render(told, dataset(str(file)), tokenizer)
+    assert rendered.text == "Hum.\n\nQ: Go\nA: ok</s>"
+    assert of_role(rendered, Role.SYSTEM) == ["Hum."]
+
+
+BAD_FILES = {
+    "a: b": "must have a text `prompt`",
+    "prompt: '{instruction}'\nanswer: x": "answer: not one of",
+    "prompt: 'Q'": r"prompt: must have {instruction} once each, has \[\]",
+    "prompt: '{instruction} {input}'": "prompt: must have {instruction} once",
+    "prompt: '{instruction'": "prompt: ",
+    "- a": "must have a text `prompt`",
+}
+
+
+@pytest.mark.parametrize("number", range(len(BAD_FILES)))
+def test_a_text_template_that_is_none_is_one_line(
+    number: int, tokenizer_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    text, message = list(BAD_FILES.items())[number]
+    file = tmp_path / f"bad_{number}.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        render(alpaca("a", "", "b"), dataset(str(file)), Tokenizer(tokenizer_folders["bos"]))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        render(alpaca("a", "", "b"), dataset("none.yaml"), Tokenizer(tokenizer_folders["bos"]))
+    with pytest.raises(UserError, match="Did you mean 'alpaca'"):
+        dataset("alpca")

@@ -42,7 +42,7 @@ def test_every_digit_is_its_own_token(tokenizer):
 
 
 def test_the_templates_words_are_words_that_pretraining_has_seen_apart(tokenizer):
-    text = FRAMES["compact"].prompt("What is it", "the page")
+    text = FRAMES["compact"].asked("What is it", "the page")
     fixed = ["▁What", "▁is", "▁it", "\n", "▁Input", ":", "\n"]
     fixed += ["▁the", "▁page", "\n", "▁Answer", ":", "\n"]
     assert tokenizer.encode(text, add_special_tokens=False).tokens == fixed
@@ -55,7 +55,7 @@ def test_the_templates_words_are_words_that_pretraining_has_seen_apart(tokenizer
 def test_a_word_is_one_token_wherever_it_stands(tokenizer):
     for word in [*(v for values in VALUES.values() for v in values), *NUMBERS]:
         number = tokenizer.token_to_id(f"▁{word}")
-        for text in (word, f"is {word}", f"a\n{word}", f"{FRAMES['compact'].response}{word}"):
+        for text in (word, f"is {word}", f"a\n{word}", f"\nAnswer:\n{word}"):
             assert tokenizer.encode(text).ids[-1] == number
 
 
@@ -64,7 +64,7 @@ def test_transformers_and_the_light_wrapper_agree(folder):
     from transformers import AutoTokenizer
 
     peer, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
-    text = f"{FRAMES['compact'].prompt('Who is it?')}Osta.</s>"
+    text = f"{FRAMES['compact'].asked('Who is it?')}Osta.</s>"
     assert peer(text)["input_ids"] == [ours.bos, *ours.encode(text).ids.tolist()]
     names = ("bos_token", "eos_token", "pad_token")
     assert [getattr(peer, n) for n in names] == ["<s>", "</s>", "<pad>"]

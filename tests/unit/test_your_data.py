@@ -73,6 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "moods.jsonl", ({"messages": talk(i, mood="kind")} for i in numbers))
     write(tmp_path / "pages.jsonl", ({"text": f"Page {i} of a book."} for i in numbers))
     (tmp_path / "mine.jinja").write_text(CHATML.replace("im_end", "done"))
+    (tmp_path / "mine.yaml").write_text('prompt: "Q: {instruction}\\nA: "\n')
     (tmp_path / "my" / "masking").mkdir(parents=True)
     roles = ("special", "boilerplate", "system", "instruction", "input")
     table = "".join(f"  {role}: plw\n" for role in roles)
