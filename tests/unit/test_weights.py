@@ -1,12 +1,13 @@
 """The objective as two role tables, against the formulas of the papers and the alias examples."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from ablate.config.schema import Loss, Masking
 from ablate.errors import UserError
-from ablate.objective import canonical, effective_plw, make_objective
+from ablate.objective import canonical, effective_plw, make_objective, supervised
 from ablate.roles import NAMES, Role
 from tests import toys
 
@@ -137,3 +138,25 @@ def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="nothing is left to train"):
         objective("instruction", 1.0, c=0.0)
     objective("none", 1.0, c=0.0)  # the prompt alone can be trained
+
+
+def mode(**settings):
+    weights = {name: float(w) for name, w in zip(NAMES, (0, 0, 0, 0, 0, 1), strict=False)}
+    more = settings.pop("weights", {})
+    return make_objective(Masking(name="m", weights=weights | more, **settings), 0.0, 1.0, Loss())
+
+
+def test_details_and_turns_count_where_they_occur_and_differ():
+    plain = mode()
+    one = toys.counted(ALPACA)
+    talk = SimpleNamespace(
+        counts=ALPACA, details={"stop": 3, "thinking": 5}, answers=2, kinds_hash="k"
+    )
+    for other in (mode(turns="last"), mode(weights={"thinking": 0.0}), mode(weights={"stop": 0.0})):
+        assert canonical(other, one) == canonical(plain, one)  # nothing to tell apart: an alias
+        assert canonical(other, talk) != canonical(plain, talk)
+        assert canonical(other, talk)["kinds"] == "k"
+    same = mode(weights={"thinking": 1.0, "tool_call": 0.0})  # as its role; does not occur
+    assert canonical(same, talk) == canonical(plain, talk)
+    assert supervised(plain, talk) == ALPACA["completion"]
+    assert supervised(mode(weights={"thinking": 0.0}), talk) == ALPACA["completion"] - 5
