@@ -283,6 +283,17 @@ def test_a_comparison_away_from_the_usual_settings_says_where_it_was_made():
     assert set(found.loc[found["setting"] == WARM, "at"]) == {""}
 
 
+def test_the_rank_of_an_arm_that_has_none_does_not_keep_runs_apart():
+    raw = swept({"normaliser": "weight", "rank": 2}, {"normaliser": "completion", "rank": 8})
+    raw = raw.assign(adapter="full")
+    study = fitted(raw, from_results(raw))
+    found = differences(study)
+    assert set(found["setting"]) == {"normaliser"}
+    assert set(found["at"]) == {""}
+    raw = raw.assign(adapter="lora")  # whose ranks differ
+    assert not len(differences(fitted(raw, from_results(raw))))
+
+
 def test_arms_that_ran_beside_each_other_away_from_the_usual_settings_are_named():
     dropout = "adapter.options.dropout"
     raw = swept(*({dropout: d, EPOCHS: e} for e in (1.0, 2.0) for d in (0.0, 0.1)))

@@ -13,7 +13,7 @@ from analysis.report import plots, words
 from analysis.report.headline import judged
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
-from analysis.table.cells import run_means
+from analysis.table.cells import run_means, without_rank
 from analysis.table.factors import factors_of, joined, level_text, most_common
 from analysis.table.level_means import level_means
 from analysis.table.run_panels import grouped
@@ -87,7 +87,7 @@ def _gaps(study: Study) -> list[tuple[Row, Estimate | None]]:
 def _every_gap(study: Study) -> Iterator[tuple[Row, Estimate | None]]:
     for setting in study.varied:
         for side in [s for s in words.SIDES if (study.rows["side"] == s).any()]:
-            runs = run_means(study.rows, side=side)
+            runs = without_rank(run_means(study.rows, side=side))
             for labels, own in grouped(runs, (*STRATUM, "plw")):
                 head = {"side": side, **labels, "plw": float(labels["plw"])}
                 for family in families(own, setting):
