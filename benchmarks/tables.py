@@ -115,11 +115,15 @@ def winners() -> str:
 
 
 def labellings() -> str:
-    """Return rates of random labels by panel, in percent."""
-    found = pd.read_csv(HERE / "labellings.csv")
-    panels = [", ".join(dict.fromkeys(row)) for row in found[["dataset", "task_group"]].to_numpy()]
-    rates = [_percent(*row) for row in found[["rate", "low", "high"]].to_numpy()]
-    return markdown(pd.DataFrame({"panel": panels, "tests": found["tests"], "rate": rates}))
+    """Return rates of random labels by panel, in percent, of the quick and the default study."""
+    rates = {}
+    for study, name in (("quick", "labellings"), ("default", "labellings_default")):
+        found = pd.read_csv(HERE / f"{name}.csv")
+        panels = found[["dataset", "task_group"]].to_numpy()
+        index = [", ".join(dict.fromkeys(panel)) for panel in panels]
+        shown = [_percent(*row) for row in found[["rate", "low", "high"]].to_numpy()]
+        rates[f"{study} study"] = pd.Series(shown, index)
+    return markdown(pd.DataFrame(rates).rename_axis("panel").reset_index())
 
 
 def _percent(value: float, low: float, high: float) -> str:
