@@ -7,9 +7,8 @@ MoRA, ReMoRA, ReLoRA and the three-factor methods are types of this project; BOF
 tokens need corrections of PEFT's own (`peft_compat`).
 """
 
-from ablate.adapters import peft_compat
-from ablate.adapters.mora import layer as mora
-from ablate.adapters.mora import relora, remora
-from ablate.adapters.three_factor import layer as three_factor
-
-__all__ = ["mora", "peft_compat", "relora", "remora", "three_factor"]
+import ablate.adapters.mora.layer
+import ablate.adapters.mora.relora
+import ablate.adapters.mora.remora
+import ablate.adapters.peft_compat
+import ablate.adapters.three_factor.layer  # noqa: F401

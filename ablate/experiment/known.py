@@ -15,7 +15,7 @@ from ablate import hub
 from ablate.config.build import plain
 from ablate.config.schema import Cell, Dataset, Model
 from ablate.data.rows import Row, empty_part, load
-from ablate.data.templates import FRAMES
+from ablate.data.templates import frame_of
 from ablate.data.tokenise import Summary, generation_ratio, summary
 from ablate.errors import UserError
 from ablate.models.files import ModelFiles, is_here, resolve
@@ -85,9 +85,8 @@ def around(template: str) -> int:
 
     Alpaca's has 34 under Llama's tokenizer.
     """
-    if template not in FRAMES:
-        return TAGS[template]
-    return max(2, round(len(FRAMES[template].prompt("")) / CHARACTERS))
+    frame = frame_of(template)
+    return max(2, round(len(frame.asked("")) / CHARACTERS)) if frame else TAGS[template]
 
 
 def _share(dataset: Dataset, part: str, rows: int) -> int:
