@@ -36,6 +36,7 @@ FILES = (  # all of a folder that decides ids and roles
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"  # few folders have one
 PLAIN_MODELS = (None, "llama")  # for some model types transformers overrules the class
 
 
@@ -73,6 +74,8 @@ def tokenizer_hash(folder: str | Path, chat_template: str | Path | None) -> str:
     files = [file_hash(os.path.join(folder, name)) for name in FILES]
     if chat_template is not None:
         files.append(file_hash(chat_template))
+    elif os.path.isfile(with_tools := os.path.join(folder, TOOLS_TEMPLATE)):
+        files.append(file_hash(with_tools))
     if not plain(folder):
         files.append(f"transformers {metadata.version('transformers')}")
     return hashlib.sha256("\0".join(files).encode()).hexdigest()

@@ -30,6 +30,7 @@ SPEAKERS: Mapping[str, TurnRole] = {
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "function_call": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
@@ -182,7 +183,8 @@ def _read(record: Record, dataset: Dataset, read: _Reader, theirs: Mapping[str, 
     row = read(record.fields, theirs)
     if ignored := set(dataset.options.get("ignore_keys", ())):
         turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
-        row = dataclasses.replace(row, turns=tuple(turns))
+        tools = () if "tools" in ignored else row.tools
+        row = dataclasses.replace(row, turns=tuple(turns), tools=tools)
     used = set(theirs.values())
     rest = {k: v for k, v in record.fields.items() if k not in used}
     return dataclasses.replace(row, meta={"place": record.place, **rest})
@@ -263,14 +265,20 @@ def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
 
 def _tools(value: Any, column: str) -> tuple[Any, ...]:
     """Return the definitions of tools: a list, or the JSON text of one."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value or "null")
-        except ValueError:
-            raise _Malformed(f"{column} is text, but no JSON") from None
-    if not isinstance(value, list | None):
+    value = _listed(value, column) or []
+    if not isinstance(value, list):
         raise _Malformed(f"{column} must be a list, is {type(value).__name__}")
-    return tuple(_present(value or []))
+    return tuple(_present(value))
+
+
+def _listed(value: Any, name: str) -> Any:
+    """Return what JSON text holds, and anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "null")
+    except ValueError:
+        raise _Malformed(f"{name} is text, but no JSON") from None
 
 
 def _turn(message: Any, number: int) -> Turn:
@@ -282,6 +290,12 @@ def _turn(message: Any, number: int) -> Turn:
         near = nearest(speaker, SPEAKERS)
         raise _Malformed(f"message {number}: role {speaker!r} is unknown.{near}")
     role = SPEAKERS[speaker]
+    if "tool_calls" in extra:
+        extra["tool_calls"] = _present(
+            _listed(extra["tool_calls"], f"message {number}: tool_calls")
+        )
+    if speaker == "function_call":
+        extra["tool_calls"] = _shared_calls(_said(extra, number, optional=False), number)
     for reasoning in REASONING:
         if reasoning in extra:
             _checked_text(extra[reasoning], f"message {number}: {reasoning}")
@@ -297,6 +311,16 @@ def _weight(extra: dict[str, Any], number: int) -> float:
     if not isinstance(found, int | float) or not 0 <= found < math.inf:
         raise _Malformed(f"message {number}: weight={found}: must be a number of at least 0")
     return float(found)
+
+
+def _shared_calls(text: str, number: int) -> list[dict[str, Any]]:
+    """Return the calls that ShareGPT's `function_call` writes as JSON text, one or a list."""
+    name = f"message {number}: function_call"
+    found = _listed(text, name)
+    calls = found if isinstance(found, list) else [found]
+    if not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise _Malformed(f"{name} must be a call with name and arguments, or a list of them")
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _said(extra: dict[str, Any], number: int, *, optional: bool) -> str:

@@ -88,7 +88,9 @@ def empty_part(dataset: Dataset, part: str) -> UserError:
 
 
 def _answered(row: Row) -> bool:
-    return row.text is not None or bool(row.turns[-1].parts[-1][1].strip())
+    if row.text is not None or row.turns[-1].extra.get("tool_calls"):
+        return True
+    return bool(row.turns[-1].parts[-1][1].strip())
 
 
 def _keeps_empty(dataset: Dataset) -> bool:

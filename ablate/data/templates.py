@@ -18,6 +18,7 @@ from ablate.config.schema import Dataset
 from ablate.data import chat
 from ablate.data.pieces import Piece, Rendered, joined, kind_of, last_only, numbered, role_of
 from ablate.data.rows import Row, Turn
+from ablate.data.shown import UNSHOWN
 from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError, unknown
@@ -134,7 +135,7 @@ def _folded(row: Row) -> Row:
 
 def _check_plain(row: Row, dataset: Dataset) -> None:
     """Raise where a row says what only a chat template can show."""
-    shown = [key for turn in row.turns for key in turn.extra if key not in chat.UNSHOWN]
+    shown = [key for turn in row.turns for key in turn.extra if key not in UNSHOWN]
     shown += ["tools"] * bool(row.tools) + ["role: tool"] * any(t.role == "tool" for t in row.turns)
     if shown:
         raise UserError(

@@ -7,23 +7,27 @@ offsets, and the folder's chat template in the sandbox that transformers would u
 import datetime
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 import numpy as np
 
 from ablate.data import backend
+from ablate.data.formats import REASONING
 from ablate.data.specials import Stop, chat_stop
 from ablate.errors import RowError, UserError
 
 # Templates that print today's date would give other tokens every day; this is the default date of
 # Llama's own templates.
 TODAY = datetime.date(2024, 7, 26)
+MARKS = "_generation_marks"  # their name in the template's context
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ class Tokenizer:
         self.special_tokens = tuple(token.content for token in decoder.values() if token.special)
         self.added_tokens = {token.content: number for number, token in decoder.items()}
         self.adds_bos = self._adds_bos()
-        self.chat_template = _template(self.folder, chat_template)
+        templates = _templates(self.folder, chat_template)
+        self.chat_template = templates.get("default")
+        self.tools_template = templates.get("tool_use", self.chat_template)
 
     def _adds_bos(self) -> bool:
         """Return whether the tokenizer's own post-processor puts BOS first.
@@ -91,6 +97,11 @@ class Tokenizer:
     def chat_stop(self) -> Stop | None:
         """What the chat template ends an answer with; None where it puts nothing after one."""
         return chat_stop(self.chat, self.added_tokens)
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the chat template marks what is generated."""
+        return re.search(r"{%-?\s*generation\b", self.chat_template or "") is not None
 
     @property
     def pad(self) -> int:
@@ -132,6 +143,7 @@ class Tokenizer:
         *,
         tools: Sequence[Any] = (),
         generation_prompt: bool = False,
+        generation_marks: tuple[str, str] = ("", ""),
     ) -> str:
         """Return the chat template's text for `messages`.
 
@@ -139,26 +151,28 @@ class Tokenizer:
             messages: turns with role and content.
             tools: definitions of tools.
             generation_prompt: whether the text goes on to where an answer begins.
+            generation_marks: put before and after what the template marks as generated.
 
         Raises:
             UserError: the folder has no chat template.
             RowError: the template refuses the messages.
         """
-        if self.chat_template is None:
+        template = self.tools_template if tools else self.chat_template
+        if template is None:
             raise UserError(
                 f"dataset.template=chat: {self.folder} has no chat template; give "
                 "model.chat_template=FILE or dataset.template=alpaca"
             )
         given = {
-            "messages": messages,
+            "messages": [_aliased(message) for message in messages],
             "tools": list(tools) or None,
             "documents": None,
+            "add_generation_prompt": generation_prompt,
             **self.named_tokens,
+            MARKS: generation_marks,
         }
         try:
-            return compiled(self.chat_template).render(
-                given, add_generation_prompt=generation_prompt
-            )
+            return compiled(template).render(given)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowError(f"the chat template says: {reason}") from None
@@ -169,37 +183,57 @@ def _encoded(found: Any) -> Encoded:
     return Encoded(np.asarray(found.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
 
 
-def _template(folder: Path, override: str | Path | None) -> str | None:
+def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:
+    """Return the folder's chat templates by name, as transformers finds them."""
     if override is not None:
         if not Path(override).is_file():
             raise UserError(f"model.chat_template={override}: no such file")
-        return Path(override).read_text(encoding="utf-8")
+        return {"default": Path(override).read_text(encoding="utf-8")}
+    files = {file.stem: file for file in sorted(folder.glob("additional_chat_templates/*.jinja"))}
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        files["default"] = folder / "chat_template.jinja"
+    if files:
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
     found = backend.config(folder).get("chat_template")
-    if isinstance(found, list):  # several named ones: transformers takes "default" as well
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named.get("default")
-    return None if found is None else str(found)
+    if isinstance(found, list):
+        return {entry["name"]: str(entry["template"]) for entry in found}
+    return {} if found is None else {"default": str(found)}
+
+
+def _aliased(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the message with its reasoning under all names that templates read."""
+    reasoning = next((message[key] for key in REASONING if message.get(key) is not None), None)
+    if reasoning is None:
+        return message
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 class _Generation(jinja2.ext.Extension):
-    """The `{% generation %}` tag of transformers, which marks text and prints it unchanged."""
+    """The `{% generation %}` tag of transformers, which marks what a model generates.
+
+    It prints the text with the marks that the context holds, a block of its own as there.
+    """
 
     tags = {"generation"}  # noqa: RUF012  (the base class declares it so)
 
     def parse(self, parser: Any) -> Any:
-        """Return the block's body as it stands."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        """Return a call of `_marked` with the block's body."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_marked", [jinja2.nodes.Name(MARKS, "load")])
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _marked(self, marks: Any, caller: Callable[[], str]) -> str:
+        before, after = marks or ("", "")  # whoever renders it otherwise gives none
+        return f"{before}{caller()}{after}"
 
 
 def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **more)
 
 
 @functools.lru_cache(maxsize=8)

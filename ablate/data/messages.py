@@ -1,0 +1,124 @@
+"""A row's turns as a chat template's messages, with the things said in them told apart.
+
+Templates disagree on what they take, and where one refuses or changes a row's messages as they
+came, the next form is tried:
+
+    as they are         content is text, a call's arguments are as the row has them
+    other arguments     an object for the JSON text of one, or the JSON text for an object
+    content in parts    a list with one part of type text, which templates for images want
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.data.formats import REASONING, Turn
+from ablate.data.marked import Message, Said
+
+JOINT = "\n"  # between a row's instruction and its input, in one user's turn
+UNSAID = ("id", "type", "tool_call_id", "index")  # keys of a call that tell calls apart
+# Reasoning within an answer; its opening tag may stand in the template's generation prompt.
+_REASONED = re.compile(
+    r"(\s*<think>|\s*\[THINK\]|(?!.*<think>))(.*?)(</think>|\[/THINK\])(.*)", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A text of fixed strings and things said."""
+
+    pieces: tuple[str | Said, ...]
+
+
+def forms(turns: Sequence[Turn]) -> Iterator[list[Message]]:
+    """Yield the messages of `turns`, with things said for texts, in each form that differs."""
+    messages = [_message(number, turn) for number, turn in enumerate(turns)]
+    yield messages
+    if any("tool_calls" in turn.extra for turn in turns):
+        yield [_message(number, turn, other=True) for number, turn in enumerate(turns)]
+    yield [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+
+def said_in(value: Any) -> Iterator[Said]:
+    """Yield the things said within messages, in order."""
+    if isinstance(value, Said):
+        yield value
+    elif isinstance(value, _Joined | Mapping | list):
+        inner = value.pieces if isinstance(value, _Joined) else value
+        for each in inner.values() if isinstance(inner, Mapping) else inner:
+            yield from said_in(each)
+
+
+def filled(value: Any, texts: Iterator[str]) -> Any:
+    """Return messages with a text in place of each thing said, in the order of `said_in`."""
+    if isinstance(value, Said):
+        return next(texts)
+    if isinstance(value, _Joined):
+        return "".join(filled(piece, texts) for piece in value.pieces)
+    if isinstance(value, Mapping):
+        return {key: filled(each, texts) for key, each in value.items()}
+    return [filled(each, texts) for each in value] if isinstance(value, list) else value
+
+
+def plain(messages: Sequence[Message]) -> Any:
+    """Return the messages as a chat template is given them."""
+    return filled(list(messages), (said.text for said in said_in(list(messages))))
+
+
+def _message(number: int, turn: Turn, *, other: bool = False) -> Message:
+    extra: dict[str, Any] = {}
+    for key, value in turn.extra.items():
+        if key in REASONING:
+            extra[key] = Said(number, "thinking", value)
+        elif key == "tool_calls":
+            extra[key] = _call(_other_arguments(value) if other else value, number)
+        else:
+            extra[key] = value
+    return {"role": turn.role, "content": _content(number, turn), **extra}
+
+
+def _content(number: int, turn: Turn) -> _Joined:
+    """Return a turn's parts; reasoning within an answer is a part of its own."""
+    found: list[str | Said] = []
+    for place, (part, text) in enumerate(turn.parts):
+        if place:  # folded system text stands apart
+            found.append(JOINT * (1 + (turn.parts[place - 1][0] == "system")))
+        reasoned = _REASONED.fullmatch(text) if part == "completion" else None
+        if reasoned:
+            opening, reasoning, closing, answer = reasoned.groups()
+            found += [opening, Said(number, "thinking", reasoning), closing]
+            text = answer
+        spare = not text.strip() and "tool_calls" in turn.extra
+        found.append(Said(number, part, text, spare=spare, quoted=turn.role == "tool"))
+    return _Joined(tuple(found))
+
+
+def _call(value: Any, number: int, key: str = "") -> Any:
+    """Return calls with their texts as things said; a template may look at a call's name."""
+    if isinstance(value, str):
+        named = key == "name"
+        return Said(number, "tool_call", value, spare=named, quoted=True, json=key == "arguments")
+    if isinstance(value, Mapping):
+        return {k: v if k in UNSAID else _call(v, number, k) for k, v in value.items()}
+    return [_call(each, number) for each in value] if isinstance(value, list) else value
+
+
+def _other_arguments(value: Any, key: str = "") -> Any:
+    """Return calls whose arguments are JSON text where they were an object, and vice versa."""
+    if key == "arguments":
+        return (
+            json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else _object(value)
+        )
+    if isinstance(value, Mapping):
+        return {k: _other_arguments(v, k) for k, v in value.items()}
+    return [_other_arguments(each) for each in value] if isinstance(value, list) else value
+
+
+def _object(text: Any) -> Any:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return text
+    return found if isinstance(found, Mapping) else text
