@@ -27,7 +27,7 @@ from ablate.data.formats import Row, Turn
 from ablate.data.lead import FRAME, definitions, lead
 from ablate.data.marked import Message, Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
-from ablate.data.shown import Shown, gaps, shown
+from ablate.data.shown import ChatText, gaps, shown
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import tool_texts
 from ablate.errors import RowError
@@ -46,7 +46,7 @@ class _Context:
 
     row: Row
     tokenizer: Tokenizer
-    shown: Shown
+    shown: ChatText
     generated: list[tuple[int, int]] | None  # None where the template marks none at all
 
 
@@ -75,7 +75,7 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     return last_only(found) if turns == "last" else found
 
 
-def _generated(row: Row, found: Shown, tokenizer: Tokenizer) -> list[tuple[int, int]] | None:
+def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[tuple[int, int]] | None:
     """Return where the template's own marks of what is generated stand."""
     if not tokenizer.marks_answers:
         return None

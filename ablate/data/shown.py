@@ -19,7 +19,7 @@ PARTS = {"system": "system", "user": "instruction", "assistant": "completion"}
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ChatText:
     """A row's text, the place of each thing said, and the messages that the template was given."""
 
     text: str
@@ -34,7 +34,7 @@ class Shown:
         return tuple(self.text[a:b] for a, b in zip(ends, starts, strict=True))
 
 
-def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()) -> Shown:
+def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()) -> ChatText:
     """Return the turns under the tokenizer's chat template.
 
     Raises:
@@ -51,7 +51,7 @@ def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
             first = first or error
         else:
             _check_keys(turns, text, messages, render, tokenizer)
-            return Shown(text, places, plain(messages))
+            return ChatText(text, places, plain(messages))
     raise first or RowError("it has no turns")
 
 

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 from ablate.data.formats import Row
 from ablate.data.lead import FRAME
-from ablate.data.shown import Shown, shown
+from ablate.data.shown import ChatText, shown
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError
 
@@ -14,7 +14,7 @@ Stretch = tuple[int, int]
 _SPEAKER = r"(?:system|user|assistant|developer|tools?|human)\b\s*"
 
 
-def tool_texts(row: Row, found: Shown, tokenizer: Tokenizer) -> list[list[Stretch]]:
+def tool_texts(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[list[Stretch]]:
     """Return which stretches of each of the template's own texts are about the tools.
 
     That is what it writes beyond the row without tools, without the tags around it.

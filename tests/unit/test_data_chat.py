@@ -502,3 +502,78 @@ def test_system_text_folds_into_the_first_request(make_bytes: Make, tmp_path: Pa
             ("\n", "S"),
         ]
     ]
+
+
+CALLS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name + ' ' + (c.function.arguments | tojson) }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+JOINED = CALLS.replace("(c.function.arguments | tojson)", "c.function.arguments")
+CALL = {"name": "add", "arguments": {"a": 'one "1"\n'}}
+AS_TEXT = {"name": "add", "arguments": json.dumps(CALL["arguments"])}
+
+
+@pytest.mark.parametrize("template", [CALLS, JOINED], ids=["object", "text"])
+@pytest.mark.parametrize("call", [CALL, AS_TEXT], ids=["object", "text"])
+def test_arguments_are_written_once(
+    template: str, call: dict[str, Any], make_bytes: Make, tmp_path: Path
+) -> None:
+    """Whichever form a template and a row have, the call is JSON, not JSON within JSON."""
+    folder = make_bytes(IM, END, eos_token=END, chat_template=template)
+    said = messages(("user", "a"), {"role": "assistant", "tool_calls": [{"function": call}]})
+    (found,) = labelled(rows_in(tmp_path, {"messages": said}), folder)
+    text = "".join(piece for piece, letter in found if letter in "CKE")
+    assert text == "add " + json.dumps(CALL["arguments"]) + END
+
+
+def test_sharegpt_calls_and_results(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CALLS)
+    shared = [
+        {"from": "system", "value": "Hum."},
+        {"from": "human", "value": "a"},
+        {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "observation", "value": "4"},
+        {"from": "gpt", "value": "Four."},
+    ]
+    ours = messages(
+        ("developer", "Hum."),
+        ("user", [{"type": "text", "text": "a"}]),
+        {"role": "assistant", "content": None, "tool_calls": json.dumps([{"function": CALL}])},
+        {"role": "tool", "content": "4", "tool_call_id": "c1"},
+        ("assistant", "Four."),
+    )
+    theirs = labelled(rows_in(tmp_path, {"messages": shared}), folder)
+    assert labelled(rows_in(tmp_path, {"messages": ours}), folder) == theirs
+    broken = [*shared[:2], {"from": "function_call", "value": "add(1)"}, shared[-1]]
+    with pytest.raises(UserError, match="message 3: function_call is text, but no JSON"):
+        labelled(rows_in(tmp_path, {"messages": broken}), folder)
+
+
+def test_a_row_may_end_in_a_call_but_not_in_a_request(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CALLS)
+    said = messages(("user", "a"), {"role": "assistant", "tool_calls": [{"function": CALL}]})
+    assert labelled(rows_in(tmp_path, {"messages": said}), folder)
+    with pytest.raises(UserError, match="its last message is not the assistant's"):
+        labelled(rows_in(tmp_path, {"messages": [*said, *messages(("user", "b"))]}), folder)
+
+
+def test_assistants_first_or_in_a_row(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CALLS)
+    said = messages(("assistant", "x"), ("user", "a"), ("assistant", "b"), ("assistant", "c"))
+    (found,) = labelled(rows_in(tmp_path, {"messages": said}), folder)
+    answers = [text for text, letter in found if letter == "C"]
+    assert [text.removesuffix(END) for text in answers] == ["x", "b", "c"]
+
+
+def test_the_template_for_tools_is_used_with_tools(make_bytes: Make, tmp_path: Path) -> None:
+    """As transformers: the one named tool_use, where the row has tools."""
+    named = [
+        {"name": "default", "template": CHATML},
+        {"name": "tool_use", "template": "{{ 'Call: ' + (tools | tojson) }}" + CHATML},
+    ]
+    tokenizer = Tokenizer(make_bytes(IM, END, eos_token=END, chat_template=named))
+    said = messages(("user", "a"), ("assistant", "b"))
+    assert tokenizer.chat(said).startswith(IM)
+    assert tokenizer.chat(said, tools=[{"name": "add"}]).startswith('Call: [{"name": "add"}]')
