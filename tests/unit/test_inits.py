@@ -224,6 +224,6 @@ def test_a_changed_base_is_loaded_as_it_was_saved(name, tmp_path):
     run, asked = levels.run(name, "llama"), levels.SUBJECTS[name]
     weights.save(run.module, tmp_path)
     loaded = weights.load(base("llama"), tmp_path, asked, streams=Streams(7))  # draws nothing
-    close(logits(loaded), run.tuned, atol=1e-6)
+    close(logits(loaded), run.tuned, atol=toys.ROUNDING * float(run.tuned.abs().max()))
     with loaded.disable_adapter():
         close(logits(loaded), run.base)

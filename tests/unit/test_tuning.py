@@ -108,7 +108,8 @@ def test_what_was_not_tuned_has_a_default_that_says_so(model, adapter, rate, tmp
 
 def test_a_tuned_rate_is_not_called_untuned(tmp_path):
     named = plan_grid([f"out={tmp_path}"]).design.cells[-1]
-    assert (named.cell.train.lr, named.cell.train.untuned) == (1e-2, False)
+    assert named.cell.train.lr == tuned_lr(named.cell)
+    assert not named.cell.train.untuned
 
 
 def test_the_report_marks_what_nobody_tuned():
