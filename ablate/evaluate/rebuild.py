@@ -35,4 +35,4 @@ def prompts(folder: str | Path) -> pd.DataFrame:
     }
     rows = [(task, doc, prompt_hash(text), text) for (task, doc), text in found.items()]
     frame = pd.DataFrame(rows, columns=["task", "doc_id", "prompt_hash", "prompt"])
-    return frame.sort_values(["task", "doc_id"], ignore_index=True)
+    return frame.sort_values(["task", "doc_id"], ignore_index=True, kind="stable")
