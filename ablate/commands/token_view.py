@@ -119,30 +119,30 @@ def _role_lines(
     data: Tokenised, objective: Objective, root: np.random.Generator | None
 ) -> list[RoleLine]:
     """Return a line for each role and detail of one, over the targets of all rows."""
-    weights: dict[tuple[Role, Detail], list[np.ndarray]] = {}
-    for row in range(len(data)):
-        labels = data.labels_of(row)
-        num_L, _ = row_weights(labels, objective, row=row, permute=root)
-        kinds_L = labels.roles.astype(int) * len(Detail) + labels.details
-        for kind in np.unique(kinds_L[1:]):
-            role, detail = divmod(int(kind), len(Detail))
-            here = np.flatnonzero(kinds_L[1:] == kind) + 1
-            weights.setdefault((Role(role), Detail(detail)), []).append(num_L[here])
-    found = {kind: np.concatenate(parts) for kind, parts in sorted(weights.items())}
-    targets = sum(map(len, found.values()))
-    total = float(sum(each.sum() for each in found.values())) or 1.0
-    return [
-        RoleLine(
-            role=role,
-            name=_kind_name(role, detail),
-            targets=len(each),
-            share=len(each) / targets,
-            carrying=float((each > 0).sum()) / targets,
-            weight=_range(each) + " (permuted)" * objective.permute,
-            weight_share=float(each.sum()) / total,
-        )
-        for (role, detail), each in found.items()
-    ]
+    rows = map(data.labels_of, range(len(data)))
+    num_T = np.concatenate(
+        [row_weights(own, objective, row=n, permute=root)[0] for n, own in enumerate(rows)]
+    )
+    kinds_T = data.roles.astype(int) * len(Detail) + data.labels.details
+    targets_T = np.ones(len(num_T), dtype=bool)
+    targets_T[data.starts[:-1]] = False  # the first token of a row
+    num_T, kinds_T = num_T[targets_T], kinds_T[targets_T]
+    return [_role_line(int(kind), num_T, kinds_T == kind, objective) for kind in np.unique(kinds_T)]
+
+
+def _role_line(kind: int, num_T: np.ndarray, own_T: np.ndarray, objective: Objective) -> RoleLine:
+    number, within = divmod(kind, len(Detail))
+    role, detail = Role(number), Detail(within)
+    own = num_T[own_T]
+    return RoleLine(
+        role=role,
+        name=_kind_name(role, detail),
+        targets=len(own),
+        share=len(own) / len(num_T),
+        carrying=float((own > 0).sum()) / len(num_T),
+        weight=_range(own) + " (permuted)" * objective.permute,
+        weight_share=float(own.sum()) / (float(num_T.sum()) or 1.0),
+    )
 
 
 def _kind_name(role: Role, detail: Detail) -> str:

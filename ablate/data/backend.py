@@ -18,6 +18,7 @@ from typing import Any
 
 import tokenizers
 
+from ablate.data.cache import write
 from ablate.data.hashes import file_hash
 from ablate.errors import UserError
 from ablate.paths import cache_dir
@@ -160,8 +161,5 @@ def _by_transformers(folder: Path) -> Backend:
             raise UserError(f"model.path={folder}: no fast tokenizer; only those have offsets")
         named = {name: str(token) for name in NAMED if (token := getattr(made, name)) is not None}
         stored = {"tokenizer": made.backend_tokenizer.to_str(), "named": named}
-        kept.parent.mkdir(exist_ok=True)
-        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
-        draft.write_text(json.dumps(stored))
-        os.replace(draft, kept)
+        write(kept, json.dumps(stored).encode())
     return Backend(tokenizers.Tokenizer.from_str(stored["tokenizer"]), stored["named"])

@@ -85,13 +85,13 @@ def save(name: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
     np.savez(packed, **arrays)  # type: ignore[arg-type]  # its stub takes a bool for allow_pickle
     folder = paths.cache_dir()
     try:
-        _write(_place(folder, f"{name}.npz"), packed.getbuffer())
-        _write(_place(folder, f"{name}.json"), json.dumps(facts, allow_nan=False).encode())
+        write(_place(folder, f"{name}.npz"), packed.getbuffer())
+        write(_place(folder, f"{name}.json"), json.dumps(facts, allow_nan=False).encode())
     except OSError as error:
         raise UserError(f"ABLATE_CACHE={folder}: cannot be written ({error.strerror})") from None
 
 
-def _write(file: Path, content: bytes | memoryview) -> None:
+def write(file: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all; several processes may write the same one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:

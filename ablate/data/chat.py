@@ -28,6 +28,7 @@ from ablate.data.lead import FRAME, definitions, lead
 from ablate.data.marked import Message, Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
 from ablate.data.shown import ChatText, gaps, shown
+from ablate.data.specials import shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import tool_texts
 from ablate.errors import RowError
@@ -233,17 +234,11 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
         alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools).rstrip()
     except RowError:
         alone = ""
-    same = _shared(alone, here.shown.text[: start + len(gap)]) - start
-    shared = [place for place in known if place[1] <= same]
-    if not last and same == len(alone) - start and same >= 0 and not shared:
+    same = shared(alone, here.shown.text[: start + len(gap)]) - start
+    there = [place for place in known if place[1] <= same]
+    if not last and same == len(alone) - start and same >= 0 and not there:
         return same, same
-    return shared[-1] if shared else known[0] if known else (0, 0)
-
-
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many units two texts have in common at their beginnings."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return there[-1] if there else known[0] if known else (0, 0)
 
 
 def _tags(text: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
@@ -297,7 +292,7 @@ def _header(start: int, turn: int, here: _Context) -> int | None:
         return None
     header = _UNIT.findall(answered.removeprefix(lone.rpartition("qx0zv")[2]))
     ahead = _UNIT.findall(here.shown.text[len(before) :])
-    same = ahead[: _shared(header, ahead)]
+    same = ahead[: shared(header, ahead)]
     return len(before) - start + len("".join(same))
 
 
@@ -310,7 +305,7 @@ def _asked(
         shown, more = (_UNIT.findall(chat(generation_prompt=given)) for given in (False, True))
     except RowError:
         return "", ""
-    return "".join(more), "".join(more[_shared(shown, more) :])
+    return "".join(more), "".join(more[shared(shown, more) :])
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,10 +1,10 @@
 """The text before the first thing that a row says: a chat template's tags and own sentences."""
 
 import re
-from collections.abc import Sequence
 
 from ablate.data.pieces import Piece
 from ablate.data.shown import gaps
+from ablate.data.specials import shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.roles import Detail, Role
@@ -16,16 +16,6 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPEAKER = re.compile(r"\s*(system|user|assistant|developer|human)\s*[\n:]\s*", re.IGNORECASE)
 
 
-def _shared(one: Sequence[str], other: Sequence[str]) -> str:
-    """Return the units (or characters) that both begin with."""
-    same = []
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        same.append(a)
-    return "".join(same)
-
-
 def lead(text: str, first: str, tokenizer: Tokenizer) -> list[Piece]:
     """Return the text before the first content: tags, and what the template says by itself."""
     head, inserted, tail = text, "", ""
@@ -33,7 +23,8 @@ def lead(text: str, first: str, tokenizer: Tokenizer) -> list[Piece]:
         try:
             head, tail = gaps(tokenizer, "system", "user", "assistant")[:2]
         except UserError:  # the template knows no system turn
-            head, tail = "", _shared(text[::-1], _between_exchanges(tokenizer)[::-1])[::-1]
+            size = shared(text[::-1], _between_exchanges(tokenizer)[::-1])
+            head, tail = "", text[len(text) - size :]
         if not _encloses(text, head, tail):
             head, tail = "", ""
         inserted = text[len(head) : len(text) - len(tail)]

@@ -10,6 +10,7 @@ the BOS that the tokenizer adds by itself, once: not where the text begins with 
 but the stop, and none behind a stop.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,9 @@ def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
     except UserError:  # the template takes one exchange only
         return stop_of(last.rstrip(), added) if last.strip() else None
     further_units = _units(further, added)
-    same = _common(_units(last, added), further_units)
-    header = _common(_units(lead, added)[::-1], further_units[::-1])
+    same = "".join(further_units[: shared(_units(last, added), further_units)])
+    own = len(further_units) - shared(_units(lead, added)[::-1], further_units[::-1])
+    header = "".join(further_units[own:])
     if same != last and len(header) < len(further):  # headers begin alike
         same = same[: len(further) - len(header)]
     text = (same if same.strip() else last).rstrip()
@@ -107,9 +109,7 @@ def _units(text: str, added: Mapping[str, int]) -> list[str]:
     return re.findall("|".join([*map(re.escape, names), _TAG, r"\w+", "."]), text, re.DOTALL)
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> str:
-    """Return the longest beginning that two texts have in common."""
-    size = 0
-    while size < min(len(one), len(other)) and one[size] == other[size]:
-        size += 1
-    return "".join(one[:size])
+def shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return how many elements two sequences have in common at their beginnings."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

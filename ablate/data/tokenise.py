@@ -30,13 +30,12 @@ from ablate.data.spans import token_roles
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
-from ablate.roles import NAMES, Detail, Role
+from ablate.roles import DETAILS, NAMES, Role
 
 CHUNK = 512  # rows tokenised at once: fast enough, and small in memory
 PROMPT = ("system", "instruction", "input")  # what Rg counts: no template, no tags
 NO_ANSWER_LEFT = "completion beyond max_length"
 NO_TARGET = "a single token"
-DETAILS = ("", *(detail.name.lower() for detail in Detail if detail))  # by number; "" is none
 Refused = list[tuple[str, str]]  # why, and the row's place
 
 
@@ -276,7 +275,7 @@ def _summarised(
         max_length=int(np.diff(starts).max()),
         largest_id=int(ids.max()),
         rg_tokens=generation_ratio(_counted(labels.roles)),
-        details=_counted(labels.details[targets], DETAILS),
+        details=_counted(labels.details[targets], ("", *DETAILS)),
         answers=1 + max(0, int(labels.answers.max())),
         kinds_hash=_kinds_hash(labels),
         **known,

@@ -19,17 +19,9 @@ from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
 from ablate.objective import make_objective
 from ablate.paths import conf_dir
-from ablate.roles import Role
+from tests.unit.test_data_templates import LETTERS
 
 Make = Callable[..., Path]
-LETTERS = {
-    Role.SPECIAL: "S",
-    Role.BOILERPLATE: "B",
-    Role.SYSTEM: "Y",
-    Role.INSTRUCTION: "I",
-    Role.INPUT: "N",
-    Role.COMPLETION: "C",
-}
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from ablate.config.schema import Cell
 from ablate.data import batches
 from ablate.data.batches import Batch
+from ablate.data.specials import shared
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
 from ablate.objective import Objective, objective_of
@@ -168,7 +169,8 @@ class Calibration:
         common: list[int] | None = None
         for row in range(len(self.data)):
             ending = _template_ending(*self.data.row(row))
-            common = ending if common is None else _common_suffix(common, ending)
+            size = len(ending) if common is None else shared(common[::-1], ending[::-1])
+            common = ending[len(ending) - size :]
         if not common:
             raise UserError(
                 f"adapter={self._cell.adapter.name}: is active from the template's last words "
@@ -193,13 +195,6 @@ def _template_ending(ids_L: np.ndarray, roles_L: np.ndarray) -> list[int]:
     before = np.flatnonzero(~template[: starts[0]])
     first = before[-1] + 1 if len(before) else 0
     return [int(token) for token in ids_L[first : starts[0]]]
-
-
-def _common_suffix(one: list[int], other: list[int]) -> list[int]:
-    size = 0
-    while size < min(len(one), len(other)) and one[-1 - size] == other[-1 - size]:
-        size += 1
-    return one[len(one) - size :]
 
 
 def _base_layer(module: Any) -> Any:
