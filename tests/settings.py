@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ablate.config.schema import Cell
+from ablate.results.record import OF_PLANS
 
 # Settings of a mapping's members: what a user gives as adapter.options.dropout.
 MEMBERS = {
@@ -32,7 +33,7 @@ def _of(kind: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
             yield from _of(hint, f"{path}.")
         elif path in MEMBERS:
             yield from ((f"{path}.{name}", pair) for name, pair in MEMBERS[path].items())
-        elif field.name not in GROUP_NAMES:
+        elif field.name not in GROUP_NAMES and path not in OF_PLANS:
             yield path, _values(hint)
 
 

@@ -46,6 +46,7 @@ COSTS = (
 )  # fmt: skip
 UNTUNED = "train.untuned"  # a fact about the rate, no factor
 UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
+OF_PLANS = ("dataset.published", "model.shape")  # sizes for a plan without files: no factors
 OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
 RESULT_COLUMNS: tuple[str, ...] = LEVELS + FACTS + SCORES + COSTS
 
@@ -81,6 +82,7 @@ def setting_columns(
     """
     shown = {*LEVEL_PATHS.values(), UNTUNED}
     keys = [k for k in dict.fromkeys(k for cell in cells for k in cell) if k not in shown]
+    keys = [k for k in keys if not any(_concerns(path, k) for path in OF_PLANS)]
     names = [p for n, p in LEVEL_PATHS.items() if n not in ("seed", "sham")] + ["evaluate.name"]
     levels = [tuple(_mark(cell.get(name)) for name in names) for cell in cells]
     found: dict[str, None] = {}

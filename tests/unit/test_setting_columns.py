@@ -138,3 +138,9 @@ def test_the_base_has_nothing_of_the_training():
     found = settings(train__epochs=9.0, dataset__path="x")
     keys = ["train.epochs", "dataset.path"]
     assert shown_settings(found, keys, base=True) == {"dataset.path": "x"}
+
+
+def test_sizes_given_for_a_plan_are_no_factors():
+    sizes = [{f"dataset__published__{k}": v} for k, v in (("rows", 10), ("rows", 20))]
+    cells = [settings(**size, model__shape__layers=n) for n, size in enumerate(sizes)]
+    assert columns(*cells, asked=("dataset.published.rows", "model.shape.layers")) == []
