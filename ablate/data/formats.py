@@ -23,6 +23,7 @@ FORMATS = {  # the columns that a format needs, and those it may have
     "prompt_completion": (("prompt", "completion"), ("system",)),
     "text": (("text",), ()),
 }
+WEIGHT = "weight"  # of a row, in a column that the data set names: no column's name means it
 SPEAKERS: Mapping[str, TurnRole] = {
     "system": "system",
     "developer": "system",
@@ -67,6 +68,7 @@ class Row:
         default=(), hash=False
     )  # definitions that the chat template is given
     meta: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0  # of all its tokens in the loss, times those of its messages
 
     @property
     def place(self) -> str:
@@ -87,9 +89,10 @@ def parse(found: list[Record], dataset: Dataset) -> tuple[list[Row], dict[str, i
         else (dataset.format, dict(dataset.columns))
     )
     needed, optional = FORMATS[name]
+    optional = (*optional, *(w for w in [WEIGHT] if w in dataset.columns))
     for ours in dataset.columns:
         if ours not in needed + optional:
-            raise unknown("dataset.columns", ours, needed + optional)
+            raise unknown("dataset.columns", ours, (*needed, *optional, WEIGHT))
     theirs = {ours: known.get(ours, ours) for ours in needed + optional}
     for ours in (*needed, *known):
         if theirs[ours] not in columns:
@@ -122,16 +125,18 @@ def _detect(dataset: Dataset, columns: set[str]) -> tuple[str, dict[str, str]]:
     for name, (needed, _) in FORMATS.items():
         if all(given.get(ours, ours) in columns for ours in needed):
             return name, given
-    usual = [] if given else _by_usual_names(columns)
+    decided = any(ours in needed for ours in given for needed, _ in FORMATS.values())
+    usual = [] if decided else _by_usual_names(columns)
     if len(usual) == 1:
-        return usual[0]
+        name, found = usual[0]
+        return name, found | given
     if usual:
         shown = " or ".join(" and ".join(names.values()) for _, names in usual[:3])
         raise UserError(
             f"dataset.path={dataset.path}: its columns may be {shown}; name yours with "
             "dataset.columns.instruction=COLUMN dataset.columns.output=COLUMN"
         )
-    if not given and not any(columns & set(needed) for needed, _ in FORMATS.values()):
+    if not decided and not any(columns & set(needed) for needed, _ in FORMATS.values()):
         have = ", ".join(sorted(columns)[:12])
         raise UserError(
             f"dataset.path={dataset.path}: its columns {have} are none of instruction and output, "
@@ -185,6 +190,8 @@ def _read(record: Record, dataset: Dataset, read: _Reader, theirs: Mapping[str, 
         turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
         tools = () if "tools" in ignored else row.tools
         row = dataclasses.replace(row, turns=tuple(turns), tools=tools)
+    if WEIGHT in theirs:
+        row = dataclasses.replace(row, weight=_row_weight(record.fields, theirs[WEIGHT]))
     used = set(theirs.values())
     rest = {k: v for k, v in record.fields.items() if k not in used}
     return dataclasses.replace(row, meta={"place": record.place, **rest})
@@ -303,6 +310,18 @@ def _turn(message: Any, number: int) -> Turn:
     if role == "user" and not content.strip():
         raise _Malformed(f"message {number}: the user says nothing")
     return Turn(role, ((PART_OF[role], content),), extra, _weight(extra, number))
+
+
+def _row_weight(fields: Mapping[str, Any], column: str) -> float:
+    """Return a row's weight; files of text columns hold it as text."""
+    found = fields.get(column)
+    try:
+        weight = math.nan if found is None else float(found)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise _Malformed(f"{column}={found!r}: a row's weight must be a number of at least 0")
+    return weight
 
 
 def _weight(extra: dict[str, Any], number: int) -> float:

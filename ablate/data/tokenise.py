@@ -327,7 +327,9 @@ def _encoded(
                 continue
             lead = [tokenizer.bos] if rendered.add_bos else []
             ids = np.concatenate([np.array(lead, dtype=np.int32), tokens.ids])
-            yield ids, _labels(rendered, *found, lead=len(lead))
+            labels = _labels(rendered, *found, lead=len(lead))
+            np.multiply(labels.weights, np.float32(row.weight), out=labels.weights)
+            yield ids, labels
 
 
 def _labels(rendered: Rendered, roles: np.ndarray, owners: np.ndarray, *, lead: int) -> Labels:

@@ -1,5 +1,6 @@
 """Rows under chat templates: every token's role beside labels made by hand."""
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -471,6 +472,25 @@ def test_the_weight_of_a_message(make_bytes: Make, tmp_path: Path) -> None:
     wrong = rows_in(tmp_path, {"messages": [{"role": "user", "content": "a", "weight": -1}, half]})
     with pytest.raises(UserError, match="message 1: weight=-1: must be"):
         weighed(wrong, folder, "instruction")
+
+
+def test_the_weight_of_a_row_is_a_column_that_is_named(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    half = {"role": "assistant", "content": "d", "weight": 0.5}
+    said = messages(("user", "a"), ("assistant", "b"), ("user", "c"), half)
+    rows = rows_in(tmp_path, {"messages": said, "trust": "0.5"})
+    unread = weighed(rows, folder, "instruction")
+    read = weighed(dataclasses.replace(rows, columns={"weight": "trust"}), folder, "instruction")
+    assert [w for _, w in unread if w] == [1.0, 0.5]
+    assert read == [(text, weight * 0.5) for text, weight in unread]
+    for wrong in (None, "much", -1, float("inf")):
+        rows = dataclasses.replace(
+            rows_in(tmp_path, {"messages": said, "trust": wrong}), columns={"weight": "trust"}
+        )
+        with pytest.raises(UserError, match=r"line 1: trust=.*: a row's weight must be a number"):
+            weighed(rows, folder, "instruction")
+    with pytest.raises(UserError, match="no column 'trst'"):
+        weighed(dataclasses.replace(rows, columns={"weight": "trst"}), folder, "instruction")
 
 
 def test_system_text_folds_into_the_first_request(make_bytes: Make, tmp_path: Path) -> None:

@@ -356,6 +356,19 @@ def test_bad_rows_are_an_error_or_left_out(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "text"])
+def test_rows_of_every_format_have_weights(form: str, tmp_path: Path) -> None:
+    if form == "csv":
+        path = tmp_path / "d.csv"
+        path.write_text("question;answer;sure\na;b;0.25\n")
+    else:
+        fields = {"text": "a b"} if form == "text" else {"prompt": "a", "completion": "b"}
+        path = lines(tmp_path / "d.jsonl", [fields | {"sure": 0.25}])
+    (row,) = load_rows(dataset(path, columns={"weight": "sure"}), "train")
+    assert row.weight == 0.25
+    assert "sure" not in row.meta
+
+
 def test_system_text_is_kept_or_dropped(tmp_path: Path) -> None:
     path = lines(tmp_path / "d.jsonl", [{"instruction": "a", "output": "b", "system": "s"}])
     kept, dropped = (load_rows(dataset(path, system=s), "train")[0] for s in ("keep", "drop"))

@@ -46,6 +46,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "tickets.jsonl", ({"subject": f"No {i}", "reply": "Yes."} for i in numbers))
     write(tmp_path / "chat.jsonl", ({"messages": talk(i)} for i in numbers))
     write(tmp_path / "rated.jsonl", ({"messages": talk(i, weight=0)} for i in numbers))
+    sure = ({"question": f"What is {i}?", "answer": f"It is {i}.", "sure": 0.5} for i in numbers)
+    write(tmp_path / "sure.jsonl", sure)
     write(
         tmp_path / "reasons.jsonl",
         ({"messages": talk(i, reasoning_content="I count.")} for i in numbers),
