@@ -80,10 +80,13 @@ def _without_system(row: Row) -> tuple[Turn, ...]:
 
 def empty_part(dataset: Dataset, part: str) -> UserError:
     """Return the error of a part that holds no row."""
-    further = "" if part == "train" else "; evaluate.heldout=[] scores none of them"
+    further = (
+        "; evaluate.heldout=[] scores none of them, and of evaluate.measures only "
+        "generation_length needs them"
+    )
     return UserError(
         f"dataset.path={dataset.path}: its {part} part holds no rows; give it a larger share "
-        f"with dataset.splits.{part}{further}"
+        f"with dataset.splits.{part}{further * (part != 'train')}"
     )
 
 

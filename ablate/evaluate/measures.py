@@ -53,7 +53,7 @@ class Subject:
     base: Callable[[], nn.Module]  # the untouched base, made when it is needed
     tokenizer: Tokenizer
     train: Tokenised
-    heldout: Tokenised
+    heldout: Callable[[], Tokenised]  # the test part, read when it is needed
     losses: Sequence[float]  # per optimizer step
     stop: Stop | None = None  # of the chat template, where that made the rows
 
@@ -185,11 +185,12 @@ def _recited(subject: Subject, how: Decoding) -> tuple[list[int], list[str], lis
 
 
 def _generation_length(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
-    rows = answered_rows(subject.heldout, how.rows)
+    heldout = subject.heldout()
+    rows = answered_rows(heldout, how.rows)
     if not rows:
         return
-    how = replace(how, max_new=_within_positions(subject, subject.heldout, rows, how.max_new))
-    lengths = [len(ids) for ids in _answers(subject, subject.heldout, rows, how)]
+    how = replace(how, max_new=_within_positions(subject, heldout, rows, how.max_new))
+    lengths = [len(ids) for ids in _answers(subject, heldout, rows, how)]
     items = tuple((row, float(length)) for row, length in zip(rows, lengths, strict=True))
     yield _made("generation_length", "tokens", float(np.mean(lengths)), n=len(rows), items=items)
     capped = float(np.mean([length >= how.max_new for length in lengths]))

@@ -108,7 +108,7 @@ def _measures(
             ),
             tokenizer=load_tokenizer(files.folder, cell.model.chat_template),
             train=tokenised(cell, "train"),
-            heldout=tokenised(cell, "test"),
+            heldout=lambda cell=cell: tokenised(cell, "test"),  # type: ignore[misc]
             losses=[float(entry["loss"]) for entry in history],
             stop=tokenizer_of(cell).chat_stop if cell.dataset.template == "chat" else None,
         )

@@ -30,6 +30,7 @@ NUMERICS_VERSION = 1
 # Increased by a change to how chat prompts are made or answered: their scores then do not match.
 CHAT_VERSION = 2
 KEY_LENGTH = 16
+LENGTH = "generation_length"  # the measure that needs prompts that were held out
 WEIGHTS = "weight_distance"  # the measure that needs the weight change as a matrix
 
 
@@ -203,6 +204,8 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
     if not cell.is_base:  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
+        if LENGTH in wanted.measures:
+            part_summary(cell, files, "test", memo)
         measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.merges(cell)]
         found = [*found, *(("measure", name, [name, rest]) for name in measures)]
     return tuple(Unit(k, name, digest([train_key, k, *rest])) for k, name, rest in found)

@@ -250,6 +250,20 @@ def test_the_plain_hydra_application_refuses_in_one_line():
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_what_needs_held_out_prompts_is_refused_where_every_row_is_trained_on(tmp_path, capsys):
+    rows = [json.dumps({"instruction": f"Say {i}", "output": f"It is {i}."}) for i in range(8)]
+    (tmp_path / "d.jsonl").write_text("\n".join(rows))
+    words = ["plan", "dataset=local", f"dataset.path={tmp_path / 'd.jsonl'}", "evaluate=none",
+             "dataset.splits.train=[0,1]", "dataset.splits.validation=[1,1]", "train.lr=1e-3",
+             "dataset.splits.test=[1,1]", "evaluate.heldout=[]", f"out={tmp_path}/o"]  # fmt: skip
+    assert main([*words, "evaluate.measures=[prompt_bleu,weight_distance]"]) == 0
+    capsys.readouterr()
+    assert main([*words, "evaluate.measures=[generation_length]"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its test part holds no rows" in line
+    assert "only generation_length needs them" in line
+
+
 def test_tokens_of_ones_own_data_and_model_need_no_learning_rate_and_no_test_part(tmp_path, capsys):
     """The README's first command for data of one's own, on ten rows."""
     rows = [

@@ -154,7 +154,7 @@ def subject(by_heart, tokenizer, rows):
             "base": lambda: by_heart,
             "tokenizer": tokenizer,
             "train": toys.tokenised(rows),
-            "heldout": toys.tokenised(rows),
+            "heldout": lambda: toys.tokenised(rows),
             "losses": [],
         }
         return measures.Subject(**settings | changes)
@@ -222,9 +222,21 @@ def test_rows_are_evenly_spaced(subject, rows):
     assert [row for row, _ in found.items] == [0, 49, 99]
 
 
+def test_only_the_length_of_generations_reads_the_test_part(subject):
+    def nothing():
+        raise LookupError("no test part")
+
+    names = ["weight_distance", "train_loss_rsd", "prompt_bleu", "memorised"]
+    assert run(names, subject(heldout=nothing, losses=[1.0, 2.0, 3.0, 4.0]))
+    with pytest.raises(LookupError):
+        run(["generation_length"], subject(heldout=nothing))
+
+
 def test_plain_text_has_no_answers_to_measure(subject, rows):
     text = toys.tokenised([(ids, [Role.TEXT] * len(ids)) for ids, _ in rows])
-    assert run(["prompt_bleu", "generation_length"], subject(train=text, heldout=text)) == []
+    assert (
+        run(["prompt_bleu", "generation_length"], subject(train=text, heldout=lambda: text)) == []
+    )
 
 
 # -- the table ----------------------------------------------------------------------------------
