@@ -28,23 +28,6 @@ from analysis.mixed import MixedFit, fit_mixed
 LEAST_FOUND = 0.7  # of the variance, that clustered errors must be expected to find
 
 
-def run_means(rows: pd.DataFrame, *, score: str = "score", run: str = "run") -> pd.DataFrame:
-    """Return one row per run: its mean score and every column that is constant within runs.
-
-    Args:
-        rows: one row per run and task.
-        score: the column to average.
-        run: the column that names the run.
-    """
-    for name in (score, run):
-        if name not in rows:
-            raise AnalysisError(f"run means: no column {name!r}.{nearest(name, rows)}")
-    groups = rows.groupby(run, sort=False, observed=True)
-    constant = groups.nunique(dropna=False).max() <= 1
-    kept = [name for name in constant.index[constant] if name != score]
-    return groups[kept].first().assign(**{score: groups[score].mean()}).reset_index()
-
-
 def second_opinion(
     runs: pd.DataFrame,
     formula: str,
@@ -57,7 +40,7 @@ def second_opinion(
     """Return the mean at the first level of `column` less that at the second, by least squares.
 
     Args:
-        runs: one row per run, see `run_means`.
+        runs: one row per run, with its mean score as `score`.
         formula: of the mean; random terms are left out, so a mixed model's formula will do. The
             other columns are adjusted for, and averaged over as in `analysis.inference.means`.
         column: a factor, or a number such as w_p.

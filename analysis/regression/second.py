@@ -5,9 +5,10 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
-from analysis.inference.second_opinion import run_means, second_opinion
+from analysis.inference.second_opinion import second_opinion
 from analysis.regression.propose import quoted
 from analysis.regression.study import Study
+from analysis.table.cells import run_means
 
 CURVE = 3  # weights that a quadratic needs
 STRATUM = ("dataset", "model")
@@ -29,7 +30,7 @@ def of_study(
     """
     if study.weights or not len(rows):
         return None
-    runs = run_means(labelled(study, rows))
+    runs = labelled(study, run_means(rows))
     if column != "wp":
         runs = runs.assign(**{column: runs[column].astype(str)})
     names = [*STRATUM, "arm", *study.varied, "seed", *(["dose"] if column != "wp" else [])]

@@ -14,6 +14,7 @@ from analysis.questions.adapters.section import arm_differences
 from analysis.questions.plw.across import AGREE, ANY, CURVED, f_tests, joint_model
 from analysis.questions.plw.estimate import dose_table
 from analysis.questions.tradeoff.estimate import learning_forgetting
+from analysis.regression import second
 from analysis.regression.default_model import default_formula
 from analysis.regression.model import Request
 from analysis.regression.panels import dose_curves, panel_models
@@ -292,8 +293,8 @@ NOTHING = Truth(
 )  # fmt: skip
 
 
-def small(truth=NOTHING, **options):
-    raw = fake_results(3, plws=(0.0, 1.0), truth=truth, controls=False, **options)
+def small(truth=NOTHING, *, plws=(0.0, 1.0), **options):
+    raw = fake_results(3, plws=plws, truth=truth, controls=False, **options)
     kept = raw["adapter"].isin(["full", "lora"]) & raw["masking"].isin(["none", "instruction"])
     return raw[kept & (raw["dataset"] == "micro_short")]
 
@@ -309,6 +310,15 @@ def test_runs_that_lack_tasks_are_adjusted_for_them_and_named():
     assert any("were not scored on every task" in text for text in study.left_out)
     whole = fitted(raw, from_results(raw))
     assert not any("were not scored on every task" in text for text in whole.left_out)
+
+
+def test_the_second_opinion_is_adjusted_for_missing_tasks_too():
+    raw = small(seeds=3, plws=(0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0))
+    lost = raw["task"].isin(["micro_pronouns", "micro_biography"]) & (raw["adapter"] == "full")
+    study = fitted(raw[~lost], from_results(raw[~lost]))
+    again = second.of_study(study, study.rows, "arm", ("full", "lora r4"))
+    assert again is not None
+    assert again.p > 0.05
 
 
 def test_a_run_that_lacks_a_task_has_the_mean_of_an_additive_table():

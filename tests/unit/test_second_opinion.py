@@ -7,7 +7,7 @@ import statsmodels.formula.api as smf
 from statsmodels.regression.linear_model import OLS
 
 from analysis.errors import AnalysisError
-from analysis.inference.second_opinion import expected_share, run_means, second_opinion
+from analysis.inference.second_opinion import expected_share, second_opinion
 
 
 def runs_table(seed=0):
@@ -94,16 +94,6 @@ def test_the_share_of_the_variance_that_clusters_find_is_that_of_simulated_error
     share, error = np.mean(found) / truth, np.std(found) / truth / np.sqrt(len(found))
     assert expected_share(X, l_B, groups) == pytest.approx(share, abs=4 * error)
     assert error < 0.04
-
-
-def test_run_means_keep_what_a_run_has_one_of():
-    table = pd.DataFrame({
-        "run": ["x", "x", "y", "y"], "task": ["t", "u", "t", "u"], "arm": ["a", "a", "b", "b"],
-        "score": [1.0, 3.0, 5.0, 9.0],
-    })  # fmt: skip
-    found = run_means(table)
-    assert set(found) == {"run", "arm", "score"}
-    assert found.set_index("run")["score"].to_dict() == {"x": 2.0, "y": 7.0}
 
 
 def test_its_coverage_is_about_nominal_where_runs_of_a_cell_share_an_error():
