@@ -1,4 +1,4 @@
-"""The commands of docs/your_data.md, run as written on files made here."""
+"""The commands of docs/your_data.md and the README for own data, as written, on files made here."""
 
 import csv
 import json
@@ -18,6 +18,8 @@ from tests.unit.test_data_chat import CHATML, TOOLS
 
 PAGE = (conf_dir().parent / "docs" / "your_data.md").read_text()
 COMMANDS = re.findall(r"^```bash\n(ablate .*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
+README = (conf_dir().parent / "README.md").read_text().replace("\\\n", " ")
+OWN = re.findall(r"^(ablate (?:tokens|plan|sweep) +dataset=.*)$", README, re.MULTILINE)
 MICRO = Path(ablate.__file__).parent / "micro" / "checkpoints" / "micro_0"
 CALL = {"function": {"name": "add", "arguments": {"a": 1}}}
 
@@ -102,6 +104,25 @@ def test_a_command_of_the_page(
     shown = capsys.readouterr()
     assert status == 0, shown.err
     assert "left out: none" in shown.out or "broken" in command or " plan " in command
+
+
+@pytest.mark.parametrize("command", [c for c in OWN if " sweep " not in c])
+def test_a_command_of_the_readme(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_readme(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (command,) = (c for c in OWN if " sweep " in c)
+    status = main(shlex.split(command)[1:])
+    shown = capfd.readouterr()
+    assert status == 0, shown.err
+    # masking=instruction has no weight to vary: 2 + 4 runs and the untouched base
+    assert "7 new, 0 failed" in shown.out
+    (report,) = folder.glob("results/*/report/index.html")
+    assert report.stat().st_size > 10_000
 
 
 def test_the_page_has_situations_enough() -> None:
