@@ -25,12 +25,21 @@ def refuse(error: UserError | str) -> int:
 
 def nearest(name: object, choices: Iterable[object]) -> str:
     """Return " Did you mean X?" for the closest of `choices`, or an empty string."""
-    close = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
+    close = _close(str(name), [str(c) for c in choices])
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _close(name: str, choices: list[str]) -> list[str]:
+    """Return up to three choices like the name, the likeliest first; of equals the same start."""
+    found = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    alike = {c: round(difflib.SequenceMatcher(None, c, name).ratio(), 6) for c in found}
+    return sorted(found, key=lambda c: (alike[c], c[:1] == name[:1]), reverse=True)
 
 
 def unknown(setting: str, value: object, choices: Iterable[object]) -> UserError:
     """Return the error for a `value` of `setting` that is none of `choices`."""
     names = sorted(str(c) for c in choices)
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    likely = _close(str(value), names)
+    shown = names if len(names) <= 20 else [*likely, *(n for n in names if n not in likely)][:20]
+    listed = ", ".join(shown) + (", ..." if len(names) > 20 else "")
     return UserError(f"{setting}={value}: not one of {listed}.{nearest(value, names)}")

@@ -73,7 +73,8 @@ def _convert_dataclass(kind: Any, value: Any, path: str) -> Any:
     prefix = f"{path}." if path else ""
     for key in value:
         if key not in fields:
-            raise UserError(f"{prefix}{key}: no such setting.{nearest(key, fields)}")
+            have = f" {path} has {', '.join(fields)}." if path else ""
+            raise UserError(f"{prefix}{key}: no such setting.{nearest(key, fields) or have}")
     filled = {}
     for name, spec in fields.items():
         if name in value and value[name] != "???":

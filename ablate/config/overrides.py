@@ -22,7 +22,7 @@ from ablate.errors import UserError
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 # Tables whose names are the user's own, or a method's: Hydra asks for a plus before a new one.
-_FREE = re.compile(r"(dataset\.(columns|options|published)|model\.shape)\.\w")
+_FREE = re.compile(r"(dataset\.(columns|options|published)|model\.shape|masking\.weights)\.\w")
 _WORDS_WITH_A_MEANING = {"null", "true", "false", "nan", "inf"}
 
 

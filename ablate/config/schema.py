@@ -147,7 +147,8 @@ class Splits:
                 low >= ends - 1e-12 or low == high,
                 f"dataset.splits.{name}",
                 [low, high],
-                "after the split before it: a row may be seen once only",
+                "after the split before it: a row may be seen once only; give all three, "
+                "an empty part as [1, 1]",
             )
             ends = max(ends, high)
 

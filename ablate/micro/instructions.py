@@ -249,7 +249,10 @@ def rows(path: str, part: str, options: Mapping[str, Any]) -> list[Record]:
         UserError: unknown set, part or option, or an option out of range.
     """
     if path not in SETS:
-        raise unknown("dataset.path", path, SETS)
+        raise UserError(
+            f"dataset.path={path}: not one of {', '.join(sorted(SETS))}; for a file or folder of "
+            "your own write dataset=local beside it, for the hub's data dataset=hub"
+        )
     if part not in GROUP_OF:
         raise unknown("part", part, GROUP_OF)
     allowed, make = SETS[path]

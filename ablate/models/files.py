@@ -19,7 +19,7 @@ from typing import Any
 
 from ablate import hub
 from ablate.config.schema import Model
-from ablate.errors import UserError, unknown
+from ablate.errors import UserError
 from ablate.paths import cache_dir
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
@@ -109,8 +109,11 @@ def _folder(model: Model) -> Path:
     if model.source == "micro":
         folder = _MICRO / model.path
         if not folder.is_dir():
-            found = [path.name for path in _MICRO.glob("*") if path.is_dir()]
-            raise unknown("model.path", model.path, found)
+            found = ", ".join(sorted(path.name for path in _MICRO.glob("*") if path.is_dir()))
+            raise UserError(
+                f"model.path={model.path}: not one of {found}; for a folder of your own write "
+                "model=local beside it, for the hub's models model=hub"
+            )
         return folder
     folder = Path(model.path).expanduser()
     if not folder.is_dir():

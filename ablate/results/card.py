@@ -30,7 +30,8 @@ SHOWN = {  # what a reader asks of a training run: its words, and where the conf
     "loss scope": "loss.scope", "adapter": "adapter.name", "rank": "rank", "start": "init.name",
     "embeddings": "embeddings", "base precision": "base_precision",
     "optimizer": "optimizer.name", "learning rate": "train.lr", "schedule": "train.schedule",
-    "weight decay": "train.weight_decay", "epochs": "train.epochs",
+    "weight decay": "train.weight_decay", "epochs at most": "train.epochs",
+    "steps at most": "train.max_steps",
     "batch size": "train.batch_size", "longest row, tokens": "train.max_length",
     "precision": "train.precision", "seed": "seed",
 }  # fmt: skip
@@ -91,7 +92,8 @@ def interval(score: Mapping[str, Any], items: pd.Series) -> tuple[float, float] 
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     parameters, training = record["parameters"], record["training"]
-    rows = [(words, str(_at(record["config"], path))) for words, path in SHOWN.items()]
+    found = {words: _at(record["config"], path) for words, path in SHOWN.items()}
+    rows = [(words, str(value)) for words, value in found.items() if value is not None]
     return [
         *rows,
         ("rows", f"{record['data'].get('rows', 0):,}"),

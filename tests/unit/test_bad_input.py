@@ -58,6 +58,10 @@ def local(name):
 CASES = {
     "masking level": (["masking=instructoin"], "instruction"),
     "adapter level": (["adapter=lorra"], "lora"),
+    "two letters the wrong way round": (["adapter=lroa"], "Did you mean 'lora'?"),
+    "own model, source forgotten": (["model.path=./mine"], "write model=local beside it"),
+    "own data, source forgotten": (["dataset.path=./mine.jsonl"], "write dataset=local beside it"),
+    "no row left for validation": (["dataset.splits.train=[0,1]"], r"an empty part as \[1, 1\]"),
     "dataset level": (["dataset=mikro"], "micro"),
     "model level": (["model=micro_9"], "micro_"),
     "evaluate level": (["evaluate=nothing"], "none"),

@@ -356,6 +356,7 @@ def test_wrong_request_is_one_line(loader, line):
 
 ILLEGAL = {
     "~plw": "plw: is needed; give it as plw=VALUE",
+    "+masking.special=0": "masking.special: no such setting. masking has name, weights, turns, ",
     "+foo=1": "foo: no such setting.",
     "plw=": "plw=: must be a number",
     "plw=-1": "plw=-1.0: must be in [0, 1]",

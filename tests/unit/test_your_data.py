@@ -19,6 +19,7 @@ from tests.unit.test_data_chat import CHATML, TOOLS
 PAGE = (conf_dir().parent / "docs" / "your_data.md").read_text()
 COMMANDS = re.findall(r"^```bash\n(ablate .*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
 README = (conf_dir().parent / "README.md").read_text().replace("\\\n", " ")
+(TABLE,) = re.findall(r"^```yaml\n(weights:.*?)```", PAGE, re.DOTALL | re.MULTILINE)
 OWN = re.findall(r"^(ablate (?:tokens|plan|sweep) +dataset=.*)$", README, re.MULTILINE)
 MICRO = Path(ablate.__file__).parent / "micro" / "checkpoints" / "micro_0"
 CALL = {"function": {"name": "add", "arguments": {"a": 1}}}
@@ -79,10 +80,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.jinja").write_text(CHATML.replace("im_end", "done"))
     (tmp_path / "mine.yaml").write_text('prompt: "Q: {instruction}\\nA: "\n')
     (tmp_path / "my" / "masking").mkdir(parents=True)
-    roles = ("special", "boilerplate", "system", "instruction", "input")
-    table = "".join(f"  {role}: plw\n" for role in roles)
-    text = f"weights:\n{table}  completion: 1\n  stop: 0.5\n"
-    (tmp_path / "my" / "masking" / "style.yaml").write_text(text)
+    (tmp_path / "my" / "masking" / "style.yaml").write_text(TABLE)
     refusing = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
         "{% endif %}{% endfor %}" + CHATML
