@@ -431,6 +431,24 @@ def test_held_out_loss_is_compared_with_weight_zero():
     assert (table.loc[table["plw"] < 1, "verdict"] == "not distinguishable").all()
 
 
+def test_held_out_loss_of_arms_is_compared_and_of_one_seed_not_judged():
+    results = fake_results(seeds=4, plws=PLWS, controls=False)
+    learnt = (results["metric"] == "loss_completion") & (results["adapter"] == "mora")
+    results.loc[learnt, "value"] += 0.5
+    table = heldout.arm_differences(from_results(results))
+    assert (table["against"] == "full").all()
+    mora = table["arm"].str.startswith("mora")
+    assert (table.loc[mora, "verdict"] == "distinguishable").all()
+    assert table.loc[mora, "estimate"].between(0.4, 0.6).all()
+    assert (table.loc[~mora, "verdict"] == "not distinguishable").all()
+    frame = from_results(results[results["seed"] == 0])
+    for single in (heldout.arm_differences(frame), heldout.differences(frame)):
+        assert len(single)
+        assert (single["verdict"] == "not distinguishable").all()
+    scoreless = from_results(results[results["task_type"] == "heldout"])
+    assert {h.question for h in heldout.headlines(scoreless)} == {"heldout", "adapters"}
+
+
 def test_other_settings_are_compared_with_the_usual_one_and_kept_out_of_the_figures():
     results = fake_results(seeds=3, plws=PLWS, controls=False)
     some = (results["adapter"] == "full") & (results["masking"] == "none") & (results["plw"] == 1)

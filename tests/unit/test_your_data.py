@@ -20,6 +20,7 @@ PAGE = (conf_dir().parent / "docs" / "your_data.md").read_text()
 COMMANDS = re.findall(r"^```bash\n(ablate .*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
 README = (conf_dir().parent / "README.md").read_text().replace("\\\n", " ")
 (TABLE,) = re.findall(r"^```yaml\n(weights:.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+(TASK,) = re.findall(r"^```yaml\n(task:.*?)```", PAGE, re.DOTALL | re.MULTILINE)
 OWN = re.findall(r"^(ablate (?:tokens|plan|sweep) +dataset=.*)$", README, re.MULTILINE)
 MICRO = Path(ablate.__file__).parent / "micro" / "checkpoints" / "micro_0"
 CALL = {"function": {"name": "add", "arguments": {"a": 1}}}
@@ -90,6 +91,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):  # fmt: skip
         shutil.copytree(MICRO, tmp_path / name)
         (tmp_path / name / "chat_template.jinja").write_text(template)
+    (tmp_path / "boxes.yaml").write_text(TASK)
+    boxes = ({"question": f"Box {i}?", "choices": ["red", "blue"], "gold": i % 2} for i in numbers)
+    write(tmp_path / "boxes.jsonl", boxes)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

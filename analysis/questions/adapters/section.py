@@ -1,8 +1,10 @@
 """Adapter and rank: scores and differences from full fine-tuning."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
-from analysis.inference.estimates import DF_RULES
+from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.questions.adapters import figure as figures
 from analysis.regression.study import Study
 from analysis.report import plots, words
@@ -83,17 +85,20 @@ def arm_differences(study: Study) -> pd.DataFrame:
     """
     rows = []
     for labels, means in sides(study.main, df=study.df):
-        names = [arm_text(a, r) for a, r in means.table[list(ARM)].itertuples(index=False)]
-        reference = names.index("full") if "full" in names else 0
-        for i, name in enumerate(names):
-            index = pd.Series(range(len(names)))
-            found = None
-            if i != reference:
-                found = means.compare(index == i, index == reference)
-            if found is not None:
-                row = labels | {"arm": name, "against": names[reference]}
-                rows.append((row | {"replicated": means.replicated}, found))
+        for arms, gap in against_reference(means):
+            rows.append((labels | arms | {"replicated": means.replicated}, gap))
     return judged(rows, study.margin, questions=study.questions)
+
+
+def against_reference(means: Levels) -> Iterator[tuple[dict[str, str], Estimate]]:
+    """Yield every arm less full fine-tuning, or less the first arm where nothing is full."""
+    names = [arm_text(a, r) for a, r in means.table[list(ARM)].itertuples(index=False)]
+    reference = names.index("full") if "full" in names else 0
+    index = pd.Series(range(len(names)))
+    for i, name in enumerate(names):
+        gap = means.compare(index == i, index == reference) if i != reference else None
+        if gap is not None:
+            yield {"arm": name, "against": names[reference]}, gap
 
 
 def not_compared(study: Study) -> list[str]:

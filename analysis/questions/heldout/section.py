@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import DF_RULES
+from analysis.questions.adapters.section import STRATUM, against_reference
 from analysis.questions.heldout import figure as figures
 from analysis.report import words
 from analysis.report.headline import Headline, judged, of_row
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
+from analysis.table.cells import ARM, without_rank
 from analysis.table.level_means import Levels, level_means, panels
 
 # The order of the roles; one that is not named here comes last.
@@ -43,6 +45,9 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     gaps = differences(frame, df=df)
     if len(gaps):
         blocks.append(Sheet(_gap_table(gaps)))
+    arms = arm_differences(frame, df=df)
+    if len(arms):
+        blocks.append(Sheet(_arm_table(arms)))
     return Section("heldout", "Held-out loss per role", tuple(blocks))
 
 
@@ -82,12 +87,48 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
             if gap is not None:
                 level = {"masking": str(means.table["masking"].iloc[i])}
                 level["plw"] = means.table["plw"].iloc[i]
-                found.append((labels | level, gap))
+                found.append((labels | level | {"replicated": means.replicated}, gap))
+    return judged(found, None)
+
+
+def arm_differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
+    """Return the loss on completions of every arm less full fine-tuning's, or the first arm's.
+
+    Columns: dataset, model, role, arm, against, estimate, low, high, p, p_holm, mde, verdict.
+    """
+    rows = loss_rows(frame)
+    if not len(rows):
+        return pd.DataFrame()
+    learnt = without_rank(rows[rows["role"].isin(LEARNT)])
+    by_arm = partial(level_means, by=ARM, value="value", df=df)
+    found = [
+        (labels | arms | {"replicated": means.replicated}, gap)
+        for labels, means in panels(learnt, [*STRATUM, "role"], by_arm)
+        for arms, gap in against_reference(means)
+    ]
     return judged(found, None)
 
 
 def headlines(frame: pd.DataFrame) -> list[Headline]:
-    """Return the differences from PLW 0 as effects, for a page without a model of scores."""
+    """Return the differences in loss as effects, for a page without a model of scores."""
+    return [*_weight_headlines(frame), *_arm_headlines(frame)]
+
+
+def _arm_headlines(frame: pd.DataFrame) -> list[Headline]:
+    table = arm_differences(frame)
+    return [
+        of_row(
+            row,
+            label=f"{row['arm']} − {row['against']}",
+            group=f"{row['dataset']}, {row['model']}: loss on {row['role']} tokens",
+            question="adapters",
+            unit="nats a token",
+        )
+        for row in (table.to_dict("records") if len(table) else [])
+    ]
+
+
+def _weight_headlines(frame: pd.DataFrame) -> list[Headline]:
     table = differences(frame)
     return [
         of_row(
@@ -99,6 +140,14 @@ def headlines(frame: pd.DataFrame) -> list[Headline]:
         )
         for row in (table.to_dict("records") if len(table) else [])
     ]
+
+
+def _arm_table(gaps: pd.DataFrame) -> Table:
+    against = " or ".join(dict.fromkeys(gaps["against"]))
+    note = f"Nats a token, less {against}. Lower is better. p is adjusted by Holm."
+    formats = FORMATS | {"p": P_VALUE, "p_holm": P_VALUE}
+    title = f"Loss on completions against {against}"
+    return Table("heldout_arms", title, gaps, note, words.HEADS, formats)
 
 
 def _gap_table(gaps: pd.DataFrame) -> Table:
