@@ -8,10 +8,11 @@ names takes lm-eval ten seconds to make and is kept in the cache, one file per l
 
 import csv
 import functools
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -33,6 +34,9 @@ MEASURES: dict[str, str] = {
 }
 TASK_FILES = (".yaml", ".yml")
 OURS = "micro_"  # nothing that lm-eval ships is called so: a slip is told at once
+TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "description")  # name no files
+FOLDERS = ("dataset_path", "dataset_name", "data_dir")  # may name a folder of rows
+LONGEST_PATH = 1024
 CONTENT = (*TASK_FILES, ".py", ".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -154,8 +158,8 @@ def task_label(name: str) -> str:
 def task_version(name: str) -> str:
     """Return what stands for the version of a task in its score key.
 
-    The micro world states its own, a user's task file counts with the files beside it, and what
-    lm-eval ships changes with lm-eval.
+    The micro world states its own, a user's task file counts with the files that it names, and
+    what lm-eval ships changes with lm-eval.
     """
     source = find(name)
     if source.kind == "micro":
@@ -204,11 +208,46 @@ def _read(file: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _files_hash(path: Path) -> str:
-    folder = path.parent if path.is_file() else path
     digest = hashlib.sha256(path.name.encode())
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in CONTENT and f.is_file()):
-        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    content = {(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in _used(path)}
+    for name, own in sorted(content):
+        digest.update(f"{name}\0{own}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _used(path: Path) -> set[Path]:
+    """Return the files that a score on a task file, or on a folder of them, depends on.
+
+    Task files, those that they include, rows on this machine and Python modules beside them. What
+    else lies in the folder does not count: results may be written there.
+    """
+    left = [path] if path.is_file() else [f for f in path.rglob("*") if f.suffix in TASK_FILES]
+    used: set[Path] = set()
+    while left:
+        file = left.pop()
+        if file in used or not file.is_file():
+            continue
+        used.add(file)
+        if file.suffix in TASK_FILES:
+            left += [*file.parent.glob("*.py"), *_named(_read(file), file.parent)]
+    return used
+
+
+def _named(value: Any, folder: Path, key: str = "") -> Iterator[Path]:
+    """Yield the files that a task file names, beside it or from the working folder."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _named(each, folder, str(name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _named(each, folder, key)
+    elif isinstance(value, str) and value and key not in TEXTS and len(value) < LONGEST_PATH:
+        for place in (folder, Path.cwd()):
+            for found in map(Path, glob.glob(os.path.join(glob.escape(str(place)), value))):
+                if found.is_dir() and key in FOLDERS:
+                    yield from (f for f in found.rglob("*") if f.suffix in CONTENT)
+                elif found.is_file():
+                    yield found
 
 
 def _stock_folder() -> Path:

@@ -593,14 +593,33 @@ def test_a_score_key_holds_a_task_files_content_and_not_its_place(tmp_path):
     assert key(copied) == key(tmp_path / "one") != here
 
 
-def test_a_task_files_version_is_its_content(tmp_path):
-    (tmp_path / "mine.yaml").write_text("task: mine\n")
-    versions = []
-    for text in ("1", "2", "1"):
-        (tmp_path / "items.jsonl").write_text(text)
+def test_a_task_files_version_is_its_content_and_that_of_what_it_names(tmp_path, monkeypatch):
+    (tmp_path / "tasks" / "rows").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    task = (
+        "include: base.yml\ntask: mine\ndataset_path: json\n"
+        "dataset_kwargs: {data_files: {test: from_here.jsonl, train: ['rows/*.jsonl']}}\n"
+    )
+    files = {
+        "tasks/mine.yaml": task, "tasks/base.yml": "test_split: test\n", "tasks/utils.py": "1",
+        "from_here.jsonl": "1", "tasks/rows/a.jsonl": "1", "tasks/rows/b.jsonl": "1",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    def version():
         tasks_index._files_hash.cache_clear()
-        versions.append(tasks_index.task_version(f"{tmp_path}/mine.yaml"))
-    assert versions[0] == versions[2] != versions[1]
+        return tasks_index.task_version("tasks/mine.yaml")
+
+    first = version()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n# more\n")
+        assert version() != first, name
+        (tmp_path / name).write_text(text)
+    for name in ("tasks/other.yaml", "tasks/results/cells/record.json", "notes.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("task: another\n")
+    assert version() == first
 
 
 def test_names_are_checked_without_torch():
