@@ -261,13 +261,22 @@ def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     messages = fields.get(theirs["messages"])
     if not isinstance(messages, list) or not messages:
         raise _Malformed(f"{theirs['messages']} must be a list of messages with role and content")
-    turns = tuple(_turn(message, number) for number, message in enumerate(messages, start=1))
+    said = _taking_turns(messages)
+    turns = tuple(_turn(message, number) for number, message in enumerate(said, start=1))
     roles = [turn.role for turn in turns]
     if roles[-1] != "assistant":
         raise _Malformed("has no completion: its last message is not the assistant's")
     if "user" not in roles or "system" in roles[1:]:
         raise _Malformed("needs a user's message, and a system message only at the start")
     return Row(turns=turns, tools=_tools(fields.get(theirs["tools"]), theirs["tools"]))
+
+
+def _taking_turns(messages: list[Any]) -> list[Any]:
+    """Return messages that are texts alone, as LIMA has them, with roles, the user's first."""
+    if not all(isinstance(message, str) for message in messages):
+        return messages
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(messages)]
 
 
 def _tools(value: Any, column: str) -> tuple[Any, ...]:
@@ -290,7 +299,8 @@ def _listed(value: Any, name: str) -> Any:
 
 def _turn(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping):
-        raise _Malformed(f"message {number} must be an object, is {type(message).__name__}")
+        kind = type(message).__name__
+        raise _Malformed(f"message {number} must be an object, or all of them text, is {kind}")
     extra = _present(message)
     speaker = extra.pop("role", None) or extra.pop("from", None)
     if speaker not in SPEAKERS:

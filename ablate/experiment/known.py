@@ -66,9 +66,9 @@ class Assumed(Here):
             try:
                 return super().summary(cell, files, part)
             except UserError:
-                if dataset.source != "hub" or not dataset.published or not hub.unreachable():
+                if not _is_assumed(dataset) or (dataset.source == "hub" and not hub.unreachable()):
                     raise
-        if dataset.source == "hub" and dataset.published:
+        if _is_assumed(dataset):
             told = "its published rows and mean lengths"
             sizes: Mapping[str, float] = dataset.published
             rows = _share(dataset, part, round(sizes["rows"]))
@@ -87,6 +87,12 @@ def around(template: str) -> int:
     """
     frame = frame_of(template)
     return max(2, round(len(frame.asked("")) / CHARACTERS)) if frame else TAGS[template]
+
+
+def _is_assumed(dataset: Dataset) -> bool:
+    """Return whether a data set of known sizes is of the hub, or a file that is not here."""
+    absent = dataset.source == "local" and not Path(dataset.path).expanduser().exists()
+    return bool(dataset.published) and (absent or dataset.source == "hub")
 
 
 def _share(dataset: Dataset, part: str, rows: int) -> int:

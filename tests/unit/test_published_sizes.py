@@ -17,6 +17,7 @@ from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.summary import summarise
 from ablate.paths import conf_dir
 from ablate.results.store import Store
+from analysis.table.published import read
 
 READY = [f.stem for f in sorted((conf_dir() / "model").glob("*.yaml"))
          if "shape" in yaml.safe_load(f.read_text())]  # fmt: skip
@@ -40,8 +41,8 @@ def test_the_papers_plan_is_arithmetic_on_published_numbers(tmp_path: Path) -> N
     (named,) = [n for n in request.design.cells if not n.cell.is_base]
     data, weights = named.identity.data, 6_738_415_616
     assert data.rows == 52_002
-    assert data.rg_tokens == pytest.approx(45.2 / 18.6, rel=1e-4)
-    assert data.mean_length == pytest.approx(18.6 + 45.2 + around("alpaca"), rel=1e-4)
+    assert data.rg_tokens == pytest.approx(3.27, rel=1e-4)  # arXiv 2401.13586, table 1
+    assert data.mean_length == pytest.approx(20 + 65.4 + around("alpaca"), rel=1e-4)
     found = cost([named], Store(tmp_path))
     flops = 6 * weights * 3 * data.tokens
     assert found.gpu_hours == pytest.approx(flops / GPU_FLOPS["bf16"] / GPU_USED / 3600, rel=1e-6)
@@ -117,6 +118,64 @@ def test_rows_that_are_here_are_counted_by_characters(tmp_path: Path) -> None:
             "completion": 3 * 80 // CHARACTERS,
         },
     )
+
+
+# Levels whose means are those of arXiv 2405.14394, table 5, and the table's name of the set.
+OF_TABLE_5 = {
+    "lima": "LIMA", "less_mmlu_chat": "Less MMLU Chat", "less_tydiqa": "Less Tydiqa",
+    "less_bbh_icl": "Less BBH ICL", "alpagasus_dolly_3k": "Alpagasus Dolly 3k",
+    "alpagasus_dolly_9k": "Alpagasus Dolly 9k", "alpagasus_alpaca_5k": "Alpagasus Alpaca 5k",
+    "tulu_v2": "Tulu V2", "wizardlm": "WizardLM", "code_alpaca": "Code Alpaca",
+    "dolly": "Alpagasus Dolly 3k", "ultrafeedback": "WizardLM",
+}  # fmt: skip
+TABLE_5 = read("im_datasets").set_index("dataset")
+
+
+def published(level: str) -> dict[str, float]:
+    return dict(yaml.safe_load((conf_dir() / "dataset" / f"{level}.yaml").read_text())["published"])
+
+
+@pytest.mark.parametrize(("level", "name"), OF_TABLE_5.items())
+def test_words_of_a_table_are_taken_as_tokens(level: str, name: str) -> None:
+    sizes, means = published(level), TABLE_5.loc[name]
+    assert sizes["prompt"] == pytest.approx((means.mean_instruction - 1) * 4 / 3, abs=0.051)
+    assert sizes["completion"] == pytest.approx((means.mean_output - 1) * 4 / 3, abs=0.051)
+    if level not in ("dolly", "ultrafeedback", "wizardlm", "tulu_v2"):  # the table has a part
+        assert sizes["rows"] == means.n_examples
+
+
+@pytest.mark.parametrize(("level", "rg"), [("alpaca", 3.27), ("alpaca_cleaned", 7.83),
+                                           ("alpaca_short", 0.08)])  # fmt: skip
+def test_generation_ratios_are_those_of_the_plw_paper(level: str, rg: float) -> None:
+    sizes = published(level)
+    assert sizes["completion"] / sizes["prompt"] == pytest.approx(rg, rel=0.03)
+
+
+def test_words_and_counted_tokens_of_alpaca_agree() -> None:
+    sizes, means = published("alpaca"), TABLE_5.loc["Stanford Alpaca"]
+    words = means.mean_total - 2
+    assert sizes["prompt"] + sizes["completion"] == pytest.approx(words * 4 / 3, rel=0.1)
+    assert means.mean_output / means.mean_instruction == pytest.approx(2.43, rel=0.001)  # printed
+
+
+def test_a_file_that_is_not_here_yet_has_its_published_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("dataset=alpagasus_dolly_3k", "dataset.template=plain", "evaluate=none",
+             "evaluate.heldout=[]", "dataset.splits.train=[0,1]", "dataset.splits.test=[1,1]",
+             "dataset.splits.validation=[1,1]")  # fmt: skip
+    for model in ("qwen_3_8b", "micro_0"):  # not on this machine, and on it
+        request = plan(f"model={model}", *words, out=tmp_path)
+        assert request.design.cells[-1].identity.data.rows == 2996
+        assert any("alpagasus_dolly_3k: its published rows" in said for said in request.assumed)
+    there = tmp_path / "InstructionModelling" / "data" / "alpagasus_3k_dolly.jsonl"
+    there.parent.mkdir(parents=True)
+    there.write_text(json.dumps({"messages": ["a" * 40, "b" * 80]}) + "\n")
+    request = plan("model=qwen_3_8b", *words, out=tmp_path)
+    assert request.design.cells[-1].identity.data.rows == 1
+    with pytest.raises(UserError, match=r"dataset.path=no.jsonl: no such file"):
+        plan("model=qwen_3_8b", "dataset=local", "dataset.path=no.jsonl", out=tmp_path)
 
 
 def test_a_data_set_of_unknown_size_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
 from ablate.adapters import build, compatibility, registry
 from ablate.config.schema import Model, Placement
 from ablate.errors import UserError
+from ablate.evaluate import tasks_index
 from ablate.models import shapes
 from ablate.models.files import resolve
 from ablate.models.load import load
@@ -95,6 +97,23 @@ def test_sizes_are_the_published_ones(name: str) -> None:
 @pytest.mark.parametrize("name", READY)
 def test_a_revision_is_a_commit(name: str) -> None:
     assert len(level(name).revision or "") == 40
+
+
+SOURCE = re.compile(r"arXiv|hub card|cards of copies|unverified|counted")
+
+
+def test_numbers_name_their_source() -> None:
+    for name in READY:
+        assert SOURCE.search((conf_dir() / "model" / f"{name}.yaml").read_text()), name
+    for file in (conf_dir() / "dataset").glob("*.yaml"):
+        level, text = yaml.safe_load(file.read_text()), file.read_text()
+        above, _, told = text.partition("published:")
+        if "published" in level:
+            assert SOURCE.search(above[-300:] + told), file.name
+        if level["source"] == "hub" and file.stem != "hub":
+            pinned = re.fullmatch(r"[0-9a-f]{40}", level.get("revision") or "")
+            assert pinned or "No commit was found to pin" in " ".join(text.split("\n# ")), file.name
+    assert all(SOURCE.search(row["source"]) for row in tasks_index.published().values())
 
 
 @pytest.mark.slow
