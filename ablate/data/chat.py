@@ -36,7 +36,9 @@ from ablate.roles import Detail, Role
 
 DETAIL_OF = {"thinking": Detail.THINKING, "tool_call": Detail.TOOL_CALL}
 _OPENING = re.compile(r"\s*(?:<think>|\[THINK\])\s*\Z")
-_CLOSING = re.compile(r".*(?:</think>|\[/THINK\])\s*", re.DOTALL)
+_CLOSING = re.compile(
+    r".*(?:</think>|\[/THINK\]|<[^<>\s]*(?:end|/)[^<>\s]*think[^<>\s]*>)\s*", re.DOTALL | re.I
+)
 # What a template writes comes in such units: a tag, a word, white space, a character.
 _UNIT = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\s+|.", re.DOTALL)
 
@@ -231,9 +233,10 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
             "model.chat_template=FILE"
         )
     try:
-        alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools).rstrip()
+        alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools)
     except RowError:
         alone = ""
+    alone = alone.removesuffix(_header_at_end(tokenizer)).rstrip()
     same = shared(alone, here.shown.text[: start + len(gap)]) - start
     there = [place for place in known if place[1] <= same]
     if not last and same == len(alone) - start and same >= 0 and not there:
@@ -263,6 +266,9 @@ def _prompt_in(gap: str, low: int, start: int, after: Said, here: _Context) -> t
     """
     asked, added = _asked(here.tokenizer, here.shown.messages[: after.turn], here.row.tools)
     end = len(asked) - start
+    always = _header_at_end(here.tokenizer)
+    if always and not added and here.shown.text.startswith(asked) and asked.endswith(always):
+        return (max(low, min(end, len(gap))),) * 2
     if added and here.shown.text.startswith(asked) and low <= end:
         return max(low, min(end - len(added), len(gap))), min(end, len(gap))
     units = _UNIT.findall(added or _generation_prompt(here.tokenizer))
@@ -312,3 +318,12 @@ def _asked(
 def _generation_prompt(tokenizer: Tokenizer) -> str:
     """Return what the template adds for an answer to be generated; empty where it adds nothing."""
     return _asked(tokenizer, [{"role": "user", "content": "qx0zv"}])[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _header_at_end(tokenizer: Tokenizer) -> str:
+    """Return the next answer's header where each conversation ends with it; empty elsewhere."""
+    asked, end = gaps(tokenizer, "user", "assistant")[1:]
+    stop = tokenizer.chat_stop
+    header = end.removeprefix(stop.text) if stop else ""
+    return header if header.strip() and header in asked else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.data.formats import REASONING, Turn
-from ablate.data.marked import Message, Place, located
+from ablate.data.marked import CHANGES, Message, Place, located
 from ablate.data.messages import filled, forms, plain, said_in
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
@@ -15,6 +15,7 @@ from ablate.errors import RowError, UserError
 # Keys of a message that tell messages and calls apart, and say nothing.
 UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
 EMPTY: tuple[Any, ...] = ("", [], {})  # what says nothing; 0 and false do
+NOTE = "qxnotezv"
 PARTS = {"system": "system", "user": "instruction", "assistant": "completion"}
 
 
@@ -47,6 +48,8 @@ def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
         build = functools.partial(_built, messages)
         try:
             text, places = located(list(said_in(messages)), build, render)
+            if (noted := _noted(messages)) != messages and render(plain(noted)) != text:
+                raise RowError(CHANGES)  # the template writes the list itself
         except RowError as error:
             first = first or error
         else:
@@ -64,6 +67,16 @@ def turns_of(*roles: str) -> list[Turn]:
 def gaps(tokenizer: Tokenizer, *roles: str) -> tuple[str, ...]:
     """Return the template's own text before, between and after turns of these roles."""
     return shown(turns_of(*roles), tokenizer).gaps
+
+
+def _noted(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with a key that no template reads in each part of a content."""
+    return [
+        {**m, "content": [{**part, NOTE: NOTE} for part in m["content"]]}
+        if isinstance(m["content"], list)
+        else m
+        for m in messages
+    ]
 
 
 def _built(messages: list[Message], texts: Sequence[str]) -> Any:

@@ -59,19 +59,41 @@ def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
         render: the template.
         added: the ids of the tokenizer's added tokens, special or not.
     """
-    last = _around_answer(render, turns=2)[1]
+    last = _units(_texts(render, turns=2)[2], added)
     try:
-        lead, further = _around_answer(render, turns=4)
+        lead, ends, further = (_units(text, added) for text in _texts(render, turns=4))
     except UserError:  # the template takes one exchange only
-        return stop_of(last.rstrip(), added) if last.strip() else None
-    further_units = _units(further, added)
-    same = "".join(further_units[: shared(_units(last, added), further_units)])
-    own = len(further_units) - shared(_units(lead, added)[::-1], further_units[::-1])
-    header = "".join(further_units[own:])
-    if same != last and len(header) < len(further):  # headers begin alike
-        same = same[: len(further) - len(header)]
-    text = (same if same.strip() else last).rstrip()
+        same = last
+    else:
+        same = further[: shared(last, further)]
+        if same != last:  # headers may begin alike
+            same = same[: _header(same, lead, ends, further) or None]
+    text = ("".join(same).rstrip() or "".join(last)).rstrip()
     return stop_of(text, added) if text else None
+
+
+def _header(same: list[str], lead: list[str], ends: list[str], further: list[str]) -> int:
+    """Return where in the text behind an answer the header of the next turn begins.
+
+    A header begins with the tags that the conversation begins with. Without such tags it is what
+    stands before the first request and behind an answer alike, but for the tag that ends a turn.
+
+    Args:
+        same: units with which the text begins whether or not a turn follows.
+        lead: units before the first request.
+        ends: units behind a request.
+        further: units behind an answer that a request follows.
+    """
+    tags = list(itertools.takewhile(lambda unit: not re.fullmatch(r"\w+", unit), lead))
+    for place in range(1, len(same)):
+        rest = same[place:]
+        opens = any(tags[i : i + len(rest)] == rest for i in range(len(tags)))
+        if opens and "".join(same[:place]).strip() and rest[0].strip():
+            return place
+    header = further[len(further) - shared(lead[::-1], further[::-1]) :]
+    closed = header[: shared(header, ends)]  # where the template writes a system turn itself
+    closing = [i for i, unit in enumerate(closed, 1) if re.fullmatch(_TAG, unit)]
+    return len(further) - len(header) + max(closing, default=0)
 
 
 def adds_bos_to(text: str, bos: str | None, *, adds_bos: bool, chat: bool = False) -> bool:
@@ -94,13 +116,13 @@ def stopped(text: str, stop: str) -> str:
     return bare + stop
 
 
-def _around_answer(render: Render, *, turns: int) -> tuple[str, str]:
-    """Return the template's text before the first request, and behind the first answer."""
+def _texts(render: Render, *, turns: int) -> tuple[str, str, str]:
+    """Return the template's text before the first request, behind it, and behind its answer."""
     words = _WORDS[:turns]
     messages = [{"role": _SPEAKERS[i % 2], "content": word} for i, word in enumerate(words)]
-    text = render(messages)
-    behind = text.rpartition(words[1])[2]
-    return text.partition(words[0])[0], behind.partition(words[2])[0] if turns > 2 else behind
+    text, _, behind = render(messages).rpartition(words[1])
+    lead, _, between = text.rpartition(words[0])
+    return lead, between, behind.partition(words[2])[0] if turns > 2 else behind
 
 
 def _units(text: str, added: Mapping[str, int]) -> list[str]:

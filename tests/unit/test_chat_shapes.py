@@ -320,6 +320,30 @@ SHAPES = {
         prompt="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>",
         more=("<BOS_TOKEN>",),
     ),
+    "command r7b, the next header always": Shape(
+        start="§S<BOS_TOKEN>",
+        default="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>§B# Preamble\nYou think in a mode."
+        "§S<|END_OF_TURN_TOKEN|>",
+        system="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>§Y{c}§S<|END_OF_TURN_TOKEN|>",
+        user="§S<|START_OF_TURN_TOKEN|><|USER_TOKEN|>§I{c}§S<|END_OF_TURN_TOKEN|>",
+        answer="§S<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+        "⟪§C<|START_RESPONSE|>{c}§E<|END_RESPONSE|><|END_OF_TURN_TOKEN|>⟫",
+        call="§S<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>⟪§T<|START_THINKING|><|END_THINKING|>"
+        '§K<|START_ACTION|>[\n    {"tool_name": "{n}", "parameters": {a}}\n]<|END_ACTION|>'
+        "§E<|END_OF_TURN_TOKEN|>⟫",
+        result="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><|START_TOOL_RESULT|>§R{c}"
+        "§S<|END_TOOL_RESULT|><|END_OF_TURN_TOKEN|>",
+        end="§S<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+        more=("<BOS_TOKEN>",),
+    ),
+    "chatml, a system turn and the next header always": chatml(
+        prompt="",
+        default="§S<|im_start|>system\n§BYou are kind to all.§S<|im_end|>\n",
+        answer="§S<|im_start|>assistant\n⟪§C{c}§E<|im_end|>⟫§S\n",
+        end="§S<|im_start|>assistant\n",
+        call=CALL.replace("§G", "§S"),
+        result=RESULT,
+    ),
     "deepseek 2": Shape(
         start="§S<｜begin▁of▁sentence｜>",
         system="§Y{c}§S\n\n",
@@ -497,6 +521,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], bool]] = {  # messages, and
          said("assistant", A1)],
         False,
     ),
+    "call last": ([said("user", U1), said("assistant", "", tool_calls=CALLED)], False),
     "tools": (
         [said("user", U1), said("assistant", "", tool_calls=CALLED), said("tool", "3"),
          said("assistant", A1), said("user", U2), said("assistant", A2)],
@@ -621,7 +646,7 @@ def _by_marks(label: str, inside: bool) -> str:
 def conversations(shape: Shape) -> Iterator[tuple[str, list[dict[str, Any]], bool]]:
     """Yield the conversations that the template knows: name, messages, whether with tools."""
     needs = {"system": shape.system, "thought": shape.thought, "call": shape.call,
-             "tools": shape.tools and shape.call}  # fmt: skip
+             "call last": shape.call, "tools": shape.tools and shape.call}  # fmt: skip
     for name, (messages, tools) in CONVERSATIONS.items():
         if needs.get(name, True):
             yield name, messages, tools

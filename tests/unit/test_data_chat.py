@@ -362,6 +362,26 @@ def test_rows_that_cannot_be_aligned_are_left_out(make_bytes: Make, tmp_path: Pa
         )
 
 
+@pytest.mark.parametrize("shown", ["c | trim", "c | string", "c | tojson", "c ~ ''"])
+def test_no_answer_is_the_list_of_its_parts(shown: str, make_bytes: Make, tmp_path: Path) -> None:
+    """A template that cuts reasoning out of text writes parts as Python or JSON does."""
+    said = (
+        "{% for m in messages %}{% if m.role == 'assistant' and '</think>' in m.content %}"
+        "{% set c = m.content.split('</think>')[-1] %}{% else %}{% set c = m.content %}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' }}{{ SHOWN }}{{ '<|im_end|>\n' }}{% endfor %}"
+    )
+    folder = make_bytes(IM, END, eos_token=END, chat_template=said.replace("SHOWN", shown))
+    row = {"messages": messages(("user", "a"), ("assistant", "Sure. <think>b</think>c"))}
+    with pytest.raises(UserError, match=r"the chat template (drops|changes)"):
+        tokenise(
+            rows_in(tmp_path, row),
+            "train",
+            tokenizer=Tokenizer(folder),
+            max_length=512,
+            boundary="offset",
+        )
+
+
 TALK = messages(
     ("user", "a"),
     {

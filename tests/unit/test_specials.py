@@ -19,6 +19,7 @@ def by_role(user, assistant):
 
 # Family: (template, added tokens, text of the stop, tokens of the stop).
 CHATML = turns("'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n'")
+OWN_SYSTEM = "{{% if messages[0].role != 'system' %}}{}{{% endif %}}"
 SHAPES = {
     "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"], "<|im_end|>", ["<|im_end|>"]),
     "chatml without tokens of its own": (CHATML, ["</s>"], "<|im_end|>", []),
@@ -65,6 +66,66 @@ SHAPES = {
         turns("m.role + ': ' + m.content + '\n'") + "</s>",
         ["</s>"],
         "\n</s>",
+        ["</s>"],
+    ),
+    "chatml: a system turn and the next answer's header always": (
+        OWN_SYSTEM.format("<|im_start|>system\nBe kind to all.<|im_end|>\n")
+        + CHATML
+        + "<|im_start|>assistant\n",
+        ["<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+        ["<|im_end|>"],
+    ),
+    "llama 3: a system turn and the next answer's header always": (
+        "<|bos|>"
+        + OWN_SYSTEM.format("<|head|>system<|/head|>\n\nBe kind to all.<|eot_id|>")
+        + turns("'<|head|>' + m.role + '<|/head|>\n\n' + m.content + '<|eot_id|>'")
+        + "<|head|>assistant<|/head|>\n\n",
+        ["<|bos|>", "<|head|>", "<|/head|>", "<|eot_id|>"],
+        "<|eot_id|>",
+        ["<|eot_id|>"],
+    ),
+    "cohere: a run of tokens, a system turn and the next header always": (
+        "<BOS>"
+        + OWN_SYSTEM.format("<|START|><|SYSTEM|># Preamble\nBe kind to all.<|END|>")
+        + by_role(
+            "'<|START|><|USER|>' + m.content + '<|END|>'",
+            "'<|START|><|BOT|><|START_RESPONSE|>' + m.content + '<|END_RESPONSE|><|END|>'",
+        )
+        + "<|START|><|BOT|>",
+        [
+            "<BOS>",
+            "<|START|>",
+            "<|END|>",
+            "<|SYSTEM|>",
+            "<|USER|>",
+            "<|BOT|>",
+            "<|START_RESPONSE|>",
+            "<|END_RESPONSE|>",
+        ],
+        "<|END_RESPONSE|><|END|>",
+        ["<|END_RESPONSE|>", "<|END|>"],
+    ),
+    "a run of tokens, headers of one tag, a system turn and the next header always": (
+        OWN_SYSTEM.format("<|system|>\nBe kind to all.<|end|>\n")
+        + by_role(
+            "'<|user|>\n' + m.content + '<|end|>\n'",
+            "'<|assistant|>\n' + m.content + '<|said|><|end|>\n'",
+        )
+        + "<|assistant|>\n",
+        ["<|system|>", "<|user|>", "<|assistant|>", "<|said|>", "<|end|>"],
+        "<|said|><|end|>",
+        ["<|said|>", "<|end|>"],
+    ),
+    "text headers, a system text and the next header always": (
+        "Below is an instruction.\n\n"
+        + by_role(
+            "'### Instruction:\n' + m.content + '\n\n'",
+            "'### Response:\n' + m.content + '</s>\n\n'",
+        )
+        + "### Response:\n",
+        ["</s>"],
+        "</s>",
         ["</s>"],
     ),
     "plain words": (turns("m.role + ': ' + m.content + '\n### End\n'"), [], "\n### End", []),
