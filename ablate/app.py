@@ -26,7 +26,7 @@ from ablate.experiment.design import Design
 from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.status import missing
-from ablate.experiment.tuned import write_used
+from ablate.experiment.tuned_table import put
 from ablate.micro.tasks import TASKS as MICRO
 from ablate.paths import conf_dir
 from ablate.progress import Shown
@@ -101,7 +101,8 @@ def sweep_grid(
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {note}", soft_wrap=True)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
-    write_used((named.cell for named in request.design.cells), request.out / "tuned.csv")
+    if request.design.tuned:
+        put(request.design.tuned, request.out / "tuned.csv")
     conclude(request, outcome)
     if outcome.status:
         raise SystemExit(outcome.status)

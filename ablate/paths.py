@@ -13,6 +13,11 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def in_checkout() -> bool:
+    """Return whether the configuration tree is a checkout's, not inside an installed package."""
+    return conf_dir().parent != Path(__file__).resolve().parent
+
+
 def check_folder(setting: str, folder: Path, *, write: bool = True) -> None:
     """Check that `folder`, which `setting` names, is a folder or can be made.
 

@@ -62,6 +62,8 @@ def render(summary: dict[str, Any], console: Console) -> None:
         console.print(f"{len(summary['illegal'])} further cells are illegal and left out")
     _render_names(summary, console)
     _render_adapters(summary["adapters"], console)
+    for rate in summary["own_rates"]:
+        console.print(f"  learning rate tuned for {rate}", soft_wrap=True, highlight=False)
     for line in (*_about_models(summary["models"]), *_costs(summary)):
         console.print(line, soft_wrap=True, highlight=False)
     for assumed in summary["assumed"]:

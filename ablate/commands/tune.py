@@ -3,30 +3,40 @@
 import argparse
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from ablate.commands.sweep import sweep
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb
-from ablate.errors import UserError
-from ablate.experiment.tuned import AROUND, COLUMNS, family
-from ablate.paths import check_folder, conf_dir
+from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
+from ablate.experiment.tuned import OWN
+from ablate.experiment.tuned_table import Arm, Tuned, put
+from ablate.paths import check_folder, conf_dir, in_checkout
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
     import pandas as pd
+    from hydra.core.config_loader import ConfigLoader
 
-BY = ["model", "dataset", "adapter", *AROUND, "rank"]
-STEP = 2.0  # factor by which a range whose best rate is its last one is widened
-ROUNDS = 5  # how often it is
+    from ablate.commands.tune_grids import Try
+
+ROUNDS = 5  # how often a range whose best rate is its last one is widened
 OUT = "results/tuning"
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    return tune(rest, sweep=functools.partial(sweep, given=given), console=CONSOLE, save=given.save)
+    from ablate.config.composer import config_loader
+
+    return tune(
+        rest,
+        sweep=functools.partial(sweep, given=given),
+        console=CONSOLE,
+        save=given.save,
+        loader=config_loader(folders(given)),
+    )
 
 
 def tune(
@@ -35,6 +45,7 @@ def tune(
     sweep: Callable[[list[str]], int],
     console: Console,
     save: bool = False,
+    loader: "ConfigLoader | None" = None,
 ) -> int:
     """Return the exit status of a tuning study, whose table is OUT/tuned.csv and is printed.
 
@@ -44,125 +55,122 @@ def tune(
         overrides: in Hydra's grammar; the study is `tuning` unless they name one.
         sweep: carries out a grid and returns its exit status.
         console: where the table is printed.
-        save: whether its rows go into conf/tuned/micro.csv, but for optima that are still at an
-            edge.
+        save: whether its rows go into the table that `train.lr=tuned` reads, but for optima that
+            are still at an edge.
+        loader: Hydra's, which knows the user's folders of levels.
     """
-    import pandas as pd
-
+    from ablate.commands import tune_grids as grids
     from ablate.config.compose import command
     from ablate.config.overrides import key_of
 
     named = {key_of(word) for word in overrides}
+    settings = command([word for word in overrides if key_of(word) in ("out", "rates")])
+    out = Path(settings["out"] if "out" in named else OUT)
+    own = Path(settings["rates"] or OWN)
     asked = [
         *["study=tuning"] * ("study" not in named), *[f"out={OUT}"] * ("out" not in named),
-        *overrides,
+        *(word for word in overrides if key_of(word) != "rates"),
     ]  # fmt: skip
-    out = Path(command([word for word in asked if key_of(word) in ("out", "scale")])["out"])
+    requests = grids.first(asked, loader)
+    tries = [each for words in requests for each in grids.tries(words, loader)]
     if save:
-        check_folder("--save", conf_dir() / "tuned")
-    status = sweep(asked)
+        for table in {_table(each.arm, own) for each in tries}:
+            check_folder("--save", table.parent)
+    status = max(map(sweep, requests))
     for _ in range(ROUNDS):
         if status == 2:
             return status
-        edges = choose(pd.read_parquet(out / "results.parquet"))
-        edges = edges[edges["edge"].isin(["low", "high"])]
-        if edges.empty:
+        requests = grids.wider(choose(_results(out), tries), tries, requests[0])
+        if not requests:
             break
-        for wider in _wider(edges, asked):
-            status = sweep(wider)
-    table = choose(pd.read_parquet(out / "results.parquet"))
-    table.to_csv(out / "tuned.csv", index=False)
-    console.print(table.to_string(index=False))
-    found = table[table["edge"] == ""]
-    if save and len(found):
-        _save(found, conf_dir() / "tuned" / "micro.csv")
-    _print_untuned(table[table["edge"] != ""], console)
-    return status if len(found) == len(table) else 1
+        arms = {each.arm for each in tries}
+        more = [each for words in requests for each in grids.tries(words, loader)]
+        tries += [each for each in more if each.arm in arms]
+        status = max(status, *map(sweep, requests))
+    if status == 2:
+        return status
+    rows = choose(_results(out), tries)
+    put(rows, out / "tuned.csv")
+    _print(rows, console)
+    found = [row for row in rows if not row.edge]
+    if save:
+        _save(found, own, console)
+    elif any(_table(row.arm, own) == own for row in found):
+        console.print(f"for train.lr=tuned: --save, or rates={out / 'tuned.csv'}", soft_wrap=True)
+    return status if len(found) == len(rows) else 1
 
 
-def _print_untuned(rows: "pd.DataFrame", console: Console) -> None:
-    for row in rows.itertuples():
-        fault = f"best at lr={row.lr}, the end of what was tried; try rates beyond it: train.lr=..."
-        if row.edge == "failed":
-            fault = "failed at every rate tried"
-        console.print(
-            f"[red]not tuned[/red]: {row.adapter} rank {row.rank} on {row.dataset}: {fault}"
-        )
+def _results(out: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(out / "results.parquet")
 
 
-def choose(results: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the best learning rate of each model family, data set, adapter and rank.
+def choose(results: "pd.DataFrame", tries: "Iterable[Try]") -> list[Tuned]:
+    """Return the best learning rate of each arm.
 
-    Columns model, dataset, adapter, rank, lr, the mean validation `loss` at it, how many rates were
-    `tried`, and `edge`: "low" or "high" where the best rate is the last one tried on that side, so
-    that the true optimum may lie beyond, or "failed". A rate at which any base model failed is
-    never chosen.
+    Its loss is the mean over base models, and `edge` "low" or "high" where the best rate is the
+    last one tried on that side, so that the true optimum may lie beyond, or "failed". A rate at
+    which any base model failed is never chosen.
 
     Args:
-        results: the results table of a study that varies `lr`, scored on the validation split.
-
-    Raises:
-        UserError: the table has no validation loss on completions.
+        results: the results table of a study that was scored on the validation split.
+        tries: the runs that count, and what they try.
     """
-    import pandas as pd
-
     from analysis.table.validation_losses import validation_losses
 
-    losses = validation_losses(results)
-    if losses["loss"].isna().all():
-        raise UserError("no validation loss in these results; score them with evaluate=validation")
-    losses["model"] = losses["model"].map(family)
-    chosen = [
-        {**dict(zip(BY, key, strict=True)), **_best(group)}
-        for key, group in losses.groupby(BY, sort=True)
-    ]
-    return pd.DataFrame(chosen, columns=[*COLUMNS, "loss", "tried", *AROUND, "edge"])
+    losses = validation_losses(results).groupby("train_key")["loss"].mean()
+    arms: dict[Arm, dict[float, dict[str, float]]] = {}
+    for each in tries:
+        loss = float(losses.get(each.train_key, math.nan))
+        arms.setdefault(each.arm, {}).setdefault(each.lr, {})[each.train_key] = loss
+    return [Tuned(**arm._asdict(), **_best(arms[arm])) for arm in sorted(arms)]
 
 
-def _best(group: "pd.DataFrame") -> dict[str, object]:
+def _best(losses: Mapping[float, Mapping[str, float]]) -> dict[str, Any]:
     # A mean over models that leaves the failed ones out would reward failing.
-    means = group.groupby("lr")["loss"].agg(lambda losses: losses.mean(skipna=False))
-    rates = [float(lr) for lr in means.index]
-    by_rate = sorted(zip(rates, map(float, means), strict=True))
-    known = [(loss, lr) for lr, loss in by_rate if not math.isnan(loss)]
+    means = {lr: sum(runs.values()) / len(runs) for lr, runs in losses.items()}
+    known = [(loss, lr) for lr, loss in means.items() if not math.isnan(loss)]
     if not known:
-        return {"lr": math.nan, "loss": math.nan, "tried": len(by_rate), "edge": "failed"}
+        return {"lr": math.nan, "loss": math.nan, "tried": len(means), "edge": "failed"}
     loss, lr = min(known)
-    edge = {by_rate[0][0]: "low", by_rate[-1][0]: "high"}.get(lr, "")
-    return {"lr": lr, "loss": loss, "tried": len(by_rate), "edge": edge}
+    edge = {min(means): "low", max(means): "high"}.get(lr, "")
+    return {"lr": lr, "loss": loss, "tried": len(means), "edge": edge}
 
 
-def _wider(edges: "pd.DataFrame", asked: list[str]) -> Iterator[list[str]]:
-    """Yield a request for each rate beyond the edges: its levels in place of the study's own."""
-    from ablate.config.overrides import key_of
-
-    replaced = ("adapter", "rank", "dataset", "train.lr", *AROUND)
-    rest = [word for word in asked if key_of(word) not in replaced]
-    by = ["dataset", "rank", "lr", "edge", *AROUND]
-    for (dataset, rank, lr, edge, init, optimizer), own in edges.groupby(by, sort=False):
-        beyond = float(str(lr)) * STEP if edge == "high" else float(str(lr)) / STEP
-        yield [
-            *rest,
-            f"dataset={dataset}",
-            f"adapter={','.join(sorted(set(own['adapter'])))}",
-            f"rank={rank}",
-            f"train.lr={beyond:.3g}",
-            f"init={init}",
-            f"optimizer={optimizer}",
-        ]
-
-
-def _save(table: "pd.DataFrame", path: Path) -> None:
-    """Put the rows of `table` into the table at `path`, in place of older ones."""
+def _print(rows: list[Tuned], console: Console) -> None:
     import pandas as pd
 
-    old = pd.read_csv(path) if path.is_file() else table.iloc[:0]
-    for name, usual in AROUND.items():
-        old[name] = old[name].fillna(usual) if name in old else usual
-    both = pd.concat([old, table]) if len(old) else table
-    rows = both.drop_duplicates(BY, keep="last").sort_values(BY, kind="stable")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows.drop(columns="edge", errors="ignore").to_csv(path, index=False)
+    table = pd.DataFrame(map(asdict, rows))
+    alike = [name for name in ("model_content", "dataset_content") if table[name].nunique() == 1]
+    console.print(table.drop(columns=alike).to_string(index=False), highlight=False)
+    for row in rows:
+        if row.edge:
+            fault = (
+                "failed at every rate tried"
+                if row.edge == "failed"
+                else f"best at lr={row.lr}, the end of what was tried; try rates beyond it: "
+                "train.lr=..."
+            )
+            console.print(
+                f"[red]not tuned[/red]: {row.adapter} rank {row.rank} on {row.dataset}: {fault}",
+                soft_wrap=True,
+            )
+
+
+def _table(arm: Arm, own: Path) -> Path:
+    """Return the table for an arm: in a checkout the micro world's goes with the shipped ones."""
+    of_micro = not (arm.model_content or arm.dataset_content)
+    return conf_dir() / "tuned" / "micro.csv" if of_micro and in_checkout() else own
+
+
+def _save(rows: Iterable[Tuned], own: Path, console: Console) -> None:
+    tables: dict[Path, list[Tuned]] = {}
+    for row in rows:
+        tables.setdefault(_table(row.arm, own), []).append(row)
+    for path, some in tables.items():
+        put(some, path)
+        console.print(f"saved for train.lr=tuned: {path}", soft_wrap=True)
 
 
 VERB = Verb(
@@ -171,18 +179,19 @@ VERB = Verb(
     about=(
         "Carries out a study that varies the learning rate, with a seed that no report uses, "
         "and writes the rate with the lowest validation loss of every adapter, rank and data "
-        "set to OUT/tuned.csv. A range whose best rate is its last one is widened."
+        "set to OUT/tuned.csv. Own data and models start from rates around the default of "
+        "each adapter. A range whose best rate is its last one is widened."
     ),
     words=OVERRIDES,
     options=(
         CONFIG_DIR,
         RETRY_FAILED,
-        Flag("--save", "put the rates into conf/tuned/micro.csv, for train.lr=tuned"),
+        Flag("--save", "put the rates where train.lr=tuned finds them: tuned.csv, or rates=FILE"),
     ),
     examples=(
         "ablate tune adapter=lora rank=8",
         "ablate tune study=adapters scale=tuning --save",
-        "ablate tune dataset=local dataset.path=rows.jsonl adapter=lora train.lr=1e-4,3e-4,1e-3",
+        "ablate tune dataset=local dataset.path=rows.jsonl adapter=lora,full --save",
     ),
     run=_run,
 )

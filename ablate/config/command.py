@@ -52,6 +52,7 @@ class Command:
     skip_illegal: bool
     report: bool
     single: bool
+    rates: str | None
     pretrain: Pretrain
     bundle: str | None  # a launched job's; a command line that asks for a grid has none
 

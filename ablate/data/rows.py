@@ -85,8 +85,9 @@ def empty_part(dataset: Dataset, part: str) -> UserError:
         "generation_length needs them"
     )
     return UserError(
-        f"dataset.path={dataset.path}: its {part} part holds no rows; give it a larger share "
-        f"with dataset.splits.{part}{further * (part != 'train')}"
+        f"dataset.path={dataset.path}: its {part} part holds no rows; give it a larger share, as "
+        "'dataset.splits={train: [0, 0.6], validation: [0.6, 0.8], test: [0.8, 1]}'"
+        f"{further * (part != 'train')}"
     )
 
 

@@ -19,7 +19,8 @@ from ablate.errors import UserError
 from ablate.experiment import regularisers
 from ablate.experiment.identity import Identity, Memo, digest, identify
 from ablate.experiment.known import Here
-from ablate.experiment.tuned import default_lr, tuned_lr
+from ablate.experiment.tuned import Rates, default_lr
+from ablate.experiment.tuned_table import Tuned
 from ablate.results import record
 from ablate.results.store import Store
 
@@ -34,6 +35,7 @@ class Named:
     identity: Identity
     levels: Mapping[str, Any]  # of what varies in this grid
     alias: bool = False
+    overrides: tuple[str, ...] = ()  # that make it; of an untouched base none
 
     @property
     def key(self) -> str:
@@ -50,6 +52,7 @@ class Design:
     runs: Mapping[str, list[Named]]  # by train_key, the names of each run in grid order
     illegal: tuple[tuple[dict[str, Any], str], ...]
     asked: tuple[str, ...] = ()  # dotted paths of the settings that the request gave
+    tuned: tuple[Tuned, ...] = ()  # the rows of tables that gave cells their rates
 
 
 def design(
@@ -58,6 +61,7 @@ def design(
     study: str,
     skip_illegal: bool = False,
     known: Here | None = None,
+    rates: Rates | None = None,
 ) -> Design:
     """Return the design of a grid, every cell of which is checked before anything is trained.
 
@@ -66,11 +70,12 @@ def design(
         study: its name.
         skip_illegal: leave illegal cells out.
         known: where models and data are found; on this machine and the hub unless given.
+        rates: the tables of tuned learning rates; the shipped ones unless given.
 
     Raises:
         UserError: a cell is illegal (unless `skip_illegal` leaves those out), or none is left.
     """
-    memo = Memo(known)
+    memo, rates = Memo(known), rates or Rates()
     legal: list[Named] = []
     illegal: list[tuple[dict[str, Any], str]] = []
     asked: dict[str, None] = {}
@@ -79,8 +84,9 @@ def design(
         try:
             if entry.cell is None:
                 raise UserError(entry.error or "cannot be built")
-            cell = resolve_cell(entry.cell, memo)
-            legal.append(Named(cell, identify(cell, memo), entry.levels))
+            cell = resolve_cell(entry.cell, memo, rates)
+            identity = identify(cell, memo)
+            legal.append(Named(cell, identity, entry.levels, overrides=entry.overrides))
         except UserError as error:
             illegal.append((dict(entry.levels), str(error)))
     if illegal and not (skip_illegal and legal):
@@ -89,7 +95,7 @@ def design(
     runs: dict[str, list[Named]] = {}
     for one in named:
         runs.setdefault(one.key, []).append(one)
-    return Design(study, named, runs, tuple(illegal), tuple(asked))
+    return Design(study, named, runs, tuple(illegal), tuple(asked), tuple(rates.used))
 
 
 def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
@@ -102,7 +108,7 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
     )
 
 
-def resolve_cell(cell: Cell, memo: Memo) -> Cell:
+def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
     """Return `cell` with its learning rate, and its regulariser's settings where they act.
 
     A rate that nobody tuned is a default, which `train.untuned` says.
@@ -116,7 +122,7 @@ def resolve_cell(cell: Cell, memo: Memo) -> Cell:
     if cell.is_base:
         return cell
     if cell.train.lr == "tuned":
-        cell = replace(cell, train=_rated(cell, memo))
+        cell = replace(cell, train=_rated(cell, memo, rates or Rates()))
     regularisers.check(cell)
     asked, left = cell.regulariser, regularisers.left(cell.regulariser)
     if left is asked:
@@ -131,13 +137,12 @@ def resolve_cell(cell: Cell, memo: Memo) -> Cell:
     return replace(cell, **changes)
 
 
-def _rated(cell: Cell, memo: Memo) -> Train:
+def _rated(cell: Cell, memo: Memo, rates: Rates) -> Train:
     """Return the cell's training with the rate tuned for it, or else the default."""
-    try:
-        return replace(cell.train, lr=tuned_lr(cell))
-    except UserError:
-        rate = default_lr(cell, memo.files(cell.model))
-        return replace(cell.train, lr=rate, untuned=True)
+    row = rates.row(cell)
+    if row is not None:
+        return replace(cell.train, lr=row.lr)
+    return replace(cell.train, lr=default_lr(cell, memo.files(cell.model)), untuned=True)
 
 
 def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:

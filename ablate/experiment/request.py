@@ -14,6 +14,7 @@ from ablate.config.parts import Tree
 from ablate.errors import UserError
 from ablate.experiment.design import Design, design
 from ablate.experiment.known import Assumed, Here
+from ablate.experiment.tuned import Rates, own_table
 from ablate.paths import check_folder
 
 
@@ -26,6 +27,7 @@ class Request:
     out: Path
     settings: Tree
     assumed: tuple[str, ...] = ()  # what a plan took from published sizes, in words
+    own_rates: tuple[str, ...] = ()  # learning rates of the user's own table, in words
 
 
 def plan_grid(
@@ -54,11 +56,17 @@ def plan_grid(
         count = len(grid.points)
         raise UserError(f"one cell is taken here, not {count}; ablate sweep takes a grid")
     check_folder("out", Path(grid.settings["out"]), write=False)
+    rates = Rates(own_table(grid.settings["rates"]))
     checked = design(
         cells(grid),
         study=str(grid.study.get("name") or "none"),
         skip_illegal=bool(grid.settings["skip_illegal"]),
         known=known,
+        rates=rates,
     )
     assumed = tuple(known.said) if isinstance(known, Assumed) else ()
-    return Request(grid, checked, Path(grid.settings["out"]), grid.settings, assumed)
+    own = tuple(
+        f"{row.adapter} rank {row.rank} on {row.model}, {row.dataset}: {row.lr:.3g} ({rates.own})"
+        for row in rates.from_own()
+    )
+    return Request(grid, checked, Path(grid.settings["out"]), grid.settings, assumed, own)

@@ -34,6 +34,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "to_do": len(todo),
         "adapters": _adapters(plan),
         "models": _models(plan),
+        "own_rates": list(request.own_rates),
         "assumed": list(request.assumed),
         "core_seconds": round(estimate.seconds, 1),
         "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),

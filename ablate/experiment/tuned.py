@@ -2,10 +2,10 @@
 
 A single learning rate would confound the adapter with its rate, so each adapter and rank has its
 own on each data set: the one with the lowest loss on the completions of the validation split,
-averaged over base models, on a seed that no report uses (conf/study/tuning.yaml). Tables are
-conf/tuned/*.csv with the columns model, dataset, adapter, rank, lr and, where they are not the
-default, init and optimizer; `model` is a family, the name without its number (micro_0, micro_1 and
-micro_2 are micro).
+averaged over the base models of the micro world, on a seed that no report uses
+(conf/study/tuning.yaml). The tables (`ablate.experiment.tuned_table`) are conf/tuned/*.csv and,
+before those, the user's own, which `ablate tune --save` writes: tuned.csv of the working folder, or
+the file that the setting `rates` names.
 
 A cell that has no row of its own takes, in this order, the data set's shorter name
 (micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
@@ -14,72 +14,61 @@ one run under every rank, so it takes the rate that did best under any. A cell t
 takes `default_lr`, and the plan, the record and the report call its rate untuned.
 """
 
-import csv
-import dataclasses
 import math
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablate.adapters.registry import method
 from ablate.config.schema import Cell
 from ablate.errors import UserError
+from ablate.experiment.tuned_table import Arm, Tuned, arm_of, read
 from ablate.models.files import ModelFiles
 from ablate.paths import conf_dir
 
-COLUMNS = ("model", "dataset", "adapter", "rank", "lr")
 FULL_RATE, FULL_WIDTH = 5e-5, 2000  # of full fine-tuning, at this width of a model
 EXPONENT = {"Llama": 0.781, "Qwen": 0.0775}
 ADAPTER_FACTOR = 10
-AROUND = {"init": "default", "optimizer": "adamw"}  # further columns, and their defaults
+OWN = Path("tuned.csv")  # the user's own table, in the working folder
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """One row of a table: the learning rate of an adapter at a rank on a data set."""
+class Rates:
+    """The tables that give cells their rates, and what they gave."""
 
-    model: str
-    dataset: str
-    adapter: str
-    rank: int
-    lr: float
-    loss: float | None = None  # on the validation split, at this rate
-    tried: int | None = None  # how many rates were
-    init: str = AROUND["init"]
-    optimizer: str = AROUND["optimizer"]
+    def __init__(self, own: Path | None = None, *, folder: Path | None = None) -> None:
+        """Take the user's own table, and the folder of the others instead of conf/tuned."""
+        self.own = own
+        self.folder = folder or conf_dir() / "tuned"
+        self.used: dict[Tuned, None] = {}  # rows that gave a cell its rate
+
+    def row(self, cell: Cell) -> Tuned | None:
+        """Return the row that gives `cell` its learning rate; None where nothing was tuned for it.
+
+        Raises:
+            UserError: a table, or the cell's local model or data set, cannot be read.
+        """
+        tables = [*sorted(self.folder.glob("*.csv")), *([self.own] if self.own else [])]
+        found = _fitting(read(tables), cell)
+        if found is not None:
+            self.used[found] = None
+        return found
+
+    def from_own(self) -> list[Tuned]:
+        """Return the rows used that are the user's own."""
+        mine = set(read([self.own])) if self.own else set()
+        return [row for row in self.used if row in mine]
 
 
-def tuned_lr(cell: Cell, folder: Path | None = None) -> float:
-    """Return the learning rate tuned for `cell`; arguments and errors as of `tuned_row`."""
-    return tuned_row(cell, folder).lr
-
-
-def tuned_row(cell: Cell, folder: Path | None = None) -> Tuned:
-    """Return the row of the tables that gives `cell` its learning rate.
-
-    Args:
-        cell: the cell; its `train.lr` is not looked at.
-        folder: where the tables are, instead of conf/tuned.
+def own_table(setting: str | None) -> Path | None:
+    """Return the user's own table: the file that `rates` names or tuned.csv, where there is one.
 
     Raises:
-        UserError: nothing was tuned for this model family, data set and adapter.
+        UserError: the file that was named is not there.
     """
-    rows = [row for path in _tables(folder) for row in _read(path)]
-    rows = [row for row in rows if row.model in (cell.model.name, family(cell.model.name))]
-    around = cell.init.name, cell.optimizer.name
-    rows = [row for row in rows if (row.init, row.optimizer) == around]
-    for dataset in _shorter(cell.dataset.name):
-        for adapter in _names(cell):
-            fitting = [r for r in rows if (r.dataset, r.adapter) == (dataset, adapter)]
-            if fitting:
-                return min(fitting, key=lambda row: _order(row, cell))
-    raise UserError(
-        f"train.lr=tuned: no learning rate is tuned for model={cell.model.name} "
-        f"dataset={cell.dataset.name} adapter={cell.adapter.name}{_around(cell)}; give "
-        f"train.lr=NUMBER or run ablate tune model={cell.model.name} dataset={cell.dataset.name} "
-        f"adapter={cell.adapter.name}{_around(cell)}"
-    )
+    if setting is None:
+        return OWN if OWN.is_file() else None
+    if not Path(setting).is_file():
+        raise UserError(f"rates={setting}: no such file; ablate tune --save makes one")
+    return Path(setting)
 
 
 def default_lr(cell: Cell, files: ModelFiles) -> float:
@@ -95,10 +84,22 @@ def default_lr(cell: Cell, files: ModelFiles) -> float:
     return float(f"{full * (ADAPTER_FACTOR if method(cell.adapter).adapts else 1):.2g}")
 
 
-def _around(cell: Cell) -> str:
-    """Return init and optimizer as overrides, where they are not the defaults."""
-    levels = {"init": cell.init.name, "optimizer": cell.optimizer.name}
-    return "".join(f" {key}={level}" for key, level in levels.items() if level != AROUND[key])
+def _fitting(rows: Sequence[Tuned], cell: Cell) -> Tuned | None:
+    """Return the row for a cell: of its own name first, then of the nearest ones."""
+    arm = arm_of(cell)
+    models = cell.model.name, arm.model
+    same = [r for r in rows if r.model in models and _content(r) == _content(arm)]
+    same = [r for r in same if (r.init, r.optimizer) == (arm.init, arm.optimizer)]
+    for dataset in _shorter(arm.dataset):
+        for adapter in _names(cell):
+            fitting = [r for r in same if (r.dataset, r.adapter) == (dataset, adapter)]
+            if fitting:
+                return min(fitting, key=lambda row: _order(row, cell))
+    return None
+
+
+def _content(of: Tuned | Arm) -> tuple[str, str]:
+    return of.model_content, of.dataset_content
 
 
 def _names(cell: Cell) -> Iterator[str]:
@@ -106,29 +107,6 @@ def _names(cell: Cell) -> Iterator[str]:
     yield cell.adapter.name
     if cell.adapter.name.startswith(f"{cell.adapter.kind}_"):
         yield cell.adapter.kind
-
-
-def write_used(cells: Iterable[Cell], path: Path) -> None:
-    """Write the rows of the tables that gave `cells` their learning rates; nothing if none did."""
-    used: dict[Tuned, None] = {}
-    for cell in cells:
-        try:
-            row = tuned_row(cell)
-        except UserError:
-            continue
-        if row.lr == cell.train.lr:
-            used[row] = None
-    if not used:
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow((*COLUMNS, "loss", "tried", *AROUND))
-        table.writerows(dataclasses.astuple(row) for row in sorted(used, key=repr))
-
-
-def family(model: str) -> str:
-    """Return a model's name without its number."""
-    return re.sub(r"_\d+$", "", model)
 
 
 def _shorter(name: str) -> Iterator[str]:
@@ -145,33 +123,3 @@ def _order(row: Tuned, cell: Cell) -> tuple[float, bool]:
     if kind.adapts and (kind.size or kind.arguments):
         return abs(math.log2(row.rank / cell.rank)), row.model != cell.model.name
     return math.inf if row.loss is None else row.loss, row.model != cell.model.name
-
-
-def _tables(folder: Path | None) -> list[Path]:
-    return sorted((folder or conf_dir() / "tuned").glob("*.csv"))
-
-
-_read_before: dict[tuple[Path, int], list[Tuned]] = {}
-
-
-def _read(path: Path) -> list[Tuned]:
-    """Return the rows of a table; a plan asks thousands of times, so they are remembered."""
-    mark = (path, path.stat().st_mtime_ns)
-    if mark not in _read_before:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        try:
-            _read_before[mark] = [
-                Tuned(
-                    **{name: r[name] for name in ("model", "dataset", "adapter")},
-                    rank=int(r["rank"]),
-                    lr=float(r["lr"]),
-                    loss=float(r["loss"]) if r.get("loss") else None,
-                    tried=int(r["tried"]) if r.get("tried") else None,
-                    **{name: r.get(name) or usual for name, usual in AROUND.items()},
-                )
-                for r in lines
-            ]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: needs the columns {', '.join(COLUMNS)}") from error
-    return _read_before[mark]

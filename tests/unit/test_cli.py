@@ -137,6 +137,7 @@ def test_every_verb_that_composes_takes_a_folder_of_levels(
     option = shlex.split(form.replace("DIR", str(levels)))
     study = {"reproduce": ["none"], "tune": ["study=none"]}.get(verb, [])
     words = [verb, *study, *option, "masking=mine", *ONE, f"out={tmp_path / 'out'}"]
+    words += ["evaluate=validation"] * (verb == "tune")
     status = main(words)
     printed = capsys.readouterr()
     if verb in ("plan", "tokens"):

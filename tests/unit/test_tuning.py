@@ -10,13 +10,16 @@ from rich.console import Console
 
 from ablate.commands import tune as verb
 from ablate.commands.tune import choose, tune
+from ablate.commands.tune_grids import Try
 from ablate.config import build
 from ablate.config.composer import Composer, config_loader
 from ablate.errors import UserError
 from ablate.experiment.design import heads_of
 from ablate.experiment.known import Assumed
 from ablate.experiment.request import plan_grid
-from ablate.experiment.tuned import tuned_lr
+from ablate.experiment.tuned import Rates
+from ablate.experiment.tuned_table import Arm, Tuned, family, put
+from ablate.paths import conf_dir
 from analysis.report import overview
 
 TABLE = """model,dataset,adapter,rank,lr,loss
@@ -39,6 +42,11 @@ def cell():
 def folder(tmp_path):
     (tmp_path / "micro.csv").write_text(TABLE)
     return tmp_path
+
+
+def tuned_lr(cell, folder=None):
+    row = Rates(folder=folder).row(cell)
+    return row.lr if row else None
 
 
 def changed(cell, model="micro_0", dataset="micro", adapter="lora", rank=8):
@@ -75,9 +83,8 @@ def test_lookup(cell, folder, levels, expected):
 @pytest.mark.parametrize(
     "levels", [{"adapter": "dora"}, {"dataset": "local"}, {"model": "llama_2_7b"}]
 )
-def test_what_was_not_tuned_is_an_error(cell, folder, levels):
-    with pytest.raises(UserError, match=r"train.lr=tuned: no learning rate .*train.lr=NUMBER"):
-        tuned_lr(changed(cell, **levels), folder)
+def test_what_was_not_tuned_has_no_row(cell, folder, levels):
+    assert tuned_lr(changed(cell, **levels), folder) is None
 
 
 @pytest.mark.parametrize(
@@ -127,8 +134,7 @@ def test_the_report_marks_what_nobody_tuned():
 def test_another_method_is_not_tuned_by_a_shorter_name(cell, folder):
     cell = changed(cell, adapter="lora_xs")
     cell = dataclasses.replace(cell, adapter=dataclasses.replace(cell.adapter, kind="psoft"))
-    with pytest.raises(UserError, match=r"adapter=lora_xs"):
-        tuned_lr(cell, folder)
+    assert tuned_lr(cell, folder) is None
 
 
 def test_a_start_and_an_optimizer_have_rates_of_their_own(cell, folder):
@@ -138,8 +144,7 @@ def test_a_start_and_an_optimizer_have_rates_of_their_own(cell, folder):
     assert tuned_lr(changed(pissa, rank=2), folder) == 8e-3
     assert tuned_lr(changed(cell, rank=2), folder) == 2e-3
     olora = dataclasses.replace(cell, init=dataclasses.replace(cell.init, name="olora"))
-    with pytest.raises(UserError, match=r"adapter=lora init=olora; give"):
-        tuned_lr(changed(olora), folder)
+    assert tuned_lr(changed(olora), folder) is None
 
 
 def test_full_tuning_has_one_rate_whatever_the_rank(cell, tmp_path):
@@ -151,12 +156,14 @@ def test_full_tuning_has_one_rate_whatever_the_rank(cell, tmp_path):
 
 
 def test_no_table_at_all(cell, tmp_path):
-    with pytest.raises(UserError, match=r"train.lr=tuned"):
-        tuned_lr(cell, tmp_path)
+    assert tuned_lr(cell, tmp_path) is None
 
 
-def test_broken_table(cell, tmp_path):
-    (tmp_path / "mine.csv").write_text("model,lr\nmicro,fast\n")
+@pytest.mark.parametrize(
+    "text", ["model,lr\nmicro,fast\n", "a,b\n", TABLE + "micro,micro,lora,x,y,"]
+)
+def test_broken_table(cell, tmp_path, text):
+    (tmp_path / "mine.csv").write_text(text)
     with pytest.raises(UserError, match="needs the columns model, dataset, adapter, rank, lr"):
         tuned_lr(cell, tmp_path)
 
@@ -200,6 +207,17 @@ def results(loss, models=("micro_0", "micro_1"), adapters=("full", "lora"), fail
     return pd.DataFrame(rows)
 
 
+def chosen(frame):
+    """What is chosen if all runs of a table count."""
+    runs = frame[frame["adapter"] != "none"].drop_duplicates("train_key")
+    tries = [
+        Try(Arm(family(r.model), r.dataset, r.adapter, "default", "adamw", r.rank, "", ""),
+            r.lr, r.train_key, ())
+        for r in runs.itertuples()
+    ]  # fmt: skip
+    return pd.DataFrame(choose(frame, tries))
+
+
 def bowl(adapter, model, lr, best=9e-3):
     """A parabola in log lr whose two models disagree by a rate each, around `best`."""
     shift = {"micro_0": 1, "micro_1": -1}[model]
@@ -207,7 +225,7 @@ def bowl(adapter, model, lr, best=9e-3):
 
 
 def test_choose_takes_the_lowest_mean_over_models():
-    table = choose(results(bowl))
+    table = chosen(results(bowl))
     assert table[["model", "dataset", "adapter", "rank", "lr", "edge"]].values.tolist() == [
         ["micro", "micro", "full", 8, 9e-3, ""],
         ["micro", "micro", "lora", 8, 9e-3, ""],
@@ -217,14 +235,14 @@ def test_choose_takes_the_lowest_mean_over_models():
 
 
 def test_choose_reports_an_edge():
-    low = choose(results(lambda a, m, lr: lr))
-    high = choose(results(lambda a, m, lr: -lr))
+    low = chosen(results(lambda a, m, lr: lr))
+    high = chosen(results(lambda a, m, lr: -lr))
     assert set(low["edge"]) == {"low"}
     assert set(high["edge"]) == {"high"}
 
 
 def test_a_rate_at_which_a_model_failed_is_not_chosen():
-    table = choose(results(bowl, failed=[("micro_1", 9e-3)]))
+    table = chosen(results(bowl, failed=[("micro_1", 9e-3)]))
     assert set(table["lr"]) <= {3e-3, 2.7e-2}
     assert set(table["tried"]) == {5}
 
@@ -232,14 +250,8 @@ def test_a_rate_at_which_a_model_failed_is_not_chosen():
 def test_all_rates_failed():
     frame = results(bowl)
     frame.loc[frame["adapter"] == "lora", "value"] = math.nan
-    table = choose(frame).set_index("adapter")
+    table = chosen(frame).set_index("adapter")
     assert table["edge"].to_dict() == {"full": "", "lora": "failed"}
-
-
-def test_results_without_a_validation_loss():
-    frame = results(bowl)
-    with pytest.raises(UserError, match="no validation loss"):
-        choose(frame[frame["task_type"] == "mc"])
 
 
 def test_results_as_the_record_writes_them(tmp_path):
@@ -248,20 +260,35 @@ def test_results_as_the_record_writes_them(tmp_path):
     text = ["model", "dataset", "adapter", "task", "task_type", "metric"]
     frame[text] = frame[text].astype("string")
     frame.to_parquet(tmp_path / "r.parquet")
-    assert choose(pd.read_parquet(tmp_path / "r.parquet"))["lr"].tolist() == [9e-3, 9e-3]
+    assert chosen(pd.read_parquet(tmp_path / "r.parquet"))["lr"].tolist() == [9e-3, 9e-3]
+
+
+def test_runs_that_were_not_asked_for_do_not_count():
+    """Older runs of the folder may be of other data with the same name."""
+    frame = results(bowl, models=("micro_0",), adapters=("lora",))
+    arm = Arm("micro", "micro", "lora", "default", "adamw", 8, "", "")
+    tries = [Try(arm, lr, f"loramicro_0{lr}", ()) for lr in RATES[:2]]
+    (row,) = choose(frame, tries)
+    assert (row.lr, row.tried, row.edge) == (3e-3, 2, "high")
 
 
 # -- ablate tune --------------------------------------------------------------------------------
 
+WORDS = ("model=micro_0,micro_1", "dataset=micro", "adapter=full,lora", "rank=8")
 
-def run_tune(tmp_path, monkeypatch, frame, *words, status=0, save=False):
-    (tmp_path / "conf").mkdir(exist_ok=True)
-    monkeypatch.setattr(verb, "conf_dir", lambda: tmp_path / "conf")
-    asked = []
+
+def run_tune(tmp_path, loss, *words, status=0, save=False):
+    """Tune with a sweep that trains nothing: runs have the loss(cell) of a made landscape."""
+    asked, rows = [], []
 
     def sweep(overrides):
         asked.append(overrides)
-        frame.to_parquet(tmp_path / "results.parquet")
+        for named in plan_grid(overrides).design.cells:
+            run = {"adapter": named.cell.adapter.name, "train_key": named.key}
+            run |= {"lr": named.cell.train.lr, "value": loss(named.cell)}
+            held = {"task": "heldout_validation", "task_type": "heldout"}
+            rows.append(run | held | {"metric": "loss_completion"})
+        pd.DataFrame(rows).to_parquet(tmp_path / "results.parquet")
         return status
 
     text = io.StringIO()
@@ -270,36 +297,80 @@ def run_tune(tmp_path, monkeypatch, frame, *words, status=0, save=False):
     return found, asked, text.getvalue()
 
 
-def test_tune_writes_the_table_and_saves_it(tmp_path, monkeypatch, cell):
-    status, asked, text = run_tune(tmp_path, monkeypatch, results(bowl), "rank=8", save=True)
+def valley(best):
+    return lambda cell: abs(math.log2(cell.train.lr / best))
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    """Where the tables of a checkout are."""
+    monkeypatch.setattr(verb, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "conf" / "tuned"
+
+
+def test_tune_writes_the_table_and_saves_it(tmp_path, conf, cell):
+    status, asked, text = run_tune(tmp_path, valley(8e-3), *WORDS, save=True)
     assert status == 0
-    assert asked == [["study=tuning", f"out={tmp_path}", "rank=8"]]
-    assert "0.009" in text
+    assert asked == [["study=tuning", f"out={tmp_path}", *WORDS]]
+    assert "0.008" in text
     assert len(pd.read_csv(tmp_path / "tuned.csv")) == 2
-    saved = tmp_path / "conf" / "tuned" / "micro.csv"
-    assert tuned_lr(changed(cell, adapter="full"), saved.parent) == 9e-3
-    more = results(lambda a, m, lr: bowl(a, m, lr, best=1.5e-2), adapters=("lora",))
-    run_tune(tmp_path, monkeypatch, more, save=True)
-    lines = saved.read_text().splitlines()
-    saved.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
-    run_tune(tmp_path, monkeypatch, more, save=True)  # a table without the later columns
-    assert pd.read_csv(saved)["adapter"].tolist() == ["full", "lora"]
+    assert tuned_lr(changed(cell, adapter="full"), conf) == 8e-3
+    more = [word.replace("full,", "") for word in WORDS]
+    run_tune(tmp_path, valley(16e-3), *more, save=True)
+    assert tuned_lr(cell, conf) == 16e-3
+    assert tuned_lr(changed(cell, adapter="full"), conf) == 8e-3
+    assert not (tmp_path / "tuned.csv").read_text().count("content")  # as before
 
 
-def test_tune_does_not_save_an_edge(tmp_path, monkeypatch):
-    status, _, text = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr), save=True)
+def test_without_a_checkout_the_micro_world_s_rates_go_into_the_own_table(
+    tmp_path, conf, cell, monkeypatch
+):
+    monkeypatch.setattr(verb, "in_checkout", lambda: False)
+    run_tune(tmp_path, valley(8e-3), *WORDS, "rates=mine.csv", save=True)
+    assert not conf.exists()
+    given = plan_grid(["rates=mine.csv", f"out={tmp_path}"])
+    assert given.design.cells[-1].cell.train.lr == 8e-3 != tuned_lr(cell)
+    assert given.own_rates == ("lora rank 8 on micro, micro: 0.008 (mine.csv)",)
+
+
+def test_tune_does_not_save_an_edge(tmp_path, conf, monkeypatch):
+    monkeypatch.setattr(verb, "ROUNDS", 1)
+    status, _, text = run_tune(tmp_path, lambda cell: cell.train.lr, *WORDS, save=True)
     assert status == 1
     assert "the end of what was tried" in text
-    assert not (tmp_path / "conf" / "tuned").exists()
+    assert not conf.exists()
+    assert Rates(tmp_path / "tuned.csv").from_own() == []
+    assert len(pd.read_csv(tmp_path / "tuned.csv")) == 2  # with the edge, which is no rate
 
 
 def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
-    _, asked, _ = run_tune(tmp_path, monkeypatch, results(lambda a, m, lr: lr))
+    monkeypatch.setattr(verb, "ROUNDS", 2)
+    _, asked, _ = run_tune(tmp_path, lambda cell: cell.train.lr, *WORDS)
     assert len(asked) == 1 + verb.ROUNDS
-    for word in ("adapter=full,lora", "train.lr=0.0005", "init=default", "rank=8"):
+    words = ("model=micro_0,micro_1", "adapter=full,lora", "train.lr=0.0005", "init=default")
+    for word in (*words, "optimizer=adamw", "rank=8"):
         assert word in asked[1]
+    assert "train.lr=0.00025" in asked[2]
 
 
-def test_tune_stops_where_the_sweep_was_refused(tmp_path, monkeypatch):
-    status, _, text = run_tune(tmp_path, monkeypatch, results(bowl), status=2)
+def test_tune_stops_where_the_sweep_was_refused(tmp_path):
+    status, _, text = run_tune(tmp_path, valley(8e-3), *WORDS, status=2)
     assert (status, text) == (2, "")
+
+
+def test_tune_without_validation_rows_is_refused_before_it_trains(tmp_path):
+    with pytest.raises(UserError, match=r"evaluate=none: ablate tune .*evaluate=validation"):
+        run_tune(tmp_path, valley(8e-3), *WORDS, "evaluate=none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_putting_rows_into_a_table_leaves_the_others_as_they_are(tmp_path):
+    shipped = (conf_dir() / "tuned" / "micro.csv").read_bytes()
+    (tmp_path / "micro.csv").write_bytes(shipped)
+    put([], tmp_path / "micro.csv")
+    assert (tmp_path / "micro.csv").read_bytes() == shipped
+    put([Tuned("micro", "micro", "zora", 4, 0.5)], tmp_path / "micro.csv")
+    lines = (tmp_path / "micro.csv").read_text().splitlines()
+    assert [n for n in lines if "zora" not in n] == shipped.decode().splitlines()
+    assert "micro,micro,zora,4,0.5,,,default,adamw" in lines
