@@ -23,21 +23,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.data.formats import Row, Turn
+from ablate.data.formats import REASONING, Row, Turn
 from ablate.data.lead import FRAME, definitions, lead
 from ablate.data.marked import Message, Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
 from ablate.data.shown import ChatText, gaps, shown
 from ablate.data.specials import shared
 from ablate.data.tokenizer import Tokenizer
-from ablate.data.tool_texts import tool_texts
+from ablate.data.tool_texts import Stretch, tool_texts
 from ablate.errors import RowError
 from ablate.roles import Detail, Role
 
 DETAIL_OF = {"thinking": Detail.THINKING, "tool_call": Detail.TOOL_CALL}
-_OPENING = re.compile(r"\s*(?:<think>|\[THINK\])\s*\Z")
-_CLOSING = re.compile(
-    r".*(?:</think>|\[/THINK\]|<[^<>\s]*(?:end|/)[^<>\s]*think[^<>\s]*>)\s*", re.DOTALL | re.I
+_OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
+# Up to the last tag that names reasoning; a call's tags may name a tool, behind "=".
+_REASONED = re.compile(
+    r".*(?:<[^<>\s=]*th(?:ink|ought)[^<>\s=]*>|\[/?THINK\])\s*", re.DOTALL | re.IGNORECASE
 )
 # What a template writes comes in such units: a tag, a word, white space, a character.
 _UNIT = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\s+|.", re.DOTALL)
@@ -50,7 +51,17 @@ class _Context:
     row: Row
     tokenizer: Tokenizer
     shown: ChatText
-    generated: list[tuple[int, int]] | None  # None where the template marks none at all
+    generated: list[Stretch] | None  # None where the template marks none at all
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """The template's own text between two things said, and where it begins in the row."""
+
+    text: str
+    start: int
+    before: Said | None
+    after: Said | None
 
 
 def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
@@ -64,21 +75,23 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     here = _Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
     tools = tool_texts(row, whole, tokenizer)
     found: list[Piece] = []
-    end, before = 0, None
-    for gap, stretches, place in zip(whole.gaps, tools, (*whole.places, None), strict=True):
-        after = place.said if place else None
-        between = _with_tools(_between(gap, end, before, after, here), stretches, tokenizer)
+    end, before, asked = 0, None, (0, 0)
+    for text, stretches, place in zip(whole.gaps, tools, (*whole.places, None), strict=True):
+        gap = _Gap(text, end, before, place.said if place else None)
+        between, asked = _between(gap, asked, here)
+        between = _with_tools(_asked_with(between, end, asked), stretches, tokenizer)
         found += _marked(between, end, here, outside=Role.SPECIAL)
         if place:
-            said = whole.text[place.start : place.end], _role_of(place.said, row)
-            piece = _of_turn(said, row.turns[place.said.turn])
-            found += _marked([piece], place.start, here, outside=Role.INSTRUCTION)
-            end, before = place.end, after
+            role = _role_of(place.said, row)
+            said = [_of_turn(whole.text[place.start : place.end], role, place.said.turn, here)]
+            said = _asked_with(said, place.start, asked)
+            found += _marked(said, place.start, here, outside=Role.INSTRUCTION)
+            end, before = place.end, place.said
     found = [(piece, role) for piece, role in found if piece]
     return last_only(found) if turns == "last" else found
 
 
-def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[tuple[int, int]] | None:
+def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[Stretch] | None:
     """Return where the template's own marks of what is generated stand."""
     if not tokenizer.marks_answers:
         return None
@@ -98,52 +111,117 @@ def _role_of(said: Said, row: Row) -> Role | Detail:
     return DETAIL_OF.get(said.part) or role_of(said.part)
 
 
-def _of_turn(piece: Piece, turn: Turn) -> Piece:
-    """Return a piece with the weight of its turn's message."""
-    text, role = piece
-    return text, dataclasses.replace(kind_of(role), weight=turn.weight)
+def _of_turn(text: str, role: Role | Detail, number: int, here: _Context) -> Piece:
+    """Return a piece with the number of its turn and the weight of the turn's message."""
+    weight = here.row.turns[number].weight
+    return text, dataclasses.replace(kind_of(role), weight=weight, answer=number)
 
 
-def _between(
-    gap: str, start: int, before: Said | None, after: Said | None, here: _Context
-) -> list[Piece]:
-    """Return the template's text between two things said, as pieces.
+def _between(gap: _Gap, asked: Stretch, here: _Context) -> tuple[list[Piece], Stretch]:
+    """Return the pieces of the template's text, and where what asks for the answer stands.
 
     Args:
         gap: the text.
-        start: where it begins in the row.
-        before: what is said before it.
-        after: what is said after it.
+        asked: where what asks for the answer before it stands in the row.
         here: the row.
     """
-    turns = here.row.turns
+    turns, before, after = here.row.turns, gap.before, gap.after
     if before and after and before.turn == after.turn:
-        turn = turns[before.turn]
-        return [_of_turn((gap, _within(turn, before.part, after.part)), turn)]
+        return _inside(gap, asked, here), asked
     found: list[Piece] = []
     ended = 0
     if before and turns[before.turn].role == "assistant":
-        turn = turns[before.turn]
-        stop, ended = _stop_in(gap, start, before.turn, here, last=after is None)
-        ending = _within(turn, before.part, before.part) if gap[:stop].strip() else Role.COMPLETION
-        found = [_of_turn((gap[:stop], ending), turn)]
-        found.append(_of_turn((gap[stop:ended], Detail.STOP), turn))
-    low, high = len(gap), len(gap)
+        stop, ended = _stop_in(gap.text, gap.start, before.turn, here, last=after is None)
+        bare = gap.text[:stop]
+        said = _within(turns[before.turn], before.part, before.part)
+        ending = said if bare.strip() else Role.COMPLETION
+        found = [_of_turn(bare, ending, before.turn, here)]
+        found.append(_of_turn(gap.text[stop:ended], Detail.STOP, before.turn, here))
+    low, high = len(gap.text), len(gap.text)
     opening: list[Piece] = []
     if after and turns[after.turn].role == "assistant":
-        low, high = _prompt_in(gap, ended, start, after, here)
-        opening = _opening(gap[high:], turns[after.turn], after.part)
-    head = gap[ended:low]
+        low, high = _prompt_in(gap, after, ended, here)
+        asked = gap.start + low, gap.start + high
+        opening = _opening(gap.text[high:], after, here)
+    head = gap.text[ended:low]
     found += [(head, Role.SPECIAL)] if before else lead(head, turns[0].role, here.tokenizer)
-    return [*found, (gap[low:high], Detail.GENERATION_PROMPT), *opening]
+    return [*found, (gap.text[low:high], Detail.GENERATION_PROMPT), *opening], asked
 
 
-def _opening(text: str, turn: Turn, part: str) -> list[Piece]:
+def _asked_with(found: list[Piece], start: int, asked: Stretch) -> list[Piece]:
+    """Return the pieces without the answer's first words where they are asked with.
+
+    Args:
+        found: pieces of text.
+        start: where they begin in the row.
+        asked: where what asks for the answer stands in the row.
+    """
+    split: list[Piece] = []
+    for text, kind, stretch in _cut(found, [(asked[0] - start, asked[1] - start)]):
+        prompt = stretch and kind.role == Role.COMPLETION
+        split.append((text, Detail.GENERATION_PROMPT if prompt else kind))
+    return split
+
+
+def _opening(text: str, after: Said, here: _Context) -> list[Piece]:
     """Return the template's text between what asks for an answer and what the answer says first."""
-    closed = _CLOSING.match(text)
-    size = closed.end() if closed else len(text) if "think" in text.lower() else 0
-    thinking, rest = (text[:size], Detail.THINKING), (text[size:], _within(turn, part, part))
-    return [_of_turn(thinking, turn), _of_turn(rest, turn)]
+    reasoned = _REASONED.match(text)
+    size = reasoned.end() if reasoned else 0
+    role = DETAIL_OF.get(after.part, Role.COMPLETION)
+    return [
+        _of_turn(text[:size], Detail.THINKING, after.turn, here),
+        _of_turn(text[size:], role, after.turn, here),
+    ]
+
+
+def _inside(gap: _Gap, asked: Stretch, here: _Context) -> list[Piece]:
+    """Return the template's text between two things that one turn says, as pieces.
+
+    Behind reasoning, what closes it belongs to it; the rest opens what is said next.
+
+    Args:
+        gap: the text.
+        asked: where what asks for the answer stands in the row.
+        here: the row.
+    """
+    assert gap.before
+    assert gap.after
+    number, first, then = gap.before.turn, gap.before.part, gap.after.part
+    size = 0
+    if first == "thinking" != then and here.row.turns[number].role == "assistant":
+        size = _closing(gap, asked, here)
+        first = then
+    role = _within(here.row.turns[number], first, then)
+    return [
+        _of_turn(gap.text[:size], Detail.THINKING, number, here),
+        _of_turn(gap.text[size:], role, number, here),
+    ]
+
+
+def _closing(gap: _Gap, asked: Stretch, here: _Context) -> int:
+    """Return how much of the text behind reasoning closes it.
+
+    It goes up to a tag that names reasoning. Where there is none, it is what the template does not
+    write before the same thing said without reasoning.
+    """
+    reasoned = _REASONED.match(gap.text)
+    if reasoned or not gap.before:
+        return reasoned.end() if reasoned else 0
+    messages = list(here.shown.messages)
+    bare = {k: v for k, v in messages[gap.before.turn].items() if k not in REASONING}
+    messages[gap.before.turn] = bare
+    try:
+        text = here.tokenizer.chat(messages, tools=here.row.tools)
+    except RowError:
+        return len(gap.text)
+    before = here.shown.text[: asked[0]]
+    after = here.shown.text[gap.start + len(gap.text) :]
+    if not (text.startswith(before) and text.endswith(after)):
+        return len(gap.text)
+    frame = text[len(before) : len(text) - len(after)]
+    empty = _REASONED.match(frame)
+    own, usual = _UNIT.findall(gap.text), _UNIT.findall(frame[empty.end() if empty else 0 :])
+    return len("".join(own[: len(own) - shared(own[::-1], usual[::-1])]))
 
 
 def _within(turn: Turn, before: str, after: str) -> Role | Detail:
@@ -156,8 +234,8 @@ def _within(turn: Turn, before: str, after: str) -> Role | Detail:
 
 
 def _cut(
-    found: list[Piece], stretches: Sequence[tuple[int, int]]
-) -> Iterator[tuple[str, Kind, tuple[int, int] | None]]:
+    found: list[Piece], stretches: Sequence[Stretch]
+) -> Iterator[tuple[str, Kind, Stretch | None]]:
     """Yield the pieces cut at the ends of the stretches, each with the stretch that it is in."""
     place = 0
     for piece, role in found:
@@ -169,7 +247,7 @@ def _cut(
 
 
 def _with_tools(
-    found: list[Piece], stretches: Sequence[tuple[int, int]], tokenizer: Tokenizer
+    found: list[Piece], stretches: Sequence[Stretch], tokenizer: Tokenizer
 ) -> list[Piece]:
     """Return the pieces with the template's own text within the stretches as about tools."""
     split: list[Piece] = []
@@ -194,22 +272,25 @@ def _marked(found: list[Piece], start: int, here: _Context, *, outside: Role) ->
     near = [(low - start, high - start) for low, high in here.generated]
     for text, kind, stretch in _cut(found, near):
         if stretch and kind.role != Role.COMPLETION:
-            weight = _weight((start + stretch[0], start + stretch[1]), here)
-            kind = Kind(Role.COMPLETION, weight=weight)
+            kind = _answering((start + stretch[0], start + stretch[1]), here)
         elif not stretch and kind.role == Role.COMPLETION:
             kind = Kind(outside)
         split.append((text, kind))
     return split
 
 
-def _weight(stretch: tuple[int, int], here: _Context) -> float:
-    """Return the weight of the first answer within a stretch of the row."""
-    inside = (p for p in here.shown.places if p.start < stretch[1] and p.end > stretch[0])
-    turns = [here.row.turns[place.said.turn] for place in inside]
-    return next((turn.weight for turn in turns if turn.role == "assistant"), 1.0)
+def _answering(stretch: Stretch, here: _Context) -> Kind:
+    """Return what the template's text is within a stretch of the row that is generated."""
+    for place in here.shown.places:
+        number, end = place.said.turn, max(place.end, place.start + 1)
+        inside = place.start < stretch[1] and end > stretch[0]
+        if inside and here.row.turns[number].role == "assistant":
+            weight = here.row.turns[number].weight
+            return Kind(Role.COMPLETION, answer=number, weight=weight)
+    return Kind(Role.COMPLETION)
 
 
-def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> tuple[int, int]:
+def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> Stretch:
     """Return where the stop begins and ends in the text behind an answer.
 
     Where it is not the template's usual stop, as behind a call, it is the last token that stands
@@ -244,62 +325,70 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
     return there[-1] if there else known[0] if known else (0, 0)
 
 
-def _tags(text: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+def _tags(text: str, tokenizer: Tokenizer) -> list[Stretch]:
     """Return where in the text tokens and tags stand."""
     tokens = filter(None, {*tokenizer.special_tokens, *tokenizer.added_tokens})
     pattern = "|".join([*map(re.escape, sorted(tokens, key=len, reverse=True)), FRAME])
     return [found.span() for found in re.finditer(pattern, text)]
 
 
-def _prompt_in(gap: str, low: int, start: int, after: Said, here: _Context) -> tuple[int, int]:
-    """Return where what asks for an answer begins and ends in the text before the answer.
+def _prompt_in(gap: _Gap, after: Said, low: int, here: _Context) -> Stretch:
+    """Return where what asks for an answer begins and ends, counted from the text before it.
 
-    It ends where the text ends that the model is asked with, if the row begins with that. Else what
-    the template adds to ask for an answer is looked for: earlier turns may read otherwise there.
+    It ends where the text ends that the model is asked with, if the row begins with that: it may
+    hold the first of what the answer says. Else what the template adds to ask for an answer is
+    looked for: earlier turns may read otherwise there.
 
     Args:
         gap: the text.
-        low: how much of it belongs to an earlier answer.
-        start: where the text begins in the row.
         after: the first thing that the answer says.
+        low: how much of the text belongs to an earlier answer.
         here: the row.
     """
     asked, added = _asked(here.tokenizer, here.shown.messages[: after.turn], here.row.tools)
-    end = len(asked) - start
+    end, size = len(asked) - gap.start, len(gap.text)
     always = _header_at_end(here.tokenizer)
     if always and not added and here.shown.text.startswith(asked) and asked.endswith(always):
-        return (max(low, min(end, len(gap))),) * 2
+        return (max(low, min(end, size)),) * 2
     if added and here.shown.text.startswith(asked) and low <= end:
-        return max(low, min(end - len(added), len(gap))), min(end, len(gap))
+        return max(low, min(end - len(added), size)), end
+    text = here.shown.text[gap.start :]
     units = _UNIT.findall(added or _generation_prompt(here.tokenizer))
     while any(len(unit) > 1 or unit.isalnum() for unit in units):
         prompt = "".join(units)
-        if prompt in gap[low:]:
-            return gap.rindex(prompt), gap.rindex(prompt) + len(prompt)
+        at = text.rfind(prompt, low, size - 1 + len(prompt))
+        if at >= 0:
+            return at, at + len(prompt)
         units.pop()  # a prompt that opens reasoning, where the row has none
-    if after.part == "tool_call" and (size := _header(start, after.turn, here)) is not None:
-        return (max(low, min(size, len(gap))),) * 2
-    opened = _OPENING.search(gap, low) if after.part == "thinking" else None
-    return (opened.start(), opened.start()) if opened else (len(gap), len(gap))
+    if after.part == "completion":
+        return size, size
+    ends = _header(gap, after.turn, here)
+    opened = _OPENED.search(gap.text, low) if after.part == "thinking" else None
+    high = max(low, min(ends, opened.start() if opened else size))
+    return high, high
 
 
-def _header(start: int, turn: int, here: _Context) -> int | None:
-    """Return where the header of a call ends that no prompt asks for.
+def _header(gap: _Gap, turn: int, here: _Context) -> int:
+    """Return where the header ends in the text before an answer that no prompt asks for.
 
-    It is as long as that of a plain answer to a request; what follows it is the call's own.
+    It is what stands there before a plain answer as well; what follows it is the answer's own.
+
+    Raises:
+        RowError: the template shows no plain answer there.
     """
-    try:
-        before = here.tokenizer.chat(here.shown.messages[:turn], tools=here.row.tools)
-        lone = here.tokenizer.chat([{"role": "user", "content": "qx0zv"}])
-        answered = gaps(here.tokenizer, "user", "assistant")[1]
-    except RowError:
-        return None
-    if not here.shown.text.startswith(before):
-        return None
-    header = _UNIT.findall(answered.removeprefix(lone.rpartition("qx0zv")[2]))
-    ahead = _UNIT.findall(here.shown.text[len(before) :])
-    same = ahead[: shared(header, ahead)]
-    return len(before) - start + len("".join(same))
+    roles = [turn.role for turn in here.row.turns]
+    messages = here.shown.messages
+    following = roles.index("user", turn) if "user" in roles[turn:] else len(roles)
+    parts = isinstance(messages[turn].get("content"), list)
+    content = [{"type": "text", "text": "qx0zv"}] if parts else "qx0zv"
+    plain = [*messages[:turn], {"role": "assistant", "content": content}, *messages[following:]]
+    text = here.tokenizer.chat(plain, tools=here.row.tools)
+    before = here.shown.text[: gap.start]
+    answered = text[len(before) :].partition("qx0zv")
+    if not (text.startswith(before) and answered[1]):
+        raise RowError("it cannot be told what opens a call or reasoning in the chat template")
+    header, ahead = _UNIT.findall(answered[0]), _UNIT.findall(gap.text)
+    return len("".join(ahead[: shared(header, ahead)]))
 
 
 def _asked(

@@ -66,17 +66,23 @@ def joined(pieces: list[Piece], *, add_bos: bool) -> Rendered:
 
 
 def numbered(pieces: list[Piece]) -> list[Piece]:
-    """Return the pieces with every answer's number: stretches of completion, in order."""
+    """Return the pieces with every answer's number, in order.
+
+    An answer is what one turn says, where pieces come with the number of their turn; else it is a
+    stretch of completion.
+    """
     found: list[Piece] = []
-    answer, within = -1, False
+    answer, last, within = -1, -1, False
     for text, role in pieces:
         kind = kind_of(role)
         if not text:
             continue
         answers = kind.role == Role.COMPLETION
-        answer += answers and not within
+        if answers:
+            answer += kind.answer != last or (last < 0 and not within)
+            last = kind.answer
         within = answers
-        found.append((text, replace(kind, answer=answer) if answers else kind))
+        found.append((text, replace(kind, answer=answer if answers else -1)))
     return found
 
 

@@ -700,3 +700,144 @@ def test_every_token_by_hand(name: str, marks: bool, kind: str, tmp_path: Path) 
             for a, b in zip(encoded.starts, encoded.ends, strict=True)
         ]
         assert labelled(found, tokenizer) == by_hand, talk
+
+
+QWEN_3_CALLS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{% if m.content %}{{ '\\n' }}{% endif %}"
+    '{{ \'<tool_call>\n{"name": "\' + c.function.name '
+    "+ '\", \"arguments\": ' + (c.function.arguments | tojson) + '}\n</tool_call>' }}{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HARMONY = (  # each channel is a message of its own
+    "{% for m in messages %}{{ '<|start|>' + m.role }}{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}{{ '<|channel|>analysis<|message|>' + m.reasoning_content "
+    "+ '<|end|><|start|>assistant' }}{% endif %}{% if m.tool_calls %}{{ ' to=functions.' "
+    "+ m.tool_calls[0].function.name + '<|channel|>commentary<|message|>' "
+    "+ (m.tool_calls[0].function.arguments | tojson) + '<|call|>' }}"
+    "{% else %}{{ '<|channel|>final<|message|>' + m.content + '<|end|>' }}{% endif %}"
+    "{% else %}{{ '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+ACTIONS = (  # names reasoning in tags of its own, before answers and calls
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|BOT|><|START_THINKING|>' "
+    "+ (m.reasoning_content or '') + '<|END_THINKING|>' }}{% if m.tool_calls %}"
+    '{{ \'<|START_ACTION|>[{"tool_name": "\' + m.tool_calls[0].function.name + \'", "args": \' '
+    "+ (m.tool_calls[0].function.arguments | tojson) + '}]<|END_ACTION|><|EOT|>' }}{% else %}"
+    "{{ '<|START_RESPONSE|>' + m.content + '<|END_RESPONSE|><|EOT|>' }}{% endif %}"
+    "{% else %}{{ '<|USER|>' + m.content + '<|EOT|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|BOT|>' }}{% endif %}"
+)
+LAST_TOOLS = (  # definitions before the last request, no prompt
+    "{% set users = messages | selectattr('role', 'equalto', 'user') | list | length %}"
+    "{% set seen = namespace(users=0) %}{{ '<s>' }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set seen.users = seen.users + 1 %}{% if tools and seen.users == users %}"
+    "{{ '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}{% endif %}"
+    "{{ '[INST]' + m.content + '[/INST]' }}{% elif m.role == 'tool' %}"
+    "{{ '[TOOL_RESULTS]' + m.content + '[/TOOL_RESULTS]' }}{% elif m.tool_calls %}"
+    '{{ \'[TOOL_CALLS][{"name": "\' + m.tool_calls[0].function.name + \'", "arguments": \' '
+    "+ (m.tool_calls[0].function.arguments | tojson) + '}]</s>' }}"
+    "{% else %}{{ m.content + '</s>' }}{% endif %}{% endfor %}"
+)
+OPENED = (  # a prompt that opens reasoning, which an answer's content may hold
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+HEADED = (  # the answer's header in the request's turn, and no prompt
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>user\n' + m.content "
+    "+ '<|im_end|>\n<|im_start|>assistant\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}"
+)
+ADDED = [{"type": "function", "function": {"name": "add", "arguments": {"x": "1"}}}]
+ASKED, CALLING = said("user", "a"), said("assistant", "", tool_calls=ADDED)
+ASK = "§S<|im_start|>user\n§Ia§S<|im_end|>\n"
+ADD_CALL = '<tool_call>\n{"name": "add", "arguments": {"x": "1"}}\n</tool_call>§E<|im_end|>§S\n'
+BY_HAND: dict[str, tuple[str, list[dict[str, Any]], bool, str]] = {  # whether with tools; labels
+    "reasoning before a call": (
+        QWEN_3_CALLS,
+        [ASKED, CALLING | {"reasoning_content": "why"}],
+        False,
+        f"{ASK}§G<|im_start|>assistant\n§T<think>\nwhy\n</think>\n\n§K{ADD_CALL}",
+    ),
+    "empty reasoning before a call": (
+        QWEN_3_CALLS,
+        [ASKED, CALLING],
+        False,
+        f"{ASK}§G<|im_start|>assistant\n§T<think>\n\n</think>\n\n§K{ADD_CALL}",
+    ),
+    "channels": (
+        HARMONY,
+        [ASKED, said("assistant", "b", reasoning_content="why"), ASKED, said("assistant", "c")],
+        False,
+        "§S<|start|>user<|message|>§Ia§S<|end|>"
+        "§G<|start|>assistant§T<|channel|>analysis<|message|>why<|end|>"
+        "§C<|start|>assistant<|channel|>final<|message|>b§E<|end|>"
+        "§S<|start|>user<|message|>§Ia§S<|end|>"
+        "§G<|start|>assistant§C<|channel|>final<|message|>c§E<|end|>",
+    ),
+    "channels, a call": (
+        HARMONY,
+        [ASKED, CALLING | {"reasoning_content": "why"}, said("tool", "r"), said("assistant", "b")],
+        False,
+        "§S<|start|>user<|message|>§Ia§S<|end|>"
+        "§G<|start|>assistant§T<|channel|>analysis<|message|>why<|end|>"
+        '§K<|start|>assistant to=functions.add<|channel|>commentary<|message|>{"x": "1"}§E<|call|>'
+        "§S<|start|>tool<|message|>§Rr§S<|end|>"
+        "§G<|start|>assistant§C<|channel|>final<|message|>b§E<|end|>",
+    ),
+    "other tags of reasoning": (
+        ACTIONS,
+        [ASKED, CALLING, said("tool", "r"), said("assistant", "b", reasoning_content="why")],
+        False,
+        "§S<|USER|>§Ia§S<|EOT|>§G<|BOT|>§T<|START_THINKING|><|END_THINKING|>"
+        '§K<|START_ACTION|>[{"tool_name": "add", "args": {"x": "1"}}]<|END_ACTION|>§E<|EOT|>'
+        "§S<|USER|>§Rr§S<|EOT|>§G<|BOT|>§T<|START_THINKING|>why<|END_THINKING|>"
+        "§C<|START_RESPONSE|>b§E<|END_RESPONSE|><|EOT|>",
+    ),
+    "definitions at the last request": (
+        LAST_TOOLS,
+        [ASKED, CALLING, said("tool", "r"), CALLING, said("tool", "r"), said("assistant", "b"),
+         ASKED, CALLING],
+        True,
+        "§S<s>[INST]§Ia§S[/INST]"
+        + 2 * (
+            '§K[TOOL_CALLS][{"name": "add", "arguments": {"x": "1"}}]§E</s>'
+            "§S[TOOL_RESULTS]§Rr§S[/TOOL_RESULTS]"
+        )
+        + f"§Cb§E</s>§S[AVAILABLE_TOOLS]§D{json.dumps([ADD])}§S[/AVAILABLE_TOOLS][INST]§Ia§S[/INST]"
+        '§K[TOOL_CALLS][{"name": "add", "arguments": {"x": "1"}}]§E</s>',
+    ),
+    "what the prompt opens stands in the content": (
+        OPENED,
+        [ASKED, said("assistant", "<think>\nh\n</think>\n\nx")] * 2,
+        False,
+        2 * (
+            f"{ASK}§G<|im_start|>assistant\n<think>\n§Th\n</think>§C\n\nx§E<|im_end|>§S\n"
+        ),
+    ),
+    "the header in the request's turn": (
+        HEADED,
+        [ASKED, said("assistant", "<think>\nh\n</think>\n\nx")] * 2,
+        False,
+        2 * (
+            "§S<|im_start|>user\n§Ia§S<|im_end|>\n<|im_start|>assistant\n"
+            "§T<think>\nh\n</think>§C\n\nx§E<|im_end|>§S\n"
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_where_answers_and_their_parts_begin(name: str, tmp_path: Path) -> None:
+    jinja, messages, tools, whole = BY_HAND[name]
+    found = Shape(user=whole, answer="").tokens()
+    backend = byte_level([])
+    backend.add_tokens([AddedToken(tag, special=True, normalized=False) for tag in found])
+    tokenizer = Tokenizer(save(tmp_path / "t", backend, chat_template=jinja, eos_token="</s>"))
+    row = render(row_of(messages, tools, DATASET), DATASET, tokenizer)
+    assert row.text == plain(whole)
+    expected, encoded = labels(whole, False), tokenizer.encode(row.text)
+    pairs = zip(encoded.starts, encoded.ends, strict=True)
+    assert labelled(row, tokenizer) == [(row.text[a:b], expected[a]) for a, b in pairs]

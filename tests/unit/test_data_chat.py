@@ -478,6 +478,32 @@ def test_the_last_turn_alone(make_bytes: Make, tmp_path: Path) -> None:
     assert [text for text, weight in found if weight] == [f"d{END}"]
 
 
+def test_answers_in_a_row_are_one_each(make_bytes: Make, tmp_path: Path) -> None:
+    """Nothing but tags stands between them, and under marks nothing at all."""
+    tight = CHATML.replace("<|im_end|>\n", "<|im_end|>")
+    marked = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>user\n' + m.content "
+        "+ '<|im_end|>' }}{% else %}{% generation %}{{ '<|im_start|>assistant\n' + m.content "
+        "+ '<|im_end|>' }}{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    headless = (
+        "{% for m in messages %}{{ m.content + ('' if m.role == 'user' else '<|im_end|>') }}"
+        "{% endfor %}"
+    )
+    said = messages(("user", "a"), ("assistant", "b"), ("assistant", "c"))
+    for template, last in (
+        (tight, f"c{END}"),
+        (marked, f"{IM}assistant\nc{END}"),
+        (headless, f"c{END}"),
+    ):
+        folder = make_bytes(IM, END, eos_token=END, chat_template=template)
+        rows = rows_in(tmp_path, {"messages": said})
+        found = weighed(rows, folder, "last_turn")
+        assert [text for text, weight in found if weight] == [last]
+        (found,) = labelled(dataclasses.replace(rows, turns="last"), folder)
+        assert [text for text, letter in found if letter in "CE"] == [last]
+
+
 def test_the_weight_of_a_message(make_bytes: Make, tmp_path: Path) -> None:
     folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
     bad, half = (
