@@ -28,7 +28,7 @@ from ablate.data.lead import FRAME, definitions, lead
 from ablate.data.marked import Message, Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
 from ablate.data.shown import ChatText, gaps, shown
-from ablate.data.specials import shared
+from ablate.data.specials import opening_token, shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import Stretch, tool_texts
 from ablate.errors import RowError
@@ -74,6 +74,8 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     whole = shown(row.turns, tokenizer, row.tools)
     here = _Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
     tools = tool_texts(row, whole, tokenizer)
+    whole = here.shown if here.generated else _stopped(here)
+    here = dataclasses.replace(here, shown=whole)
     found: list[Piece] = []
     end, before, asked = 0, None, (0, 0)
     for text, stretches, place in zip(whole.gaps, tools, (*whole.places, None), strict=True):
@@ -103,6 +105,24 @@ def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[Stretch]
     if not any(start < end for start, end in stretches):
         raise RowError("the chat template marks nothing in it as generated")
     return stretches
+
+
+def _stopped(here: _Context) -> ChatText:
+    """Return the row with a stop behind its last answer, where the template writes none."""
+    found, stop = here.shown, here.tokenizer.chat_stop
+    called = "tool_calls" in here.row.turns[-1].extra
+    if stop is None or stop.written or (found.gaps[-1].strip() and not called):
+        return found
+    text, more = found.text, stop.text
+    if called and more != here.tokenizer.eos_token:  # results may open with another token
+        result = [{"role": "tool", "content": "qx0zv"}]
+        try:
+            longer = here.tokenizer.chat([*found.messages, *result], tools=here.row.tools)
+        except RowError:
+            longer = ""
+        ahead = longer.removeprefix(text) if longer.startswith(text) else ""
+        more = opening_token(ahead, here.tokenizer.added_tokens) or more
+    return dataclasses.replace(found, text=text + more.removeprefix(found.gaps[-1]))
 
 
 def _role_of(said: Said, row: Row) -> Role | Detail:
@@ -310,8 +330,8 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
     known = [(a, b) for a, b in _tags(gap, tokenizer) if not opening.startswith(gap[a:b])]
     if last and not known and here.generated is None:
         raise RowError(
-            "the chat template puts no stop token after an answer; give one that does with "
-            "model.chat_template=FILE"
+            "the chat template puts no stop token after an answer, and the tokenizer names no "
+            "eos_token; give a template that does with model.chat_template=FILE"
         )
     try:
         alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools)
@@ -320,6 +340,10 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
     alone = alone.removesuffix(_header_at_end(tokenizer)).rstrip()
     same = shared(alone, here.shown.text[: start + len(gap)]) - start
     there = [place for place in known if place[1] <= same]
+    if stop and not stop.written and same >= 0:
+        ahead = opening_token(gap[same:], tokenizer.added_tokens)
+        own = ahead and not opening.startswith(ahead.strip())
+        return same, same + len(ahead) * bool(own)
     if not last and same == len(alone) - start and same >= 0 and not there:
         return same, same
     return there[-1] if there else known[0] if known else (0, 0)

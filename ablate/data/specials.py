@@ -3,7 +3,9 @@
 Stop: what an answer ends with, and generation with it. In text templates it is the tokenizer's
 `eos_token`. A chat template writes its own, whatever `eos_token` says: what it puts after an answer
 both at the end of a conversation and before a further turn, white space at its end left out. A
-template that closes only the conversation has what it closes it with.
+template that closes only the conversation has what it closes it with. One that writes nothing
+behind an answer, as GLM's, has the added token that opens the next request, which its models end
+with, or where that opens with none the tokenizer's `eos_token`; it is put behind the last answer.
 
 BOS: text in which a chat template wrote the special tokens gets no others. Before other text stands
 the BOS that the tokenizer adds by itself, once: not where the text begins with it. No EOS is added
@@ -13,7 +15,7 @@ but the stop, and none behind a stop.
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ablate.errors import UserError
 
@@ -29,11 +31,13 @@ class Stop:
 
     `ids` are the tokens of which any ends generation: those of the added tokens in `text`. Where
     there is none, generation ends where one of `strings` is said; decoded text is cut at them.
+    Where it is not `written` by the template at the end of a conversation, it is put there.
     """
 
     text: str
     ids: tuple[int, ...]
     strings: tuple[str, ...]
+    written: bool = True
 
     def length_in(self, after: str) -> int:
         """Return how many characters of a template's text behind an answer belong to the answer."""
@@ -52,13 +56,15 @@ def stop_of(text: str, added: Mapping[str, int]) -> Stop:
     return Stop(text, ids, tuple(dict.fromkeys([text.strip(), *tokens])))
 
 
-def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
-    """Return the stop of a chat template; None where it puts none after an answer.
+def chat_stop(render: Render, added: Mapping[str, int], eos: str | None = None) -> Stop | None:
+    """Return the stop of a chat template; None where it has none and the tokenizer neither.
 
     Args:
         render: the template.
         added: the ids of the tokenizer's added tokens, special or not.
+        eos: the tokenizer's token for the end of a text.
     """
+    further: list[str] = []
     last = _units(_texts(render, turns=2)[2], added)
     try:
         lead, ends, further = (_units(text, added) for text in _texts(render, turns=4))
@@ -69,7 +75,17 @@ def chat_stop(render: Render, added: Mapping[str, int]) -> Stop | None:
         if same != last:  # headers may begin alike
             same = same[: _header(same, lead, ends, further) or None]
     text = ("".join(same).rstrip() or "".join(last)).rstrip()
-    return stop_of(text, added) if text else None
+    if text:
+        return stop_of(text, added)
+    text = opening_token("".join(further), added) or eos or ""
+    return replace(stop_of(text, added), written=False) if text else None
+
+
+def opening_token(text: str, added: Mapping[str, int]) -> str:
+    """Return the added token that begins a text, with the white space before it; or nothing."""
+    space = text[: len(text) - len(text.lstrip())]
+    first = _units(text[len(space) :], added)[:1]
+    return space + first[0] if first and first[0] in added else ""
 
 
 def _header(same: list[str], lead: list[str], ends: list[str], further: list[str]) -> int:

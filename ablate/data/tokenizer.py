@@ -95,8 +95,8 @@ class Tokenizer:
 
     @functools.cached_property
     def chat_stop(self) -> Stop | None:
-        """What the chat template ends an answer with; None where it puts nothing after one."""
-        return chat_stop(self.chat, self.added_tokens)
+        """What an answer under the chat template ends with; None where nothing is known to."""
+        return chat_stop(self.chat, self.added_tokens, self.eos_token)
 
     @property
     def marks_answers(self) -> bool:

@@ -199,6 +199,6 @@ def chat_stop_of(tokenizer: Tokenizer) -> Stop | None:
             raise UserError(str(error)) from None
 
     try:
-        return chat_stop(render, tokenizer.get_added_vocab())
+        return chat_stop(render, tokenizer.get_added_vocab(), tokenizer.eos_token)
     except UserError:
         return None

@@ -282,6 +282,90 @@ SHAPES: dict[str, tuple[str, list[str], list[dict[str, Any]], list[tuple[str, st
     ),
 }
 
+TWICE = messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+GLM = (
+    "[gMASK]{% for m in messages %}{{ '<|' + ('observation' if m.role == 'tool' else m.role) "
+    "+ '|>\n' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name "
+    "+ '</call>' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+GLM_TOKENS = ["<|user|>", "<|assistant|>", "<|observation|>", "<call>", "</call>", "<|endoftext|>"]
+ADDS = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+SHAPES |= {
+    "answers end with the next request's token": (
+        GLM,
+        GLM_TOKENS,
+        TWICE,
+        [
+            ("[gMASK]<|user|>\n", "S"),
+            ("a", "I"),
+            ("<|assistant|>", "S"),
+            ("\nb<|user|>", "C"),
+            ("\n", "S"),
+            ("c", "I"),
+            ("<|assistant|>", "S"),
+            ("\nd<|user|>", "C"),
+        ],
+    ),
+    "calls end with the result's token": (
+        GLM,
+        GLM_TOKENS,
+        [*messages(("user", "a")), ADDS, *messages(("tool", "b"), ("assistant", "c"))],
+        [
+            ("[gMASK]<|user|>\n", "S"),
+            ("a", "I"),
+            ("<|assistant|>", "S"),
+            ("\n<call>add</call><|observation|>", "C"),
+            ("\n", "S"),
+            ("b", "N"),
+            ("<|assistant|>", "S"),
+            ("\nc<|user|>", "C"),
+        ],
+    ),
+    "a last call ends with the result's token": (
+        GLM,
+        GLM_TOKENS,
+        [*messages(("user", "a")), ADDS],
+        [
+            ("[gMASK]<|user|>\n", "S"),
+            ("a", "I"),
+            ("<|assistant|>", "S"),
+            ("\n<call>add</call><|observation|>", "C"),
+        ],
+    ),
+    "a newline before the next request's token": (
+        "{% for m in messages %}{{ '<|user|>\n' + m.content + '\n<|assistant|>\n' "
+        "if m.role == 'user' else m.content + '\n' }}{% endfor %}",
+        GLM_TOKENS,
+        TWICE,
+        [
+            ("<|user|>\n", "S"),
+            ("a", "I"),
+            ("\n<|assistant|>\n", "S"),
+            ("b\n<|user|>", "C"),
+            ("\n", "S"),
+            ("c", "I"),
+            ("\n<|assistant|>\n", "S"),
+            ("d\n<|user|>", "C"),
+        ],
+    ),
+    "answers end with nothing": (
+        "{% for m in messages %}{{ '' if loop.first else '\n' }}{{ 'User: ' if m.role == 'user' "
+        "else 'Bot: ' }}{{ m.content }}{% endfor %}{{ '\nBot:' if add_generation_prompt }}",
+        ["<|endoftext|>"],
+        TWICE,
+        [
+            ("User: ", "S"),
+            ("a", "I"),
+            ("\nBot:", "S"),
+            (" b", "C"),
+            ("\nUser: ", "S"),
+            ("c", "I"),
+            ("\nBot:", "S"),
+            (" d<|endoftext|>", "C"),
+        ],
+    ),
+}
+
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_of_templates_by_hand(name: str, make_bytes: Make, tmp_path: Path) -> None:

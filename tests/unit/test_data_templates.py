@@ -285,7 +285,6 @@ BAD = {
     "{% for m in messages %}{{ m['content'] * 2 }}</s>{% endfor %}": "drops or repeats",
     "{{ messages[-1]['content'] }}</s>": "drops or repeats",
     "{% for m in messages %}{{ m['content'].split('y')[-1] }}</s>{% endfor %}": "drops or repeats",
-    "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}": "no stop token",
     "{{ raise_exception('Only music') }}": "Only music",
     "{% for m in messages %}": "template says",
     "{{ messages[0].content.__class__.__mro__ }}": "template says",
@@ -308,6 +307,9 @@ def test_what_a_model_lacks_is_an_error(make_bytes: Make, tmp_path: Path) -> Non
         render(turns, dataset("chat"), Tokenizer(bare))
     with pytest.raises(UserError, match="names no eos_token"):
         render(turns, dataset("alpaca"), Tokenizer(bare))
+    endless = "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="no stop token"):
+        render(turns, dataset("chat"), Tokenizer(make_bytes("</s>", chat_template=endless)))
     two = row(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     with pytest.raises(UserError, match="holds one exchange"):
         render(two, dataset("alpaca"), Tokenizer(make_bytes("</s>", eos_token="</s>")))

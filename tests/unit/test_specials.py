@@ -157,11 +157,19 @@ def test_a_folders_tokenizer_knows_its_stop(tokenizer_folders):
     assert llama.chat_stop == Stop(" </s>", (2,), ("</s>",))
 
 
-def test_a_template_that_closes_no_answer_has_no_stop():
+def test_a_template_that_closes_no_answer_stops_with_the_next_turn_or_the_end_of_text():
+    """GLM's and Nemotron mini's models end with the next request's token, Falcon's with EOS."""
     glm = by_role("'<|user|>\n' + m.content", "'<|assistant|>\n' + m.content")
-    added = numbered(["<|user|>", "<|assistant|>"])
-    assert chat_stop(rendered(glm), added) is None
+    added = numbered(["<|user|>", "<|assistant|>", "</s>"])
+    stop = chat_stop(rendered(glm), added, "</s>")
+    assert stop == Stop("<|user|>", (added["<|user|>"],), ("<|user|>",), written=False)
+    lines = by_role("'<|user|>\n' + m.content + '\n<|assistant|>\n'", "m.content + '\n'")
+    stop = chat_stop(rendered(lines), added, "</s>")
+    assert stop == Stop("\n<|user|>", (added["<|user|>"],), ("<|user|>",), written=False)
     said = turns("m.role + ': ' + m.content + '\n'")
+    for words in (said, glm):  # tags that are no tokens of the tokenizer are text
+        stop = chat_stop(rendered(words), {"</s>": 2}, "</s>")
+        assert stop == Stop("</s>", (2,), ("</s>",), written=False)
     assert chat_stop(rendered(said), {}) is None
 
 
