@@ -99,7 +99,7 @@ def sweep_grid(
             store.clear_failures(key)
     _check_scoring(request.design, store)
     for note in notes(named[0] for named in missing(request.design, store).values()):
-        CONSOLE.print(f"[bold]note[/bold] {note}", soft_wrap=True)
+        CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
     if request.design.tuned:
         put(request.design.tuned, request.out / "tuned.csv")

@@ -31,6 +31,8 @@ from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import Wanted, ready, score
 from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, identify
+from ablate.experiment.labels import label
+from ablate.experiment.notes import rows_lost
 from ablate.models.load import device_of, load
 from ablate.objective import Counted, Objective, objective_of, supervised
 from ablate.results import provenance
@@ -109,6 +111,8 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     if cell.is_base:
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
+    if lost := rows_lost(cell, data.summary, positions=identity.files.max_positions):
+        say(f"dataset={label(cell.dataset)}: {lost}")
     with regularised(model, cell, streams=streams) as held:
         course = train(
             model,

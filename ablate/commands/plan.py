@@ -3,9 +3,11 @@
 import argparse
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ablate.commands import planning
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ablate.experiment.request import Request
 
 FORMATS = ("text", "json")
+USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
 SHOWN = 8  # aliases and illegal cells that are listed
 
 
@@ -64,14 +67,18 @@ def render(summary: dict[str, Any], console: Console) -> None:
     _render_adapters(summary["adapters"], console)
     for rate in summary["own_rates"]:
         console.print(f"  learning rate tuned for {rate}", soft_wrap=True, highlight=False)
-    for line in (*_about_models(summary["models"]), *_costs(summary)):
+    for line in (
+        *_about_models(summary["models"]),
+        *_items(summary["scored"]),
+        *_costs(summary),
+    ):
         console.print(line, soft_wrap=True, highlight=False)
     for assumed in summary["assumed"]:
         console.print(f"  assumed: {assumed}", soft_wrap=True, highlight=False)
     if summary["assumed"]:
         console.print("  so runs that are recorded already are not recognised here")
     for note in summary["notes"]:
-        console.print(f"[bold]note[/bold] {note}", soft_wrap=True)
+        console.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     planning.render(summary, console)
 
 
@@ -81,6 +88,23 @@ def _about_models(models: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  {model['model']}: token embedding and head are one matrix"
         for name in model["fused"]:
             yield f"  {model['model']}: {name} holds several projections, which change together"
+
+
+def _items(scored: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line on the items of every benchmark that a run is scored on."""
+    if not scored:
+        return
+    told = [f"{Path(one['task']).name} {_count(one)}" for one in scored[:SHOWN]]
+    more = f" and {len(scored) - SHOWN} more" if len(scored) > SHOWN else ""
+    limits = sorted({one["limit"] for one in scored if one["limit"]})
+    limit = f"; limit {' or '.join(f'{n:,}' for n in limits)} items a task" if limits else ""
+    yield f"items scored a run: {', '.join(told)}{more}{limit}"
+
+
+def _count(one: dict[str, Any]) -> str:
+    if one["of"] is None:
+        return f"{one['items']:,} (assumed)"
+    return f"{one['items']:,}" + f" of {one['of']:,}" * (one["items"] < one["of"])
 
 
 def _costs(summary: dict[str, Any]) -> Iterator[str]:
@@ -130,10 +154,13 @@ def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _arm(row: dict[str, Any]) -> str:
-    """Return an adapter's name, with what is trained of the embeddings where that is not usual."""
-    if row["embeddings"] == "frozen":
-        return f"{row['adapter']} (embeddings frozen)" if row["trains_base"] else row["adapter"]
-    return f"{row['adapter']} (embeddings trained)" if row["trainable"] else row["adapter"]
+    """Return an adapter's name, with its placement, optimizer and embeddings where not as usual."""
+    if not row["trainable"]:
+        return str(row["adapter"])
+    further = [row[key] for key, usual in USUAL.items() if row[key] != usual]
+    told = row["trains_base"] or row["embeddings"] != "frozen"
+    further += [f"embeddings {row['embeddings']}"] * told
+    return f"{row['adapter']} ({', '.join(further)})" if further else str(row["adapter"])
 
 
 VERB = Verb(

@@ -15,6 +15,7 @@ from ablate.data.targets import row_weights
 from ablate.data.tokenise import Summary, Tokenised
 from ablate.data.tokenizer import Tokenizer
 from ablate.experiment.cell_data import tokenised, tokenizer_of
+from ablate.experiment.labels import label
 from ablate.objective import Objective, objective_of
 from ablate.roles import Detail, Role
 
@@ -76,7 +77,7 @@ def look(cell: Cell, n: int) -> Look:
     rows = range(min(n, len(data)))
     examples = [_tokens(data, row, objective, tokenizer, root) for row in rows]
     title = (
-        f"dataset={cell.dataset.name} model={cell.model.name} masking={cell.masking.name} "
+        f"dataset={label(cell.dataset)} model={label(cell.model)} masking={cell.masking.name} "
         f"plw={cell.plw:g} completion_weight={cell.completion_weight:g} "
         f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
     )

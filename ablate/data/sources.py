@@ -39,7 +39,7 @@ def records(dataset: Dataset, part: str) -> list[Record]:
     elif dataset.source == "hub":
         found = _numbered(_hub_rows(dataset))
     else:
-        found = [r for file in local_files(dataset) for r in _read(file)]
+        found = [r for file in local_files(dataset) for r in read_file(file)]
     if not found:
         raise UserError(f"dataset.path={dataset.path}: holds no rows")
     return found
@@ -114,7 +114,12 @@ def _hub_rows(dataset: Dataset) -> Any:
         raise UserError(f"{setting}: the hub data set could not be loaded ({reason})") from None
 
 
-def _read(file: Path) -> list[Record]:
+def read_file(file: Path) -> list[Record]:
+    """Return the records of one file, by its extension.
+
+    Raises:
+        UserError: it cannot be read as that.
+    """
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     try:
         return list(readers.get(file.suffix, _arrow)(file))

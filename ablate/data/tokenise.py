@@ -14,7 +14,7 @@ counted. Neither depends on masking or PLW, so all cells of a replicate see the 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +354,17 @@ def _rendered(
         try:
             yield row, render(row, dataset, tokenizer)
         except RowError as error:
-            refused.append((str(error), row.place))
+            refused.append((f"{error}{_cure(row, dataset, tokenizer)}", row.place))
         except UserError as error:
             raise UserError(f"{error} ({row.place})") from None
+
+
+def _cure(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> str:
+    """Return what would let the template take a row that it refuses; "" where nothing is known."""
+    if dataset.system != "keep" or all(turn.role != "system" for turn in row.turns):
+        return ""
+    try:
+        render(row, replace(dataset, system="fold"), tokenizer)
+    except UserError:
+        return ""
+    return " (dataset.system=fold puts its system text into the first request)"

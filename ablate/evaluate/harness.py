@@ -154,6 +154,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
             value=finite(value),
             unit=_unit(name, task, metric),
             n=len(answered),
+            of=found["n-samples"][name]["original"],
             se=standard_error([one for _, one in items]),
             higher_is_better=better.get(metric),
             chance=_chance(task, metric),

@@ -26,6 +26,7 @@ class TaskScore:
     value: float | None
     unit: Unit | None  # of value, se, chance and the items' scores; None: not known
     n: int  # items
+    of: int | None = None  # items of the task, of which a limit may leave some unscored
     version: str
     task_type: str  # mc, short, long, heldout or measure
     side: str = "both"  # source: known before fine-tuning; target: taught by it

@@ -57,7 +57,9 @@ def score(
         units = [one for one in wanted if one.unit.kind == kind]
         scores, failed = _tried(functools.partial(scorer, model, history), units)
         for one in scores:
-            say(f"{one.task} {one.metric}: {one.value}")
+            some = one.of is not None and one.n < one.of
+            told = f", scored on the first {one.n:,} of {one.of:,} items" if some else ""
+            say(f"{one.task} {one.metric}: {one.value}{told}")
         found += scores
         lost += failed
     return found, lost

@@ -63,7 +63,7 @@ def check_tasks(names: Iterable[str], *, run_code: bool = False) -> None:
     """
     for name in names:
         source = find(name)
-        if not run_code and source.kind == "task" and _settings(source.path).get("unsafe_code"):
+        if not run_code and source.kind == "task" and task_settings(source.path).get("unsafe_code"):
             raise runs_code(name)
 
 
@@ -83,31 +83,27 @@ def check_data(names: Iterable[str]) -> None:
     """
     for name in names:
         source = find(name)
-        rows = _settings(source.path).get("dataset_path") if source.kind == "task" else None
+        rows = task_settings(source.path).get("dataset_path") if source.kind == "task" else None
         if isinstance(rows, str) and "/" in rows:  # others are file formats
             hub.check_data(f"evaluate.tasks={name}: {rows}", rows)
 
 
-def items(name: str) -> int | None:
-    """Return the published number of items of a task, a task group included; None: not known."""
-    if name in tasks.TASKS:
-        return tasks.ITEMS
-    return int(published()[name]["items"]) if name in published() else None
-
-
 @functools.cache
 def published() -> dict[str, dict[str, str]]:
-    """Return what is known of lm-eval's common tasks without their data: file, items, source."""
+    """Return what is known of lm-eval's common tasks without their data.
+
+    Of each its file, its items, the number of tasks that they are in, and their source.
+    """
     with Path(__file__).with_name("stock.csv").open(encoding="utf-8", newline="") as stream:
         return {row["task"]: row for row in csv.DictReader(stream)}
 
 
 @functools.cache
-def _settings(file: Path) -> dict[str, Any]:
+def task_settings(file: Path) -> dict[str, Any]:
     """Return what a task file says, with what it includes."""
     own = _read(file)
     above = file.parent / str(own.get("include"))
-    return _settings(above) | own if above.is_file() else own
+    return task_settings(above) | own if above.is_file() else own
 
 
 def check_measures(names: Iterable[str]) -> None:
@@ -175,11 +171,16 @@ def task_names(path: Path) -> list[str]:
     Raises:
         UserError: a broken file, or none that defines a task.
     """
+    return [str(_read(file)["task"]) for file in task_files(path)]
+
+
+def task_files(path: Path) -> list[Path]:
+    """Return the files of `task_names`: the one file, or those of a folder that define a task."""
     files = [path] if path.is_file() else sorted(f for s in TASK_FILES for f in path.rglob(f"*{s}"))
-    names = [found["task"] for found in map(_read, files) if isinstance(found.get("task"), str)]
-    if not names:
+    found = [file for file in files if isinstance(_read(file).get("task"), str)]
+    if not found:
         raise UserError(f"evaluate.tasks={path}: no YAML file with a `task:` name in it")
-    return names
+    return found
 
 
 def _find_path(name: str) -> Source:

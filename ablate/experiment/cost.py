@@ -21,9 +21,8 @@ from dataclasses import dataclass
 
 from ablate.adapters import registry
 from ablate.adapters.stored import weights_bytes
-from ablate.config.schema import Cell
 from ablate.errors import UserError
-from ablate.evaluate import tasks_index
+from ablate.evaluate import task_items
 from ablate.experiment.design import Design, Named
 from ablate.experiment.status import missing
 from ablate.results.store import Store
@@ -96,10 +95,10 @@ def _run_cost(named: Named) -> _RunCost:
     if cell.train.max_steps is not None and cell.train.batch_unit == "examples":
         rows = min(rows, cell.train.max_steps * cell.train.batch_size)
     tokens = 0 if cell.is_base else rows * data.mean_length
-    items = {task: _items(cell, task) for task in cell.evaluate.tasks}
+    each = {task: items(task, cell.evaluate.limit) for task in cell.evaluate.tasks}
     # A scored item is about as long as two rows: its options, or its prompt and what is generated;
     # each example before it adds as much.
-    scored = sum(n * (1 + (cell.evaluate.shots(t) or 0)) for t, n in items.items())
+    scored = sum(n * (1 + (cell.evaluate.shots(t) or 0)) for t, n in each.items())
     flops = files.parameters * (6 * tokens + 2 * scored * data.mean_length * 2)
     kept = weights_bytes(cell, files)
     kept = kept if kept <= cell.execution.keep_weights_mb * 2**20 else 0
@@ -108,16 +107,15 @@ def _run_cost(named: Named) -> _RunCost:
     return _RunCost(
         flops=flops,
         gpu_seconds=flops / (GPU_FLOPS[cell.train.precision] * GPU_USED),
-        disk_bytes=RECORD_BYTES + ITEM_BYTES * sum(items.values()) + kept,
+        disk_bytes=RECORD_BYTES + ITEM_BYTES * sum(each.values()) + kept,
         memory_bytes=memory,
         gpu_parts=_gpu_parts(named, trained) | {"logits": float(logits)},
     )
 
 
-def _items(cell: Cell, task: str) -> int:
-    """Return how many items of a task are scored."""
-    every = tasks_index.items(task) or ITEMS
-    return min(every, cell.evaluate.limit or every)
+def items(task: str, limit: int | None) -> int:
+    """Return how many items of a task are scored; of one that is not known `ITEMS` are assumed."""
+    return task_items.scored(task, limit) or min(ITEMS, limit or ITEMS)
 
 
 def _tokens_at_once(named: Named) -> int:

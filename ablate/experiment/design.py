@@ -163,9 +163,13 @@ def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
         mark = (files.content_hash, id(cell.dataset), id(cell.evaluate))
         if mark not in bases and not cell.is_base:
             base = _base(cell)
-            levels = {k: v for k, v in named.levels.items() if k in ("model", "dataset")}
+            groups = ("model", "dataset")
+            levels = {k: v for k, v in named.levels.items() if k.partition(".")[0] in groups}
             bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
-    distinct = {(b.cell.dataset.name, b.identity.units): b for b in reversed(bases.values())}
+    distinct = {
+        (b.cell.dataset.name, b.cell.dataset.path, b.identity.units): b
+        for b in reversed(bases.values())
+    }
     return [*reversed(distinct.values()), *legal]
 
 

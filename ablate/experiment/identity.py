@@ -22,6 +22,7 @@ from ablate.data.tokenise import Summary
 from ablate.errors import UserError, unknown
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
 from ablate.experiment.known import Here
+from ablate.experiment.labels import label
 from ablate.models.files import ModelFiles
 from ablate.objective import canonical, effective_plw, objective_of
 
@@ -126,11 +127,11 @@ def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
         before = f" behind {virtual} virtual ones" if virtual else ""
         raise UserError(
             f"train.max_length={cell.train.max_length}: the longest row has {data.max_length} "
-            f"tokens{before} and model={cell.model.name} has {files.max_positions} positions"
+            f"tokens{before} and model={label(cell.model)} has {files.max_positions} positions"
         )
     if data.largest_id >= files.vocab_size:
         raise UserError(
-            f"model={cell.model.name}: its tokenizer makes the id {data.largest_id}, its "
+            f"model={label(cell.model)}: its tokenizer makes the id {data.largest_id}, its "
             f"vocabulary ends at {files.vocab_size - 1}; resize the embedding first"
         )
     if cell.loss.scope == "microbatch" and cell.execution.layout == "packed":

@@ -18,6 +18,7 @@ from ablate.data.rows import Row, empty_part, load
 from ablate.data.templates import frame_of
 from ablate.data.tokenise import Summary, generation_ratio, summary
 from ablate.errors import UserError
+from ablate.experiment.labels import label
 from ablate.models.files import ModelFiles, is_here, resolve
 from ablate.models.shapes import NOT_HERE, from_shape
 
@@ -54,9 +55,8 @@ class Assumed(Here):
         """Return the files of a base model, or what its shape says of them."""
         if not model.shape or is_here(model):
             return super().files(model)
-        self.said[f"model={model.name} is not on this machine: its sizes are its model.shape's"] = (
-            None
-        )
+        told = f"model={label(model)} is not on this machine: its sizes are its model.shape's"
+        self.said[told] = None
         return from_shape(model)
 
     def summary(self, cell: Cell, files: ModelFiles, part: str) -> Summary:
@@ -76,7 +76,7 @@ class Assumed(Here):
             told = f"its rows, {CHARACTERS} characters a token"
             found = load(dataset, part).rows
             sizes, rows = _counted(found), len(found)
-        self.said[f"tokens of dataset={dataset.name}: {told}"] = None
+        self.said[f"tokens of dataset={label(dataset)}: {told}"] = None
         return _summary(cell, files, part, rows=rows, sizes=sizes)
 
 

@@ -5,17 +5,68 @@ from collections.abc import Iterable, Sequence
 from ablate.adapters import registry
 from ablate.adapters.init.spec import init_of
 from ablate.adapters.stored import weights_bytes
-from ablate.config.schema import Cell
+from ablate.config.schema import Cell, Evaluate
+from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
+from ablate.evaluate.task_items import left_unscored
 from ablate.experiment.design import Named
+from ablate.experiment.labels import Names
+from ablate.models.files import NO_LIMIT
 
 MB = 2**20
 
 
 def notes(runs: Iterable[Named]) -> list[str]:
     """Return a line for each thing that the runs do not do, or do not keep, as one might expect."""
-    runs = [run for run in runs if not run.cell.is_base]
-    said = [line for run in runs for line in _of_levels(run.cell)]
-    return [*dict.fromkeys(said), *_not_kept(runs)]
+    every = list(runs)
+    runs = [run for run in every if not run.cell.is_base]
+    levels = [line for run in runs for line in _of_levels(run.cell)]
+    scores = list(filter(None, (left_unscored(evaluate) for evaluate in evaluations(every))))
+    return [*_of_rows(runs), *scores, *dict.fromkeys(levels), *_not_kept(runs)]
+
+
+def evaluations(runs: Iterable[Named]) -> list[Evaluate]:
+    """Return the distinct ways in which runs are scored."""
+    return list({repr(run.cell.evaluate): run.cell.evaluate for run in runs}.values())
+
+
+def _of_rows(runs: Sequence[Named]) -> list[str]:
+    """Return a line for each data set under each model whose training rows are lost or cut."""
+    names = Names(part for run in runs for part in (run.cell.dataset, run.cell.model))
+    several = len({names[run.cell.model] for run in runs}) > 1
+    found: dict[str, None] = {}
+    for run in runs:
+        lost = rows_lost(run.cell, run.identity.data, positions=run.identity.files.max_positions)
+        model = f" model={names[run.cell.model]}" * several
+        if lost:
+            found[f"dataset={names[run.cell.dataset]}{model}: {lost}"] = None
+    return list(found)
+
+
+def rows_lost(cell: Cell, data: Summary, *, positions: int) -> str:
+    """Return how many training rows are left out or cut, why and the cure; "" for none.
+
+    Args:
+        cell: whose rows they are.
+        data: the summary of its training part.
+        positions: the tokens that its model can read.
+    """
+    limit = f"train.max_length={cell.train.max_length}"
+    reasons = ", ".join(
+        f"{count:,} {f'completion beyond {limit}' if why == NO_ANSWER_LEFT else why}"
+        for why, count in data.dropped.items()
+    )
+    parts = []
+    if data.dropped:
+        left_out = sum(data.dropped.values())
+        parts.append(f"{left_out:,} of {data.rows_in:,} training rows left out ({reasons})")
+    if data.truncated:
+        share = f"{data.truncated:,}" + f" of {data.rows_in:,} training rows" * (not parts)
+        parts.append(f"{share} cut at {'it' if NO_ANSWER_LEFT in data.dropped else limit}")
+    text = ", ".join(parts)
+    if (data.truncated or NO_ANSWER_LEFT in data.dropped) and cell.train.max_length < positions:
+        most = f" (the model takes {positions:,} tokens)" if positions < NO_LIMIT else ""
+        text += f"; a greater train.max_length keeps more{most}"
+    return text
 
 
 def _of_levels(cell: Cell) -> list[str]:
@@ -37,12 +88,13 @@ def _of_levels(cell: Cell) -> list[str]:
 
 def _not_kept(runs: Sequence[Named]) -> list[str]:
     """Return a line on weights above `execution.keep_weights_mb`, by adapter and base model."""
+    names = Names(run.cell.model for run in runs)
     sizes: dict[str, list[float]] = {}
     limits: dict[str, float] = {}
     for run in runs:
         size = weights_bytes(run.cell, run.identity.files) / MB
         if size > run.cell.execution.keep_weights_mb:
-            name = f"{run.cell.adapter.name} on {run.cell.model.name}"
+            name = f"{run.cell.adapter.name} on {names[run.cell.model]}"
             sizes.setdefault(name, []).append(size)
             limits[name] = run.cell.execution.keep_weights_mb
     if not sizes:

@@ -1,13 +1,16 @@
 """The summary of a request: its cells, aliases, adapters, what is done and what the rest costs."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ablate.adapters import registry
 from ablate.config.compose import Grid
-from ablate.experiment.cost import cost
+from ablate.evaluate.task_items import scored
+from ablate.experiment.cost import cost, items
 from ablate.experiment.design import Design, Named
-from ablate.experiment.notes import notes
+from ablate.experiment.labels import Names
+from ablate.experiment.notes import evaluations, notes
 from ablate.experiment.request import Request
 from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
@@ -36,6 +39,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "models": _models(plan),
         "own_rates": list(request.own_rates),
         "assumed": list(request.assumed),
+        "scored": _scored(plan),
         "core_seconds": round(estimate.seconds, 1),
         "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
         "gpu_memory_mb": round(estimate.gpu_bytes / 1e6),
@@ -66,9 +70,19 @@ def _overrides(named: Named) -> str:
     return " ".join(f"{key}={level}" for key, level in named.levels.items())
 
 
+def _scored(plan: Design) -> list[dict[str, Any]]:
+    """Return every benchmark with the items of it that are scored, and of how many if known."""
+    asked = {(task, e.limit): None for e in evaluations(plan.cells) for task in e.tasks}
+    return [
+        {"task": task, "items": items(task, limit), "of": scored(task, None), "limit": limit}
+        for task, limit in asked
+    ]
+
+
 def _models(plan: Design) -> list[dict[str, Any]]:
     """Return what a base model's matrices share: embedding with head, queries with keys."""
-    files = {named.cell.model.name: named.identity.files for named in plan.cells}
+    names = Names(named.cell.model for named in plan.cells)
+    files = {names[named.cell.model]: named.identity.files for named in plan.cells}
     return [
         {
             "model": name,
@@ -81,16 +95,30 @@ def _models(plan: Design) -> list[dict[str, Any]]:
 
 
 def _adapters(plan: Design) -> list[dict[str, Any]]:
-    """Return the trained parameters of every model, adapter and rank beside LoRA's budget."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    """Return the trained parameters of every model, adapter and rank beside LoRA's budget.
+
+    An adapter or placement whose settings vary under one name says so where the counts differ.
+    """
+    models = Names(named.cell.model for named in plan.cells)
+    parts = Names(p for named in plan.cells for p in (named.cell.adapter, named.cell.placement))
+    found: dict[tuple[Any, ...], dict[tuple[str, str], dict[str, Any]]] = {}
     for named in plan.cells:
         cell = named.cell
         around = (cell.placement.name, cell.optimizer.name, cell.embeddings, cell.train.lr)
-        key = (cell.model.name, cell.adapter.name, cell.rank, *around)
-        if key not in found:
-            found[key] = _adapter(named)
-    unique = {json.dumps(row, sort_keys=True): row for row in found.values()}
-    return list(unique.values())
+        arm = found.setdefault((models[cell.model], cell.adapter.name, cell.rank, *around), {})
+        own = (parts[cell.adapter], parts[cell.placement])
+        if own not in arm:
+            arm[own] = {"model": models[cell.model]} | _adapter(named)
+    rows = [row for arm in found.values() for row in _told_apart(arm)]
+    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
+
+
+def _told_apart(arm: Mapping[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of one arm, under the labels of adapter and placement where they differ."""
+    rows = list(arm.values())
+    if all(row == rows[0] for row in rows):
+        return rows[:1]
+    return [row | {"adapter": a, "placement": p} for (a, p), row in arm.items()]
 
 
 def _adapter(named: Named) -> dict[str, Any]:
@@ -98,7 +126,6 @@ def _adapter(named: Named) -> dict[str, Any]:
     budget = registry.budget(cell, files.linear_shapes, norms=files.norm_parameters)
     count = registry.trainable_parameters(cell, files)
     return {
-        "model": cell.model.name,
         "adapter": cell.adapter.name,
         "embeddings": cell.embeddings,
         "trains_base": registry.method(cell.adapter).trains_base,

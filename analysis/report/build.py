@@ -42,7 +42,7 @@ from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.numbers import Numbers, mean
 from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
-from analysis.report import first_screen, overview, plain
+from analysis.report import first_screen, lost_rows, overview, plain
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
 from analysis.report.trust import trust, trusted, warnings
@@ -288,7 +288,10 @@ def _plain_page(
         first=first_screen.section(heldout.headlines(frame), nothing=plain.NOTHING),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(raw).items()),
-        warnings=(("No model of the scores.", f"{reason.removeprefix('table: ').rstrip('.')}."),),
+        warnings=(
+            *lost_rows.warning(raw, folder),
+            ("No model of the scores.", f"{reason.removeprefix('table: ').rstrip('.')}."),
+        ),
     )
 
 

@@ -1,27 +1,30 @@
 """What was run: grid, aliases, failures, learning rates and cost, counted from the raw table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.report import words
+from analysis.report import lost_rows, words
 from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.carried import with_carried
 from analysis.table.factors import level_columns, own_columns, part_of
 from analysis.table.frame import rates
+from analysis.table.records import read_record
 
 MANY_LEVELS = 12
+MICRO = "micro_"  # how the benchmarks of the micro world begin
 
 
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
     cells = raw.drop_duplicates(level_columns(raw))
-    blocks: list[Block] = [Text(_sentence(raw, cells)), Sheet(_grid(cells), open=True)]
+    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder)])
+    blocks: list[Block] = [Text(said), Sheet(_grid(cells), open=True)]
     lost = [_failures(cells, folder), _unscored(cells, folder)]
-    tables = [_aliases(cells), *lost, _cells(cells), _cost(cells)]
+    tables = [_aliases(cells), lost_rows.table(raw, folder), *lost, _cells(cells), _cost(cells)]
     blocks += [Sheet(table) for table in tables if len(table.frame)]
     return Section("run", "What was run", (*blocks, *_rates(cells, folder)))
 
@@ -111,6 +114,17 @@ def _sentence(raw: pd.DataFrame, cells: pd.DataFrame) -> str:
     return text + (". The untouched base was scored too." if bases else ".")
 
 
+def _sampled(raw: pd.DataFrame, folder: Path | None) -> Iterator[str]:
+    """Say of which benchmarks only a part of the items was scored, the micro world's left out."""
+    bench = _bench(raw)
+    bench = bench[~_column(bench, "task").str.startswith(MICRO)] if folder else bench[:0]
+    for row in bench.drop_duplicates([n for n in ("task", "n") if n in bench]).itertuples():
+        scores = read_record(folder, row.train_key).get("scores", ())
+        every = {one.get("of") for one in scores if one["task"] == row.task and one["n"] == row.n}
+        if len(every) == 1 and (total := every.pop()) and total > row.n:
+            yield f"{row.task} was scored on the first {int(row.n):,} of {total:,} items."
+
+
 def _grid(cells: pd.DataFrame) -> Table:
     rows = []
     trained = cells[_column(cells, "adapter") != "none"]
@@ -192,8 +206,7 @@ def _unscored(cells: pd.DataFrame, folder: Path | None) -> Table:
     names = [n for n in shown(cells) if cells[n].nunique() > 1]
     done = cells[_column(cells, "status", "done") == "done"] if folder else cells[:0]
     for _, cell in done.drop_duplicates("train_key").iterrows():
-        file = Path(str(folder)) / "cells" / str(cell["train_key"]) / "record.json"
-        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        record = read_record(folder, cell["train_key"])
         levels = {name: cell[name] for name in names}
         rows += [
             levels | {"task": one["asked"], "error": one["error"]}

@@ -280,6 +280,20 @@ def test_a_score_that_failed_is_named(tmp_path):
     )
 
 
+def test_a_benchmark_of_which_a_part_was_scored_is_named(tmp_path):
+    results = fake_results(plws=PLWS)
+    task = results.loc[results["task_type"] == "mc", "task"].iloc[0]
+    results["task"] = results["task"].replace({task: "hellaswag"})
+    results["n"] = 500
+    key = results.loc[results["task"] == "hellaswag", "train_key"].iloc[0]
+    scores = [{"task": "hellaswag", "n": 500, "of": 10_042}]
+    (tmp_path / "cells" / key).mkdir(parents=True)
+    (tmp_path / "cells" / key / "record.json").write_text(json.dumps({"scores": scores}))
+    said = overview.section(results, tmp_path).blocks[0].text
+    assert said.endswith(" hellaswag was scored on the first 500 of 10,042 items.")
+    assert "hellaswag" not in overview.section(results, None).blocks[0].text
+
+
 def test_no_text_of_the_table_reaches_the_page_as_markup(tmp_path):
     frame = pd.DataFrame({"x": ["<b>&</b>", "a_b%"], "n": [1.0, -0.0001]})
     text = html_table(Table("t", "T", frame, formats={"n": ".2f"}))

@@ -160,6 +160,7 @@ def compare(ours, theirs):
         metric, _, chain = one.metric.partition(",")
         chain = chain or "none"
         value = theirs["results"][one.task][f"{metric},{chain}"]
+        assert one.of == theirs["n-samples"][one.task]["original"]
         rough = "perplexity" in metric or metric == "bits_per_byte"
         assert one.value == (pytest.approx(value, rel=CLOSE) if rough else value), one.task
         for sample in theirs["samples"][one.task]:

@@ -30,6 +30,7 @@ FLOORS = [
     {"ablate.adapters.start"},
     {"ablate.adapters.compatibility", "ablate.adapters.stored"},
     {"ablate.evaluate.tasks_index"},
+    {"ablate.evaluate.task_items"},
     {"ablate.experiment"},
     {"ablate.adapters"},
     {"ablate.evaluate"},

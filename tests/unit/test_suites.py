@@ -1,16 +1,21 @@
 """Ready benchmark suites: names that lm-eval ships, shots of their sources, numbers of items."""
 
+import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
+from datasets import load_dataset
 
+from ablate.cli import main
 from ablate.config.build import typed
 from ablate.config.schema import Evaluate
 from ablate.errors import UserError
-from ablate.evaluate import requests, tasks_index
+from ablate.evaluate import requests, task_items, tasks_index
 from ablate.experiment import identity
 from ablate.paths import conf_dir
 
@@ -35,7 +40,7 @@ def suite(name: str) -> Evaluate:
 def test_a_suite_has_its_tasks_shots_and_items(name: str) -> None:
     found = suite(name)
     assert {task: found.shots(task) for task in found.tasks} == SUITES[name]
-    assert all(tasks_index.items(task) for task in found.tasks)
+    assert all(task_items.scored(task, None) for task in found.tasks)
 
 
 @pytest.mark.parametrize("task", tasks_index.published())
@@ -48,7 +53,68 @@ def test_a_published_name_is_lm_evals(task: str) -> None:
         assert any(yaml.safe_load(f.read_text())["group"] == task for f in files)
     else:
         assert source.path is not None
-        assert tasks_index._settings(source.path)["task"] == task
+        assert tasks_index.task_settings(source.path)["task"] == task
+
+
+def own_task(folder: Path, name: str, files: dict[str, str], **settings: object) -> str:
+    about = {"task": name, "dataset_kwargs": {"data_files": files}, "test_split": "test",
+             "output_type": "multiple_choice", "doc_to_text": "q", "doc_to_target": "a",
+             "doc_to_choice": ["yes", "no"]}  # fmt: skip
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(about | settings))
+    return str(path)
+
+
+def test_the_items_of_own_tasks_are_those_that_datasets_reads(tmp_path: Path) -> None:
+    rows = [{"q": f"{i}?\n", "a": i % 2} for i in range(23)]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    (tmp_path / "other.json").write_text(json.dumps(rows[:7]))
+    for ending, kind in (("csv", "csv"), ("parquet", "parquet"), ("jsonl", "json")):
+        files = {"test": str(tmp_path / f"rows.{ending}")}
+        name = own_task(tmp_path, f"own_{ending}", files, dataset_path=kind)
+        read = load_dataset(kind, data_files=files, cache_dir=str(tmp_path / "hf"))["test"]
+        assert task_items.counts(name) == [read.num_rows] == [23]
+    several = {"test": str(tmp_path / "other.json"), "train": str(tmp_path / "rows.csv")}
+    assert task_items.counts(own_task(tmp_path, "b", several, dataset_path="json")) == [7]
+    assert task_items.scored(str(tmp_path), 10) == 7 + 3 * 10  # a limit is one of every task
+    for lost in ({"dataset_path": "some/hub"}, {"dataset_path": "json", "test_split": "nowhere"}):
+        assert task_items.counts(own_task(tmp_path, "c", several, **lost)) is None
+
+
+def test_what_a_limit_leaves_unscored_is_told() -> None:
+    def told(*names: str, limit: int | None = 500) -> str:
+        return task_items.left_unscored(Evaluate(name="micro", tasks=names, limit=limit))
+
+    # numbers of items: arXiv 1905.07830 and 2009.03300
+    assert told("hellaswag", "micro_lives") == (
+        "evaluate.limit=500: hellaswag is scored on the first 500 of 10,042 items; "
+        "evaluate.limit=null scores all"
+    )
+    assert "first 500 items of each of its 57 tasks, which have 14,042" in told("mmlu")
+    assert "lambada_openai is scored on at most the first 500 items" in told("lambada_openai")
+    assert told("hellaswag", limit=None) == told("humaneval") == told("micro_lives") == ""
+    assert task_items.scored("mmlu", 10) == 570
+
+
+def test_a_plan_has_the_price_of_the_tasks_that_are_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few.jsonl").write_text('{"q": "?", "a": 0}\n' * 20)
+    files = {"test": str(tmp_path / "few.jsonl")}
+    tasks = [own_task(tmp_path, "few", files, dataset_path="json"), "hellaswag", "mmlu"]
+    seconds, limits = {}, ("500", "null")
+    for task, limit in itertools.product(tasks, limits):
+        words = [f"evaluate.tasks=[{task}]", f"evaluate.limit={limit}", f"out={tmp_path / 'out'}"]
+        assert main(["plan", "train.max_steps=1", "--format", "json", *words]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        seconds[task, limit] = plan["core_seconds"]
+        assert any("first 500" in n for n in plan["notes"]) == (task != tasks[0] and limit == "500")
+    assert seconds[tasks[0], "500"] == seconds[tasks[0], "null"]
+    assert seconds[tasks[0], "500"] < seconds["hellaswag", "500"] < seconds["mmlu", "500"]
+    assert seconds["hellaswag", "500"] < seconds["hellaswag", "null"] < seconds["mmlu", "null"]
 
 
 def test_the_index_is_not_read_for_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ablate
 from ablate.cli import main
@@ -134,6 +136,109 @@ def test_the_sweep_of_the_readme(folder: Path, capfd: pytest.CaptureFixture[str]
     assert "7 new, 0 failed" in shown.out
     (report,) = folder.glob("results/*/report/index.html")
     assert report.stat().st_size > 10_000
+
+
+def lengths(model: str, rows: Iterable[list[dict[str, Any]]]) -> list[int]:
+    """The tokens of chats as transformers renders and encodes them."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return [len(tokenizer.apply_chat_template(row)["input_ids"]) for row in rows]
+
+
+CHAT = ("dataset=local", "dataset.template=chat", "model=local", "evaluate=none", "train.lr=1e-3",
+        "evaluate.heldout=[]", "adapter=lora", "dataset.splits.train=[0,1]")  # fmt: skip
+ALL = ("dataset.splits.validation=[1,1]", "dataset.splits.test=[1,1]")
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str], str]:
+    """The notes of a plan, and all that it prints."""
+    assert main(["plan", *CHAT, *ALL, *words]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    notes = [line for line in shown.splitlines() if line.startswith("note ")]
+    return [line.removeprefix("note ") for line in notes if "training rows" in line], shown
+
+
+def test_rows_beyond_max_length_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [(i % 5, "so ") if i % 3 else (30 + i, "on ") for i in range(30)]
+    asked = [{"role": "user", "content": word * n + f"{i}?"} for i, (n, word) in enumerate(said)]
+    rows = [[a, {"role": "assistant", "content": "yes " * 9}] for a in asked]
+    write(folder / "long.jsonl", ({"messages": row} for row in rows))
+    whole, heads = lengths("base", rows), lengths("base", ([row[0]] for row in rows))
+    start = len(AutoTokenizer.from_pretrained("base").encode("<|im_start|>assistant\n"))
+    limit = 64
+    lost = sum(head + start >= limit for head in heads)
+    cut = sum(size > limit for size in whole) - lost
+    assert lost > 3
+    assert cut > 3
+    (note,), _ = planned(
+        capsys, "dataset.path=long.jsonl", "model.path=base", f"train.max_length={limit}"
+    )
+    assert note == (
+        f"dataset=long.jsonl: {lost} of 30 training rows left out ({lost} completion beyond "
+        f"train.max_length={limit}), {cut} cut at it; a greater train.max_length keeps more (the "
+        "model takes 512 tokens)"
+    )
+    assert planned(capsys, "dataset.path=long.jsonl", "model.path=base")[0] == []
+
+
+def test_what_a_template_refuses_is_told_with_its_cure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    rows = [[system] * (i < 12) + talk(i) for i in range(30)]
+    write(folder / "some.jsonl", ({"messages": row} for row in rows))
+    words = ("dataset.path=some.jsonl", "model.path=nosystem")
+    (note,), _ = planned(capsys, *words)
+    cure = "dataset.system=fold puts its system text into the first request"
+    reason = f"12 the chat template says: no system ({cure}), first line "
+    assert note.startswith(f"dataset=some.jsonl: 12 of 30 training rows left out ({reason}")
+    assert main(["tokens", *CHAT, *ALL, *words]) == 0
+    assert cure in " ".join(capsys.readouterr().out.split())
+    assert planned(capsys, *words, "dataset.system=fold")[0] == []
+    # each model beside the rows that it loses, none for one that loses none
+    notes, _ = planned(capsys, words[0], "model.path=nosystem,base")
+    assert [line.partition(":")[0] for line in notes] == ["dataset=some.jsonl model=nosystem"]
+
+
+def test_models_of_ones_own_have_rows_of_their_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("dataset.path=chat.jsonl", "model.path=./base,./wide", "adapter=lora,full")
+    config = LlamaConfig(vocab_size=1100, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                         num_attention_heads=2, tie_word_embeddings=False)  # fmt: skip
+    model = LlamaForCausalLM(config)
+    shutil.copytree("base", "wide", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model.save_pretrained("wide")
+    _, shown = planned(capsys, *words, "embeddings=trained")
+    whole = f"{sum(p.numel() for p in model.parameters()):,}"
+    rows = [line.split() for line in shown.splitlines()]
+    (wide,) = (row for row in rows if row[:2] == ["wide", "full"])
+    (base,) = (row for row in rows if row[:2] == ["base", "full"])
+    assert whole in wide
+    assert whole not in base
+    assert "  base: token embedding and head are one matrix" in shown
+    assert "  wide: token embedding and head are one matrix" not in shown
+
+
+def test_the_run_and_the_report_say_what_is_lost(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [[{"role": "user", "content": "on " * (80 * (i < 10)) + f"{i}?"},
+             {"role": "assistant", "content": "yes"}] for i in range(30)]  # fmt: skip
+    write(folder / "long.jsonl", ({"messages": row} for row in rows))
+    words = [*CHAT, *ALL, "dataset.path=long.jsonl", "model.path=base", "train.max_length=64",
+             "train.max_steps=1", "evaluate.measures=[weight_distance]", "out=out"]  # fmt: skip
+    assert main(["run", *words]) == 0
+    told = "dataset=long.jsonl: 10 of 30 training rows left out (10 completion beyond "
+    assert f"note {told}" in capfd.readouterr().out
+    logs = [file.read_text() for file in (folder / "out" / "cells").glob("*/log.txt")]
+    assert sum(told in log for log in logs) == 1  # the untouched base trains on no row
+    page = (folder / "out" / "report" / "index.html").read_text()
+    assert "Training rows lost." in page
+    assert "Of 30 rows of long.jsonl: 10 left out (10 completion beyond max_length)." in page
+    lost = pd.read_csv(folder / "out" / "report" / "tables" / "lost_rows.csv")
+    assert lost[["dataset", "rows", "lost", "cut"]].to_numpy().tolist() == [
+        ["long.jsonl", 30, 10, 0]
+    ]
 
 
 def test_the_page_has_situations_enough() -> None:
