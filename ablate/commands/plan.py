@@ -12,6 +12,8 @@ from rich.table import Table
 
 from ablate.commands import planning
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
+from ablate.config.overrides import key_of
+from ablate.models.gpu import check_driver
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
@@ -25,6 +27,8 @@ SHOWN = 8  # aliases and illegal cells that are listed
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     planning.check(given)
+    if _asks_for_gpu(rest):
+        check_driver()  # before the cells are built
     from ablate.experiment.known import Assumed
     from ablate.experiment.request import plan_grid
     from ablate.experiment.summary import summarise
@@ -41,9 +45,16 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _asks_for_gpu(overrides: list[str]) -> bool:
+    """Return whether the words of a command ask for a GPU; a study or level may ask as well."""
+    given = (line.partition("=") for line in overrides if key_of(line) == "execution.device")
+    return any("cuda" in value.split(",") for _, _, value in given)
+
+
 def _check_device(request: "Request") -> None:
     """Refuse a GPU that this machine does not have."""
     if any(named.cell.execution.device == "cuda" for named in request.design.cells):
+        check_driver()
         from ablate.models.load import device_of  # torch
 
         device_of("cuda")
@@ -55,8 +66,10 @@ def render(summary: dict[str, Any], console: Console) -> None:
         console.print(f"  {key}: {', '.join(str(level) for level in levels)}")
     again = summary["scored_again"]
     further = f", {again} for further scores of another cell's run" if again else ""
+    bases = summary["bases"]
+    added = f" ({summary['cells'] - bases} of the grid and {_untouched(bases)})" if bases else ""
     console.print(
-        f"{summary['cells']} cells are {summary['runs']} runs "
+        f"{summary['cells']} cells{added} are {summary['runs']} runs "
         f"({len(summary['aliases'])} aliases{further}): "
         f"{summary['done']} done, {summary['failed']} failed, {summary['to_do']} to do",
         soft_wrap=True,
@@ -80,6 +93,10 @@ def render(summary: dict[str, Any], console: Console) -> None:
     for note in summary["notes"]:
         console.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     planning.render(summary, console)
+
+
+def _untouched(bases: int) -> str:
+    return "the untouched base" if bases == 1 else f"{bases} untouched bases"
 
 
 def _about_models(models: list[dict[str, Any]]) -> Iterator[str]:
@@ -117,6 +134,11 @@ def _costs(summary: dict[str, Any]) -> Iterator[str]:
         f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %, "
         f"{_size(summary['gpu_memory_mb'])} of memory on one GPU ({parts})"
     )
+    too_large = summary["too_large"]
+    for name in too_large[:SHOWN]:
+        yield f"  more than one GPU holds ({_size(summary['gpu_limit_mb'])}): {name}"
+    if len(too_large) > SHOWN:
+        yield f"  and {len(too_large) - SHOWN} more runs"
     to_get = f", {_size(summary['download_mb'])} to download" if summary["download_mb"] else ""
     yield f"disk: {_size(summary['disk_mb'])} for results{to_get}"
 

@@ -4,6 +4,7 @@ A limit holds for each of lm-eval's tasks that a name stands for: of a group for
 """
 
 import functools
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,10 @@ def _in_files(settings: Mapping[str, Any]) -> int | None:
     if settings.get("dataset_path") not in READABLE or "custom_dataset" in settings or not files:
         return None
     folder = Path(kwargs.get("data_dir") or "")
-    names = [files] if isinstance(files, str) else files
-    found = [_rows(folder / str(name)) for name in names]
-    return None if None in found else sum(count for count in found if count is not None)
+    patterns = [str(folder / name) for name in ([files] if isinstance(files, str) else files)]
+    found = [_rows(Path(file)) for one in patterns for file in glob.glob(one) or [one]]
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _rows(file: Path) -> int | None:

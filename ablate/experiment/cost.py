@@ -36,6 +36,7 @@ FREE_BYTES = 600e6  # interpreter and libraries
 ITEMS = 1000  # of a benchmark whose number of items is not known
 GPU_FLOPS = {"bf16": 312e12, "fp32": 19.5e12}  # an A100's peak a second, by train.precision
 GPU_USED = 0.4  # of that peak; small models use less
+GPU_BYTES = 141e9  # of the largest single GPU to be had, an H200
 NUMBER_BYTES = {"bf16": 2, "fp32": 4}
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
 STORED_BYTES = 2  # a parameter of a model on the hub
@@ -52,6 +53,7 @@ class Cost:
     gpu_hours: float
     gpu_bytes: float  # of the run that needs most of a GPU
     gpu_parts: Mapping[str, float]  # the same by what takes it
+    too_large: tuple[Named, ...]  # runs that no single GPU holds
     download_bytes: float  # of base models that are not on this machine
     basis: str  # what the seconds are estimated from
 
@@ -79,6 +81,11 @@ def cost(names: Iterable[Named], store: Store) -> Cost:
         gpu_hours=sum(run.gpu_seconds for run in runs) / 3600,
         gpu_bytes=sum(parts.values()),
         gpu_parts=parts,
+        too_large=tuple(
+            named
+            for named, run in zip(asked, runs, strict=True)
+            if sum(run.gpu_parts.values()) > GPU_BYTES
+        ),
         download_bytes=sum(
             STORED_BYTES * files.parameters
             for files in models.values()

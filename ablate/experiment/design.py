@@ -167,7 +167,7 @@ def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
             levels = {k: v for k, v in named.levels.items() if k.partition(".")[0] in groups}
             bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
     distinct = {
-        (b.cell.dataset.name, b.cell.dataset.path, b.identity.units): b
+        (b.key, b.cell.dataset.name, b.cell.dataset.path, b.identity.units): b
         for b in reversed(bases.values())
     }
     return [*reversed(distinct.values()), *legal]

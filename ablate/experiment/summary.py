@@ -7,9 +7,9 @@ from typing import Any
 from ablate.adapters import registry
 from ablate.config.compose import Grid
 from ablate.evaluate.task_items import scored
-from ablate.experiment.cost import cost, items
+from ablate.experiment.cost import GPU_BYTES, cost, items
 from ablate.experiment.design import Design, Named
-from ablate.experiment.labels import Names
+from ablate.experiment.labels import Names, label
 from ablate.experiment.notes import evaluations, notes
 from ablate.experiment.request import Request
 from ablate.experiment.status import missing, unrecorded
@@ -28,6 +28,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "out": str(request.out),
         "factors": _factors(request.grid),
         "cells": len(plan.cells),
+        "bases": len(plan.cells) - len(request.grid.points) + len(plan.illegal),
         "runs": len(plan.runs),
         "aliases": aliases,
         "scored_again": len(plan.cells) - len(plan.runs) - len(aliases),
@@ -44,6 +45,8 @@ def summarise(request: Request) -> dict[str, Any]:
         "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
         "gpu_memory_mb": round(estimate.gpu_bytes / 1e6),
         "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in estimate.gpu_parts.items()},
+        "gpu_limit_mb": round(GPU_BYTES / 1e6),
+        "too_large": [_cell_name(named) for named in estimate.too_large],
         "download_mb": round(estimate.download_bytes / 1e6),
         "disk_mb": round(estimate.disk_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
@@ -64,6 +67,12 @@ def _factors(found: Grid) -> dict[str, list[Any]]:
 def _alias(plan: Design, named: Named) -> dict[str, str]:
     first = plan.runs[named.key][0]
     return {"cell": _overrides(named), "is": _overrides(first), "train_key": named.key}
+
+
+def _cell_name(named: Named) -> str:
+    """Return what a cell is called: by what varies, or where nothing does by model and adapter."""
+    cell = named.cell
+    return _overrides(named) or f"model={label(cell.model)} adapter={cell.adapter.name}"
 
 
 def _overrides(named: Named) -> str:

@@ -26,6 +26,7 @@ from transformers.utils import logging as progress
 from ablate.data.backend import transformers_tokenizer
 from ablate.errors import UserError
 from ablate.models.files import TEXT_KEYS, has_text_part
+from ablate.models.gpu import no_gpu
 from ablate.streams import Streams
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def device_of(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"execution.device={name}: must be auto, cpu or cuda")
     if name == "cuda" and not available:
-        raise UserError("execution.device=cuda: there is no GPU here; use auto or cpu")
+        raise no_gpu()
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 

@@ -77,14 +77,14 @@ def warning(raw: pd.DataFrame, folder: Path | None) -> list[tuple[str, str]]:
         return []
     many = found[found["lost_share"] + found["cut_share"] > 100 * MUCH]
     several = found["model"].nunique() > 1
-    told = [_told(line, several) for line in many.to_dict("records")]
+    told = [_told(line, several) for _, line in many.iterrows()]
     if not told:
         return []
     more = f" And {len(told) - SHOWN} more." if len(told) > SHOWN else ""
     return [("Training rows lost.", " ".join(told[:SHOWN]) + more)]
 
 
-def _told(line: dict[str, Any], several: bool) -> str:
+def _told(line: "pd.Series[Any]", several: bool) -> str:
     under = f" under model {line['model']}" if several else ""
     parts = []
     if line["lost"]:

@@ -118,11 +118,12 @@ def _sampled(raw: pd.DataFrame, folder: Path | None) -> Iterator[str]:
     """Say of which benchmarks only a part of the items was scored, the micro world's left out."""
     bench = _bench(raw)
     bench = bench[~_column(bench, "task").str.startswith(MICRO)] if folder else bench[:0]
-    for row in bench.drop_duplicates([n for n in ("task", "n") if n in bench]).itertuples():
-        scores = read_record(folder, row.train_key).get("scores", ())
-        every = {one.get("of") for one in scores if one["task"] == row.task and one["n"] == row.n}
-        if len(every) == 1 and (total := every.pop()) and total > row.n:
-            yield f"{row.task} was scored on the first {int(row.n):,} of {total:,} items."
+    for _, row in bench.drop_duplicates([n for n in ("task", "n") if n in bench]).iterrows():
+        scores = read_record(folder, row["train_key"]).get("scores", ())
+        own = (one for one in scores if (one["task"], one["n"]) == (row["task"], row["n"]))
+        every = {one["of"] for one in own if one.get("of")}
+        if len(every) == 1 and (total := every.pop()) > row["n"]:
+            yield f"{row['task']} was scored on the first {row['n']:,.0f} of {total:,} items."
 
 
 def _grid(cells: pd.DataFrame) -> Table:

@@ -214,7 +214,10 @@ def test_the_runs_and_names_of_a_plan_add_up(tmp_path, capsys):
     words += ["rank=2,4096", "skip_illegal=true", f"out={tmp_path}/out"]
     assert main(["plan", *words]) == 0
     told = capsys.readouterr().out
-    line = "6 cells are 2 runs (2 aliases, 2 for further scores of another cell's run): "
+    line = (
+        "6 cells (4 of the grid and 2 untouched bases) are 2 runs "
+        "(2 aliases, 2 for further scores of another cell's run): "
+    )
     assert line + "0 done, 0 failed, 2 to do\n4 further cells are illegal and left out" in told
     for key in plan_grid(words).design.runs:
         Store(tmp_path / "out").fail(key, {"kind": "error", "error": "why"})

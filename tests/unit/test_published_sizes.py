@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ablate.adapters.method import lora_count
+from ablate.cli import main
 from ablate.errors import UserError
 from ablate.experiment.cost import GPU_FLOPS, GPU_USED, cost
 from ablate.experiment.known import CHARACTERS, Assumed, around
@@ -33,6 +34,22 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def plan(*words: str, out: Path) -> Request:
     return plan_grid([*words, f"out={out}"], known=Assumed())
+
+
+def test_runs_that_no_gpu_holds_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("dataset=alpaca", "model=llama_2_7b,smollm2_135m", "adapter=full,lora",
+             "train=alpaca", "train.lr=1e-5", "train.precision=fp32", "evaluate=none",
+             "evaluate.heldout=[]")  # fmt: skip
+    found = summarise(plan(*words, "train.batch_size=16", out=tmp_path))
+    # 4 bytes a weight and 12 more where it is trained: 27 and 108 GB; 85 GB beside them
+    assert found["too_large"] == ["model=llama_2_7b adapter=full"]
+    assert main(["plan", *words, "train.batch_size=16", f"out={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert "  more than one GPU holds (141 GB): model=llama_2_7b adapter=full\n" in told
+    assert "6 cells (4 of the grid and 2 untouched bases) are 6 runs" in told
+    assert summarise(plan(*words, "train.batch_size=1", out=tmp_path))["too_large"] == []
 
 
 def test_the_papers_plan_is_arithmetic_on_published_numbers(tmp_path: Path) -> None:
