@@ -185,13 +185,16 @@ def _asked_with(found: list[Piece], start: int, asked: Stretch) -> list[Piece]:
 
 def _opening(text: str, after: Said, here: _Context) -> list[Piece]:
     """Return the template's text between what asks for an answer and what the answer says first."""
+    opened = _OPENED.search(text) if after.part == "thinking" else None
     reasoned = _REASONED.match(text)
-    size = reasoned.end() if reasoned else 0
-    role = DETAIL_OF.get(after.part, Role.COMPLETION)
-    return [
-        _of_turn(text[:size], Detail.THINKING, after.turn, here),
-        _of_turn(text[size:], role, after.turn, here),
-    ]
+    roles: tuple[Role | Detail, Role | Detail]
+    if opened and text[: opened.start()].strip():  # within a frame that plain answers have too
+        size, roles = opened.start(), (Role.COMPLETION, Detail.THINKING)
+    else:
+        size = reasoned.end() if reasoned else 0
+        roles = Detail.THINKING, DETAIL_OF.get(after.part) or Role.COMPLETION
+    parts = zip((text[:size], text[size:]), roles, strict=True)
+    return [_of_turn(part, role, after.turn, here) for part, role in parts]
 
 
 def _inside(gap: _Gap, asked: Stretch, here: _Context) -> list[Piece]:

@@ -8,6 +8,7 @@ came, the next form is tried:
     content in parts    a list with one part of type text, which templates for images want
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from ablate.data.marked import Message, Said
 
 JOINT = "\n"  # between a row's instruction and its input, in one user's turn
 UNSAID = ("id", "type", "tool_call_id", "index")  # keys of a call that tell calls apart
-# Reasoning within an answer; its opening tag may stand in the template's generation prompt.
+# Reasoning within an answer; its opening tag may stand in the template's own text.
 _REASONED = re.compile(
     r"(\s*<think>|\s*\[THINK\]|(?!.*<think>))(.*?)(</think>|\[/THINK\])(.*)", re.DOTALL
 )
@@ -32,12 +33,18 @@ class _Joined:
     pieces: tuple[str | Said, ...]
 
 
-def forms(turns: Sequence[Turn]) -> Iterator[list[Message]]:
-    """Yield the messages of `turns`, with things said for texts, in each form that differs."""
-    messages = [_message(number, turn) for number, turn in enumerate(turns)]
+def forms(turns: Sequence[Turn], *, opened: bool = False) -> Iterator[list[Message]]:
+    """Yield the messages of `turns`, with things said for texts, in each form that differs.
+
+    Args:
+        turns: of the row.
+        opened: whether a closing tag alone ends reasoning; else it is a word of the answer.
+    """
+    make = functools.partial(_message, opened=opened)
+    messages = [make(number, turn) for number, turn in enumerate(turns)]
     yield messages
     if any("tool_calls" in turn.extra for turn in turns):
-        yield [_message(number, turn, other=True) for number, turn in enumerate(turns)]
+        yield [make(number, turn, other=True) for number, turn in enumerate(turns)]
     yield [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
@@ -67,7 +74,7 @@ def plain(messages: Sequence[Message]) -> Any:
     return filled(list(messages), (said.text for said in said_in(list(messages))))
 
 
-def _message(number: int, turn: Turn, *, other: bool = False) -> Message:
+def _message(number: int, turn: Turn, *, opened: bool, other: bool = False) -> Message:
     extra: dict[str, Any] = {}
     for key, value in turn.extra.items():
         if key in REASONING:
@@ -76,17 +83,17 @@ def _message(number: int, turn: Turn, *, other: bool = False) -> Message:
             extra[key] = _call(_other_arguments(value) if other else value, number)
         else:
             extra[key] = value
-    return {"role": turn.role, "content": _content(number, turn), **extra}
+    return {"role": turn.role, "content": _content(number, turn, opened=opened), **extra}
 
 
-def _content(number: int, turn: Turn) -> _Joined:
+def _content(number: int, turn: Turn, *, opened: bool) -> _Joined:
     """Return a turn's parts; reasoning within an answer is a part of its own."""
     found: list[str | Said] = []
     for place, (part, text) in enumerate(turn.parts):
         if place:  # folded system text stands apart
             found.append(JOINT * (1 + (turn.parts[place - 1][0] == "system")))
         reasoned = _REASONED.fullmatch(text) if part == "completion" else None
-        if reasoned:
+        if reasoned and (opened or reasoned[1]):
             opening, reasoning, closing, answer = reasoned.groups()
             found += [opening, Said(number, "thinking", reasoning), closing]
             text = answer

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from ablate.errors import RowError, UserError
 UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
 EMPTY: tuple[Any, ...] = ("", [], {})  # what says nothing; 0 and false do
 NOTE = "qxnotezv"
+CLOSING = ("</think>", "[/THINK]")
+OTHER = "</qx3zv>"  # a tag that no template looks for
+_OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
 PARTS = {"system": "system", "user": "instruction", "assistant": "completion"}
 
 
@@ -44,7 +48,7 @@ def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
     """
     render = functools.partial(tokenizer.chat, tools=tools)
     first: RowError | None = None
-    for messages in forms(turns):
+    for messages in forms(turns, opened=_reads_closing(tokenizer)):
         build = functools.partial(_built, messages)
         try:
             text, places = located(list(said_in(messages)), build, render)
@@ -67,6 +71,29 @@ def turns_of(*roles: str) -> list[Turn]:
 def gaps(tokenizer: Tokenizer, *roles: str) -> tuple[str, ...]:
     """Return the template's own text before, between and after turns of these roles."""
     return shown(turns_of(*roles), tokenizer).gaps
+
+
+@functools.lru_cache(maxsize=64)
+def _reads_closing(tokenizer: Tokenizer) -> bool:
+    """Return whether a closing tag alone ends reasoning: the prompt opens it, or templates look.
+
+    A template looks for a tag if it writes another tag in its place otherwise.
+    """
+
+    def answered(text: str) -> str:
+        asked, answer = turns_of("user", "assistant")
+        answer = dataclasses.replace(answer, parts=(("completion", text),))
+        turns = [asked, answer] * 2
+        return tokenizer.chat(plain(next(forms(turns))))
+
+    try:
+        asked = next(forms(turns_of("user")))
+        if _OPENED.search(tokenizer.chat(plain(asked), generation_prompt=True)):
+            return True
+        told = {tag: answered(f"qx1zv{tag}qx2zv") for tag in (OTHER, *CLOSING)}
+    except RowError:
+        return False
+    return any(told[tag].replace(tag, OTHER) != told[OTHER] for tag in CLOSING)
 
 
 def _noted(messages: Sequence[Message]) -> list[Message]:

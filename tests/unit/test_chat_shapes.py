@@ -817,6 +817,36 @@ BY_HAND: dict[str, tuple[str, list[dict[str, Any]], bool, str]] = {  # whether w
             f"{ASK}§G<|im_start|>assistant\n<think>\n§Th\n</think>§C\n\nx§E<|im_end|>§S\n"
         ),
     ),
+    "a closing tag behind what the prompt opens": (
+        OPENED,
+        [ASKED, said("assistant", "h\n</think>\n\nx")],
+        False,
+        f"{ASK}§G<|im_start|>assistant\n§Th\n</think>§C\n\nx§E<|im_end|>§S\n",
+    ),
+    "a closing tag that the template reads": (
+        QWEN_3_CALLS.replace(
+            "(m.reasoning_content or '')",
+            "(m.content.split('</think>')[0] if '</think>' in m.content else '')",
+        )
+        .replace("+ m.content }}", "+ m.content.split('</think>')[-1] }}"),
+        [ASKED, said("assistant", "h</think>x")],
+        False,
+        f"{ASK}§G<|im_start|>assistant\n§T<think>\nh\n</think>\n\n§Cx§E<|im_end|>§S\n",
+    ),
+    "a closing tag that is a word": (
+        HEADED,
+        [ASKED, said("assistant", "Close it by </think> then.")],
+        False,
+        "§S<|im_start|>user\n§Ia§S<|im_end|>\n<|im_start|>assistant\n"
+        "§CClose it by </think> then.§E<|im_end|>§S\n",
+    ),
+    "reasoning within a channel": (
+        HARMONY,
+        [ASKED, said("assistant", "<think>h</think>x")],
+        False,
+        "§S<|start|>user<|message|>§Ia§S<|end|>§G<|start|>assistant"
+        "§C<|channel|>final<|message|>§T<think>h</think>§Cx§E<|end|>",
+    ),
     "the header in the request's turn": (
         HEADED,
         [ASKED, said("assistant", "<think>\nh\n</think>\n\nx")] * 2,
