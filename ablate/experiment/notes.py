@@ -10,6 +10,7 @@ from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
 from ablate.evaluate.task_items import left_unscored
 from ablate.experiment.design import Named
 from ablate.experiment.labels import Names
+from ablate.micro.tasks import TASKS
 from ablate.models.files import NO_LIMIT
 
 MB = 2**20
@@ -80,6 +81,12 @@ def _of_levels(cell: Cell) -> list[str]:
         found.append(
             f"masking={cell.masking.name}: under loss.scope={cell.loss.scope} it is the mask of "
             "the released code alone; that code also averages over each example: loss.scope=example"
+        )
+    if cell.model.source != "micro" and any(name in TASKS for name in cell.evaluate.tasks):
+        found.append(
+            f"evaluate={cell.evaluate.name}: asks about the embedded world, which no other model "
+            "has read of; evaluate=none asks nothing, a suite (docs/ready.md) or "
+            "evaluate.tasks=[...] something else"
         )
     if control := init_of(cell)[0].control:
         found.append(f"init={cell.init.name}: a control: {control}")

@@ -17,6 +17,7 @@ from ablate.cli import main
 from ablate.experiment.notes import notes
 from ablate.experiment.request import plan_grid
 from ablate.models.load import load
+from ablate.paths import conf_dir
 from ablate.results.card import interval
 from ablate.results.store import Store
 from ablate.run import restored, run_cells
@@ -151,6 +152,9 @@ def test_notes_name_frozen_embeddings_a_control_and_half_of_released_code():
     half = ("masking=im_released", "plw=1")
     assert "loss.scope=example" in said(*half)
     assert said(*half, "loss.scope=example") == ""
+    own = ("model=local", f"model.path={conf_dir().parent / 'ablate/micro/checkpoints/micro_0'}")
+    assert "asks about the embedded world" in said(*own, "evaluate.tasks=[micro_lives]")
+    assert said(*own) == ""
 
 
 def test_intervals_of_a_card_are_wilsons_or_normal():
