@@ -71,6 +71,8 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
         RowError: the template refuses the row, changes its words, or stops no answer.
         UserError: there is no template, or it does not show what the row's messages hold.
     """
+    if tokenizer.takes.needs_tools and not row.tools:
+        raise RowError("the chat template needs tools, and the row has none")
     whole = shown(row.turns, tokenizer, row.tools)
     here = _Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
     tools = tool_texts(row, whole, tokenizer)

@@ -5,7 +5,6 @@ came, the next form is tried:
 
     as they are         content is text, a call's arguments are as the row has them
     other arguments     an object for the JSON text of one, or the JSON text for an object
-    content in parts    a list with one part of type text, which templates for images want
 """
 
 import functools
@@ -45,7 +44,6 @@ def forms(turns: Sequence[Turn], *, opened: bool = False) -> Iterator[list[Messa
     yield messages
     if any("tool_calls" in turn.extra for turn in turns):
         yield [make(number, turn, other=True) for number, turn in enumerate(turns)]
-    yield [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
 def said_in(value: Any) -> Iterator[Said]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.data.formats import REASONING, Turn
+from ablate.data.jinja import parted
 from ablate.data.marked import CHANGES, Message, Place, located
 from ablate.data.messages import filled, forms, plain, said_in
 from ablate.data.tokenizer import Tokenizer
@@ -16,7 +17,6 @@ from ablate.errors import RowError, UserError
 # Keys of a message that tell messages and calls apart, and say nothing.
 UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
 EMPTY: tuple[Any, ...] = ("", [], {})  # what says nothing; 0 and false do
-NOTE = "qxnotezv"
 CLOSING = ("</think>", "[/THINK]")
 OTHER = "</qx3zv>"  # a tag that no template looks for
 _OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
@@ -52,7 +52,8 @@ def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
         build = functools.partial(_built, messages)
         try:
             text, places = located(list(said_in(messages)), build, render)
-            if (noted := _noted(messages)) != messages and render(plain(noted)) != text:
+            noted = parted(plain(messages), tokenizer.takes.in_parts, noted=True)
+            if tokenizer.takes.in_parts and render(noted) != text:
                 raise RowError(CHANGES)  # the template writes the list itself
         except RowError as error:
             first = first or error
@@ -94,16 +95,6 @@ def _reads_closing(tokenizer: Tokenizer) -> bool:
     except RowError:
         return False
     return any(told[tag].replace(tag, OTHER) != told[OTHER] for tag in CLOSING)
-
-
-def _noted(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with a key that no template reads in each part of a content."""
-    return [
-        {**m, "content": [{**part, NOTE: NOTE} for part in m["content"]]}
-        if isinstance(m["content"], list)
-        else m
-        for m in messages
-    ]
 
 
 def _built(messages: list[Message], texts: Sequence[str]) -> Any:

@@ -4,30 +4,19 @@ It gives the ids that `AutoTokenizer` gives for the same folder (a test compares
 offsets, and the folder's chat template in the sandbox that transformers would use.
 """
 
-import datetime
 import functools
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
 import numpy as np
 
 from ablate.data import backend
-from ablate.data.formats import REASONING
+from ablate.data.jinja import MARKS, Takes, rendered, takes_of
 from ablate.data.specials import Stop, chat_stop
 from ablate.errors import RowError, UserError
-
-# Templates that print today's date would give other tokens every day; this is the default date of
-# Llama's own templates.
-TODAY = datetime.date(2024, 7, 26)
-MARKS = "_generation_marks"  # their name in the template's context
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +87,11 @@ class Tokenizer:
         """What an answer under the chat template ends with; None where nothing is known to."""
         return chat_stop(self.chat, self.added_tokens, self.eos_token)
 
+    @functools.cached_property
+    def takes(self) -> Takes:
+        """What the chat template takes."""
+        return takes_of(self.chat_template or "", tuple(self.named_tokens.items()))
+
     @property
     def marks_answers(self) -> bool:
         """Whether the chat template marks what is generated."""
@@ -163,16 +157,9 @@ class Tokenizer:
                 f"dataset.template=chat: {self.folder} has no chat template; give "
                 "model.chat_template=FILE or dataset.template=alpaca"
             )
-        given = {
-            "messages": [_aliased(message) for message in messages],
-            "tools": list(tools) or None,
-            "documents": None,
-            "add_generation_prompt": generation_prompt,
-            **self.named_tokens,
-            MARKS: generation_marks,
-        }
+        given = {"add_generation_prompt": generation_prompt, MARKS: generation_marks}
         try:
-            return compiled(template).render(given)
+            return rendered(template, messages, named=self.named_tokens, tools=tools, **given)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowError(f"the chat template says: {reason}") from None
@@ -198,51 +185,3 @@ def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:
     if isinstance(found, list):
         return {entry["name"]: str(entry["template"]) for entry in found}
     return {} if found is None else {"default": str(found)}
-
-
-def _aliased(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the message with its reasoning under all names that templates read."""
-    reasoning = next((message[key] for key in REASONING if message.get(key) is not None), None)
-    if reasoning is None:
-        return message
-    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
-
-
-class _Generation(jinja2.ext.Extension):
-    """The `{% generation %}` tag of transformers, which marks what a model generates.
-
-    It prints the text with the marks that the context holds, a block of its own as there.
-    """
-
-    tags = {"generation"}  # noqa: RUF012  (the base class declares it so)
-
-    def parse(self, parser: Any) -> Any:
-        """Return a call of `_marked` with the block's body."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_marked", [jinja2.nodes.Name(MARKS, "load")])
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _marked(self, marks: Any, caller: Callable[[], str]) -> str:
-        before, after = marks or ("", "")  # whoever renders it otherwise gives none
-        return f"{before}{caller()}{after}"
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **more)
-
-
-@functools.lru_cache(maxsize=8)
-def compiled(template: str) -> jinja2.Template:
-    """Return a chat template as transformers compiles it, apart from the day, which is `TODAY`."""
-    world = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    world.filters["tojson"] = _tojson
-    world.globals["raise_exception"] = _refuse
-    world.globals["strftime_now"] = TODAY.strftime
-    return world.from_string(template)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jinja2
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ablate.data.specials import Stop, adds_bos_to, chat_stop
 from ablate.errors import UserError
 from ablate.evaluate import choices, generate
+from ablate.evaluate.requests import chat_text
 from ablate.evaluate.shapes import inner, short_ways
 
 MEMO_TOKENS = 2**24  # 64 MiB of token ids; texts beyond that are tokenised anew
@@ -194,8 +194,8 @@ def chat_stop_of(tokenizer: Tokenizer) -> Stop | None:
 
     def render(messages: Sequence[Mapping[str, str]]) -> str:
         try:
-            return str(tokenizer.apply_chat_template([*map(dict, messages)], tokenize=False))
-        except jinja2.TemplateError as error:
+            return str(chat_text(tokenizer)(messages, add_generation_prompt=False))
+        except Exception as error:  # a template is a program: it may fail in any way
             raise UserError(str(error)) from None
 
     try:

@@ -1,7 +1,8 @@
 """What must hold before the first cell trains, so that no trained cell turns out to be unscorable.
 
 Every benchmark can be loaded and asked; every answer has a token of its own behind its prompt; and
-training and scoring cut the same text into the same tokens, on the study's own rows and prompts.
+training and scoring cut the same text into the same tokens and ask in the same words, on the
+study's own rows and prompts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +13,15 @@ from typing import Any
 from lm_eval.api.model import TemplateLM
 
 from ablate.config.schema import Cell
+from ablate.data.formats import Row
+from ablate.data.messages import forms, plain
 from ablate.data.rows import load_rows
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
 from ablate.evaluate import harness
 from ablate.evaluate.live import PromptEncoder, swallowed
+from ablate.evaluate.requests import chat_template
 from ablate.evaluate.scoring import Wanted
 from ablate.experiment.cell_data import tokenizer_of
 from ablate.models.load import load_tokenizer
@@ -44,7 +48,10 @@ def check(wanted: Sequence[Wanted]) -> None:
         source = (one.files.folder, cell.model.chat_template, id(cell.dataset))
         if source not in data:
             data.add(source)
-            _check_ids(ours, theirs, _rows(cell, ours), f"dataset.path={cell.dataset.path}")
+            where = f"dataset.path={cell.dataset.path}"
+            _check_ids(ours, theirs, _rows(cell, ours), where)
+            if cell.dataset.template == "chat":
+                _check_prompts(ours, theirs, load_rows(cell.dataset, "train")[:TEXTS], where)
         _check_task(one, ours, theirs)
 
 
@@ -81,6 +88,31 @@ def _rows(cell: Cell, tokenizer: Tokenizer) -> Iterator[str]:
             continue
 
 
+def _check_prompts(ours: Tokenizer, theirs: Any, rows: Iterable[Row], where: str) -> None:
+    """Raise where scoring would ask a row's question in other words than training does."""
+    asked = chat_template(theirs)
+    for row in rows:
+        messages = plain(next(forms(row.turns)))[:-1]
+        if (
+            not messages
+            or row.tools
+            or any(set(message) - {"role", "content"} for message in messages)
+        ):
+            continue
+        try:
+            trained = ours.chat(messages, generation_prompt=True)
+        except RowError:
+            continue
+        scored = asked(messages)
+        if scored != trained:
+            at = sum(1 for _ in _same(scored, trained))
+            raise UserError(
+                f"{where}: {row.place}: the chat template of model.path={ours.folder} asks its "
+                f"question otherwise in scoring than in training near {trained[at : at + 40]!r}; "
+                "save its tokenizer anew with transformers"
+            )
+
+
 def _check_ids(ours: Tokenizer, theirs: Any, texts: Iterable[str], where: str) -> None:
     for _, text in zip(range(TEXTS), texts, strict=False):
         scored = theirs(text, add_special_tokens=False).input_ids
@@ -94,7 +126,7 @@ def _check_ids(ours: Tokenizer, theirs: Any, texts: Iterable[str], where: str) -
             )
 
 
-def _same(one: Sequence[int], other: Sequence[int]) -> Iterator[int]:
+def _same(one: Sequence[object], other: Sequence[object]) -> Iterator[object]:
     for a, b in zip(one, other, strict=False):
         if a != b:
             return

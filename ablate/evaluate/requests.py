@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate import hub
 from ablate.config.schema import Evaluate
-from ablate.data.tokenizer import compiled
+from ablate.data.jinja import rendered
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
 from ablate.micro import tasks as micro
@@ -122,7 +122,7 @@ def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None, *, shots: int 
         limit=evaluate.limit,
         apply_chat_template=chat is not None,
         fewshot_as_multiturn=chat is not None and evaluate.fewshot_as_multiturn,
-        chat_template=None if chat is None else _chat_template(chat),
+        chat_template=None if chat is None else chat_template(chat),
     )
 
     _pin(task, list(task.doc_iterator(limit=evaluate.limit)))
@@ -155,34 +155,38 @@ def _once_per_item(render: Callable[..., Any], own: set[int]) -> Callable[..., A
     return rendered
 
 
-def _chat_template(tokenizer: Tokenizer) -> Callable[..., str]:
+def chat_template(tokenizer: Tokenizer) -> Callable[..., str]:
     """Return what renders messages as lm-eval's `HFLM` does, in the world of the training data.
 
     Its day is fixed, and a system text that the template refuses is left out. Without a generation
     prompt the text ends with the last message, which the answer goes on.
     """
-    template = compiled(str(tokenizer.chat_template))
-    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    text = chat_text(tokenizer)
 
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def cut(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         *before, last = messages
         if not add_generation_prompt:
             last = {**last, "content": last["content"] + CUT}
-        given = {"messages": [*before, last], "tools": None, "documents": None, **names}
-        text = template.render(given, add_generation_prompt=add_generation_prompt)
-        said, cut, _ = text.rpartition(CUT.strip())
-        if not cut:
-            return text
-        return said if CUT in text else said.rstrip()
+        whole = text([*before, last], add_generation_prompt=add_generation_prompt)
+        said, found, _ = whole.rpartition(CUT.strip())
+        if not found:
+            return whole
+        return said if CUT in whole else said.rstrip()
 
-    def rendered(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def asked(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         try:
-            return render(messages, add_generation_prompt)
+            return cut(messages, add_generation_prompt)
         except jinja2.TemplateError:
             rest = [message for message in messages if message["role"] != "system"]
-            return render(rest, add_generation_prompt)
+            return cut(rest, add_generation_prompt)
 
-    return rendered
+    return asked
+
+
+def chat_text(tokenizer: Tokenizer) -> Callable[..., str]:
+    """Return what renders messages by the tokenizer's chat template as training does."""
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return functools.partial(rendered, tokenizer.get_chat_template(), named=named)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from ablate.config.schema import Dataset, Loss, Masking, Splits
 from ablate.data.rows import load
@@ -719,3 +720,33 @@ def test_the_template_for_tools_is_used_with_tools(make_bytes: Make, tmp_path: P
     said = messages(("user", "a"), ("assistant", "b"))
     assert tokenizer.chat(said).startswith(IM)
     assert tokenizer.chat(said, tools=[{"name": "add"}]).startswith('Call: [{"name": "add"}]')
+
+
+NEEDS_TOOLS = (
+    "{{ '<|im_start|>system\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}" + CALLS
+)
+
+
+def test_a_template_that_needs_tools_is_shown_rows_that_have_them(
+    make_bytes: Make, tmp_path: Path
+) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=NEEDS_TOOLS)
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": CALL}]}
+    said = [*messages(("user", "a")), called, *messages(("tool", "4"), ("assistant", "b"))]
+    row = {"messages": said, "tools": [{"name": "add"}]}
+    (found,) = labelled(rows_in(tmp_path, row), folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    text = "".join(piece for piece, _ in found)
+    assert text == theirs.apply_chat_template(said, tools=row["tools"], tokenize=False)
+    call = "add " + json.dumps(CALL["arguments"]) + END
+    assert [piece for piece, letter in found if letter == "C"] == [call, f"b{END}"]
+    assert ('{"name": "add"}', "Y") in found
+    with pytest.raises(UserError, match="line 1: the chat template needs tools"):
+        tokenise(
+            rows_in(tmp_path, {"messages": messages(("user", "a"), ("assistant", "b"))}),
+            "train",
+            tokenizer=Tokenizer(folder),
+            max_length=64,
+            boundary="offset",
+        )

@@ -336,7 +336,7 @@ def test_a_system_text_that_the_template_refuses_is_left_out_and_the_day_is_fixe
         "{% endif %}{{ m.role + ': ' + m.content + '</s>' }}{% endfor %}{{ strftime_now('%Y') }}"
     )
     folder = make_bytes("</s>", eos_token="</s>", chat_template=template)
-    render = requests._chat_template(AutoTokenizer.from_pretrained(folder))
+    render = requests.chat_template(AutoTokenizer.from_pretrained(folder))
     said = [{"role": "system", "content": "Hm"}, {"role": "user", "content": "Hi"}]
     assert render(said) == "user: Hi</s>2024"
 
@@ -360,6 +360,44 @@ def bos_folder(tokenizer_folders, tmp_path):
     return folder
 
 
+IN_PARTS = {  # templates for images: what a turn says is a list, of which they show the texts
+    "each part": "{% for m in messages %}{{ m.role + ':' }}{% for p in m.content %}"
+    "{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{{ '<end>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+    "the first part": "{% for m in messages %}{{ m.role + ':' + m.content[0]['text'] + '<end>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+    "the system's text apart": "{% for m in messages %}{{ m.role + ':' }}"
+    "{% if m.role == 'system' %}{{ m.content | trim }}{% else %}"
+    "{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }}{% endfor %}"
+    "{% endif %}{{ '<end>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_templates_that_take_parts_alone_are_asked_as_they_are_trained(name, make_bytes):
+    """Beside transformers, which is given the parts."""
+    folder = make_bytes("<end>", eos_token="<end>", chat_template=IN_PARTS[name])
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer(folder)
+    said = [("system", "Hum."), ("user", "Say: a?"), ("assistant", "b</think>")]
+    parts = {"user": "instruction", "assistant": "completion", "system": "system"}
+    rows = Row(turns=tuple(Turn(role, ((parts[role], text),)) for role, text in said))
+    chat = Dataset(name="", source="local", path="d", template="chat")
+    found = render(rows, chat, ours)
+    own = {"system"} if "apart" in name else set()
+    given = [
+        {"role": r, "content": t if r in own else [{"type": "text", "text": t}]} for r, t in said
+    ]
+    assert found.text == theirs.apply_chat_template(given, tokenize=False)
+    asked = [{"role": role, "content": text} for role, text in said[:-1]]
+    prompt = requests.chat_template(theirs)(asked)
+    settings = {"tokenize": False, "add_generation_prompt": True}
+    assert prompt == theirs.apply_chat_template(given[:-1], **settings)
+    assert found.text == prompt + "b</think><end>\n"
+    assert live_module.chat_stop_of(theirs) == ours.chat_stop
+    assert ours.chat_stop.text == "<end>"
+
+
 def live(model, tokenizer, **settings):
     return LiveLM(model, tokenizer, batch_size=2, memo=TokenMemo(), **settings)
 
@@ -381,7 +419,7 @@ def test_a_prompt_has_the_ids_that_training_gave_it(bos_folder, tokenizer_folder
             prompt = rendered.text[:cut].rstrip(" ")
             trained = [ours.bos] * rendered.add_bos + ours.encode(prompt).ids.tolist()
             if template == "chat":
-                asked = requests._chat_template(tokenizer)(messages)
+                asked = requests.chat_template(tokenizer)(messages)
                 assert asked == prompt
             lm = live(model, tokenizer, chat=template == "chat")
             assert lm.tok_encode(prompt) == trained

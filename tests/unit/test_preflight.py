@@ -1,5 +1,6 @@
 """What could be trained but not scored, or not with the trained tokens, is refused beforehand."""
 
+import dataclasses
 import json
 import shutil
 from types import SimpleNamespace
@@ -89,6 +90,19 @@ def test_other_tokens_in_scoring_are_refused(other, wanted, monkeypatch):
     setting = "dataset.path" if other == "rows" else "evaluate.tasks"
     with pytest.raises(UserError, match=rf"^{setting}=.*: training and scoring cut its text"):
         preflight.check(wanted([" yes", " no"]))
+
+
+def test_a_question_that_scoring_asks_otherwise_is_refused(wanted, monkeypatch):
+    """As if scoring gave the chat template other messages than training."""
+    (one,) = wanted([" yes", " no"])
+    one.cell.dataset = dataclasses.replace(one.cell.dataset, template="chat")
+    preflight.check([one])
+    real = preflight.chat_template
+    other = [{"role": "user", "content": "Say nothing"}]
+    monkeypatch.setattr(preflight, "chat_template", lambda t: lambda messages: real(t)(other))
+    said = r"dataset.path=.*line 1: .* asks its question otherwise in scoring .* near '0"
+    with pytest.raises(UserError, match=said):
+        preflight.check([one])
 
 
 def test_a_run_is_refused_before_anything_is_trained(wanted, tmp_path, capsys):
