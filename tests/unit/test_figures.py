@@ -187,6 +187,25 @@ def test_the_chosen_learning_rate_is_marked():
     assert [float(line.get_xdata()[0]) for line in marked] == [3e-3]
 
 
+def test_rates_of_many_arms_are_a_row_each_and_nothing_covers_another():
+    rows = [
+        {"dataset": "d", "label": f"arm {i:02d}", "lr": lr, "loss": 1 + i / 10 + abs(k - 1)}
+        for i in range(40) for k, lr in enumerate((1e-3, 2e-3, 4e-3))
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    figure = tuning.rates_of_many(table.assign(chosen=table["lr"] == 2e-3))
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert names[0] == "arm 00"
+    assert axis.get_yticks()[0] == 39  # the lowest loss on top
+    boxes = [text.get_window_extent() for text in axis.get_yticklabels()]
+    assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(boxes))
+    (squares,) = axis.collections
+    assert len(squares.get_offsets()) == 120
+    assert sorted(axis.lines[0].get_xdata()) == [2e-3] * 40
+
+
 def test_residuals_of_a_normal_lie_on_the_line():
     rng = np.random.default_rng(0)
     residual = pd.Series(rng.normal(0, 2, 400))

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.questions.adapters.section import MANY
 from analysis.questions.tuning import figure as figures
 from analysis.questions.tuning.estimate import tuning_budget
 from analysis.report import words
@@ -11,6 +12,11 @@ from analysis.table.carried import with_carried
 from analysis.table.cells import arm_text
 from analysis.table.validation_losses import validation_losses
 
+CAPTION = "Validation loss against learning rate. Markers: the rate with the lowest loss."
+CAPTION_OF_MANY = (
+    "Learning rates tried, an arm a row: the darker, the nearer the validation loss to the arm's "
+    "lowest. Dots: the rate with the lowest loss. Arms by their lowest loss, the best on top."
+)
 MANY_RATES = 3  # so many learning rates of one arm make a curve
 
 
@@ -25,8 +31,12 @@ def rates(raw: pd.DataFrame) -> Section | None:
     pairs = means[["adapter", "rank"]].itertuples(index=False)
     label = [arm_text(*pair) for pair in pairs]
     means = means.assign(chosen=means["loss"] == best)
-    caption = "Validation loss against learning rate. Markers: the rate with the lowest loss."
-    plate = Plate("tuning_curves", figures.rates(means.assign(label=label)), caption)
+    named = means.assign(label=label)
+    if named["label"].nunique() > MANY:
+        figure, caption = figures.rates_of_many(named), CAPTION_OF_MANY
+    else:
+        figure, caption = figures.rates(named), CAPTION
+    plate = Plate("tuning_curves", figure, caption)
     note = "Means over base models."
     sheet = Sheet(Table("tuning_curves", "Loss by learning rate", means, note))
     return Section("tuning", "Learning rates tried", (plate, sheet))
@@ -49,5 +59,7 @@ def budget(raw: pd.DataFrame) -> Section | None:
     formats = dict.fromkeys(("expected", "low", "high"), ".4f")
     heads = words.HEADS | {"label": "arm", "expected": "expected best loss"}
     sheet = Sheet(Table("budget", "Best loss by tuning budget", table, note, heads, formats))
+    if table["label"].nunique() > MANY:  # their lines cover each other
+        return Section("budget", "What a tuning budget buys", (sheet,))
     plate = Plate("budget", figures.budget(table), caption)
     return Section("budget", "What a tuning budget buys", (plate, sheet))
