@@ -5,6 +5,7 @@ offsets, and the folder's chat template in the sandbox that transformers would u
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Tokenizer:
         self.special_tokens = tuple(token.content for token in decoder.values() if token.special)
         self.added_tokens = {token.content: number for number, token in decoder.items()}
         self.adds_bos = self._adds_bos()
+        self._trims = self._trims_added_space()
         templates = _templates(self.folder, chat_template)
         self.chat_template = templates.get("default")
         self.tools_template = templates.get("tool_use", self.chat_template)
@@ -57,6 +59,16 @@ class Tokenizer:
         """
         ids = self._tokenizer.encode("a").ids
         return self.bos_token is not None and ids[:1] == [self.id_of(self.bos_token)]
+
+    def _trims_added_space(self) -> bool:
+        """Return whether text behind a special token seems to start one character late.
+
+        Byte-level tokenizers that add a space there and trim offsets trim a character instead.
+        """
+        for token in [*self.special_tokens, *self.added_tokens][:1]:
+            offsets = self._tokenizer.encode(f"{token}ab", add_special_tokens=False).offsets
+            return any(start > end for (_, end), (start, _) in itertools.pairwise(offsets))
+        return False
 
     def id_of(self, token: str) -> int:
         """Return the id of a token that is in the vocabulary."""
@@ -114,14 +126,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoded:
         """Return the tokens of `text` alone: special tokens in it are read, none are added."""
-        return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
+        return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[Encoded]:
         """Return `encode` of every text."""
-        return [
-            _encoded(found)
-            for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._encoded(each) for each in found]
+
+    def _encoded(self, found: Any) -> Encoded:
+        starts, ends = np.asarray(found.offsets, dtype=np.int64).reshape(-1, 2).T
+        if self._trims:
+            starts = np.minimum(starts, np.concatenate([[0], ends[:-1]])[: len(starts)])
+        return Encoded(np.asarray(found.ids, dtype=np.int32), starts, ends)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of `ids`, special tokens included."""
@@ -163,11 +179,6 @@ class Tokenizer:
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowError(f"the chat template says: {reason}") from None
-
-
-def _encoded(found: Any) -> Encoded:
-    offsets = np.asarray(found.offsets, dtype=np.int64).reshape(-1, 2)
-    return Encoded(np.asarray(found.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
 
 
 def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:

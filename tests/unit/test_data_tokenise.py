@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers, processors
 
 from ablate.config.schema import Dataset, Splits
 from ablate.data import cache
@@ -20,6 +21,7 @@ from ablate.data.spans import token_roles
 from ablate.data.tokenise import Summary, Tokenised, Tokenizer, summary, tokenise
 from ablate.errors import UserError
 from ablate.roles import Role
+from tests.unit.conftest import byte_level, save
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +208,45 @@ def test_a_leak_is_an_error(tokenizer_folders: dict[str, Path]) -> None:
     shifted.starts[0], shifted.ends[0] = 0, 1
     with pytest.raises(UserError, match="a role leaks"):
         token_roles(rendered, shifted, boundary="offset", tokenizer=tokenizer)
+
+
+ADDS_SPACE = {  # behind a special token; chat template, merges, tokens of the answers by hand
+    "newlines": (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}",
+        [],
+        ["b", "i", "g", "<|end|>", "Y", "<|end|>"],
+    ),
+    "words": (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}",
+        [("Ġ", "Y"), ("Ġ", "b"), ("Ġb", "i")],
+        [" bi", "g", "<|end|>", " Y", "<|end|>"],
+    ),
+    "words, no merges": (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}",
+        [],
+        [" ", "b", "i", "g", "<|end|>", " ", "Y", "<|end|>"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADDS_SPACE)
+@pytest.mark.parametrize("trim", [True, False])
+@pytest.mark.parametrize("regex", [True, False])
+def test_a_space_that_a_tokenizer_adds_behind_special_tokens(
+    name: str, trim: bool, regex: bool, tmp_path: Path
+) -> None:
+    """Byte-level with add_prefix_space, whose trimmed offsets begin a character late there."""
+    template, merges, expected = ADDS_SPACE[name]
+    backend = byte_level(merges, "<|user|>", "<|assistant|>", "<|end|>")
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=regex)
+    backend.post_processor = processors.ByteLevel(trim_offsets=trim)
+    folder = save(tmp_path / "t", backend, eos_token="<|end|>", chat_template=template)
+    said = [("user", "a"), ("assistant", "big"), ("user", "  c"), ("assistant", "Y")]
+    chat = [{"role": role, "content": text} for role, text in said]
+    data = dataset(write(tmp_path / "d.jsonl", [{"messages": chat}]), template="chat")
+    found = made(data, folder, 512)
+    tokenizer = Tokenizer(folder)
+    assert [tokenizer.decode([i]) for i in found.answer_ids(0)] == expected
 
 
 def test_truncation_drops_only_rows_that_lose_their_whole_completion(
