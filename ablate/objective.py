@@ -184,6 +184,34 @@ def effective_plw(objective: Objective, counts: dict[str, int]) -> float | None:
     return total / tokens / completion
 
 
+def rows_without(turns: str | tuple[int, ...], rows_by_answers: Mapping[str, int]) -> int:
+    """Return how many rows have answers, but none that `masking.turns` chooses.
+
+    Args:
+        turns: the choice.
+        rows_by_answers: number of rows by how many answers they have.
+    """
+    if isinstance(turns, str):
+        return 0
+    found = ((int(count), rows) for count, rows in rows_by_answers.items())
+    return sum(rows for n, rows in found if n and not any(-n <= turn < n for turn in turns))
+
+
+def check_turns(masking: Masking, rows_by_answers: Mapping[str, int]) -> None:
+    """Raise where no row has an answer that `masking.turns` chooses.
+
+    Raises:
+        UserError: nothing that a row answers would be trained.
+    """
+    counts = {int(count): rows for count, rows in rows_by_answers.items() if int(count)}
+    if counts and rows_without(masking.turns, rows_by_answers) == sum(counts.values()):
+        have = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
+        raise UserError(
+            f"masking.turns={list(masking.turns)}: none of the {sum(counts.values()):,} training "
+            f"rows has such an answer; they have {have} each, the first is 0 and the last -1"
+        )
+
+
 def supervised(objective: Objective, data: Counted) -> int:
     """Return how many targets of `data` have a weight, whatever turns are chosen."""
     counts = {name: count for name, count in data.counts.items()}

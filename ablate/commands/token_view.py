@@ -16,7 +16,7 @@ from ablate.data.tokenise import Summary, Tokenised
 from ablate.data.tokenizer import Tokenizer
 from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.experiment.labels import label
-from ablate.objective import Objective, objective_of
+from ablate.objective import Objective, check_turns, objective_of
 from ablate.roles import Detail, Role
 
 OTHER = "#e4e4e4"  # a role without a colour of its own
@@ -72,6 +72,7 @@ class Look:
 def look(cell: Cell, n: int) -> Look:
     """Return the first `n` training rows of a cell, and figures of its whole training part."""
     tokenizer, data = tokenizer_of(cell), tokenised(cell, "train")
+    check_turns(cell.masking, data.summary.rows_by_answers)
     objective = objective_of(cell)
     root = _permute_root(cell) if objective.permute else None
     rows = range(min(n, len(data)))

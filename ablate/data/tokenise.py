@@ -57,6 +57,8 @@ class Summary:
     rg_before_truncation: float | None
     details: Mapping[str, int] = field(default_factory=dict)  # targets per detail name
     answers: int = 1  # the most that a row has
+    # Rows by how many answers they have, a number as JSON has it; empty where it is not known.
+    rows_by_answers: Mapping[str, int] = field(default_factory=dict)
     kinds_hash: str = ""  # sha256 over details and answers
 
 
@@ -266,6 +268,7 @@ def _summarised(
 ) -> Summary:
     targets = np.ones(len(ids), dtype=bool)
     targets[starts[:-1]] = False
+    answers_N = 1 + np.maximum.reduceat(labels.answers, starts[:-1])
     return Summary(
         content_hash=_content_hash(ids, labels, starts),
         counts=_counted(labels.roles[targets]),
@@ -276,7 +279,8 @@ def _summarised(
         largest_id=int(ids.max()),
         rg_tokens=generation_ratio(_counted(labels.roles)),
         details=_counted(labels.details[targets], ("", *DETAILS)),
-        answers=1 + max(0, int(labels.answers.max())),
+        answers=max(1, int(answers_N.max())),
+        rows_by_answers={str(n): c for n, c in sorted(Counter(answers_N.tolist()).items())},
         kinds_hash=_kinds_hash(labels),
         **known,
     )

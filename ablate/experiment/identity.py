@@ -24,7 +24,7 @@ from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label,
 from ablate.experiment.known import Here
 from ablate.experiment.labels import label
 from ablate.models.files import ModelFiles
-from ablate.objective import canonical, effective_plw, objective_of
+from ablate.objective import canonical, check_turns, effective_plw, objective_of
 
 # Increased by a change that alters trained weights on purpose: older records then do not match.
 NUMERICS_VERSION = 1
@@ -122,6 +122,8 @@ def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summar
 
 
 def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
+    if not cell.is_base:
+        check_turns(cell.masking, data.rows_by_answers)
     virtual = registry.virtual_tokens(cell, files.linear_shapes)
     if data.max_length + virtual > files.max_positions:
         before = f" behind {virtual} virtual ones" if virtual else ""

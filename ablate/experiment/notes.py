@@ -12,6 +12,7 @@ from ablate.experiment.design import Named
 from ablate.experiment.labels import Names
 from ablate.micro.tasks import TASKS
 from ablate.models.files import NO_LIMIT
+from ablate.objective import rows_without
 
 MB = 2**20
 
@@ -44,7 +45,9 @@ def _of_rows(runs: Sequence[Named]) -> list[str]:
 
 
 def rows_lost(cell: Cell, data: Summary, *, positions: int) -> str:
-    """Return how many training rows are left out or cut, why and the cure; "" for none.
+    """Return how many training rows are left out, cut or without a chosen answer; "" for none.
+
+    It also says why, and the cure.
 
     Args:
         cell: whose rows they are.
@@ -63,6 +66,9 @@ def rows_lost(cell: Cell, data: Summary, *, positions: int) -> str:
     if data.truncated:
         share = f"{data.truncated:,}" + f" of {data.rows_in:,} training rows" * (not parts)
         parts.append(f"{share} cut at {'it' if NO_ANSWER_LEFT in data.dropped else limit}")
+    if bare := rows_without(cell.masking.turns, data.rows_by_answers):
+        turns = f"masking.turns={list(cell.masking.turns)}"
+        parts.append(f"{bare:,} of {data.rows:,} training rows have no answer of {turns}")
     text = ", ".join(parts)
     if (data.truncated or NO_ANSWER_LEFT in data.dropped) and cell.train.max_length < positions:
         most = f" (the model takes {positions:,} tokens)" if positions < NO_LIMIT else ""

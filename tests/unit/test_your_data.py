@@ -199,6 +199,31 @@ def test_what_a_template_refuses_is_told_with_its_cure(
     assert [line.partition(":")[0] for line in notes] == ["dataset=some.jsonl model=nosystem"]
 
 
+def test_rows_without_the_answers_that_are_chosen(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told where some rows have none of them, refused before training where all have none."""
+    rows = [talk(i) * (1 + (i < 7)) for i in range(30)]
+    write(folder / "some.jsonl", ({"messages": row} for row in rows))
+    words = ("dataset.path=some.jsonl", "model.path=base", "masking=last_turn")
+    each = [sum(message["role"] == "assistant" for message in row) for row in rows]
+    most = max(each)
+    lacking = sum(n < most for n in each)
+    note = f"{lacking} of 30 training rows have no answer of masking.turns=[{most - 1}]"
+    assert planned(capsys, *words, f"masking.turns=[{most - 1}]")[0] == [
+        f"dataset=some.jsonl: {note}"
+    ]
+    assert planned(capsys, *words, f"masking.turns=[{most - 1},0]")[0] == []
+    for wrong in (most, -most - 1):
+        for verb in ("plan", "tokens"):
+            assert main([verb, *CHAT, *ALL, *words, f"masking.turns=[{wrong}]"]) == 2
+            told = capsys.readouterr().err.strip()
+            assert told.endswith(
+                f"masking.turns=[{wrong}]: none of the 30 training rows has such an answer; "
+                f"they have {min(each)} to {most} each, the first is 0 and the last -1"
+            )
+
+
 def test_models_of_ones_own_have_rows_of_their_own(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
