@@ -329,7 +329,8 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
         last: whether nothing is said after it.
     """
     tokenizer, stop = here.tokenizer, here.tokenizer.chat_stop
-    if stop and stop.text in gap:
+    always = _end(tokenizer)
+    if stop and stop.text in (gap.removesuffix(always) if last else gap):
         return gap.index(stop.text), gap.index(stop.text) + len(stop.text)
     opening = _generation_prompt(tokenizer)
     known = [(a, b) for a, b in _tags(gap, tokenizer) if not opening.startswith(gap[a:b])]
@@ -342,14 +343,14 @@ def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> 
         alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools)
     except RowError:
         alone = ""
-    alone = alone.removesuffix(_header_at_end(tokenizer)).rstrip()
+    alone = alone.removesuffix(always).rstrip()
     same = shared(alone, here.shown.text[: start + len(gap)]) - start
     there = [place for place in known if place[1] <= same]
     if stop and not stop.written and same >= 0:
         ahead = opening_token(gap[same:], tokenizer.added_tokens)
         own = ahead and not opening.startswith(ahead.strip())
         return same, same + len(ahead) * bool(own)
-    if not last and same == len(alone) - start and same >= 0 and not there:
+    if (always or not last) and same == len(alone) - start and same >= 0 and not there:
         return same, same
     return there[-1] if there else known[0] if known else (0, 0)
 
@@ -426,9 +427,12 @@ def _asked(
     """Return the text that asks for an answer after `messages`, and what it adds to theirs."""
     chat = functools.partial(tokenizer.chat, messages, tools=tools)
     try:
-        shown, more = (_UNIT.findall(chat(generation_prompt=given)) for given in (False, True))
+        texts = [chat(generation_prompt=given) for given in (False, True)]
+        if not texts[1].startswith(texts[0]):
+            texts[0] = texts[0].removesuffix(_end(tokenizer).lstrip())
     except RowError:
         return "", ""
+    shown, more = map(_UNIT.findall, texts)
     return "".join(more), "".join(more[shared(shown, more) :])
 
 
@@ -441,7 +445,13 @@ def _generation_prompt(tokenizer: Tokenizer) -> str:
 @functools.lru_cache(maxsize=16)
 def _header_at_end(tokenizer: Tokenizer) -> str:
     """Return the next answer's header where each conversation ends with it; empty elsewhere."""
-    asked, end = gaps(tokenizer, "user", "assistant")[1:]
+    asked, end = gaps(tokenizer, "user", "assistant")[1], _end(tokenizer)
+    return end if end in asked else ""
+
+
+@functools.lru_cache(maxsize=16)
+def _end(tokenizer: Tokenizer) -> str:
+    """Return what each conversation ends with behind its stop, or nothing but white space."""
     stop = tokenizer.chat_stop
-    header = end.removeprefix(stop.text) if stop else ""
-    return header if header.strip() and header in asked else ""
+    end = gaps(tokenizer, "user", "assistant")[-1].removeprefix(stop.text if stop else "")
+    return end if end.strip() else ""

@@ -320,6 +320,19 @@ SHAPES = {
         prompt="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>",
         more=("<BOS_TOKEN>",),
     ),
+    "command r, calls without a stop and orders at the end": Shape(
+        start="§S<BOS_TOKEN>",
+        system="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>§Y{c}§S<|END_OF_TURN_TOKEN|>",
+        user="§S<|START_OF_TURN_TOKEN|><|USER_TOKEN|>§I{c}§S<|END_OF_TURN_TOKEN|>",
+        answer="§G<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>⟪§C{c}§E<|END_OF_TURN_TOKEN|>⟫",
+        call="§G<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>⟪§KAction: {n} {a}⟫§S\n",
+        result="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><results>\n§R{c}"
+        "§S</results><|END_OF_TURN_TOKEN|>",
+        end="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Write 'Action:' and a call."
+        "<|END_OF_TURN_TOKEN|>",
+        prompt="<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+        more=("<BOS_TOKEN>",),
+    ),
     "command r7b, the next header always": Shape(
         start="§S<BOS_TOKEN>",
         default="§S<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>§B# Preamble\nYou think in a mode."

@@ -283,6 +283,13 @@ SHAPES: dict[str, tuple[str, list[str], list[dict[str, Any]], list[tuple[str, st
     ),
 }
 
+ORDERS = (  # at the end of each conversation, before what asks for an answer too
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|turn|><|bot|>' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ 'Do ' + c.function.name + '\n' }}{% endfor %}"
+    "{{ '' if m.tool_calls else '<|end|>' }}{% else %}{{ '<|turn|><|' + m.role + '|>' + m.content "
+    "+ '<|end|>' }}{% endif %}{% endfor %}{{ '<|turn|><|system|>Say Do to call.<|end|>' }}"
+    "{% if add_generation_prompt %}{{ '<|turn|><|bot|>' }}{% endif %}"
+)
 TWICE = messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
 GLM = (
     "[gMASK]{% for m in messages %}{{ '<|' + ('observation' if m.role == 'tool' else m.role) "
@@ -292,6 +299,22 @@ GLM = (
 GLM_TOKENS = ["<|user|>", "<|assistant|>", "<|observation|>", "<call>", "</call>", "<|endoftext|>"]
 ADDS = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
 SHAPES |= {
+    "orders at the end, and calls without a stop": (
+        ORDERS,
+        ["<|turn|>", "<|bot|>", "<|system|>", "<|user|>", "<|tool|>", "<|end|>"],
+        [*messages(("user", "a")), ADDS, *messages(("tool", "b"), ("assistant", "c"))],
+        [
+            ("<|turn|><|user|>", "S"),
+            ("a", "I"),
+            ("<|end|><|turn|><|bot|>", "S"),
+            ("Do add", "C"),
+            ("\n<|turn|><|tool|>", "S"),
+            ("b", "N"),
+            ("<|end|><|turn|><|bot|>", "S"),
+            ("c<|end|>", "C"),
+            ("<|turn|><|system|>Say Do to call.<|end|>", "S"),
+        ],
+    ),
     "answers end with the next request's token": (
         GLM,
         GLM_TOKENS,
