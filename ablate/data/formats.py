@@ -6,24 +6,17 @@ which format a row came in.
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.config.schema import Dataset
+from ablate.data.columns import WEIGHT, named
 from ablate.data.sources import Record
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, nearest
 
 TurnRole = Literal["system", "user", "assistant", "tool"]
-FORMATS = {  # the columns that a format needs, and those it may have
-    "messages": (("messages",), ("tools",)),
-    "alpaca": (("instruction", "output"), ("input", "system")),
-    "prompt_completion": (("prompt", "completion"), ("system",)),
-    "text": (("text",), ()),
-}
-WEIGHT = "weight"  # of a row, in a column that the data set names: no column's name means it
 SPEAKERS: Mapping[str, TurnRole] = {
     "system": "system",
     "developer": "system",
@@ -38,14 +31,9 @@ SPEAKERS: Mapping[str, TurnRole] = {
     "ipython": "tool",
 }
 REASONING = ("reasoning_content", "reasoning", "thinking")  # an answer's reasoning, by its writers
+DEEPEST = 100  # lists and objects within each other
+LARGEST = 1e9  # of weights, so that a row's times a message's is a float32
 PART_OF = {"system": "system", "user": "instruction", "assistant": "completion", "tool": "input"}
-
-
-# Usual names of columns where ours are not there, the likelier first.
-CONVERSATIONS = ("conversations", "conversation", "dialogue", "dialog", "chat")
-REQUESTS = ("instruction", "question", "query", "prompt", "problem")
-ANSWERS = ("output", "answer", "response", "completion", "solution")
-CONTEXTS = ("input", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +44,7 @@ class Turn:
     parts: tuple[tuple[str, str], ...]
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the message's other keys
     weight: float = 1.0  # of the message's tokens in the loss
+    named: str = ""  # as the row has it where templates may know the role: developer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +71,7 @@ def parse(found: list[Record], dataset: Dataset) -> tuple[list[Row], dict[str, i
     Returns:
         the rows; with on_bad_row=drop, how many records are no example, by reason.
     """
-    columns = {name for record in found for name in record.fields}
-    name, known = (
-        _detect(dataset, columns)
-        if dataset.format == "auto"
-        else (dataset.format, dict(dataset.columns))
-    )
-    needed, optional = FORMATS[name]
-    optional = (*optional, *(w for w in [WEIGHT] if w in dataset.columns))
-    for ours in dataset.columns:
-        if ours not in needed + optional:
-            raise unknown("dataset.columns", ours, (*needed, *optional, WEIGHT))
-    theirs = {ours: known.get(ours, ours) for ours in needed + optional}
-    for ours in (*needed, *known):
-        if theirs[ours] not in columns:
-            raise _missing(dataset, theirs[ours], columns, name)
+    name, theirs = named(dataset, {name for record in found for name in record.fields})
     rows: list[Row] = []
     refused: list[tuple[str, str]] = []
     for record in found:
@@ -119,64 +94,6 @@ def reasons(refused: Sequence[tuple[str, str]]) -> dict[str, int]:
     return {f"{reason}, first {first[reason]}": count for reason, count in counts.items()}
 
 
-def _detect(dataset: Dataset, columns: set[str]) -> tuple[str, dict[str, str]]:
-    """Return the first format all of whose needed columns are there, under our or usual names."""
-    given = dict(dataset.columns)
-    for name, (needed, _) in FORMATS.items():
-        if all(given.get(ours, ours) in columns for ours in needed):
-            return name, given
-    decided = any(ours in needed for ours in given for needed, _ in FORMATS.values())
-    usual = [] if decided else _by_usual_names(columns)
-    if len(usual) == 1:
-        name, found = usual[0]
-        return name, found | given
-    if usual:
-        shown = " or ".join(" and ".join(names.values()) for _, names in usual[:3])
-        raise UserError(
-            f"dataset.path={dataset.path}: its columns may be {shown}; name yours with "
-            "dataset.columns.instruction=COLUMN dataset.columns.output=COLUMN"
-        )
-    if not decided and not any(columns & set(needed) for needed, _ in FORMATS.values()):
-        have = ", ".join(sorted(columns)[:12])
-        raise UserError(
-            f"dataset.path={dataset.path}: its columns {have} are none of instruction and output, "
-            "prompt and completion, messages, text; name yours with "
-            "dataset.columns.instruction=COLUMN dataset.columns.output=COLUMN"
-        )
-    best = max(FORMATS, key=lambda n: len(columns & set(FORMATS[n][0])))
-    missing = [c for c in FORMATS[best][0] if dataset.columns.get(c, c) not in columns]
-    raise _missing(dataset, dataset.columns.get(missing[0], missing[0]), columns, best)
-
-
-def _by_usual_names(columns: set[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return the formats, with the names of their columns, that usual names stand for."""
-    talks = [c for c in CONVERSATIONS if c in columns]
-    if talks:
-        return [("messages", {"messages": talk}) for talk in talks]
-    context = next((c for c in CONTEXTS if c in columns), None)
-    more = {"input": context} if context else {}
-    return [
-        ("alpaca", {"instruction": asked, "output": answer, **more})
-        for asked in REQUESTS
-        for answer in ANSWERS
-        if {asked, answer} <= columns
-    ]
-
-
-def _missing(dataset: Dataset, column: str, columns: set[str], name: str) -> UserError:
-    have = ", ".join(sorted(columns)[:12])
-    return UserError(
-        f"dataset.path={dataset.path}: no column {column!r}, which format {name} needs; it has "
-        f"{have}. Name yours with dataset.columns.{name_of(dataset, column)}=COLUMN."
-        f"{nearest(column, columns)}"
-    )
-
-
-def name_of(dataset: Dataset, column: str) -> str:
-    """Return our name for the column that the data set calls `column`."""
-    return next((ours for ours, theirs in dataset.columns.items() if theirs == column), column)
-
-
 class _Malformed(Exception):
     """What is wrong with one record, without where."""
 
@@ -185,11 +102,14 @@ _Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Row]
 
 
 def _read(record: Record, dataset: Dataset, read: _Reader, theirs: Mapping[str, str]) -> Row:
-    row = read(record.fields, theirs)
-    if ignored := set(dataset.options.get("ignore_keys", ())):
+    for column in theirs.values():
+        _check_depth(record.fields.get(column), column)
+    ignored = set(dataset.options.get("ignore_keys", ()))
+    columns = {theirs[ours] for ours in ignored & {"tools", "history"} if ours in theirs}
+    row = read(_without(record.fields, columns), theirs)
+    if ignored:
         turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
-        tools = () if "tools" in ignored else row.tools
-        row = dataclasses.replace(row, turns=tuple(turns), tools=tools)
+        row = dataclasses.replace(row, turns=tuple(turns))
     if WEIGHT in theirs:
         row = dataclasses.replace(row, weight=_row_weight(record.fields, theirs[WEIGHT]))
     used = set(theirs.values())
@@ -213,21 +133,32 @@ def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) 
 def _checked_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _Malformed(f"{name} must be text, is {type(value).__name__}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            raise _Malformed(
-                f"{name} holds half of a surrogate pair (U+{code:04X}), which is no text"
-            ) from None
+    if half := half_pair(value):
+        raise _Malformed(f"{name} holds {half}")
     return value
 
 
-def _exchange(system: str, prompt: tuple[tuple[str, str], ...], completion: str) -> Row:
-    head = (Turn("system", (("system", system),)),) if system.strip() else ()
+def half_pair(text: str) -> str:
+    """Return what makes `text` no text, half of a surrogate pair; empty where there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half of a surrogate pair (U+{ord(text[error.start]):04X}), which is no text"
+    return ""
+
+
+def _exchange(
+    system: str,
+    prompt: tuple[tuple[str, str], ...],
+    completion: str,
+    earlier: tuple[Turn, ...] = (),
+) -> Row:
     answer = Turn("assistant", (("completion", completion),))
-    return Row(turns=(*head, Turn("user", prompt), answer))
+    return Row(turns=(*_told(system), *earlier, Turn("user", prompt), answer))
+
+
+def _told(system: str) -> tuple[Turn, ...]:
+    return (Turn("system", (("system", system),)),) if system.strip() else ()
 
 
 def _alpaca(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
@@ -239,15 +170,58 @@ def _alpaca(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     if context.strip():
         prompt = (*prompt, ("input", context))
     system = _text_of(fields, theirs["system"], optional=True)
-    return _exchange(system, prompt, _text_of(fields, theirs["output"]))
+    earlier = _earlier(fields.get(theirs["history"]), theirs["history"])
+    return _exchange(system, prompt, _text_of(fields, theirs["output"]), earlier)
+
+
+def _earlier(value: Any, name: str) -> tuple[Turn, ...]:
+    """Return the exchanges before a request: pairs of texts, or the JSON text of such a list.
+
+    Anything but a list is a column of another meaning.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _listed(value, name)
+    turns: list[Turn] = []
+    for number, pair in enumerate(value if isinstance(value, list) else (), start=1):
+        place = f"{name}: exchange {number}"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _Malformed(
+                f"{place} must be a request and its answer; or leave the column out with "
+                "dataset.options.ignore_keys=[history]"
+            )
+        asked, answer = (_checked_text(text, place) for text in pair)
+        turns.append(Turn("user", (("instruction", asked),)))
+        turns.append(Turn("assistant", (("completion", answer),)))
+    return tuple(turns)
 
 
 def _prompt_completion(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    if any(isinstance(fields.get(theirs[ours]), list) for ours in ("prompt", "completion")):
+        return _conversational(fields, theirs)
     prompt = _text_of(fields, theirs["prompt"])
     if not prompt.strip():
         raise _Malformed("has an empty prompt; for text alone use dataset.format=text")
     system = _text_of(fields, theirs["system"], optional=True)
     return _exchange(system, (("instruction", prompt),), _text_of(fields, theirs["completion"]))
+
+
+def _conversational(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
+    """Return a row whose prompt or completion is messages; answers in the prompt weigh 0."""
+    asked, answer = (
+        _spoken(fields.get(theirs[ours]), theirs[ours], speaker)
+        for ours, speaker in (("prompt", "user"), ("completion", "assistant"))
+    )
+    given = (dataclasses.replace(t, weight=0.0) if t.role == "assistant" else t for t in asked)
+    system = _text_of(fields, theirs["system"], optional=True)
+    return _talk((*_told(system), *given, *answer), fields, theirs)
+
+
+def _spoken(value: Any, name: str, speaker: str) -> tuple[Turn, ...]:
+    found = [{"role": speaker, "content": value}] if isinstance(value, str) else value
+    try:
+        return _turns(found, name)
+    except _Malformed as fault:
+        raise _Malformed(f"{name}: {fault}") from None
 
 
 def _text(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
@@ -258,16 +232,23 @@ def _text(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
 
 
 def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
-    messages = fields.get(theirs["messages"])
+    found = _listed(fields.get(theirs["messages"]), theirs["messages"])
+    return _talk(_turns(found, theirs["messages"]), fields, theirs)
+
+
+def _turns(messages: Any, name: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
-        raise _Malformed(f"{theirs['messages']} must be a list of messages with role and content")
+        raise _Malformed(f"{name} must be a list of messages with role and content")
     said = _taking_turns(messages)
-    turns = tuple(_turn(message, number) for number, message in enumerate(said, start=1))
+    return tuple(_turn(message, number) for number, message in enumerate(said, start=1))
+
+
+def _talk(turns: tuple[Turn, ...], fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     roles = [turn.role for turn in turns]
     if roles[-1] != "assistant":
         raise _Malformed("has no completion: its last message is not the assistant's")
-    if "user" not in roles or "system" in roles[1:]:
-        raise _Malformed("needs a user's message, and a system message only at the start")
+    if "user" not in roles:
+        raise _Malformed("needs a user's message")
     return Row(turns=turns, tools=_tools(fields.get(theirs["tools"]), theirs["tools"]))
 
 
@@ -284,7 +265,7 @@ def _tools(value: Any, column: str) -> tuple[Any, ...]:
     value = _listed(value, column) or []
     if not isinstance(value, list):
         raise _Malformed(f"{column} must be a list, is {type(value).__name__}")
-    return tuple(_present(value))
+    return tuple(value)
 
 
 def _listed(value: Any, name: str) -> Any:
@@ -292,54 +273,95 @@ def _listed(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value or "null")
-    except ValueError:
+        found = json.loads(value or "null")
+    except (ValueError, RecursionError):
         raise _Malformed(f"{name} is text, but no JSON") from None
+    _check_depth(found, name)
+    return found
+
+
+def too_deep(value: Any) -> bool:
+    """Return whether lists and objects are nested too deeply to be walked through."""
+    level = [value]
+    for _ in range(DEEPEST):
+        nested = [each for each in level if isinstance(each, Mapping | list)]
+        level = [v for n in nested for v in (n.values() if isinstance(n, Mapping) else n)]
+    return bool(level)
+
+
+def _check_depth(value: Any, name: str) -> None:
+    if too_deep(value):
+        raise _Malformed(f"{name} is nested more than {DEEPEST} levels deep")
 
 
 def _turn(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping):
         kind = type(message).__name__
         raise _Malformed(f"message {number} must be an object, or all of them text, is {kind}")
-    extra = _present(message)
+    extra = {key: value for key, value in message.items() if value is not None}
     speaker = extra.pop("role", None) or extra.pop("from", None)
-    if speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
         near = nearest(speaker, SPEAKERS)
-        raise _Malformed(f"message {number}: role {speaker!r} is unknown.{near}")
+        raise _Malformed(f"message {number}: role {_brief(speaker)} is unknown.{near}")
     role = SPEAKERS[speaker]
     if "tool_calls" in extra:
-        extra["tool_calls"] = _present(
-            _listed(extra["tool_calls"], f"message {number}: tool_calls")
-        )
+        extra["tool_calls"] = _calls(extra["tool_calls"], f"message {number}: tool_calls")
     if speaker == "function_call":
         extra["tool_calls"] = _shared_calls(_said(extra, number, optional=False), number)
-    for reasoning in REASONING:
-        if reasoning in extra:
-            _checked_text(extra[reasoning], f"message {number}: {reasoning}")
+    for key in [key for key in REASONING if key in extra]:
+        _checked_text(extra[key], f"message {number}: {key}")
+        if not extra[key] and any(extra.get(other) for other in REASONING):
+            del extra[key]  # written under another key
     content = _said(extra, number, optional=role == "assistant" and "tool_calls" in extra)
     if role == "user" and not content.strip():
         raise _Malformed(f"message {number}: the user says nothing")
-    return Turn(role, ((PART_OF[role], content),), extra, _weight(extra, number))
+    named = speaker if speaker == "developer" else ""
+    return Turn(role, ((PART_OF[role], content),), extra, _weight(extra, number), named)
 
 
 def _row_weight(fields: Mapping[str, Any], column: str) -> float:
     """Return a row's weight; files of text columns hold it as text."""
     found = fields.get(column)
     try:
-        weight = math.nan if found is None else float(found)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise _Malformed(f"{column}={found!r}: a row's weight must be a number of at least 0")
-    return weight
+        weight = float(found) if isinstance(found, str) else found
+    except ValueError:
+        weight = None
+    return _checked_weight(weight, f"{column}={_brief(found)}: a row's weight")
 
 
 def _weight(extra: dict[str, Any], number: int) -> float:
     """Return a message's weight, taken out of `extra`: `weight`, or 0 for `train: false`."""
-    found = extra.pop("weight", extra.pop("train", True))
-    if not isinstance(found, int | float) or not 0 <= found < math.inf:
-        raise _Malformed(f"message {number}: weight={found}: must be a number of at least 0")
-    return float(found)
+    train = extra.pop("train", None)
+    if train not in (None, True, False):
+        raise _Malformed(f"message {number}: train={_brief(train)}: must be true or false")
+    found = extra.pop("weight", 1 if train is None else train)
+    weight = _checked_weight(found, f"message {number}: weight={_brief(found)}:")
+    if train is not None and bool(weight) != train:
+        raise _Malformed(
+            f"message {number}: train={_brief(train)} with weight={_brief(found)}: "
+            "one says that it is trained on, the other that it is not"
+        )
+    return weight
+
+
+def _checked_weight(value: Any, name: str) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise _Malformed(f"{name} must be a number of at least 0 and at most {LARGEST:.0e}")
+    return float(value)
+
+
+def _brief(value: Any) -> str:
+    """Return a value as it is shown in a message."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _calls(value: Any, name: str) -> list[Any]:
+    """Return a message's calls: a list of objects, or the JSON text of one."""
+    found = _listed(value, name) or []
+    if not isinstance(found, list) or not all(isinstance(call, Mapping) for call in found):
+        raise _Malformed(f"{name} must be a list of calls, is {_brief(found)}")
+    return found
 
 
 def _shared_calls(text: str, number: int) -> list[dict[str, Any]]:
@@ -357,20 +379,16 @@ def _said(extra: dict[str, Any], number: int, *, optional: bool) -> str:
     name = "value" if "value" in extra and "content" not in extra else "content"
     content = extra.pop(name, "" if optional else None)
     if isinstance(content, list):
-        kinds = {part.get("type") if isinstance(part, Mapping) else None for part in content}
-        if kinds - {"text"}:
-            raise _Malformed(f"message {number}: only parts of type text can be trained on")
-        content = "".join(str(part.get("text", "")) for part in content)
+        content = "".join(_part_text(part, f"message {number}") for part in content)
     if content is None:
         raise _Malformed(f"message {number}: {name} is missing")
     return _checked_text(content, f"message {number}: {name}")
 
 
-def _present(value: Any) -> Any:
-    """Return nested records without the keys whose value is null, which columnar files fill in."""
-    if isinstance(value, Mapping):
-        return {key: _present(each) for key, each in value.items() if each is not None}
-    return [_present(each) for each in value] if isinstance(value, list) else value
+def _part_text(part: Any, name: str) -> str:
+    if not isinstance(part, Mapping) or part.get("type") != "text":
+        raise _Malformed(f"{name}: only parts of type text can be trained on")
+    return _checked_text(part.get("text"), f"{name}: the text of a part")
 
 
 _READERS: Mapping[str, _Reader] = {

@@ -79,7 +79,8 @@ def parted(
     note = {NOTE: NOTE} if noted else {}
     return [
         {**m, "content": [{"type": "text", "text": m["content"], **note}]}
-        if m["role"] in roles and isinstance(m.get("content"), str)
+        if {"developer": "system"}.get(m["role"], m["role"]) in roles
+        and isinstance(m.get("content"), str)
         else m
         for m in messages
     ]

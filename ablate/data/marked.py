@@ -24,10 +24,11 @@ from ablate.errors import RowError
 ANSWERED = ("completion", "thinking")  # parts whose words no template may change
 PLANES = (0x100000, 0xF0000)  # private use: first characters of the two planes
 ROOM = 0xFFF0
+QUOTES = ('""', "''")
 CHANGES = "the chat template changes the text of a turn"
-_TAGS_FIRST = re.compile(r"(?:<[^<>\s]*>\s*)+")
+_TAGS_FIRST = re.compile(r"(?:<[^<>\s]*>\s*|/(?:no_)?think\s+)+")
 _TAGS_LAST = re.compile(r"(?:\s*<[^<>\s]*>|\s*/(?:no_)?think)+$")
-_SWITCHES = re.compile(r"(?:\s*/(?:no_)?think)+")  # of reasoning: a template reads and drops them
+SWITCHES = re.compile(r"(?:\s*/(?:no_)?think)+")  # of reasoning: a template reads and drops them
 # A mark, or how JSON and Python write a private character within a text that they quote.
 _MARK = re.compile(r"[\U000F0000-\U0010FFFF]|\\U00[01][0-9a-f]{5}|\\ud[89ab]..\\ud[c-f]..")
 
@@ -39,7 +40,7 @@ class Said:
     """One thing that a row says: which turn says it, as what, and its text.
 
     `spare` things need no place. Around `quoted` ones no template strips white space, and it may
-    write them as JSON does, but not where they are `json` themselves.
+    write them as JSON does, but not where they are `json` themselves: JSON within JSON is no call.
     """
 
     turn: int
@@ -107,12 +108,16 @@ def _places(
         ends: where each mark stood in it.
     """
     found = []
+    needed = _needed(said)
     for number, (thing, shown) in enumerate(zip(said, given, strict=True)):
-        here = [*ends.get(2 * number, []), *ends.get(2 * number + 1, [])]
+        starts, stops = ends.get(2 * number, []), ends.get(2 * number + 1, [])
+        if thing.spare and thing.turn not in needed:  # the only one of a call: where it is first
+            starts, stops = starts[:1], stops[:1]
+        here = [*starts, *stops]
         droppable = thing.part == "thinking" or thing.spare or not thing.text.strip()
         if len(shown) == len(thing.text) or (not here and droppable):
             continue
-        if len(here) != 2 or (2 * number in ends) != (2 * number + 1 in ends):
+        if len(here) != 2 or len(starts) != len(stops):
             raise RowError(f"the chat template drops or repeats a turn's {thing.part}")
         found.append(_place(thing, shown, first + 2 * number, text, (here[0], here[1])))
     return sorted(found, key=lambda place: (place.start, place.end))
@@ -134,8 +139,8 @@ def generated(text: str, render: Callable[[tuple[str, str]], str]) -> list[tuple
 
 def _ways(said: Sequence[Said]) -> Iterator[list[Mark | None]]:
     """Yield how each thing is marked, None for not at all, in every way worth a try."""
-    needed = {thing.turn for thing in said if not thing.spare}
-    empty = {i for i, t in enumerate(said) if t.spare and not _SWITCHES.sub("", t.text).strip()}
+    needed = _needed(said)
+    empty = {i for i, t in enumerate(said) if t.spare and not SWITCHES.sub("", t.text).strip()}
     spare = {i for i, t in enumerate(said) if t.spare and t.turn in needed}
     sets = list(dict.fromkeys(map(frozenset, (set(), empty, empty | spare))))
     outer = any(thing.text != thing.text.strip() for thing in said if not thing.quoted)
@@ -145,6 +150,11 @@ def _ways(said: Sequence[Said]) -> Iterator[list[Mark | None]]:
                 None if i in without else _around if thing.quoted else mark
                 for i, thing in enumerate(said)
             ]
+
+
+def _needed(said: Sequence[Said]) -> set[int]:
+    """Return the turns that say anything that needs a place."""
+    return {thing.turn for thing in said if not thing.spare}
 
 
 def _plane(text: str) -> int:
@@ -220,9 +230,12 @@ def _place(thing: Said, given: str, code: int, text: str, here: tuple[int, int])
     low, high = given.index(chr(code)), given.index(chr(code + 1)) - 1
     before, after = thing.text[:low].lstrip(), thing.text[high:].rstrip()
     start, end = here
-    if _SWITCHES.fullmatch(after) and not text.startswith(after, end):
+    if SWITCHES.fullmatch(before.rstrip()) and not text[:start].endswith(before):
+        before = ""
+    if SWITCHES.fullmatch(after) and not text.startswith(after, end):
         after = ""
     kept = text[:start].endswith(before) and text.startswith(after, end)
+    kept &= not (thing.json and text[max(start - 1, 0) : start] + text[end : end + 1] in QUOTES)
     if not (kept and _written(thing, thing.text[low:high], text[start:end])):
         raise RowError(CHANGES)
     return Place(thing, start - len(before), end + len(after))

@@ -4,7 +4,7 @@ Templates disagree on what they take, and where one refuses or changes a row's m
 came, the next form is tried:
 
     as they are         content is text, a call's arguments are as the row has them
-    other arguments     an object for the JSON text of one, or the JSON text for an object
+    other arguments     what the JSON text of arguments holds, or the JSON text for an object
 """
 
 import functools
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.data.formats import REASONING, Turn
-from ablate.data.marked import Message, Said
+from ablate.data.formats import REASONING, Turn, too_deep
+from ablate.data.marked import SWITCHES, Message, Said
 
 JOINT = "\n"  # between a row's instruction and its input, in one user's turn
 UNSAID = ("id", "type", "tool_call_id", "index")  # keys of a call that tell calls apart
@@ -81,7 +81,8 @@ def _message(number: int, turn: Turn, *, opened: bool, other: bool = False) -> M
             extra[key] = _call(_other_arguments(value) if other else value, number)
         else:
             extra[key] = value
-    return {"role": turn.role, "content": _content(number, turn, opened=opened), **extra}
+    content = _content(number, turn, opened=opened)
+    return {"role": turn.named or turn.role, "content": content, **extra}
 
 
 def _content(number: int, turn: Turn, *, opened: bool) -> _Joined:
@@ -95,7 +96,8 @@ def _content(number: int, turn: Turn, *, opened: bool) -> _Joined:
             opening, reasoning, closing, answer = reasoned.groups()
             found += [opening, Said(number, "thinking", reasoning), closing]
             text = answer
-        spare = not text.strip() and "tool_calls" in turn.extra
+        switches = part == "system" and text.strip() and not SWITCHES.sub("", text).strip()
+        spare = bool(switches) or (not text.strip() and "tool_calls" in turn.extra)
         found.append(Said(number, part, text, spare=spare, quoted=turn.role == "tool"))
     return _Joined(tuple(found))
 
@@ -103,27 +105,26 @@ def _content(number: int, turn: Turn, *, opened: bool) -> _Joined:
 def _call(value: Any, number: int, key: str = "") -> Any:
     """Return calls with their texts as things said; a template may look at a call's name."""
     if isinstance(value, str):
-        named = key == "name"
-        return Said(number, "tool_call", value, spare=named, quoted=True, json=key == "arguments")
+        text = key == "arguments" and _value(value) is not value
+        return Said(number, "tool_call", value, spare=key == "name", quoted=True, json=text)
     if isinstance(value, Mapping):
         return {k: v if k in UNSAID else _call(v, number, k) for k, v in value.items()}
     return [_call(each, number) for each in value] if isinstance(value, list) else value
 
 
 def _other_arguments(value: Any, key: str = "") -> Any:
-    """Return calls whose arguments are JSON text where they were an object, and vice versa."""
+    """Return calls whose arguments are JSON text where they were none, and vice versa."""
     if key == "arguments":
-        return (
-            json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else _object(value)
-        )
+        return _value(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
         return {k: _other_arguments(v, k) for k, v in value.items()}
     return [_other_arguments(each) for each in value] if isinstance(value, list) else value
 
 
-def _object(text: Any) -> Any:
+def _value(text: str) -> Any:
+    """Return what JSON text holds, and any other text as it is."""
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
+    except (ValueError, RecursionError):
         return text
-    return found if isinstance(found, Mapping) else text
+    return text if too_deep(found) else found

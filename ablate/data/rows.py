@@ -137,7 +137,7 @@ def _inverted(row: Row) -> Row:
     """Return the row with its output as the input and its instruction as the target."""
     prompt, answer = row.turns[-2:] if len(row.turns) > 1 else (None, None)
     single = sum(turn.role == "user" for turn in row.turns) == 1
-    instruction = dict(prompt.parts)["instruction"] if prompt and single else ""
+    instruction = dict(prompt.parts).get("instruction", "") if prompt and single else ""
     if prompt is None or answer is None or not instruction.strip():
         raise UserError(
             f"dataset.invert_prompt=true: {row.place}: only one exchange with an instruction "

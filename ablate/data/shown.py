@@ -47,6 +47,10 @@ def shown(turns: Sequence[Turn], tokenizer: Tokenizer, tools: Sequence[Any] = ()
         UserError: there is no template, or it does not show a key of a message.
     """
     render = functools.partial(tokenizer.chat, tools=tools)
+    turns = [
+        dataclasses.replace(t, named="") if t.named and not _knows(tokenizer, t.named) else t
+        for t in turns
+    ]
     first: RowError | None = None
     for messages in forms(turns, opened=_reads_closing(tokenizer)):
         build = functools.partial(_built, messages)
@@ -116,12 +120,30 @@ def _check_keys(
                 same = render(plain([*messages[:number], without, *messages[number + 1 :]])) == text
             except RowError:  # the template needs it
                 continue
-            if same and not (key in REASONING and _reasons(tokenizer, key)):
+            dropped = turn.role == "assistant" and _reasoning(turn) == [key]
+            if same and not (dropped and _reasons(tokenizer, key)):
                 raise UserError(
                     f"dataset.template=chat: message {1 + number}: its key {key!r} makes no "
                     "difference to the chat template's text; leave it out with "
                     f"dataset.options.ignore_keys=[{key}]"
                 )
+
+
+def _reasoning(turn: Turn) -> list[str]:
+    return [key for key in REASONING if key in turn.extra]
+
+
+@functools.lru_cache(maxsize=64)
+def _knows(tokenizer: Tokenizer, role: str) -> bool:
+    """Return whether the template does with a role what it does not with one of any name."""
+    texts = []
+    for name in (role, "qx1zv"):
+        messages = [{"role": name, "content": "qx2zv"}, {"role": "user", "content": "qx3zv"}]
+        try:
+            texts.append(tokenizer.chat(messages).replace(name, role))
+        except RowError:
+            texts.append("")
+    return texts[0] not in ("", texts[1])
 
 
 @functools.lru_cache(maxsize=64)

@@ -37,7 +37,7 @@ def records(dataset: Dataset, part: str) -> list[Record]:
     if dataset.source == "micro":
         found = _numbered(instructions.rows(dataset.path, part, dataset.options))
     elif dataset.source == "hub":
-        found = _numbered(_hub_rows(dataset))
+        found = _filled(_hub_rows(dataset))
     else:
         found = [r for file in local_files(dataset) for r in read_file(file)]
     if not found:
@@ -98,6 +98,18 @@ def _numbered(rows: Any) -> list[Record]:
     return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
 
 
+def _filled(rows: Any) -> list[Record]:
+    """Return the rows of a columnar table without the keys that its columns fill in as null."""
+    return _numbered({key: _present(value) for key, value in row.items()} for row in rows)
+
+
+def _present(value: Any) -> Any:
+    """Return nested records without the keys whose value is null."""
+    if isinstance(value, Mapping):
+        return {key: _present(each) for key, each in value.items() if each is not None}
+    return [_present(each) for each in value] if isinstance(value, list) else value
+
+
 def _hub_rows(dataset: Dataset) -> Any:
     setting = f"dataset.path={dataset.path}"
     hub.check_data(setting, dataset.path)  # `datasets` would ask for minutes
@@ -135,13 +147,7 @@ def _json(file: Path) -> Iterator[Record]:
     if not text.lstrip().startswith("["):  # many files of JSON lines are called .json
         yield from _json_lines(file, text)
         return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"dataset.path={file}: line {error.lineno}: broken JSON ({error.msg})"
-        ) from None
-    for record in _numbered(rows):
+    for record in _numbered(_parsed(file, text)):
         yield _checked(file, record)
 
 
@@ -152,13 +158,18 @@ def _jsonl(file: Path) -> Iterator[Record]:
 def _json_lines(file: Path, text: str) -> Iterator[Record]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"dataset.path={file}: line {number}: broken JSON ({error.msg})"
-                ) from None
-            yield _checked(file, Record(f"line {number}", fields))
+            place = f"line {number}"
+            yield _checked(file, Record(place, _parsed(file, line, place)))
+
+
+def _parsed(file: Path, text: str, place: str | None = None) -> Any:
+    """Return what JSON text holds; `place` is its place in the file, if it is not all of it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # broken, or too long or too deep for Python
+        at = place or f"line {getattr(error, 'lineno', 1)}"
+        reason = getattr(error, "msg", None) or str(error).partition(":")[0]
+        raise UserError(f"dataset.path={file}: {at}: broken JSON ({reason})") from None
 
 
 def _checked(file: Path, record: Record) -> Record:
@@ -203,7 +214,7 @@ def _parquet(file: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        yield from _numbered(pyarrow.parquet.read_table(file).to_pylist())
+        yield from _filled(pyarrow.parquet.read_table(file).to_pylist())
     except pyarrow.ArrowInvalid:
         raise UserError(f"dataset.path={file}: not a parquet file") from None
 
@@ -220,4 +231,4 @@ def _arrow(file: Path) -> Iterator[Record]:
                 table = pyarrow.ipc.open_file(source).read_all()
         except pyarrow.ArrowInvalid:
             raise UserError(f"dataset.path={file}: not an arrow file") from None
-    yield from _numbered(table.to_pylist())
+    yield from _filled(table.to_pylist())

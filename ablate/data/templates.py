@@ -21,7 +21,7 @@ from ablate.data.rows import Row, Turn
 from ablate.data.shown import UNSHOWN
 from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import UserError, unknown
+from ablate.errors import RowError, UserError, unknown
 from ablate.roles import Detail, Role
 
 FIELDS = ("instruction", "input", "system")
@@ -82,7 +82,11 @@ def frame_of(template: str) -> Frame | None:
             raise unknown(setting, name, known)
         allowed = {"system": ("system",), "prompt": ("instruction",)}.get(name, FIELDS[:2])
         try:
-            fields = [field for _, field, *_ in string.Formatter().parse(text) if field is not None]
+            fields = [
+                name + (f"!{how}" if how else "") + (f":{form}" if form else "")
+                for _, name, form, how in string.Formatter().parse(text)
+                if name is not None
+            ]
         except (TypeError, ValueError) as error:
             raise UserError(f"{setting}: {name}: {error}") from None
         if sorted(fields) != sorted(allowed):
@@ -123,13 +127,18 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
 
 
 def _folded(row: Row) -> Row:
-    """Return the row with its system text in the first request."""
-    if not row.turns or row.turns[0].role != "system":
-        return row
-    told, *turns = row.turns
-    asked = next(i for i, turn in enumerate(turns) if turn.role == "user")
-    parts = (*told.parts, *turns[asked].parts)
-    turns[asked] = dataclasses.replace(turns[asked], parts=parts)
+    """Return the row with its system texts in the requests that follow them."""
+    turns: list[Turn] = []
+    told: tuple[tuple[str, str], ...] = ()
+    for turn in row.turns:
+        if turn.role == "system":
+            told += turn.parts
+            continue
+        asked = turn.role == "user"
+        turns.append(dataclasses.replace(turn, parts=told + turn.parts) if asked else turn)
+        told = () if asked else told
+    if told:
+        raise RowError("dataset.system=fold: no request follows its last system message")
     return dataclasses.replace(row, turns=tuple(turns))
 
 
@@ -146,7 +155,7 @@ def _check_plain(row: Row, dataset: Dataset) -> None:
 
 def _framed(row: Row, tokenizer: Tokenizer, dataset: Dataset, frame: Frame) -> list[Piece]:
     *system, prompt, answer = row.turns
-    if any(turn.role != "system" for turn in system):
+    if prompt.role != "user" or any(turn.role != "system" for turn in system):
         raise UserError(
             f"dataset.template={dataset.template}: {row.place}: has {len(row.turns)} turns, the "
             "template holds one exchange; use dataset.template=chat or plain"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.data import backend
+from ablate.data.formats import half_pair
 from ablate.data.jinja import MARKS, Takes, rendered, takes_of
 from ablate.data.specials import Stop, chat_stop
 from ablate.errors import RowError, UserError
@@ -175,10 +176,13 @@ class Tokenizer:
             )
         given = {"add_generation_prompt": generation_prompt, MARKS: generation_marks}
         try:
-            return rendered(template, messages, named=self.named_tokens, tools=tools, **given)
+            text = rendered(template, messages, named=self.named_tokens, tools=tools, **given)
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowError(f"the chat template says: {reason}") from None
+        if half := half_pair(text):
+            raise RowError(f"its text holds {half}")
+        return text
 
 
 def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:

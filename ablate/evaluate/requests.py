@@ -22,6 +22,7 @@ from ablate import hub
 from ablate.config.schema import Evaluate
 from ablate.data.jinja import rendered
 from ablate.errors import UserError
+from ablate.evaluate.faults import told
 from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
 from ablate.micro import tasks as micro
 
@@ -54,9 +55,14 @@ def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> B
     settings = (name, evaluate.limit, shots, evaluate.max_new_tokens, template)
     if settings not in _BUILT:
         with _quiet():
-            tasks = _load(name, run_code=evaluate.run_code)
-            for task in tasks.values():
-                _build(task, evaluate, chat, shots=evaluate.shots(name))
+            try:
+                tasks = _load(name, run_code=evaluate.run_code)
+                for task in tasks.values():
+                    _build(task, evaluate, chat, shots=evaluate.shots(name))
+            except UserError:
+                raise
+            except Exception as error:  # whatever lm-eval, `datasets` and the hub raise
+                raise told(name, error) from error
         _BUILT[settings] = Benchmark(name, tasks)
     return _BUILT[settings]
 
@@ -68,19 +74,10 @@ def _load(name: str, *, run_code: bool) -> dict[str, Any]:
     source = find(name)
     if run_code:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the consent that the metric of such tasks asks for
-    fault = "" if source.kind == "micro" else hub.unreachable()  # asked once, and not for minutes
-    try:
-        manager, specs = _manager(source)
-        tasks: dict[str, Any] = manager.load(specs)["tasks"]
-    except UserError:
-        raise
-    except Exception as error:  # whatever lm-eval, `datasets` and the hub raise between them
-        first = str(error).strip().split("\n")[0]
-        kind = type(error).__name__
-        away = f"; the hub cannot be reached ({fault})" if fault else ""
-        raise UserError(
-            f"evaluate.tasks={name}: cannot be loaded ({kind}: {first}){away}"
-        ) from error
+    if source.kind != "micro":
+        hub.unreachable()  # asked once, and not for minutes
+    manager, specs = _manager(source)
+    tasks: dict[str, Any] = manager.load(specs)["tasks"]
     if not run_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
         raise runs_code(name)  # a group's, whose files were not read before
     return tasks

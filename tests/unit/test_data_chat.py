@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 from transformers import AutoTokenizer
@@ -412,7 +414,7 @@ def test_definitions_of_tools_are_system_text(make_bytes: Make, tmp_path: Path) 
         [
             (f"{IM}system\n", "S"),
             ("Be kind.", "B"),
-            ('\n# Tools\n{"name": "add"}', "Y"),
+            ('\n# Tools\n{"name": "add", "note": null}', "Y"),
             (f"\n{END}\n{IM}user\n", "S"),
             ("a", "I"),
             (f"{END}\n{IM}assistant\n", "S"),
@@ -435,6 +437,33 @@ def test_a_key_that_the_template_does_not_show_is_named(make_bytes: Make, tmp_pa
     assert labelled(asked, folder)[0][-2] == (f"b{END}", "C")
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer", "key"),
+    [
+        ({}, {"reasoning": "why", "reasoning_content": "so"}, "reasoning"),
+        ({}, {"thinking": "why", "reasoning": "why"}, "thinking"),
+        ({"reasoning_content": "why"}, {}, "reasoning_content"),
+        ({"thinking": "why"}, {"thinking": "so"}, "thinking"),
+    ],
+)
+def test_reasoning_that_no_template_shows_is_named(
+    asked: dict[str, str], answer: dict[str, str], key: str, make_bytes: Make, tmp_path: Path
+) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=REASONING)
+    said = [{"role": "user", "content": "a", **asked}]
+    said += [{"role": "assistant", "content": "b", **answer}]
+    number = 1 if asked else 2
+    with pytest.raises(UserError, match=rf"message {number}: its key '{key}' .*=\[{key}\]"):
+        labelled(rows_in(tmp_path, {"messages": said}), folder)
+
+
+def test_reasoning_that_is_empty_under_another_key(make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=REASONING)
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "", "reasoning": "why"}
+    rows = rows_in(tmp_path, {"messages": messages(("user", "a"), answer)})
+    assert ("<think>\nwhy\n</think>\n\nb" + END, "C") in labelled(rows, folder)[0]
+
+
 def test_a_null_key_is_an_absent_one(make_bytes: Make, tmp_path: Path) -> None:
     folder = make_bytes(IM, END, eos_token=END, chat_template=REASONING)
     bare = {"messages": messages(("user", "a"), ("assistant", "b"))}
@@ -444,6 +473,44 @@ def test_a_null_key_is_an_absent_one(make_bytes: Make, tmp_path: Path) -> None:
         ]
     }
     assert labelled(rows_in(tmp_path, filled), folder) == labelled(rows_in(tmp_path, bare), folder)
+
+
+def as_table(file: Path, rows: list[dict[str, Any]]) -> Path:
+    table = pa.Table.from_pylist(rows)
+    if file.suffix == ".parquet":
+        pa.parquet.write_table(table, file)
+    else:
+        with pa.ipc.new_file(str(file), table.schema) as writer:
+            writer.write_table(table)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "arrow", "text.parquet"])
+def test_nulls_are_left_out_where_columns_fill_them_in(
+    kind: str, make_bytes: Make, tmp_path: Path
+) -> None:
+    """JSON says null by itself; a table's column holds it where another row has the key."""
+    call = {"name": "f", "arguments": {"unit": None, "at": {"x": None}}}
+    said = messages(("user", "a"), {"role": "assistant", "tool_calls": [{"function": call}]})
+    row: dict[str, Any] = {"messages": said, "tools": [{"name": "f", "default": None}]}
+    other = json.loads(json.dumps(row).replace("null", '"k"'))
+    dataset = rows_in(tmp_path, row, other)
+    file = tmp_path / f"rows.{kind}"
+    if kind == "json":
+        file.write_text(json.dumps([row, other]))
+    elif kind != "jsonl":
+        for each in (row, other) if kind == "text.parquet" else ():
+            each["tools"] = json.dumps(each["tools"])
+            each["messages"][1]["tool_calls"] = json.dumps(each["messages"][1]["tool_calls"])
+        as_table(file, [row, other])
+    folder = make_bytes(IM, END, eos_token=END, chat_template=TOOLS)
+    found = labelled(dataclasses.replace(dataset, path=str(file)), folder)
+    shown = {"".join(text for text, _ in texts) for texts in found}
+    tool, arguments = '{"name": "f", "default": null}', '{"unit": null, "at": {"x": null}}'
+    if kind in ("parquet", "arrow"):
+        tool, arguments = '{"name": "f"}', '{"at": {}}'
+    assert any(f"{tool}{END}" in text and f"<call>f {arguments}" in text for text in shown)
+    assert any('"default": "k"' in text and '"at": {"x": "k"}' in text for text in shown)
 
 
 def test_rows_that_cannot_be_aligned_are_left_out(make_bytes: Make, tmp_path: Path) -> None:
@@ -623,6 +690,13 @@ def test_the_weight_of_a_message(make_bytes: Make, tmp_path: Path) -> None:
     bad = {"role": "assistant", "content": "b", "train": False}
     rows = rows_in(tmp_path, {"messages": messages(("user", "a"), bad, ("user", "c"), half)})
     assert weighed(rows, folder, "instruction") == found
+    both = {"role": "assistant", "content": "b", "weight": 0, "train": False}
+    rows = rows_in(tmp_path, {"messages": messages(("user", "a"), both, ("user", "c"), half)})
+    assert weighed(rows, folder, "instruction") == found
+    for said in ({"weight": 1, "train": False}, {"weight": 0, "train": True}, {"train": "no"}):
+        wrong = rows_in(tmp_path, {"messages": messages(("user", "a"), half | said)})
+        with pytest.raises(UserError, match="message 2: train="):
+            weighed(wrong, folder, "instruction")
     wrong = rows_in(tmp_path, {"messages": [{"role": "user", "content": "a", "weight": -1}, half]})
     with pytest.raises(UserError, match="message 1: weight=-1: must be"):
         weighed(wrong, folder, "instruction")
@@ -692,6 +766,146 @@ def test_arguments_are_written_once(
     (found,) = labelled(rows_in(tmp_path, {"messages": said}), folder)
     text = "".join(piece for piece, letter in found if letter in "CKE")
     assert text == "add " + json.dumps(CALL["arguments"]) + END
+
+
+WRITTEN = {  # arguments: how they stand under a template that writes them as JSON
+    "{}": "{}",
+    "null": "null",
+    "[1, 2]": "[1, 2]",
+    '{"a":1}': '{"a": 1}',
+    "[" * 400 + "]" * 400: json.dumps("[" * 400 + "]" * 400),
+    "add one": '"add one"',
+    'say "one"': json.dumps('say "one"'),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN, ids=lambda text: text[:12])
+def test_json_text_of_arguments_is_what_it_holds(
+    text: str, make_bytes: Make, tmp_path: Path
+) -> None:
+    """The same call is the same text, whether its arguments hold any text or not."""
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CALLS)
+    call = {"name": "add", "arguments": text}
+    said = messages(("user", "a"), {"role": "assistant", "tool_calls": [{"function": call}]})
+    (found,) = labelled(rows_in(tmp_path, {"messages": said}), folder)
+    assert ("".join(piece for piece, _ in found)).endswith(f"add {WRITTEN[text]}{END}\n")
+
+
+# Names the tool again where its result stands, as gpt-oss does.
+NAMED_AGAIN = (
+    "{% set last = namespace(name='') %}{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ '<|im_start|>' + last.name + ' to assistant\n' + m.content + '<|im_end|>\n' }}"
+    "{% elif m.tool_calls %}{% set call = m.tool_calls[0].function %}"
+    "{% set last.name = call.name %}{{ '<|im_start|>assistant to ' + call.name + '\n' "
+    "+ (call.arguments | tojson) + '<|im_end|>\n' }}{% else %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"a": 1}, {"a": None}, {"a": "x"}, {"a": ["x", 1]}])
+def test_a_call_without_text_whose_name_is_said_again(
+    arguments: dict[str, Any], make_bytes: Make, tmp_path: Path
+) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=NAMED_AGAIN)
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "f", "arguments": arguments}}],
+    }
+    said = messages(("user", "a"), call, ("tool", "4"), ("assistant", "b"))
+    assert labelled(rows_in(tmp_path, {"messages": said}), folder) == [
+        [
+            (f"{IM}user\n", "S"),
+            ("a", "I"),
+            (f"{END}\n{IM}assistant", "S"),
+            (f" to f\n{json.dumps(arguments)}{END}", "C"),
+            (f"\n{IM}f to assistant\n", "S"),
+            ("4", "N"),
+            (f"{END}\n{IM}assistant", "S"),
+            (f"\nb{END}", "C"),
+            ("\n", "S"),
+        ]
+    ]
+
+
+DEVELOPER = CHATML.replace(
+    "'<|im_start|>' + m['role']", "'<|im_start|>' + {'developer': 'dev'}.get(m.role, m.role)"
+)
+
+
+@pytest.mark.parametrize(("template", "name"), [(CHATML, "system"), (DEVELOPER, "dev")])
+def test_developers_where_the_template_has_that_role(
+    template: str, name: str, make_bytes: Make, tmp_path: Path
+) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=template)
+    rows = rows_in(
+        tmp_path, {"messages": messages(("developer", "Hum."), ("user", "a"), ("assistant", "b"))}
+    )
+    assert labelled(rows, folder)[0][:2] == [(f"{IM}{name}\n", "S"), ("Hum.", "Y")]
+
+
+def test_system_texts_where_the_template_shows_them(make_bytes: Make, tmp_path: Path) -> None:
+    said = messages(
+        ("system", "s"), ("system", "t"), ("user", "a"), ("system", "u"), ("assistant", "b"),
+        ("system", "v"), ("user", "c"), ("assistant", "d"),
+    )  # fmt: skip
+    folder = make_bytes(IM, END, eos_token=END, chat_template=CHATML)
+    heads = {"system": "Y", "user": "I"}
+    expected: list[tuple[str, str]] = []
+    for message in said[:-1]:
+        head, text = f"{IM}{message['role']}\n", message["content"]
+        if message["role"] != "assistant":
+            expected += [(head, "S"), (text, heads[message["role"]]), (f"{END}\n", "S")]
+        else:
+            expected += [(head, "S"), (f"{text}{END}", "C"), ("\n", "S")]
+    expected += [(f"{IM}assistant\n", "S"), (f"d{END}", "C"), ("\n", "S")]
+    runs = itertools.groupby(expected, key=lambda pair: pair[1])
+    merged = [("".join(text for text, _ in run), letter) for letter, run in runs]
+    assert labelled(rows_in(tmp_path, {"messages": said}), folder) == [merged]
+    once = (
+        CHATML.replace("{% for m", "{% for m", 1)
+        .replace(
+            "{{ '<|im_start|>'", "{% if m.role != 'system' or loop.first %}{{ '<|im_start|>'", 1
+        )
+        .replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
+    )
+    folder = make_bytes(IM, END, eos_token=END, chat_template=once)
+    with pytest.raises(UserError, match="drops or repeats a turn's system"):
+        labelled(rows_in(tmp_path, {"messages": said}), folder)
+    folded = rows_in(tmp_path, {"messages": [*said[:3], *said[4:]]}, system="fold")
+    (found,) = labelled(folded, folder)
+    assert [text for text, letter in found if letter == "Y"] == ["s\n\nt", "v"]
+    folded = rows_in(tmp_path, {"messages": [said[2], *said[3:5]]}, system="fold")
+    with pytest.raises(UserError, match="no request follows its last system message"):
+        tokenise(folded, "train", tokenizer=Tokenizer(folder), max_length=64, boundary="offset")
+
+
+# Reads the switch of reasoning in the system text, and leaves it out, as SmolLM 3 does.
+SWITCHED = (
+    "{% set told = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{{ '<|im_start|>system\nReasoning: ' + ('off' if '/no_think' in told else 'on') + '\n' }}"
+    "{% set told = told.replace('/no_think', '').strip() %}"
+    "{{ told or 'You are very kind to all.' }}{{ '<|im_end|>\n' }}"
+    "{% for m in messages if m.role != 'system' %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("told", ["/no_think", " /no_think\n", "Hum. /no_think", "/no_think Hum."])
+def test_system_text_that_is_a_switch(told: str, make_bytes: Make, tmp_path: Path) -> None:
+    folder = make_bytes(IM, END, eos_token=END, chat_template=SWITCHED)
+    said = messages(("system", told), ("user", "a"), ("assistant", "b"))
+    (found,) = labelled(rows_in(tmp_path, {"messages": said}), folder)
+    hums = "Hum." in told
+    letters = {letter: text for text, letter in found[:-1]}
+    assert "".join(text for text, _ in found) == (
+        f"{IM}system\nReasoning: off\n{'Hum.' if hums else 'You are very kind to all.'}{END}\n"
+        f"{IM}user\na{END}\n{IM}assistant\nb{END}\n"
+    )
+    assert letters["I"] == "a"
+    assert letters["C"] == f"b{END}"
+    assert letters.get("Y") == ("Hum." if hums else None)
 
 
 def test_sharegpt_calls_and_results(make_bytes: Make, tmp_path: Path) -> None:

@@ -253,9 +253,30 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("d.jsonl", chat(("user", "a")), {}, "has no completion"),
     ("d.jsonl", chat(("user", "a"), ("assistant", "")), {}, "has no completion"),
     ("d.jsonl", chat(("assistant", "b")), {}, "needs a user's message"),
-    ("d.jsonl", chat(("user", "a"), ("system", "b"), ("assistant", "c")), {}, "only at the start"),
     ("d.jsonl", chat(("user", 3), ("assistant", "c")), {}, "content must be text, is int"),
-    ("d.jsonl", '{"messages": "hello"}', {}, "must be a list of messages"),
+    (
+        "d.jsonl",
+        chat(("user", "a"), ("assistant", [{"type": "text", "text": {"value": "b"}}])),
+        {},
+        "message 2: the text of a part must be text, is dict",
+    ),
+    ("d.jsonl", chat(("user", [{"type": "text"}]), ("assistant", "b")), {}, "is NoneType"),
+    ("d.jsonl", '{"messages": "hello"}', {}, "messages is text, but no JSON"),
+    ("d.jsonl", '{"messages": "{}"}', {}, "must be a list of messages"),
+    ("d.jsonl", '{"prompt": [], "completion": "b"}', {}, "prompt: prompt must be a list of"),
+    (
+        "d.jsonl",
+        '{"prompt": [{"role": "user", "content": 5}], "completion": "b"}',
+        {},
+        "prompt: message 1: content must be text, is int",
+    ),
+    ("d.jsonl", '{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', {}, "has no"),
+    (
+        "d.jsonl",
+        '{"instruction": "a", "output": "b", "history": [["c"]]}',
+        {},
+        r"history: exchange 1 must be a request and its answer.*ignore_keys=\[history\]",
+    ),
     ("d.jsonl", '{"messages": []}', {}, "must be a list of messages"),
     ("d.jsonl", '{"conversations": ["a", "b", "c"]}', {}, "has no completion"),
     ("d.jsonl", '{"messages": ["a", " "]}', {}, "has no completion"),
@@ -367,6 +388,48 @@ def test_bad_rows_are_an_error_or_left_out(tmp_path: Path) -> None:
         "output is missing, first line 22": 1,
         "no completion": 1,
     }
+
+
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+ENDS = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+
+
+def test_messages_as_json_text_and_prompts_of_messages(tmp_path: Path) -> None:
+    """As in a CSV file, and as TRL's conversational prompt and completion, whose loss is the
+    completion's."""
+    path = tmp_path / "d.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["messages"], [json.dumps([*TALK, *ENDS])]])
+    (as_text,) = load_rows(dataset(path), "train")
+    path = lines(tmp_path / "d.jsonl", [{"messages": [*TALK, *ENDS]}])
+    (plain,) = load_rows(dataset(path), "train")
+    assert as_text.turns == plain.turns
+    halves = [
+        {"prompt": [*TALK, ENDS[0]], "completion": ENDS[1:]},
+        {"prompt": [*TALK, ENDS[0]], "completion": "d"},
+    ]
+    for row in load_rows(dataset(lines(tmp_path / "e.jsonl", halves)), "train"):
+        assert [t.weight for t in row.turns] == [1, 0, 1, 1]
+        assert [(t.role, t.parts) for t in row.turns] == [(t.role, t.parts) for t in plain.turns]
+    more = {"prompt": TALK[:1], "completion": "b", "tools": [{"name": "f"}], "system": "s"}
+    (row,) = load_rows(dataset(lines(tmp_path / "f.jsonl", [more])), "train")
+    assert [t.role for t in row.turns] == ["system", "user", "assistant"]
+    assert row.tools == ({"name": "f"},)
+
+
+def test_the_history_of_alpaca_rows_is_earlier_exchanges(tmp_path: Path) -> None:
+    row = {"instruction": "c", "output": "d", "system": "s"}
+    (row_talk,) = load_rows(dataset(lines(tmp_path / "d.jsonl", [{"messages": TALK}])), "train")
+    for number, history in enumerate(([["a", "b"]], '[["a", "b"]]')):
+        path = lines(tmp_path / f"{number}.jsonl", [row | {"history": history}])
+        (found,) = load_rows(dataset(path), "train")
+        assert [t.role for t in found.turns] == ["system", *["user", "assistant"] * 2]
+        assert found.turns[1:3] == row_talk.turns
+        (bare,) = load_rows(dataset(path, options={"ignore_keys": ["history"]}), "train")
+        assert [t.role for t in bare.turns] == ["system", "user", "assistant"]
+    for other in ([], None, "", "a school subject", 5):
+        path = lines(tmp_path / "e.jsonl", [row | {"history": other}])
+        assert load_rows(dataset(path), "train")[0].turns == bare.turns
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "text"])

@@ -376,6 +376,9 @@ BAD_FILES = {
     "prompt: 'Q'": r"prompt: must have {instruction} once each, has \[\]",
     "prompt: '{instruction} {input}'": "prompt: must have {instruction} once",
     "prompt: '{instruction'": "prompt: ",
+    "prompt: '{instruction!r:>12}'": r"has \['instruction!r:>12'\]",
+    "prompt: '{instruction:{input}}'": r"has \['instruction:\{input\}'\]",
+    "{prompt: '{instruction}', system: '{system!s}'}": r"system: must have \{system\} once each",
     "- a": "must have a text `prompt`",
 }
 

@@ -493,6 +493,50 @@ def test_a_task_whose_data_is_missing_is_one_line(folder, tmp_path):
     assert "\n" not in str(error.value)
 
 
+FAULTS = {  # what is wrong in a task file, and what the message says
+    "doc_to_target: '{{ 7 }}'": "its doc_to_target is 7 in the first item, which has 2 choices",
+    "doc_to_choice: ['', 'b']": "its doc_to_choice has an empty text in the first item",
+    "doc_to_text: '{{ q.nope.nope }}'": r"its doc_to_text fails \(UndefinedError: .*'nope'\)",
+    "metric_list: [{metric: acuracy}]": "metric_list=acuracy: .*Did you mean 'acc",
+    "test_split: tset": "its test_split is 'tset', which its data does not have",
+    "test_split: nothing\ndataset_path: nobody/nothing": r"\(.*nobody/nothing.*; the hub cannot be",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_in_a_task_file_is_named(fault, tmp_path):
+    """The hub has to do with the last one only."""
+    (tmp_path / "q.jsonl").write_text('{"q": "a", "opts": ["a", "b"], "gold": 1}\n' * 2)
+    task = {
+        "task": "wrong",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "q.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "q",
+        "doc_to_choice": "opts",
+        "doc_to_target": "gold",
+    }
+    text = yaml.safe_dump(task | yaml.safe_load(fault))
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"evaluate.tasks=.*wrong.yaml: .*{FAULTS[fault]}") as error:
+        harness.prepare(asking(tmp_path / "wrong.yaml"))
+    assert ("hub" in str(error.value)) == ("nobody" in fault)
+    assert "\n" not in str(error.value)
+
+
+def test_a_later_item_that_cannot_be_asked_is_named(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"q": {"a": {"b": "x"}}}\n{"q": {"a": null}}\n')
+    text = (
+        "task: late\ndataset_path: json\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{ q.a.b }}'\ndoc_to_target: x\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'q.jsonl'}}}}}\n"
+    )
+    (tmp_path / "late.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"late.yaml: its doc_to_text fails \(UndefinedError"):
+        harness.prepare(asking(tmp_path / "late.yaml"))
+
+
 # -- the short ways -----------------------------------------------------------------------------
 
 
