@@ -16,52 +16,27 @@ inside its marks and nothing else; what an assistant says outside of them is par
 """
 
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from ablate.data.answer_bounds import OPENED, UNITS, Context, Gap, prompt_in, stop_in, stopped
 from ablate.data.formats import REASONING, Row, Turn
-from ablate.data.lead import FRAME, definitions, lead
-from ablate.data.marked import Message, Said, generated
+from ablate.data.lead import definitions, lead
+from ablate.data.marked import Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
-from ablate.data.shown import ChatText, gaps, shown
-from ablate.data.specials import opening_token, shared
+from ablate.data.shown import ChatText, shown
+from ablate.data.specials import shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import Stretch, tool_texts
 from ablate.errors import RowError
 from ablate.roles import Detail, Role
 
 DETAIL_OF = {"thinking": Detail.THINKING, "tool_call": Detail.TOOL_CALL}
-_OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
 # Up to the last tag that names reasoning; a call's tags may name a tool, behind "=".
 _REASONED = re.compile(
     r".*(?:<[^<>\s=]*th(?:ink|ought)[^<>\s=]*>|\[/?THINK\])\s*", re.DOTALL | re.IGNORECASE
 )
-# What a template writes comes in such units: a tag, a word, white space, a character.
-_UNIT = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\s+|.", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """A row under a template, and the stretches of it that the template marks as generated."""
-
-    row: Row
-    tokenizer: Tokenizer
-    shown: ChatText
-    generated: list[Stretch] | None  # None where the template marks none at all
-
-
-@dataclass(frozen=True, slots=True)
-class _Gap:
-    """The template's own text between two things said, and where it begins in the row."""
-
-    text: str
-    start: int
-    before: Said | None
-    after: Said | None
 
 
 def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
@@ -74,14 +49,14 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     if tokenizer.takes.needs_tools and not row.tools:
         raise RowError("the chat template needs tools, and the row has none")
     whole = shown(row.turns, tokenizer, row.tools)
-    here = _Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
+    here = Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
     tools = tool_texts(row, whole, tokenizer)
-    whole = here.shown if here.generated else _stopped(here)
+    whole = here.shown if here.generated else stopped(here)
     here = dataclasses.replace(here, shown=whole)
     found: list[Piece] = []
     end, before, asked = 0, None, (0, 0)
     for text, stretches, place in zip(whole.gaps, tools, (*whole.places, None), strict=True):
-        gap = _Gap(text, end, before, place.said if place else None)
+        gap = Gap(text, end, before, place.said if place else None)
         between, asked = _between(gap, asked, here)
         between = _with_tools(_asked_with(between, end, asked), stretches, tokenizer)
         found += _marked(between, end, here, outside=Role.SPECIAL)
@@ -109,37 +84,19 @@ def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[Stretch]
     return stretches
 
 
-def _stopped(here: _Context) -> ChatText:
-    """Return the row with a stop behind its last answer, where the template writes none."""
-    found, stop = here.shown, here.tokenizer.chat_stop
-    called = "tool_calls" in here.row.turns[-1].extra
-    if stop is None or stop.written or (found.gaps[-1].strip() and not called):
-        return found
-    text, more = found.text, stop.text
-    if called and more != here.tokenizer.eos_token:  # results may open with another token
-        result = [{"role": "tool", "content": "qx0zv"}]
-        try:
-            longer = here.tokenizer.chat([*found.messages, *result], tools=here.row.tools)
-        except RowError:
-            longer = ""
-        ahead = longer.removeprefix(text) if longer.startswith(text) else ""
-        more = opening_token(ahead, here.tokenizer.added_tokens) or more
-    return dataclasses.replace(found, text=text + more.removeprefix(found.gaps[-1]))
-
-
 def _role_of(said: Said, row: Row) -> Role | Detail:
     if row.turns[said.turn].role == "tool":
         return Detail.TOOL_RESULT
     return DETAIL_OF.get(said.part) or role_of(said.part)
 
 
-def _of_turn(text: str, role: Role | Detail, number: int, here: _Context) -> Piece:
+def _of_turn(text: str, role: Role | Detail, number: int, here: Context) -> Piece:
     """Return a piece with the number of its turn and the weight of the turn's message."""
     weight = here.row.turns[number].weight
     return text, dataclasses.replace(kind_of(role), weight=weight, answer=number)
 
 
-def _between(gap: _Gap, asked: Stretch, here: _Context) -> tuple[list[Piece], Stretch]:
+def _between(gap: Gap, asked: Stretch, here: Context) -> tuple[list[Piece], Stretch]:
     """Return the pieces of the template's text, and where what asks for the answer stands.
 
     Args:
@@ -153,7 +110,7 @@ def _between(gap: _Gap, asked: Stretch, here: _Context) -> tuple[list[Piece], St
     found: list[Piece] = []
     ended = 0
     if before and turns[before.turn].role == "assistant":
-        stop, ended = _stop_in(gap.text, gap.start, before.turn, here, last=after is None)
+        stop, ended = stop_in(gap.text, gap.start, before.turn, here, last=after is None)
         bare = gap.text[:stop]
         said = _within(turns[before.turn], before.part, before.part)
         ending = said if bare.strip() else Role.COMPLETION
@@ -162,7 +119,7 @@ def _between(gap: _Gap, asked: Stretch, here: _Context) -> tuple[list[Piece], St
     low, high = len(gap.text), len(gap.text)
     opening: list[Piece] = []
     if after and turns[after.turn].role == "assistant":
-        low, high = _prompt_in(gap, after, ended, here)
+        low, high = prompt_in(gap, after, ended, here)
         asked = gap.start + low, gap.start + high
         opening = _opening(gap.text[high:], after, here)
     head = gap.text[ended:low]
@@ -185,9 +142,9 @@ def _asked_with(found: list[Piece], start: int, asked: Stretch) -> list[Piece]:
     return split
 
 
-def _opening(text: str, after: Said, here: _Context) -> list[Piece]:
+def _opening(text: str, after: Said, here: Context) -> list[Piece]:
     """Return the template's text between what asks for an answer and what the answer says first."""
-    opened = _OPENED.search(text) if after.part == "thinking" else None
+    opened = OPENED.search(text) if after.part == "thinking" else None
     reasoned = _REASONED.match(text)
     roles: tuple[Role | Detail, Role | Detail]
     if opened and text[: opened.start()].strip():  # within a frame that plain answers have too
@@ -199,7 +156,7 @@ def _opening(text: str, after: Said, here: _Context) -> list[Piece]:
     return [_of_turn(part, role, after.turn, here) for part, role in parts]
 
 
-def _inside(gap: _Gap, asked: Stretch, here: _Context) -> list[Piece]:
+def _inside(gap: Gap, asked: Stretch, here: Context) -> list[Piece]:
     """Return the template's text between two things that one turn says, as pieces.
 
     Behind reasoning, what closes it belongs to it; the rest opens what is said next.
@@ -223,7 +180,7 @@ def _inside(gap: _Gap, asked: Stretch, here: _Context) -> list[Piece]:
     ]
 
 
-def _closing(gap: _Gap, asked: Stretch, here: _Context) -> int:
+def _closing(gap: Gap, asked: Stretch, here: Context) -> int:
     """Return how much of the text behind reasoning closes it.
 
     It goes up to a tag that names reasoning. Where there is none, it is what the template does not
@@ -245,7 +202,7 @@ def _closing(gap: _Gap, asked: Stretch, here: _Context) -> int:
         return len(gap.text)
     frame = text[len(before) : len(text) - len(after)]
     empty = _REASONED.match(frame)
-    own, usual = _UNIT.findall(gap.text), _UNIT.findall(frame[empty.end() if empty else 0 :])
+    own, usual = UNITS.findall(gap.text), UNITS.findall(frame[empty.end() if empty else 0 :])
     return len("".join(own[: len(own) - shared(own[::-1], usual[::-1])]))
 
 
@@ -282,7 +239,7 @@ def _with_tools(
     return split
 
 
-def _marked(found: list[Piece], start: int, here: _Context, *, outside: Role) -> list[Piece]:
+def _marked(found: list[Piece], start: int, here: Context, *, outside: Role) -> list[Piece]:
     """Return the pieces with the answer where the template marks what is generated.
 
     Args:
@@ -304,7 +261,7 @@ def _marked(found: list[Piece], start: int, here: _Context, *, outside: Role) ->
     return split
 
 
-def _answering(stretch: Stretch, here: _Context) -> Kind:
+def _answering(stretch: Stretch, here: Context) -> Kind:
     """Return what the template's text is within a stretch of the row that is generated."""
     for place in here.shown.places:
         number, end = place.said.turn, max(place.end, place.start + 1)
@@ -313,145 +270,3 @@ def _answering(stretch: Stretch, here: _Context) -> Kind:
             weight = here.row.turns[number].weight
             return Kind(Role.COMPLETION, answer=number, weight=weight)
     return Kind(Role.COMPLETION)
-
-
-def _stop_in(gap: str, start: int, turn: int, here: _Context, *, last: bool) -> Stretch:
-    """Return where the stop begins and ends in the text behind an answer.
-
-    Where it is not the template's usual stop, as behind a call, it is the last token that stands
-    there as well where the conversation ends with this turn; where there is none, the first token.
-
-    Args:
-        gap: the text.
-        start: where it begins in the row.
-        turn: the turn of the answer.
-        here: the row.
-        last: whether nothing is said after it.
-    """
-    tokenizer, stop = here.tokenizer, here.tokenizer.chat_stop
-    always = _end(tokenizer)
-    if stop and stop.text in (gap.removesuffix(always) if last else gap):
-        return gap.index(stop.text), gap.index(stop.text) + len(stop.text)
-    opening = _generation_prompt(tokenizer)
-    known = [(a, b) for a, b in _tags(gap, tokenizer) if not opening.startswith(gap[a:b])]
-    if last and not known and here.generated is None:
-        raise RowError(
-            "the chat template puts no stop token after an answer, and the tokenizer names no "
-            "eos_token; give a template that does with model.chat_template=FILE"
-        )
-    try:
-        alone = tokenizer.chat(here.shown.messages[: turn + 1], tools=here.row.tools)
-    except RowError:
-        alone = ""
-    alone = alone.removesuffix(always).rstrip()
-    same = shared(alone, here.shown.text[: start + len(gap)]) - start
-    there = [place for place in known if place[1] <= same]
-    if stop and not stop.written and same >= 0:
-        ahead = opening_token(gap[same:], tokenizer.added_tokens)
-        own = ahead and not opening.startswith(ahead.strip())
-        return same, same + len(ahead) * bool(own)
-    if (always or not last) and same == len(alone) - start and same >= 0 and not there:
-        return same, same
-    return there[-1] if there else known[0] if known else (0, 0)
-
-
-def _tags(text: str, tokenizer: Tokenizer) -> list[Stretch]:
-    """Return where in the text tokens and tags stand."""
-    tokens = filter(None, {*tokenizer.special_tokens, *tokenizer.added_tokens})
-    pattern = "|".join([*map(re.escape, sorted(tokens, key=len, reverse=True)), FRAME])
-    return [found.span() for found in re.finditer(pattern, text)]
-
-
-def _prompt_in(gap: _Gap, after: Said, low: int, here: _Context) -> Stretch:
-    """Return where what asks for an answer begins and ends, counted from the text before it.
-
-    It ends where the text ends that the model is asked with, if the row begins with that: it may
-    hold the first of what the answer says. Else what the template adds to ask for an answer is
-    looked for: earlier turns may read otherwise there.
-
-    Args:
-        gap: the text.
-        after: the first thing that the answer says.
-        low: how much of the text belongs to an earlier answer.
-        here: the row.
-    """
-    asked, added = _asked(here.tokenizer, here.shown.messages[: after.turn], here.row.tools)
-    end, size = len(asked) - gap.start, len(gap.text)
-    always = _header_at_end(here.tokenizer)
-    if always and not added and here.shown.text.startswith(asked) and asked.endswith(always):
-        return (max(low, min(end, size)),) * 2
-    if added and here.shown.text.startswith(asked) and low <= end:
-        return max(low, min(end - len(added), size)), end
-    text = here.shown.text[gap.start :]
-    units = _UNIT.findall(added or _generation_prompt(here.tokenizer))
-    while any(len(unit) > 1 or unit.isalnum() for unit in units):
-        prompt = "".join(units)
-        at = text.rfind(prompt, low, size - 1 + len(prompt))
-        if at >= 0:
-            return at, at + len(prompt)
-        units.pop()  # a prompt that opens reasoning, where the row has none
-    if after.part == "completion":
-        return size, size
-    ends = _header(gap, after.turn, here)
-    opened = _OPENED.search(gap.text, low) if after.part == "thinking" else None
-    high = max(low, min(ends, opened.start() if opened else size))
-    return high, high
-
-
-def _header(gap: _Gap, turn: int, here: _Context) -> int:
-    """Return where the header ends in the text before an answer that no prompt asks for.
-
-    It is what stands there before a plain answer as well; what follows it is the answer's own.
-
-    Raises:
-        RowError: the template shows no plain answer there.
-    """
-    roles = [turn.role for turn in here.row.turns]
-    messages = here.shown.messages
-    following = roles.index("user", turn) if "user" in roles[turn:] else len(roles)
-    parts = isinstance(messages[turn].get("content"), list)
-    content = [{"type": "text", "text": "qx0zv"}] if parts else "qx0zv"
-    plain = [*messages[:turn], {"role": "assistant", "content": content}, *messages[following:]]
-    text = here.tokenizer.chat(plain, tools=here.row.tools)
-    before = here.shown.text[: gap.start]
-    answered = text[len(before) :].partition("qx0zv")
-    if not (text.startswith(before) and answered[1]):
-        raise RowError("it cannot be told what opens a call or reasoning in the chat template")
-    header, ahead = _UNIT.findall(answered[0]), _UNIT.findall(gap.text)
-    return len("".join(ahead[: shared(header, ahead)]))
-
-
-def _asked(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] = ()
-) -> tuple[str, str]:
-    """Return the text that asks for an answer after `messages`, and what it adds to theirs."""
-    chat = functools.partial(tokenizer.chat, messages, tools=tools)
-    try:
-        texts = [chat(generation_prompt=given) for given in (False, True)]
-        if not texts[1].startswith(texts[0]):
-            texts[0] = texts[0].removesuffix(_end(tokenizer).lstrip())
-    except RowError:
-        return "", ""
-    shown, more = map(_UNIT.findall, texts)
-    return "".join(more), "".join(more[shared(shown, more) :])
-
-
-@functools.lru_cache(maxsize=16)
-def _generation_prompt(tokenizer: Tokenizer) -> str:
-    """Return what the template adds for an answer to be generated; empty where it adds nothing."""
-    return _asked(tokenizer, [{"role": "user", "content": "qx0zv"}])[1]
-
-
-@functools.lru_cache(maxsize=16)
-def _header_at_end(tokenizer: Tokenizer) -> str:
-    """Return the next answer's header where each conversation ends with it; empty elsewhere."""
-    asked, end = gaps(tokenizer, "user", "assistant")[1], _end(tokenizer)
-    return end if end in asked else ""
-
-
-@functools.lru_cache(maxsize=16)
-def _end(tokenizer: Tokenizer) -> str:
-    """Return what each conversation ends with behind its stop, or nothing but white space."""
-    stop = tokenizer.chat_stop
-    end = gaps(tokenizer, "user", "assistant")[-1].removeprefix(stop.text if stop else "")
-    return end if end.strip() else ""
