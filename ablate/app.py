@@ -28,6 +28,7 @@ from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned_table import put
 from ablate.micro.tasks import TASKS as MICRO
+from ablate.models.gpu import check_gpu
 from ablate.paths import conf_dir
 from ablate.progress import Shown
 from ablate.results.store import Store
@@ -93,6 +94,7 @@ def sweep_grid(
     store.prepare()
     check_disk(request.design, store)
     lacking = [name for names in missing(request.design, store).values() for name in names]
+    check_gpu(name.cell for name in lacking)
     check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))
     if request.settings["retry_failed"]:
         for key in request.design.runs:

@@ -13,12 +13,12 @@ from rich.table import Table
 from ablate.commands import planning
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
 from ablate.config.overrides import key_of
-from ablate.models.gpu import check_driver
+from ablate.models.gpu import check_driver, check_gpu
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
 if TYPE_CHECKING:
-    from ablate.experiment.request import Request
+    pass
 
 FORMATS = ("text", "json")
 USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
@@ -34,7 +34,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.experiment.summary import summarise
 
     request = plan_grid(rest, config_dirs=folders(given), known=Assumed())
-    _check_device(request)
+    check_gpu(named.cell for named in request.design.cells)
     if given.freeze or given.fraction:
         check_folder("out", request.out)
     summary = summarise(request) | planning.answers(request, given)
@@ -49,15 +49,6 @@ def _asks_for_gpu(overrides: list[str]) -> bool:
     """Return whether the words of a command ask for a GPU; a study or level may ask as well."""
     given = (line.partition("=") for line in overrides if key_of(line) == "execution.device")
     return any("cuda" in value.split(",") for _, _, value in given)
-
-
-def _check_device(request: "Request") -> None:
-    """Refuse a GPU that this machine does not have."""
-    if any(named.cell.execution.device == "cuda" for named in request.design.cells):
-        check_driver()
-        from ablate.models.load import device_of  # torch
-
-        device_of("cuda")
 
 
 def render(summary: dict[str, Any], console: Console) -> None:

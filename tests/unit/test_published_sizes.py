@@ -212,13 +212,14 @@ def test_published_sizes_are_checked(published: str, tmp_path: Path) -> None:
         plan(f"dataset.published.{published}", out=tmp_path)
 
 
-def test_a_gpu_that_is_not_here_is_refused_by_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["plan", "sweep"])
+def test_a_gpu_that_is_not_here_is_refused_before_anything_runs(verb: str, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
     done = subprocess.run(
-        [sys.executable, "-m", "ablate.cli", "plan", "execution.device=cuda", f"out={tmp_path}"],
+        [sys.executable, "-m", "ablate.cli", verb, "execution.device=cuda", f"out={tmp_path}"],
         capture_output=True,
         text=True,
     )
@@ -226,6 +227,7 @@ def test_a_gpu_that_is_not_here_is_refused_by_plan(tmp_path: Path) -> None:
         2,
         "ablate: execution.device=cuda: there is no GPU here; use auto or cpu\n",
     )
+    assert not list(tmp_path.glob("cells/*"))
 
 
 def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) -> None:

@@ -267,4 +267,4 @@ def test_the_run_and_the_report_say_what_is_lost(
 
 
 def test_the_page_has_situations_enough() -> None:
-    assert len(COMMANDS) >= 16
+    assert len(COMMANDS) >= 20
