@@ -5,8 +5,10 @@ a record or a failure. If a worker is killed the launcher may die with it; its c
 recorded as killed attempts and the missing runs are launched again. Only the workers import torch.
 """
 
+import contextlib
 import json
 import math
+import os
 import threading
 import time
 import traceback
@@ -122,27 +124,31 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> l
     # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
     # does once (imports, benchmark requests).
     size = max(1, min(16, math.ceil(len(keys) / (4 * workers))))
-    folder = out / "bundles"
+    folder = (out / "bundles").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for start in range(0, len(keys), size):
         chosen = {k: [plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
         path = folder / f"{time.time_ns()}-{start:05d}.json"
-        path.write_text(json.dumps({"out": str(out), "runs": chosen}))
+        path.write_text(json.dumps({"here": os.getcwd(), "out": str(out), "runs": chosen}))
         paths.append(path)
     return paths
 
 
 def work(bundle: Path) -> None:
-    """Run the cells of one bundle file, in a worker; errors of cells are recorded, not raised."""
+    """Run the cells of one bundle file, in a worker; errors of cells are recorded, not raised.
+
+    Paths count from the folder of the command: a worker of an earlier sweep may stand elsewhere.
+    """
     from ablate.run import run_cells  # only workers import torch
 
     content: dict[str, Any] = json.loads(bundle.read_text())
-    store = Store(Path(content["out"]))
-    for key, trees in content["runs"].items():
-        with store.claim(key) as mine:
-            if mine:
-                _attempt(run_cells, store, key, trees)
+    with contextlib.chdir(content["here"]):
+        store = Store(Path(content["out"]))
+        for key, trees in content["runs"].items():
+            with store.claim(key) as mine:
+                if mine:
+                    _attempt(run_cells, store, key, trees)
 
 
 def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> None:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ablate.commands import planning
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
-from ablate.config.overrides import key_of
 from ablate.models.gpu import check_driver, check_gpu
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
@@ -47,6 +46,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 def _asks_for_gpu(overrides: list[str]) -> bool:
     """Return whether the words of a command ask for a GPU; a study or level may ask as well."""
+    from ablate.config.overrides import key_of
+
     given = (line.partition("=") for line in overrides if key_of(line) == "execution.device")
     return any("cuda" in value.split(",") for _, _, value in given)
 

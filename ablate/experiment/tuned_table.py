@@ -96,6 +96,8 @@ def _of_model(model: Model) -> str:
 
 
 def _of_data(dataset: Dataset) -> str:
+    if dataset.source == "local" and not Path(dataset.path).expanduser().exists():
+        return "not here"  # a plan has published sizes for it, but nothing was tuned on it
     if dataset.source == "local":
         return source_hash(dataset)[:DIGITS]
     if dataset.source == "micro":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ablate.errors import UserError, unknown
+from ablate.errors import UserError, nearest, unknown
 from ablate.micro.corpus import pages
 from ablate.micro.problems import draw_code, draw_product, held_out_sentences
 from ablate.micro.wordings import (
@@ -251,7 +251,8 @@ def rows(path: str, part: str, options: Mapping[str, Any]) -> list[Record]:
     if path not in SETS:
         raise UserError(
             f"dataset.path={path}: not one of {', '.join(sorted(SETS))}; for a file or folder of "
-            "your own write dataset=local beside it, for the hub's data dataset=hub"
+            "your own write dataset=local beside it, for the hub's data dataset=hub."
+            f"{nearest(path, SETS)}"
         )
     if part not in GROUP_OF:
         raise unknown("part", part, GROUP_OF)

@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from ablate import sweep
 from ablate.errors import UserError
 from ablate.experiment.status import unscored_text
 from ablate.results.record import SCHEMA
@@ -46,6 +48,22 @@ def test_an_error_while_writing_leaves_nothing(store):
     with pytest.raises(RuntimeError):
         half_way()
     assert list(store.cells.iterdir()) == []
+
+
+def test_a_worker_that_stands_elsewhere_works_in_the_folder_of_the_command(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Store(Path("out")).prepare()
+    (bundle,) = sweep.write_bundles({KEY: []}, Path("out"), workers=1)
+    monkeypatch.chdir(tmp_path / "there")
+    seen = []
+    monkeypatch.setattr(sweep, "_attempt", lambda *_: seen.append(Path.cwd()))
+    sweep.work(bundle)
+    assert seen == [tmp_path / "here"]
+    assert (tmp_path / "here" / "out" / "claims").is_dir()
+    assert not (tmp_path / "there" / "out").exists()
+    assert Path.cwd() == tmp_path / "there"
 
 
 def test_the_second_writer_of_a_key_loses_quietly(store):
