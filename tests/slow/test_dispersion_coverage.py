@@ -50,8 +50,9 @@ def coverage(dispersion, draws):
 
 
 def test_intervals_within_and_across_panels_hold_what_they_claim():
-    found = coverage("~ panel", 4000)
-    assert all(0.94 <= rate <= 0.96 for rate in found.values()), found
+    # Of 4,000 draws 94.8 to 95.2 % held it (docs/statistics.md); 1,200 have an error of 0.6 %.
+    found = coverage("~ panel", 1200)
+    assert all(0.93 <= rate <= 0.97 for rate in found.values()), found
 
 
 def test_one_residual_variance_for_all_does_not():
