@@ -24,11 +24,10 @@ from ablate.evaluate.tasks_index import check_data
 from ablate.experiment.cost import check_disk
 from ablate.experiment.design import Design
 from ablate.experiment.notes import notes
-from ablate.experiment.request import Request, plan_grid
+from ablate.experiment.request import Request, check_gpu, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned_table import put
 from ablate.micro.tasks import TASKS as MICRO
-from ablate.models.gpu import check_gpu
 from ablate.paths import conf_dir
 from ablate.progress import Shown
 from ablate.results.store import Store

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ablate.commands import planning
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
-from ablate.models.gpu import check_driver, check_gpu
+from ablate.models.gpu import check_driver
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
@@ -29,7 +29,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if _asks_for_gpu(rest):
         check_driver()  # before the cells are built
     from ablate.experiment.known import Assumed
-    from ablate.experiment.request import plan_grid
+    from ablate.experiment.request import check_gpu, plan_grid
     from ablate.experiment.summary import summarise
 
     request = plan_grid(rest, config_dirs=folders(given), known=Assumed())

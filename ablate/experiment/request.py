@@ -1,6 +1,6 @@
 """A command line understood: the grid that it asks for, checked as a design."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,26 @@ from ablate.config.composer import config_loader
 from ablate.config.grid import cells
 from ablate.config.overrides import key_of, top_of
 from ablate.config.parts import Tree
+from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.experiment.design import Design, design
 from ablate.experiment.known import Assumed, Here
 from ablate.experiment.tuned import Rates, own_table
+from ablate.models.gpu import check_driver
 from ablate.paths import check_folder
+
+
+def check_gpu(cells: Iterable[Cell]) -> None:
+    """Check that there is a GPU if one of the cells asks for it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if any(cell.execution.device == "cuda" for cell in cells):
+        check_driver()
+        from ablate.models.load import device_of  # torch
+
+        device_of("cuda")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,8 @@
 """Whether this machine may have a GPU, without torch, which takes seconds to import."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from ablate.config.schema import Cell
 from ablate.errors import UserError
 
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and Windows' under Linux
@@ -13,19 +11,6 @@ DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and Win
 def no_gpu() -> UserError:
     """Return the error of a GPU that is asked for and not there."""
     return UserError("execution.device=cuda: there is no GPU here; use auto or cpu")
-
-
-def check_gpu(cells: Iterable[Cell]) -> None:
-    """Check that there is a GPU if one of the cells asks for it.
-
-    Raises:
-        UserError: there is none.
-    """
-    if any(cell.execution.device == "cuda" for cell in cells):
-        check_driver()
-        from ablate.models.load import device_of  # torch
-
-        device_of("cuda")
 
 
 def check_driver() -> None:
