@@ -70,7 +70,7 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["dataset", "role"], kind="stable")
 
 
-def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
+def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0], questions: int = 1) -> pd.DataFrame:
     """Return the loss on completions of every masking and PLW less that at PLW 0.
 
     Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, mde, verdict.
@@ -88,10 +88,12 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
                 level = {"masking": str(means.table["masking"].iloc[i])}
                 level["plw"] = means.table["plw"].iloc[i]
                 found.append((labels | level | {"replicated": means.replicated}, gap))
-    return judged(found, None)
+    return judged(found, None, questions=questions)
 
 
-def arm_differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFrame:
+def arm_differences(
+    frame: pd.DataFrame, *, df: str = DF_RULES[0], questions: int = 1
+) -> pd.DataFrame:
     """Return the loss on completions of every arm less full fine-tuning's, or the first arm's.
 
     Columns: dataset, model, role, arm, against, estimate, low, high, p, p_holm, mde, verdict.
@@ -106,40 +108,37 @@ def arm_differences(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> pd.DataFra
         for labels, means in panels(learnt, [*STRATUM, "role"], by_arm)
         for arms, gap in against_reference(means)
     ]
-    return judged(found, None)
+    return judged(found, None, questions=questions)
 
 
 def headlines(frame: pd.DataFrame) -> list[Headline]:
-    """Return the differences in loss as effects, for a page without a model of scores."""
-    return [*_weight_headlines(frame), *_arm_headlines(frame)]
+    """Return the differences in loss as effects, for a page without a model of scores.
 
-
-def _arm_headlines(frame: pd.DataFrame) -> list[Headline]:
-    table = arm_differences(frame)
-    return [
-        of_row(
+    Weights and arms are two questions where both vary: p is adjusted for their number as well.
+    """
+    rows = without_rank(loss_rows(frame))
+    asked = sum(len(rows[list(names)].drop_duplicates()) > 1 for names in (("wp",), ARM))
+    weights, arms = (t(frame, questions=max(asked, 1)) for t in (differences, arm_differences))
+    by_weight = [
+        (row, f"{row['masking']}, PLW {words.plw_text(float(row['plw']))}", row["dataset"],
+         " less that at PLW 0", "heldout")
+        for row in weights.to_dict("records")
+    ]  # fmt: skip
+    by_arm = [
+        (
             row,
-            label=f"{row['arm']} − {row['against']}",
-            group=f"{row['dataset']}, {row['model']}: loss on {row['role']} tokens",
-            question="adapters",
-            unit="nats a token",
+            f"{row['arm']} − {row['against']}",
+            f"{row['dataset']}, {row['model']}",
+            "",
+            "adapters",
         )
-        for row in (table.to_dict("records") if len(table) else [])
+        for row in arms.to_dict("records")
     ]
-
-
-def _weight_headlines(frame: pd.DataFrame) -> list[Headline]:
-    table = differences(frame)
     return [
-        of_row(
-            row,
-            label=f"{row['masking']}, PLW {words.plw_text(float(row['plw']))}",
-            group=f"{row['dataset']}: loss on {row['role']} tokens less that at PLW 0",
-            question="heldout",
-            unit="nats a token",
-        )
-        for row in (table.to_dict("records") if len(table) else [])
-    ]
+        of_row(row, label=label, group=f"{place}: loss on {row['role']} tokens{against}",
+               question=question, unit="nats a token")
+        for row, label, place, against, question in (*by_weight, *by_arm)
+    ]  # fmt: skip
 
 
 def _arm_table(gaps: pd.DataFrame) -> Table:
