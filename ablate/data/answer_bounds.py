@@ -10,13 +10,12 @@ from typing import Any
 from ablate.data.formats import Row
 from ablate.data.lead import FRAME
 from ablate.data.marked import Message, Said
-from ablate.data.shown import ChatText, gaps
+from ablate.data.shown import OPENED, ChatText, gaps
 from ablate.data.specials import opening_token, shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import Stretch
 from ablate.errors import RowError
 
-OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
 # What a template writes comes in such units: a tag, a word, white space, a character.
 UNITS = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\s+|.", re.DOTALL)
 
@@ -153,9 +152,7 @@ def _header(gap: Gap, turn: int, here: Context) -> int:
     roles = [turn.role for turn in here.row.turns]
     messages = here.shown.messages
     following = roles.index("user", turn) if "user" in roles[turn:] else len(roles)
-    parts = isinstance(messages[turn].get("content"), list)
-    content = [{"type": "text", "text": "qx0zv"}] if parts else "qx0zv"
-    plain = [*messages[:turn], {"role": "assistant", "content": content}, *messages[following:]]
+    plain = [*messages[:turn], {"role": "assistant", "content": "qx0zv"}, *messages[following:]]
     text = here.tokenizer.chat(plain, tools=here.row.tools)
     before = here.shown.text[: gap.start]
     answered = text[len(before) :].partition("qx0zv")

@@ -20,12 +20,12 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from ablate.data.answer_bounds import OPENED, UNITS, Context, Gap, prompt_in, stop_in, stopped
+from ablate.data.answer_bounds import UNITS, Context, Gap, prompt_in, stop_in, stopped
 from ablate.data.formats import REASONING, Row, Turn
 from ablate.data.lead import definitions, lead
 from ablate.data.marked import Said, generated
 from ablate.data.pieces import Kind, Piece, kind_of, last_only, role_of
-from ablate.data.shown import ChatText, shown
+from ablate.data.shown import OPENED, ChatText, shown
 from ablate.data.specials import shared
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.tool_texts import Stretch, tool_texts

@@ -19,7 +19,7 @@ UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
 EMPTY: tuple[Any, ...] = ("", [], {})  # what says nothing; 0 and false do
 CLOSING = ("</think>", "[/THINK]")
 OTHER = "</qx3zv>"  # a tag that no template looks for
-_OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
+OPENED = re.compile(r"(?:<think>|\[THINK\])\s*\Z")
 PARTS = {"system": "system", "user": "instruction", "assistant": "completion"}
 
 
@@ -93,7 +93,7 @@ def _reads_closing(tokenizer: Tokenizer) -> bool:
 
     try:
         asked = next(forms(turns_of("user")))
-        if _OPENED.search(tokenizer.chat(plain(asked), generation_prompt=True)):
+        if OPENED.search(tokenizer.chat(plain(asked), generation_prompt=True)):
             return True
         told = {tag: answered(f"qx1zv{tag}qx2zv") for tag in (OTHER, *CLOSING)}
     except RowError:
