@@ -40,8 +40,9 @@ from ablate.results.log import logged, say
 from ablate.results.record import COSTS, RECORD, SCHEMA
 from ablate.results.store import Store
 from ablate.streams import Streams
+from ablate.training.history import Result
 from ablate.training.hooks import combine
-from ablate.training.loop import Result, train
+from ablate.training.loop import train
 from ablate.training.regularisation.hooks import regularised
 
 ITEM_COLUMNS = {

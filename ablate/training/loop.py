@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,53 +28,11 @@ from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
 from ablate.models.load import checkpointing, device_of, keeps_packed_apart
 from ablate.objective import Objective, supervised
-from ablate.roles import NAMES, Role
 from ablate.streams import Streams
 from ablate.training import optim
+from ablate.training.history import Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks, StepContext
 from ablate.training.loss import TokenLossModel, Weighed, weigh
-
-# The completion's share of the gradient costs a second softmax, so it is measured every 10th step.
-SHARE_EVERY = 10
-
-Entry = dict[str, float | int | bool | None]  # one step of the history; None: not measured
-
-
-class Diverged(Exception):
-    """A loss or a gradient norm during training is not a finite number."""
-
-    def __init__(self, step: int, what: str, value: float) -> None:
-        super().__init__(f"step {step}: {what} is {value}")
-        self.step, self.what, self.value = step, what, value
-
-
-@dataclass(slots=True)
-class Result:
-    """The history and the totals of a training run.
-
-    Each entry of `history` is an optimizer step: step (from 1), stage, lr, loss (the objective,
-    divided by W), loss_<role> (mean over that role's targets with a weight; None if there are
-    none), grad_norm (before clipping), clipped, completion_grad_share, supervised_weight, tokens
-    and examples.
-
-    completion_grad_share is the completion's part of sum_t u_t |d loss_t / d logits_t| over the
-    whole step, measured every `SHARE_EVERY` steps.
-    """
-
-    history: list[Entry] = field(default_factory=list)
-    tokens_seen: int = 0
-    supervised_weight_seen: float = 0.0
-    examples_seen: int = 0
-    train_seconds: float = 0.0
-    peak_mb: float = 0.0  # accelerator memory, or the process's resident memory on a CPU
-
-    def add(self, entry: Entry, memory_mb: float) -> None:
-        """Append a step to the history and to the totals."""
-        self.peak_mb = max(self.peak_mb, memory_mb)
-        self.history.append(entry)
-        self.tokens_seen += int(entry["tokens"] or 0)
-        self.supervised_weight_seen += float(entry["supervised_weight"] or 0)
-        self.examples_seen += int(entry["examples"] or 0)
 
 
 @functools.cache
@@ -147,7 +105,7 @@ def train(
             for number, rows in enumerate(stage_steps):
                 works, counts = feed(rows)
                 divisor = counts[0] or 1.0
-                share = len(result.history) % SHARE_EVERY == 0
+                share = shares(len(result.history))
                 losses: list[Tensor] = []
                 for i, work in enumerate(works, start=1):
                     work = work.to(device)
@@ -166,18 +124,15 @@ def train(
                     losses.append(loss.sums_S)
                 hooks.after_backward(context)
                 norm = float(accelerator.clip_grad_norm_(params, settings.clip or math.inf))
-                entry: Entry = {
-                    "step": len(result.history) + 1,
-                    "stage": stage,
-                    "lr": float(optimizer.param_groups[0]["lr"]),
-                    **_loss_columns(_summed(accelerator, sum(losses)), divisor, share=share),
-                    "grad_norm": norm,
-                    "clipped": settings.clip is not None and norm > settings.clip,
-                    "supervised_weight": counts[1],
-                    "tokens": int(counts[2]),
-                    "examples": int(counts[3]),
-                }
-                _check_finite(entry)
+                entry = step_entry(
+                    len(result.history) + 1,
+                    stage,
+                    lr=float(optimizer.param_groups[0]["lr"]),
+                    sums=_summed(accelerator, sum(losses)),
+                    counts=counts,
+                    norm=norm,
+                    clip=settings.clip,
+                )
                 optimizer.step()
                 hooks.after_step(context)
                 optimizer.zero_grad()
@@ -212,27 +167,6 @@ def _summed(accelerator: Any, local: Tensor | int) -> list[float]:
         torch.as_tensor(local).to(accelerator.device), "sum"
     ).tolist()
     return total
-
-
-def _loss_columns(sums: list[float], divisor: float, *, share: bool) -> Entry:
-    """Return the loss columns of a step from its `TokenLoss.sums_S`."""
-    by_role, count, grad_norm = (sums[1 + i * len(Role) :][: len(Role)] for i in range(3))
-    shown = [role for role in Role if role != Role.PAD]
-    entry: Entry = {"loss": sums[0] / divisor}
-    for role in shown:
-        entry[f"loss_{NAMES[role]}"] = by_role[role] / count[role] if count[role] else None
-    measured = share and sum(grad_norm) > 0
-    entry["completion_grad_share"] = (
-        grad_norm[Role.COMPLETION] / sum(grad_norm) if measured else None
-    )
-    return entry
-
-
-def _check_finite(entry: Entry) -> None:
-    for what in ("loss", "grad_norm"):
-        value = float(entry[what] or 0.0)
-        if not math.isfinite(value):
-            raise Diverged(int(entry["step"] or 0), what, value)
 
 
 def _with_layout(model: Any, objective: Objective, execution: Execution) -> Execution:

@@ -23,7 +23,8 @@ from ablate.models.load import initialise
 from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES
 from ablate.streams import Streams
-from ablate.training.loop import Result, train
+from ablate.training.history import Result
+from ablate.training.loop import train
 
 END_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 

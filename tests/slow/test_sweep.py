@@ -8,7 +8,8 @@ import pytest
 from ablate import cli
 from ablate.experiment.design import collect
 from ablate.results.store import Store
-from ablate.training.loop import Diverged, train
+from ablate.training.history import Diverged
+from ablate.training.loop import train
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,9 @@ from ablate.config.schema import Loss
 from ablate.errors import UserError
 from ablate.objective import make_objective
 from ablate.streams import Streams
+from ablate.training.history import Result
 from ablate.training.hooks import Hooks, StepContext, combine
-from ablate.training.loop import Result, train
+from ablate.training.loop import train
 from tests import toys
 from tests.dense import adapter_buffers
 from tests.restarted import (

@@ -14,8 +14,9 @@ from ablate.errors import UserError
 from ablate.objective import Objective, make_objective
 from ablate.roles import Role
 from ablate.streams import Streams
+from ablate.training.history import SHARE_EVERY, Diverged, Result
 from ablate.training.hooks import Hooks, StepContext
-from ablate.training.loop import SHARE_EVERY, Diverged, Result, process_accelerator, train
+from ablate.training.loop import process_accelerator, train
 from ablate.training.loss import TokenLossModel
 from tests import reference, toys
 
