@@ -1,0 +1,173 @@
+"""Training speed beside TRL's SFTTrainer: the same model, rows, order, optimizer and steps.
+
+    python -m benchmarks.gpu.train [--shape 1b] [--out FILE]      # needs trl==1.16.0
+
+Full tuning and LoRA r8, prompt loss weights 0 and 1, bf16. TRL in its default (padded rows) and
+packed, its fastest where it runs. A figure is tokens a second without padding over the steps after
+the first `WARM`; the first losses of both are printed, for equal work has equal losses.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.config.schema import Execution, Train
+from ablate.data import batches
+from ablate.data.tokenise import Tokenised
+from ablate.streams import Streams
+from ablate.training.loop import train
+from benchmarks.gpu import common
+
+WARM, STEPS, BATCH = 5, 25, 16
+
+
+def main() -> None:
+    """Measure every combination that fits."""
+    parser = common.arguments(__doc__)
+    parser.add_argument("--shape", default="1b", choices=list(common.SHAPES))
+    parser.add_argument("--no-trl", action="store_true")
+    parser.add_argument("--layouts", nargs="+", default=["padded", "packed"])
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    shape = "tiny" if given.tiny else given.shape
+    data = common.rows(STEPS * BATCH, common.SHAPES[shape]["vocab_size"])
+    for adapter in ("lora", "full"):
+        for plw in (0.0, 1.0):
+            runs: list[tuple[str, Callable[..., Any]]] = [
+                (f"ablate {layout}", ours(layout)) for layout in given.layouts
+            ]
+            if not given.no_trl:
+                runs += [("trl default", trl()), ("trl packed", trl(packing=True))]
+            for name, run in runs:
+                measure(name, run, (shape, adapter, plw), data, device, given.out)
+
+
+def measure(
+    name: str, run: Callable[..., Any], case: tuple[str, str, float], data: Tokenised,
+    device: torch.device, out: Path | None,
+) -> None:  # fmt: skip
+    """Report one run, or why there is none."""
+    shape, adapter, plw = case
+    common.peak_gib(device)
+    try:
+        # What is trained in full has float32 weights, as in both programs' default.
+        dtype = torch.bfloat16 if adapter == "lora" and device.type == "cuda" else torch.float32
+        model = common.llama(shape, device, dtype)
+        model = common.with_lora(model) if adapter == "lora" else model
+        speed, losses = run(model, data, plw, device)
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1]
+        common.report(out, device, name, shape=shape, adapter=adapter, plw=plw,
+                      error=f"{type(error).__name__}: {first}")  # fmt: skip
+    else:
+        common.report(
+            out, device, name, shape=shape, adapter=adapter, plw=plw, tokens_per_second=speed,
+            peak_gib=common.peak_gib(device), losses=[round(x, 4) for x in losses[:4]],
+            last_losses=[round(x, 4) for x in losses[-2:]],
+        )  # fmt: skip
+    finally:
+        model = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def settings() -> Train:
+    """Return what both programs train with."""
+    return Train(
+        name="benchmark", lr=1e-4, epochs=1.0, batch_size=BATCH, warmup_ratio=0.0,
+        schedule="constant", precision="bf16",
+    )  # fmt: skip
+
+
+def stepped(order: list[np.ndarray], data: Tokenised) -> int:
+    """Return the tokens of the steps that are timed."""
+    return int(sum(data.lengths[rows].sum() for rows in order[WARM:]))
+
+
+def ours(layout: str) -> Callable[..., tuple[float, list[float]]]:
+    """Return the run of this project's loop under a layout."""
+
+    def run(model: Any, data: Tokenised, plw: float, device: torch.device) -> Any:
+        streams, times = Streams(0), []
+        order = batches.order(data, train=settings(), generator=Streams(0).numpy("order"))
+
+        def tick(step: int, _total: int) -> None:
+            if step in (WARM, STEPS):
+                common.synchronize(device)
+                times.append(time.perf_counter())
+
+        result = train(
+            model, data, settings(), objective=common.objective(plw), streams=streams,
+            execution=Execution(device=device.type, layout=layout), tick=tick,
+        )  # fmt: skip
+        losses = [float(entry["loss"] or 0.0) for entry in result.history]
+        return stepped(order, data) / (times[1] - times[0]), losses
+
+    return run
+
+
+def trl(**changes: Any) -> Callable[..., tuple[float, list[float]]]:
+    """Return the run of TRL's trainer with its defaults but for `changes`."""
+
+    def run(model: Any, data: Tokenised, plw: float, device: torch.device) -> Any:
+        from datasets import Dataset
+        from transformers import TrainerCallback
+        from trl import SFTConfig, SFTTrainer
+
+        order = batches.order(data, train=settings(), generator=Streams(0).numpy("order"))
+        parts = [data.row(int(row)) for step in order for row in step]
+        table = Dataset.from_dict({
+            "input_ids": [ids.tolist() for ids, _ in parts],
+            "completion_mask": [(roles == roles.max()).astype(int).tolist() for _, roles in parts],
+        })  # fmt: skip
+        times: list[float] = []
+        config = SFTConfig(
+            output_dir="/tmp/trl", per_device_train_batch_size=BATCH, num_train_epochs=1,
+            learning_rate=1e-4, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
+            logging_steps=1, report_to="none", save_strategy="no", bf16=device.type == "cuda",
+            use_cpu=device.type == "cpu", gradient_checkpointing=False,
+            completion_only_loss=plw == 0.0, max_length=1024, disable_tqdm=True,
+            train_sampling_strategy="sequential", dataloader_num_workers=0,
+            **changes,
+        )  # fmt: skip
+
+        class Times(TrainerCallback):  # type: ignore[misc]
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step in (first, state.max_steps):
+                    common.synchronize(device)
+                    times.append(time.perf_counter())
+
+        trainer = SFTTrainer(
+            model=model, args=config, train_dataset=table, processing_class=tokenizer(),
+            callbacks=[Times()],
+        )  # fmt: skip
+        steps = len(trainer.get_train_dataloader())
+        first = max(1, steps * WARM // STEPS)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        tokens = data.lengths.sum() * (steps - first) / steps
+        return float(tokens / (times[1] - times[0])), losses
+
+    return run
+
+
+def tokenizer() -> Any:
+    """Return a tokenizer, which TRL needs for its padding; its rows are ids already."""
+    from transformers import AutoTokenizer
+
+    from ablate.paths import conf_dir
+
+    folder = conf_dir().parent / "ablate/micro/checkpoints/micro_0"
+    made = AutoTokenizer.from_pretrained(folder)
+    made.pad_token = made.pad_token or made.eos_token
+    return made
+
+
+if __name__ == "__main__":
+    main()
