@@ -5,14 +5,15 @@ B rows of a micro-batch, L positions, E examples in it (E = B when padded; B = 1
 they are 0 at an example's first token, so nothing is ever predicted across a boundary.
 
 Rows are padded on the right, which causal attention ignores, so a padded batch needs no mask.
-Packed examples are separated by positions that restart, *only if* the model is given neither a
-mask nor a cache (measured: with either they attend to each other without an error).
+Packed examples are separated by attention inside their bounds (`models.attention`) or else by
+positions that restart, *only if* the model is given neither a mask nor a cache (measured: with
+either they attend to each other without an error).
 """
 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,6 @@ from ablate.data.targets import row_weights
 from ablate.data.tokenise import Tokenised
 from ablate.objective import Objective
 from ablate.roles import Role
-
-Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +95,6 @@ def _stream(n_rows: int, generator: np.random.Generator) -> Iterator[int]:
         yield from generator.permutation(n_rows).tolist()
 
 
-def layout_of(execution: Execution) -> Layout:
-    """Return the layout in use: `auto` is padded on a CPU and packed on a GPU."""
-    if execution.layout != "auto":
-        return execution.layout
-    cuda = execution.device.startswith("cuda")
-    return (
-        "packed" if cuda or (execution.device == "auto" and torch.cuda.is_available()) else "padded"
-    )
-
-
 def micro_batches(
     tokenised: Tokenised,
     rows: np.ndarray,
@@ -123,12 +112,12 @@ def micro_batches(
         tokenised: the data.
         rows: row numbers of the step.
         objective: the objective.
-        execution: rows a micro-batch, layout and device.
+        execution: rows a micro-batch and layout; auto is padded (`training.layout` chooses).
         permute_generator: the `permute` stream, for objectives that permute.
     """
     rows = rows[np.argsort(-tokenised.lengths[rows], kind="stable")]
     size = execution.micro_batch_size or len(rows)
-    lay = _packed if layout_of(execution) == "packed" else _padded
+    lay = _packed if execution.layout == "packed" else _padded
     return [
         lay(
             [

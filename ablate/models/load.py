@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 # A pristine copy doubles the memory of a base: above this size it is read again instead.
 KEEP_BYTES = 2**30
 CPU = torch.device("cpu")
-# Largest difference that rounding may cause, relative to the largest logit; a real leak gives 0.3.
-ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
-COARSE = 0.05  # in 16 bits and below
 
 
 def device_of(name: str) -> torch.device:
@@ -170,32 +167,3 @@ def checkpointing(model: Any, on: bool) -> Iterator[None]:
         yield
     finally:
         getattr(model, stop)()
-
-
-@torch.no_grad()
-def keeps_packed_apart(model: Any) -> bool:
-    """Return whether `model` gives an example packed behind another the logits it gives it alone.
-
-    Most architectures do, because positions restart; some (OPT) ignore positions, and the second
-    example would silently see the first. A packed batch is run, and compared with the example
-    alone.
-    """
-    if not getattr(model, "adapter_packs", True):
-        return False  # set by `adapters.build` from the method's row
-    device = next(model.parameters()).device
-    one, other = torch.tensor([[3, 1, 2, 5, 4]]), torch.tensor([[2, 4, 1, 3]])
-    length = other.shape[1]
-    positions = torch.cat([torch.arange(one.shape[1]), torch.arange(length)])[None]
-    was_training = model.training
-    model.eval()
-    packed, alone = (
-        model(input_ids=ids.to(device), position_ids=at.to(device), use_cache=False).logits
-        for ids, at in (
-            (torch.cat([one, other], dim=1), positions),
-            (other, positions[:, one.shape[1] :]),
-        )
-    )
-    model.train(was_training)
-    error = (packed[:, -length:] - alone[:, -length:]).abs().max()
-    noise = ROUNDING.get(next(model.parameters()).dtype, COARSE)
-    return bool(error < noise * alone.abs().max())

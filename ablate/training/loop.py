@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,11 @@ from ablate.data import batches
 from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
-from ablate.models.load import checkpointing, device_of, keeps_packed_apart
+from ablate.models.attention import by_segments
+from ablate.models.load import checkpointing, device_of
 from ablate.objective import Objective, supervised
 from ablate.streams import Streams
-from ablate.training import optim
+from ablate.training import layout, optim
 from ablate.training.history import Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks, StepContext
 from ablate.training.loss import TokenLossModel, Weighed, weigh
@@ -80,7 +80,10 @@ def train(
         Diverged: a loss or a gradient norm is not finite.
     """
     _check_supervised(tokenised, objective)
-    execution = _with_layout(model, objective, execution)
+    longest = int(tokenised.lengths.max())
+    execution, segments = layout.chosen(
+        model, objective, execution, settings=settings, longest=longest
+    )
     accelerator = process_accelerator(device_of(execution.device).type)
     device = accelerator.device
     steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
@@ -95,7 +98,7 @@ def train(
     feed = _Feed(make, objective, accelerator)
     result, started = Result(), time.perf_counter()
     dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
-    with _training(model, execution, accelerator), dropout:
+    with _training(model, execution, accelerator, segments=segments), dropout:
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             optimizer = optim.optimizer(model, settings, make_optimizer)
             wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
@@ -169,24 +172,6 @@ def _summed(accelerator: Any, local: Tensor | int) -> list[float]:
     return total
 
 
-def _with_layout(model: Any, objective: Objective, execution: Execution) -> Execution:
-    """Return `execution` with its layout chosen: padded where packing would change the loss."""
-    layout = batches.layout_of(execution)
-    if layout == "packed" and (problem := _packing_problem(model, objective)):
-        if execution.layout == "packed":
-            raise UserError(f"execution.layout=packed: {problem}; use padded or auto")
-        layout = "padded"
-    return replace(execution, layout=layout)
-
-
-def _packing_problem(model: Any, objective: Objective) -> str | None:
-    if objective.scope == "microbatch":
-        return "not with loss.scope=microbatch, the mean over micro-batches of padded rows"
-    if not keeps_packed_apart(model):
-        return "with this model and adapter, packed examples would see each other"
-    return None
-
-
 def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
     if not supervised(objective, tokenised.summary):
         raise UserError(
@@ -200,13 +185,16 @@ def _autocast(settings: Train, device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def _training(model: Any, execution: Execution, accelerator: Any) -> Iterator[None]:
-    """Run a block with `model` in training mode, with gradient checkpointing if requested."""
+def _training(
+    model: Any, execution: Execution, accelerator: Any, *, segments: bool
+) -> Iterator[None]:
+    """Run a block with `model` in training mode, its attention and checkpointing as asked for."""
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     model.train()
     try:
-        with checkpointing(model, execution.gradient_checkpointing):
+        attention = by_segments(model) if segments else nullcontext()
+        with attention, checkpointing(model, execution.gradient_checkpointing):
             yield
     finally:
         _release(accelerator)

@@ -10,6 +10,7 @@ sum, so the result does not depend on micro-batches, layout or number of devices
 Shapes: B rows, L positions, K targets with a weight, V vocabulary, R roles, D hidden size.
 """
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.data.batches import Batch
+from ablate.models.packed import Bounds, inputs
 from ablate.objective import Objective
 from ablate.roles import Role
 
@@ -41,6 +43,7 @@ class Weighed:
     tokens: int  # without padding
     examples: int
     lengths: tuple[int, ...]  # of its examples, in order
+    bounds: Bounds | None = None  # of its examples, where they are packed
 
     @property
     def sums_C(self) -> Tensor:
@@ -64,16 +67,25 @@ class Weighed:
         )
 
     def to(self, device: torch.device) -> "Weighed":
-        """Return a copy on `device`."""
+        """Return a copy on `device`; what is sent to a GPU is sent without waiting for it."""
+        move = functools.partial(sent, device=device)
         return replace(
             self,
-            ids_BL=self.ids_BL.to(device),
-            positions_BL=None if self.positions_BL is None else self.positions_BL.to(device),
-            index_K=self.index_K.to(device),
-            targets_K=self.targets_K.to(device),
-            weights_K=self.weights_K.to(device),
-            roles_K=self.roles_K.to(device),
+            ids_BL=move(self.ids_BL),
+            positions_BL=None if self.positions_BL is None else move(self.positions_BL),
+            index_K=move(self.index_K),
+            targets_K=move(self.targets_K),
+            weights_K=move(self.weights_K),
+            roles_K=move(self.roles_K),
+            bounds=None if self.bounds is None else self.bounds.moved(move),
         )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; to a GPU through pinned memory, which nothing waits for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,7 @@ def _one_if_zero(sums: Tensor) -> Tensor:
 
 def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
     target_K = weights_BL.flatten().nonzero().squeeze(1)
+    lengths = tuple(batch.lengths_E.tolist())
     return Weighed(
         ids_BL=batch.ids_BL,
         positions_BL=batch.positions_BL,
@@ -138,7 +151,8 @@ def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
         supervised=float(batch.num_BL.double().sum()),
         tokens=batch.tokens,
         examples=batch.examples,
-        lengths=tuple(batch.lengths_E.tolist()),
+        lengths=lengths,
+        bounds=None if batch.positions_BL is None else Bounds.of(lengths),
     )
 
 
@@ -181,7 +195,7 @@ def predict(model: Any, work: Weighed) -> Tensor:
     each other.
     """
     with _head_at(model, work.index_K, work.ids_BL.shape[1]):
-        output = model(input_ids=work.ids_BL, position_ids=work.positions_BL, use_cache=False)
+        output = model(**inputs(model, work.ids_BL, work.positions_BL, work.bounds))
     return at_targets(output.logits, work)
 
 

@@ -14,7 +14,8 @@ from ablate.config import schema
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
 from ablate.models import files
-from ablate.models.load import keeps_packed_apart, load
+from ablate.models.load import load
+from ablate.models.packed import keeps_packed_apart
 from tests import levels, toys
 from tests.levels import ADAPTING, adapter, cell
 

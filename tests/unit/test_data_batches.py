@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ablate.config.schema import Execution, Loss, Masking, Train
-from ablate.data import batches
 from ablate.data.batches import Batch, micro_batches, order
 from ablate.data.targets import row_generator, row_weights
 from ablate.data.tokenise import Labels, Summary, Tokenised
@@ -310,24 +309,6 @@ def test_a_mask_of_ones_would_let_packed_examples_see_each_other() -> None:
     ones = torch.ones_like(batch.ids_BL)
     leaking = net(**given, attention_mask=ones, use_cache=False).logits
     assert float((right - leaking).abs().max()) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("layout", "device", "cuda", "expected"),
-    [
-        ("auto", "auto", False, "padded"),
-        ("auto", "auto", True, "packed"),
-        ("auto", "cpu", True, "padded"),
-        ("auto", "cuda:1", True, "packed"),
-        ("padded", "cuda", True, "padded"),
-        ("packed", "cpu", False, "packed"),
-    ],
-)
-def test_the_automatic_layout_is_padded_on_a_cpu_and_packed_on_a_gpu(
-    layout: Any, device: str, cuda: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert batches.layout_of(Execution(layout=layout, device=device)) == expected
 
 
 def test_a_batch_moves_as_a_whole() -> None:

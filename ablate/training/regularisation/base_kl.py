@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.config.schema import Cell
+from ablate.models.attention import attends_by_segments, by_segments
 from ablate.streams import Streams
 from ablate.training.distributed import processes
 from ablate.training.hooks import Hooks, StepContext
@@ -43,7 +44,8 @@ def kl(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     def extra_loss(context: StepContext) -> Tensor:
         work = context.work
         logits_KV = at_targets(logits.pop(), work)
-        with torch.no_grad(), _untuned(base):
+        attention = by_segments(base) if attends_by_segments(model) else nullcontext()
+        with torch.no_grad(), _untuned(base), attention:
             base_KV = predict(base, work)
         # Devices average their gradients, but this is a part of a sum over devices.
         share = cell.regulariser.kl * processes() / context.divisor
