@@ -16,6 +16,7 @@ Two cells with the same data are the same run if their tables agree on the roles
 after dividing both tables by the largest `den`: such cells are aliases of one run.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -180,7 +181,8 @@ def effective_plw(objective: Objective, counts: dict[str, int]) -> float | None:
     completion = objective.num[Role.COMPLETION]
     if tokens == 0 or completion == 0:
         return 0.0 if tokens == 0 else None
-    total = sum(objective.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
+    # Rounded once: the built-in sum of floats is another one from Python 3.12 on.
+    total = math.fsum(objective.num[r] * counts.get(r.name.lower(), 0) for r in prompt)
     return total / tokens / completion
 
 

@@ -88,6 +88,8 @@ def tensors(module: PeftModel) -> Tensors:
     ends = build.end_parameters(module.get_base_model())
     with warnings.catch_warnings():  # says that embeddings are saved, as they are asked to be
         warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+        # Rank 0 of a matrix, which AdaLoRA's schedule may leave, is no shard of a larger one.
+        warnings.filterwarnings("ignore", message=".* have invalid shape")
         found: Tensors = get_peft_model_state_dict(
             module, save_embedding_layers=any(end.requires_grad for end in ends)
         )

@@ -233,8 +233,11 @@ def _weights(grid: ReferenceGrid, keys: list[str], weights: str) -> Array:
 
 
 def named(labels: pd.DataFrame) -> list[str]:
-    """Return every row of levels as one name."""
-    return [" ".join(_text(v) for v in row) for row in labels.itertuples(index=False)]
+    """Return every row of levels as one name, "" where there is no column.
+
+    Without columns pandas before 3.1 iterates over no rows at all, so the array is iterated.
+    """
+    return [" ".join(_text(v) for v in row) for row in labels.astype(object).to_numpy()]
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: model shapes, rows of Alpaca-like lengths, timing, one JSON line each."""
+"""What the benchmarks share: shapes, rows of Alpaca-like lengths, timing, a JSON line a figure."""
 
 import argparse
 import json

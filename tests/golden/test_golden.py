@@ -31,9 +31,11 @@ SHOWN = 12  # differences told
 # changes its sign moves a weight by 2 lr, with an effect on the loss of that tiny gradient times
 # 2 lr. The difference grows about linearly over so few steps: tolerance = FACTOR * eps * step.
 # Measured on one processor (AVX512 against AVX2 and the default kernels, MKL_CBWR=COMPATIBLE): at
-# most 3 eps * step in the loss, 25 in the norm, a few terms of which are large and cancel.
+# most 3 eps * step in the loss, 25 in the norm, a few terms of which are large and cancel. With
+# another torch (2.11) on another processor under the lowest kernels: up to 180 in the norm, of
+# cells whose start is a singular value decomposition or whose rates differ by 16.
 EPS = 2.0**-23
-FACTOR = {"loss": 16, "grad_norm": 128, "scores": 128}
+FACTOR = {"loss": 16, "grad_norm": 512, "scores": 128}
 
 
 def told(differences: list[str]) -> str:

@@ -125,6 +125,12 @@ def test_scope_is_part_of_the_objective():
     assert not same(objective("none", 0.1, scope="example"), objective("none", 0.1), ALPACA)
 
 
+def test_effective_plw_does_not_depend_on_how_python_sums():
+    """0.1 times 1, 3 and 10 tokens: the sum up to Python 3.11 gives 0.09999999999999999."""
+    counts = {"boilerplate": 1, "instruction": 3, "input": 10, "completion": 5}
+    assert effective_plw(objective("none", 0.1), counts) == 0.1
+
+
 def test_effective_plw_is_the_mean_prompt_weight():
     assert effective_plw(objective("instruction", 0.9), ALPACA) == 0
     assert effective_plw(objective("none", 0.3), ALPACA) == pytest.approx(0.3)
