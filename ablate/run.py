@@ -6,9 +6,11 @@ Several cells may be names of one run (aliases, or the same run asked for other 
 trained once and scored for all of them.
 """
 
+import functools
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import nn
 
 from ablate.adapters import build, hooks, optimizers, registry, weights
@@ -29,6 +32,7 @@ from ablate.evaluate.answers import Answer
 from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import Wanted, ready, score
+from ablate.evaluate.shapes import inner
 from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, identify
 from ablate.experiment.labels import label
@@ -50,6 +54,7 @@ ITEM_COLUMNS = {
     "prompt_hash": "string", "gold": "string", "output": "string", "loglikelihoods": "object",
 }  # fmt: skip
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to be kept
+HISTORY, LOG = "history.parquet", "log.txt"
 
 
 def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
@@ -62,26 +67,93 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
     recorded = store.record(key)
     missing = _missing(cells, recorded)
     if recorded is not None:
-        model, history = restored(cells[0], store.folder(key))
-        scores, lost = score(model, history, missing)
-        recorded["score_keys"] = sorted({*recorded["score_keys"], *_tried(missing)})
-        recorded["unscored"] = [*recorded.get("unscored", ()), *plain(lost)]
-        _amend(store, key, recorded, scores)
+        with logged(store.folder(key) / LOG):
+            model, history = restored(cells[0], store.folder(key))
+            _amend(store, key, *_scored(recorded, model, history, missing))
         return
-    with store.writing(key) as draft, logged(draft / "log.txt"):
-        cell, identity = cells[0], identify(cells[0])
-        data = tokenised(cell, "train")
+    identity = identify(cells[0])
+    with store.writing(key) as draft, logged(draft / LOG):
         ready(missing)  # raises before training where a benchmark cannot be loaded
-        model, course = _trained(cell, identity, data)
-        started = time.perf_counter()
-        scores, lost = score(model, course.history, missing)
-        spent = time.perf_counter() - started
-        record = _record(cell, identity, model, course) | {"scores": _entries(scores)}
-        record["costs"]["eval_seconds"] = spent
-        record["score_keys"] = sorted(_tried(missing))
-        record["unscored"] = plain(lost)
-        _write(draft, record, course.history, scores)
-        _keep(model, draft / WEIGHTS, cell, identity)
+        keep = functools.partial(store.keep_trained, key, draft)
+        model, history = _safe(cells[0], identity, draft=draft, keep=keep)
+        record = json.loads((draft / RECORD).read_text())
+        record, scores = _scored(record, model, history, missing)
+        _items(scores).to_parquet(draft / "items.parquet", index=False, compression="zstd")
+        _replace(draft / RECORD, record)
+        if _too_large(cells[0], identity):
+            shutil.rmtree(draft / WEIGHTS, ignore_errors=True)
+
+
+def _scored(
+    record: dict[str, Any],
+    model: nn.Module,
+    history: list[dict[str, Any]],
+    missing: Sequence[Wanted],
+) -> tuple[dict[str, Any], list[TaskScore]]:
+    """Return `record` with the units of `missing` scored, and the scores that are new."""
+    started = time.perf_counter()
+    scored, keys = score(model, history, missing), _tried(missing)
+    costs, made = record["costs"], record["provenance"]
+    if costs["eval_seconds"] is None:  # scores that are added later do not count
+        costs = costs | {"eval_seconds": time.perf_counter() - started}
+    about = {
+        "finished": time.time(),
+        "hardware": _hardware(model),
+        "packages": provenance.packages(),
+        "halvings": scored.halvings,  # of the batch, where memory ran out
+        "score_keys": sorted(keys),
+    }
+    return record | {
+        "scores": [*record["scores"], *_entries(scored.scores)],
+        "score_keys": sorted({*record["score_keys"], *keys}),
+        "unscored": [*record.get("unscored", ()), *plain(scored.lost)],
+        "costs": costs,
+        "provenance": {"finished": about["finished"]}
+        | made
+        | {"scored": [*made.get("scored", ()), about]},
+    }, scored.scores
+
+
+def _safe(
+    cell: Cell, identity: Identity, *, draft: Path, keep: Callable[[], None]
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Return the trained model and its history, once `draft` has them and `keep` has kept it.
+
+    Where `draft` has them from an earlier attempt nothing is trained again.
+    """
+    if (draft / RECORD).exists():
+        say("trained by an earlier attempt, which ended while it was scored")
+        return restored(cell, draft)
+    model, course = _trained(cell, identity, tokenised(cell, "train"))
+    record = _record(cell, identity, model, course)
+    (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
+    _write_history(draft, course.history)
+    _replace(draft / RECORD, record)
+    try:
+        if not cell.is_base:
+            weights.save(model, draft / WEIGHTS, base=base_name(cell, identity))
+        keep()
+    except (OSError, SafetensorError) as error:  # a full disk costs the safety, not the run
+        say(f"NOT SAFE: what was trained could not be written before it is scored: {error}")
+        shutil.rmtree(draft / WEIGHTS, ignore_errors=True)
+    return model, course.history
+
+
+def _replace(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as a new file: the old one may be shared (`Store.keep_trained`)."""
+    path.unlink(missing_ok=True)
+    path.write_text(json.dumps(record, indent=1, allow_nan=False))
+
+
+def _write_history(draft: Path, history: list[dict[str, Any]]) -> None:
+    steps = pd.DataFrame(history)  # a role that never occurs gives a column without values: float
+    unknown = steps.columns[steps.dtypes == "object"]
+    steps.astype(dict.fromkeys(unknown, float)).to_parquet(draft / HISTORY, index=False)
+
+
+def _too_large(cell: Cell, identity: Identity) -> bool:
+    """Return whether the trained weights are larger than the cell's limit for what is kept."""
+    return weights_bytes(cell, identity.files) > cell.execution.keep_weights_mb * 2**20
 
 
 def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wanted]:
@@ -138,7 +210,7 @@ def restored(cell: Cell, folder: Path) -> tuple[nn.Module, list[dict[str, Any]]]
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
     streams = Streams(cell.seed, cell.sham)
     model = weights.load(base, folder / WEIGHTS, cell, streams=streams)
-    steps = pd.read_parquet(folder / "history.parquet")
+    steps = pd.read_parquet(folder / HISTORY)
     history = [{str(k): v for k, v in entry.items()} for entry in steps.to_dict("records")]
     return model, history
 
@@ -174,10 +246,17 @@ def _record(cell: Cell, identity: Identity, model: nn.Module, course: Result) ->
         "provenance": {
             "code": provenance.code(),
             "packages": provenance.packages(),
-            "hardware": provenance.hardware(str(next(model.parameters()).device)),
-            "finished": time.time(),
+            "hardware": _hardware(model),
         },
+        "scores": [],
+        "score_keys": [],
+        "unscored": [],
     }
+
+
+def _hardware(model: nn.Module) -> dict[str, Any]:
+    attention = getattr(inner(model).config, "_attn_implementation", None)
+    return provenance.hardware(str(next(model.parameters()).device), attention)
 
 
 def _supervised_share(objective: Objective, data: Counted) -> float | None:
@@ -238,34 +317,15 @@ def _said(answer: Answer | None) -> tuple[Any, ...]:
     return answer.prompt_hash, answer.gold, answer.output, numbers
 
 
-def _write(
-    draft: Path, record: dict[str, Any], history: list[dict[str, Any]], scores: list[TaskScore]
-) -> None:
-    (draft / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
-    (draft / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
-    steps = pd.DataFrame(history)  # a role that never occurs gives a column without values: float
-    unknown = steps.columns[steps.dtypes == "object"]
-    steps.astype(dict.fromkeys(unknown, float)).to_parquet(draft / "history.parquet", index=False)
-    _items(scores).to_parquet(draft / "items.parquet", index=False, compression="zstd")
-
-
-def _keep(model: nn.Module, folder: Path, cell: Cell, identity: Identity) -> None:
-    """Save the trained weights unless they are larger than the cell's limit."""
-    size = weights_bytes(cell, identity.files)
-    if 0 < size <= cell.execution.keep_weights_mb * 2**20:
-        weights.save(model, folder, base=base_name(cell, identity))
-
-
 def base_name(cell: Cell, identity: Identity) -> str:
     """Return where PEFT finds the cell's base model: its hub id or its folder."""
     return cell.model.path if cell.model.source == "hub" else str(identity.files.folder)
 
 
-def _amend(store: Store, key: str, recorded: dict[str, Any], scores: list[TaskScore]) -> None:
-    """Add scores to a record without changing the scores that it has."""
-    recorded["scores"] += _entries(scores)
+def _amend(store: Store, key: str, record: dict[str, Any], scores: list[TaskScore]) -> None:
+    """Replace a record by one that has `scores` beside those that it had."""
     items = pd.concat([pd.read_parquet(store.folder(key) / "items.parquet"), _items(scores)])
     buffer = BytesIO()
     items.to_parquet(buffer, index=False, compression="zstd")
-    content = json.dumps(recorded, indent=1, allow_nan=False).encode()
+    content = json.dumps(record, indent=1, allow_nan=False).encode()
     store.amend(key, {"items.parquet": buffer.getvalue(), RECORD: content})

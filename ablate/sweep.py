@@ -2,13 +2,16 @@
 
 The parent decides what to launch and watches; the workers train. A worker never raises: it writes
 a record or a failure. If a worker is killed the launcher may die with it; its claims are then
-recorded as killed attempts and the missing runs are launched again. Only the workers import torch.
+recorded as killed attempts and the missing runs are launched again. A worker whose GPU is lost
+writes the failure and ends itself, for nothing more can be computed in its process; the rest is as
+after a kill. Only the workers import torch.
 """
 
 import contextlib
 import json
 import math
 import os
+import sys
 import threading
 import time
 import traceback
@@ -20,6 +23,7 @@ from typing import Any, Protocol
 from ablate.config.build import build, plain
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import missing, unrecorded, unscored_text
+from ablate.models.gpu import lost_device
 from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
@@ -130,7 +134,8 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> l
     for start in range(0, len(keys), size):
         chosen = {k: [plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
         path = folder / f"{time.time_ns()}-{start:05d}.json"
-        path.write_text(json.dumps({"here": os.getcwd(), "out": str(out), "runs": chosen}))
+        about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out)}
+        path.write_text(json.dumps(about | {"runs": chosen}))
         paths.append(path)
     return paths
 
@@ -139,6 +144,10 @@ def work(bundle: Path) -> None:
     """Run the cells of one bundle file, in a worker; errors of cells are recorded, not raised.
 
     Paths count from the folder of the command: a worker of an earlier sweep may stand elsewhere.
+    After the loss of its GPU the worker ends: the rest of its bundle begins in a fresh process.
+
+    Raises:
+        SystemExit: the GPU is lost and this process is that of the sweep itself.
     """
     from ablate.run import run_cells  # only workers import torch
 
@@ -147,26 +156,38 @@ def work(bundle: Path) -> None:
         store = Store(Path(content["out"]))
         for key, trees in content["runs"].items():
             with store.claim(key) as mine:
-                if mine:
-                    _attempt(run_cells, store, key, trees)
+                lost = mine and _attempt(run_cells, store, key, trees)
+            if lost:
+                _leave(content["sweep"])
 
 
-def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> None:
+def _leave(sweep: int) -> None:
+    print("the GPU is lost to this process, which ends; what was trained is kept", file=sys.stderr)
+    sys.stderr.flush()
+    if os.getpid() == sweep:
+        raise SystemExit(1)
+    os._exit(1)
+
+
+def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> bool:
+    """Carry out one run or record why it failed; return whether the GPU was lost on the way."""
     try:
         run_cells([build(tree) for tree in trees], key, store)
+        return False
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        lines = traceback.format_exception_only(error)
+        lines, lost = traceback.format_exception_only(error), lost_device(error)
         store.fail(
             key,
             {
-                "kind": getattr(error, "kind", "error"),
+                "kind": "device" if lost else getattr(error, "kind", "error"),
                 "error": lines[-1].strip().splitlines()[-1],
                 "traceback": traceback.format_exc(),
                 "config": trees[0],
             },
         )
+        return lost
 
 
 class Watch:

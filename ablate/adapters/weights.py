@@ -29,6 +29,7 @@ from ablate.adapters.method import load_attribute
 from ablate.adapters.start import changes_base
 from ablate.config.schema import Cell
 from ablate.errors import UserError
+from ablate.models.load import quiet
 from ablate.streams import Streams
 
 Tensors = dict[str, Tensor]
@@ -44,7 +45,8 @@ def save(module: nn.Module, folder: Path, *, base: str = "") -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(module, PeftModel):
-        module.save_pretrained(folder)  # type: ignore[operator]
+        with quiet():
+            module.save_pretrained(folder)  # type: ignore[operator]
         return
     config = _configuration(module)
     config.inference_mode, config.base_model_name_or_path = True, base

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ablate.config.schema import Cell
@@ -14,6 +15,7 @@ from ablate.evaluate.scores import TaskScore, Unscored
 from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.experiment.identity import Unit
 from ablate.models.files import ModelFiles
+from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load, load_tokenizer
 from ablate.results.log import say
 
@@ -25,6 +27,15 @@ class Wanted:
     cell: Cell
     unit: Unit
     files: ModelFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of some units, the units whose scoring failed, and how often memory ran out."""
+
+    scores: list[TaskScore]
+    lost: list[Unscored]
+    halvings: int = 0  # of the batch, because it did not fit in the GPU's memory
 
 
 def ready(wanted: Sequence[Wanted]) -> None:
@@ -39,47 +50,80 @@ def ready(wanted: Sequence[Wanted]) -> None:
         harness.prepare(replace(cell.evaluate, tasks=tuple(units)), tokenizer, chat=chat)
 
 
-def score(
-    model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Wanted]
-) -> tuple[list[TaskScore], list[Unscored]]:
+def score(model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Wanted]) -> Scored:
     """Return the scores of `model` for every wanted unit, and the units whose scoring failed.
 
-    A failure costs the score alone: the trained model is kept, and the unit is named.
+    A failure costs the score alone: the trained model is kept, and the unit is named. Where memory
+    runs out, half the batch is tried, down to a single row.
 
     Args:
         model: the trained model, or the untouched base.
         history: the course of its training, for measures of that.
         wanted: what to score, each with a cell that asks for it.
+
+    Raises:
+        RuntimeError: the GPU is lost to this process (`gpu.lost_device`).
     """
-    found: list[TaskScore] = []
-    lost: list[Unscored] = []
+    found = []
     for kind, scorer in (("task", _tasks), ("heldout", _heldout), ("measure", _measures)):
         units = [one for one in wanted if one.unit.kind == kind]
-        scores, failed = _tried(functools.partial(scorer, model, history), units)
-        for one in scores:
+        scored = _tried(functools.partial(scorer, model, history), units)
+        for one in scored.scores:
             some = one.of is not None and one.n < one.of
             told = f", scored on the first {one.n:,} of {one.of:,} items" if some else ""
             say(f"{one.task} {one.metric}: {one.value}{told}")
-        found += scores
-        lost += failed
-    return found, lost
+        found.append(scored)
+    return _joined(found)
+
+
+def _joined(parts: Sequence[Scored]) -> Scored:
+    return Scored(
+        [score for part in parts for score in part.scores],
+        [unit for part in parts for unit in part.lost],
+        max((part.halvings for part in parts), default=0),
+    )
 
 
 def _tried(
     scorer: Callable[[Sequence[Wanted]], Iterator[TaskScore]], wanted: Sequence[Wanted]
-) -> tuple[list[TaskScore], list[Unscored]]:
+) -> Scored:
     """Return what `scorer` makes of the units: of all at once or, if that fails, of each alone."""
+    smaller: list[Wanted] = []
     try:
-        return list(scorer(wanted)), []
+        return Scored(list(scorer(wanted)), [])
     except Exception as error:  # a task's own code and data may fail in any way
-        if len(wanted) == 1:
+        if lost_device(error):
+            raise
+        if isinstance(error, torch.OutOfMemoryError):
+            smaller = _halved(wanted)
+        if len(wanted) == 1 and not smaller:
             unit = wanted[0].unit
             text = traceback.format_exception_only(error)[-1]
             lost = Unscored(unit.name, unit.key, " ".join(text.split()))
             say(f"{unit.name}: not scored: {lost.error}\n{traceback.format_exc()}")
-            return [], [lost]
-    parts = [_tried(scorer, [one]) for one in wanted]
-    return [s for scores, _ in parts for s in scores], [u for _, lost in parts for u in lost]
+            return Scored([], [lost])
+    if smaller:  # out here the error is gone, and with it what its frames held
+        torch.cuda.empty_cache()
+        say(f"out of memory: again with {_rows(smaller)} rows a batch")
+        again = _tried(scorer, smaller)
+        return replace(again, halvings=again.halvings + 1)
+    return _joined([_tried(scorer, [one]) for one in wanted])
+
+
+def _rows(wanted: Sequence[Wanted]) -> int:
+    return max(one.cell.execution.eval_batch_size for one in wanted)
+
+
+def _halved(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Return the units with half the batch; none where it is a single row already."""
+    if _rows(wanted) == 1:
+        return []
+    cells: dict[int, Cell] = {}  # units of one cell go on sharing it
+    for one in wanted:
+        execution = one.cell.execution
+        half = replace(execution, eval_batch_size=max(1, execution.eval_batch_size // 2))
+        cells.setdefault(id(one.cell), replace(one.cell, execution=half))
+    return [replace(one, cell=cells[id(one.cell)]) for one in wanted]
 
 
 def _tasks(model: nn.Module, history: object, wanted: Sequence[Wanted]) -> Iterator[TaskScore]:

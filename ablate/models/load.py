@@ -113,7 +113,7 @@ def _read(folder: Path, **settings: Any) -> PreTrainedModel:
         if has_text_part(folder):
             text = AutoConfig.from_pretrained(folder).get_text_config()
             settings |= {"config": text, "key_mapping": TEXT_KEYS}
-        with _quiet():
+        with quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
@@ -123,7 +123,7 @@ def _read(folder: Path, **settings: Any) -> PreTrainedModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars, and its report of weights left out, from the terminal."""
     shown, level = progress.is_progress_bar_enabled(), progress.get_verbosity()
     progress.disable_progress_bar()

@@ -1,6 +1,7 @@
 """The provenance of a record: code, packages and machine."""
 
 import functools
+import importlib
 import os
 import platform
 import socket
@@ -52,13 +53,46 @@ def packages() -> dict[str, str | None]:
     return found
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """Return what the cell was computed on; `device` is the accelerator's name, or cpu."""
-    return {
+def hardware(device: str, attention: str | None = None) -> dict[str, Any]:
+    """Return what the cell was computed on.
+
+    Args:
+        device: torch's name of the accelerator, or cpu.
+        attention: the implementation of attention that the model's configuration names.
+    """
+    found = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),
         "device": device,
+        "attention": attention,
     }
+    return found | (_gpu(device) if device.startswith("cuda") else {})
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    """Return the GPU, its software, and the settings of torch that its numbers depend on."""
+    torch = importlib.import_module("torch")  # slow, and loaded already where there is a GPU
+    kernels = ("flash", "mem_efficient", "cudnn", "math")
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "matmul_precision": torch.get_float32_matmul_precision(),  # highest: without TF32
+        "sdpa_kernels": [
+            name for name in kernels if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()
+        ],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@functools.cache
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver; None where it cannot be read."""
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    return next((word for word in first.split() if word[0].isdigit() and "." in word), None)

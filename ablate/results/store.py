@@ -3,6 +3,10 @@
     OUT/cells/<train_key>/   record.json, config.yaml, items.parquet, history.parquet, log.txt
     OUT/failures/<train_key>-<n>.json    an error; never in place of a record
     OUT/claims/<train_key>               locked by the worker that trains it
+    OUT/trained/<train_key>/             a run that is trained and not yet scored
+
+What took long is safe before what may fail: a run that is trained stays under `trained/` until its
+record is written, so an attempt that ends while it is scored costs the scores alone.
 
 A claim is an advisory lock of the operating system: it ends with the process that holds it, so a
 killed worker never blocks a cell. A claim file that no process locks, of a cell without a record,
@@ -25,7 +29,8 @@ from ablate.errors import UserError
 from ablate.results.record import RECORD, upgraded
 
 DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
-MAX_KILLS = 3  # kills after which a cell counts as failed; before that it is tried again
+MAX_KILLS = 3  # of RETRIED, after which a cell counts as failed; before that it is tried again
+RETRIED = ("killed", "device")  # kinds of failure that say nothing about the cell
 
 
 class Store:
@@ -36,6 +41,7 @@ class Store:
         self.cells = out / "cells"
         self.failed = out / "failures"
         self.claims = out / "claims"
+        self.trained = out / "trained"
 
     def prepare(self) -> None:
         """Make the folders and remove drafts that a killed writer left.
@@ -44,7 +50,7 @@ class Store:
             UserError: the folder cannot be written.
         """
         try:
-            for folder in (self.cells, self.failed, self.claims):
+            for folder in (self.cells, self.failed, self.claims, self.trained):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.cells):
                 pass
@@ -53,10 +59,13 @@ class Store:
         self.clear_drafts()
 
     def clear_drafts(self) -> None:
-        """Remove the drafts of writers that were killed."""
-        for draft in self.cells.glob(".tmp-*"):
+        """Remove the drafts of writers that were killed, and trained states that have a record."""
+        for draft in (*self.cells.glob(".tmp-*"), *self.trained.glob(".tmp-*")):
             if _abandoned(draft):
                 shutil.rmtree(draft, ignore_errors=True)
+        for state in self.trained.glob("[!.]*"):
+            if (self.folder(state.name) / RECORD).exists():
+                self._forget(state.name)
 
     def folder(self, key: str) -> Path:
         """Return the folder of the record of `key`, whether or not it exists."""
@@ -83,22 +92,39 @@ class Store:
     def writing(self, key: str) -> Iterator[Path]:
         """Give a folder that becomes the record of `key` unless the block raises.
 
-        What a second writer of the same key wrote is discarded: equal keys mean equal records.
+        It holds what an earlier attempt kept by `keep_trained`, else nothing. What a second writer
+        of the same key wrote is discarded: equal keys mean equal records.
         """
-        draft = Path(tempfile.mkdtemp(dir=self.cells, prefix=f".tmp-{key}-"))
-        lock = os.open(draft, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+        with _draft(self.cells, key) as draft:
+            if self.is_trained(key):
+                _link(self.trained / key, draft)
             yield draft
-            for file in draft.rglob("*"):
-                _sync(file)
-            _sync(draft)
-            with contextlib.suppress(OSError):  # another writer was first
-                os.rename(draft, self.folder(key))
-            _sync(self.cells)
-        finally:
-            os.close(lock)
-            shutil.rmtree(draft, ignore_errors=True)
+            _settle(draft, self.folder(key))
+        self._forget(key)
+
+    def keep_trained(self, key: str, draft: Path) -> None:
+        """Keep what `draft` of `writing` holds, whole or not at all, for the attempts to come.
+
+        Files are shared with the draft: replace one to change it.
+        """
+        self.trained.mkdir(exist_ok=True)
+        with _draft(self.trained, key) as state:
+            _link(draft, state)
+            for file in (path for path in state.rglob("*") if path.is_file()):
+                _sync(file)  # the folders may wait: without them there is no state, not a half one
+            _name(state, self.trained / key)
+
+    def is_trained(self, key: str) -> bool:
+        """Return whether an attempt at `key` ended after training and before its record."""
+        return (self.trained / key).exists()
+
+    def _forget(self, key: str) -> None:
+        """Remove what `keep_trained` kept, in one step."""
+        if self.is_trained(key):
+            gone = self.trained / f".tmp-{key}-{os.getpid()}"
+            with contextlib.suppress(OSError):
+                os.rename(self.trained / key, gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def amend(self, key: str, files: dict[str, bytes]) -> None:
         """Replace files of an existing record, `record.json` last.
@@ -184,10 +210,11 @@ class Store:
     def given_up(self, key: str) -> dict[str, Any] | None:
         """Return the failure because of which `key` is not tried again, or None.
 
-        After an error a cell is tried again only on request; after a kill up to `MAX_KILLS` times.
+        After an error a cell is tried again only on request; after a kill, or the loss of a GPU, up
+        to `MAX_KILLS` times.
         """
         attempts = self.failures(key)
-        errors = [f for f in attempts if f["kind"] != "killed"]
+        errors = [f for f in attempts if f["kind"] not in RETRIED]
         if errors:
             return errors[-1]
         return attempts[-1] if len(attempts) >= MAX_KILLS else None
@@ -206,6 +233,51 @@ class Store:
 
 def _worker() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+
+
+@contextlib.contextmanager
+def _draft(parent: Path, key: str) -> Iterator[Path]:
+    """Give a new folder in `parent`, locked while the block runs; it is removed at the end."""
+    draft = Path(tempfile.mkdtemp(dir=parent, prefix=f".tmp-{key}-"))
+    lock = os.open(draft, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield draft
+    finally:
+        os.close(lock)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _settle(draft: Path, place: Path) -> None:
+    """Flush `draft` to the disk and give it its name, unless another writer was first.
+
+    A file with a second link is one that `keep_trained` has flushed already.
+    """
+    for file in draft.rglob("*"):
+        if file.is_dir() or file.stat().st_nlink == 1:
+            _sync(file)
+    _sync(draft)
+    _name(draft, place)
+    _sync(place.parent)
+
+
+def _name(draft: Path, place: Path) -> None:
+    with contextlib.suppress(OSError):  # another writer was first
+        os.rename(draft, place)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make the files under `source` files under `target` too: links, or copies where need be."""
+    for path in source.rglob("*"):
+        made = target / path.relative_to(source)
+        if path.is_dir():
+            made.mkdir(parents=True, exist_ok=True)
+            continue
+        made.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, made)
+        except OSError:  # a file system without links
+            shutil.copy2(path, made)
 
 
 def _abandoned(draft: Path) -> bool:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from ablate.config.build import plain
@@ -48,10 +50,10 @@ def test_a_task_that_fails_costs_its_own_score(broken, monkeypatch):
     monkeypatch.setattr(scoring, "_heldout", lambda *_: iter(()))
     monkeypatch.setattr(scoring, "_measures", lambda *_: iter(()))
     names = ["one", "bad", "two", "worse"]
-    scores, lost = scoring.score(None, [], wanted(*names))
-    assert [s.task for s in scores] == [name for name in names if name not in broken]
+    scored = scoring.score(None, [], wanted(*names))
+    assert [s.task for s in scored.scores] == [name for name in names if name not in broken]
     line = "ZeroDivisionError: in the task"
-    assert lost == [Unscored(n, f"key of {n}", line) for n in names if n in broken]
+    assert scored.lost == [Unscored(n, f"key of {n}", line) for n in names if n in broken]
     assert len(calls) == (5 if broken else 1)  # together, and one by one only after a failure
 
 
@@ -61,6 +63,39 @@ def test_an_interrupt_is_no_failure_of_a_task(monkeypatch):
 
     monkeypatch.setattr(scoring, "_tasks", tasks)
     with pytest.raises(KeyboardInterrupt):
+        scoring.score(None, [], wanted("one"))
+
+
+def test_where_memory_runs_out_half_the_batch_is_tried(monkeypatch):
+    (point,) = cells(expand(["evaluate=none", "train.lr=0.1"], loader=config_loader(())))
+    seen = []
+
+    def tasks(model, history, some):
+        assert len({id(one.cell) for one in some}) == 1
+        seen.append(some[0].cell.execution.eval_batch_size)
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from (made(one.unit.name) for one in some)
+
+    monkeypatch.setattr(scoring, "_tasks", tasks)
+    asked = [replace(one, cell=point.cell) for one in wanted("one", "two")]
+    most = 20
+    scored = scoring.score(None, [], asked)
+    assert [s.task for s in scored.scores] == ["one", "two"]
+    assert seen == [64, 32, 16]
+    assert scored.halvings == 2
+    most = 0
+    lost = scoring.score(None, [], asked).lost
+    assert [unit.asked for unit in lost] == ["one", "two"]
+    assert "out of memory" in lost[0].error
+
+
+def test_a_lost_gpu_is_no_failure_of_a_task(monkeypatch):
+    def tasks(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(scoring, "_tasks", tasks)
+    with pytest.raises(RuntimeError, match="device-side"):
         scoring.score(None, [], wanted("one"))
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from ablate import sweep
 from ablate.errors import UserError
 from ablate.experiment.status import unscored_text
+from ablate.models.gpu import lost_device
 from ablate.results.record import SCHEMA
 from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
 
@@ -175,3 +177,116 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Store(tmp_path / "file" / "out").prepare()
+
+
+def attempt(store, trained, steps=None):
+    """One attempt at a cell: it trains unless that is done, scores and records.
+
+    With `steps` the process ends, as if it were killed, at that many calls of the system.
+    """
+    left = [steps]
+
+    def counted(call):
+        def step(*args, **kwargs):
+            if left[0] is not None:
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+            return call(*args, **kwargs)
+
+        return step
+
+    for name in ("rename", "link", "fsync", "rmdir", "unlink") if steps is not None else ():
+        setattr(os, name, counted(getattr(os, name)))
+    with store.writing(KEY) as draft:
+        if not (draft / "record.json").exists():
+            trained.write_text(trained.read_text() + "x")
+            (draft / "weights").mkdir()
+            (draft / "weights" / "adapter").write_bytes(b"w" * 100)
+            (draft / "record.json").write_text('{"score_keys": []}')
+            store.keep_trained(KEY, draft)
+            trained.with_name("safe").touch()
+        (draft / "record.json").unlink()
+        (draft / "record.json").write_text('{"score_keys": ["s"]}')
+
+
+def test_a_kill_between_any_two_steps_loses_nothing_that_was_kept(tmp_path):
+    """Every number of system calls after which an attempt can be killed, until it gets through."""
+    for steps in range(200):
+        store, trained = Store(tmp_path / f"{steps}"), tmp_path / f"{steps}" / "trained.txt"
+        store.prepare()
+        trained.write_text("")
+        child = os.fork()
+        if child == 0:
+            attempt(store, trained, steps)
+            os._exit(0)
+        through = os.waitpid(child, 0)[1] == 0
+        safe = trained.with_name("safe").exists()
+        assert not safe or store.is_trained(KEY) or store.record(KEY)
+        if not store.record(KEY):
+            attempt(store, trained)
+        assert trained.read_text() in (("x",) if safe else ("x", "xx"))  # trained once, or twice
+        assert store.scored(KEY) == {"s"}
+        assert (store.folder(KEY) / "weights" / "adapter").read_bytes() == b"w" * 100
+        for draft in (*store.cells.glob(".*"), *store.trained.glob(".*")):
+            os.utime(draft, (0, 0))
+        store.prepare()
+        assert [p.name for p in store.cells.iterdir()] == [KEY]
+        assert list(store.trained.iterdir()) == []
+        if through:
+            break
+    assert through
+    assert steps > 10
+
+
+def test_a_trained_run_is_found_by_the_next_attempt_alone(store):
+    def ends_while_it_is_scored():
+        with store.writing(KEY) as draft:
+            (draft / "record.json").write_text('{"score_keys": []}')
+            store.keep_trained(KEY, draft)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ends_while_it_is_scored()
+    assert store.record(KEY) is None
+    assert store.recorded() == []
+    with store.writing(KEY) as draft:
+        assert (draft / "record.json").exists()
+    assert not store.is_trained(KEY)
+
+
+STICKY = "CUDA error: an illegal memory access was encountered"
+
+
+def test_a_lost_gpu_ends_the_worker_and_is_tried_again(store, monkeypatch):
+    (bundle,) = sweep.write_bundles({KEY: []}, store.out, workers=1)
+    called = []
+
+    def lost(cells, key, store):
+        called.append(key)
+        raise RuntimeError("in the layer") from RuntimeError(STICKY)
+
+    monkeypatch.setattr("ablate.run.run_cells", lost)
+    content = json.loads(bundle.read_text())
+    content["runs"] = {KEY: [None], "another": [None]}
+    bundle.write_text(json.dumps(content))
+    monkeypatch.setattr(sweep, "build", lambda tree: tree)
+    with pytest.raises(SystemExit):  # the process of the sweep itself; a worker leaves by _exit
+        sweep.work(bundle)
+    assert called == [KEY]
+    assert [f["kind"] for f in store.failures(KEY)] == ["device"]
+    assert store.given_up(KEY) is None
+    assert store.claimed(KEY) is None
+    content["sweep"] = -1
+    bundle.write_text(json.dumps(content))
+    left = []
+    monkeypatch.setattr(os, "_exit", lambda code: left.append(code) or sys.exit(code))
+    with pytest.raises(SystemExit):
+        sweep.work(bundle)
+    assert left == [1]
+
+
+def test_a_gpu_is_lost_by_some_errors_alone():
+    assert lost_device(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not lost_device(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert not lost_device(ValueError("an illegal memory access"))

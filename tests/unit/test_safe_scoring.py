@@ -1,0 +1,81 @@
+"""What was trained is safe before it is scored, and scores of two models never share a record."""
+
+import pandas as pd
+import pytest
+
+from ablate import run
+from ablate.experiment.request import plan_grid
+from ablate.results.store import Store
+
+SHORT = (
+    "masking=none", "plw=0.1", "rank=2", "train.lr=0.01", "train.batch_size=8", "train.max_steps=3",
+    "dataset.max_rows=40", "evaluate.tasks=[]", "evaluate.heldout_rows=8",
+    "execution.device=cpu", "report=false",
+)  # fmt: skip
+NOISE = ("costs", "provenance")
+
+
+def planned(*asked):
+    [named] = [n for n in plan_grid([*SHORT, *asked]).design.cells if not n.cell.is_base]
+    return named
+
+
+def contents(store, key):
+    record = {k: v for k, v in store.record(key).items() if k not in NOISE}
+    tables = [pd.read_parquet(store.folder(key) / f"{n}.parquet") for n in ("items", "history")]
+    return record, tables
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def forbidden(*_, **__):
+    raise AssertionError("trained a second time")
+
+
+@pytest.mark.parametrize(
+    "asked", [("adapter=mora",), ("adapter=full", "execution.keep_weights_mb=0")]
+)
+def test_an_attempt_that_ends_while_scoring_costs_the_scores_alone(asked, tmp_path, monkeypatch):
+    named = planned(*asked)
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    whole.prepare()
+    broken.prepare()
+    run.run_cells([named.cell], named.key, whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.run_cells([named.cell], named.key, broken)
+    assert broken.record(named.key) is None
+    assert broken.is_trained(named.key)
+    monkeypatch.setattr(run, "train", forbidden)
+    run.run_cells([named.cell], named.key, broken)
+    record, tables = contents(broken, named.key)
+    expected, expected_tables = contents(whole, named.key)
+    assert record == expected
+    for table, other in zip(tables, expected_tables, strict=True):
+        pd.testing.assert_frame_equal(table, other)
+    costs = broken.record(named.key)["costs"]
+    assert costs["train_seconds"] > 0
+    assert costs["eval_seconds"] > 0
+    log = (broken.folder(named.key) / "log.txt").read_text()
+    assert "trained 3 steps" in log
+    assert "by an earlier attempt" in log
+    small = "execution.keep_weights_mb=0" not in asked
+    for store in (whole, broken):
+        assert (store.folder(named.key) / "weights").exists() == small
+        assert not list(store.trained.iterdir())
+
+
+def test_weights_that_cannot_be_written_do_not_cost_the_run(tmp_path, monkeypatch):
+    named, store = planned("adapter=lora"), Store(tmp_path)
+    store.prepare()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.weights, "save", full)
+    run.run_cells([named.cell], named.key, store)
+    assert store.record(named.key)["scores"]
+    assert "NOT SAFE" in (store.folder(named.key) / "log.txt").read_text()
