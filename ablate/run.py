@@ -195,7 +195,11 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
             streams=streams,
             execution=cell.execution,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
-            make_optimizer=optimizers.maker(cell.optimizer),
+            make_optimizer=optimizers.maker(
+                cell.optimizer,
+                seed=streams.seed("rounding"),
+                offload=cell.execution.offload_optimizer,
+            ),
         )
     say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
     return model, course

@@ -6,11 +6,12 @@ than a missing one, so `check` refuses it with the reason, before anything is tr
 """
 
 import importlib.util
+from collections.abc import Iterable
 
 from ablate.adapters import registry
 from ablate.adapters.init import spec as init
 from ablate.adapters.method import UNQUANTISED, Shapes
-from ablate.adapters.optimizers import optimizer_of
+from ablate.adapters.optimizers import check_offload, optimizer_of
 from ablate.config.schema import Cell
 from ablate.errors import UserError
 
@@ -37,6 +38,7 @@ def check(cell: Cell, *, architecture: str, shapes: Shapes | None = None) -> Non
         init.check(cell, architecture=architecture, adapted=adapted)
         _check_method(cell, architecture)
     _check_quantised(cell)
+    _check_optimizer(cell)
 
 
 def _check_level(cell: Cell, factor: str, level: str, allowed: tuple[str, ...]) -> None:
@@ -64,17 +66,26 @@ def _check_method(cell: Cell, architecture: str) -> None:
 
 
 def _check_quantised(cell: Cell) -> None:
-    if cell.base_precision in UNQUANTISED:
-        return
+    if cell.base_precision not in UNQUANTISED:
+        _check_bitsandbytes(cell, f"base_precision={cell.base_precision}", UNQUANTISED)
+
+
+def _check_optimizer(cell: Cell) -> None:
+    row = optimizer_of(cell.optimizer)[0]
+    if row.bitsandbytes and not cell.is_base:
+        _check_bitsandbytes(cell, f"optimizer={cell.optimizer.name}", ("adamw", "adamw_8bit"))
+    if cell.execution.offload_optimizer and not cell.is_base:
+        check_offload(cell.optimizer)
+
+
+def _check_bitsandbytes(cell: Cell, setting: str, others: Iterable[str]) -> None:
     if cell.execution.device == "cpu":
         raise UserError(
-            f"base_precision={cell.base_precision}: needs a GPU, and execution.device=cpu; use "
-            f"{' or '.join(UNQUANTISED)}"
+            f"{setting}: needs a GPU, and execution.device=cpu; use {' or '.join(others)}"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            f"base_precision={cell.base_precision}: needs bitsandbytes, which is not installed; "
-            'pip install "ablate[gpu]"'
+            f'{setting}: needs bitsandbytes, which is not installed; pip install "ablate[gpu]"'
         )
 
 

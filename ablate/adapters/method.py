@@ -26,6 +26,10 @@ Condition = bool | Callable[[Options], bool]  # constant, or decided by the meth
 
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
 UNQUANTISED = ("fp32", "bf16")
+# Optimizers that train any parameter.
+GENERAL = (
+    "adamw", "adamw_8bit", "adafactor", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_8bit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +183,7 @@ class Method:
     quiet: str = ""
     refuses: Callable[[Cell, Options], str] | None = None
     inits: tuple[str, ...] = ("default",)
-    optimizers: tuple[str, ...] = ("adamw",)
+    optimizers: tuple[str, ...] = GENERAL
     precisions: tuple[str, ...] = UNQUANTISED
 
     def arguments_at(self, rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:

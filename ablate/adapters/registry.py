@@ -233,6 +233,12 @@ def _added(cell: Cell, shapes: Shapes, norms: int) -> int:
     return own + (norms if row.trains_norms else 0)
 
 
+def trains_half(cell: Cell) -> bool:
+    """Return whether weights of the base train that have 16 bits; an adapter's own have 32."""
+    of_the_base = method(cell.adapter).trains_base or cell.embeddings == "trained"
+    return cell.base_precision == "bf16" and of_the_base
+
+
 def trainable_parameters(cell: Cell, sizes: Sizes) -> int:
     """Return the number of parameters that train in a model of these `sizes`, in closed form."""
     row = method(cell.adapter)

@@ -168,6 +168,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         "clip": train.clip,
         "precision": train.precision,
     }
+    if registry.trains_half(cell):
+        schedule["rounding"] = optimizer_of(cell.optimizer)[0].rounding
     if decays_to_start(cell):
         schedule["decay"] = "to the start"
     if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective
@@ -187,7 +189,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
 def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
     """Return all that the capacity of an adapter and its compatibility depend on."""
     factors = (cell.init, cell.optimizer, cell.placement, cell.base_precision)
-    run = (cell.execution.layout, cell.execution.device)
+    execution = cell.execution
+    run = (execution.layout, execution.device, execution.offload_optimizer)
     text = (cell.dataset.template, cell.dataset.format)
     return (cell.rank, files.content_hash, *run, *text, *map(repr, factors))
 

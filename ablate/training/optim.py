@@ -1,4 +1,4 @@
-"""AdamW and the learning-rate schedule of a run."""
+"""AdamW, Adafactor and the learning-rate schedule of a run."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import get_scheduler
+from transformers import Adafactor, get_scheduler
 
 from ablate.config.schema import Train
 from ablate.errors import UserError
+from ablate.training.masters import with_masters
 
 Maker = Callable[[Any, Train], torch.optim.Optimizer]  # from the model and the settings
 
@@ -25,7 +26,8 @@ def optimizer(
     """Return the optimizer of the trained parameters of `model`, made by `make` or else AdamW.
 
     Weight decay applies to every trained parameter of two or more dimensions (matrices, embeddings,
-    an adapter's factors), not to norms and biases.
+    an adapter's factors), not to norms and biases. Weights in 16 bits are trained in fp32 copies of
+    them (`training.masters`), unless the optimizer rounds them at random.
 
     Raises:
         UserError: no parameter is trained, or the learning rate was left at "tuned".
@@ -34,7 +36,7 @@ def optimizer(
         raise UserError(f"train.lr={settings.lr}: must be resolved to a number before training")
     if not trainable(model):
         raise UserError("adapter: leaves no parameter to train; choose one that trains something")
-    return (make or adamw)(model, settings)
+    return with_masters((make or adamw)(model, settings))
 
 
 class GroupedAdamW(torch.optim.AdamW):
@@ -73,6 +75,24 @@ def adamw(
     """Return AdamW over the trained parameters; it has no options."""
     decay = settings.weight_decay
     return GroupedAdamW(trainable(model), weight_decay=decay, **adamw_settings(settings))
+
+
+def adafactor(
+    model: nn.Module, settings: Train, options: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Return Adafactor (arXiv 1804.04235) at the rate and schedule of the run.
+
+    The second moment of a matrix is stored as its row and column sums, and there is no first one:
+    betas and eps of the settings are not used. Steps are not scaled by the size of the weights.
+    """
+    return Adafactor(
+        decay_groups(trainable(model), settings.weight_decay),
+        lr=settings.lr,
+        clip_threshold=options["clip_threshold"],
+        decay_rate=-options["decay"],
+        scale_parameter=False,
+        relative_step=False,
+    )
 
 
 def warmup_steps(settings: Train, steps: int) -> int:

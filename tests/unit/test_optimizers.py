@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ablate.adapters import build, compatibility, registry
 from ablate.adapters.lora.starts import layers
+from ablate.adapters.method import GENERAL
 from ablate.adapters.optimizers import maker, optimizer_of
 from ablate.config import schema
 from ablate.errors import UserError
@@ -56,8 +57,8 @@ PAIRS = [
     (level, rule)
     for level in ADAPTING
     for rule in OPTIMIZERS
-    if rule != "adamw" and legal(level, optimizer=optimizer(rule))
-]
+    if rule not in GENERAL and legal(level, optimizer=optimizer(rule))
+] + [(level, "adafactor") for level in ("lora", "mora", "ia3", "layernorm")]
 STARTS = [
     (level, start)
     for level in ADAPTING
@@ -111,7 +112,7 @@ def test_what_would_be_another_optimizer_in_silence_is_refused(rule, level):
 
 def test_only_matrices_decay():
     settings = toys.train_settings(weight_decay=0.3)
-    for rule in ("adamw", "riemannian", "lora_plus"):
+    for rule in ("adamw", "adamw_8bit", "riemannian", "lora_plus"):
         asked = cell("dora", optimizer=optimizer(rule), embeddings="trained")
         module = applied(asked)
         made = optim.optimizer(module, settings, maker(asked.optimizer))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ablate.adapters.method import (
+    GENERAL,
     PRECISIONS,
     UNQUANTISED,
     CandidateSize,
@@ -216,7 +217,7 @@ ROWS = {
             *("eva", "corda", "lora_ga", "loftq"),
             *("milora", "both_random", "both_zero"),
         ),
-        optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
+        optimizers=(*GENERAL, "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
         has_delta=lambda options: not options["dora"],  # PEFT's matrix has no magnitudes
         has_factors=True,
@@ -239,7 +240,7 @@ ROWS = {
         size=_ADALORA,
         arguments=_adalora,
         capacity=_adalora_capacity,
-        optimizers=("adamw", "lora_plus"),
+        optimizers=(*GENERAL, "lora_plus"),
         precisions=PRECISIONS,
         quiet="The following rank_pattern keys",  # PEFT does not match its own pattern
         has_delta=True,
@@ -261,7 +262,7 @@ ROWS = {
         starts_at_base=False,  # the smallest singular values of each matrix are removed
         changes_base=True,
         conv1d=False,
-        optimizers=("adamw", "lora_plus"),
+        optimizers=(*GENERAL, "lora_plus"),
         precisions=UNQUANTISED,  # on 4-bit weights PEFT makes it a plain LoRA
         has_factors=True,
         start="ablate.adapters.lora.starts:kasa",
@@ -287,7 +288,7 @@ ROWS = {
         options={**_SCALED, "groups": whole(16), "scale": positive(1.0)},
         arguments=_velora,
         parameters=_plain_count,
-        optimizers=("adamw", "lora_plus", "riemannian"),
+        optimizers=(*GENERAL, "lora_plus", "riemannian"),
         has_delta=True,
         has_factors=True,
         start="ablate.adapters.lora.starts:velora",
@@ -303,7 +304,7 @@ ROWS = {
         parameters_under={"lora_fa": _outputs_factor},
         merges=False,
         packs=False,
-        optimizers=("adamw", "lora_plus", "lora_fa", "riemannian"),
+        optimizers=(*GENERAL, "lora_plus", "lora_fa", "riemannian"),
         precisions=PRECISIONS,
         has_factors=True,
         start="ablate.adapters.lora.starts:draw_A",

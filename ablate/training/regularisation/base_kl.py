@@ -18,7 +18,8 @@ from ablate.streams import Streams
 from ablate.training.distributed import processes
 from ablate.training.hooks import Hooks, StepContext
 from ablate.training.loss import at_targets, predict
-from ablate.training.regularisation.weight_distance import base_parameters, exact
+from ablate.training.parameters import base_parameters
+from ablate.training.regularisation.weight_distance import exact
 
 
 @contextmanager

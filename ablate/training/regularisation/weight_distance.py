@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from ablate.config.schema import Cell
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, StepContext
-
-
-def base_parameters(model: Any) -> dict[str, nn.Parameter]:
-    """Return the base's own parameters that train, by name."""
-    own: frozenset[str] = getattr(model, "adapter_own", frozenset())
-    return {n: p for n, p in model.named_parameters() if p.requires_grad and n not in own}
+from ablate.training.parameters import base_parameters
 
 
 @contextmanager
