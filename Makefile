@@ -9,13 +9,14 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test quick lint clean
+.PHONY: help install demo test quick lint gpu clean
 
 help:
 	@echo "make demo    environment, the quick study into results/demo/, its report"
 	@echo "make test    environment, linters, every test that fits on two cores"
 	@echo "make quick   the quick tests only"
 	@echo "make lint    ruff and mypy"
+	@echo "make gpu     on a machine with a GPU: its tests, its benchmarks, their table"
 
 install: $(STAMP)
 
@@ -38,6 +39,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Uses a torch that is there (a CUDA build): set PYTHON to its interpreter, with ablate[gpu] installed.
+gpu:
+	$(PYTHON) -m pytest -q -m gpu
+	$(PYTHON) -m benchmarks.gpu --out results/gpu.jsonl
+	$(PYTHON) -m benchmarks.gpu.table results/gpu.jsonl
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

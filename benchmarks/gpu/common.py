@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ablate.adapters.lora.forward import lighten
 from ablate.config.schema import MASKED_ROLES, Loss, Masking
 from ablate.data.tokenise import Labels, Summary, Tokenised
 from ablate.objective import Objective, make_objective
@@ -101,11 +102,13 @@ def llama(
     return model.eval()
 
 
-def with_lora(model: nn.Module, rank: int = 8) -> nn.Module:
-    """Return `model` with PEFT's LoRA on every linear layer of its blocks."""
+def with_lora(model: nn.Module, rank: int = 8, *, ours: bool = True) -> nn.Module:
+    """Return `model` with LoRA on every linear layer, computed by PEFT unless `ours`."""
     torch.manual_seed(1)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEAR, task_type="CAUSAL_LM")
     adapted: nn.Module = get_peft_model(model, config)
+    if ours and next(model.parameters()).device.type == "cuda":
+        lighten(adapted)  # as `adapters.build` does
     return adapted
 
 

@@ -22,7 +22,7 @@ class _Adapted(torch.autograd.Function):
     """x W' + b + scale * (x A') B', where W and b are fixed."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, A_RK: Tensor, B_DR: Tensor, weight_DK: Tensor,
         bias_D: Tensor | None, scale: float,
     ) -> Tensor:  # fmt: skip
