@@ -139,6 +139,8 @@ class Method:
         config_from_data: "module:function" (Calibration) that returns arguments of the
             configuration that depend on the training data; they are saved with the weights.
         hooks: "module:function" (options, Streams) that returns its training hooks; "" for none.
+        lanes: "module:function" by which its layers are stacked (`training.lanes.layers.Kind`); ""
+            where its cells train alone.
         seed: the configuration's setting that seeds the random tensors that do not train.
         quiet: the beginning of a PEFT warning that is handled by the row and not shown.
         refuses: returns the error line for a cell that it cannot run, "" for any other.
@@ -179,6 +181,7 @@ class Method:
     start: str = ""
     config_from_data: str = ""
     hooks: str = ""
+    lanes: str = ""
     seed: str = ""
     quiet: str = ""
     refuses: Callable[[Cell, Options], str] | None = None

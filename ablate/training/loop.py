@@ -118,7 +118,7 @@ def train(
                     )
                     hooks.before_forward(context)
                     with nullcontext() if last else accelerator.no_sync(wrapped):
-                        with _autocast(settings, device):
+                        with autocast(settings, device):
                             loss = wrapped(work, share)
                             extra = hooks.extra_loss(context)
                         accelerator.backward(
@@ -140,7 +140,7 @@ def train(
                 hooks.after_step(context)
                 optimizer.zero_grad()
                 schedule.step()
-                result.add(entry, _memory_mb(device))
+                result.add(entry, memory_mb(device))
                 if tick:
                     tick(number + 1, len(stage_steps))
     result.train_seconds = time.perf_counter() - started
@@ -180,7 +180,8 @@ def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
         )
 
 
-def _autocast(settings: Train, device: torch.device) -> torch.autocast:
+def autocast(settings: Train, device: torch.device) -> torch.autocast:
+    """Return the context of `train.precision` for a forward pass."""
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
@@ -210,7 +211,7 @@ def _release(accelerator: Any) -> None:
         accelerator._optimizers.clear()
 
 
-def _memory_mb(device: torch.device) -> float:
+def memory_mb(device: torch.device) -> float:
     """Return the memory in MiB: the peak on a GPU, the resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

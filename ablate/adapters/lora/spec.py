@@ -222,6 +222,7 @@ ROWS = {
         has_delta=lambda options: not options["dora"],  # PEFT's matrix has no magnitudes
         has_factors=True,
         start="ablate.adapters.lora.starts:draw_A",
+        lanes="ablate.adapters.lora.lanes:kind",
         refuses=_lora_refuses,
     ),
     "adalora": Method(

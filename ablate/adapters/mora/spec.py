@@ -132,6 +132,7 @@ ROWS = {
         capacity=_capacity,
         parameters=_parameters,
         has_delta=True,
+        lanes="ablate.adapters.mora.lanes:kind",
     ),
     "remora": Method(
         paper="2405.12130",

@@ -39,12 +39,20 @@ Layout = Literal["strided", "runs"]
 class Maps:
     """One pair of comp and decomp.
 
-    change: from x (..., k), M (q, q) and d, decomp(M comp(x)) of shape (..., d).
+    change: from x (..., k), M (q, q) and d, decomp(M comp(x)) of shape (..., d); from x (n, t, k)
+        and n matrices (n, q, q) at once, those of each matrix's own x.
     delta: from M (q, q), d and k, Delta-W (d, k).
     """
 
     change: Callable[[Tensor, Tensor, int], Tensor]
     delta: Callable[[Tensor, int, int], Tensor]
+
+
+def _product(v_Q: Tensor, M_QQ: Tensor) -> Tensor:
+    """Return M v over the last dimension; of several matrices, each on its own first index."""
+    if M_QQ.ndim == 2:
+        return F.linear(v_Q, M_QQ)
+    return torch.bmm(v_Q.flatten(1, -2), M_QQ.mT).unflatten(1, v_Q.shape[1:-1])
 
 
 # --- sharing and its groupings
@@ -58,9 +66,9 @@ def _shared(inputs: Layout, outputs: Layout) -> Maps:
 
 
 def _shared_change(x_K: Tensor, M_QQ: Tensor, d: int, *, inputs: Layout, outputs: Layout) -> Tensor:
-    q = len(M_QQ)
+    q = M_QQ.shape[-1]
     sums_Q = _groups(x_K, q).sum(-2) if inputs == "strided" else _run_sums(x_K, q)
-    y_Q = F.linear(sums_Q, M_QQ)
+    y_Q = _product(sums_Q, M_QQ)
     return _repeated(y_Q, d) if outputs == "strided" else _run_repeated(y_Q, d)
 
 
@@ -125,9 +133,9 @@ def _blocked(*, turn: bool) -> Maps:
 
 
 def _blocked_change(x_K: Tensor, M_QQ: Tensor, d: int, *, turn: bool) -> Tensor:
-    q = len(M_QQ)
+    q = M_QQ.shape[-1]
     seen_NQ = _groups(x_K, q)[..., : -(-d // q), :]  # later groups would be cut off below
-    return _repeated(F.linear(_turned(seen_NQ) if turn else seen_NQ, M_QQ).flatten(-2), d)
+    return _repeated(_product(_turned(seen_NQ) if turn else seen_NQ, M_QQ).flatten(-2), d)
 
 
 def _blocked_delta(M_QQ: Tensor, d: int, k: int, *, turn: bool) -> Tensor:
@@ -163,8 +171,8 @@ def _turned(v_NQ: Tensor, *, clockwise: bool = False) -> Tensor:
 
 
 def _truncated_change(x_K: Tensor, M_QQ: Tensor, d: int) -> Tensor:
-    seen = x_K[..., : len(M_QQ)]
-    y = F.linear(seen, M_QQ[:d, : seen.shape[-1]])
+    seen = x_K[..., : M_QQ.shape[-1]]
+    y = _product(seen, M_QQ[..., :d, : seen.shape[-1]])
     return F.pad(y, (0, d - y.shape[-1]))
 
 

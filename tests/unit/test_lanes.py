@@ -1,0 +1,228 @@
+"""Cells trained side by side against the same cells trained alone."""
+
+import copy
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ablate.adapters import build, optimizers, registry
+from ablate.adapters.method import load_attribute
+from ablate.config import schema
+from ablate.objective import objective_of
+from ablate.streams import Streams
+from ablate.training import loop
+from ablate.training.history import Diverged
+from ablate.training.lanes import loop as lanes
+from ablate.training.lanes.loop import Lane
+from ablate.training.lanes.stack import Stack, shell
+from tests import levels, toys
+
+STEPS = 20
+EXACT = 1e-9  # in double precision
+DATA = toys.tokenised(toys.examples(23))
+
+
+def cell(level="lora", *, plw=0.1, mode="none", normaliser="weight", scope="batch", **changes):
+    train = {"batch_size": 5, "max_steps": STEPS, "lr": 0.01, "schedule": "cosine", "clip": 1.0}
+    train |= {key: changes.pop(key) for key in [*changes] if key in schema.Train.__annotations__}
+    options = changes.pop("options", {})
+    return levels.cell(
+        levels.adapter(level, options=options),
+        plw=plw,
+        masking=toys.masking(mode),
+        loss=schema.Loss(normaliser=normaliser, scope=scope),
+        train=toys.train_settings(**train),
+        **changes,
+    )
+
+
+def base():
+    return levels.base("llama")
+
+
+def exact():
+    """A model that computes in double precision throughout, which Llama's norms do not.
+
+    Its layers are stored transposed and have biases.
+    """
+    model = levels.base("gpt2").double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def lane(model, one):
+    streams = Streams(one.seed, one.sham)
+    made = None if one.optimizer.kind == "adamw" else optimizers.maker(one.optimizer)
+    return Lane(
+        build.apply(model, one, streams=streams, data=DATA),
+        load_attribute(registry.method(one.adapter).lanes),
+        DATA,
+        one.train,
+        objective_of(one),
+        streams,
+        made,
+    )
+
+
+def alone(model, one, execution):
+    own = lane(copy.deepcopy(model), one)
+    found = loop.train(
+        own.model,
+        own.data,
+        own.settings,
+        objective=own.objective,
+        streams=own.streams,
+        execution=execution,
+        make_optimizer=own.make_optimizer,
+    )
+    return own.model, found
+
+
+def together(model, cells, execution):
+    made = [lane(shell(model), one) for one in cells]
+    return [own.model for own in made], lanes.train(model, made, execution=execution)
+
+
+def check_equal(model, cells, *, tolerance=1e-5, execution=None, steps=STEPS):
+    """Compare the losses of every step and the trained weights with those of each cell alone.
+
+    A gradient near zero is rounding, and AdamW makes a whole step of it: weights are compared by
+    the length of their difference, and number by number in double precision (`EXACT`).
+    """
+    execution = execution or toys.execution()
+    models, courses = together(model, cells, execution)
+    for one, ours, course in zip(cells, models, courses, strict=True):
+        theirs, known = alone(model, one, execution)
+        assert len(course.history) == len(known.history) == steps
+        for new, old in zip(course.history, known.history, strict=True):
+            assert list(new) == list(old)
+            for name, value in old.items():
+                loose = 10 if "grad" in name and tolerance > EXACT else 1
+                assert new[name] == (value and pytest.approx(value, rel=loose * tolerance)), name
+        trained, expected = build.trained(ours), build.trained(theirs)
+        assert list(trained) == list(expected)
+        assert all(tensor.is_contiguous() and tensor.grad is None for tensor in trained.values())
+        found, wanted = (torch.cat([t.flatten() for t in o.values()]) for o in (trained, expected))
+        assert (found - wanted).norm() <= tolerance * wanted.norm()
+        if tolerance <= EXACT:
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+GRID = [
+    cell(plw=plw, mode=mode, normaliser=normaliser, lr=lr, seed=seed, rank=rank)
+    for (plw, mode, normaliser), (lr, seed, rank) in zip(
+        itertools.product((0.0, 0.1, 1.0), ("none", "boilerplate"), ("weight", "tokens")),
+        itertools.cycle(itertools.product((0.01, 0.003), (0, 1), (2, 4, 7))),
+        strict=False,
+    )
+]
+
+
+def test_a_mixed_grid_equals_its_cells_alone():
+    check_equal(base(), GRID)
+
+
+def test_a_mixed_grid_equals_its_cells_alone_in_double_precision():
+    check_equal(exact(), GRID, tolerance=EXACT)
+
+
+LEVELS = ("lora", "rslora", "dora", "mora", "mora_rotation", "mora_truncate", "mora_grouped_4")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_adapter_equals_itself_alone(level):
+    cells = [cell(level), cell(level, seed=2, plw=0.3)]
+    check_equal(base(), cells)
+    check_equal(exact(), cells, tolerance=EXACT)
+
+
+def test_adapters_of_several_kinds_and_ranks_stand_beside_each_other():
+    levels_ = ("mora", "lora", "dora", "mora_rotation", "rslora", "mora")
+    cells = [cell(level, rank=rank, weight_decay=0.1) for rank, level in enumerate(levels_, 2)]
+    check_equal(exact(), cells, tolerance=EXACT)
+
+
+def test_each_lane_has_its_own_schedule_clipping_decay_scale_and_length():
+    cells = [
+        cell(schedule="linear", warmup_ratio=0.2, clip=0.05, weight_decay=0.3),
+        cell(schedule="constant", clip=None, options={"alpha": 3.0}, plw=1.0),
+        cell(optimizer=schema.Optimizer(kind="lora_plus", options={"ratio": 4.0}), rank=3),
+    ]
+    check_equal(exact(), cells, tolerance=EXACT)
+
+
+@pytest.mark.parametrize("scope", ["batch", "example", "microbatch"])
+def test_micro_batches(scope):
+    cells = [cell(scope=scope, plw=0.5), cell(scope=scope, mode="boilerplate", seed=2)]
+    for size in (1, 2):
+        execution = toys.execution(micro_batch_size=size)
+        check_equal(exact(), cells, tolerance=EXACT, execution=execution)
+
+
+def test_lanes_that_end_earlier_leave_the_others():
+    short, long = cell(max_steps=7, rank=6), cell(plw=0.4, seed=3)
+    model, execution = exact(), toys.execution()
+    models, (first, second) = together(model, [short, long], execution)
+    assert (len(first.history), len(second.history)) == (7, STEPS)
+    for one, ours in ((short, models[0]), (long, models[1])):
+        expected = build.trained(alone(model, one, execution)[0])
+        for name, tensor in build.trained(ours).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
+
+
+def test_steps_of_so_many_tokens():
+    cells = [cell(batch_unit="tokens", batch_size=60, seed=seed, max_steps=10) for seed in range(2)]
+    check_equal(exact(), cells, tolerance=EXACT, steps=10)
+
+
+def test_a_lane_that_diverges_dies_alone():
+    """One lane's weights are no longer finite in its fourth step."""
+    cells = [cell(), cell(seed=1), cell(plw=1.0, rank=3)]
+    model, execution = exact(), toys.execution()
+    made = [lane(shell(model), one) for one in cells]
+
+    class Overflowing(torch.optim.SGD):
+        def step(self):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 3:
+                self.param_groups[0]["params"][1].data.fill_(float("inf"))
+
+    made[1] = replace(
+        made[1], make_optimizer=lambda own, _: Overflowing(build.trained(own).values(), 1e-9)
+    )
+    first, dead, last = lanes.train(model, made, execution=execution)
+    assert isinstance(dead, Diverged)
+    assert (dead.step, dead.what) == (4, "loss")
+    for number, course in ((0, first), (2, last)):
+        theirs, known = alone(model, cells[number], execution)
+        losses = [[entry["loss"] for entry in each.history] for each in (course, known)]
+        assert losses[0] == pytest.approx(losses[1], rel=EXACT)
+        expected = build.trained(theirs)
+        for name, tensor in build.trained(made[number].model).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
+
+
+def test_the_base_is_shared_and_stays_as_it_was():
+    model = base()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    models, _ = together(model, [cell(), cell(seed=1)], toys.execution())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    known = {tensor.data_ptr() for tensor in model.parameters()}
+    for one in models:
+        frozen = [p for p in one.parameters() if not p.requires_grad]
+        assert {p.data_ptr() for p in frozen} == known
+
+
+def test_an_input_that_is_no_rows_of_the_lanes_is_refused():
+    model = base()
+    made = [lane(shell(model), cell(seed=seed)) for seed in range(2)]
+    stack = Stack(model, [one.model for one in made], [one.kind for one in made])
+    stack.spread()
+    layer = stack.model.get_submodule("model.layers.0.mlp.up_proj")
+    with pytest.raises(ValueError, match=r"shape \(6, 32\), not rows of 2 lanes"):
+        layer(torch.zeros(6, 32))
