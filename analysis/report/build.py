@@ -272,8 +272,10 @@ def _plain_page(
 ) -> Page:
     """Return the page of results that no model can be fitted to, and say why."""
     (source, folder), (name, reason) = place, said
+    heart = memorised.section(frame)
+    nothing = heart.summary if heart else plain.NOTHING  # such a study has an answer of its own
     sections = [
-        memorised.section(frame),
+        heart,
         overview.section(raw, folder),
         tuning.rates(raw),
         tuning.budget(raw),
@@ -285,7 +287,7 @@ def _plain_page(
         question=_question(folder),
         source=source,
         version=_version(),
-        first=first_screen.section(heldout.headlines(frame), nothing=plain.NOTHING),
+        first=first_screen.section(heldout.headlines(frame), nothing=nothing),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(raw).items()),
         warnings=(

@@ -7,7 +7,9 @@ import pytest
 from ablate.evaluate.measures import right_characters
 from analysis.papers.mora import figure as figures
 from analysis.papers.mora import section as memorised
+from analysis.report import build, plain
 from analysis.table.frame import from_results
+from tests.fake_results import fake_results
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,14 @@ def test_the_order_is_put_to_the_test(gap, above):
     text = memorised.section(from_results(results(gap))).blocks[0].text
     assert f"mora above lora at {above} of 6 points" in text
     assert ("below it at 6" in text) == (gap < 0)
+
+
+def test_the_first_screen_has_the_answer():
+    whole = fake_results()
+    raw = results().assign(**{n: whole[n].iloc[0] for n in whole if n not in results()})
+    page = build._plain_page(raw, from_results(raw), ("", None), ("uuid", "no benchmark"))
+    assert "mora above lora at 6 of 6 points" in str(page.first)
+    assert plain.NOTHING not in str(page.first)
 
 
 def test_nothing_without_several_numbers_of_steps():

@@ -29,6 +29,7 @@ def section(frame: pd.DataFrame) -> Section | None:
         rank=rows["rank"].astype(float).mask(rows["adapter"].astype(str) == "full"),
     )
     points, differences = means(runs), ordering(runs)
+    verdict = _verdict(differences)
     caption = (
         "Share of the letters and digits of 100 random UUIDs that come back in their place, by "
         "greedy decoding, over training steps. Means over seeds with 95 % intervals; dotted: "
@@ -37,14 +38,14 @@ def section(frame: pd.DataFrame) -> Section | None:
     note = "Percent of characters; differences of runs of the same seed, with 95 % intervals."
     formats = dict.fromkeys(("estimate", "low", "high"), ".1f") | {"p_holm": P_VALUE}
     blocks: tuple[Block, ...] = (
-        Text(_verdict(differences)),
+        Text(verdict),
         Plate("memorisation", figures.memorisation(points), caption),
         Sheet(Table("memorised", "Characters right over steps", points, "", words.HEADS, formats)),
         Sheet(
             Table("ordering", "The order of the methods", differences, note, words.HEADS, formats)
         ),
     )
-    return Section("memorised", "Memorisation", blocks)
+    return Section("memorised", "Memorisation", blocks, verdict)
 
 
 def means(runs: pd.DataFrame) -> pd.DataFrame:
