@@ -110,7 +110,7 @@ def merged_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if not any(name.startswith(f"{prefix}.") for prefix in adapted):
             yield name, parameter.detach()
     for prefix, layer in adapted.items():
-        merged = copy.deepcopy(layer)
+        merged = copy.deepcopy(layer).float()  # in 16 bits merging would round the change
         merged.merge()
         for name, parameter in merged.get_base_layer().named_parameters():
             yield f"{prefix}.{name}", parameter.detach()

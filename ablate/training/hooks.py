@@ -65,6 +65,23 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
+def weight_penalty(penalty: Callable[[nn.Module], Tensor | float]) -> Hooks:
+    """Return hooks that add `penalty` of the model to the loss, once per step and in fp32.
+
+    In 16 bits, which autocast would choose, the products of nearly orthogonal factors lose what
+    they differ by from the identity.
+    """
+
+    def extra_loss(context: StepContext) -> Tensor | float:
+        if not context.last:
+            return 0.0
+        device = next(context.model.parameters()).device.type
+        with torch.autocast(device, enabled=False):
+            return penalty(context.model)
+
+    return Hooks(extra_loss=extra_loss)
+
+
 def combine(*several: Hooks) -> Hooks:
     """Return hooks that call those of all of `several`, in order; extra losses are summed.
 

@@ -100,6 +100,29 @@ def penalty_of(module: nn.Module, asked: schema.Cell) -> float:
         return sum(float(hooks.extra_loss(context)) for context in contexts)
 
 
+@pytest.mark.parametrize("level", ["adalora", "kasa"])
+def test_penalties_are_exact_under_autocast(level):
+    """Near their minimum, where 16 bits lose what the penalty measures: against float64."""
+    module = levels.applied(cell(level, rank=16))
+    with torch.no_grad():
+        for _, layer in layers(module):
+            for factor in (layer.lora_A, layer.lora_B):
+                P = factor["default"]
+                P = P.weight if isinstance(P, nn.Module) else P
+                nn.init.orthogonal_(P)
+                P += 1e-3 * torch.randn(P.shape, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for exact in (False, True):
+        module = module.double() if exact else module
+        module.zero_grad()
+        context = StepContext(0, 1, module, None, None, 1.0, True)  # type: ignore[arg-type]
+        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
+            adapter_hooks(cell(level), streams=Streams(0)).extra_loss(context).backward()
+        found = [p.grad.double().flatten() for p in module.parameters() if p.grad is not None]
+        gradients.append(torch.cat(found))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+
+
 def test_adalora_prunes_to_its_last_rank_and_no_further():
     module = levels.run("adalora", "llama").module
     settings = module.peft_config["default"]

@@ -86,6 +86,26 @@ def test_lora_moves_by_the_scaled_product_of_its_factors():
     assert measures.weight_distance(model, base)["all"][0] == pytest.approx(expected)
 
 
+def test_a_distance_from_a_16_bit_base_is_not_rounded():
+    """A change of a thousandth of the weights is below their spacing of a 256th."""
+    base = toys.llama().to(torch.bfloat16)
+    model = adapted(copy.deepcopy(base))
+    squares = []
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if hasattr(module, "lora_A") and "default" in module.lora_A:
+                A, B = module.lora_A["default"].weight, module.lora_B["default"].weight
+                B.normal_(generator=torch.Generator().manual_seed(len(name)))
+                W = module.get_base_layer().weight.double()
+                delta = module.scaling["default"] * (B.double() @ A.double())
+                B *= float(1e-3 * W.norm() / delta.norm())
+                delta = module.scaling["default"] * (B.double() @ A.double())
+                squares.append(float(delta.square().sum()))
+    whole = sum(float(p.detach().double().square().sum()) for p in base.parameters())
+    found = measures.weight_distance(model, base)["all"][0]
+    assert found == pytest.approx((sum(squares) / whole) ** 0.5, rel=1e-4)
+
+
 def test_the_base_is_no_distance_from_itself():
     assert measures.weight_distance(toys.llama(), toys.llama())["all"][0] == 0
 

@@ -1,5 +1,6 @@
 """Distances to the base, of weights and of predictions, against naive float64 references."""
 
+import copy
 import itertools
 import math
 
@@ -11,6 +12,7 @@ from ablate.adapters import build
 from ablate.config.schema import Regulariser
 from ablate.roles import Role
 from ablate.streams import Streams
+from ablate.training import parameters
 from ablate.training.loss import predict
 from ablate.training.regularisation import base_kl, weight_distance
 from ablate.training.regularisation.hooks import regularised
@@ -107,7 +109,41 @@ def test_distance_counts_trained_embeddings_beside_an_adapter():
     assert number(penalty) == pytest.approx(0.5 * math.sqrt(sum(p.numel() for p in ends.values())))
 
 
+def test_the_graph_of_a_distance_holds_less_than_one_matrix():
+    asked = cell("lora", embeddings="trained")
+    model = perturb(model_of(asked))
+    start = {n: p.detach() - 1 for n, p in parameters.base_parameters(model).items()}
+    held: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        distance = weight_distance.distance(model, start, 2.0)
+    assert sum(held) < min(p.numel() for p in start.values()) / 2
+    distance.backward()
+    assert all(p.grad.any() for p in parameters.base_parameters(model).values())
+
+
 # --- distance to the base's predictions
+
+
+def test_the_copy_of_the_base_shares_what_does_not_train(monkeypatch):
+    asked = cell("lora", Regulariser(kl=0.5), embeddings="trained")
+    model, copies, real = model_of(asked), [], copy.deepcopy
+
+    def copied(value, *memo):
+        found = real(value, *memo)
+        if value is model:
+            copies.append(found)
+        return found
+
+    monkeypatch.setattr(base_kl.copy, "deepcopy", copied)
+    with regularised(model, asked, streams=Streams(0)):
+        pairs = list(zip(model.parameters(), copies[0].parameters(), strict=True))
+    assert all((mine is other) != mine.requires_grad for mine, other in pairs)
+    assert not any(other.requires_grad for _, other in pairs)
 
 
 def test_divergence_and_its_gradient():

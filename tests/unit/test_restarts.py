@@ -173,6 +173,17 @@ def test_a_run_restarts_as_stated(method):
         assert "base_layer" not in name or torch.equal(p, base_before[name])
 
 
+def test_the_past_takes_memory_from_the_first_restart_on():
+    model, sizes = wrapped("relora"), []
+
+    def look(context: StepContext) -> None:
+        layers = [m for m in context.model.modules() if isinstance(m, RestartLayer)]
+        sizes.append({m.past["default"].shape == m.get_base_layer().weight.shape for m in layers})
+
+    run(model, hooks=combine(restarts.hooks(OPTIONS, Streams(0)), Hooks(after_step=look)))
+    assert sizes == [{step >= 5} for step in range(1, 21)]
+
+
 def test_the_ramp_multiplies_the_schedule():
     watch = Watch()
     stages = combine(watch.before(), restarts.hooks(OPTIONS, Streams(0)), watch.after())

@@ -6,6 +6,7 @@ along a cubic schedule until the final rank is reached; the rest of the run trai
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ablate.adapters.options import Options
 from ablate.errors import UserError
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext
+from ablate.training.hooks import Hooks, StepContext, weight_penalty
 
 ADAPTER = "default"
 
@@ -28,9 +29,7 @@ def hooks(options: Options, streams: Streams) -> Hooks:
         streams: not used, nothing is drawn.
     """
 
-    def extra_loss(context: StepContext) -> Tensor | float:
-        weight = options["orthogonality"]
-        return weight * orthogonality(context.model) if context.last and weight else 0.0
+    weight = options["orthogonality"]
 
     def after_step(context: StepContext) -> None:
         tuner: Any = context.model.base_model
@@ -38,7 +37,8 @@ def hooks(options: Options, streams: Streams) -> Hooks:
             _set_schedule(tuner.peft_config[ADAPTER], context.steps, options)
         tuner.update_and_allocate(context.step + 1)
 
-    return Hooks(extra_loss=extra_loss, after_step=after_step)
+    penalty = weight_penalty(lambda model: weight * orthogonality(model) if weight else 0.0)
+    return replace(penalty, after_step=after_step)
 
 
 def orthogonality(model: nn.Module) -> Tensor:

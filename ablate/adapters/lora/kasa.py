@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ablate.adapters.options import Options
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext
+from ablate.training.hooks import Hooks, weight_penalty
 
 
 def hooks(options: Options, streams: Streams) -> Hooks:
@@ -17,11 +17,8 @@ def hooks(options: Options, streams: Streams) -> Hooks:
         streams: not used, nothing is drawn.
     """
 
-    def extra_loss(context: StepContext) -> Tensor | float:
-        if not context.last:
-            return 0.0
-        base_model: Any = context.model.base_model
-        penalty: Tensor | float = base_model._get_kasa_loss()
-        return penalty
+    def penalty(model: Any) -> Tensor | float:
+        found: Tensor | float = model.base_model._get_kasa_loss()
+        return found
 
-    return Hooks(extra_loss=extra_loss)
+    return weight_penalty(penalty)

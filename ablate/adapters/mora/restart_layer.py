@@ -7,9 +7,9 @@ changes can have a higher rank than each of them:
     W = W0 + past + Delta-W        at a restart: past += Delta-W, then Delta-W = 0
 
 The function stays the same. `past` is a tensor of the adapter and not added to W0, as in the
-papers: disabling the adapter gives the base exactly, and only the adapter is saved. It costs one
-more matrix of the base layer's shape, in memory and on disk, and one more product from the first
-restart on.
+papers: disabling the adapter gives the base exactly, and only the adapter is saved. From the first
+restart on it costs one more matrix of the base layer's shape, in memory and on disk, and one more
+product; before it, `past` is empty.
 
 Letters: D outputs, K inputs.
 """
@@ -45,9 +45,8 @@ class RestartLayer(nn.Module, BaseTunerLayer):
             self.past, self.stage = BufferDict(persistent=True), BufferDict(persistent=True)
             self.stage_of: dict[str, int] = {}
             self.register_load_state_dict_post_hook(_loaded)
-        weight = self.get_base_layer().weight
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        self.past[adapter_name] = torch.zeros(weight.shape, dtype=exact)
+            self.register_load_state_dict_pre_hook(_make_room)
+        self.past[adapter_name] = torch.zeros(0)
         self.stage[adapter_name] = torch.zeros((), dtype=torch.int64)
         self.stage_of[adapter_name] = 0
         super().update_layer(adapter_name, *args, **kwargs)
@@ -80,7 +79,9 @@ class RestartLayer(nn.Module, BaseTunerLayer):
         """Add the adapter's change to its past and reset it; the outputs stay the same."""
         if self.merged:
             self.unmerge()
-        self.past[adapter].copy_(self.get_delta_weight(adapter))
+        exact = torch.promote_types(self.get_base_layer().weight.dtype, torch.float32)
+        change: Tensor = self.get_delta_weight(adapter)
+        self.past[adapter] = change.to(exact).contiguous()
         self.stage[adapter] += 1
         self.stage_of[adapter] += 1
         self.begin(adapter, generator)
@@ -92,6 +93,16 @@ class RestartLayer(nn.Module, BaseTunerLayer):
     def resume(self, adapter: str) -> None:
         """Update the Python state after an adapter's tensors were loaded."""
         self.stage_of[adapter] = int(self.stage[adapter])
+
+
+def _make_room(layer: nn.Module, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    """Give `past` the shape that it has in the tensors about to be loaded."""
+    own = cast(RestartLayer, layer)
+    for adapter in list(own.past):
+        stored = state.get(f"{prefix}past.{adapter}")
+        if stored is not None and stored.shape != own.past[adapter].shape:
+            device = own.get_base_layer().weight.device
+            own.past[adapter] = torch.zeros_like(stored, device=device)
 
 
 def _loaded(layer: nn.Module, incompatible: Any) -> None:

@@ -28,14 +28,18 @@ def kl(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
 
     The weights u_t and the divisor W are those of the loss. The model's logits are those of its
     loss. The base's need one more forward pass without dropout, noise or gradient: of the model
-    with its adapter disabled, or of a frozen copy where the base itself trains.
+    with its adapter disabled, or, where the base itself trains, of a copy with its start, which
+    shares all weights that do not train.
 
     Args:
         model: the base with its adapter, at its start.
         cell: the cell; `kl` (the weight) of its regulariser is read.
         streams: not used, nothing is drawn.
     """
-    base = copy.deepcopy(model).requires_grad_(False) if base_parameters(model) else model
+    base = model
+    if base_parameters(model):
+        shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+        base = copy.deepcopy(model, shared).requires_grad_(False)
     logits: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:

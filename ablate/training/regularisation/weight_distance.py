@@ -1,16 +1,18 @@
 """Distance to the base's weights: weight * (sum |w - w0|^p)^(1/p)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ablate.config.schema import Cell
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext
+from ablate.training.hooks import Hooks, weight_penalty
 from ablate.training.parameters import base_parameters
 
 
@@ -25,13 +27,8 @@ def minkowski(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     """
     settings = cell.regulariser
     start = {name: p.detach().clone() for name, p in base_parameters(model).items()}
-
-    def extra_loss(context: StepContext) -> Tensor | float:
-        if not context.last:
-            return 0.0
-        return settings.minkowski * distance(model, start, settings.minkowski_p)
-
-    yield Hooks(extra_loss=extra_loss)
+    p = settings.minkowski_p
+    yield weight_penalty(lambda _: settings.minkowski * distance(model, start, p))
 
 
 def distance(model: nn.Module, start: Mapping[str, Tensor], p: float) -> Tensor:
@@ -39,16 +36,23 @@ def distance(model: nn.Module, start: Mapping[str, Tensor], p: float) -> Tensor:
 
     These are the base's own parameters that train, minus their `start`, and the Delta-W of every
     adapted matrix, minus the component that its start subtracted from the base. At distance zero
-    the gradient is zero. It needs the memory of each adapted matrix once more, and of its gradient.
+    the gradient is zero. The backward pass computes each change again, so that no more than one
+    matrix at a time takes memory.
 
     Args:
         model: the model.
         start: initial values of the base's own parameters that train, by name.
         p: the order of the norm, at least 1.
     """
-    with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        norms = [_norm(change, p) for change in _changes(model, start)]
-        return _norm(torch.stack(norms), p)
+    norms = [
+        checkpoint(_norm_of, change, p, use_reentrant=False, preserve_rng_state=False)
+        for change in _changes(model, start)
+    ]
+    return _norm(torch.stack(norms), p)
+
+
+def _norm_of(change: Callable[[], Tensor], p: float) -> Tensor:
+    return _norm(change(), p)
 
 
 def _norm(change: Tensor, p: float) -> Tensor:
@@ -58,26 +62,27 @@ def _norm(change: Tensor, p: float) -> Tensor:
     return unit * torch.linalg.vector_norm(change / unit, p)
 
 
-def _changes(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def _changes(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    """Yield a function for each changed matrix that returns its change, in the stored layout."""
     for name, parameter in model.named_parameters():
         if name in start:
-            yield exact(parameter) - exact(start[name])
+            yield partial(_moved, parameter, start[name])
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
-            yield from _deltas(layer)
+            yield from (partial(_delta, layer, adapter) for adapter in layer.active_adapters)
 
 
-def _deltas(layer: Any) -> Iterator[Tensor]:
-    """Yield the change of a layer's matrix by each active adapter, in the stored layout."""
-    for adapter in layer.active_adapters:
-        change = layer.get_delta_weight(adapter)
-        change = exact(change.to_dense() if change.is_sparse else change)
-        if hasattr(
-            layer, "residual_P"
-        ):  # subtracted from the base by `adapters.init.base_residual`
-            residual_DK = layer.residual_P @ layer.residual_Q
-            change = change - (residual_DK.T if layer.fan_in_fan_out else residual_DK)
-        yield change
+def _moved(parameter: Tensor, start: Tensor) -> Tensor:
+    return exact(parameter) - exact(start)
+
+
+def _delta(layer: Any, adapter: str) -> Tensor:
+    change = layer.get_delta_weight(adapter)
+    change = exact(change.to_dense() if change.is_sparse else change)
+    if hasattr(layer, "residual_P"):  # subtracted from the base by `adapters.init.base_residual`
+        residual_DK = layer.residual_P @ layer.residual_Q
+        change = change - (residual_DK.T if layer.fan_in_fan_out else residual_DK)
+    return change
 
 
 def exact(tensor: Tensor) -> Tensor:
