@@ -14,6 +14,7 @@ from ablate.roles import DETAILS, MASKED_ROLES
 TEMPLATES = ("alpaca", "compact", "chat", "plain")
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
+Precision = Literal["fp32", "bf16"]
 SIZES = ("rows", "prompt", "completion", "text")  # of a data set; the last three mean tokens a row
 
 
@@ -256,6 +257,7 @@ class Evaluate:
     measure_rows: int = 64  # training prompts generated from for the memorisation measure
     max_new_tokens: int | None = None  # None: as the task says
     run_code: bool = False  # consent to benchmarks that run what the model writes
+    precision: Precision = "fp32"  # of the forward passes; fp32: as the weights are
 
     def shots(self, task: str) -> int | None:
         """Return the few-shot examples before an item of `task`; None: as the task says."""

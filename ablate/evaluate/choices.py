@@ -2,9 +2,8 @@
 
 A question and its answers are one row: the context, then every answer without its last token, one
 after the other. A 4-D mask lets an answer see the context and itself alone, and the positions
-restart after the context, so each answer gets the numbers it would get by itself; of a row with
-four short answers this is a third of the work. Rows are padded on the left, so that only the last
-positions, where answers are predicted, go through the head.
+restart after the context, so each answer gets the numbers it would get by itself, in fp32 (of bf16
+see `precision`); of a row with four short answers this is a third of the work.
 
 Shapes: B rows, L length, K positions kept, N scored tokens, V vocabulary.
 """

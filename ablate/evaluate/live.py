@@ -82,7 +82,14 @@ class LiveLM(HFLM):
         chat: bool = False,
     ):
         """Take a model; `chat` says that the chat template made the prompts."""
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        device = next(model.parameters()).device.type
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            # lm-eval's own passes leave the autocast that they are called in unless told of it
+            mixed_precision_dtype=torch.bfloat16 if torch.is_autocast_enabled(device) else None,
+        )
         self._encode = PromptEncoder(tokenizer, memo, chat=chat)
         self._short_ways = short_ways(model)
         self._stop = chat_stop_of(tokenizer) if chat else None

@@ -11,9 +11,10 @@ from torch import nn
 
 from ablate.config.schema import Cell
 from ablate.evaluate import harness, heldout, measures
+from ablate.evaluate.precision import computed_in
 from ablate.evaluate.scores import TaskScore, Unscored
 from ablate.experiment.cell_data import tokenised, tokenizer_of
-from ablate.experiment.identity import Unit
+from ablate.experiment.identity import WITHOUT_MODEL, Unit
 from ablate.models.files import ModelFiles
 from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load, load_tokenizer
@@ -131,7 +132,8 @@ def _tasks(model: nn.Module, history: object, wanted: Sequence[Wanted]) -> Itera
         asked = replace(cell.evaluate, tasks=tuple(units))
         tokenizer = load_tokenizer(files.folder, cell.model.chat_template)
         chat = cell.dataset.template == "chat"
-        found = harness.score(model, tokenizer, asked, execution=cell.execution, chat=chat)
+        with computed_in(model, cell.evaluate.precision):
+            found = harness.score(model, tokenizer, asked, execution=cell.execution, chat=chat)
         yield from (replace(one, score_key=units[one.asked].key) for one in found)
 
 
@@ -139,7 +141,8 @@ def _heldout(model: nn.Module, history: object, wanted: Sequence[Wanted]) -> Ite
     for one in wanted:
         cell, unit = one.cell, one.unit
         part = tokenised(cell, unit.name)
-        found = heldout.score(model, part, unit.name, cell.evaluate, execution=cell.execution)
+        with computed_in(model, cell.evaluate.precision):
+            found = heldout.score(model, part, unit.name, cell.evaluate, execution=cell.execution)
         yield from (replace(score, score_key=unit.key) for score in found)
 
 
@@ -158,10 +161,12 @@ def _measures(
             losses=[float(entry["loss"]) for entry in history],
             stop=tokenizer_of(cell).chat_stop if cell.dataset.template == "chat" else None,
         )
-        found = measures.measure(
-            list(units), subject, evaluate=cell.evaluate, execution=cell.execution
-        )
-        yield from (replace(one, score_key=units[one.asked].key) for one in found)
+        for name, unit in units.items():
+            with computed_in(model, "fp32" if name in WITHOUT_MODEL else cell.evaluate.precision):
+                found = measures.measure(
+                    [name], subject, evaluate=cell.evaluate, execution=cell.execution
+                )
+            yield from (replace(one, score_key=unit.key) for one in found)
 
 
 def _grouped(wanted: Sequence[Wanted]) -> Iterator[tuple[Cell, ModelFiles, dict[str, Unit]]]:

@@ -33,6 +33,7 @@ CHAT_VERSION = 2
 KEY_LENGTH = 16
 LENGTH = "generation_length"  # the measure that needs prompts that were held out
 WEIGHTS = "weight_distance"  # the measure that needs the weight change as a matrix
+WITHOUT_MODEL = (WEIGHTS, "train_loss_rsd")  # measures that compute nothing with the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,23 +198,28 @@ def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
 
 def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
     wanted = cell.evaluate
+    # Only where it is another: scores from before there was a choice keep their keys.
+    how = [] if wanted.precision == "fp32" else [wanted.precision]
     prompts: list[Any] = [False]
     if cell.dataset.template == "chat":
         shots = "turns" if wanted.fewshot_as_multiturn else "one turn"
         prompts = [(cell.model.chat_template or "own", shots, CHAT_VERSION)]
     found: list[tuple[str, str, list[Any]]] = memo.get(
-        wanted, ("tasks", *prompts), lambda: _benchmarks(wanted, prompts)
+        wanted, ("tasks", *prompts), lambda: _benchmarks(wanted, [*prompts, *how])
     )
     for part in wanted.heldout:
         held = part_summary(cell, files, part, memo)
-        found = [*found, ("heldout", part, [part, [held.content_hash, wanted.heldout_rows]])]
+        asked = [held.content_hash, wanted.heldout_rows, *how]
+        found = [*found, ("heldout", part, [part, asked])]
     if not cell.is_base:  # a measure compares the trained model with its base
         data = part_summary(cell, files, "train", memo).content_hash
         rest = [data, wanted.measure_rows]
         if LENGTH in wanted.measures:
             part_summary(cell, files, "test", memo)
         measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.merges(cell)]
-        found = [*found, *(("measure", name, [name, rest]) for name in measures)]
+        for name in measures:
+            asked = rest if name in WITHOUT_MODEL else [*rest, *how]
+            found = [*found, ("measure", name, [name, asked])]
     return tuple(Unit(k, name, digest([train_key, k, *rest])) for k, name, rest in found)
 
 

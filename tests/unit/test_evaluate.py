@@ -41,6 +41,7 @@ from ablate.errors import UserError
 from ablate.evaluate import choices, generate, harness, heldout, requests, shapes, tasks_index
 from ablate.evaluate import live as live_module
 from ablate.evaluate.live import LiveLM, TokenMemo
+from ablate.evaluate.precision import BF16_MEAN, BF16_MOST, computed_in
 from ablate.evaluate.requests import quiet
 from ablate.evaluate.scores import standard_error
 from ablate.experiment import identity
@@ -571,6 +572,96 @@ def test_the_same_answer_twice_is_a_tie_to_the_last_digit(model):
         assert len({f for a, f in zip(again, found, strict=True) if a == answer}) == 1
     expected = [naive_loglikelihood(model, context, answer)[0] for answer in again]
     assert [f for f, _ in found] == pytest.approx(expected, abs=CLOSE)
+
+
+def asked_at_random(seed=0, most=40):
+    draws = random.Random(seed)
+    contexts = [draws.choices(range(3, 500), k=draws.randint(3, most)) for _ in range(30)]
+    answers = [draws.choices(range(3, 500), k=draws.randint(1, 6)) for _ in range(120)]
+    return [(contexts[i // 4], answer) for i, answer in enumerate(answers)]
+
+
+def token_errors(found, expected, pairs):
+    sizes = np.array([len(answer) for _, answer in pairs])
+    return np.abs(np.array([x for x, _ in found]) - [x for x, _ in expected]) / sizes
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bf16_likelihoods_are_as_near_as_those_of_a_model_in_bf16(name):
+    model, pairs = model_of(name), asked_at_random()
+    exact = [naive_loglikelihood(model, *pair) for pair in pairs]
+    lowered = copy.deepcopy(model)
+    for parameter in lowered.parameters():  # as from_pretrained has it: buffers stay
+        parameter.data = parameter.data.bfloat16()
+    plain = [naive_loglikelihood(lowered, *pair) for pair in pairs]
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    with computed_in(model, "bf16"):
+        ours = choices.loglikelihoods(model, pairs, batch_size=16)
+        other = choices.loglikelihoods(model, pairs, batch_size=3)
+    error, theirs = token_errors(ours, exact, pairs), token_errors(plain, exact, pairs)
+    assert error.mean() < 1.3 * theirs.mean() < BF16_MEAN
+    assert error.max() < BF16_MOST
+    assert token_errors(ours, other, pairs).mean() < BF16_MEAN / 10  # what a batch does
+    after = model.state_dict()
+    assert all(torch.equal(after[n], p) and after[n].dtype == p.dtype for n, p in before.items())
+
+
+def test_bf16_likelihoods_of_the_micro_model_are_within_the_stated_bounds():
+    folder = conf_dir().parent / "ablate/micro/checkpoints/micro_0"
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    lm, pairs = live(model, tokenizer), []
+    for bench in harness.prepare(asking("micro_knowledge", "micro_questions", limit=40)):
+        for request in bench.tasks[bench.unit].instances:
+            context, whole = lm.tok_encode(request.args[0]), lm.tok_encode("".join(request.args))
+            pairs.append((context, whole[len(context) :]))
+    exact = choices.loglikelihoods(model, pairs, batch_size=16)
+    with computed_in(model, "bf16"):
+        error = token_errors(choices.loglikelihoods(model, pairs, batch_size=16), exact, pairs)
+    assert 0.001 < error.mean() < BF16_MEAN
+    assert error.max() < BF16_MOST
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21
+@pytest.mark.parametrize("short", [True, False])
+def test_bf16_reaches_every_way_of_scoring_and_leaves_an_adapter_alone(
+    short, tokenizer, folder, monkeypatch
+):
+    monkeypatch.setattr(live_module, "short_ways", lambda model: short)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted, seen = get_peft_model(model_of(), config), set()
+    head = adapted.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, made: seen.add((made.dtype, kinds())))
+
+    def kinds():
+        parameters = adapted.named_parameters()
+        return tuple(sorted({("lora" in name, str(p.dtype)) for name, p in parameters}))
+
+    with computed_in(adapted, "bf16"):
+        scored(adapted, tokenizer, asking(folder, limit=2))
+    assert seen == {(torch.bfloat16, ((False, "torch.bfloat16"), (True, "torch.float32")))}
+    assert {p.dtype for p in adapted.parameters()} == {torch.float32}
+    with computed_in(adapted, "fp32"):
+        scored(adapted, tokenizer, asking(folder, limit=2))
+    assert {dtype for dtype, _ in seen} == {torch.bfloat16, torch.float32}
+
+
+def test_bf16_is_in_the_key_of_what_a_model_computes_and_in_no_other():
+    model = Model(name="m", source="local", path="m")
+    dataset = Dataset(name="d", source="local", path="d.jsonl")
+
+    def keys(precision):
+        wanted = asking("micro_lives", heldout=(), precision=precision)
+        cell = SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, is_base=True)
+        return {u.name: u.key for u in identity._units(cell, None, "a run", identity.Memo())}
+
+    old = identity.digest(
+        ["a run", "task", "micro_lives", [f"micro-{micro.version()}"] + [None] * 3 + [False]]
+    )
+    assert keys("fp32") == {"micro_lives": old}
+    assert keys("bf16") != keys("fp32")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

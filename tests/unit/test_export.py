@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ablate.adapters.tuners  # noqa: F401  the one line by which PEFT knows our types
 from ablate.cli import main
+from ablate.experiment.cell_data import tokenised
 from ablate.experiment.notes import notes
 from ablate.experiment.request import plan_grid
 from ablate.models.load import load
 from ablate.paths import conf_dir
 from ablate.results.card import interval
 from ablate.results.store import Store
-from ablate.run import restored, run_cells
+from ablate.run import _trained, run_cells
 
 SHORT = (
     "masking=none", "plw=0.1", "rank=2", "train.lr=0.01", "train.batch_size=8", "train.max_steps=3",
@@ -56,8 +57,9 @@ def trained(folder: Path) -> tuple[torch.Tensor, nn.Module]:
     from ablate.experiment.identity import identify
 
     asked = build(cell["config"])
-    model, _ = restored(asked, folder / "nowhere")
-    return logits(model), load(identify(asked).files)
+    identity = identify(asked)
+    model, _ = _trained(asked, identity, tokenised(asked, "train"))
+    return logits(model), load(identity.files)
 
 
 def read(folder: Path, base: nn.Module) -> nn.Module:

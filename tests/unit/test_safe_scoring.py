@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 
 from ablate import run
+from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
 from ablate.results.store import Store
+from ablate.training.history import check_same
 
 SHORT = (
     "masking=none", "plw=0.1", "rank=2", "train.lr=0.01", "train.batch_size=8", "train.max_steps=3",
@@ -79,3 +81,38 @@ def test_weights_that_cannot_be_written_do_not_cost_the_run(tmp_path, monkeypatc
     run.run_cells([named.cell], named.key, store)
     assert store.record(named.key)["scores"]
     assert "NOT SAFE" in (store.folder(named.key) / "log.txt").read_text()
+
+
+def test_scores_asked_for_later_are_those_of_the_same_model_or_refused(tmp_path):
+    dropped = ("execution.keep_weights_mb=0", "evaluate.measures=[]")
+    first, later = planned(*dropped), planned(*dropped, "evaluate.heldout=[test,validation]")
+    store = Store(tmp_path)
+    store.prepare()
+    run.run_cells([first.cell], first.key, store)
+    run.run_cells([later.cell], later.key, store)
+    assert first.key == later.key
+    record = store.record(first.key)
+    assert {s["task"] for s in record["scores"]} == {"heldout_test", "heldout_validation"}
+    assert len(record["provenance"]["scored"]) == 2
+    folder = store.folder(first.key)
+    assert not (folder / "weights").exists()
+    history = pd.read_parquet(folder / "history.parquet")
+    moved = history.assign(loss=history["loss"] * (1 + 1e-5))
+    moved.to_parquet(folder / "history.parquet")
+    more = planned(dropped[0], "evaluate.heldout=[]", "evaluate.measures=[train_loss_rsd]")
+    run.run_cells([more.cell], more.key, store)  # rounding
+    before = store.record(first.key)
+    history.assign(loss=history["loss"] * 1.01).to_parquet(folder / "history.parquet")
+    most = planned(dropped[0], "evaluate.heldout=[]", "evaluate.measures=[weight_distance]")
+    with pytest.raises(UserError, match="another model"):
+        run.run_cells([most.cell], most.key, store)
+    assert store.record(first.key) == before
+
+
+def test_another_seed_is_another_model_and_another_machine_may_not_be(tmp_path):
+    losses = [[{"loss": x * (1 + shift), "step": 1}] for x in (2.0,) for shift in (0, 0.02)]
+    check_same(losses[1], losses[0], "bf16")
+    with pytest.raises(UserError, match="step 1 where 2 is recorded"):
+        check_same(losses[1], losses[0], "fp32")
+    with pytest.raises(UserError, match="2 steps where 1 is recorded"):
+        check_same(losses[0] * 2, losses[0], "fp32")

@@ -23,7 +23,7 @@ from ablate.evaluate.rebuild import prompts
 from ablate.evaluate.scores import TaskScore, Unscored
 from ablate.evaluate.scoring import Wanted
 from ablate.experiment.identity import Unit
-from ablate.run import _entries, _items
+from ablate.recording import entries, items
 
 
 def made(task, **settings):
@@ -110,7 +110,7 @@ def test_the_items_file_keeps_what_was_asked_and_answered(tmp_path):
         made("rolling", metric="word_perplexity", answers={0: whole}),
         made("heldout_test", items=((7, 1.5),)),
     ]
-    _items(scores).to_parquet(tmp_path / "items.parquet", index=False)
+    items(scores).to_parquet(tmp_path / "items.parquet", index=False)
     frame = pd.read_parquet(tmp_path / "items.parquet")
     assert frame["task"].tolist() == ["mc", "mc", "short", "rolling", "heldout_test"]
     assert frame["prompt_hash"][2] == said.prompt_hash
@@ -120,8 +120,8 @@ def test_the_items_file_keeps_what_was_asked_and_answered(tmp_path):
     assert frame["loglikelihoods"][2] is None
     assert math.isnan(frame["score"][3])
     assert frame.iloc[4][["prompt_hash", "gold", "output", "loglikelihoods"]].isna().all()
-    assert json.dumps(_entries(scores))
-    assert all("answers" not in entry and "items" not in entry for entry in _entries(scores))
+    assert json.dumps(entries(scores))
+    assert all("answers" not in entry and "items" not in entry for entry in entries(scores))
 
 
 def test_the_answer_to_an_item_is_read_off_the_sample():

@@ -34,6 +34,7 @@ FLOORS = [
     {"ablate.experiment"},
     {"ablate.adapters"},
     {"ablate.evaluate"},
+    {"ablate.recording"},
     {"ablate.run"},
     {"ablate.export"},
     {"ablate.sweep"},
