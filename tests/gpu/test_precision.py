@@ -1,0 +1,150 @@
+"""Training on a GPU with little memory: 16-bit and quantised bases, small optimizers, offloading."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ablate.adapters import build
+from ablate.adapters.optimizers import OPTIMIZERS, maker
+from ablate.config import schema
+from ablate.models import load
+from ablate.training import adamw_8bit, masters, optim
+from tests import levels, toys
+from tests.levels import cell
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+CUDA = torch.device("cuda")
+GPU = schema.Execution(device="cuda")
+BNB = [kind for kind, row in OPTIMIZERS.items() if row.bitsandbytes]
+
+
+def flat(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().float().reshape(-1).cpu() for p in optim.trainable(module)])
+
+
+def trained(
+    level: str, *, dtype: torch.dtype, offload: bool = False, kind: str = "adamw", **settings
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Weights before and after 20 steps on the GPU, and the losses; the start is that of bf16."""
+    asked = cell(
+        level,
+        base_precision="bf16" if dtype == torch.bfloat16 else "fp32",
+        embeddings="trained",
+        optimizer=schema.Optimizer(name=kind, kind=kind),
+        execution=dataclasses.replace(GPU, offload_optimizer=offload),
+    )
+    settings = {"lr": 2e-5, "precision": "bf16", "clip": None, "max_steps": 20} | settings
+    asked = dataclasses.replace(
+        asked, train=toys.train_settings(batch_size=7, schedule="constant", **settings)
+    )
+    base = levels.base("llama").to(torch.bfloat16).to(dtype).to(CUDA)
+    module = build.apply(base, asked, streams=levels.Streams(0))
+    before = flat(module)
+    losses = levels.fit(module, asked)
+    return before, flat(module), losses
+
+
+@pytest.mark.parametrize("level", ["full", "lora"])
+def test_all_entries_of_a_16_bit_base_move(level):
+    start, exact, _ = trained(level, dtype=torch.float32)
+    same, half, _ = trained(level, dtype=torch.bfloat16)
+    assert torch.equal(start, same)
+    rounded = exact.bfloat16().float() if level == "full" else exact
+    spacing = 2.0 ** (torch.frexp(rounded)[1].float() - 8)
+    near = (half - exact).abs() <= 0.5 * spacing + 0.05 * 2e-5 * 20
+    assert near.float().mean() > 0.95
+    moved, expected = (float((x != start).float().mean()) for x in (half, exact.bfloat16().float()))
+    assert moved > expected - 0.02
+
+
+def test_rounding_at_random_adds_small_steps_up():
+    start, exact, _ = trained("full", dtype=torch.float32)
+    _, half, _ = trained("full", dtype=torch.bfloat16, kind="adamw_8bit")
+    course = exact - start
+    assert float((half - start) @ course / (course @ course)) == pytest.approx(1, abs=0.08)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_offloaded_adamw_is_adamw(dtype):
+    start, here, losses = trained("full", dtype=dtype, lr=1e-3, precision="fp32")
+    _, there, others = trained("full", dtype=dtype, lr=1e-3, precision="fp32", offload=True)
+    assert others == pytest.approx(losses, rel=1e-3)
+    assert (there - here).norm() < 0.01 * (here - start).norm()
+
+
+def test_offloaded_masters_and_moments_are_on_the_cpu_and_pinned():
+    module = levels.base("llama").to(CUDA)
+    make = maker(schema.Optimizer(), offload=True)
+    made = optim.optimizer(module, toys.train_settings(), make)
+    assert isinstance(made, masters.Masters)
+    ids = levels.tokens().to(CUDA)
+    module(input_ids=ids, labels=ids).loss.backward()
+    made.step()
+    for group in made.param_groups:
+        for master in group["params"]:
+            assert master.is_pinned()
+            assert made.state[master]["exp_avg"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["adamw_8bit", "adafactor", *BNB])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_small_optimizers_train(kind, dtype):
+    if kind in BNB:
+        pytest.importorskip("bitsandbytes")
+    _, _, losses = trained("full", dtype=dtype, kind=kind, lr=3e-3, precision="bf16")
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "adamw_bnb_8bit"])
+def test_state_has_the_size_of_the_row(kind):
+    if kind in BNB:
+        pytest.importorskip("bitsandbytes")
+    weight = nn.Linear(4096, 4096, bias=False, device=CUDA)
+    asked = schema.Optimizer(name=kind, kind=kind)
+    made = optim.optimizer(weight, toys.train_settings(), maker(asked))
+    weight.weight.grad = torch.ones_like(weight.weight)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    made.step()
+    held = (torch.cuda.memory_allocated() - before) / weight.weight.numel()
+    assert held == pytest.approx(OPTIMIZERS[kind].state, rel=0.02)
+
+
+def test_8_bit_adamw_is_that_of_bitsandbytes():
+    library = pytest.importorskip("bitsandbytes")
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(90, 128, generator=draw).to(CUDA)
+    ours, peers, exact = (nn.Parameter(start.clone()) for _ in range(3))
+    settings = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8}
+    optimizers = [
+        adamw_8bit.AdamW8bit(optim.decay_groups([ours], 0.1), seed=0, **settings),
+        library.optim.AdamW8bit([peers], weight_decay=0.1, **settings),
+        torch.optim.AdamW([exact], weight_decay=0.1, **settings),
+    ]
+    for _ in range(60):
+        gradient = torch.randn(90, 128, generator=draw).to(CUDA) + start
+        for weight, made in zip((ours, peers, exact), optimizers, strict=True):
+            weight.grad = gradient.clone()
+            made.step()
+    ours, peers, exact = (w.detach() for w in (ours, peers, exact))
+    off = [float((w - exact).norm() / (exact - start).norm()) for w in (ours, peers)]
+    assert max(off) < 0.03
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize("computed", ["fp32", "bf16"])
+def test_a_quantised_base_trains(precision, computed, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    levels.base("llama").save_pretrained(tmp_path)
+    arguments = load._quantised(precision, CUDA)
+    asked = cell("lora", base_precision=precision, execution=GPU)
+    asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, precision=computed))
+    base = load._read(tmp_path, **arguments)
+    module = build.apply(base, asked, streams=levels.Streams(0))
+    losses = levels.fit(module, asked)
+    assert losses[-1] < losses[0] - 0.05
