@@ -12,8 +12,8 @@ from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training.hooks import StepContext, combine
 from ablate.training.loop import train
-from ablate.training.loss import weigh
 from ablate.training.regularisation.hooks import regularised
+from ablate.training.weighed import weigh
 from tests import levels, toys
 
 # Strong enough to show within a few steps.

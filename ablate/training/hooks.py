@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablate.training.loss import Weighed
+from ablate.training.weighed import Weighed
 
 Steps = Sequence[np.ndarray]  # the rows of each optimizer step
 

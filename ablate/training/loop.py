@@ -32,7 +32,8 @@ from ablate.streams import Streams
 from ablate.training import layout, optim
 from ablate.training.history import Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks, StepContext
-from ablate.training.loss import TokenLossModel, Weighed, weigh
+from ablate.training.loss import TokenLossModel
+from ablate.training.weighed import Weighed, weigh
 
 
 @functools.cache

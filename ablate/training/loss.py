@@ -4,88 +4,24 @@ Every normaliser and scope is expressed by one weight per target and one divisor
 
     L = sum over the step's targets t of  u_t * loss_t  /  W,
 
-known from the data before the first forward pass (`weigh`). The forward pass computes a weighted
-sum, so the result does not depend on micro-batches, layout or number of devices.
+known from the data before the first forward pass (`training.weighed`). The forward pass computes a
+weighted sum, so the result does not depend on micro-batches, layout or number of devices.
 
-Shapes: B rows, L positions, K targets with a weight, V vocabulary, R roles, D hidden size.
+Shapes: K targets with a weight, V vocabulary, R roles.
 """
 
-import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.data.batches import Batch
-from ablate.models.packed import Bounds, inputs
-from ablate.objective import Objective
 from ablate.roles import Role
-
-
-@dataclass(frozen=True, slots=True)
-class Weighed:
-    """A micro-batch with the targets that have a weight: all inputs of a forward pass."""
-
-    ids_BL: Tensor
-    positions_BL: (
-        Tensor | None
-    )  # positions that restart at each example; None if each row is one example
-    index_K: Tensor  # into the flattened (B, L): the position that predicts target k
-    targets_K: Tensor
-    weights_K: Tensor  # u_t in the module's formula
-    roles_K: Tensor
-    divisor: float  # this micro-batch's part of W
-    supervised: float  # sum of the objective's weights before any division
-    tokens: int  # without padding
-    examples: int
-    lengths: tuple[int, ...]  # of its examples, in order
-    bounds: Bounds | None = None  # of its examples, where they are packed
-
-    @property
-    def sums_C(self) -> Tensor:
-        """The additive counts (divisor, supervised weight, tokens, examples) (4,)."""
-        counts = (self.divisor, self.supervised, self.tokens, self.examples)
-        return torch.tensor(counts, dtype=torch.float64)
-
-    def silent(self) -> "Weighed":
-        """Return a copy without targets, for a device that has no row in this step."""
-        nothing = self.index_K[:0]
-        return replace(
-            self,
-            index_K=nothing,
-            targets_K=nothing,
-            weights_K=self.weights_K[:0],
-            roles_K=nothing,
-            divisor=0.0,
-            supervised=0.0,
-            tokens=0,
-            examples=0,
-        )
-
-    def to(self, device: torch.device) -> "Weighed":
-        """Return a copy on `device`; what is sent to a GPU is sent without waiting for it."""
-        move = functools.partial(sent, device=device)
-        return replace(
-            self,
-            ids_BL=move(self.ids_BL),
-            positions_BL=None if self.positions_BL is None else move(self.positions_BL),
-            index_K=move(self.index_K),
-            targets_K=move(self.targets_K),
-            weights_K=move(self.weights_K),
-            roles_K=move(self.roles_K),
-            bounds=None if self.bounds is None else self.bounds.moved(move),
-        )
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; to a GPU through pinned memory, which nothing waits for."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+from ablate.training.head import HeadLoss, weighted_sum
+from ablate.training.head_terms import CrossEntropy
+from ablate.training.predict import HeadInput, predict
+from ablate.training.weighed import Weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,58 +40,6 @@ class TokenLoss:
         return torch.cat(parts).double()
 
 
-def weigh(batch: Batch, objective: Objective) -> Weighed:
-    """Return `batch` with its targets' final weights and its part of the step's divisor.
-
-    Scopes, with n and d the sums of `num * loss` and of `den` over a set of targets:
-
-        batch       sum n / sum d                       over the whole optimizer step
-        example     mean over examples of n_i / d_i     (IM's released code)
-        microbatch  mean over micro-batches of n_m / d_m    (older trainers)
-
-    Under the normaliser `examples`, d is the number of examples. An example or micro-batch whose
-    divisor is zero has no target with a weight: it adds zero and still counts in the mean.
-    """
-    num_BL, divisor_E = batch.num_BL.double(), _divisors(batch, objective)
-    if objective.scope == "example":
-        weights_BL = num_BL / _one_if_zero(divisor_E)[batch.example_BL]
-        return _gathered(batch, weights_BL, float(batch.examples))
-    if objective.scope == "microbatch":
-        return _gathered(batch, num_BL / _one_if_zero(divisor_E.sum()), 1.0)
-    return _gathered(batch, num_BL, float(divisor_E.sum()))
-
-
-def _divisors(batch: Batch, objective: Objective) -> Tensor:
-    """Return each example's share of the divisor (E,)."""
-    if objective.per_example:
-        return torch.ones(batch.examples, dtype=torch.float64)
-    shares_E = torch.zeros(batch.examples, dtype=torch.float64)
-    return shares_E.index_add_(0, batch.example_BL.flatten(), batch.den_BL.double().flatten())
-
-
-def _one_if_zero(sums: Tensor) -> Tensor:
-    return torch.where(sums == 0, torch.ones_like(sums), sums)
-
-
-def _gathered(batch: Batch, weights_BL: Tensor, divisor: float) -> Weighed:
-    target_K = weights_BL.flatten().nonzero().squeeze(1)
-    lengths = tuple(batch.lengths_E.tolist())
-    return Weighed(
-        ids_BL=batch.ids_BL,
-        positions_BL=batch.positions_BL,
-        index_K=target_K - 1,  # position 0 never has a weight, so target - 1 is in the same row
-        targets_K=batch.ids_BL.flatten()[target_K],
-        weights_K=weights_BL.flatten()[target_K],
-        roles_K=batch.roles_BL.flatten()[target_K].long(),
-        divisor=divisor,
-        supervised=float(batch.num_BL.double().sum()),
-        tokens=batch.tokens,
-        examples=batch.examples,
-        lengths=lengths,
-        bounds=None if batch.positions_BL is None else Bounds.of(lengths),
-    )
-
-
 class TokenLossModel(nn.Module):
     """A causal language model whose forward pass returns the token loss.
 
@@ -169,63 +53,33 @@ class TokenLossModel(nn.Module):
 
     def forward(self, work: Weighed, with_grad_norm: bool = False) -> TokenLoss:
         """Return the sums over `work`; `with_grad_norm` adds the gradient norms by role."""
-        logits_KV = predict(self.model, work)
-        losses_K = token_losses(logits_KV, work.targets_K, self.label_smoothing)
-        weights_K = work.weights_K.to(losses_K.dtype)
-        role_KR = F.one_hot(work.roles_K, len(Role)).to(losses_K.dtype)
-        grad_norm_R = torch.zeros_like(role_KR.sum(0))
-        if with_grad_norm:
-            norm_K = logit_gradient_norms(logits_KV, work.targets_K, self.label_smoothing)
-            grad_norm_R = ((weights_K * norm_K)[:, None] * role_KR).sum(0)
+        found = target_losses(
+            self.model, work, label_smoothing=self.label_smoothing, with_norms=with_grad_norm
+        )
+        role_KR = F.one_hot(work.roles_K, len(Role)).to(found.losses_K.dtype)
+        weights_K = work.weights_K.to(found.losses_K.dtype)
         return TokenLoss(
-            total=(losses_K * weights_K).sum(),
-            by_role_R=(losses_K.detach()[:, None] * role_KR).sum(0),
+            total=found.total,
+            by_role_R=(found.losses_K[:, None] * role_KR).sum(0),
             count_R=role_KR.sum(0),
-            grad_norm_R=grad_norm_R,
+            grad_norm_R=((weights_K * found.norms_K)[:, None] * role_KR).sum(0),
         )
 
 
-def predict(model: Any, work: Weighed) -> Tensor:
-    """Return the logits (K, V) of the targets with a weight, and of no other position.
-
-    The positions are selected at the input of the output layer, inside the model's own forward, so
-    that whatever a model does to its logits afterwards (softcap, scaling) still applies, and the
-    hooks of adapters and of sharding run. Rows are padded on the right and attention is causal, so
-    no token sees padding and no mask is given; with a mask or a cache, packed examples would see
-    each other.
-    """
-    with _head_at(model, work.index_K, work.ids_BL.shape[1]):
-        output = model(**inputs(model, work.ids_BL, work.positions_BL, work.bounds))
-    return at_targets(output.logits, work)
-
-
-def at_targets(logits_BLV: Tensor, work: Weighed) -> Tensor:
-    """Return the targets' logits (K, V) from the logits that a model returned in `predict`."""
-    if logits_BLV.shape[:2] == (1, len(work.index_K)):
-        return logits_BLV[0]
-    logits_BLV = logits_BLV[
-        :, -work.ids_BL.shape[1] :
-    ]  # drops the positions of virtual tokens in front
-    return logits_BLV.flatten(0, 1)[work.index_K]
-
-
-@contextmanager
-def _head_at(model: Any, index_K: Tensor, length: int) -> Iterator[None]:
-    """Pass only the flat positions `index_K` to the output layer, as one row (1, K, D)."""
-
-    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_BLD = args[0][:, -length:]
-        return (hidden_BLD.flatten(0, 1)[index_K].unsqueeze(0), *args[1:])
-
-    head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
+def target_losses(
+    model: Any, work: Weighed, *, label_smoothing: float = 0.0, with_norms: bool = False
+) -> HeadLoss:
+    """Return the weighted sum over the targets, their losses and, if asked for, gradient norms."""
+    found, targets_K = predict(model, work), work.targets_K
+    if isinstance(found, HeadInput):
+        term = CrossEntropy(targets_K, label_smoothing, norms=with_norms)
+        return weighted_sum(found.hidden_KD, found.head, term=term, weights_K=work.weights_K)
+    losses_K = token_losses(found, targets_K, label_smoothing)
+    norms_K = torch.zeros_like(losses_K.detach())
+    if with_norms:
+        norms_K = logit_gradient_norms(found, targets_K, label_smoothing)
+    total = (losses_K * work.weights_K.to(losses_K.dtype)).sum()
+    return HeadLoss(total, losses_K.detach(), norms_K)
 
 
 def token_losses(logits_KV: Tensor, targets_K: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -13,7 +13,7 @@ from ablate.config.schema import Regulariser
 from ablate.experiment import design, regularisers
 from ablate.experiment.identity import Memo
 from ablate.streams import Streams
-from ablate.training.loss import predict
+from ablate.training.predict import predict
 from ablate.training.regularisation import weight_distance
 from ablate.training.regularisation.hooks import regularised
 from tests import levels

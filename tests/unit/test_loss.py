@@ -2,17 +2,16 @@ import functools
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from ablate.config.schema import Loss
 from ablate.data.batches import micro_batches
 from ablate.objective import Objective, canonical, make_objective
 from ablate.roles import Role
-from ablate.training.loss import TokenLossModel, logit_gradient_norms, predict, token_losses, weigh
+from ablate.training.loss import TokenLossModel, logit_gradient_norms, token_losses
+from ablate.training.weighed import weigh
 from tests import reference, toys
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}  # float64 sums in another order
@@ -190,78 +189,3 @@ def test_logit_gradient_norms_are_those_of_autograd(smoothing: float) -> None:
     (expected,) = torch.autograd.grad(token_losses(logits, targets, smoothing).sum(), logits)
     found = logit_gradient_norms(logits, targets, smoothing)
     torch.testing.assert_close(found, expected.norm(dim=-1), **EXACT)
-
-
-def small(name: str, **changes: Any) -> Any:
-    """Return a tiny float64 model of any decoder architecture, its dropout off."""
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.AutoConfig.for_model(
-        name, **shape | {"vocab_size": toys.VOCAB, "initializer_range": 0.3} | changes
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return transformers.AutoModelForCausalLM.from_config(config).double().eval()
-
-
-LLAMA_LIKE = {"intermediate_size": 24, "num_key_value_heads": 1}
-ARCHITECTURES = {
-    "llama": LLAMA_LIKE,
-    "qwen2": LLAMA_LIKE,
-    "gemma2": LLAMA_LIKE | {"head_dim": 8, "final_logit_softcapping": 3.0, "pad_token_id": 0},
-    "granite": LLAMA_LIKE | {"logits_scaling": 4.0},
-    "cohere": LLAMA_LIKE | {"logit_scale": 0.25},
-    "gpt2": {"n_positions": 256},
-    "gpt_neox": {"intermediate_size": 24},
-    "opt": {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 256},
-}
-LEAKY = ("opt",)  # ignores positions: see test_model
-ROUNDING = {"gemma2": 1e-5}  # its attention takes the softmax in float32; a leak is 0.3
-
-
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        *((name, "padded") for name in ARCHITECTURES),
-        *((name, "packed") for name in ARCHITECTURES if name not in LEAKY),
-    ],
-)
-def test_selected_logits_are_those_of_each_row_alone(name: str, layout: str) -> None:
-    """Whatever a model does to its logits afterwards, padded and packed, no row sees another."""
-    model = small(name, **ARCHITECTURES[name])
-    assert_logits_as_alone(model, layout, tolerance=ROUNDING.get(name, 1e-10))
-
-
-def assert_logits_as_alone(model: Any, layout: str, tolerance: float = 1e-10) -> None:
-    objective = objective_with("instruction")
-    (part,) = micro_batches(
-        toys.tokenised(ROWS),
-        np.arange(len(ROWS)),
-        objective=objective,
-        execution=toys.execution(layout=layout),
-    )
-    found_KV = predict(model, weigh(part, objective))
-    rows = sorted(ROWS, key=lambda row: -len(row[0]))
-    alone = []
-    for ids, roles in rows:
-        logits_LV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-        alone += [logits_LV[len(logits_LV) - len(ids) + t - 1] for t in completion(roles)]
-    torch.testing.assert_close(found_KV, torch.stack(alone), rtol=0, atol=tolerance)
-
-
-def completion(roles: Any) -> list[int]:
-    return [t for t, role in enumerate(roles) if role == Role.COMPLETION]
-
-
-ADAPTERS = {
-    "lora": peft.LoraConfig(target_modules="all-linear", init_lora_weights=False),
-    "lora-head": peft.LoraConfig(target_modules=["q_proj", "lm_head"], init_lora_weights=False),
-    "trained-head": peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]),
-    "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_selected_logits_under_an_adapter(name: str) -> None:
-    model = peft.get_peft_model(toys.llama(), ADAPTERS[name]).double().eval()
-    assert_logits_as_alone(model, "padded")

@@ -13,7 +13,7 @@ from ablate.config.schema import Regulariser
 from ablate.roles import Role
 from ablate.streams import Streams
 from ablate.training import parameters
-from ablate.training.loss import predict
+from ablate.training.predict import predict
 from ablate.training.regularisation import base_kl, weight_distance
 from ablate.training.regularisation.hooks import regularised
 from tests import levels, toys
@@ -175,6 +175,7 @@ def naive_kl(base, model, weight):
     return weight * total
 
 
+@pytest.mark.parametrize("tiled_from", [0, 2**26])
 @pytest.mark.parametrize("embeddings", ["frozen", "trained"])
 @pytest.mark.parametrize(
     ("adapter", "layout"),
@@ -183,7 +184,8 @@ def naive_kl(base, model, weight):
         ("prompt", "padded"),  # prompts are not packed
     ],
 )
-def test_kl_and_its_gradient(adapter, embeddings, layout):
+def test_kl_and_its_gradient(monkeypatch, adapter, embeddings, layout, tiled_from):
+    monkeypatch.setattr("ablate.training.predict.TILED_FROM", {"cpu": tiled_from})
     uneven = {"masking": toys.masking("none"), "plw": PLW}
     asked = cell(adapter, Regulariser(kl=0.3), embeddings=embeddings, **uneven)
     base, model = toys.llama(), model_of(asked)

@@ -29,8 +29,9 @@ from ablate.errors import UserError
 from ablate.objective import Objective, objective_of
 from ablate.roles import Role
 from ablate.streams import Streams
-from ablate.training.loss import TokenLossModel, weigh
+from ablate.training.loss import TokenLossModel
 from ablate.training.optim import warmup_steps
+from ablate.training.weighed import weigh
 
 BATCHES = 8  # number of batches for methods without an option for it
 

@@ -30,7 +30,7 @@ from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
 from ablate.training.lanes.stack import Stack
 from ablate.training.loop import autocast, memory_mb
-from ablate.training.loss import Weighed, weigh
+from ablate.training.weighed import Weighed, weigh
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.roles import Role
-from ablate.training.loss import Weighed, logit_gradient_norms, predict, token_losses
+from ablate.training.loss import target_losses
+from ablate.training.weighed import Weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +64,17 @@ def lane_losses(
     The sums are those of `TokenLoss.sums_S`, their weights divided by W.
     """
     work = step.work
-    logits_KV = predict(model, work)
-    losses_K = token_losses(logits_KV, work.targets_K, label_smoothing)
-    weights_K = work.weights_K.to(losses_K.dtype)
-    role_KR = F.one_hot(work.roles_K, len(Role)).to(losses_K.dtype)
-    norm_K = torch.zeros_like(losses_K)
-    if with_grad_norm:
-        norm_K = logit_gradient_norms(logits_KV, work.targets_K, label_smoothing)
-    total, plain_K = (losses_K * weights_K).sum(), losses_K.detach()
+    found = target_losses(model, work, label_smoothing=label_smoothing, with_norms=with_grad_norm)
+    plain_K, norm_K = found.losses_K, found.norms_K
+    weights_K = work.weights_K.to(plain_K.dtype)
+    role_KR = F.one_hot(work.roles_K, len(Role)).to(plain_K.dtype)
     columns = (
         (plain_K * weights_K)[:, None],
         plain_K[:, None] * role_KR,
         role_KR,
         (weights_K * norm_K)[:, None] * role_KR,
     )
-    return total, _by_lane(torch.cat(columns, 1).double(), step)
+    return found.total, _by_lane(torch.cat(columns, 1).double(), step)
 
 
 def _by_lane(values_KS: Tensor, step: Stacked) -> Tensor:

@@ -9,16 +9,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.config.schema import Cell
 from ablate.models.attention import attends_by_segments, by_segments
 from ablate.streams import Streams
 from ablate.training.distributed import processes
+from ablate.training.head import weighted_sum
+from ablate.training.head_terms import Divergence
 from ablate.training.hooks import Hooks, StepContext
-from ablate.training.loss import at_targets, predict
 from ablate.training.parameters import base_parameters
+from ablate.training.predict import HeadInput, Predicted, observed, predict
 from ablate.training.regularisation.weight_distance import exact
 
 
@@ -40,27 +42,32 @@ def kl(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     if base_parameters(model):
         shared = {id(p): p for p in model.parameters() if not p.requires_grad}
         base = copy.deepcopy(model, shared).requires_grad_(False)
-    logits: list[Tensor] = []
+    kept: list[Predicted] = []
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        if module.training and torch.is_grad_enabled():
-            logits[:] = [output.logits]
+    def keep(found: Predicted) -> None:
+        kept[:] = [found]
 
     def extra_loss(context: StepContext) -> Tensor:
-        work = context.work
-        logits_KV = at_targets(logits.pop(), work)
         attention = by_segments(base) if attends_by_segments(model) else nullcontext()
         with torch.no_grad(), _untuned(base), attention:
-            base_KV = predict(base, work)
+            from_base = predict(base, context.work)
         # Devices average their gradients, but this is a part of a sum over devices.
         share = cell.regulariser.kl * processes() / context.divisor
-        return share * (divergences(base_KV, logits_KV) * work.weights_K).sum()
+        return share * divergence(from_base, kept.pop(), context.work.weights_K)
 
-    handle = model.register_forward_hook(keep)
-    try:
+    with observed(model, keep):
         yield Hooks(extra_loss=extra_loss)
-    finally:
-        handle.remove()
+
+
+def divergence(base: Predicted, tuned: Predicted, weights_K: Tensor) -> Tensor:
+    """Return sum_t u_t KL_t(base || model) (), differentiable in what the tuned model predicts."""
+    if isinstance(base, Tensor) and isinstance(tuned, Tensor):
+        return (divergences(base, tuned) * weights_K).sum()
+    # A copy's head is of the same kind as its original's.
+    assert isinstance(base, HeadInput)
+    assert isinstance(tuned, HeadInput)
+    term = Divergence(base.hidden_KD, base.head)
+    return weighted_sum(tuned.hidden_KD, tuned.head, term=term, weights_K=weights_K).total
 
 
 def divergences(base_KV: Tensor, logits_KV: Tensor) -> Tensor:

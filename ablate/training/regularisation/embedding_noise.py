@@ -14,7 +14,7 @@ from ablate.config.schema import Cell
 from ablate.streams import Streams
 from ablate.training.distributed import process
 from ablate.training.hooks import Hooks, StepContext
-from ablate.training.loss import Weighed
+from ablate.training.weighed import Weighed
 
 
 @contextmanager
