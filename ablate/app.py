@@ -28,10 +28,11 @@ from ablate.experiment.request import Request, check_gpu, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned_table import put
 from ablate.micro.tasks import TASKS as MICRO
+from ablate.models import gpu_slots
 from ablate.paths import conf_dir
 from ablate.progress import Shown
 from ablate.results.store import Store
-from ablate.sweep import Launch, Outcome, carry_out, work
+from ablate.sweep import Launch, Outcome, Room, carry_out, work
 from ablate.terminal import CONSOLE, duration
 
 FAILURES = 10  # failed runs that are named
@@ -46,13 +47,15 @@ def application(tree: DictConfig) -> None:
     sweep_grid(list(HydraConfig.get().overrides.task), _launch_here)
 
 
-def _launch_here(bundles: Sequence[Path]) -> None:
+def _launch_here(bundles: Sequence[Path], workers: int = 1) -> None:
     for bundle in bundles:
         work(bundle)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the application on Hydra's `arguments` and return the exit status."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        return refuse(_several_processes())
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them as one line
     sys.argv = ["ablate", *(normal(a) for a in arguments)]
     try:
@@ -69,11 +72,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _several_processes() -> UserError:
+    return UserError(
+        f"WORLD_SIZE={os.environ['WORLD_SIZE']}: one process starts a sweep, which gives every GPU "
+        "a worker with cells of its own; start it without accelerate launch or torchrun"
+    )
+
+
 def sweep_grid(
     overrides: Sequence[str],
     launch: Launch,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     loader: ConfigLoader | None = None,
 ) -> None:
     """Carry out the grid of Hydra `overrides` and end with the table and the report.
@@ -81,7 +91,7 @@ def sweep_grid(
     Args:
         overrides: in Hydra's grammar.
         launch: runs bundle files and returns when they have ended.
-        workers: how many cells it runs at once.
+        workers: how many cells it runs at once; None: one on each GPU, or a few on the CPU.
         loader: Hydra's own, which knows the user's folders of levels.
 
     Raises:
@@ -91,6 +101,7 @@ def sweep_grid(
     request = plan_grid(overrides, loader=loader)
     store = Store(request.out)
     store.prepare()
+    room = _room(request, workers)
     check_disk(request.design, store)
     lacking = [name for names in missing(request.design, store).values() for name in names]
     check_gpu(name.cell for name in lacking)
@@ -101,12 +112,19 @@ def sweep_grid(
     _check_scoring(request.design, store)
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
-    outcome = carry_out(request.design, request.out, launch, workers=workers, watch=Shown(CONSOLE))
+    outcome = carry_out(request.design, request.out, launch, room=room, watch=Shown(CONSOLE))
     if request.design.tuned:
         put(request.design.tuned, request.out / "tuned.csv")
     conclude(request, outcome)
     if outcome.status:
         raise SystemExit(outcome.status)
+
+
+def _room(request: Request, workers: int | None) -> Room:
+    per_gpu = request.settings["workers_per_gpu"]
+    on_gpu = any(named.cell.execution.device != "cpu" for named in request.design.cells)
+    asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu)
+    return Room(asked, per_gpu if on_gpu else 0)
 
 
 def _check_scoring(plan: Design, store: Store) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from ablate.config.build import build, plain
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import missing, unrecorded, unscored_text
+from ablate.models import gpu_slots
 from ablate.models.gpu import lost_device
 from ablate.results.store import Store
 
@@ -30,11 +31,19 @@ POLL_SECONDS = 0.5
 MAX_ROUNDS = 20  # launches; each further one needs a new kill, so this is never reached in practice
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many workers a sweep has, and how many of them share a GPU."""
+
+    workers: int = 1
+    per_gpu: int = 0  # 0: they use none
+
+
 class Launch(Protocol):
     """Runs a list of bundle files somewhere and returns when all of them have ended."""
 
-    def __call__(self, bundles: Sequence[Path]) -> None:
-        """Run the bundles."""
+    def __call__(self, bundles: Sequence[Path], workers: int) -> None:
+        """Run the bundles, that many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,12 @@ class Outcome:
 
 
 def carry_out(
-    plan: Design, out: Path, launch: Launch, *, workers: int, watch: "Watch | None" = None
+    plan: Design,
+    out: Path,
+    launch: Launch,
+    *,
+    room: Room,
+    watch: "Watch | None" = None,
 ) -> Outcome:
     """Return the outcome of training and scoring what `plan` lacks under `out`.
 
@@ -79,7 +93,7 @@ def carry_out(
             if not free:  # another sweep has claimed them
                 _wait(store, list(todo))
                 continue
-            _launch(launch, write_bundles(free, out, workers=workers))
+            _launch(launch, write_bundles(free, out, room=room), room.workers)
     store.clear_drafts()
     failed = {key: _why(store, key) for key in unrecorded(plan, store)}
     collect(out)
@@ -105,9 +119,9 @@ def _why(store: Store, key: str) -> str:
     return str(attempts[-1]["error"]) if attempts else "was not finished"
 
 
-def _launch(launch: Launch, bundles: list[Path]) -> None:
+def _launch(launch: Launch, bundles: list[Path], workers: int) -> None:
     try:
-        launch(bundles)
+        launch(bundles, workers)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # any kind: joblib raises its own when a worker is killed
@@ -122,19 +136,19 @@ def _wait(store: Store, keys: list[str]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: int) -> list[Path]:
+def write_bundles(runs: dict[str, list[Named]], out: Path, *, room: Room) -> list[Path]:
     """Return the bundle files, newly written, that give the runs to the workers, in order."""
     keys = list(runs)
     # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
     # does once (imports, benchmark requests).
-    size = max(1, min(16, math.ceil(len(keys) / (4 * workers))))
+    size = max(1, min(16, math.ceil(len(keys) / (4 * max(1, room.workers)))))
     folder = (out / "bundles").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for start in range(0, len(keys), size):
         chosen = {k: [plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
         path = folder / f"{time.time_ns()}-{start:05d}.json"
-        about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out)}
+        about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out), "gpu": room.per_gpu}
         path.write_text(json.dumps(about | {"runs": chosen}))
         paths.append(path)
     return paths
@@ -149,9 +163,11 @@ def work(bundle: Path) -> None:
     Raises:
         SystemExit: the GPU is lost and this process is that of the sweep itself.
     """
+    content: dict[str, Any] = json.loads(bundle.read_text())
+    if content["gpu"]:
+        gpu_slots.take(content["gpu"])  # before torch looks for a GPU
     from ablate.run import run_cells  # only workers import torch
 
-    content: dict[str, Any] = json.loads(bundle.read_text())
     with contextlib.chdir(content["here"]):
         store = Store(Path(content["out"]))
         for key, trees in content["runs"].items():

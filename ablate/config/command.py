@@ -54,10 +54,13 @@ class Command:
     single: bool
     rates: str | None
     pretrain: Pretrain
+    workers_per_gpu: int
     bundle: str | None  # a launched job's; a command line that asks for a grid has none
 
     def __post_init__(self) -> None:
         require(bool(self.out.strip()), "out", self.out, "a folder")
+        ok = self.workers_per_gpu > 0
+        require(ok, "workers_per_gpu", self.workers_per_gpu, "at least 1")
         ok = self.bundle is None
         require(ok, "bundle", self.bundle, "left out: a sweep gives it to the jobs it launches")
 

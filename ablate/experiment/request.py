@@ -16,7 +16,8 @@ from ablate.errors import UserError
 from ablate.experiment.design import Design, design
 from ablate.experiment.known import Assumed, Here
 from ablate.experiment.tuned import Rates, own_table
-from ablate.models.gpu import check_driver
+from ablate.models.gpu import check_driver, no_gpu
+from ablate.models.gpu_slots import gpus
 from ablate.paths import check_folder
 
 
@@ -28,9 +29,11 @@ def check_gpu(cells: Iterable[Cell]) -> None:
     """
     if any(cell.execution.device == "cuda" for cell in cells):
         check_driver()
-        from ablate.models.load import device_of  # torch
+        import torch
 
-        device_of("cuda")
+        # A GPU is only counted: this process may become a worker, which takes one of them first.
+        if not (torch.cuda.is_available() if not gpus() else torch.backends.cuda.is_built()):
+            raise no_gpu()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.ablate_sweeper.AblateSweeper"},
     provider="ablate",
 )
+JOBS, DEFAULT = "hydra.launcher.n_jobs=", "local"
 
 
 class AblateSweeper(Sweeper):
@@ -39,13 +40,21 @@ class AblateSweeper(Sweeper):
 
         return sweep_grid(arguments, self._launch, workers=self._workers(), loader=self.loader)
 
-    def _workers(self) -> int:
+    def _workers(self) -> int | None:
+        """Return the launcher's n_jobs, 1 of one that has none; None where the user set none."""
         jobs = OmegaConf.select(self.config, "hydra.launcher.n_jobs")
-        return int(jobs) if isinstance(jobs, int) and jobs > 0 else 1
+        if not isinstance(jobs, int):
+            return 1
+        hydra = self.config.hydra
+        given = any(line.lstrip("+").startswith(JOBS) for line in hydra.overrides.hydra)
+        chosen = hydra.runtime.choices.get("hydra/launcher")
+        return None if chosen == DEFAULT and not given else jobs
 
-    def _launch(self, bundles: Sequence[Path]) -> None:
+    def _launch(self, bundles: Sequence[Path], workers: int) -> None:
         from ablate.config.overrides import spell
 
+        if isinstance(kept := getattr(self.launcher, "joblib", None), dict):
+            kept["n_jobs"] = workers
         jobs = [[f"bundle={spell(path)}", f"out={spell(path.parent.parent)}"] for path in bundles]
         # Return values are not read: that would raise the job's error, and workers record errors.
         self.launcher.launch(jobs, initial_job_idx=0)

@@ -230,7 +230,7 @@ def test_a_launched_job_finds_a_folder_with_any_name():
     sweeper, path = AblateSweeper(), Path("a=b, (c)/it's/bundles/1.json")
     sweeper.launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: jobs_seen.extend(jobs))
     jobs_seen: list = []
-    sweeper._launch([path])
+    sweeper._launch([path], 1)
     ((bundle, out),) = jobs_seen
     assert parse(bundle).value() == str(path)
     assert parse(out).value() == str(path.parent.parent)
