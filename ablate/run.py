@@ -29,7 +29,7 @@ from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, identify
 from ablate.experiment.labels import label
 from ablate.experiment.notes import rows_lost
-from ablate.models.load import device_of, load
+from ablate.models.load import computing_in, device_of, load
 from ablate.objective import objective_of
 from ablate.results.log import logged, say
 from ablate.results.record import RECORD
@@ -153,7 +153,8 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
     if lost := rows_lost(cell, data.summary, positions=identity.files.max_positions):
         say(f"dataset={label(cell.dataset)}: {lost}")
-    with regularised(model, cell, streams=streams) as held:
+    computing = computing_in(model, cell.train.precision)
+    with computing, regularised(model, cell, streams=streams) as held:
         course = train(
             model,
             data,

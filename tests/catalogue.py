@@ -102,6 +102,10 @@ CPU (16 bytes a parameter, pinned) and steps there, with the numbers of `adamw` 
 rounding; an adapter's stay on the GPU. The 8-bit moments are those of the paper's library (blocks
 of 256, tensors below 4,096 numbers in fp32). Gradients of several micro-batches are summed in the
 weight's precision.
+
+`base_precision=auto` is bf16 where `train.precision` is and nothing of the base trains, else fp32:
+it halves the memory of a frozen base. It is resolved before anything runs, from the cell alone, so
+a record and its key say bf16 or fp32. Under nf4, 4-bit layers compute in `train.precision`.
 """
 
 DEVIATIONS = """\

@@ -40,7 +40,10 @@ class BlockDiagonal:
     @staticmethod
     def forward(blocks_NDHH: Tensor) -> list[Tensor]:
         """Return block-diagonal matrices (N, K, K)."""
-        return [torch.stack([torch.block_diag(*blocks_DHH) for blocks_DHH in blocks_NDHH])]
+        n, d, h, _ = blocks_NDHH.shape
+        whole_NDHDH = blocks_NDHH.new_zeros(n, d, h, d, h)
+        whole_NDHDH.diagonal(dim1=1, dim2=3).copy_(blocks_NDHH.permute(0, 2, 3, 1))
+        return [whole_NDHDH.view(n, d * h, d * h)]
 
     @staticmethod
     def backward(grad_NKK: Tensor, blocks_NDHH: Tensor) -> list[Tensor]:

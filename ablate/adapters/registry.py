@@ -6,7 +6,7 @@ conf/adapter that names a row and sets its options.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ablate.adapters import plain
 from ablate.adapters.lora import spec as lora
@@ -233,10 +233,24 @@ def _added(cell: Cell, shapes: Shapes, norms: int) -> int:
     return own + (norms if row.trains_norms else 0)
 
 
+def trains_of_base(cell: Cell) -> bool:
+    """Return whether weights of the base train, its embeddings included."""
+    trained = method(cell.adapter).trains_base or cell.embeddings == "trained"
+    return trained and not cell.is_base
+
+
 def trains_half(cell: Cell) -> bool:
     """Return whether weights of the base train that have 16 bits; an adapter's own have 32."""
-    of_the_base = method(cell.adapter).trains_base or cell.embeddings == "trained"
-    return cell.base_precision == "bf16" and of_the_base
+    return cell.base_precision == "bf16" and trains_of_base(cell)
+
+
+def automatic_precision(cell: Cell) -> Literal["fp32", "bf16"]:
+    """Return what `base_precision=auto` is: bf16 for a frozen base that is computed with in bf16.
+
+    It depends on the cell alone and on no machine, since it is part of the run's identity.
+    """
+    able = "bf16" in method(cell.adapter).precisions and not trains_of_base(cell)
+    return "bf16" if able and cell.train.precision == "bf16" else "fp32"
 
 
 def trainable_parameters(cell: Cell, sizes: Sizes) -> int:

@@ -305,7 +305,7 @@ class Cell:
     optimizer: Optimizer = field(default_factory=Optimizer)
     placement: Placement = field(default_factory=Placement)
     regulariser: Regulariser = field(default_factory=Regulariser)
-    base_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
+    base_precision: Literal["fp32", "bf16", "int8", "nf4", "auto"] = "fp32"
     embeddings: Literal["frozen", "trained"] = "frozen"
     dataset: Dataset
     model: Model

@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ablate.config.schema import Precision
+from ablate.models.load import computing_in
 
 BF16_MEAN, BF16_MOST = 0.05, 0.4  # nats a token, for the micro models; larger ones are closer
 TF32_ASKED = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
@@ -29,7 +30,7 @@ def computed_in(model: nn.Module, precision: Precision) -> Iterator[None]:
     """Compute with `model` in `precision` inside the block; it comes back as it was."""
     device = next(model.parameters()).device.type
     if precision == "bf16":
-        with _lowered(model), torch.autocast(device, torch.bfloat16):
+        with _lowered(model), computing_in(model, "bf16"), torch.autocast(device, torch.bfloat16):
             yield
         return
     with nullcontext() if os.environ.get(TF32_ASKED) == "1" else _without_tf32():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ablate.adapters import registry
 from ablate.config.build import plain
 from ablate.config.grid import GridCell
 from ablate.config.overrides import key_of
@@ -109,7 +110,7 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
 
 
 def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
-    """Return `cell` with its learning rate, and its regulariser's settings where they act.
+    """Return `cell` with its rate and precision, and its regulariser's settings where they act.
 
     A rate that nobody tuned is a default, which `train.untuned` says.
     Weight decay, label smoothing and adapter dropout move to the optimizer, the loss and the
@@ -119,6 +120,8 @@ def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
     Raises:
         UserError: its adapter cannot apply the regulariser, or its model cannot be read.
     """
+    if cell.base_precision == "auto":
+        cell = replace(cell, base_precision=registry.automatic_precision(cell))
     if cell.is_base:
         return cell
     if cell.train.lr == "tuned":

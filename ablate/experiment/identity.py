@@ -171,6 +171,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
     }
     if registry.trains_half(cell):
         schedule["rounding"] = optimizer_of(cell.optimizer)[0].rounding
+    if cell.base_precision == "nf4" and train.precision == "bf16":
+        schedule["packed"] = "bf16"  # of the 4-bit layers, which once computed in fp32 regardless
     if decays_to_start(cell):
         schedule["decay"] = "to the start"
     if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective

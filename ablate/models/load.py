@@ -69,7 +69,8 @@ def load(
         return _read(files.folder, **_quantised(precision, device))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if files.parameters * 4 > KEEP_BYTES:
-        return _read(files.folder, dtype=dtype).to(device)
+        direct = {} if device.type == "cpu" else {"device_map": {"": device}}  # no copy on the CPU
+        return _read(files.folder, dtype=dtype, **direct)
     return copy.deepcopy(_pristine(files.folder, files.content_hash, dtype)).to(device)
 
 
@@ -106,6 +107,24 @@ def _quantised(precision: str, device: torch.device) -> dict[str, Any]:
         "dtype": torch.float32,  # of all else: what is computed in is train.precision
         "device_map": {"": device},
     }
+
+
+@contextmanager
+def computing_in(model: Any, precision: str) -> Iterator[None]:
+    """Run a block in which the 4-bit layers of `model` compute in `precision` (fp32 or bf16).
+
+    They are no layers that autocast knows, and compute in fp32 otherwise.
+    """
+    packed = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    before = [(m.compute_dtype, m.weight.quant_state.dtype) for m in packed]
+    if precision == "bf16":
+        for module in packed:
+            module.compute_dtype = module.weight.quant_state.dtype = torch.bfloat16
+    try:
+        yield
+    finally:
+        for module, dtypes in zip(packed, before, strict=True):
+            module.compute_dtype, module.weight.quant_state.dtype = dtypes
 
 
 def _read(folder: Path, **settings: Any) -> PreTrainedModel:

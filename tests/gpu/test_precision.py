@@ -1,4 +1,4 @@
-"""Training on a GPU with little memory: 16-bit and quantised bases, small optimizers, offloading."""
+"""On a GPU with little memory: 16-bit and quantised bases, small optimizers, masters on the CPU."""
 
 import dataclasses
 

@@ -39,6 +39,18 @@ def test_gradients_do_not_depend_on_micro_batches_or_layout():
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-7)
 
 
+def test_mean_inputs_do_not_depend_on_micro_batches_and_need_no_logits():
+    names = list(build.linear_shapes(pristine("llama")))[:3]
+    asked = calibration()
+    seen: list[int] = []
+    asked.model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.numel()))
+    one = asked.mean_inputs(names, 2)
+    assert seen == [toys.VOCAB] * 2
+    other = calibration(execution=toys.execution(micro_batch_size=2)).mean_inputs(names, 2)
+    for name in names:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-9)
+
+
 def test_the_data_are_the_runs_own_first_batches():
     asked = cell("lora", train=toys.train_settings(batch_size=2, epochs=2.0))
     found = Calibration(base("llama"), DATA, asked, streams=Streams(3)).batches(2)

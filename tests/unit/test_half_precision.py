@@ -99,6 +99,27 @@ def test_only_cells_that_train_16_bit_weights_are_other_runs():
     assert "rounding" not in described("adapter=full", "base_precision=fp32")
 
 
+def test_automatic_precision_is_a_matter_of_the_cell_alone():
+    def chosen(*lines: str) -> dict[str, str]:
+        cells = plan_grid(["base_precision=auto", "train.lr=0.01", *lines]).design.cells
+        return {c.cell.adapter.name: c.cell.base_precision for c in cells}
+
+    adapters = "adapter=none,full,lora,layernorm"
+    assert set(chosen(adapters).values()) == {"fp32"}
+    half = chosen(adapters, "train.precision=bf16")
+    assert half == {"none": "bf16", "full": "fp32", "lora": "bf16", "layernorm": "fp32"}
+    beside = chosen("adapter=lora", "train.precision=bf16", "embeddings=trained")
+    assert beside["lora"] == "fp32"
+    explicit, automatic = (
+        next(c for c in plan_grid(lines).design.cells if not c.cell.is_base).key
+        for lines in (
+            [f"base_precision={p}", "train.precision=bf16", "train.lr=0.01"]
+            for p in ("bf16", "auto")
+        )
+    )
+    assert explicit == automatic
+
+
 # --- masters and moments on the CPU
 
 

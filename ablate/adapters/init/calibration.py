@@ -9,6 +9,7 @@ Shapes: B rows, L positions, N examples, D outputs and K inputs of a matrix.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -144,7 +145,7 @@ class Calibration:
         def add(name: str, real_BL: Tensor, _module: nn.Module, args: tuple[Any, ...]) -> None:
             sums[name] = sums.get(name, torch.zeros(())) + args[0][real_BL].double().sum(0).cpu()
 
-        for (batch,) in self.batches(count):
+        for batch in itertools.chain(*self.batches(count, whole=False)):
             real_BL = (batch.roles_BL != Role.PAD).to(self._device)
             tokens += int(real_BL.sum())
             handles = [
@@ -153,7 +154,7 @@ class Calibration:
                 )
                 for name in names
             ]
-            with evaluating(self.model):
+            with evaluating(self.model), without_logits(self.model):
                 self.model(input_ids=batch.ids_BL.to(self._device), use_cache=False)
             for handle in handles:
                 handle.remove()
@@ -219,6 +220,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def without_logits(model: Any) -> Iterator[None]:
+    """Run a block in which `model` computes the logits of one position alone: none is needed."""
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][:1, :1], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
+from ablate.adapters.init.calibration import without_logits
 from ablate.adapters.init.context import InitContext, InitSteps
 from ablate.adapters.lora.starts import ADAPTER, draw_A, draw_rows, layers, normal
 from ablate.adapters.options import Options
@@ -105,13 +106,14 @@ def _eva(module: nn.Module, context: InitContext) -> None:
             f"rank={rank}: init=eva needs {2 * rank} tokens with a loss weight in each batch, "
             f"one of the first has {fewest}; raise train.batch_size"
         )
-    initialize_lora_eva_weights(
-        module,
-        _Repeated(batches, EVA_PASSES),
-        forward_fn=lambda model, batch: model(input_ids=batch["input_ids"], use_cache=False),
-        prepare_model_inputs_fn=lambda batch, config: batch["has_weight"].nonzero(),
-        show_progress_bar=False,
-    )
+    with without_logits(module):
+        initialize_lora_eva_weights(
+            module,
+            _Repeated(batches, EVA_PASSES),
+            forward_fn=lambda model, batch: model(input_ids=batch["input_ids"], use_cache=False),
+            prepare_model_inputs_fn=lambda batch, config: batch["has_weight"].nonzero(),
+            show_progress_bar=False,
+        )
 
 
 class _Repeated:
@@ -140,8 +142,9 @@ def _corda(model: nn.Module, config: PeftConfig, context: InitContext) -> None:
     from peft.tuners.lora.corda import preprocess_corda  # imports attrs, needed nowhere else
 
     def run() -> None:
-        for ids_1L in context.calibration.examples(context.options["batches"]):
-            model(input_ids=ids_1L, use_cache=False)
+        with without_logits(model):
+            for ids_1L in context.calibration.examples(context.options["batches"]):
+                model(input_ids=ids_1L, use_cache=False)
 
     training = model.training
     preprocess_corda(model, config, run_model=run)

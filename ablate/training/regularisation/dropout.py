@@ -39,10 +39,14 @@ def rank_dropout(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     masks: dict[nn.Module, Tensor] = {}
 
     def draw(context: StepContext | None = None) -> None:
-        masks.update({m: rank_mask(m.weight.shape[1], share, generator) for m in outer})
+        drawn = [rank_mask(module.weight.shape[1], share, generator) for module in outer]
+        on_device = torch.cat(drawn).to(
+            outer[0].weight.device, non_blocking=True
+        )  # one copy a step
+        masks.update(zip(outer, on_device.split([len(mask) for mask in drawn]), strict=True))
 
     def apply(module: nn.Module, args: tuple[Tensor]) -> Tensor | None:
-        return args[0] * masks[module].to(args[0]) if module.training else None
+        return args[0] * masks[module].to(args[0].dtype) if module.training else None
 
     handles = [module.register_forward_pre_hook(apply) for module in outer]
     draw()

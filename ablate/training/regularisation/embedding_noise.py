@@ -1,6 +1,6 @@
 """NEFTune: embedded tokens + U(-1, 1) alpha / sqrt(L D).
 
-Shapes: B rows, L positions, T tokens without padding, D embedding size, E examples.
+Shapes: B rows, L positions, X all of them, T tokens without padding, D embedding size, E examples.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,12 @@ def neftune(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     Args:
         model: the base with its adapter.
         cell: the cell; `neftune` (alpha) of its regulariser is read.
-        streams: the noise draws from the stream "neftune" of each process.
+        streams: the noise draws from the stream "neftune" of each process, where the embedding is:
+            a GPU draws other numbers than a CPU, the same ones in every run.
     """
     embedding = model.get_input_embeddings()
-    generator = streams.torch("neftune", process())
+    device = embedding.weight.device
+    generator = torch.Generator(device).manual_seed(streams.seed("neftune", process()))
     pending: list[Tensor] = []
 
     def before_forward(context: StepContext) -> None:
@@ -52,14 +54,17 @@ def neftune(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
 def noise(work: Weighed, D: int, alpha: float, generator: Generator) -> Tensor:
     """Return the noise (B, L, D) of a micro-batch: U(-1, 1) alpha / sqrt(L D), zero on padding.
 
-    Examples are drawn one after the other, so the noise of an example does not depend on how a step
-    is split or laid out.
+    It is drawn on the generator's device. Examples are drawn one after the other, so the noise of
+    an example does not depend on how a step is split or laid out.
     """
-    lengths_E = torch.tensor(work.lengths)
-    noise_TD = torch.empty(int(lengths_E.sum()), D).uniform_(-1, 1, generator=generator)
-    noise_TD *= alpha / (lengths_E * D).sqrt().repeat_interleave(lengths_E)[:, None]
+    device, lengths_E = generator.device, torch.tensor(work.lengths)
+    size_T1 = (alpha / (lengths_E * D).sqrt().repeat_interleave(lengths_E))[:, None]
+    noise_TD = torch.empty(len(size_T1), D, device=device).uniform_(-1, 1, generator=generator)
+    noise_TD *= size_T1.to(device, non_blocking=True)
     if work.positions_BL is not None:
         return noise_TD[None]
-    noise_BLD = torch.zeros(*work.ids_BL.shape, D)
-    noise_BLD[torch.arange(noise_BLD.shape[1]) < lengths_E[:, None]] = noise_TD
-    return noise_BLD
+    B, L = work.ids_BL.shape
+    real_T = (torch.arange(L) < lengths_E[:, None]).flatten().nonzero()[:, 0]
+    noise_XD = torch.zeros(B * L, D, device=device)
+    noise_XD.index_copy_(0, real_T.to(device, non_blocking=True), noise_TD)
+    return noise_XD.view(B, L, D)
