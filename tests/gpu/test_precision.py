@@ -1,6 +1,7 @@
 """On a GPU with little memory: 16-bit and quantised bases, small optimizers, masters on the CPU."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ablate.adapters.optimizers import OPTIMIZERS, maker
 from ablate.config import schema
 from ablate.models import load
 from ablate.training import adamw_8bit, masters, optim
-from tests import levels, toys
+from tests import levels, regularised, toys
 from tests.levels import cell
 
 pytestmark = [
@@ -146,5 +147,50 @@ def test_a_quantised_base_trains(precision, computed, tmp_path):
     asked = dataclasses.replace(asked, train=dataclasses.replace(asked.train, precision=computed))
     base = load._read(tmp_path, **arguments)
     module = build.apply(base, asked, streams=levels.Streams(0))
-    losses = levels.fit(module, asked)
+    with load.computing_in(module, computed):
+        losses = levels.fit(module, asked)
     assert losses[-1] < losses[0] - 0.05
+
+
+def test_4_bit_layers_compute_in_the_precision_asked_for(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    levels.base("llama").save_pretrained(tmp_path)
+    base = load._read(tmp_path, **load._quantised("nf4", CUDA))
+    ids, seen = levels.tokens().to(CUDA), []
+    module = base.model.layers[0].mlp.up_proj
+    module.register_forward_hook(lambda m, *_: seen.append(m.compute_dtype))
+    with torch.no_grad():
+        exact = base(input_ids=ids).logits
+        with load.computing_in(base, "bf16"), torch.autocast("cuda", torch.bfloat16):
+            rounded = base(input_ids=ids).logits.float()
+        again = base(input_ids=ids).logits
+    assert seen == [torch.float32, torch.bfloat16, torch.float32]
+    assert torch.equal(exact, again)
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_large_base_is_read_straight_to_the_gpu(tmp_path, monkeypatch):
+    levels.base("llama").save_pretrained(tmp_path)
+    monkeypatch.setattr(load, "KEEP_BYTES", 0)
+    files = SimpleNamespace(folder=tmp_path, parameters=1, content_hash="large")
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found = load.load(files, precision, device=CUDA)
+        expected = dict(levels.base("llama").named_parameters())
+        for name, parameter in found.named_parameters():
+            assert (parameter.device.type, parameter.dtype) == ("cuda", dtype)
+            assert torch.equal(parameter.detach().cpu(), expected[name].detach().to(dtype))
+
+
+@pytest.mark.parametrize("kind", ["neftune", "rank_dropout"])
+def test_noise_made_on_the_gpu_is_the_same_in_every_run(kind):
+    asked = cell("lora", regulariser=regularised.STRONG[kind], execution=GPU)
+    asked = dataclasses.replace(
+        asked, train=toys.train_settings(max_steps=4, batch_size=7, lr=0.01, clip=None)
+    )
+    plain = dataclasses.replace(asked, regulariser=schema.Regulariser())
+    (one, _, _), (two, _, _), (none, _, _) = (
+        regularised.run(which, base=levels.base("llama").to(CUDA))
+        for which in (asked, asked, plain)
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+    assert one != pytest.approx(none, rel=1e-4)
