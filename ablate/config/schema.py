@@ -279,6 +279,7 @@ class Execution:
     micro_batch_size: int | None = None  # rows a forward; None: the whole optimiser step
     layout: Literal["auto", "padded", "packed"] = "auto"
     gradient_checkpointing: bool = False
+    compile: bool = False  # the model's repeated blocks, while it trains
     offload_optimizer: bool = False  # what trains of the base: masters and moments on the CPU
     eval_batch_size: int = 64
     keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record

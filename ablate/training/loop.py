@@ -26,6 +26,7 @@ from ablate.data.batches import Batch
 from ablate.data.tokenise import Tokenised
 from ablate.errors import UserError
 from ablate.models.attention import by_segments
+from ablate.models.compiled import compiled
 from ablate.models.load import checkpointing, device_of
 from ablate.objective import Objective, supervised
 from ablate.streams import Streams
@@ -196,7 +197,8 @@ def _training(
     model.train()
     try:
         attention = by_segments(model) if segments else nullcontext()
-        with attention, checkpointing(model, execution.gradient_checkpointing):
+        recomputed = checkpointing(model, execution.gradient_checkpointing)
+        with attention, recomputed, compiled(model, execution.compile):
             yield
     finally:
         _release(accelerator)

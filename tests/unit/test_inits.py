@@ -7,6 +7,7 @@ from torch import nn
 
 from ablate.adapters import build, compatibility, weights
 from ablate.adapters.init import levels as inits
+from ablate.adapters.lora.starts import layers
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.roles import Role
@@ -29,6 +30,25 @@ def begun(level: str, architecture: str = "llama", rank: int = RANK, **options) 
 
 
 # --- without data
+
+
+def test_loftq_divides_the_quantisation_error_by_the_scale(monkeypatch):
+    """PEFT's function, stood in for here since it needs a GPU, sets B A to the error itself."""
+    errors = {}
+
+    def replace(module, model_path):
+        for name, layer in layers(module):
+            A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            nn.init.normal_(A)
+            nn.init.normal_(B)
+            errors[name] = (B @ A).detach().clone()
+
+    monkeypatch.setattr("peft.replace_lora_weights_loftq", replace)
+    module = levels.applied(cell("lora"))
+    inits.LOFTQ.after(module, None)
+    for name, layer in layers(module):
+        assert layer.scaling["default"] == 2
+        close(layer.get_delta_weight("default"), errors[name])
 
 
 def test_gaussian_follows_pefts_law_row_by_row():

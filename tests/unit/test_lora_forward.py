@@ -39,7 +39,9 @@ def ran(model, device="cpu", dtype=None):
     with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
         logits = model(input_ids=ids.to(device), use_cache=False).logits
     logits.double().logsumexp(-1).sum().backward()
-    grads = {n: p.grad.cpu().double() for n, p in model.named_parameters() if p.requires_grad}
+    grads = {
+        n: p.grad.cpu().double().clone() for n, p in model.named_parameters() if p.requires_grad
+    }
     return {"logits": logits.detach().cpu().double(), **grads}
 
 

@@ -167,14 +167,18 @@ def _lora_ga(model: nn.Module, config: PeftConfig, context: InitContext) -> None
 
 
 def _loftq(module: nn.Module, context: InitContext) -> None:
-    """Set B A to the 4-bit quantisation error of each weight (LoftQ, arXiv 2310.08659).
+    """Set scale * B A to the 4-bit quantisation error of each weight (LoftQ, arXiv 2310.08659).
 
-    The exact weights are read again from the model's files.
+    The exact weights are read again from the model's files. PEFT sets B A to the error whatever the
+    scale is, and at a scale of 2 the error is turned round instead of made up for.
     """
     from peft import replace_lora_weights_loftq
 
     folder = Path(module.get_base_model().name_or_path)  # type: ignore[operator]
     replace_lora_weights_loftq(module, model_path=str(folder / "model.safetensors"))
+    for _, layer in layers(module):
+        for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+            factor.weight.data /= layer.scaling[ADAPTER] ** 0.5
 
 
 def _pissa_settings(options: Options) -> dict[str, Any]:
