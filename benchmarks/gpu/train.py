@@ -32,16 +32,20 @@ def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--shape", default="1b", choices=list(common.SHAPES))
     parser.add_argument("--no-trl", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="also with execution.compile")
+    parser.add_argument("--plw", nargs="+", type=float, default=[0.0, 1.0])
     parser.add_argument("--layouts", nargs="+", default=["padded", "packed"])
     given = parser.parse_args()
     device = torch.device(given.device)
     shape = "tiny" if given.tiny else given.shape
     data = common.rows(STEPS * BATCH, common.SHAPES[shape]["vocab_size"])
     for adapter in ("lora", "full"):
-        for plw in (0.0, 1.0):
+        for plw in given.plw:
             runs: list[tuple[str, Callable[..., Any]]] = [
                 (f"ablate {layout}", ours(layout)) for layout in given.layouts
             ]
+            if given.compile:
+                runs += [(f"{name}, compiled", ours(name.split()[1], True)) for name, _ in runs]
             if not given.no_trl:
                 # Two packed rows of 1,024 tokens are about the 16 examples of a step.
                 packed = trl(packing=True, per_device_train_batch_size=2)
@@ -95,7 +99,7 @@ def stepped(order: list[np.ndarray], data: Tokenised) -> int:
     return int(sum(data.lengths[rows].sum() for rows in order[WARM:]))
 
 
-def ours(layout: str) -> Callable[..., tuple[float, list[float]]]:
+def ours(layout: str, compile: bool = False) -> Callable[..., tuple[float, list[float]]]:
     """Return the run of this project's loop under a layout."""
 
     def run(model: Any, data: Tokenised, plw: float, device: torch.device) -> Any:
@@ -109,7 +113,7 @@ def ours(layout: str) -> Callable[..., tuple[float, list[float]]]:
 
         result = train(
             model, data, settings(), objective=common.objective(plw), streams=streams,
-            execution=Execution(device=device.type, layout=layout), tick=tick,
+            execution=Execution(device=device.type, layout=layout, compile=compile), tick=tick,
         )  # fmt: skip
         losses = [float(entry["loss"] or 0.0) for entry in result.history]
         return stepped(order, data) / (times[1] - times[0]), losses

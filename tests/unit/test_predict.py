@@ -189,7 +189,10 @@ def test_few_logits_are_kept_and_many_are_not(monkeypatch: pytest.MonkeyPatch) -
     [
         (lambda x: x / 13, 1 / 13),
         (lambda x: (x * 3).float(), 3.0),
-        (lambda x: torch.tanh(x.float() / 500) * 500, None),  # a softcap that small logits do not show
+        (
+            lambda x: torch.tanh(x.float() / 500) * 500,
+            None,
+        ),  # not seen in small logits
         (lambda x: x + 1, None),
         (lambda x: x.log_softmax(-1), None),
         (lambda x: x.masked_fill(torch.arange(x.shape[-1]) == 7, -torch.inf), None),
