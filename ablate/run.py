@@ -147,7 +147,8 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
-    model = build.apply(base, cell, streams=streams, data=data)
+    known = identity.files.content_hash
+    model = build.apply(base, cell, streams=streams, data=data, content_hash=known)
     if cell.is_base:
         return model, Result()
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ablate.adapters import registry
-from ablate.adapters.init import base_residual
+from ablate.adapters.init import base_residual, kept
 from ablate.adapters.init.calibration import Calibration
 from ablate.adapters.init.context import InitContext, InitSteps
 from ablate.adapters.init.spec import init_of
@@ -26,7 +26,12 @@ from ablate.streams import Streams
 
 
 def apply(
-    model: PreTrainedModel, cell: Cell, *, streams: Streams, data: Tokenised | None = None
+    model: PreTrainedModel,
+    cell: Cell,
+    *,
+    streams: Streams,
+    data: Tokenised | None = None,
+    content_hash: str = "",
 ) -> nn.Module:
     """Return `model` changed in place by the cell's adapter, ready to train.
 
@@ -39,12 +44,21 @@ def apply(
         cell: the cell.
         streams: the cell's streams.
         data: the rows that the cell trains on, for starts that need them.
+        content_hash: of the base; with it long decompositions are kept between cells.
 
     Raises:
         UserError: the adapter cannot be built on this model, or needs data that are not there.
     """
     context = _context(model, cell, streams, data)
     before = originals(model, cell)
+    file = kept.start_file(
+        cell, linear_shapes(model), content_hash=content_hash, device=model.device
+    )
+    if file and file.exists():
+        module = _built(model, cell, context, steps=InitSteps(), from_data={})
+        kept.restore(module, file)
+        base_residual.subtract(module, before)
+        return module
     row = registry.method(cell.adapter)
     from_data = (
         load_attribute(row.config_from_data)(context.calibration) if row.config_from_data else {}
@@ -56,6 +70,8 @@ def apply(
         else:
             base_residual.store_from_factors(module)
         base_residual.subtract(module, before)
+    if file:
+        kept.store(module, file)
     return module
 
 

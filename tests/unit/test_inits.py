@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ablate.adapters import build, compatibility, weights
+from ablate.adapters.init import kept
 from ablate.adapters.init import levels as inits
 from ablate.adapters.lora.starts import layers
 from ablate.config import schema
@@ -247,3 +248,58 @@ def test_a_changed_base_is_loaded_as_it_was_saved(name, tmp_path):
     close(logits(loaded), run.tuned, atol=toys.ROUNDING * float(run.tuned.abs().max()))
     with loaded.disable_adapter():
         close(logits(loaded), run.base)
+
+
+# --- kept between cells
+
+
+def refused(*args, **settings):
+    raise AssertionError("decomposed again")
+
+
+@pytest.mark.parametrize(
+    ("level", "start", "architecture"),
+    [("lora", "pissa", "llama"), ("lora", "pissa", "gpt2"), ("dora", "pissa", "llama"),
+     ("lora", "olora", "llama"), ("lora", "milora", "gpt2")],
+)  # fmt: skip
+def test_a_kept_start_is_the_one_that_was_computed(
+    level, start, architecture, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kept, "LEAST", 1)
+
+    def apply(rank: int = RANK, content_hash: str = "base") -> nn.Module:
+        asked = cell(level, init=init(start), rank=rank)
+        return build.apply(base(architecture), asked, streams=Streams(0), content_hash=content_hash)
+
+    computed = apply()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "svd", refused)
+        patch.setattr(torch.linalg, "qr", refused)
+        found = apply()
+        for others in ({"rank": RANK + 1}, {"content_hash": "another"}):
+            with pytest.raises(AssertionError, match="decomposed again"):
+                apply(**others)
+    for one, other in ((computed.state_dict(), found.state_dict()),
+                       (dict(computed.named_buffers()), dict(found.named_buffers()))):  # fmt: skip
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert build.trained(found).keys() == build.trained(computed).keys()
+    asked = cell(level, init=init(start))
+    assert levels.fit(found, asked) == levels.fit(computed, asked)
+    assert weights.tensors(found).keys() == weights.tensors(computed).keys()
+
+
+def test_small_bases_and_starts_from_data_or_draws_are_not_kept(monkeypatch):
+    shapes = {"layers.0.q_proj": (1024, 1024)}
+    where = {"content_hash": "base", "device": torch.device("cpu")}
+
+    def file(start: str, **options):
+        return kept.start_file(cell("lora", init=init(start, **options)), shapes, **where)
+
+    assert file("pissa") not in (None, file("olora"), file("milora"))
+    assert file("pissa", iterations=4) is None
+    assert file("corda") is None
+    assert file("default") is None
+    monkeypatch.setattr(kept, "LEAST", 1024**2 + 1)
+    assert file("pissa") is None

@@ -29,6 +29,8 @@ class InitMethod:
     starts_at_base: whether the first outputs are the base's.
     starts_nonzero: whether the adapter's initial change, not subtracted, makes up what the stored
         weights lack of the base's.
+    decomposes: whether it takes minutes on a large base, whose weights alone it depends on: such
+        starts are kept between cells (`init.kept`).
     control: of a start that is one, what its cells show.
     """
 
@@ -40,6 +42,7 @@ class InitMethod:
     changes_base: Condition = False
     starts_at_base: Condition = True
     starts_nonzero: bool = False
+    decomposes: Condition = False
     control: str = ""
 
 
@@ -79,9 +82,14 @@ INITS: Mapping[str, InitMethod] = {
         options={"iterations": _ITERATIONS},
         precisions=UNQUANTISED,
         changes_base=True,
+        decomposes=lambda options: options["iterations"] is None,
     ),
     "olora": InitMethod(
-        steps=f"{_LEVELS}:OLORA", precisions=UNQUANTISED, conv1d=False, changes_base=True
+        steps=f"{_LEVELS}:OLORA",
+        precisions=UNQUANTISED,
+        conv1d=False,
+        changes_base=True,
+        decomposes=True,
     ),
     "eva": InitMethod(
         steps=f"{_LEVELS}:EVA",
@@ -109,7 +117,9 @@ INITS: Mapping[str, InitMethod] = {
         changes_base=True,
     ),
     "loftq": InitMethod(steps=f"{_LEVELS}:LOFTQ", precisions=("nf4",), starts_nonzero=True),
-    "milora": InitMethod(steps=f"{_LEVELS}:MILORA", precisions=UNQUANTISED, changes_base=True),
+    "milora": InitMethod(
+        steps=f"{_LEVELS}:MILORA", precisions=UNQUANTISED, changes_base=True, decomposes=True
+    ),
     "both_random": InitMethod(
         steps=f"{_LEVELS}:BOTH_RANDOM",
         options={"subtract": flag()},
