@@ -281,7 +281,8 @@ class Execution:
     gradient_checkpointing: bool = False
     compile: bool = False  # the model's repeated blocks, while it trains
     offload_optimizer: bool = False  # what trains of the base: masters and moments on the CPU
-    eval_batch_size: int = 64
+    eval_batch_size: int = 64  # rows a forward pass of scoring, at most
+    eval_batch_tokens: int = 2**15  # its tokens, at most: long prompts come in small batches
     keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
 
     def __post_init__(self) -> None:
@@ -290,6 +291,8 @@ class Execution:
         require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
         ok = self.eval_batch_size > 0
         require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
+        ok = self.eval_batch_tokens > 0
+        require(ok, "execution.eval_batch_tokens", self.eval_batch_tokens, "at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,17 @@ after the other. A 4-D mask lets an answer see the context and itself alone, and
 restart after the context, so each answer gets the numbers it would get by itself, in fp32 (of bf16
 see `precision`); of a row with four short answers this is a third of the work.
 
-Shapes: B rows, L length, K positions kept, N scored tokens, V vocabulary.
+Shapes: B rows, L length, N scored tokens.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from ablate.evaluate.passes import TOKENS, batches, likelihoods
 
 CONTEXT, PAD = 0, -1  # segments of a row; its answers are 1, 2, ...
 MOST_ANSWERS = 16  # per row: the mask grows with the square of the row's length
@@ -35,13 +37,12 @@ class AnswerRow:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A batch of rows as tensors; a scored token is predicted at (row, place), `place` of L."""
+    """A batch of rows as tensors; `index` is where of the flattened (B, L) a token is predicted."""
 
     ids_BL: Tensor
     segments_BL: Tensor
     positions_BL: Tensor
-    row_N: Tensor
-    place_N: Tensor
+    index_N: Tensor
     target_N: Tensor
     request_N: Tensor
 
@@ -61,7 +62,11 @@ def rows(pairs: Sequence[tuple[list[int], list[int]]]) -> list[AnswerRow]:
 
 @torch.inference_mode()
 def loglikelihoods(
-    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
+    model: nn.Module,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    *,
+    batch_size: int,
+    batch_tokens: int = TOKENS,
 ) -> list[tuple[float, bool]]:
     """Return for every pair the continuation's log-likelihood in nats, and whether it is greedy.
 
@@ -71,7 +76,8 @@ def loglikelihoods(
     Args:
         model: a model that `shapes.short_ways` accepts.
         pairs: token ids of context and continuation, neither empty.
-        batch_size: rows a forward pass.
+        batch_size: rows a forward pass, at most.
+        batch_tokens: tokens a forward pass, at most.
     """
     numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     number = [numbers.setdefault((tuple(c), tuple(a)), len(numbers)) for c, a in pairs]
@@ -79,38 +85,24 @@ def loglikelihoods(
     device = next(model.parameters()).device
     total = torch.zeros(len(distinct), dtype=torch.float64, device=device)
     wrong = torch.zeros(len(distinct), dtype=torch.long, device=device)
-    for some in _batches(rows(distinct), batch_size):
-        batch = _layout(some, device)
-        logits_NV = _logits(model, batch)
-        logp_NV = logits_NV.float().log_softmax(-1)
-        logp_N = logp_NV.gather(1, batch.target_N[:, None])[:, 0]
+    found_rows = rows(distinct)
+    lengths = [row.length for row in found_rows]
+    for some in batches(lengths, rows=batch_size, tokens=batch_tokens):
+        batch = _layout([found_rows[i] for i in some], device)
+        logp_N, first_N = likelihoods(model, _inputs(model, batch), batch.index_N, batch.target_N)
         total.index_add_(0, batch.request_N, logp_N.double())
-        missed_N = logits_NV.argmax(-1) != batch.target_N
-        wrong.index_add_(0, batch.request_N, missed_N.long())
+        wrong.index_add_(0, batch.request_N, (~first_N).long())
     found = list(zip(total.tolist(), (wrong == 0).tolist(), strict=True))
     return [found[i] for i in number]
 
 
-def _batches(found: list[AnswerRow], batch_size: int) -> Iterator[list[AnswerRow]]:
-    """Yield the rows in batches, long ones first: rows of like length waste little on padding."""
-    ordered = sorted(found, key=lambda row: -row.length)
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]
-
-
-def _logits(model: nn.Module, batch: Layout) -> Tensor:
-    """Return the logits (N, V) that predict the scored tokens."""
-    length = batch.ids_BL.shape[1]
-    keep = length - int(batch.place_N.min())
-    logits_BKV = model(
-        input_ids=batch.ids_BL,
-        attention_mask=_mask(batch.segments_BL, next(model.parameters()).dtype),
-        position_ids=batch.positions_BL,
-        use_cache=False,
-        logits_to_keep=keep,
-    ).logits
-    logits_NV: Tensor = logits_BKV[batch.row_N, batch.place_N - length]
-    return logits_NV
+def _inputs(model: nn.Module, batch: Layout) -> dict[str, Tensor]:
+    mask = _mask(batch.segments_BL, next(model.parameters()).dtype)
+    return {
+        "input_ids": batch.ids_BL,
+        "attention_mask": mask,
+        "position_ids": batch.positions_BL,
+    }
 
 
 def _mask(segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
@@ -132,7 +124,7 @@ def _mask(segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
 def _layout(some: list[AnswerRow], device: torch.device) -> Layout:
     length = max(row.length for row in some)
     ids, segments, positions = [], [], []
-    scored: list[tuple[int, int, int, int]] = []
+    scored: list[tuple[int, int, int]] = []
     for number, row in enumerate(some):
         left, size = length - row.length, len(row.context)
         row_ids, row_segments = [0] * left + row.context, [PAD] * left + [CONTEXT] * size
@@ -141,7 +133,7 @@ def _layout(some: list[AnswerRow], device: torch.device) -> Layout:
             places = [left + size - 1, *range(len(row_ids), len(row_ids) + len(answer) - 1)]
             request = row.first + index
             pairs = zip(places, answer, strict=True)
-            scored += [(number, place, token, request) for place, token in pairs]
+            scored += [(number * length + place, token, request) for place, token in pairs]
             row_ids += answer[:-1]
             row_segments += [index + 1] * (len(answer) - 1)
             row_positions += range(size, size + len(answer) - 1)

@@ -5,7 +5,10 @@ its settings by model (repetition penalties and the like) and without computing 
 ended: answers of a trained model are of very different length. Models that this is not known to be
 exact for go through transformers.
 
-Shapes: B rows still running, L length so far, T new tokens, V vocabulary.
+On a GPU nothing waits for the device but every `LOOK_EVERY` tokens, when it is asked which rows
+have ended; keys and values lie in memory that is allocated once.
+
+Shapes: B rows still running, L length so far, T new tokens, E tokens that end a row, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +17,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, DynamicLayer, StoppingCriteria, StoppingCriteriaList
 
-from ablate.evaluate.shapes import short_ways
+from ablate.evaluate.passes import TOKENS, batches
+from ablate.evaluate.shapes import inner, short_ways
 
-# From the tokens generated so far (B, T) to which rows have ended (B,).
-Ended = Callable[[Tensor], Tensor]
 COMPACT_BELOW = 0.9  # share of running rows at which the ended ones leave the batch
 WORDS_EVERY = 8  # steps between two looks for a stop word; what follows one is cut off anyway
+LOOK_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at which rows have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,21 @@ class Ends:
     words: tuple[str, ...] = ()
     decode: Callable[[Any], list[str]] | None = None  # rows of ids to texts; for `words`
 
+    def tokens(self, device: torch.device) -> Tensor:
+        """Return the tokens that end a row (E,)."""
+        return torch.tensor(self.ids, dtype=torch.long, device=device)
+
     def reached(self, new_BT: Tensor) -> Tensor:
         """Return which rows of generated tokens have ended, bool (B,)."""
-        done_B = torch.isin(new_BT[:, -1], torch.tensor(self.ids, device=new_BT.device))
-        if self.words and self.decode and new_BT.shape[1] % WORDS_EVERY == 0:
-            said = [any(word in text for word in self.words) for text in self.decode(new_BT)]
-            done_B = done_B | torch.tensor(said, device=done_B.device)
-        return done_B
+        done_B = (new_BT[:, -1:] == self.tokens(new_BT.device)).any(1)
+        return done_B | self.said(new_BT)
+
+    def said(self, new_BT: Tensor) -> Tensor:
+        """Return which rows have one of the words, bool (B,); looked for `WORDS_EVERY` steps."""
+        if not (self.words and self.decode and new_BT.shape[1] % WORDS_EVERY == 0):
+            return new_BT.new_zeros(len(new_BT), dtype=torch.bool)
+        said = [any(word in text for word in self.words) for text in self.decode(new_BT)]
+        return torch.tensor(said, device=new_BT.device)
 
     def before(self, tokens: list[int]) -> list[int]:
         """Return the tokens of an answer before what ended it."""
@@ -60,6 +71,7 @@ def answers(
     stops: Sequence[int] | Ends,
     max_new: int,
     batch_size: int,
+    batch_tokens: int = TOKENS,
 ) -> list[list[int]]:
     """Return the tokens generated after each prompt, without the stop; at most `max_new`.
 
@@ -68,17 +80,17 @@ def answers(
         prompts: token ids.
         stops: the tokens that end an answer, or all that does.
         max_new: the most tokens of an answer.
-        batch_size: prompts a forward pass.
+        batch_size: prompts a forward pass, at most.
+        batch_tokens: tokens that its prompts and answers may have together.
     """
     decode = greedy if short_ways(model) else _by_transformers
     ends = stops if isinstance(stops, Ends) else Ends(tuple(stops))
     found: dict[int, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     device = next(model.parameters()).device
-    for start in range(0, len(order), batch_size):
-        some = order[start : start + batch_size]
+    lengths = [len(prompt) + max_new for prompt in prompts]
+    for some in batches(lengths, rows=batch_size, tokens=batch_tokens):
         ids_BL, mask_BL = left_padded([prompts[i] for i in some], device)
-        new_BT = decode(model, ids_BL, mask_BL, max_new=max_new, ended=ends.reached)
+        new_BT = decode(model, ids_BL, mask_BL, max_new=max_new, ends=ends)
         for i, tokens in zip(some, new_BT.tolist(), strict=True):
             found[i] = ends.before(tokens)
     return [found[i] for i in range(len(prompts))]
@@ -86,47 +98,142 @@ def answers(
 
 @torch.inference_mode()
 def greedy(
-    model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, *, max_new: int, ended: Ended, pad: int = 0
+    model: nn.Module,
+    ids_BL: Tensor,
+    mask_BL: Tensor,
+    *,
+    max_new: int,
+    ends: Ends,
+    pad: int = 0,
+    look_every: int | None = None,
 ) -> Tensor:
-    """Return the most likely tokens after left-padded prompts (B, T), `pad` after a row's end."""
+    """Return the most likely tokens after left-padded prompts (B, T), `pad` after a row's end.
+
+    Args:
+        model: a model that `shapes.short_ways` accepts.
+        ids_BL: the prompts.
+        mask_BL: 1 where a prompt has a token.
+        max_new: the most tokens of an answer.
+        ends: what ends an answer.
+        pad: stands behind the end of an answer.
+        look_every: tokens between two looks at which rows have ended; `LOOK_EVERY` of the device.
+    """
+    every = look_every or LOOK_EVERY.get(ids_BL.device.type, 1)
+    state = _Decoding(model, ids_BL, mask_BL, max_new, roomy=every > 1)
+    stops_E, size = ends.tokens(ids_BL.device), torch.zeros_like(ids_BL[:, 0])
     new_BT = ids_BL.new_full((len(ids_BL), max_new), pad)
     running = torch.arange(len(ids_BL), device=ids_BL.device)
-    positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
-    inputs_BL, cache, done = ids_BL, None, torch.zeros_like(running, dtype=torch.bool)
+    done_B = torch.zeros_like(running, dtype=torch.bool)
     for step in range(max_new):
-        output = model(
-            input_ids=inputs_BL,
-            attention_mask=mask_BL,
-            position_ids=positions_BL,
-            past_key_values=cache,
+        next_B = state.next()
+        new_BT[running, step] = next_B.masked_fill(done_B, pad)
+        size[running] += (~done_B).long()
+        done_B = done_B | (next_B[:, None] == stops_E).any(1)
+        if (step + 1) % WORDS_EVERY == 0 and ends.words:
+            done_B = done_B | ends.said(new_BT[running, : step + 1])
+        if (step + 1) % every:
+            continue
+        keep = (~done_B).nonzero()[:, 0]
+        if not len(keep):
+            break
+        if len(keep) < COMPACT_BELOW * len(done_B):
+            state.keep(keep)
+            running, done_B = running[keep], done_B[keep]
+    return new_BT[:, : int(size.max())]
+
+
+class _Decoding:
+    """The rows that are decoded: what was read of them, and the next token of each."""
+
+    def __init__(
+        self, model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, max_new: int, *, roomy: bool
+    ) -> None:
+        """Take left-padded prompts; `roomy` allocates the cache once and makes masks beforehand."""
+        self._model, self._inputs_BL = model, ids_BL
+        self._positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+        self._length = ids_BL.shape[1]
+        self._mask = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), max_new)], dim=1)
+        self._cache: Any = None
+        self._bias_B11L: Tensor | None = None
+        if roomy:
+            layers = inner(model).config.get_text_config().num_hidden_layers
+            room = self._length + max_new
+            self._cache = Cache(layers=[RoomyLayer(room) for _ in range(layers)])
+            dtype = next(model.parameters()).dtype
+            blocked = (1 - self._mask[:, None, None].to(dtype)) * torch.finfo(dtype).min
+            self._bias_B11L = blocked
+
+    def next(self) -> Tensor:
+        """Return the most likely next token of every row (B,), which is then read too."""
+        mask: Tensor = self._mask[:, : self._length]
+        if self._bias_B11L is not None and self._inputs_BL.shape[1] == 1:
+            # transformers asks the device whether a 2-D mask hides anything; one of 4 it takes.
+            mask = self._bias_B11L[..., : self._length]
+        output = self._model(
+            input_ids=self._inputs_BL,
+            attention_mask=mask,
+            position_ids=self._positions_BL,
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        cache, next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
-        new_BT[running[~done], step] = next_B[~done]
-        done = done | ended(new_BT[running, : step + 1])
-        if done.all():
-            return new_BT[:, : step + 1]
-        inputs_BL, positions_BL = next_B[:, None], positions_BL[:, -1:] + 1
-        mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], dim=1)
-        keep = (~done).nonzero()[:, 0]
-        if len(keep) < COMPACT_BELOW * len(done):
-            cache.batch_select_indices(keep)
-            inputs_BL, positions_BL, mask_BL = inputs_BL[keep], positions_BL[keep], mask_BL[keep]
-            running, done = running[keep], done[keep]
-    return new_BT
+        self._cache, next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
+        self._inputs_BL, self._positions_BL = next_B[:, None], self._positions_BL[:, -1:] + 1
+        self._length += 1
+        return cast(Tensor, next_B)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the rows of these numbers alone."""
+        self._cache.batch_select_indices(rows)
+        self._inputs_BL, self._positions_BL = self._inputs_BL[rows], self._positions_BL[rows]
+        self._mask = self._mask[rows]
+        if self._bias_B11L is not None:
+            self._bias_B11L = self._bias_B11L[rows]
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer whose memory is allocated once: `DynamicLayer` copies all of it every token."""
+
+    def __init__(self, room: int) -> None:
+        """Take the number of tokens that will be read."""
+        super().__init__()
+        self._room = room
+        self._memory: tuple[Tensor, ...] = ()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append the states (B, heads, tokens, size) and return all so far."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._memory = tuple(
+                each.new_empty((*each.shape[:2], self._room, each.shape[3]))
+                for each in (key_states, value_states)
+            )
+        for memory, states in zip(self._memory, (key_states, value_states), strict=True):
+            memory[:, :, start:end] = states
+        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone."""
+        end = self.get_seq_length()
+        self._memory = tuple(memory[indices] for memory in self._memory)
+        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
 
 
 @torch.inference_mode()
 def _by_transformers(
-    model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, *, max_new: int, ended: Ended, pad: int = 0
+    model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, *, max_new: int, ends: Ends, pad: int = 0
 ) -> Tensor:
     """Return what `greedy` returns, from the model's own `generate`."""
     length = ids_BL.shape[1]
 
     class Stop(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            return ended(input_ids[:, length:])
+            return ends.reached(input_ids[:, length:])
 
     made: Tensor = cast(Any, model).generate(
         input_ids=ids_BL,

@@ -81,7 +81,7 @@ def score(
         model: a transformers causal model, or a PEFT model around one, unmerged.
         tokenizer: its fast tokenizer.
         evaluate: the tasks and their settings.
-        execution: for its `eval_batch_size`.
+        execution: for the sizes of its batches.
         chat: whether prompts go through the tokenizer's chat template.
         seed: of the draws of a task that samples its answers.
 
@@ -93,8 +93,14 @@ def score(
     if not tasks:
         return []
     with quiet(), _undisturbed(model, seed):
-        size, known = execution.eval_batch_size, memo(tokenizer)
-        lm = LiveLM(model, tokenizer, batch_size=size, memo=known, chat=chat)
+        lm = LiveLM(
+            model,
+            tokenizer,
+            batch_size=execution.eval_batch_size,
+            batch_tokens=execution.eval_batch_tokens,
+            memo=memo(tokenizer),
+            chat=chat,
+        )
         found = evaluator.evaluate(
             lm,
             {"tasks": tasks},

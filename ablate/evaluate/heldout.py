@@ -2,7 +2,7 @@
 
 Every target counts once, with weight 1; position 0 of a row is never a target.
 
-Shapes: B rows, L length, V vocabulary, N rows of the part, R roles.
+Shapes: B rows, L length, K targets, N rows of the part, R roles.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,12 @@ from torch.nn import functional as F
 
 from ablate.config.schema import Evaluate, Execution
 from ablate.data.tokenise import Tokenised
+from ablate.evaluate.passes import LOGITS, TOKENS, batches, likelihoods
 from ablate.evaluate.scores import TaskScore, finite
+from ablate.evaluate.shapes import inner
 from ablate.roles import NAMES, Role
+
+WHOLE = {"cpu": 2**26}  # logits of a batch below which all are made, on this kind of device
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +60,34 @@ def score(
     over independent rows (Cochran, Sampling Techniques, 3rd ed., equation 6.9).
     """
     found = row_losses(
-        model, tokenised, rows=evaluate.heldout_rows, batch_size=execution.eval_batch_size
+        model,
+        tokenised,
+        rows=evaluate.heldout_rows,
+        batch_size=execution.eval_batch_size,
+        batch_tokens=execution.eval_batch_tokens,
     )
     roles = [role for role in Role if found.counts_NR[:, role].any()]
     return [_score(part, NAMES[r], found.sums_NR[:, r], found.counts_NR[:, r]) for r in roles]
 
 
 def row_losses(
-    model: nn.Module, tokenised: Tokenised, *, rows: int | None, batch_size: int
+    model: nn.Module,
+    tokenised: Tokenised,
+    *,
+    rows: int | None,
+    batch_size: int,
+    batch_tokens: int = TOKENS,
 ) -> RowLosses:
     """Return summed losses and target counts of the first `rows` rows, per role."""
     total = len(tokenised) if rows is None else min(rows, len(tokenised))
     sums_NR = np.zeros((total, len(NAMES)))
     counts_NR = np.zeros((total, len(NAMES)), dtype=np.int64)
-    # Rows of like length waste little on padding. It is on the right, where causal attention never
-    # looks, so no mask is needed.
-    order = np.argsort(-tokenised.lengths[:total], kind="stable")
+    # Nearly every token is scored: what goes through the head at once is bounded too.
+    tokens = min(batch_tokens, LOGITS // _vocabulary(model))
+    lengths = tokenised.lengths[:total].tolist()
     training = model.training
     model.eval()
-    for start in range(0, total, batch_size):
-        some = order[start : start + batch_size]
+    for some in batches(lengths, rows=batch_size, tokens=tokens):
         sums_NR[some], counts_NR[some] = _batch_losses(model, [tokenised.row(i) for i in some])
     model.train(training)
     return RowLosses(sums_NR, counts_NR)
@@ -85,25 +97,46 @@ def row_losses(
 def _batch_losses(
     model: nn.Module, some: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums and counts (B, R) of rows given as ids and roles, longest first."""
+    """Return sums and counts (B, R) of rows given as ids and roles, longest first.
+
+    Padding is on the right, where causal attention never looks, so no mask is needed.
+    """
     device = next(model.parameters()).device
     shape = (len(some), len(some[0][0]))
     ids_BL = np.zeros(shape, dtype=np.int64)
     roles_BL = np.full(shape, Role.PAD, dtype=np.int64)
     for number, (ids, roles) in enumerate(some):
         ids_BL[number, : len(ids)], roles_BL[number, : len(ids)] = ids, roles
-    inputs_BL = torch.from_numpy(ids_BL).to(device)
-    logits_BLV = model(input_ids=inputs_BL, use_cache=False).logits
-    logits_BLV = logits_BLV[:, -shape[1] :]  # behind the virtual tokens of a prompt
-    loss_BL = _token_losses(logits_BLV[:, :-1], inputs_BL[:, 1:])
-    targets_BLR = roles_BL[:, 1:, None] == np.arange(len(NAMES))
+    roles_BL[:, 0] = Role.PAD  # never a target
+    targets_BLR = roles_BL[:, :, None] == np.arange(len(NAMES))
     targets_BLR[:, :, Role.PAD] = False
-    sums_BR = np.einsum("bl,blr->br", loss_BL.double().cpu().numpy(), targets_BLR)
-    return cast(np.ndarray, sums_BR), targets_BLR.sum(1)
+    losses_BL = _losses(model, torch.from_numpy(ids_BL).to(device), roles_BL != Role.PAD)
+    return cast(np.ndarray, np.einsum("bl,blr->br", losses_BL, targets_BLR)), targets_BLR.sum(1)
 
 
-def _token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BLV.float().transpose(1, 2), targets_BL, reduction="none")
+def _losses(model: nn.Module, ids_BL: Tensor, target_BL: np.ndarray) -> np.ndarray:
+    """Return the loss of every target in nats (B, L), float64; 0 elsewhere or what does not count.
+
+    Where logits are few all are made: numbers on a CPU stay what they were to the last digit.
+    """
+    losses_BL = np.zeros(target_BL.shape)
+    if ids_BL.numel() * _vocabulary(model) < WHOLE.get(ids_BL.device.type, 0):
+        logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
+        logits_BLV = logits_BLV[:, -ids_BL.shape[1] :]  # behind the virtual tokens of a prompt
+        logits_BVL = logits_BLV[:, :-1].float().transpose(1, 2)
+        made_BL = F.cross_entropy(logits_BVL, ids_BL[:, 1:], reduction="none")
+        losses_BL[:, 1:] = made_BL.double().cpu().numpy()
+        return losses_BL
+    target_K = torch.from_numpy(np.flatnonzero(target_BL)).to(ids_BL.device)
+    inputs = {"input_ids": ids_BL}
+    made_K, _ = likelihoods(model, inputs, target_K - 1, ids_BL.flatten()[target_K])
+    losses_BL[target_BL] = -made_K.double().cpu().numpy()
+    return losses_BL
+
+
+def _vocabulary(model: nn.Module) -> int:
+    size: int = inner(model).config.get_text_config().vocab_size
+    return size
 
 
 def _score(part: str, role: str, sums_N: np.ndarray, counts_N: np.ndarray) -> TaskScore:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ablate.data.specials import Stop, adds_bos_to, chat_stop
 from ablate.errors import UserError
-from ablate.evaluate import choices, generate
+from ablate.evaluate import choices, generate, passes
 from ablate.evaluate.requests import chat_text
 from ablate.evaluate.shapes import inner, short_ways
 
@@ -79,6 +79,7 @@ class LiveLM(HFLM):
         *,
         batch_size: int,
         memo: TokenMemo,
+        batch_tokens: int = passes.TOKENS,
         chat: bool = False,
     ):
         """Take a model; `chat` says that the chat template made the prompts."""
@@ -90,7 +91,7 @@ class LiveLM(HFLM):
             # lm-eval's own passes leave the autocast that they are called in unless told of it
             mixed_precision_dtype=torch.bfloat16 if torch.is_autocast_enabled(device) else None,
         )
-        self._encode = PromptEncoder(tokenizer, memo, chat=chat)
+        self._encode, self._tokens = PromptEncoder(tokenizer, memo, chat=chat), batch_tokens
         self._short_ways = short_ways(model)
         self._stop = chat_stop_of(tokenizer) if chat else None
 
@@ -149,31 +150,65 @@ class LiveLM(HFLM):
         for texts, _, answer in requests:
             if not answer:
                 raise UserError(swallowed(*texts))
-        pairs = [(context, answer) for _, context, answer in requests]
-        fits = all(len(context) + len(answer) <= self.max_length for context, answer in pairs)
-        if self._short_ways and fits and override_bs is None:
-            return choices.loglikelihoods(self.model, pairs, batch_size=self.batch_size)
-        return super()._loglikelihood_tokens(requests, True, override_bs)
+        fits = [len(context) + len(answer) <= self.max_length for _, context, answer in requests]
+        short = [
+            n for n, fit in enumerate(fits) if fit and self._short_ways and override_bs is None
+        ]
+        pairs = [requests[n][1:] for n in short]
+        size = {"batch_size": self.batch_size, "batch_tokens": self._tokens}
+        found = dict(zip(short, choices.loglikelihoods(self.model, pairs, **size), strict=True))
+        rest = [n for n in range(len(requests)) if n not in found]
+        found |= zip(rest, self._by_lm_eval([requests[n] for n in rest]), strict=True)
+        return [found[n] for n in range(len(requests))]
+
+    def _by_lm_eval(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Return what lm-eval's own way gives, in batches whose logits it can hold at once."""
+        lengths = [min(self.max_length, len(c) + len(a)) for _, c, a in requests]
+        tokens = min(self._tokens, passes.LOGITS // self.vocab_size)
+        if self.batch_size * max(lengths, default=0) <= tokens:
+            return super()._loglikelihood_tokens(requests, True)
+        found: dict[int, tuple[float, bool]] = {}
+        for some in passes.batches(lengths, rows=self.batch_size, tokens=tokens):
+            part = super()._loglikelihood_tokens([requests[n] for n in some], True)
+            found |= zip(some, part, strict=True)
+        return [found[n] for n in range(len(requests))]
 
     def _model_generate(
         self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> Tensor:
+        """Return prompts with what is generated after them, in batches within the budget."""
+        mask_BL, (rows, size) = generation_kwargs.pop("attention_mask"), context.shape
+        if rows * max_length <= self._tokens:
+            return self._generated(context, mask_BL, max_length, stop, **generation_kwargs)
+        made_BT = context.new_full((rows, max_length), self.tokenizer.pad_token_id)
+        made_BT[:, :size] = context
+        lengths = [length + max_length - size for length in mask_BL.sum(1).tolist()]
+        for some in passes.batches(lengths, rows=rows, tokens=self._tokens):
+            left = max_length - lengths[some[0]]  # the longest's padding
+            part, mask = context[some, left:], mask_BL[some, left:]
+            new = self._generated(part, mask, lengths[some[0]], stop, **generation_kwargs)
+            made_BT[some, left : left + new.shape[1]] = new
+        return made_BT
+
+    def _generated(
+        self, context: Tensor, mask_BL: Tensor, max_length: int, stop: list[str], **kwargs: Any
+    ) -> Tensor:
         ends = self._ends(stop)
-        if not (self._short_ways and self._is_plain_greedy(generation_kwargs)):
-            generation_kwargs.setdefault("eos_token_id", list(ends.ids))
-            return super()._model_generate(context, max_length, stop, **generation_kwargs)
+        if not (self._short_ways and self._is_plain_greedy(kwargs)):
+            kwargs = {"eos_token_id": list(ends.ids), **kwargs, "attention_mask": mask_BL}
+            return super()._model_generate(context, max_length, stop, **kwargs)
         new_BT = generate.greedy(
             self.model,
             context,
-            generation_kwargs["attention_mask"],
+            mask_BL,
             max_new=max_length - context.shape[1],
-            ended=ends.reached,
+            ends=ends,
             pad=self.tokenizer.pad_token_id,
         )
         return torch.cat([context, new_BT], dim=1)
 
     def _is_plain_greedy(self, kwargs: dict[str, Any]) -> bool:
-        asked = set(kwargs) <= {"attention_mask", "do_sample", "temperature"}
+        asked = set(kwargs) <= {"do_sample", "temperature"}
         drawn = bool(kwargs.get("do_sample")) or kwargs.get("temperature", 0.0) > 0
         settings = inner(self.model).generation_config.to_diff_dict()
         return asked and not drawn and {name for name, on in settings.items() if on} <= UNREAD

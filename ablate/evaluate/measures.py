@@ -65,6 +65,7 @@ class Decoding:
     rows: int
     max_new: int
     batch_size: int
+    batch_tokens: int
 
 
 def measure(
@@ -77,7 +78,10 @@ def measure(
     """
     check_measures(names)
     how = Decoding(
-        evaluate.measure_rows, evaluate.max_new_tokens or NEW_TOKENS, execution.eval_batch_size
+        evaluate.measure_rows,
+        evaluate.max_new_tokens or NEW_TOKENS,
+        execution.eval_batch_size,
+        execution.eval_batch_tokens,
     )
     return [one for name in names for one in MEASURES[name](subject, how)]
 
@@ -225,6 +229,7 @@ def _answers(
         stops=_ends(subject),
         max_new=how.max_new,
         batch_size=how.batch_size,
+        batch_tokens=how.batch_tokens,
     )
     subject.model.train(training)
     return said

@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from sacrebleu.metrics import CHRF
 from tokenizers.processors import TemplateProcessing
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,7 +39,16 @@ from ablate.data.rows import Row, Turn
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import UserError
-from ablate.evaluate import choices, generate, harness, heldout, requests, shapes, tasks_index
+from ablate.evaluate import (
+    choices,
+    generate,
+    harness,
+    heldout,
+    passes,
+    requests,
+    shapes,
+    tasks_index,
+)
 from ablate.evaluate import live as live_module
 from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.precision import BF16_MEAN, BF16_MOST, computed_in
@@ -664,15 +674,111 @@ def test_bf16_is_in_the_key_of_what_a_model_computes_and_in_no_other():
     assert keys("bf16") != keys("fp32")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_greedy_decoding_equals_transformers(name):
-    model, draws = model_of(name), np.random.default_rng(0)
+@pytest.mark.parametrize("every", [1, 3, 8])  # 8 is a GPU's way
+@pytest.mark.parametrize("name", [*CONFIGS, "eager"])
+def test_greedy_decoding_equals_transformers(name, every, monkeypatch):
+    monkeypatch.setitem(generate.LOOK_EVERY, "cpu", every)
+    model, draws = model_of(name.replace("eager", "LlamaForCausalLM")), np.random.default_rng(0)
+    if name == "eager":
+        model.set_attn_implementation("eager")
     prompts = [draws.integers(3, 512, size).tolist() for size in (2, 11, 7, 5, 3)]
     free = [_by_generate(model, prompt, [2]) for prompt in prompts]
     stops = [2, free[0][4], free[1][1]]  # rows end at different steps
     found = generate.answers(model, prompts, stops=stops, max_new=16, batch_size=3)
     assert found == [_by_generate(model, prompt, stops) for prompt in prompts]
     assert len({len(tokens) for tokens in found}) > 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+def test_decoding_waits_for_the_device_every_eighth_token_alone():
+    model, ids = model_of(), torch.tensor([[0, 5, 6, 7], [9, 8, 7, 6]])
+    mask = (ids > 0).long()
+
+    def waits(max_new, every):
+        with Waits() as waited:
+            ends = generate.Ends((511,))
+            generate.greedy(model, ids, mask, max_new=max_new, ends=ends, look_every=every)
+        return waited.count
+
+    assert waits(64, every=8) - waits(32, every=8) == 4
+    assert waits(64, every=1) - waits(32, every=1) >= 32
+
+
+def shapes_of(model):
+    """A list that fills with the shapes of the ids that `model` and its head are given."""
+    seen = {"ids": [], "head": []}
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen["ids"].append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, args, made: seen["head"].append(tuple(made.shape))
+    )
+    return seen
+
+
+def test_batches_keep_to_their_budget_of_tokens_and_give_the_same_numbers():
+    model, pairs = model_of(), asked_at_random(most=60)
+    whole = choices.loglikelihoods(model, pairs, batch_size=64)
+    seen = shapes_of(model)
+    found = choices.loglikelihoods(model, pairs, batch_size=64, batch_tokens=200)
+    assert max(rows * length for rows, length in seen["ids"]) <= 200
+    assert len(seen["ids"]) > 5
+    assert [x for x, _ in found] == pytest.approx([x for x, _ in whole], abs=CLOSE)
+    assert list(passes.batches([3, 9, 5, 300], rows=2, tokens=20)) == [[3], [1, 2], [0]]
+
+
+def test_the_head_sees_scored_positions_alone(monkeypatch):
+    model, pairs = model_of(), asked_at_random()
+    seen = shapes_of(model)
+    choices.loglikelihoods(model, pairs, batch_size=64)
+    assert sum(rows * length for rows, length, _ in seen["head"]) == sum(len(a) for _, a in pairs)
+    rows, model = toys.examples(7), toys.llama()
+    monkeypatch.setattr(heldout, "WHOLE", {})
+    seen = shapes_of(model)
+    heldout.losses(model, toys.tokenised(rows), batch_size=3)
+    assert sum(b * n for b, n, _ in seen["head"]) == sum(len(ids) - 1 for ids, _ in rows)
+
+
+def test_generation_keeps_to_its_budget_of_tokens(tokenizer, folder):
+    model = model_of()
+    whole = scored(model, tokenizer, asking(folder / "toy_writing.yaml"), batch=12)
+    seen = shapes_of(model)
+    lm_budget = Execution(eval_batch_size=12, eval_batch_tokens=100)
+    found = harness.score(
+        model, tokenizer, asking(folder / "toy_writing.yaml"), execution=lm_budget
+    )
+    assert [s.items for s in found] == [s.items for s in whole]
+    assert max(rows * (length + 12) for rows, length in seen["ids"] if length > 1) <= 100
+
+
+@pytest.mark.parametrize("budget", [2**15, 300])
+def test_one_request_that_is_too_long_leaves_the_others_their_short_way(
+    budget, model, tokenizer, monkeypatch
+):
+    taken = []
+    whole = choices.loglikelihoods
+    monkeypatch.setattr(
+        choices, "loglikelihoods", lambda m, pairs, **k: taken.extend(pairs) or whole(m, pairs, **k)
+    )
+    pairs = asked_at_random()[:9]
+    pairs[4:4] = [([7] * 126, [5, 9, 6]), ([8] * 150, [5, 9])]  # of 128 positions
+    requests_ = [((f"{n}", "x"), *pair) for n, pair in enumerate(pairs)]
+    ours = live(model, tokenizer, batch_tokens=budget)._loglikelihood_tokens(requests_)
+    assert len(taken) == 9
+    peer = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1)
+    theirs = peer._loglikelihood_tokens(requests_, disable_tqdm=True)
+    assert [x for x, _ in ours] == pytest.approx([x for x, _ in theirs], abs=CLOSE)
+    assert [x for _, x in ours] == [x for _, x in theirs]
 
 
 def _by_generate(model, prompt, stops):
@@ -844,7 +950,9 @@ def test_the_papers_benchmarks_are_those_of_its_table():
 # -- held-out loss ------------------------------------------------------------------------------
 
 
-def test_heldout_losses_equal_the_naive_ones():
+@pytest.mark.parametrize("whole", [0, 2**26])
+def test_heldout_losses_equal_the_naive_ones(whole, monkeypatch):
+    monkeypatch.setitem(heldout.WHOLE, "cpu", whole)
     rows, model = toys.examples(7), toys.llama(torch.float64)
     found = heldout.losses(model, toys.tokenised(rows), batch_size=3)
     expected = {}
