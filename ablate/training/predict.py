@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ablate.models.head import chosen, head_at
 from ablate.models.packed import inputs
 from ablate.training.head_terms import Head
 from ablate.training.weighed import Weighed
@@ -70,12 +71,9 @@ def logits_of(model: Any, work: Weighed) -> Tensor:
     no token sees padding and no mask is given; with a mask or a cache, packed examples would see
     each other.
     """
-    with _selected(model, work):
+    with head_at(model, work.index_K, work.ids_BL.shape[1]):
         logits_BLV = _forward(model, work)
-    if logits_BLV.shape[:2] == (1, len(work.index_K)):
-        return logits_BLV[0]
-    # Of a model without a head of its own; the positions of virtual tokens in front are dropped.
-    return logits_BLV[:, -work.ids_BL.shape[1] :].flatten(0, 1)[work.index_K]
+    return chosen(logits_BLV, work.index_K, work.ids_BL.shape[1])
 
 
 def head_input(model: Any, work: Weighed) -> HeadInput | None:
@@ -87,7 +85,7 @@ def head_input(model: Any, work: Weighed) -> HeadInput | None:
     if head is None or _scales.get(model, 1.0) is None:
         return None
     known_11V = _known_logits(head)
-    with _selected(model, work), _returning(head, known_11V) as seen:
+    with head_at(model, work.index_K, work.ids_BL.shape[1]), _returning(head, known_11V) as seen:
         logits_11V = _forward(model, work)
     if model not in _scales:
         _scales[model] = _scale(known_11V, logits_11V) if len(seen) == 1 else None
@@ -106,25 +104,6 @@ def _forward(model: Any, work: Weighed) -> Tensor:
     output = model(**inputs(model, work.ids_BL, work.positions_BL, work.bounds))
     logits: Tensor = output.logits
     return logits
-
-
-@contextmanager
-def _selected(model: Any, work: Weighed) -> Iterator[None]:
-    """Pass only the targets' positions to the output layer, as one row (1, K, D)."""
-
-    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_BLD = args[0][:, -work.ids_BL.shape[1] :]
-        return (hidden_BLD.flatten(0, 1)[work.index_K].unsqueeze(0), *args[1:])
-
-    head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _plain_head(model: Any) -> nn.Linear | None:
