@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json")
 USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
+AT_ONCE = 100_000  # cells that are planned without --all
 SHOWN = 8  # aliases and illegal cells that are listed
 
 
@@ -32,7 +33,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.experiment.request import check_gpu, plan_grid
     from ablate.experiment.summary import summarise
 
-    request = plan_grid(rest, config_dirs=folders(given), known=Assumed())
+    most = None if given.all else AT_ONCE
+    request = plan_grid(rest, config_dirs=folders(given), known=Assumed(), most=most)
     check_gpu(named.cell for named in request.design.cells)
     if given.freeze or given.fraction:
         check_folder("out", request.out)
@@ -189,6 +191,7 @@ VERB = Verb(
     options=(
         CONFIG_DIR,
         Flag("--format", "text (default) or json", "FORM", choices=FORMATS, default="text"),
+        Flag("--all", f"plan more than {AT_ONCE:,} cells as well, which takes minutes"),
         Flag("--power", "the power of the grid's tests, simulated; needs --pilot"),
         Flag("--pilot", "where the noise comes from: results, or `published`", "RESULTS"),
         Flag("--effect", "the effect to find, in points (default 2)", "POINTS", above_0),

@@ -1,5 +1,6 @@
 """The grid that a command line asks for: its distinct cells as composed trees."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ablate.config.factors import Factors, assignments, products
 from ablate.config.overrides import key_of, levels, parse
 from ablate.config.parts import Part, Tree
 from ablate.errors import UserError
+
+CELLS_A_MINUTE = 120_000  # that are planned, measured on one core
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,16 @@ class Grid:
     settings: Tree  # out, scale, retry_failed, ...
 
 
-def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> Grid:
+def expand(
+    overrides: Iterable[str], *, loader: ConfigLoader | None = None, most: int | None = None
+) -> Grid:
     """Return the grid that command-line `overrides` ask for.
 
     The study's values are applied first, then its grids, then the command line, which replaces
     every factor of the study with the same key. Equal cells are kept once, in order.
 
     Raises:
-        UserError: the request is wrong.
+        UserError: the request is wrong, or asks for more than `most` cells.
     """
     loader = loader or config_loader()
     composer, lines = _composer(overrides, loader)
@@ -52,11 +57,15 @@ def expand(overrides: Iterable[str], *, loader: ConfigLoader | None = None) -> G
             asked.pop(key_of(line), None)  # the last one counts, in the last place
             asked[key_of(line)] = levels(line, loader)
     study, settings = composer.study, composer.command
-    wanted = [
-        assignment
-        for factors in products(study, str(settings["scale"]), asked)
-        for assignment in assignments(factors)
-    ]
+    found = products(study, str(settings["scale"]), asked)
+    count = sum(math.prod(map(len, factors.values())) for factors in found)
+    if most is not None and count > most:
+        minutes = math.ceil(count / CELLS_A_MINUTE)
+        raise UserError(
+            f"{count:,} cells: planning them takes {minutes:,} minutes or so; --all does it, fewer "
+            "levels take less"
+        )
+    wanted = [assignment for factors in found for assignment in assignments(factors)]
     keys = dict.fromkeys(_factor(line) for assignment in wanted for line in assignment)
     return _grid(_distinct(composer, wanted), tuple(keys), study=study, settings=settings)
 

@@ -1,7 +1,7 @@
 """The cells of a grid as typed configurations, or the reason why one cannot be built."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ablate.config.build import build
@@ -43,8 +43,10 @@ def _assemble(tree: dict[str, Any], converted: dict[Hashable, Any]) -> Cell:
     if len(tree) == len(CELL_KEYS) and all(mark in converted for mark in marks.values()):
         return Cell(**{name: converted[mark] for name, mark in marks.items()})
     cell = build(tree)
-    converted.update({mark: getattr(cell, name) for name, mark in marks.items()})
-    return cell
+    # Parts converted before stay: equal parts are one object, by which much is looked up later.
+    return replace(
+        cell, **{n: converted.setdefault(mark, getattr(cell, n)) for n, mark in marks.items()}
+    )
 
 
 def _mark(name: str, part: Any) -> Hashable:

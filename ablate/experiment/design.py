@@ -125,7 +125,9 @@ def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
     if cell.is_base:
         return cell
     if cell.train.lr == "tuned":
-        cell = replace(cell, train=_rated(cell, memo, rates or Rates()))
+        arm = (cell.train, cell.model, cell.dataset, cell.adapter, cell.init, cell.optimizer)
+        train = memo.joint(arm, ("rated", cell.rank), lambda: _rated(cell, memo, rates or Rates()))
+        cell = replace(cell, train=train)
     regularisers.check(cell)
     asked, left = cell.regulariser, regularisers.left(cell.regulariser)
     if left is asked:

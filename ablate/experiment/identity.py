@@ -17,7 +17,7 @@ from ablate.adapters.init.spec import init_of
 from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import decays_to_start
 from ablate.config.build import plain
-from ablate.config.schema import Cell, Evaluate, Model
+from ablate.config.schema import Cell, Evaluate, Model, Regulariser
 from ablate.data.tokenise import Summary
 from ablate.errors import UserError, unknown
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
@@ -59,7 +59,14 @@ class Identity:
 
 def digest(value: object) -> str:
     """Return the key of a JSON-ready value; the order of its entries does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _hashed(_text(value))
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -77,9 +84,15 @@ class Memo:
 
     def get(self, part: object, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """Return the cached result of `make` for `part`; `key` holds what else it depends on."""
-        full = (id(part), *key)
+        return self.joint((part,), key, make)
+
+    def joint(
+        self, parts: tuple[object, ...], key: tuple[Any, ...], make: Callable[[], Any]
+    ) -> Any:
+        """Return the cached result of `make` for several parts together."""
+        full = (*map(id, parts), *key)
         if full not in self._parts:
-            self._parts[full] = (part, make())
+            self._parts[full] = (parts, make())
         return self._parts[full][1]
 
     def files(self, model: Model) -> ModelFiles:
@@ -97,9 +110,13 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
     memo = memo or Memo()
     files = memo.files(cell.model)
     data = part_summary(cell, files, "train", memo)
-    objective = objective_of(cell)
+    loss, prompt_weight = memo.joint(
+        (cell.masking, data),
+        ("loss", cell.plw, cell.completion_weight, cell.loss, cell.is_base),
+        lambda: _loss(cell, data),
+    )
     _check_fit(cell, files, data)
-    description = _describe(cell, files, data, memo)
+    description = _describe(cell, files, data, memo) | ({} if cell.is_base else {"loss": loss})
     key = digest(description)
     return Identity(
         train_key=key,
@@ -107,8 +124,15 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
         units=_units(cell, files, key, memo),
         files=files,
         data=data,
-        effective_plw=0.0 if cell.is_base else effective_plw(objective, dict(data.counts)),
+        effective_plw=prompt_weight,
     )
+
+
+def _loss(cell: Cell, data: Summary) -> tuple[dict[str, object], float | None]:
+    """Return the loss in canonical form, and the effective PLW."""
+    objective = objective_of(cell)
+    weight = 0.0 if cell.is_base else effective_plw(objective, dict(data.counts))
+    return canonical(objective, data), weight
 
 
 def part_summary(cell: Cell, files: ModelFiles, part: str, memo: Memo) -> Summary:
@@ -179,14 +203,17 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         schedule["micro_batch_size"] = cell.execution.micro_batch_size
     return base | {
         "data": data.content_hash,
-        "loss": canonical(objective_of(cell), data),
         "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),
-        "regulariser": {k: v for k, v in plain(cell.regulariser).items() if k != "name"},
+        "regulariser": memo.get(cell.regulariser, ("plain",), lambda: _plain(cell.regulariser)),
         "base_precision": cell.base_precision,
         "embeddings": cell.embeddings,
         "train": schedule,
         "seed": [cell.seed, cell.sham],
     }
+
+
+def _plain(regulariser: Regulariser) -> dict[str, Any]:
+    return {k: v for k, v in plain(regulariser).items() if k != "name"}
 
 
 def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
@@ -199,6 +226,17 @@ def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
 
 
 def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
+    """Return what is scored; a key is that of the list of train_key, kind and what is asked."""
+    wanted = memo.joint(
+        (cell.evaluate, cell.dataset, cell.model, cell.adapter),
+        ("units", cell.train.max_length, cell.train.boundary, cell.base_precision),
+        lambda: [(k, n, _text([k, *rest])[1:]) for k, n, rest in _wanted(cell, files, memo)],
+    )
+    return tuple(Unit(k, name, _hashed(f'["{train_key}",{rest}')) for k, name, rest in wanted)
+
+
+def _wanted(cell: Cell, files: ModelFiles, memo: Memo) -> list[tuple[str, str, list[Any]]]:
+    """Return kind, name and what is asked of everything that a cell is scored on."""
     wanted = cell.evaluate
     # Only where it is another: scores from before there was a choice keep their keys.
     how = [] if wanted.precision == "fp32" else [wanted.precision]
@@ -222,7 +260,7 @@ def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[U
         for name in measures:
             asked = rest if name in WITHOUT_MODEL else [*rest, *how]
             found = [*found, ("measure", name, [name, asked])]
-    return tuple(Unit(k, name, digest([train_key, k, *rest])) for k, name, rest in found)
+    return found
 
 
 def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, list[Any]]]:

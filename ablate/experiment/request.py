@@ -54,6 +54,7 @@ def plan_grid(
     config_dirs: Sequence[str] = (),
     loader: ConfigLoader | None = None,
     known: Here | None = None,
+    most: int | None = None,
 ) -> Request:
     """Return what the command-line `overrides` ask for; every cell of the grid is checked.
 
@@ -62,6 +63,7 @@ def plan_grid(
         config_dirs: folders with the user's own levels.
         loader: Hydra's own, where Hydra runs; it knows those folders already.
         known: where models and data are found; on this machine and the hub unless given.
+        most: cells that may be asked for.
 
     Raises:
         UserError: the request is wrong.
@@ -69,7 +71,7 @@ def plan_grid(
     for line in overrides:
         if top_of(key_of(line)) == "pretrain":
             raise UserError(f"{line}: is for ablate pretrain alone")
-    grid = expand(overrides, loader=loader or config_loader(config_dirs))
+    grid = expand(overrides, loader=loader or config_loader(config_dirs), most=most)
     if grid.settings["single"] and len(grid.points) > 1:
         count = len(grid.points)
         raise UserError(f"one cell is taken here, not {count}; ablate sweep takes a grid")

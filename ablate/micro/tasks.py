@@ -238,6 +238,7 @@ def contents() -> Mapping[str, str]:
     return files
 
 
+@lru_cache(maxsize=1)
 def version() -> str:
     """Return the hash of all items: a task's version changes when, and only when, its items do."""
     digest = hashlib.sha256(json.dumps([TASKS_VERSION, contents()], sort_keys=True).encode())

@@ -12,6 +12,7 @@ from ablate.config import grid
 from ablate.config.compose import expand, explained, level_of, task_overrides
 from ablate.config.composer import CELL_KEYS, Composer, config_loader
 from ablate.config.factors import products
+from ablate.config.grid import cells
 from ablate.config.overrides import normal, one_line, parse, spell
 from ablate.errors import UserError
 from ablate.paths import conf_dir
@@ -385,3 +386,18 @@ def test_one_line_finds_the_cause():
     outer.__cause__ = ValueError("\n  the reason\nand more")
     assert one_line(outer) == "the reason"
     assert one_line(KeyError()) == "KeyError"
+
+
+def test_equal_parts_of_a_grid_are_one_object(loader):
+    """Design and plan look up by part what they computed: a copy a level would repeat all of it."""
+    found = cells(expand(["seed=range(0,9)", "plw=0,0.5", "rank=1,2,4"], loader=loader))
+    assert len(found) == 54
+    for name in ("masking", "adapter", "dataset", "model", "evaluate", "execution"):
+        assert len({id(getattr(entry.cell, name)) for entry in found}) == 1, name
+
+
+def test_a_grid_of_a_million_cells_is_counted_first(loader):
+    lines = ["seed=range(0,1000)", "rank=range(1,101)", "plw=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,1"]
+    with pytest.raises(UserError, match=r"^1,000,000 cells: .* --all"):
+        expand(lines, loader=loader, most=100_000)
+    assert len(expand(["seed=0,1"], loader=loader, most=2).points) == 2
