@@ -56,6 +56,8 @@ def unscored(cell: Cell, identity: Identity, model: nn.Module, course: Result) -
             "steps": len(course.history),
             "tokens_seen": course.tokens_seen,
             "examples_seen": course.examples_seen,
+            "micro_batch_tokens": course.micro_batch_tokens,
+            "out_of_memory": course.out_of_memory,
             "supervised_weight_seen": course.supervised_weight_seen,
             "supervised_share": _supervised_share(objective, identity.data),
             "effective_plw": identity.effective_plw,

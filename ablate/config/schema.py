@@ -276,7 +276,9 @@ class Execution:
 
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch_size: int | None = None  # rows a forward; None: the whole optimiser step
+    # Rows a forward pass; auto: the optimiser step, or as much of it as fits; None: all of it
+    micro_batch_size: int | Literal["auto"] | None = "auto"
+    micro_batch_tokens: int | None = None  # tokens a forward pass at most, padding included
     layout: Literal["auto", "padded", "packed"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False  # the model's repeated blocks, while it trains
@@ -287,8 +289,11 @@ class Execution:
 
     def __post_init__(self) -> None:
         require(self.threads > 0, "execution.threads", self.threads, "at least 1")
-        ok = self.micro_batch_size is None or self.micro_batch_size > 0
-        require(ok, "execution.micro_batch_size", self.micro_batch_size, "at least 1, or null")
+        rows = self.micro_batch_size
+        ok = rows is None or rows == "auto" or (isinstance(rows, int) and rows > 0)
+        require(ok, "execution.micro_batch_size", rows, "at least 1, auto or null")
+        ok = self.micro_batch_tokens is None or self.micro_batch_tokens > 0
+        require(ok, "execution.micro_batch_tokens", self.micro_batch_tokens, "at least 1, or null")
         ok = self.eval_batch_size > 0
         require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
         ok = self.eval_batch_tokens > 0

@@ -11,7 +11,8 @@ either they attend to each other without an error).
 """
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,21 +113,39 @@ def micro_batches(
         tokenised: the data.
         rows: row numbers of the step.
         objective: the objective.
-        execution: rows a micro-batch and layout; auto is padded (`training.layout` chooses).
+        execution: rows and tokens a micro-batch, and layout; auto is padded, unless
+            `training.layout` has chosen.
         permute_generator: the `permute` stream, for objectives that permute.
     """
     rows = rows[np.argsort(-tokenised.lengths[rows], kind="stable")]
-    size = execution.micro_batch_size or len(rows)
-    lay = _packed if execution.layout == "packed" else _padded
+    packed = execution.layout == "packed"
+    lay = _packed if packed else _padded
     return [
-        lay(
-            [
-                _example(tokenised, int(row), objective, permute_generator)
-                for row in rows[i : i + size]
-            ]
-        )
-        for i in range(0, len(rows), size)
+        lay([_example(tokenised, int(row), objective, permute_generator) for row in rows[part]])
+        for part in split(tokenised.lengths[rows].tolist(), execution, packed=packed)
     ]
+
+
+def split(lengths: Sequence[int], execution: Execution, *, packed: bool) -> Iterator[slice]:
+    """Yield the micro-batches of rows sorted by length, longest first: at least one row in each.
+
+    Args:
+        lengths: of the rows.
+        execution: `micro_batch_size` rows and `micro_batch_tokens` tokens at most; the tokens of a
+            padded micro-batch are its rows times the longest of them.
+        packed: whether rows are packed, so that there is no padding.
+    """
+    asked = execution.micro_batch_size
+    most = asked if isinstance(asked, int) else len(lengths)
+    budget = execution.micro_batch_tokens or math.inf
+    start = tokens = 0
+    for at, length in enumerate(lengths):
+        tokens = tokens + length if packed else (at - start + 1) * lengths[start]
+        if at > start and (at - start == most or tokens > budget):
+            yield slice(start, at)
+            start, tokens = at, length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 @dataclass(frozen=True, slots=True)

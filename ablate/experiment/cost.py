@@ -127,10 +127,14 @@ def items(task: str, limit: int | None) -> int:
 
 def _tokens_at_once(named: Named) -> int:
     """Return the tokens of a micro-batch whose rows are as long as the longest."""
-    train, rows = named.cell.train, named.cell.execution.micro_batch_size
-    if rows is None and train.batch_unit == "tokens":
-        return train.batch_size
-    return (rows or train.batch_size) * min(named.identity.data.max_length, train.max_length)
+    train, execution = named.cell.train, named.cell.execution
+    longest = min(named.identity.data.max_length, train.max_length)
+    rows, budget = execution.micro_batch_size, execution.micro_batch_tokens
+    if isinstance(rows, int):
+        tokens = rows * longest
+    else:
+        tokens = train.batch_size * (longest if train.batch_unit == "examples" else 1)
+    return min(tokens, max(budget, longest)) if budget else tokens
 
 
 def _gpu_parts(named: Named, trained: int) -> dict[str, float]:

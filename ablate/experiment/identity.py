@@ -166,6 +166,11 @@ def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
             "loss.scope=microbatch: not with execution.layout=packed, where a micro-batch is "
             "whatever fits; use scope batch or example"
         )
+    if cell.loss.scope == "microbatch" and cell.execution.micro_batch_tokens is not None:
+        raise UserError(
+            f"execution.micro_batch_tokens={cell.execution.micro_batch_tokens}: not with "
+            "loss.scope=microbatch, whose loss depends on the split; set micro_batch_size"
+        )
 
 
 def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
@@ -200,7 +205,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
     if decays_to_start(cell):
         schedule["decay"] = "to the start"
     if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective
-        schedule["micro_batch_size"] = cell.execution.micro_batch_size
+        rows = cell.execution.micro_batch_size
+        schedule["micro_batch_size"] = None if rows == "auto" else rows  # both: the whole step
     return base | {
         "data": data.content_hash,
         "adapter": memo.get(cell.adapter, _around(cell, files), lambda: _capacity(cell, files)),

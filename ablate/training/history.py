@@ -43,6 +43,8 @@ class Result:
     examples_seen: int = 0
     train_seconds: float = 0.0
     peak_mb: float = 0.0  # accelerator memory, or the process's resident memory on a CPU
+    micro_batch_tokens: int = 0  # of the largest forward pass, padding included
+    out_of_memory: int = 0  # how often a step was taken again in smaller micro-batches
 
     def add(self, entry: Entry, memory_mb: float) -> None:
         """Append a step to the history and to the totals."""

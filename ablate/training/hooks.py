@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ablate.training.weighed import Weighed
 
@@ -53,6 +53,8 @@ class Hooks:
     stages: from the model and all steps, yields the steps of each training pass; it may change the
         model between two passes. Every pass has its own optimizer and schedule.
     before_forward: called before the forward pass of each micro-batch.
+    draws: the generators that `before_forward` and `extra_loss` draw from. A step that is taken
+        again, since memory ran out, starts from the states that they had before it.
     """
 
     extra_loss: Callable[[StepContext], Tensor | float] = _no_loss
@@ -60,6 +62,7 @@ class Hooks:
     after_step: Callable[[StepContext], None] = _nothing
     stages: Callable[[nn.Module, Steps], Iterable[Steps]] = _one_stage
     before_forward: Callable[[StepContext], None] = _nothing
+    draws: Sequence[Generator] = ()
 
 
 NO_HOOKS = Hooks()
@@ -108,4 +111,5 @@ def combine(*several: Hooks) -> Hooks:
             one.before_forward(context)
 
     stages = staged[0] if staged else _one_stage
-    return Hooks(extra_loss, after_backward, after_step, stages, before_forward)
+    draws = [generator for one in several for generator in one.draws]
+    return Hooks(extra_loss, after_backward, after_step, stages, before_forward, draws)

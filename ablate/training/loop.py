@@ -1,11 +1,9 @@
 """The one training loop: every cell of every grid, and pretraining, go through it.
 
 A level changes the data, the weights, the model or the settings before the loop. What acts during
-training does so through five hooks; the loop has no other branch on a level.
-
-The gradient of an optimizer step is that of `sum u_t loss_t / W`, with W known in advance over all
-micro-batches and devices (`training.loss`). Devices average their gradients, so each multiplies its
-part by their number; nothing else divides, neither accelerate's accumulation nor a mean of means.
+training does so through five hooks; the loop has no other branch on a level. The gradient of a step
+is made by `training.passes`. On a GPU the loop waits for nothing: the numbers of a step are written
+while the next one is computed.
 """
 
 import functools
@@ -13,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,12 @@ from ablate.models.load import checkpointing, device_of
 from ablate.objective import Objective, supervised
 from ablate.streams import Streams
 from ablate.training import layout, optim
-from ablate.training.history import Result, shares, step_entry
-from ablate.training.hooks import NO_HOOKS, Hooks, StepContext
+from ablate.training.history import Diverged, Entry, Result, shares, step_entry
+from ablate.training.hooks import NO_HOOKS, Hooks
+from ablate.training.ledger import Ledger
 from ablate.training.loss import TokenLossModel
-from ablate.training.weighed import Weighed, weigh
+from ablate.training.passes import Maker, Passes
+from ablate.training.room import room
 
 
 @functools.cache
@@ -89,18 +90,15 @@ def train(
     accelerator = process_accelerator(device_of(execution.device).type)
     device = accelerator.device
     steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
-    permute = streams.numpy("permute")
-    make = functools.partial(
-        batches.micro_batches,
-        tokenised,
-        objective=objective,
-        execution=execution,
-        permute_generator=permute,
-    )
-    feed = _Feed(make, objective, accelerator)
+    alone = accelerator.num_processes == 1 and objective.scope != "microbatch"
+    space = room(model, execution, settings, longest=longest, may_shrink=alone)
+    make = _maker(tokenised, objective, execution, streams)
+    passes = Passes(model, make, objective, settings, hooks, accelerator, space)
     result, started = Result(), time.perf_counter()
+    ledger = Ledger(result, device, functools.partial(memory_mb, device))
     dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
-    with _training(model, execution, accelerator, segments=segments), dropout:
+    taken = 0
+    with _training(model, execution, accelerator, segments=segments), dropout, _told(ledger):
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             optimizer = optim.optimizer(model, settings, make_optimizer)
             wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
@@ -108,70 +106,71 @@ def train(
             schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
             params = optim.trainable(wrapped)
             for number, rows in enumerate(stage_steps):
-                works, counts = feed(rows)
-                divisor = counts[0] or 1.0
-                share = shares(len(result.history))
-                losses: list[Tensor] = []
-                for i, work in enumerate(works, start=1):
-                    work = work.to(device)
-                    last = i == len(works)
-                    context = StepContext(
-                        number, len(stage_steps), model, optimizer, work, divisor, last
-                    )
-                    hooks.before_forward(context)
-                    with nullcontext() if last else accelerator.no_sync(wrapped):
-                        with autocast(settings, device):
-                            loss = wrapped(work, share)
-                            extra = hooks.extra_loss(context)
-                        accelerator.backward(
-                            loss.total * (accelerator.num_processes / divisor) + extra
-                        )
-                    losses.append(loss.sums_S)
-                hooks.after_backward(context)
-                norm = float(accelerator.clip_grad_norm_(params, settings.clip or math.inf))
-                entry = step_entry(
-                    len(result.history) + 1,
+                place = (number, len(stage_steps))
+                passed = passes(wrapped, optimizer, rows, place, share=shares(taken))
+                hooks.after_backward(passed.context)
+                norm = accelerator.clip_grad_norm_(params, settings.clip or math.inf)
+                taken += 1
+                entry = functools.partial(
+                    _entry,
+                    taken,
                     stage,
                     lr=float(optimizer.param_groups[0]["lr"]),
-                    sums=_summed(accelerator, sum(losses)),
-                    counts=counts,
-                    norm=norm,
+                    counts=passed.counts,
                     clip=settings.clip,
                 )
+                ledger.add(torch.cat([passed.sums_S, _scalar(norm, passed.sums_S)]), entry)
                 optimizer.step()
-                hooks.after_step(context)
+                hooks.after_step(passed.context)
                 optimizer.zero_grad()
                 schedule.step()
-                result.add(entry, memory_mb(device))
                 if tick:
                     tick(number + 1, len(stage_steps))
+            ledger.write()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     result.train_seconds = time.perf_counter() - started
+    result.micro_batch_tokens, result.out_of_memory = space.used, space.halved
     return result
 
 
-class _Feed:
-    """Makes this process's micro-batches of an optimizer step, and the counts of the whole step."""
+def _maker(
+    tokenised: Tokenised, objective: Objective, execution: Execution, streams: Streams
+) -> Maker:
+    permute = streams.numpy("permute")
 
-    def __init__(
-        self, make: Callable[[np.ndarray], list[Batch]], objective: Objective, accelerator: Any
-    ):
-        self.make, self.objective, self.accelerator = make, objective, accelerator
+    def make(rows: np.ndarray, tokens: int | None) -> list[Batch]:
+        return batches.micro_batches(
+            tokenised,
+            rows,
+            objective=objective,
+            execution=replace(execution, micro_batch_tokens=tokens),
+            permute_generator=permute,
+        )
 
-    def __call__(self, rows: np.ndarray) -> tuple[list[Weighed], list[float]]:
-        """Return this process's micro-batches, and `sums_C` of the step over all processes."""
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        works = [weigh(part, self.objective) for part in self.make(mine if len(mine) else rows[:1])]
-        if not len(mine):  # every process must take part in every step's collective calls
-            works = [work.silent() for work in works]
-        return works, _summed(self.accelerator, sum(work.sums_C for work in works))
+    return make
 
 
-def _summed(accelerator: Any, local: Tensor | int) -> list[float]:
-    """Return the sum of `local` over all processes."""
-    total: list[float] = accelerator.reduce(
-        torch.as_tensor(local).to(accelerator.device), "sum"
-    ).tolist()
-    return total
+def _entry(step: int, stage: int, values: list[float], **known: Any) -> Entry:
+    return step_entry(step, stage, sums=values[:-1], norm=values[-1], **known)
+
+
+def _scalar(norm: Any, like: Tensor) -> Tensor:
+    """Return a gradient's norm as a vector of one number; a sharded one is gathered."""
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return torch.as_tensor(whole, dtype=like.dtype, device=like.device).reshape(1)
+
+
+@contextmanager
+def _told(ledger: Ledger) -> Iterator[None]:
+    """Run a block; an error in it that comes from a step that diverged is told as that."""
+    try:
+        yield
+    except Diverged:
+        raise
+    except Exception:
+        ledger.write()
+        raise
 
 
 def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
@@ -180,11 +179,6 @@ def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
             "dataset: no token of its training rows has a weight under this masking mode; "
             "change masking, plw or completion_weight"
         )
-
-
-def autocast(settings: Train, device: torch.device) -> torch.autocast:
-    """Return the context of `train.precision` for a forward pass."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
 @contextmanager

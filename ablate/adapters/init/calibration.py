@@ -77,7 +77,7 @@ class Calibration:
         steps = batches.order(self.data, train=cell.train, generator=self._streams.numpy("order"))
         execution = replace(cell.execution, layout="padded")
         if whole:
-            execution = replace(execution, micro_batch_size=None)
+            execution = replace(execution, micro_batch_size=None, micro_batch_tokens=None)
         permute = self._streams.numpy("permute")
         return [
             batches.micro_batches(

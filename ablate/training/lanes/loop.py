@@ -29,7 +29,8 @@ from ablate.training.history import Diverged, Result, shares, step_entry
 from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
 from ablate.training.lanes.stack import Stack
-from ablate.training.loop import autocast, memory_mb
+from ablate.training.loop import memory_mb
+from ablate.training.passes import autocast
 from ablate.training.weighed import Weighed, weigh
 
 

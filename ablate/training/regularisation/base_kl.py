@@ -56,7 +56,8 @@ def kl(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
         return share * divergence(from_base, kept.pop(), context.work.weights_K)
 
     with observed(model, keep):
-        yield Hooks(extra_loss=extra_loss)
+        # What a pass that ran out of memory left here would hold all of its activations.
+        yield Hooks(extra_loss=extra_loss, before_forward=lambda context: kept.clear())
 
 
 def divergence(base: Predicted, tuned: Predicted, weights_K: Tensor) -> Tensor:

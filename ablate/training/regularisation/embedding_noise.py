@@ -46,7 +46,7 @@ def neftune(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
 
     handle = embedding.register_forward_hook(add)
     try:
-        yield Hooks(before_forward=before_forward)
+        yield Hooks(before_forward=before_forward, draws=(generator,))
     finally:
         handle.remove()
 
