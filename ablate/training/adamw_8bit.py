@@ -148,7 +148,8 @@ def _blocks(part: slice) -> slice:
 def quantised(values_N: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     """Return the codes (B, BLOCK) and the scales (B,) of numbers; the last block is filled up."""
     missing = -len(values_N) % BLOCK
-    blocks = nn.functional.pad(values_N, (0, missing)).view(-1, BLOCK)
+    filled_N = nn.functional.pad(values_N, (0, missing)) if missing else values_N
+    blocks = filled_N.view(-1, BLOCK)
     scales_B = blocks.abs().amax(1)
     unit = blocks / scales_B.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     middles = _middles(signed, values_N.device)

@@ -169,6 +169,28 @@ def test_quantised_weights_need_a_gpu_and_bitsandbytes(monkeypatch):
         refused("base_precision=int8: needs bitsandbytes, which is not installed", asked)
 
 
+def test_optimizers_of_bitsandbytes_need_it_and_a_gpu(monkeypatch):
+    paged = schema.Optimizer(name="paged_adamw", kind="paged_adamw")
+    refused(
+        "optimizer=paged_adamw: needs a GPU, and execution.device=cpu; use adamw or adamw_8bit",
+        cell("lora", optimizer=paged, execution=toys.execution()),
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    asked = cell("full", optimizer=paged, execution=GPU)
+    refused("optimizer=paged_adamw: needs bitsandbytes, which is not installed; pip", asked)
+    with pytest.raises(UserError, match="PagedAdamW32bit needs a GPU, and the run is on cpu"):
+        load_attribute(OPTIMIZERS["paged_adamw"].make)(
+            levels.base("llama"), toys.train_settings(), {}
+        )
+
+
+def test_what_rounds_at_random_is_not_offloaded():
+    lines = ["train.lr=0.01", "adapter=full", "optimizer=adamw,adamw_8bit"]
+    with pytest.raises(UserError, match="offload_optimizer=true: not with optimizer=adamw_8bit"):
+        plan_grid([*lines, "execution.offload_optimizer=true"])
+    plan_grid(lines)
+
+
 MICRO = files.resolve(schema.Model(name="m", source="micro", path="micro_0"))
 
 
