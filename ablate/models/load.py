@@ -115,7 +115,8 @@ def computing_in(model: Any, precision: str) -> Iterator[None]:
 
     They are no layers that autocast knows, and compute in fp32 otherwise.
     """
-    packed = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    found = (m for m in model.modules() if type(m).__name__ == "Linear4bit")
+    packed = [m for m in found if hasattr(m, "compute_dtype")]  # PEFT's layer around one has none
     before = [(m.compute_dtype, m.weight.quant_state.dtype) for m in packed]
     if precision == "bf16":
         for module in packed:

@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from ablate.adapters import build, compatibility, registry, weights
 from ablate.adapters.init.spec import INITS, init_of
@@ -191,6 +192,7 @@ def test_what_rounds_at_random_is_not_offloaded():
     plan_grid(lines)
 
 
+CUDA = torch.device("cuda")
 MICRO = files.resolve(schema.Model(name="m", source="micro", path="micro_0"))
 
 
@@ -265,17 +267,18 @@ def test_an_adapter_trains_on_a_quantised_base(level, precision, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:inner dimension")
 def test_loftq_makes_up_for_a_part_of_the_quantisation():
-    pytest.importorskip("bitsandbytes")
-    ids, device = torch.arange(40)[None].cuda(), torch.device("cuda")
-    with torch.no_grad():
-        exact = load(MICRO, device=device)(input_ids=ids).logits
-        errors = []
-        for start in ("default", "loftq"):
-            asked = cell("lora", rank=16, init=init(start), base_precision="nf4", execution=GPU)
-            base = load(MICRO, "nf4", device=device)
-            module = build.apply(base, asked, streams=levels.Streams(0))
-            errors.append(float((module(input_ids=ids).logits.float() - exact).norm()))
-    assert errors[1] < 0.9 * errors[0]
+    """Of the weights, which is what it promises: logits of a micro model may move either way."""
+    bnb = pytest.importorskip("bitsandbytes")
+    exact = dict(load(MICRO).named_parameters())
+    asked = cell("lora", rank=16, init=init("loftq"), base_precision="nf4", execution=GPU)
+    module = build.apply(load(MICRO, "nf4", device=CUDA), asked, streams=levels.Streams(0))
+    found = [(n, m) for n, m in module.named_modules() if isinstance(m, LoraLayer)]
+    assert len(found) > 20
+    for name, layer in found:
+        weight = layer.get_base_layer().weight
+        kept = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+        lost = exact[f"{name.removeprefix('base_model.model.')}.weight"].cuda() - kept
+        assert (lost - layer.get_delta_weight("default")).norm() < 0.7 * lost.norm()
 
 
 # --- the tables
