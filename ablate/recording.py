@@ -69,6 +69,7 @@ def unscored(cell: Cell, identity: Identity, model: nn.Module, course: Result) -
             "code": provenance.code(),
             "packages": provenance.packages(),
             "hardware": _hardware(model),
+            "lanes": course.lanes,
         },
         "scores": [],
         "score_keys": [],

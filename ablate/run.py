@@ -21,6 +21,7 @@ from torch import nn
 from ablate import recording
 from ablate.adapters import build, hooks, optimizers, weights
 from ablate.adapters.stored import weights_bytes
+from ablate.beside import Trained
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
 from ablate.evaluate.scores import TaskScore
@@ -35,7 +36,7 @@ from ablate.results.log import logged, say
 from ablate.results.record import RECORD
 from ablate.results.store import Store
 from ablate.streams import Streams
-from ablate.training.history import Entry, Result, check_same
+from ablate.training.history import Diverged, Entry, Result, check_same
 from ablate.training.hooks import combine
 from ablate.training.loop import train
 from ablate.training.regularisation.hooks import regularised
@@ -44,8 +45,16 @@ WEIGHTS = "weights"  # folder of the trained weights, where they are small enoug
 LOG = "log.txt"
 
 
-def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
+def run_cells(
+    cells: Sequence[Cell], key: str, store: Store, *, beside: Trained | None = None
+) -> None:
     """Train the run that `cells` name, unless it is recorded, and score what is missing.
+
+    Args:
+        cells: names of one run.
+        key: its key.
+        store: where it is recorded.
+        beside: what was trained of it already, beside others (`beside.train_beside`).
 
     What was trained is safe before it is scored: an attempt that ends while it scores is gone on
     with by the next.
@@ -62,7 +71,7 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
         with store.writing(key) as draft, logged(draft / LOG):
             ready(missing)  # raises before training where a benchmark cannot be loaded
             keep = functools.partial(store.keep_trained, key, draft)
-            model, history = _safe(cell, identity, draft=draft, keep=keep)
+            model, history = _safe(cell, identity, draft=draft, keep=keep, beside=beside)
             record = json.loads((draft / RECORD).read_text())
             record, scores = _scored(record, model, history, missing)
             recording.write(record, scores, draft)
@@ -78,7 +87,12 @@ def run_cells(cells: Sequence[Cell], key: str, store: Store) -> None:
 
 
 def _safe(
-    cell: Cell, identity: Identity, *, draft: Path, keep: Callable[[], None]
+    cell: Cell,
+    identity: Identity,
+    *,
+    draft: Path,
+    keep: Callable[[], None],
+    beside: Trained | None,
 ) -> tuple[nn.Module, list[Entry]]:
     """Return the trained model and its history, once `draft` has them and `keep` has kept it.
 
@@ -87,7 +101,11 @@ def _safe(
     if (draft / RECORD).exists():
         say("trained by an earlier attempt, which ended while it was scored")
         return restored(cell, draft)
-    model, course = _trained(cell, identity, tokenised(cell, "train"))
+    model, course = beside or _trained(cell, identity, tokenised(cell, "train"))
+    if isinstance(course, Diverged):
+        raise course
+    if course.lanes > 1:
+        say(f"trained {len(course.history)} steps beside {course.lanes - 1} other cells")
     recording.write_trained(recording.unscored(cell, identity, model, course), course, draft)
     if _write_weights(model, draft, cell, identity):
         keep()

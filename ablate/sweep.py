@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ablate.config.build import build, plain
+from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import missing, unrecorded, unscored_text
 from ablate.models import gpu_slots
@@ -138,20 +139,31 @@ def _wait(store: Store, keys: list[str]) -> None:
 
 def write_bundles(runs: dict[str, list[Named]], out: Path, *, room: Room) -> list[Path]:
     """Return the bundle files, newly written, that give the runs to the workers, in order."""
-    keys = list(runs)
-    # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
-    # does once (imports, benchmark requests).
-    size = max(1, min(16, math.ceil(len(keys) / (4 * max(1, room.workers)))))
     folder = (out / "bundles").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for start in range(0, len(keys), size):
-        chosen = {k: [plain(n.cell) for n in runs[k]] for k in keys[start : start + size]}
-        path = folder / f"{time.time_ns()}-{start:05d}.json"
+    for number, (keys, beside) in enumerate(_bundles(runs, max(1, room.workers))):
+        path = folder / f"{time.time_ns()}-{number:05d}.json"
         about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out), "gpu": room.per_gpu}
-        path.write_text(json.dumps(about | {"runs": chosen}))
+        chosen = {key: [plain(named.cell) for named in runs[key]] for key in keys}
+        path.write_text(json.dumps(about | {"beside": beside, "runs": chosen}))
         paths.append(path)
     return paths
+
+
+def _bundles(runs: dict[str, list[Named]], workers: int) -> list[tuple[list[str], bool]]:
+    """Return the runs of each bundle, and whether they are to be trained side by side."""
+    first = {key: named.cell for key, names in runs.items() for named in names[:1]}
+    share = math.ceil(len(runs) / workers)
+    groups = [group for group in lanes.groups(first) if len(group) > 1]
+    beside = [group[i : i + share] for group in groups for i in range(0, len(group), share)]
+    grouped = {key for group in groups for key in group}
+    alone = [key for key in runs if key not in grouped]
+    # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
+    # does once (imports, benchmark requests).
+    size = max(1, min(16, math.ceil(len(alone) / (4 * workers))))
+    rest = [alone[i : i + size] for i in range(0, len(alone), size)]
+    return [(keys, True) for keys in beside] + [(keys, False) for keys in rest]
 
 
 def work(bundle: Path) -> None:
@@ -166,13 +178,19 @@ def work(bundle: Path) -> None:
     content: dict[str, Any] = json.loads(bundle.read_text())
     if content["gpu"]:
         gpu_slots.take(content["gpu"])  # before torch looks for a GPU
-    from ablate.run import run_cells  # only workers import torch
+    from ablate.beside import train_beside  # only workers import torch
+    from ablate.run import run_cells
 
     with contextlib.chdir(content["here"]):
-        store = Store(Path(content["out"]))
-        for key, trees in content["runs"].items():
-            with store.claim(key) as mine:
-                lost = mine and _attempt(run_cells, store, key, trees)
+        store, runs = Store(Path(content["out"])), content["runs"]
+        for keys in [list(runs)] if content["beside"] else [[key] for key in runs]:
+            with contextlib.ExitStack() as claims:
+                mine = [key for key in keys if claims.enter_context(store.claim(key))]
+                beside = _beside(train_beside, store, {key: runs[key] for key in mine})
+                lost = any(
+                    _attempt(run_cells, store, key, runs[key], beside.pop(key, None))
+                    for key in mine
+                )
             if lost:
                 _leave(content["sweep"])
 
@@ -185,10 +203,30 @@ def _leave(sweep: int) -> None:
     os._exit(1)
 
 
-def _attempt(run_cells: Callable[..., None], store: Store, key: str, trees: list[Any]) -> bool:
+def _beside(
+    train: Callable[..., dict[str, Any]], store: Store, runs: dict[str, list[Any]]
+) -> dict[str, Any]:
+    """Return what was trained of several runs side by side; nothing where that failed.
+
+    What is only to be scored, or was tried before, is left out.
+    """
+    fresh = [key for key in runs if store.record(key) is None and not store.failures(key)]
+    if len(fresh) < 2:
+        return {}
+    try:
+        return train({key: build(runs[key][0]) for key in fresh})
+    except Exception as error:  # each of them is tried alone, where its own error is recorded
+        text = " ".join(str(error).split())
+        print(f"{len(fresh)} cells train one after another: {text}", file=sys.stderr)
+        return {}
+
+
+def _attempt(
+    run_cells: Callable[..., None], store: Store, key: str, trees: list[Any], beside: Any = None
+) -> bool:
     """Carry out one run or record why it failed; return whether the GPU was lost on the way."""
     try:
-        run_cells([build(tree) for tree in trees], key, store)
+        run_cells([build(tree) for tree in trees], key, store, beside=beside)
         return False
     except (KeyboardInterrupt, SystemExit):
         raise

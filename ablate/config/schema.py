@@ -282,6 +282,7 @@ class Execution:
     layout: Literal["auto", "padded", "packed"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False  # the model's repeated blocks, while it trains
+    lanes: int = 1  # most cells that a worker trains side by side
     offload_optimizer: bool = False  # what trains of the base: masters and moments on the CPU
     eval_batch_size: int = 64  # rows a forward pass of scoring, at most
     eval_batch_tokens: int = 2**15  # its tokens, at most: long prompts come in small batches
@@ -294,6 +295,7 @@ class Execution:
         require(ok, "execution.micro_batch_size", rows, "at least 1, auto or null")
         ok = self.micro_batch_tokens is None or self.micro_batch_tokens > 0
         require(ok, "execution.micro_batch_tokens", self.micro_batch_tokens, "at least 1, or null")
+        require(self.lanes > 0, "execution.lanes", self.lanes, "at least 1")
         ok = self.eval_batch_size > 0
         require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
         ok = self.eval_batch_tokens > 0

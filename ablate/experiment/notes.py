@@ -10,6 +10,7 @@ from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
 from ablate.evaluate.task_items import left_unscored
 from ablate.experiment.design import Named
 from ablate.experiment.labels import Names
+from ablate.experiment.lanes import left_alone
 from ablate.micro.tasks import TASKS
 from ablate.models.files import NO_LIMIT
 from ablate.objective import rows_without
@@ -23,7 +24,8 @@ def notes(runs: Iterable[Named]) -> list[str]:
     runs = [run for run in every if not run.cell.is_base]
     levels = [line for run in runs for line in _of_levels(run.cell)]
     scores = list(filter(None, (left_unscored(evaluate) for evaluate in evaluations(every))))
-    return [*_of_rows(runs), *scores, *dict.fromkeys(levels), *_not_kept(runs)]
+    lanes = list(filter(None, [left_alone(run.cell for run in runs)]))
+    return [*_of_rows(runs), *scores, *dict.fromkeys(levels), *lanes, *_not_kept(runs)]
 
 
 def evaluations(runs: Iterable[Named]) -> list[Evaluate]:

@@ -42,6 +42,7 @@ class Result:
     supervised_weight_seen: float = 0.0
     examples_seen: int = 0
     train_seconds: float = 0.0
+    lanes: int = 1  # cells that trained side by side; the time is divided among them
     peak_mb: float = 0.0  # accelerator memory, or the process's resident memory on a CPU
     micro_batch_tokens: int = 0  # of the largest forward pass, padding included
     out_of_memory: int = 0  # how often a step was taken again in smaller micro-batches

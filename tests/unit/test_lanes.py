@@ -10,6 +10,7 @@ import torch
 from ablate.adapters import build, optimizers, registry
 from ablate.adapters.method import load_attribute
 from ablate.config import schema
+from ablate.experiment.lanes import groups, left_alone, obstacle
 from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training import loop
@@ -226,3 +227,56 @@ def test_an_input_that_is_no_rows_of_the_lanes_is_refused():
     layer = stack.model.get_submodule("model.layers.0.mlp.up_proj")
     with pytest.raises(ValueError, match=r"shape \(6, 32\), not rows of 2 lanes"):
         layer(torch.zeros(6, 32))
+
+
+# --- which cells stand beside each other
+
+
+def test_cells_that_differ_in_what_a_lane_owns_stand_beside_each_other():
+    run = toys.execution(lanes=3)
+    cells = {str(n): replace(one, execution=run) for n, one in enumerate(GRID)}
+    assert groups(cells) == [["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8"], ["9", "10", "11"]]
+    alone = {key: replace(one, execution=toys.execution()) for key, one in cells.items()}
+    assert groups(alone) == [[key] for key in alone]
+
+
+ALONE = {
+    "adapter=vera": cell("vera"),
+    "adapter=full": cell("full"),
+    "adapter.options.dropout": cell(options={"dropout": 0.1}),
+    "init=pissa": cell(init=schema.Init(name="pissa", kind="pissa")),
+    "optimizer=riemannian": cell(optimizer=schema.Optimizer(name="riemannian", kind="riemannian")),
+    "regulariser=kl": cell(regulariser=schema.Regulariser(name="kl", kl=0.1)),
+    "base_precision=nf4": cell(base_precision="nf4"),
+    "embeddings=trained": cell(embeddings="trained"),
+    "execution.layout=packed": cell(execution=toys.execution(layout="packed")),
+}
+
+
+@pytest.mark.parametrize("setting", ALONE)
+def test_what_keeps_a_cell_alone_is_named(setting):
+    assert obstacle(ALONE[setting]) == setting
+
+
+def test_a_plan_says_which_cells_train_alone():
+    run = toys.execution(lanes=4)
+    cells = [replace(one, execution=run) for one in (cell(), cell("vera"), cell("vera", seed=1))]
+    assert left_alone(cells) == ("execution.lanes: 2 of 3 runs train alone (2 with adapter=vera)")
+    assert left_alone(cells[:1]) == left_alone([cell("vera")]) == ""
+
+
+def test_cells_that_share_too_little_stand_apart():
+    run = toys.execution(lanes=4)
+    first = cell(execution=run)
+    others = (
+        cell(execution=run, batch_size=6),
+        cell(execution=run, max_steps=STEPS + 1),
+        cell(execution=toys.execution(lanes=4, micro_batch_size=2)),
+        cell(execution=run, placement=schema.Placement(name="mlp", modules="mlp")),
+        cell(execution=run, precision="bf16"),
+        replace(first, model=replace(first.model, path="other")),
+        replace(first, dataset=replace(first.dataset, max_rows=5)),
+        replace(first, loss=replace(first.loss, label_smoothing=0.1)),
+    )
+    for other in others:
+        assert groups({"a": first, "b": other}) == [["a"], ["b"]]

@@ -262,7 +262,7 @@ def test_a_lost_gpu_ends_the_worker_and_is_tried_again(store, monkeypatch):
     (bundle,) = sweep.write_bundles({KEY: []}, store.out, room=sweep.Room())
     called = []
 
-    def lost(cells, key, store):
+    def lost(cells, key, store, **_):
         called.append(key)
         raise RuntimeError("in the layer") from RuntimeError(STICKY)
 

@@ -35,6 +35,7 @@ FLOORS = [
     {"ablate.adapters"},
     {"ablate.evaluate"},
     {"ablate.recording"},
+    {"ablate.beside"},
     {"ablate.run"},
     {"ablate.export"},
     {"ablate.sweep"},

@@ -1,0 +1,69 @@
+"""Which cells of a grid can train side by side (`training.lanes`). No torch."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from ablate.adapters import registry
+from ablate.adapters.method import UNQUANTISED
+from ablate.adapters.optimizers import optimizer_of
+from ablate.adapters.start import changes_base, decays_to_start
+from ablate.config.schema import Cell
+from ablate.experiment.regularisers import left
+
+ACTING = ("rank_dropout", "attention_dropout", "neftune", "minkowski", "kl")
+
+
+def obstacle(cell: Cell) -> str:
+    """Return the setting because of which a cell trains alone, "" if it can train in a lane."""
+    method = registry.method(cell.adapter)
+    acting = [name for name in ACTING if getattr(left(cell.regulariser), name)]
+    found = {
+        f"adapter={cell.adapter.name}": not method.lanes,
+        "adapter.options.dropout": bool(registry.settings(cell.adapter).get("dropout")),
+        f"init={cell.init.name}": method.adapts and changes_base(cell),
+        f"init={cell.init.name} with train.weight_decay": decays_to_start(cell),
+        f"optimizer={cell.optimizer.name}": not optimizer_of(cell.optimizer)[0].lanes,
+        f"regulariser={cell.regulariser.name}": bool(acting),
+        f"base_precision={cell.base_precision}": cell.base_precision not in UNQUANTISED,
+        f"embeddings={cell.embeddings}": cell.embeddings != "frozen",
+        "execution.compile=true": cell.execution.compile,
+        "execution.layout=packed": cell.execution.layout == "packed",
+    }
+    return next((setting for setting, holds in found.items() if holds), "")
+
+
+def shared(cell: Cell) -> Hashable:
+    """Return what cells have in common that train side by side, for cells without an obstacle."""
+    train = cell.train
+    steps = (train.epochs, train.max_steps, train.batch_size, train.batch_unit)
+    split = (cell.loss.scope == "microbatch", cell.loss.label_smoothing)
+    text = (train.max_length, train.boundary, train.precision)
+    parts: tuple[Any, ...] = (cell.model, cell.dataset, cell.placement, cell.execution)
+    return (*map(repr, parts), cell.base_precision, *steps, *split, *text)
+
+
+def groups(cells: Mapping[str, Cell]) -> list[list[str]]:
+    """Return the keys of `cells` in groups that train side by side, at most `execution.lanes` each.
+
+    The groups, and the keys of each, stand in the order of the first.
+    """
+    together: dict[Hashable, list[str]] = {}
+    for key, cell in cells.items():
+        alone = cell.is_base or cell.execution.lanes == 1 or obstacle(cell)
+        together.setdefault(("alone", key) if alone else shared(cell), []).append(key)
+    found = []
+    for keys in together.values():
+        most = cells[keys[0]].execution.lanes
+        found += [keys[start : start + most] for start in range(0, len(keys), most)]
+    return found
+
+
+def left_alone(cells: Iterable[Cell]) -> str:
+    """Return how many cells train alone though lanes were asked for, and why; "" for none."""
+    asked = [cell for cell in cells if cell.execution.lanes > 1 and not cell.is_base]
+    why = Counter(filter(None, map(obstacle, asked)))
+    if not why:
+        return ""
+    reasons = ", ".join(f"{count:,} with {setting}" for setting, count in why.items())
+    return f"execution.lanes: {sum(why.values()):,} of {len(asked):,} runs train alone ({reasons})"

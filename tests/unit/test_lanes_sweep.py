@@ -1,0 +1,95 @@
+"""A sweep whose workers train cells side by side, against one that trains them one by one."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from ablate import sweep
+from ablate.config import grid
+from ablate.config.compose import expand
+from ablate.experiment.design import design
+from ablate.results.store import Store
+
+LINE = (
+    "masking=none,instruction", "plw=0.1,1", "adapter=lora,mora,vera", "rank=2", "train.lr=0.005",
+    "train.max_steps=4", "train.batch_size=8", "dataset.max_rows=64", "evaluate=none",
+    "evaluate.heldout_rows=16", "execution.device=cpu",
+)  # fmt: skip
+
+
+def swept(out, lanes):
+    plan = design(grid.cells(expand([*LINE, f"execution.lanes={lanes}"])), study="none")
+    store = Store(out)
+    store.prepare()
+    for bundle in sweep.write_bundles(dict(plan.runs), out, room=sweep.Room()):
+        sweep.work(bundle)
+    assert not store.attempted()
+    return plan, store
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return [swept(tmp_path_factory.mktemp("out"), lanes) for lanes in (1, 16)]
+
+
+def test_records_are_those_of_cells_alone(both):
+    (plan, alone), (same, beside) = both
+    assert list(plan.runs) == list(same.runs)
+    assert alone.recorded() == beside.recorded() == sorted(plan.runs)
+    for key in plan.runs:
+        one, other = alone.record(key), beside.record(key)
+        assert one["identity"] == other["identity"]
+        assert one["parameters"] == other["parameters"]
+        for old, new in zip(one["scores"], other["scores"], strict=True):
+            assert new["value"] == pytest.approx(old["value"], rel=1e-4)
+        if plan.runs[key][0].cell.is_base:
+            continue
+        losses = [
+            pd.read_parquet(store.folder(key) / "history.parquet")["loss"]
+            for store in (alone, beside)
+        ]
+        assert losses[1].tolist() == pytest.approx(losses[0].tolist(), rel=1e-5)
+
+
+def test_a_record_says_in_how_many_lanes_it_was_trained(both):
+    (_, alone), (plan, beside) = both
+    assert {alone.record(key)["provenance"]["lanes"] for key in plan.runs} == {1}
+    lanes = {
+        names[0].cell.adapter.name: beside.record(key)["provenance"]["lanes"]
+        for key, names in plan.runs.items()
+    }
+    assert lanes["vera"] == lanes["none"] == 1
+    assert lanes["lora"] == lanes["mora"] == 6
+
+
+def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys):
+    def fails(cells):
+        raise ValueError("no lanes today")
+
+    monkeypatch.setattr("ablate.beside.train_beside", fails)
+    plan, store = swept(tmp_path, 16)
+    assert store.recorded() == sorted(plan.runs)
+    assert "train one after another: no lanes today" in capsys.readouterr().err
+
+
+def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
+    from ablate import beside
+    from ablate.training.history import Diverged
+
+    usual = beside.train_beside
+
+    def one_diverges(cells):
+        found = usual(cells)
+        key = next(iter(found))
+        return found | {key: (found[key][0], Diverged(3, "loss", float("inf")))}
+
+    monkeypatch.setattr(beside, "train_beside", one_diverges)
+    plan = design(grid.cells(expand([*LINE[:2], *LINE[3:], "execution.lanes=16"])), study="none")
+    store = Store(tmp_path)
+    store.prepare()
+    for bundle in sweep.write_bundles(dict(plan.runs), tmp_path, room=sweep.Room()):
+        sweep.work(bundle)
+    [dead] = store.attempted()
+    assert "step 3: loss is inf" in json.dumps(store.failures(dead))
+    assert store.recorded() == sorted(set(plan.runs) - {dead})
