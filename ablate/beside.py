@@ -17,6 +17,7 @@ from ablate.training.history import Diverged, Result
 from ablate.training.lanes import loop
 from ablate.training.lanes.stack import shell
 from ablate.training.regularisation.dropout import dropout_settings
+from ablate.training.room import out_of_memory
 
 Trained = tuple[nn.Module, Result | Diverged]  # a trained model and its course
 
@@ -38,10 +39,13 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
     lanes = {key: _lane(base, one) for key, one in cells.items()}
     try:
         courses = loop.train(base, list(lanes.values()), execution=cell.execution)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         courses = None
-    if courses is None:  # outside the handler, which keeps what was allocated
+    if courses is None:  # outside the handler, so that what the failed lanes held is free
         lanes.clear()
+        torch.cuda.empty_cache()
         keys = list(cells)
         if len(keys) == 1:
             return {}

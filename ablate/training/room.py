@@ -51,7 +51,13 @@ class Room:
 
 
 def room(
-    model: Any, execution: Execution, settings: Train, *, longest: int, may_shrink: bool
+    model: Any,
+    execution: Execution,
+    settings: Train,
+    *,
+    longest: int,
+    may_shrink: bool,
+    lanes: int = 1,
 ) -> Room:
     """Return the room of a run's forward passes.
 
@@ -61,8 +67,9 @@ def room(
         settings: what is computed in.
         longest: length of the longest example.
         may_shrink: whether a split changes no loss, and concerns this process alone.
+        lanes: cells that train side by side; the tokens are those of one.
     """
-    sizes = _sizes(model, execution, settings, longest)
+    sizes = (lanes, _sizes(model, execution, settings, longest))
     asked = execution.micro_batch_tokens
     shrinks = may_shrink and execution.micro_batch_size is not None
     found = _FOUND.get(sizes) if shrinks else None

@@ -7,11 +7,12 @@ or gradient is not finite is taken out; no product mixes two lanes, so the other
 A cell trains in a lane to the same weights as alone, up to rounding.
 """
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,18 @@ from ablate.models.load import checkpointing
 from ablate.objective import Objective
 from ablate.streams import Streams
 from ablate.training import optim
-from ablate.training.history import Diverged, Result, shares, step_entry
+from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
 from ablate.training.lanes.stack import Stack
+from ablate.training.ledger import Ledger
 from ablate.training.loop import memory_mb
 from ablate.training.passes import autocast
+from ablate.training.room import Room, out_of_memory, room
 from ablate.training.weighed import Weighed, weigh
 
-# Tokens of all lanes in a forward pass on a CPU: more leave its caches. 16 micro cells train with this
-# at 1.45 times the speed of one after another, with whole steps at 1.04 times.
+# Padded tokens of all lanes in a forward pass on a CPU: more leave its caches. 16 micro cells train
+# with this at 1.45 times the speed of one after another, with whole steps at 1.04 times.
 CPU_TOKENS = 2700
 
 
@@ -63,14 +66,43 @@ class _Course:
     permute: np.random.Generator
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    result: Result = field(default_factory=Result)
+    result: Result
+    ledger: Ledger
+    taken: int = 0  # steps
     diverged: Diverged | None = None
 
     @property
-    def rows(self) -> np.ndarray | None:
-        """The rows of the next step; None after the last and where it diverged."""
-        done = len(self.result.history)
-        return None if self.diverged or done == len(self.steps) else self.steps[done]
+    def under_way(self) -> bool:
+        """Whether there is a step to take."""
+        return self.diverged is None and self.taken < len(self.steps)
+
+    def step(self, values_S: Tensor, counts: list[float]) -> None:
+        """Take a step with the gradient that is there; `values_S` are its loss / W, sums, norm."""
+        self.taken += 1
+        entry = functools.partial(
+            _entry,
+            self.taken,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            counts=counts,
+            clip=self.lane.settings.clip,
+        )
+        self.tell(lambda: self.ledger.add(values_S, entry))
+        self.optimizer.step()
+        self.schedule.step()
+
+    def tell(self, write: Callable[[], None]) -> None:
+        """Write into the history; what is written may say that the lane diverged."""
+        try:
+            write()
+        except Diverged as error:
+            self.diverged = self.diverged or error
+
+
+def _entry(step: int, values: list[float], *, counts: list[float], **known: Any) -> Entry:
+    loss, *sums, norm = values
+    return step_entry(
+        step, 0, sums=[loss * (counts[0] or 1.0), *sums], counts=counts, norm=norm, **known
+    )
 
 
 def train(
@@ -82,37 +114,52 @@ def train(
         base: the model on whose `shell`s those of the lanes were built, on its device.
         lanes: cells of one label smoothing and precision, whose adapters change the same layers;
             dropout and hooks have no effect.
-        execution: the micro-batch size is that of a lane; rows are padded.
+        execution: rows and tokens of a micro-batch are those of one lane; rows are padded.
+
+    Raises:
+        torch.OutOfMemoryError: a single row of each lane does not fit into the memory.
     """
-    execution = replace(execution, layout="padded", micro_batch_size=_rows(base, lanes, execution))
+    execution = replace(execution, layout="padded")
     stack = Stack(base, [lane.model for lane in lanes], [lane.kind for lane in lanes])
+    numbers, device = stack.order, next(base.parameters()).device
     every = [
-        _course(lanes[number], owned)
-        for number, owned in zip(stack.order, stack.owned(), strict=True)
+        _course(lanes[number], owned, device)
+        for number, owned in zip(numbers, stack.owned(), strict=True)
     ]
-    courses, numbers = every, stack.order
+    room, courses = _room(stack, lanes, execution), every
     try:
-        with _training(stack, courses, execution):
+        with _training(stack, every, execution):
             while courses:
-                _step(stack, courses, execution)
-                left = [i for i, course in enumerate(courses) if course.rows is not None]
+                _step(stack, courses, execution, room)
+                left = [i for i, course in enumerate(courses) if course.under_way]
                 if len(left) < len(courses):
                     stack.keep(left)
                     courses = [courses[i] for i in left]
+            for course in every:
+                course.tell(course.ledger.write)
     finally:
         stack.release()
+    for course in every:
+        course.result.micro_batch_tokens, course.result.out_of_memory = room.used, room.halved
     found = dict(zip(numbers, every, strict=True))
     return [found[n].diverged or found[n].result for n in range(len(lanes))]
 
 
-def _rows(base: nn.Module, lanes: Sequence[Lane], execution: Execution) -> int | None:
-    """Return the rows of a lane in a forward pass: on a CPU few, where that changes no loss."""
-    on_cpu = next(base.parameters()).device.type == "cpu"
-    if not on_cpu or any(lane.objective.scope == "microbatch" for lane in lanes):
-        return execution.micro_batch_size
-    mean = float(lanes[0].data.lengths.mean())
-    few = max(1, round(CPU_TOKENS / (len(lanes) * mean)))
-    return min(few, execution.micro_batch_size or few)
+def _room(stack: Stack, lanes: Sequence[Lane], execution: Execution) -> Room:
+    """Return the room of one lane's part of a forward pass."""
+    free = all(lane.objective.scope != "microbatch" for lane in lanes)
+    longest = max(int(lane.data.lengths.max()) for lane in lanes)
+    found = room(
+        stack.model,
+        execution,
+        lanes[0].settings,
+        longest=longest,
+        may_shrink=free,
+        lanes=len(lanes),
+    )
+    if free and next(stack.model.parameters()).device.type == "cpu":
+        found.tokens = min(CPU_TOKENS // len(lanes), found.tokens or CPU_TOKENS)
+    return found
 
 
 @contextmanager
@@ -135,21 +182,50 @@ def _training(stack: Stack, courses: Sequence[_Course], execution: Execution) ->
             course.result.train_seconds = spent * course.result.tokens_seen / max(1, tokens)
 
 
-def _course(lane: Lane, owned: list[nn.Parameter]) -> _Course:
+def _course(lane: Lane, owned: list[nn.Parameter], device: torch.device) -> _Course:
     stepped = nn.ParameterList(owned) if lane.make_optimizer is None else lane.model
     steps = batches.order(lane.data, train=lane.settings, generator=lane.streams.numpy("order"))
     optimizer = optim.optimizer(stepped, lane.settings, lane.make_optimizer)
     schedule = optim.schedule(optimizer, lane.settings, steps=len(steps))
-    return _Course(lane, steps, lane.streams.numpy("permute"), optimizer, schedule)
+    result = Result()
+    ledger = Ledger(result, device, functools.partial(memory_mb, device))
+    permute = lane.streams.numpy("permute")
+    return _Course(lane, steps, permute, optimizer, schedule, result, ledger)
 
 
-def _step(stack: Stack, courses: Sequence[_Course], execution: Execution) -> None:
-    """Take one optimizer step of every lane."""
+def _step(stack: Stack, courses: Sequence[_Course], execution: Execution, room: Room) -> None:
+    """Take one optimizer step of every lane; if memory runs out, in smaller micro-batches."""
+    while True:
+        works = _works(courses, replace(execution, micro_batch_tokens=room.tokens))
+        counts = [functools.reduce(torch.add, (w.sums_C for w in own)).tolist() for own in works]
+        every = [work for own in works for work in own]
+        try:
+            sums_NS = _through(stack, courses, works, [count[0] or 1.0 for count in counts])
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            single = all(work.examples <= 1 for work in every)
+            if single or not room.may_shrink or not out_of_memory(error):
+                raise
+        else:
+            room.note(every)
+            break
+        stack.zero_grad()  # outside the handler, so that what the failed passes held is free
+        torch.cuda.empty_cache()
+        room.halve(every)
+    norm_N = stack.clip([course.lane.settings.clip or math.inf for course in courses])
+    values = torch.cat([sums_NS, norm_N[:, None]], dim=1)
+    for course, values_S, count in zip(courses, values, counts, strict=True):
+        course.step(values_S, count)
+    stack.zero_grad()
+
+
+def _through(
+    stack: Stack,
+    courses: Sequence[_Course],
+    works: Sequence[Sequence[Weighed]],
+    divisors: Sequence[float],
+) -> Tensor:
+    """Add the gradients of a step, and return each lane's sums (N, S) of `lane_losses`."""
     first, device = courses[0], next(stack.model.parameters()).device
-    works = _works(courses, execution)
-    counts = [sum(work.sums_C for work in own).tolist() for own in works]  # type: ignore[union-attr]
-    divisors = [count[0] or 1.0 for count in counts]
-    share = shares(len(first.result.history))
     sums: list[Tensor] = []
     for number in range(max(map(len, works))):
         micro = [own[number] if number < len(own) else own[-1].silent() for own in works]
@@ -160,32 +236,11 @@ def _step(stack: Stack, courses: Sequence[_Course], execution: Execution) -> Non
                 stack.model,
                 step,
                 label_smoothing=first.lane.objective.label_smoothing,
-                with_grad_norm=share,
+                with_grad_norm=shares(first.taken),
             )
         total.backward()
         sums.append(part_NS)
-    clips = [course.lane.settings.clip for course in courses]
-    norm_N = stack.clip([clip or math.inf for clip in clips])
-    memory = memory_mb(device)
-    told = torch.cat([torch.stack(sums).sum(0), norm_N[:, None]], dim=1).tolist()
-    for course, (loss, *others, norm), count in zip(courses, told, counts, strict=True):
-        try:
-            entry = step_entry(
-                len(course.result.history) + 1,
-                0,
-                lr=float(course.optimizer.param_groups[0]["lr"]),
-                sums=[loss * (count[0] or 1.0), *others],
-                counts=count,
-                norm=norm,
-                clip=course.lane.settings.clip,
-            )
-        except Diverged as error:
-            course.diverged = error
-            continue
-        course.optimizer.step()
-        course.schedule.step()
-        course.result.add(entry, memory)
-    stack.zero_grad()
+    return torch.stack(sums).sum(0)
 
 
 def _works(courses: Sequence[_Course], execution: Execution) -> list[list[Weighed]]:
@@ -193,8 +248,7 @@ def _works(courses: Sequence[_Course], execution: Execution) -> list[list[Weighe
     made: dict[Any, list[Weighed]] = {}
     found = []
     for course in courses:
-        lane, rows = course.lane, course.rows
-        assert rows is not None
+        lane, rows = course.lane, course.steps[course.taken]
         draws = id(lane) if lane.objective.permute else None
         key = (id(lane.data), rows.tobytes(), lane.objective, draws)
         if key not in made:
