@@ -99,7 +99,9 @@ def logit_gradient_norms(
 ) -> Tensor:
     """Return the 2-norm (K,) of each token loss's gradient in its logits, |softmax - target|."""
     gradient_KV = _precise(logits_KV).softmax(-1).sub_(label_smoothing / logits_KV.shape[-1])
-    gradient_KV[torch.arange(len(targets_K)), targets_K] -= 1 - label_smoothing
+    gradient_KV[torch.arange(len(targets_K), device=targets_K.device), targets_K] -= (
+        1 - label_smoothing
+    )
     return gradient_KV.norm(dim=-1)
 
 
