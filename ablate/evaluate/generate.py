@@ -6,7 +6,7 @@ ended: answers of a trained model are of very different length. Models that this
 exact for go through transformers.
 
 On a GPU nothing waits for the device but every `LOOK_EVERY` tokens, when it is asked which rows
-have ended; keys and values lie in memory that is allocated once.
+have ended; see `static`.
 
 Shapes: B rows still running, L length so far, T new tokens, E tokens that end a row, V vocabulary.
 """
@@ -17,12 +17,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicLayer, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ablate.evaluate.passes import TOKENS, batches
-from ablate.evaluate.shapes import inner, short_ways
+from ablate.evaluate.shapes import short_ways
+from ablate.evaluate.static import StaticDecoding
 
 COMPACT_BELOW = 0.9  # share of running rows at which the ended ones leave the batch
+STATIC_COMPACT_BELOW = 0.6  # the same where it makes a graph be recorded anew
 WORDS_EVERY = 8  # steps between two looks for a stop word; what follows one is cut off anyway
 LOOK_EVERY = {"cpu": 1, "cuda": 8}  # steps between two looks at which rows have ended
 
@@ -119,7 +121,11 @@ def greedy(
         look_every: tokens between two looks at which rows have ended; `LOOK_EVERY` of the device.
     """
     every = look_every or LOOK_EVERY.get(ids_BL.device.type, 1)
-    state = _Decoding(model, ids_BL, mask_BL, max_new, roomy=every > 1)
+    state: _Decoding | StaticDecoding
+    if every > 1:
+        state, enough = StaticDecoding(model, ids_BL, mask_BL, max_new), STATIC_COMPACT_BELOW
+    else:
+        state, enough = _Decoding(model, ids_BL, mask_BL), COMPACT_BELOW
     stops_E, size = ends.tokens(ids_BL.device), torch.zeros_like(ids_BL[:, 0])
     new_BT = ids_BL.new_full((len(ids_BL), max_new), pad)
     running = torch.arange(len(ids_BL), device=ids_BL.device)
@@ -136,7 +142,7 @@ def greedy(
         keep = (~done_B).nonzero()[:, 0]
         if not len(keep):
             break
-        if len(keep) < COMPACT_BELOW * len(done_B):
+        if len(keep) < enough * len(done_B):
             state.keep(keep)
             running, done_B = running[keep], done_B[keep]
     return new_BT[:, : int(size.max())]
@@ -145,33 +151,17 @@ def greedy(
 class _Decoding:
     """The rows that are decoded: what was read of them, and the next token of each."""
 
-    def __init__(
-        self, model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, max_new: int, *, roomy: bool
-    ) -> None:
-        """Take left-padded prompts; `roomy` allocates the cache once and makes masks beforehand."""
-        self._model, self._inputs_BL = model, ids_BL
+    def __init__(self, model: nn.Module, ids_BL: Tensor, mask_BL: Tensor) -> None:
+        """Take left-padded prompts."""
+        self._model, self._inputs_BL, self._mask_BL = model, ids_BL, mask_BL
         self._positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
-        self._length = ids_BL.shape[1]
-        self._mask = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), max_new)], dim=1)
         self._cache: Any = None
-        self._bias_B11L: Tensor | None = None
-        if roomy:
-            layers = inner(model).config.get_text_config().num_hidden_layers
-            room = self._length + max_new
-            self._cache = Cache(layers=[RoomyLayer(room) for _ in range(layers)])
-            dtype = next(model.parameters()).dtype
-            blocked = (1 - self._mask[:, None, None].to(dtype)) * torch.finfo(dtype).min
-            self._bias_B11L = blocked
 
     def next(self) -> Tensor:
         """Return the most likely next token of every row (B,), which is then read too."""
-        mask: Tensor = self._mask[:, : self._length]
-        if self._bias_B11L is not None and self._inputs_BL.shape[1] == 1:
-            # transformers asks the device whether a 2-D mask hides anything; one of 4 it takes.
-            mask = self._bias_B11L[..., : self._length]
         output = self._model(
             input_ids=self._inputs_BL,
-            attention_mask=mask,
+            attention_mask=self._mask_BL,
             position_ids=self._positions_BL,
             past_key_values=self._cache,
             use_cache=True,
@@ -179,49 +169,14 @@ class _Decoding:
         )
         self._cache, next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
         self._inputs_BL, self._positions_BL = next_B[:, None], self._positions_BL[:, -1:] + 1
-        self._length += 1
+        self._mask_BL = nn.functional.pad(self._mask_BL, (0, 1), value=1)
         return cast(Tensor, next_B)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the rows of these numbers alone."""
         self._cache.batch_select_indices(rows)
         self._inputs_BL, self._positions_BL = self._inputs_BL[rows], self._positions_BL[rows]
-        self._mask = self._mask[rows]
-        if self._bias_B11L is not None:
-            self._bias_B11L = self._bias_B11L[rows]
-
-
-class RoomyLayer(DynamicLayer):
-    """A cache layer whose memory is allocated once: `DynamicLayer` copies all of it every token."""
-
-    def __init__(self, room: int) -> None:
-        """Take the number of tokens that will be read."""
-        super().__init__()
-        self._room = room
-        self._memory: tuple[Tensor, ...] = ()
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append the states (B, heads, tokens, size) and return all so far."""
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._memory = tuple(
-                each.new_empty((*each.shape[:2], self._room, each.shape[3]))
-                for each in (key_states, value_states)
-            )
-        for memory, states in zip(self._memory, (key_states, value_states), strict=True):
-            memory[:, :, start:end] = states
-        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows alone."""
-        end = self.get_seq_length()
-        self._memory = tuple(memory[indices] for memory in self._memory)
-        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
+        self._mask_BL = self._mask_BL[rows]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from ablate import run
 from ablate.adapters.lora.forward import lighten
-from ablate.evaluate import choices, generate, heldout, scoring
+from ablate.evaluate import choices, generate, heldout, scoring, static
 from ablate.evaluate.precision import BF16_MEAN, BF16_MOST, computed_in
 from ablate.experiment.request import plan_grid
 from ablate.results.store import Store
@@ -47,19 +47,40 @@ def test_greedy_decoding_equals_transformers_on_the_cpu(name):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_token_is_decoded_without_a_wait_for_the_device(precision):
+def test_a_token_is_decoded_as_a_graph_without_a_wait_for_the_device(precision):
     model = adapted(model_of()).cuda()
     ids = torch.tensor([[0, 5, 6, 7], [9, 8, 7, 6]], device="cuda")
     with torch.inference_mode(), computed_in(model, precision):
-        state = generate._Decoding(model, ids, (ids > 0).long(), 16, roomy=True)
+        state = static.StaticDecoding(model, ids, (ids > 0).long(), 16)
         state.next()
         state.next()
+        assert static._unrecorded == set()
+        assert state._graph is not None
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(4):
                 state.next()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_long_answers_of_rows_that_end_apart_are_those_of_single_steps(precision, monkeypatch):
+    model = adapted(model_of()).cuda()
+    draws = np.random.default_rng(1)
+    prompts = [draws.integers(3, 512, size).tolist() for size in draws.integers(2, 30, 12)]
+    monkeypatch.setattr(static, "ROOM", 24)  # grows on the way
+    asked = {"stops": [2, 17, 90, 301], "max_new": 80, "batch_size": 12}
+    with computed_in(model, precision):
+        found = generate.answers(model, prompts, **asked)
+        monkeypatch.setattr(static, "_unrecorded", {"for this test"})
+        single = generate.answers(model, prompts, **asked)
+        monkeypatch.setitem(generate.LOOK_EVERY, "cuda", 1)
+        grown = generate.answers(model, prompts, **asked)
+    assert len({len(tokens) for tokens in found}) > 2
+    assert found == single
+    if precision == "fp32":
+        assert found == grown
 
 
 @pytest.mark.parametrize("name", NAMES)

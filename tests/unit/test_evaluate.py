@@ -47,6 +47,7 @@ from ablate.evaluate import (
     passes,
     requests,
     shapes,
+    static,
     tasks_index,
 )
 from ablate.evaluate import live as live_module
@@ -678,6 +679,7 @@ def test_bf16_is_in_the_key_of_what_a_model_computes_and_in_no_other():
 @pytest.mark.parametrize("name", [*CONFIGS, "eager"])
 def test_greedy_decoding_equals_transformers(name, every, monkeypatch):
     monkeypatch.setitem(generate.LOOK_EVERY, "cpu", every)
+    monkeypatch.setattr(static, "ROOM", 5)  # grows on the way
     model, draws = model_of(name.replace("eager", "LlamaForCausalLM")), np.random.default_rng(0)
     if name == "eager":
         model.set_attn_implementation("eager")
