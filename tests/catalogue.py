@@ -88,14 +88,14 @@ therefore trained in fp32 copies, which are rounded into the model after each st
 `optimizer=adamw_8bit`, rounded up or down at random so that small steps add up in the mean.
 Adapters' own weights are fp32 on every base. Bytes a trained parameter of a bf16 base:
 
-| optimizer | weight and gradient | fp32 copy | moments |
+| optimizer | weight and gradient | fp32 copy, its gradient | moments |
 | --- | --- | --- | --- |
-| `adamw` | 4 | 4 | 8 |
+| `adamw` | 4 | 8 | 8 |
 | `adamw_8bit` | 4 | 0 | 2.03 |
-| `adafactor` | 4 | 4 | below 0.5 |
-| `adamw_bnb_8bit` | 4 | 4 | 2.03 |
-| `paged_adamw` | 4 | 4 | 8, moved to the CPU where the GPU is full |
-| `paged_adamw_8bit` | 4 | 4 | 2.03, the same |
+| `adafactor` | 4 | 8 | below 0.5 |
+| `adamw_bnb_8bit` | 4 | 8 | 2.03 |
+| `paged_adamw` | 4 | 8 | 8, moved to the CPU where the GPU is full |
+| `paged_adamw_8bit` | 4 | 8 | 2.03, the same |
 
 `execution.offload_optimizer=true` keeps fp32 copies and moments of what trains of the base on the
 CPU (16 bytes a parameter, pinned) and steps there, with the numbers of `adamw` on the GPU but for

@@ -255,9 +255,16 @@ def automatic_precision(cell: Cell) -> Literal["fp32", "bf16"]:
 
 def trainable_parameters(cell: Cell, sizes: Sizes) -> int:
     """Return the number of parameters that train in a model of these `sizes`, in closed form."""
-    row = method(cell.adapter)
     if cell.is_base:
         return 0
-    body = sizes.parameters - sizes.embedding_parameters if row.trains_base else 0
-    ends = sizes.embedding_parameters if cell.embeddings == "trained" else 0
-    return body + ends + _added(cell, sizes.linear_shapes, sizes.norm_parameters)
+    of_base = trained_of_base(cell, sizes)
+    return of_base + _added(cell, sizes.linear_shapes, sizes.norm_parameters)
+
+
+def trained_of_base(cell: Cell, sizes: Sizes) -> int:
+    """Return how many of the base's own parameters train."""
+    if cell.is_base:
+        return 0
+    trains_body, ends = method(cell.adapter).trains_base, sizes.embedding_parameters
+    body = sizes.parameters - ends if trains_body else 0
+    return body + (ends if cell.embeddings == "trained" else 0)

@@ -7,7 +7,9 @@ that holds the whole run:
     floating-point operations   6 a parameter and trained token, 2 a parameter and scored token
     GPU-hours                   those, at `GPU_FLOPS` of an A100, `GPU_USED` of which are used
     base weights                4, 2, 1 or 0.5 bytes a parameter by base_precision
-    gradients and optimizer     12 bytes a trained parameter: gradient and two moments in fp32
+    gradients and optimizer     under AdamW 12 bytes a trained parameter in fp32, gradient and two
+                                moments, and 18 in bf16, which has a copy in fp32 with a gradient;
+                                under other optimizers as their rows say (`trained_bytes`)
     activations                 inputs and outputs of every linear layer, 4 or 2 bytes a number by
                                 train.precision, for the tokens of a micro-batch; with
                                 execution.gradient_checkpointing of one layer, and one input each
@@ -20,17 +22,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ablate.adapters import registry
+from ablate.adapters.optimizers import trained_bytes
 from ablate.adapters.stored import weights_bytes
+from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.evaluate import task_items
 from ablate.experiment.design import Design, Named
 from ablate.experiment.status import missing
+from ablate.models.files import ModelFiles
 from ablate.results.store import Store
 
 FLOPS_PER_SECOND = 25e9  # one core at small sizes, measured; only used where nothing was recorded
 ITEM_BYTES = 40  # an item in items.parquet with what was answered, compressed
 RECORD_BYTES = 40_000  # record, configuration, history and log together
-ADAM_BYTES = 12  # a trained parameter: gradient and two moments in fp32
 WEIGHT_BYTES = 8  # a base parameter: the model, and the copy that it is loaded from
 FREE_BYTES = 600e6  # interpreter and libraries
 ITEMS = 1000  # of a benchmark whose number of items is not known
@@ -97,7 +101,6 @@ def cost(names: Iterable[Named], store: Store) -> Cost:
 
 def _run_cost(named: Named) -> _RunCost:
     cell, files, data = named.cell, named.identity.files, named.identity.data
-    trained = registry.trainable_parameters(cell, files)
     rows = data.rows * cell.train.epochs
     if cell.train.max_steps is not None and cell.train.batch_unit == "examples":
         rows = min(rows, cell.train.max_steps * cell.train.batch_size)
@@ -110,13 +113,13 @@ def _run_cost(named: Named) -> _RunCost:
     kept = weights_bytes(cell, files)
     kept = kept if kept <= cell.execution.keep_weights_mb * 2**20 else 0
     logits = _tokens_at_once(named) * files.vocab_size * 12
-    memory = WEIGHT_BYTES * files.parameters + ADAM_BYTES * trained + logits + FREE_BYTES
+    memory = WEIGHT_BYTES * files.parameters + _optimizer_bytes(cell, files) + logits + FREE_BYTES
     return _RunCost(
         flops=flops,
         gpu_seconds=flops / (GPU_FLOPS[cell.train.precision] * GPU_USED),
         disk_bytes=RECORD_BYTES + ITEM_BYTES * sum(each.values()) + kept,
         memory_bytes=memory,
-        gpu_parts=_gpu_parts(named, trained) | {"logits": float(logits)},
+        gpu_parts=_gpu_parts(named) | {"logits": float(logits)},
     )
 
 
@@ -137,7 +140,7 @@ def _tokens_at_once(named: Named) -> int:
     return min(tokens, max(budget, longest)) if budget else tokens
 
 
-def _gpu_parts(named: Named, trained: int) -> dict[str, float]:
+def _gpu_parts(named: Named) -> dict[str, float]:
     """Return the bytes of one GPU by what takes them, logits apart; arithmetic as above."""
     cell, files = named.cell, named.identity.files
     number = NUMBER_BYTES[cell.train.precision]
@@ -148,9 +151,20 @@ def _gpu_parts(named: Named, trained: int) -> dict[str, float]:
     tokens = 0 if cell.is_base else _tokens_at_once(named)
     return {
         "weights": BASE_BYTES[cell.base_precision] * files.parameters,
-        "optimizer": float(ADAM_BYTES * trained),
+        "optimizer": _optimizer_bytes(cell, files),
         "activations": float(tokens * kept * number),
     }
+
+
+def _optimizer_bytes(cell: Cell, files: ModelFiles) -> float:
+    """Return the bytes on the device of gradients, moments and masters."""
+    of_base = registry.trained_of_base(cell, files)
+    own = registry.trainable_parameters(cell, files) - of_base
+    half, offloaded = registry.trains_half(cell), cell.execution.offload_optimizer
+    optimizer = cell.optimizer
+    return own * trained_bytes(optimizer, half=False) + of_base * trained_bytes(
+        optimizer, half=half, offloaded=offloaded
+    )
 
 
 def _pace(store: Store) -> tuple[float | None, str]:

@@ -94,6 +94,18 @@ def test_less_memory_is_planned_where_less_is_asked_for(tmp_path: Path) -> None:
     assert small["activations"] == whole["activations"] / 32
     assert parts("execution.gradient_checkpointing=true")["activations"] < whole["activations"] / 8
     assert parts("base_precision=bf16")["weights"] == whole["weights"] / 2
+    trained = shapes.identity.files.parameters
+    full = ("adapter=full", "embeddings=trained", "base_precision=bf16")
+    for words, each in (
+        (("base_precision=fp32",), 12),
+        ((), 18),  # gradient 2, fp32 copy 4 and its gradient 4, moments 8
+        (("optimizer=adamw_8bit",), 2 + 2 * (1 + 4 / 256)),
+        (("execution.offload_optimizer=true",), 2),
+    ):
+        assert parts(*full, *words)["optimizer"] == each * trained
+    beside = parts("adapter=lora", "embeddings=trained", "base_precision=bf16")
+    ends = shapes.identity.files.embedding_parameters
+    assert beside["optimizer"] == whole["optimizer"] + 18 * ends
 
 
 @pytest.mark.parametrize("model", READY)
