@@ -34,19 +34,20 @@ def cross_entropy_(
     """
     rows, vocabulary = logits_CV.shape
     losses_C, norms_C = torch.zeros(2, rows, dtype=torch.float32, device=logits_CV.device)
-    _row[(rows,)](
-        logits_CV,
-        targets_C,
-        losses_C if factors_C is None else factors_C.float(),
-        losses_C,
-        norms_C,
-        float(label_smoothing),
-        VOCABULARY=vocabulary,
-        WRITE=factors_C is not None,
-        NORMS=norms,
-        BLOCK=_BLOCK,
-        num_warps=_WARPS,
-    )
+    with torch.cuda.device_of(logits_CV):  # Triton starts a kernel on the current device
+        _row[(rows,)](
+            logits_CV,
+            targets_C,
+            losses_C if factors_C is None else factors_C.float(),
+            losses_C,
+            norms_C,
+            float(label_smoothing),
+            VOCABULARY=vocabulary,
+            WRITE=factors_C is not None,
+            NORMS=norms,
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
     return losses_C, norms_C
 
 
