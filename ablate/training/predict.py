@@ -22,8 +22,8 @@ from ablate.models.packed import inputs
 from ablate.training.head_terms import Head
 from ablate.training.weighed import Weighed
 
-# From this many logits (K * V) on, they are not kept. On a CPU tiles take 0.6 to 1.0 of the time, but
-# micro models stay below, so that their numbers stay those of `F.cross_entropy` over all targets.
+# From this many logits (K * V) on, they are not kept. Tiles take 0.6 to 1.0 of the time on a CPU,
+# but micro models stay below: their numbers stay those of `F.cross_entropy` over all targets.
 TILED_FROM = {"cpu": 2**24, "cuda": 2**24}
 
 _scales: WeakKeyDictionary[nn.Module, float | None] = WeakKeyDictionary()
