@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import contrast, covariance
+from analysis.inference.estimates import DF_RULES, contrast, covariance
 from analysis.inference.optimum import Quadratic
 from analysis.mixed import fit_mixed
 from analysis.table.cell_effect import cell_formula
@@ -47,11 +47,15 @@ class Curve:
         return Quadratic(b1, b2, np.asarray(cov_22), self.df)
 
 
-def reduced(runs: pd.DataFrame) -> Curve:
+MOST_DF = 1e9  # in place of an infinite number, which draws and F tests do not take
+
+
+def reduced(runs: pd.DataFrame, *, df: str = DF_RULES[0]) -> Curve:
     """Return the scores of `runs` by level of wp, as the module's docstring has them.
 
     Args:
         runs: one row per unit with independent errors: wp, score, arm, block.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
 
     Raises:
         AnalysisError: fewer than three levels, levels that do not share their arms and blocks, or
@@ -73,13 +77,13 @@ def reduced(runs: pd.DataFrame) -> Curve:
     l_MB = fit.kept(np.eye(len(fit.design.names))[known])
     if not np.isfinite(l_MB).all():
         raise AnalysisError("shape: the levels of the weight do not share their arms and blocks")
-    cov_MM = l_MB @ covariance(fit) @ l_MB.T
+    cov_MM = l_MB @ covariance(fit, df) @ l_MB.T
     if not np.diagonal(cov_MM).min() > 1e-12 * float((runs["score"] ** 2).mean()):
         raise AnalysisError("shape: replicates do not differ, so there is no noise to judge by")
     r_MM = np.linalg.cholesky(np.linalg.inv(cov_MM)).T * fit.sigma
     d_M = l_MB @ fit.fixef.to_numpy()
-    df = min(contrast(fit, l_B).df for l_B in l_MB)
-    return Curve(x_L, r_MM @ d_M, r_MM, fit.sigma**2, df)
+    least = min(contrast(fit, l_B, df=df).df for l_B in l_MB)
+    return Curve(x_L, r_MM @ d_M, r_MM, fit.sigma**2, min(least, MOST_DF))
 
 
 def power_columns(found: Curve, degree: int) -> Array:

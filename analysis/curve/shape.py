@@ -18,6 +18,7 @@ from analysis.curve.lack_of_fit import FTest, any_curve_test, spline_test
 from analysis.curve.level_curve import Curve, reduced
 from analysis.curve.monotone import ALPHA, DRAWS, MonotoneTest, monotone_test
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import DF_RULES
 from analysis.inference.optimum import Quadratic
 from analysis.table.run_panels import RunPanel, run_panels
 
@@ -67,39 +68,43 @@ class Shape:
         return f"{fits}; {NOT_MONOTONE if self.bears_maximum else MONOTONE}"
 
 
-def shapes(frame: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> list[Shape]:
+def shapes(
+    frame: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0, df: str = DF_RULES[0]
+) -> list[Shape]:
     """Return the shape of every panel with two weights above 0 and replicates to judge it by.
 
     Args:
         frame: a prepared results table of `analysis.table.frame`.
         draws: of the parametric bootstrap of the monotone test.
         seed: of the draws.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
     """
     found = []
     for panel in run_panels(frame):
         if panel.runs["cell"].duplicated().any():
             with suppress(AnalysisError):
-                found.append(shape(panel, draws=draws, seed=seed))
+                found.append(shape(panel, draws=draws, seed=seed, df=df))
     return found
 
 
-def shape(panel: RunPanel, *, draws: int = DRAWS, seed: int = 0) -> Shape:
+def shape(panel: RunPanel, *, draws: int = DRAWS, seed: int = 0, df: str = DF_RULES[0]) -> Shape:
     """Return every test of one panel's curve.
 
     Raises:
         AnalysisError: there are fewer than three levels, or no noise to judge by.
     """
-    found = reduced(panel.runs)
+    found = reduced(panel.runs, df=df)
     return Shape(
         panel.labels, len(panel.runs), len(found.x_L), found, any_curve_test(found),
-        spline_test(found), monotone_test(found, draws=draws, seed=seed), _above_zero(panel.runs),
+        spline_test(found), monotone_test(found, draws=draws, seed=seed),
+        _above_zero(panel.runs, df),
     )  # fmt: skip
 
 
-def _above_zero(runs: pd.DataFrame) -> Quadratic | None:
+def _above_zero(runs: pd.DataFrame, df: str) -> Quadratic | None:
     above = runs[runs["wp"] > 0]
     try:
-        return reduced(above).quadratic
+        return reduced(above, df=df).quadratic
     except AnalysisError:
         return None
 

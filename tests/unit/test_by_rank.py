@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from analysis.curve.best import IN_DOUBT
-from analysis.curve.shape import shape
+from analysis.curve.shape import curvature_p, shape
+from analysis.inference.estimates import contrast
 from analysis.inference.optimum import INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import with_score
 from analysis.questions.plw.by_rank import (
@@ -167,3 +168,18 @@ def test_adapters_that_answer_alike_are_not_told_apart_and_others_are():
         for runs in (alike, steeper)
     ]
     assert p[0] > 0.05 > 1e-4 > p[1]
+
+
+def test_the_rule_for_degrees_of_freedom_is_the_one_asked_for():
+    """Under `normal` the p-value of the same t is the normal distribution's."""
+    runs = grid(noise=2.0, cell_sd=1.0, seed=3)
+    panel = RunPanel(LABELS, runs)
+    (found,), (normal,) = (list(panel_curves(panel, df=df)) for df in ("satterthwaite", "normal"))
+    ends = found.by_rank[16].l_3B[1] - found.by_rank[2].l_3B[1]
+    tested = contrast(found.middle.fit, ends)
+    assert found.p_changes == pytest.approx(tested.p)
+    assert normal.p_changes == pytest.approx(2 * stats.norm.sf(abs(tested.estimate / tested.se)))
+    curves = [shape(panel, draws=200, df=df).data for df in ("satterthwaite", "normal")]
+    t = curves[0].quadratic.b2 / np.sqrt(curves[0].quadratic.cov_22[1, 1])
+    assert curvature_p(curves[0].quadratic) == pytest.approx(2 * stats.t.sf(abs(t), curves[0].df))
+    assert curvature_p(curves[1].quadratic) == pytest.approx(2 * stats.norm.sf(abs(t)), rel=1e-5)

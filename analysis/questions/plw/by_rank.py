@@ -20,7 +20,7 @@ import pandas as pd
 from analysis.curve.best import best_row, objection
 from analysis.curve.shape import Shape
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import contrast, joint
+from analysis.inference.estimates import DF_RULES, contrast, joint
 from analysis.inference.mean_response import Response, response
 from analysis.inference.optimum import Optimum, optimum
 from analysis.mixed import fit_mixed
@@ -47,19 +47,20 @@ class AdapterCurves:
         if len(self.by_rank) < 2 or not self.replicated:
             return NAN
         ends = [self.by_rank[rank].l_3B[1] for rank in (max(self.by_rank), min(self.by_rank))]
-        return contrast(self.middle.fit, ends[0] - ends[1]).p
+        return contrast(self.middle.fit, ends[0] - ends[1], df=self.middle.df).p
 
 
-def adapter_curves(frame: pd.DataFrame) -> list[AdapterCurves]:
+def adapter_curves(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[AdapterCurves]:
     """Return the curves of every adapter in every panel with two weights above 0.
 
     Args:
         frame: a prepared results table of `analysis.table.frame`.
+        df: the rule for degrees of freedom, one of `estimates.DF_RULES`.
     """
-    return [one for panel in run_panels(frame) for one in panel_curves(panel)]
+    return [one for panel in run_panels(frame) for one in panel_curves(panel, df=df)]
 
 
-def panel_curves(panel: RunPanel) -> Iterator[AdapterCurves]:
+def panel_curves(panel: RunPanel, *, df: str = DF_RULES[0]) -> Iterator[AdapterCurves]:
     """Yield the curves of every adapter of one panel; nothing where no noise can be estimated."""
     runs = panel.runs.assign(adapter=panel.runs["adapter"].astype(str))
     try:
@@ -68,8 +69,8 @@ def panel_curves(panel: RunPanel) -> Iterator[AdapterCurves]:
     except AnalysisError:
         return
     for adapter, own in runs.groupby("adapter", sort=True):
-        ranks = {int(str(rank)): response(fit, rows) for rank, rows in own.groupby("rank")}
-        middle = response(fit, own.assign(log2_rank=0.0))
+        ranks = {int(str(rank)): response(fit, rows, df=df) for rank, rows in own.groupby("rank")}
+        middle = response(fit, own.assign(log2_rank=0.0), df=df)
         yield AdapterCurves(panel.labels, str(adapter), ranks, middle, replicated)
 
 

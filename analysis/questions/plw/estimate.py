@@ -52,7 +52,7 @@ def _unknown(study: Study) -> str:
 
 def study_shapes(study: Study) -> list[Shape]:
     """Return the tests of every curve's shape; empty where the model has no weight."""
-    return study.once("shapes", lambda: shapes(study.frame) if study.dosed else [])
+    return study.once("shapes", lambda: shapes(study.frame, df=study.df) if study.dosed else [])
 
 
 def dose_rows(

@@ -15,7 +15,7 @@ from analysis.table.run_panels import CURVE
 
 def section(study: Study) -> Section | None:
     """Return the section, or None without an adapter that ran at several weights."""
-    found = adapter_curves(study.frame) if study.dosed else []
+    found = adapter_curves(study.frame, df=study.df) if study.dosed else []
     if not any(rank for one in found for rank in one.by_rank):
         return None
     ranks = rank_table(found, study_shapes(study))
