@@ -32,7 +32,7 @@ from ablate.models import gpu_slots
 from ablate.paths import conf_dir
 from ablate.progress import Shown
 from ablate.results.store import Store
-from ablate.sweep import Launch, Outcome, Room, carry_out, work
+from ablate.sweep import Launch, Outcome, Workers, carry_out, work
 from ablate.terminal import CONSOLE, duration
 
 FAILURES = 10  # failed runs that are named
@@ -101,7 +101,7 @@ def sweep_grid(
     request = plan_grid(overrides, loader=loader)
     store = Store(request.out)
     store.prepare()
-    room = _room(request, workers)
+    chosen = _workers(request, workers)
     check_disk(request.design, store)
     lacking = [name for names in missing(request.design, store).values() for name in names]
     check_gpu(name.cell for name in lacking)
@@ -112,7 +112,7 @@ def sweep_grid(
     _check_scoring(request.design, store)
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
-    outcome = carry_out(request.design, request.out, launch, room=room, watch=Shown(CONSOLE))
+    outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=Shown(CONSOLE))
     if request.design.tuned:
         put(request.design.tuned, request.out / "tuned.csv")
     conclude(request, outcome)
@@ -120,11 +120,11 @@ def sweep_grid(
         raise SystemExit(outcome.status)
 
 
-def _room(request: Request, workers: int | None) -> Room:
+def _workers(request: Request, workers: int | None) -> Workers:
     per_gpu = request.settings["workers_per_gpu"]
     on_gpu = any(named.cell.execution.device != "cpu" for named in request.design.cells)
     asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu)
-    return Room(asked, per_gpu if on_gpu else 0)
+    return Workers(asked, per_gpu if on_gpu else 0)
 
 
 def _check_scoring(plan: Design, store: Store) -> None:

@@ -33,10 +33,10 @@ MAX_ROUNDS = 20  # launches; each further one needs a new kill, so this is never
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Workers:
     """How many workers a sweep has, and how many of them share a GPU."""
 
-    workers: int = 1
+    count: int = 1
     per_gpu: int = 0  # 0: they use none
 
 
@@ -70,7 +70,7 @@ def carry_out(
     out: Path,
     launch: Launch,
     *,
-    room: Room,
+    workers: Workers,
     watch: "Watch | None" = None,
 ) -> Outcome:
     """Return the outcome of training and scoring what `plan` lacks under `out`.
@@ -94,7 +94,7 @@ def carry_out(
             if not free:  # another sweep has claimed them
                 _wait(store, list(todo))
                 continue
-            _launch(launch, write_bundles(free, out, room=room), room.workers)
+            _launch(launch, write_bundles(free, out, workers=workers), workers.count)
     store.clear_drafts()
     failed = {key: _why(store, key) for key in unrecorded(plan, store)}
     collect(out)
@@ -137,14 +137,14 @@ def _wait(store: Store, keys: list[str]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def write_bundles(runs: dict[str, list[Named]], out: Path, *, room: Room) -> list[Path]:
+def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: Workers) -> list[Path]:
     """Return the bundle files, newly written, that give the runs to the workers, in order."""
     folder = (out / "bundles").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, (keys, beside) in enumerate(_bundles(runs, max(1, room.workers))):
+    for number, (keys, beside) in enumerate(_bundles(runs, max(1, workers.count))):
         path = folder / f"{time.time_ns()}-{number:05d}.json"
-        about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out), "gpu": room.per_gpu}
+        about = {"here": os.getcwd(), "sweep": os.getpid(), "out": str(out), "gpu": workers.per_gpu}
         chosen = {key: [plain(named.cell) for named in runs[key]] for key in keys}
         path.write_text(json.dumps(about | {"beside": beside, "runs": chosen}))
         paths.append(path)

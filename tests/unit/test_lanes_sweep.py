@@ -22,7 +22,7 @@ def swept(out, lanes):
     plan = design(grid.cells(expand([*LINE, f"execution.lanes={lanes}"])), study="none")
     store = Store(out)
     store.prepare()
-    for bundle in sweep.write_bundles(dict(plan.runs), out, room=sweep.Room()):
+    for bundle in sweep.write_bundles(dict(plan.runs), out, workers=sweep.Workers()):
         sweep.work(bundle)
     assert not store.attempted()
     return plan, store
@@ -88,7 +88,7 @@ def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
     plan = design(grid.cells(expand([*LINE[:2], *LINE[3:], "execution.lanes=16"])), study="none")
     store = Store(tmp_path)
     store.prepare()
-    for bundle in sweep.write_bundles(dict(plan.runs), tmp_path, room=sweep.Room()):
+    for bundle in sweep.write_bundles(dict(plan.runs), tmp_path, workers=sweep.Workers()):
         sweep.work(bundle)
     [dead] = store.attempted()
     assert "step 3: loss is inf" in json.dumps(store.failures(dead))

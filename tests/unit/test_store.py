@@ -57,7 +57,7 @@ def test_a_worker_that_stands_elsewhere_works_in_the_folder_of_the_command(tmp_p
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     Store(Path("out")).prepare()
-    (bundle,) = sweep.write_bundles({KEY: []}, Path("out"), room=sweep.Room())
+    (bundle,) = sweep.write_bundles({KEY: []}, Path("out"), workers=sweep.Workers())
     monkeypatch.chdir(tmp_path / "there")
     seen = []
     monkeypatch.setattr(sweep, "_attempt", lambda *_: seen.append(Path.cwd()))
@@ -259,7 +259,7 @@ STICKY = "CUDA error: an illegal memory access was encountered"
 
 
 def test_a_lost_gpu_ends_the_worker_and_is_tried_again(store, monkeypatch):
-    (bundle,) = sweep.write_bundles({KEY: []}, store.out, room=sweep.Room())
+    (bundle,) = sweep.write_bundles({KEY: []}, store.out, workers=sweep.Workers())
     called = []
 
     def lost(cells, key, store, **_):
