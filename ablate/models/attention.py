@@ -47,11 +47,25 @@ class Unsupported(NotImplementedError):
     """A model's attention does something that attention by segments does not."""
 
 
+class Segments:
+    """The lengths of a packed row's examples, in order.
+
+    In an object of their own, so that `torch.compile` compiles for any number of them.
+    """
+
+    __slots__ = ("lengths",)
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """Keep the `lengths`."""
+        self.lengths = tuple(lengths)
+
+
 @contextmanager
 def by_segments(model: nn.Module) -> Iterator[None]:
     """Run a block with the attention of `model` inside segments; restore its own after."""
     configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
+    find_kernels()
     try:
         for config, _ in before:
             config._attn_implementation_internal = NAME
@@ -78,7 +92,7 @@ def attention(
     *,
     dropout: float = 0.0,
     scaling: float | None = None,
-    segment_lengths: tuple[int, ...] | None = None,
+    segments: Segments | None = None,
     **given: Any,
 ) -> tuple[Tensor, None]:
     """Return the causal attention (B, T, H, D) inside segments, as transformers calls it.
@@ -91,13 +105,13 @@ def attention(
         attention_mask: of a caller who made one itself, for rows that are not packed.
         dropout: of the attention weights.
         scaling: of the products; None: 1 / sqrt(D).
-        segment_lengths: of the examples of the one packed row; None if rows are not packed.
+        segments: the examples of the one packed row; None if rows are not packed.
         given: see `HARMLESS`.
 
     Raises:
         Unsupported: the layer asks for more than this.
     """
-    if segment_lengths is None:
+    if segments is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **given
         )
@@ -105,9 +119,9 @@ def attention(
     query, key, value = _alike(query, key, value)
     kernel = kernel_for(query.device, query.dtype, query.shape[-1])
     if kernel is None or dropout or value.shape[-1] != query.shape[-1]:
-        return _by_length(query, key, value, segment_lengths, dropout, scaling), None
+        return _by_length(query, key, value, segments, dropout, scaling), None
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    return kernel(q, k, v, given["cu_seq_lens_q"], max(segment_lengths), scaling)[None], None
+    return kernel(q, k, v, given["cu_seq_lens_q"], given["max_length_q"], scaling)[None], None
 
 
 AttentionInterface.register(NAME, attention)
@@ -139,11 +153,12 @@ def _alike(*tensors: Tensor) -> list[Tensor]:
     return list(tensors)
 
 
+@torch.compiler.disable
 def _by_length(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lengths: Sequence[int],
+    segments: Segments,
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
@@ -154,7 +169,7 @@ def _by_length(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     found, start = [], 0
-    for size, same in itertools.groupby(lengths):
+    for size, same in itertools.groupby(segments.lengths):
         count = len(list(same))
         q, k, v = (_batched(x, start, count, size) for x in (query, key, value))
         out_EHLD = F.scaled_dot_product_attention(
@@ -174,47 +189,48 @@ def _batched(states: Tensor, start: int, count: int, size: int) -> Tensor:
 
 # -- kernels ----------------------------------------------------------------------------------
 
+# From query (T, H, D), key and value (T, G, D), the ends of the examples (E + 1,), the length of
+# the longest and the factor of the products, to the attention (T, H, D).
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, float | None], Tensor]
+_KERNELS: dict[str, Kernel] = {}  # by type of device; looked up in compiled code, so filled before
 
 
 def kernel_for(device: torch.device, dtype: torch.dtype, size: int) -> Kernel | None:
     """Return what computes all examples of a packed row at once, with heads of `size`, if any."""
     fits = size % 8 == 0 and size <= MAX_HEAD and dtype in KERNEL_DTYPES
-    return _kernel() if device.type == "cuda" and fits and _modern(device) else None
+    return _KERNELS.get(device.type) if fits else None
 
 
 @functools.cache
-def _modern(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
+def find_kernels() -> None:
+    """Find out which kernels there are, once in a process."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):  # Ampere
+        return
+    if kernel := _varlen() or _flash_attn():
+        _KERNELS["cuda"] = kernel
 
 
-@functools.cache
-def _kernel() -> Kernel | None:
-    """Return what computes all segments at once on a GPU; None where nothing installed does."""
+def _varlen() -> Kernel | None:
+    """Return torch's own attention of variable lengths, for the arguments of this version of it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # torch before 2.10
-        return _flash_attn()
+    except ImportError:  # before 2.10
+        return None
     known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"is_causal": True}
+    if "window_size" in known:
+        causal = {"window_size": (-1, 0)}
+    takes_groups, takes_scale = "enable_gqa" in known, "scale" in known
 
-    def kernel(
-        query_THD: Tensor,
-        key_TGD: Tensor,
-        value_TGD: Tensor,
-        bounds_E1: Tensor,
-        longest: int,
-        scaling: float | None,
-    ) -> Tensor:
-        more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {}
-        more |= {} if more else {"is_causal": True}
-        if "enable_gqa" in known:  # earlier versions do it without being told
-            more["enable_gqa"] = query_THD.shape[1] != key_TGD.shape[1]
-        if "scale" in known:
-            more["scale"] = scaling
-        elif scaling is not None:  # torch 2.10 divides by sqrt(D)
-            query_THD = query_THD * (scaling * query_THD.shape[-1] ** 0.5)
-        ends = (bounds_E1, bounds_E1, longest, longest)
-        return varlen_attn(query_THD, key_TGD, value_TGD, *ends, **more)  # type: ignore[return-value]
+    def kernel(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: Any) -> Tensor:
+        more = dict(causal)
+        if takes_groups:  # versions without it share keys among heads without being told
+            more["enable_gqa"] = q.shape[1] != k.shape[1]
+        if takes_scale:
+            more["scale"] = scale
+        elif scale is not None:  # torch 2.10 divides by sqrt(D)
+            q = q * (scale * q.shape[-1] ** 0.5)
+        return varlen_attn(q, k, v, ends, ends, longest, longest, **more)  # type: ignore[return-value]
 
     return kernel
 
@@ -224,18 +240,9 @@ def _flash_attn() -> Kernel | None:
         return None
     from flash_attn import flash_attn_varlen_func
 
-    def kernel(
-        query_THD: Tensor,
-        key_TGD: Tensor,
-        value_TGD: Tensor,
-        bounds_E1: Tensor,
-        longest: int,
-        scaling: float | None,
-    ) -> Tensor:
-        ends = (bounds_E1, bounds_E1, longest, longest)
-        out: Tensor = flash_attn_varlen_func(
-            query_THD, key_TGD, value_TGD, *ends, softmax_scale=scaling, causal=True
-        )
+    def kernel(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: Any) -> Tensor:
+        bounds = (ends, ends, longest, longest)
+        out: Tensor = flash_attn_varlen_func(q, k, v, *bounds, softmax_scale=scale, causal=True)
         return out
 
     return kernel

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ablate.models.attention import (
+    Segments,
     Unsupported,
     attends_by_segments,
     by_segments,
+    find_kernels,
     kernel_for,
 )
 
@@ -53,7 +55,7 @@ class Bounds:
             "cu_seq_lens_k": self.ends_E1,
             "max_length_q": longest,
             "max_length_k": longest,
-            "segment_lengths": self.lengths,
+            "segments": Segments(self.lengths),
         }
 
 
@@ -88,6 +90,7 @@ def kernel_serves(model: Any, precision: str) -> bool:
         model: a causal language model on its device.
         precision: what is computed in, as `train.precision` has it.
     """
+    find_kernels()
     config, device = model.config, next(model.parameters()).device
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

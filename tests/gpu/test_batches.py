@@ -102,7 +102,7 @@ def test_the_kernel_computes_what_torchs_own_attention_does_row_by_row(
     expected += [out.detach(), *(x.grad for x in (q, k, v))]
     for one, other in zip(found, expected, strict=True):
         error = (one.float() - other).norm() / other.norm()
-        assert error < (1e-2 if dtype == torch.bfloat16 else 2e-3)
+        assert error < (2e-2 if dtype == torch.bfloat16 else 4e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from ablate.config.schema import Loss
 from ablate.errors import UserError
@@ -220,6 +221,45 @@ def test_autocast_reaches_the_states_as_it_reaches_torchs_own_attention() -> Non
             Layer(), query, key, value.bfloat16(), None, **Bounds.of(LENGTHS).arguments()
         )
     assert found.dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, while it traces
+def test_compiled_layers_are_compiled_once_for_all_lengths() -> None:
+    """Recompiling takes half a minute on a GPU; with lengths as numbers every row would do it."""
+    model = toys.llama(torch.float32, num_key_value_heads=1)
+    counter = CompileCounter()
+    for layer in model.model.layers:
+        layer.compile(dynamic=True, backend=counter)
+    frames = []
+    with by_segments(model):
+        for lengths in ((9, 7, 7), (8, 6, 5), (11, 4, 4, 3), (12, 2)):
+            ids = torch.arange(sum(lengths))[None] % toys.VOCAB
+            positions = torch.cat([torch.arange(size) for size in lengths])[None]
+            found = model(**inputs(model, ids, positions, Bounds.of(lengths))).logits
+            frames.append(counter.frame_count)
+    assert frames == [frames[0]] * 4
+    for layer in model.model.layers:
+        layer._compiled_call_impl = None
+    with by_segments(model):
+        expected = model(**inputs(model, ids, positions, Bounds.of(lengths))).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("small", "share", "kept"), [(False, 0.01, False), (True, 0.01, True), (True, 0.3, False)]
+)
+def test_what_8_bits_round_differently_in_another_batch_is_no_leak(
+    small: bool, share: float, kept: bool
+) -> None:
+    """A percent of noise where rows differ in size; a leak is 0.3 of the largest logit."""
+    model = toys.llama(torch.float32)
+    if small:
+        weight = nn.Parameter(torch.zeros(1, dtype=torch.int8), requires_grad=False)
+        model.register_parameter("quantised", weight)
+    model.lm_head.register_forward_hook(
+        lambda module, args, output: output * (1 + share * (output.shape[1] > 4))
+    )
+    assert keeps_packed_apart(model) == kept
 
 
 # -- memory -----------------------------------------------------------------------------------
