@@ -63,6 +63,18 @@ def test_all_entries_of_a_16_bit_base_move(level):
     assert moved > expected - 0.02
 
 
+@pytest.mark.parametrize("level", ["full", *levels.ADAPTING])
+def test_what_trains_on_a_gpu_is_what_trains_on_a_cpu(level):
+    asked = cell(level, execution=GPU)
+    names = []
+    for device in ("cpu", "cuda"):
+        base = levels.base("llama").to(device)
+        module = build.apply(base, asked, streams=levels.Streams(0), data=levels.DATA)
+        assert {p.device.type for p in module.parameters()} == {device}
+        names.append(list(build.trained(module)))
+    assert names[0] == names[1]
+
+
 def test_rounding_at_random_adds_small_steps_up():
     start, exact, _ = trained("full", dtype=torch.float32)
     _, half, _ = trained("full", dtype=torch.bfloat16, kind="adamw_8bit")

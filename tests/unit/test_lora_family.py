@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ def penalty_of(module: nn.Module, asked: schema.Cell) -> float:
     """What the adapter's hooks add to the loss in one step of the loop, all micro-batches."""
     hooks = adapter_hooks(asked, streams=Streams(0))
     micro = asked.execution.micro_batch_size
-    count = 1 if micro is None else -(-len(DATA) // micro)
+    count = -(-len(DATA) // micro) if isinstance(micro, int) else 1
     contexts = [
         StepContext(0, 1, module, None, None, 1.0, i == count - 1)  # type: ignore[arg-type]
         for i in range(count)
@@ -141,6 +142,23 @@ def test_adaloras_penalty_is_the_mean_distance_from_orthogonality():
     assert penalty_of(module, cell("adalora")) == pytest.approx(0.5 * np.mean(distances), rel=1e-5)
     plain = cell(levels.adapter("adalora", options={"orthogonality": 0.0}))
     assert levels.fit(levels.applied(plain), plain) != levels.run("adalora", "llama").losses
+
+
+def test_adaloras_rank_does_not_train_on_a_gpu(monkeypatch):
+    """There every tensor is moved, so PEFT makes each a new parameter."""
+    real = AdaLoraLayer._move_adapter_to_device_of_base_layer
+
+    def move(layer, name, device=None):
+        real(layer, name, device)
+        for part in (*layer.adapter_layer_names, "ranknum"):
+            if name in getattr(layer, part, {}):
+                getattr(layer, part)[name] = getattr(layer, part)[name].clone()
+
+    monkeypatch.setattr(AdaLoraLayer, "_move_adapter_to_device_of_base_layer", move)
+    trained = build.trained(levels.applied(cell("adalora")))
+    assert not [name for name in trained if "ranknum" in name]
+    count = registry.trainable_parameters(cell("adalora"), levels.sizes("llama"))
+    assert sum(p.numel() for p in trained.values()) == count
 
 
 def test_adaloras_phases():

@@ -59,9 +59,14 @@ def kasa(module: nn.Module, context: InitContext) -> None:
 
 @torch.no_grad()
 def adalora(module: nn.Module, context: InitContext) -> None:
-    """Draw both factors from N(0, 0.02^2), as PEFT does; the singular values stay zero."""
+    """Draw both factors from N(0, 0.02^2), as PEFT does; the singular values stay zero.
+
+    The rank, by which PEFT divides the scale, is a parameter that it does not save. On a GPU it
+    would train: a parameter that is moved into another's place requires a gradient again.
+    """
     for name, layer in layers(module):
         assert isinstance(layer, AdaLoraLayer)
+        layer.ranknum[ADAPTER].requires_grad_(False)
         generator = context.streams.torch("init", "adalora", name)
         for A_K, B_D in zip(layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T, strict=True):
             A_K.copy_(normal(len(A_K), 0.02, generator))
