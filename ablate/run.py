@@ -98,18 +98,42 @@ def _safe(
 
     Where `draft` has them from an earlier attempt nothing is trained again.
     """
-    if (draft / RECORD).exists():
+    if (draft / RECORD).exists() and beside is None:
         say("trained by an earlier attempt, which ended while it was scored")
         return restored(cell, draft)
     model, course = beside or _trained(cell, identity, tokenised(cell, "train"))
     if isinstance(course, Diverged):
         raise course
+    if not (draft / RECORD).exists():
+        _keep(model, course, cell, identity, draft=draft, keep=keep)
+    return model, course.history
+
+
+def keep_beside(cell: Cell, key: str, store: Store, trained: Trained) -> None:
+    """Write what was trained of a run beside others, so that it is safe before any is scored."""
+    model, course = trained
+    if isinstance(course, Diverged):
+        return
+    with store.draft(key) as draft, logged(draft / LOG):
+        keep = functools.partial(store.keep_trained, key, draft)
+        _keep(model, course, cell, identify(cell), draft=draft, keep=keep)
+
+
+def _keep(
+    model: nn.Module,
+    course: Result,
+    cell: Cell,
+    identity: Identity,
+    *,
+    draft: Path,
+    keep: Callable[[], None],
+) -> None:
+    """Write a run that is trained and not scored yet into `draft`, then `keep` that."""
     if course.lanes > 1:
         say(f"trained {len(course.history)} steps beside {course.lanes - 1} other cells")
     recording.write_trained(recording.unscored(cell, identity, model, course), course, draft)
     if _write_weights(model, draft, cell, identity):
         keep()
-    return model, course.history
 
 
 def _write_weights(model: nn.Module, folder: Path, cell: Cell, identity: Identity) -> bool:

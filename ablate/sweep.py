@@ -179,14 +179,14 @@ def work(bundle: Path) -> None:
     if content["gpu"]:
         gpu_slots.take(content["gpu"])  # before torch looks for a GPU
     from ablate.beside import train_beside  # only workers import torch
-    from ablate.run import run_cells
+    from ablate.run import keep_beside, run_cells
 
     with contextlib.chdir(content["here"]):
         store, runs = Store(Path(content["out"])), content["runs"]
         for keys in [list(runs)] if content["beside"] else [[key] for key in runs]:
             with contextlib.ExitStack() as claims:
                 mine = [key for key in keys if claims.enter_context(store.claim(key))]
-                beside = _beside(train_beside, store, {key: runs[key] for key in mine})
+                beside = _beside(train_beside, keep_beside, store, {k: runs[k] for k in mine})
                 lost = any(
                     _attempt(run_cells, store, key, runs[key], beside.pop(key, None))
                     for key in mine
@@ -204,17 +204,29 @@ def _leave(sweep: int) -> None:
 
 
 def _beside(
-    train: Callable[..., dict[str, Any]], store: Store, runs: dict[str, list[Any]]
+    train: Callable[..., dict[str, Any]],
+    keep: Callable[..., None],
+    store: Store,
+    runs: dict[str, list[Any]],
 ) -> dict[str, Any]:
     """Return what was trained of several runs side by side; nothing where that failed.
 
-    What is only to be scored, or was tried before, is left out.
+    All of it is kept in the store before any of it is scored. What is only to be scored, or was
+    tried before, is left out.
     """
-    fresh = [key for key in runs if store.record(key) is None and not store.failures(key)]
+    fresh = [
+        key
+        for key in runs
+        if store.record(key) is None and not store.failures(key) and not store.is_trained(key)
+    ]
     if len(fresh) < 2:
         return {}
     try:
-        return train({key: build(runs[key][0]) for key in fresh})
+        cells = {key: build(runs[key][0]) for key in fresh}
+        trained = train(cells)
+        for key, made in trained.items():
+            keep(cells[key], key, store, made)
+        return trained
     except Exception as error:  # each of them is tried alone, where its own error is recorded
         text = " ".join(str(error).split())
         print(f"{len(fresh)} cells train one after another: {text}", file=sys.stderr)

@@ -102,8 +102,15 @@ class Store:
             _settle(draft, self.folder(key))
         self._forget(key)
 
+    @contextlib.contextmanager
+    def draft(self, key: str) -> Iterator[Path]:
+        """Give an empty folder, which is removed at the end; `keep_trained` keeps what it holds."""
+        self.trained.mkdir(exist_ok=True)
+        with _draft(self.trained, key) as draft:
+            yield draft
+
     def keep_trained(self, key: str, draft: Path) -> None:
-        """Keep what `draft` of `writing` holds, whole or not at all, for the attempts to come.
+        """Keep what `draft` holds, whole or not at all, for the attempts to come.
 
         Files are shared with the draft: replace one to change it.
         """

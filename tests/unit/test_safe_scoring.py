@@ -5,6 +5,8 @@ import pytest
 
 from ablate import run
 from ablate.errors import UserError
+from ablate.experiment.cell_data import tokenised
+from ablate.experiment.identity import identify
 from ablate.experiment.request import plan_grid
 from ablate.results.store import Store
 from ablate.training.history import check_same
@@ -68,6 +70,26 @@ def test_an_attempt_that_ends_while_scoring_costs_the_scores_alone(asked, tmp_pa
     for store in (whole, broken):
         assert (store.folder(named.key) / "weights").exists() == small
         assert not list(store.trained.iterdir())
+
+
+def test_what_was_trained_beside_others_is_safe_before_any_is_scored(tmp_path, monkeypatch):
+    named = planned("adapter=mora")
+    whole, beside = Store(tmp_path / "whole"), Store(tmp_path / "beside")
+    whole.prepare()
+    beside.prepare()
+    run.run_cells([named.cell], named.key, whole)
+    identity = identify(named.cell)
+    trained = run._trained(named.cell, identity, tokenised(named.cell, "train"))
+    run.keep_beside(named.cell, named.key, beside, trained)
+    assert beside.is_trained(named.key)
+    monkeypatch.setattr(run, "train", forbidden)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.run_cells([named.cell], named.key, beside, beside=trained)
+    run.run_cells([named.cell], named.key, beside)  # from the store alone
+    assert contents(beside, named.key)[0] == contents(whole, named.key)[0]
+    assert not list(beside.trained.iterdir())
 
 
 def test_weights_that_cannot_be_written_do_not_cost_the_run(tmp_path, monkeypatch):
