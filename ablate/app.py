@@ -21,8 +21,9 @@ from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import UserError, refuse
 from ablate.evaluate.tasks_index import check_data
-from ablate.experiment.cost import check_disk
+from ablate.experiment.cost import check_disk, cost, wall_seconds
 from ablate.experiment.design import Design
+from ablate.experiment.gpu_fit import check_fits, gpu_size
 from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, check_gpu, plan_grid
 from ablate.experiment.status import missing
@@ -102,9 +103,15 @@ def sweep_grid(
     store = Store(request.out)
     store.prepare()
     chosen = _workers(request, workers)
-    check_disk(request.design, store)
-    lacking = [name for names in missing(request.design, store).values() for name in names]
+    absent = missing(request.design, store)
+    lacking = [name for names in absent.values() for name in names]
+    size, _ = gpu_size(request.settings["gpu_gb"])
+    size /= max(1, chosen.per_gpu)
+    estimate = cost((names[0] for names in absent.values()), store, gpu_bytes=size)
+    check_disk(estimate.disk_bytes, store)
     check_gpu(name.cell for name in lacking)
+    if gpu_slots.gpus():
+        check_fits(estimate.too_large, size)
     check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))
     if request.settings["retry_failed"]:
         for key in request.design.runs:
@@ -112,10 +119,12 @@ def sweep_grid(
     _check_scoring(request.design, store)
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
-    outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=Shown(CONSOLE))
+    watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
+    outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:
         put(request.design.tuned, request.out / "tuned.csv")
-    conclude(request, outcome)
+    expected = wall_seconds(estimate.by_run, chosen.count)
+    conclude(request, outcome, f"{duration(expected)} from {estimate.basis}")
     if outcome.status:
         raise SystemExit(outcome.status)
 
@@ -147,11 +156,18 @@ def _check_scoring(plan: Design, store: Store) -> None:
         preflight.check([Wanted(n.cell, unit, n.identity.files) for n, unit in doubtful])
 
 
-def conclude(request: Request, outcome: Outcome) -> None:
-    """Print the summary of a sweep and, unless the request leaves it out, write the report."""
+def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
+    """Print the summary of a sweep and, unless the request leaves it out, write the report.
+
+    Args:
+        request: what was asked for.
+        outcome: what came of it.
+        expected: how long it was expected to take, in words.
+    """
     CONSOLE.print(
         f"{outcome.total} runs: {outcome.found} were recorded, {outcome.trained} new, "
         f"{len(outcome.failed)} failed, {duration(outcome.seconds)}"
+        + (f" (expected: {expected})" if outcome.trained and expected else "")
     )
     for key, why in list(outcome.failed.items())[:FAILURES]:
         CONSOLE.print(f"  [red]failed[/red] {key}: {escape(why)}")

@@ -278,14 +278,15 @@ class Watch:
     def _poll(self) -> None:
         keys = list(self.plan.runs)
         while True:
-            done = sum(1 for key in keys if (self.store.folder(key) / "record.json").exists())
-            failed = sum(self.store.given_up(k) is not None for k in self.store.attempted())
+            done = [key for key in keys if (self.store.folder(key) / "record.json").exists()]
+            tried = self.store.attempted()
+            failed = [key for key in keys if key in tried and self.store.given_up(key)]
             self.show(done, failed, len(keys))
             if self._stop.wait(POLL_SECONDS):
                 return
 
-    def show(self, done: int, failed: int, total: int) -> None:
-        """Show how far the sweep is, in runs."""
+    def show(self, done: Sequence[str], failed: Sequence[str], total: int) -> None:
+        """Show how far the sweep is: the keys of runs that ended, and how many there are."""
 
     def close(self) -> None:
         """Show nothing more."""

@@ -78,23 +78,6 @@ def optimizer_of(optimizer: Optimizer) -> tuple[OptimizerMethod, dict[str, Any]]
     return row, filled(optimizer.options, row.options, factor="optimizer", kind=optimizer.kind)
 
 
-def trained_bytes(optimizer: Optimizer, *, half: bool, offloaded: bool = False) -> float:
-    """Return the bytes that a trained parameter takes on the device beside its weight.
-
-    They are those of its gradient, of its moments and, where it has one, of its master and that
-    one's gradient during the step.
-
-    Args:
-        optimizer: the level.
-        half: whether the weight has 16 bits.
-        offloaded: whether master and moments are on the CPU.
-    """
-    row, gradient = optimizer_of(optimizer)[0], 2.0 if half else 4.0
-    if offloaded:
-        return gradient
-    return gradient + row.state + (8.0 if half and row.rounding == "master" else 0.0)
-
-
 def maker(optimizer: Optimizer, *, seed: int = 0, offload: bool = False) -> Any:
     """Return the function (model, train settings) that makes the torch optimizer.
 

@@ -120,25 +120,48 @@ def _count(one: dict[str, Any]) -> str:
 
 def _costs(summary: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"about {duration(summary['core_seconds'])} of one core, "
+        f"about {duration(summary['core_seconds'])} of one worker, "
         f"{summary['memory_mb']:,} MB of memory a run (from {summary['basis']})"
     )
+    yield f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %{_several(summary)}"
     parts = ", ".join(f"{k} {_size(mb)}" for k, mb in summary["gpu_memory_parts_mb"].items())
-    yield (
-        f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %, "
-        f"{_size(summary['gpu_memory_mb'])} of memory on one GPU ({parts})"
-    )
-    too_large = summary["too_large"]
-    for name in too_large[:SHOWN]:
-        yield f"  more than one GPU holds ({_size(summary['gpu_limit_mb'])}): {name}"
-    if len(too_large) > SHOWN:
-        yield f"  and {len(too_large) - SHOWN} more runs"
+    of = f"{_size(summary['gpu_limit_mb'])} ({summary['gpu_limit_from']})"
+    rows = summary["micro_batch_rows"]
+    split = f", {rows} row{'s' * (rows > 1)} a forward pass" if rows else ""
+    yield f"the largest run takes {_size(summary['gpu_memory_mb'])} of a GPU's {of}{split}: {parts}"
+    yield from _too_large(summary)
     to_get = f", {_size(summary['download_mb'])} to download" if summary["download_mb"] else ""
     yield f"disk: {_size(summary['disk_mb'])} for results{to_get}"
 
 
+def _several(summary: dict[str, Any]) -> str:
+    """Return what several GPUs are worth; nothing of what takes less than an hour."""
+    if summary["gpu_hours"] < 1:
+        return ""
+    hours = ", ".join(f"{h:g} h on {n}" for n, h in summary["hours_on_gpus"].items())
+    return f"; a run takes one GPU, and GPUs take runs side by side: {hours}"
+
+
+def _too_large(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the runs that no GPU of that size holds, those with the same cures in one line."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for one in summary["too_large"]:
+        alike.setdefault(tuple(one["fits_with"]), []).append(one)
+    for runs in list(alike.values())[:SHOWN]:
+        largest = max(runs, key=lambda one: one["memory_mb"])
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        cures = [f"{k} ({_size(mb)})" for k, mb in largest["fits_with"].items()]
+        cure = "fits with " + ", or with ".join(cures) if cures else "no setting makes it fit"
+        yield (
+            f"  more than one GPU holds ({_size(largest['memory_mb'])}): {largest['cell']}{more}; "
+            f"{cure}"
+        )
+    if len(alike) > SHOWN:
+        yield f"  and {sum(map(len, list(alike.values())[SHOWN:]))} more runs"
+
+
 def _size(mb: float) -> str:
-    return f"{mb:,.0f} MB" if mb < 10_000 else f"{mb / 1000:,.0f} GB"
+    return f"{mb:,.0f} MB" if mb < 10_000 else f"{mb / 1000:,.1f} GB".replace(".0 GB", " GB")
 
 
 def _render_names(summary: dict[str, Any], console: Console) -> None:

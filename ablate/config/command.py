@@ -55,12 +55,15 @@ class Command:
     rates: str | None
     pretrain: Pretrain
     workers_per_gpu: int
+    gpu_gb: float | None
     bundle: str | None  # a launched job's; a command line that asks for a grid has none
 
     def __post_init__(self) -> None:
         require(bool(self.out.strip()), "out", self.out, "a folder")
         ok = self.workers_per_gpu > 0
         require(ok, "workers_per_gpu", self.workers_per_gpu, "at least 1")
+        ok = self.gpu_gb is None or self.gpu_gb > 0
+        require(ok, "gpu_gb", self.gpu_gb, "a number above 0, or null for the GPU that is here")
         ok = self.bundle is None
         require(ok, "bundle", self.bundle, "left out: a sweep gives it to the jobs it launches")
 

@@ -7,13 +7,17 @@ from typing import Any
 from ablate.adapters import registry
 from ablate.config.compose import Grid
 from ablate.evaluate.task_items import scored
-from ablate.experiment.cost import GPU_BYTES, cost, items
+from ablate.experiment.cost import Cost, cost
 from ablate.experiment.design import Design, Named
+from ablate.experiment.gpu_fit import gpu_size
 from ablate.experiment.labels import Names, label
 from ablate.experiment.notes import evaluations, notes
+from ablate.experiment.pace import items
 from ablate.experiment.request import Request
 from ablate.experiment.status import missing, unrecorded
 from ablate.results.store import Store
+
+GPUS = (1, 2, 4, 8)  # for which the hours are told
 
 
 def summarise(request: Request) -> dict[str, Any]:
@@ -21,7 +25,8 @@ def summarise(request: Request) -> dict[str, Any]:
     plan, store = request.design, Store(request.out)
     todo = (unrecorded if request.settings["retry_failed"] else missing)(plan, store)
     failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
-    estimate = cost((named[0] for named in todo.values()), store)
+    size, told = gpu_size(request.settings["gpu_gb"])
+    estimate = cost((named[0] for named in todo.values()), store, gpu_bytes=size)
     aliases = [_alias(plan, named) for named in plan.cells if named.alias]
     return {
         "study": plan.study,
@@ -42,16 +47,33 @@ def summarise(request: Request) -> dict[str, Any]:
         "assumed": list(request.assumed),
         "scored": _scored(plan),
         "core_seconds": round(estimate.seconds, 1),
-        "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
-        "gpu_memory_mb": round(estimate.gpu_bytes / 1e6),
-        "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in estimate.gpu_parts.items()},
-        "gpu_limit_mb": round(GPU_BYTES / 1e6),
-        "too_large": [_cell_name(named) for named in estimate.too_large],
+        **_gpu(estimate),
+        "gpu_limit_mb": round(size / 1e6),
+        "gpu_limit_from": told,
         "download_mb": round(estimate.download_bytes / 1e6),
         "disk_mb": round(estimate.disk_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
         "basis": estimate.basis,
         "notes": notes(named[0] for named in todo.values()),
+    }
+
+
+def _gpu(estimate: Cost) -> dict[str, Any]:
+    largest = estimate.largest
+    return {
+        "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
+        "hours_on_gpus": {n: float(f"{estimate.hours_on(n):.3g}") for n in GPUS},
+        "gpu_memory_mb": round(largest.total / 1e6),
+        "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in largest.parts.items()},
+        "micro_batch_rows": largest.rows,
+        "too_large": [
+            {
+                "cell": _cell_name(named),
+                "memory_mb": round(wanted.total / 1e6),
+                "fits_with": {text: round(size / 1e6) for text, size in wanted.cures},
+            }
+            for named, wanted in estimate.too_large
+        ],
     }
 
 

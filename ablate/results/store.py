@@ -88,6 +88,11 @@ class Store:
         """Return the keys of all records."""
         return sorted(p.parent.name for p in self.cells.glob(f"*/{RECORD}"))
 
+    def newest(self, count: int) -> list[str]:
+        """Return the keys of the records that were written last."""
+        files = [(p.stat().st_mtime, p.parent.name) for p in self.cells.glob(f"*/{RECORD}")]
+        return [key for _, key in sorted(files, reverse=True)[:count]]
+
     @contextlib.contextmanager
     def writing(self, key: str) -> Iterator[Path]:
         """Give a folder that becomes the record of `key` unless the block raises.
