@@ -23,8 +23,9 @@ from ablate.roles import NAMES, Role
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512},
-    "micro": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
-              "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 2048},
+    "micro": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3,
+              "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1024,
+              "tie_word_embeddings": True},
     "100m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8,
              "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 32000},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,

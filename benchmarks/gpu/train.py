@@ -5,7 +5,7 @@
 Full tuning and LoRA r8, prompt loss weights 0 and 1, bf16. TRL in its default (padded rows), packed
 and with Liger's kernels. Its packed examples see each other where flash-attn is not installed, so
 its losses are others there. A figure is tokens a second without padding over the steps after
-the first `WARM`; the first losses of both are printed, for equal work has equal losses.
+the first fifth; the first losses of both are printed, for equal work has equal losses.
 """
 
 import gc
@@ -24,13 +24,14 @@ from ablate.streams import Streams
 from ablate.training.loop import train
 from benchmarks.gpu import common
 
-WARM, STEPS, BATCH = 5, 25, 16
+STEPS, BATCH = 25, 16
 
 
 def main() -> None:
     """Measure every combination that fits."""
     parser = common.arguments(__doc__)
     parser.add_argument("--shape", default="1b", choices=list(common.SHAPES))
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--compile", action="store_true", help="also with execution.compile")
     parser.add_argument("--plw", nargs="+", type=float, default=[0.0, 1.0])
@@ -38,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     device = torch.device(given.device)
     shape = "tiny" if given.tiny else given.shape
-    data = common.rows(STEPS * BATCH, common.SHAPES[shape]["vocab_size"])
+    data = common.rows(given.steps * BATCH, common.SHAPES[shape]["vocab_size"])
     for adapter in ("lora", "full"):
         for plw in given.plw:
             runs: list[tuple[str, Callable[..., Any]]] = [
@@ -86,17 +87,28 @@ def measure(
             torch.cuda.empty_cache()
 
 
-def settings() -> Train:
+def settings(device: torch.device) -> Train:
     """Return what both programs train with."""
     return Train(
         name="benchmark", lr=1e-4, epochs=1.0, batch_size=BATCH, warmup_ratio=0.0,
-        schedule="constant", precision="bf16",
+        schedule="constant", precision="bf16" if device.type == "cuda" else "fp32",
     )  # fmt: skip
+
+
+def warm(order: list[np.ndarray]) -> int:
+    """Return how many steps are not timed."""
+    return max(1, len(order) // 5)
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds: on a CPU those of the processor, whatever else it computes."""
+    common.synchronize(device)
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 
 def stepped(order: list[np.ndarray], data: Tokenised) -> int:
     """Return the tokens of the steps that are timed."""
-    return int(sum(data.lengths[rows].sum() for rows in order[WARM:]))
+    return int(sum(data.lengths[rows].sum() for rows in order[warm(order) :]))
 
 
 def ours(layout: str, compile: bool = False) -> Callable[..., tuple[float, list[float]]]:
@@ -104,15 +116,14 @@ def ours(layout: str, compile: bool = False) -> Callable[..., tuple[float, list[
 
     def run(model: Any, data: Tokenised, plw: float, device: torch.device) -> Any:
         streams, times = Streams(0), []
-        order = batches.order(data, train=settings(), generator=Streams(0).numpy("order"))
+        order = batches.order(data, train=settings(device), generator=Streams(0).numpy("order"))
 
         def tick(step: int, _total: int) -> None:
-            if step in (WARM, STEPS):
-                common.synchronize(device)
-                times.append(time.perf_counter())
+            if step in (warm(order), len(order)):
+                times.append(clock(device))
 
         result = train(
-            model, data, settings(), objective=common.objective(plw), streams=streams,
+            model, data, settings(device), objective=common.objective(plw), streams=streams,
             execution=Execution(device=device.type, layout=layout, compile=compile), tick=tick,
         )  # fmt: skip
         losses = [float(entry["loss"] or 0.0) for entry in result.history]
@@ -129,7 +140,7 @@ def trl(**changes: Any) -> Callable[..., tuple[float, list[float]]]:
         from transformers import TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        order = batches.order(data, train=settings(), generator=Streams(0).numpy("order"))
+        order = batches.order(data, train=settings(device), generator=Streams(0).numpy("order"))
         parts = [data.row(int(row)) for step in order for row in step]
         table = Dataset.from_dict({
             "input_ids": [ids.tolist() for ids, _ in parts],
@@ -149,15 +160,14 @@ def trl(**changes: Any) -> Callable[..., tuple[float, list[float]]]:
         class Times(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if state.global_step in (first, state.max_steps):
-                    common.synchronize(device)
-                    times.append(time.perf_counter())
+                    times.append(clock(device))
 
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=table, processing_class=tokenizer(),
             callbacks=[Times()],
         )  # fmt: skip
         steps = len(trainer.get_train_dataloader())
-        first = max(1, steps * WARM // STEPS)
+        first = max(1, steps // 5)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         tokens = data.lengths.sum() * (steps - first) / steps
