@@ -1,5 +1,6 @@
 """Trains the runs of several cells side by side, before each is scored and recorded."""
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -67,10 +68,11 @@ def _parts(cells: Mapping[str, Cell], parts: Sequence[Sequence[str]]) -> dict[st
 
 def _lane(base: nn.Module, cell: Cell) -> loop.Lane:
     streams, data = Streams(cell.seed, cell.sham), tokenised(cell, "train")
-    usual = cell.optimizer.kind == "adamw"
+    usual, method = cell.optimizer.kind == "adamw", registry.method(cell.adapter)
+    own = copy.deepcopy(base) if method.trains_base else shell(base)
     return loop.Lane(
-        model=build.apply(shell(base), cell, streams=streams, data=data),
-        kind=load_attribute(registry.method(cell.adapter).lanes),
+        model=build.apply(own, cell, streams=streams, data=data),
+        kind=load_attribute(method.lanes),
         data=data,
         settings=cell.train,
         objective=objective_of(cell),

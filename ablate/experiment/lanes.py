@@ -26,6 +26,9 @@ def obstacle(cell: Cell) -> str:
         f"optimizer={cell.optimizer.name}": not optimizer_of(cell.optimizer)[0].lanes,
         f"regulariser={cell.regulariser.name}": bool(acting),
         f"base_precision={cell.base_precision}": cell.base_precision not in UNQUANTISED,
+        f"base_precision={cell.base_precision} with adapter={cell.adapter.name}": (
+            method.trains_base and cell.base_precision != "fp32"
+        ),
         f"embeddings={cell.embeddings}": cell.embeddings != "frozen",
         "execution.compile=true": cell.execution.compile,
         "execution.layout=packed": cell.execution.layout == "packed",
@@ -39,7 +42,8 @@ def shared(cell: Cell) -> Hashable:
     steps = (train.epochs, train.max_steps, train.batch_size, train.batch_unit)
     split = (cell.loss.scope == "microbatch", cell.loss.label_smoothing)
     text = (train.max_length, train.boundary, train.precision)
-    parts: tuple[Any, ...] = (cell.model, cell.dataset, cell.placement, cell.execution)
+    whole = registry.method(cell.adapter).trains_base
+    parts: tuple[Any, ...] = (whole, cell.model, cell.dataset, cell.placement, cell.execution)
     return (*map(repr, parts), cell.base_precision, *steps, *split, *text)
 
 

@@ -69,6 +69,10 @@ def lane(model, one):
     )
 
 
+def own_base(model, one):
+    return copy.deepcopy(model) if one.adapter.kind == "full" else shell(model)
+
+
 def alone(model, one, execution):
     own = lane(copy.deepcopy(model), one)
     found = loop.train(
@@ -84,7 +88,7 @@ def alone(model, one, execution):
 
 
 def together(model, cells, execution):
-    made = [lane(shell(model), one) for one in cells]
+    made = [lane(own_base(model, one), one) for one in cells]
     return [own.model for own in made], lanes.train(model, made, execution=execution)
 
 
@@ -175,6 +179,19 @@ def test_lanes_that_end_earlier_leave_the_others():
             torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
 
 
+def test_full_tuning_of_every_lane_s_own_weights():
+    cells = [cell("full", lr=0.001), cell("full", lr=0.002, plw=1.0, seed=1, weight_decay=0.1)]
+    check_equal(base(), cells)
+    check_equal(base().double(), cells, tolerance=1e-8)
+
+
+def test_full_tuning_of_layers_that_cannot_be_stacked_is_refused():
+    model, cells = exact(), [cell("full"), cell("full", seed=1)]  # trains its positions
+    made = [lane(own_base(model, one), one) for one in cells]
+    with pytest.raises(TypeError, match="Embedding: layers of this type cannot be stacked"):
+        lanes.train(model, made, execution=toys.execution())
+
+
 def test_steps_of_so_many_tokens():
     cells = [cell(batch_unit="tokens", batch_size=60, seed=seed, max_steps=10) for seed in range(2)]
     check_equal(exact(), cells, tolerance=EXACT, steps=10)
@@ -242,7 +259,6 @@ def test_cells_that_differ_in_what_a_lane_owns_stand_beside_each_other():
 
 ALONE = {
     "adapter=vera": cell("vera"),
-    "adapter=full": cell("full"),
     "adapter.options.dropout": cell(options={"dropout": 0.1}),
     "init=pissa": cell(init=schema.Init(name="pissa", kind="pissa")),
     "optimizer=riemannian": cell(optimizer=schema.Optimizer(name="riemannian", kind="riemannian")),

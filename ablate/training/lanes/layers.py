@@ -22,6 +22,7 @@ class LanePart(nn.Module):
     """
 
     transposed: ClassVar[frozenset[str]] = frozenset()
+    whole: ClassVar[bool] = False  # the part takes the layer's place and does not add to it
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
@@ -43,6 +44,21 @@ class LanePart(nn.Module):
 
 # From a lane's layer: the kind of part that it can be in, and what its lanes have in common.
 Kind = Callable[[Any], tuple[type[LanePart], Hashable]]
+
+
+class LaneWhole(nn.Module):
+    """A part in the place of the base's layer."""
+
+    def __init__(self, part: LanePart) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output for rows (N x B, ...), those of lane 0 first."""
+        if x.ndim < 3 or x.shape[0] % self.part.lanes:
+            raise ValueError(f"input {tuple(x.shape)}: not rows of {self.part.lanes} lanes")
+        out: Tensor = self.part(x.reshape(self.part.lanes, -1, x.shape[-1]), x)
+        return out.view(*x.shape[:-1], -1)
 
 
 class LaneLinear(nn.Module):

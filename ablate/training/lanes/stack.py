@@ -19,7 +19,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ablate.training.lanes.layers import Kind, LaneLinear, LanePart
+from ablate.training.lanes.layers import Kind, LaneLinear, LanePart, LaneWhole
 
 PREFIX = "base_model.model."  # PEFT's, before a module's name in the base
 
@@ -31,9 +31,17 @@ def shell(model: nn.Module) -> Any:
 
 
 def layers(model: nn.Module) -> dict[str, Any]:
-    """Return the adapted layers of a lane's model by their name in the base."""
-    found = ((n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer))
+    """Return the layers of a lane's model that train, by their name in the base.
+
+    They are those with an adapter or, where there is none, those with trained tensors of their own.
+    """
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    found = found or [(n, m) for n, m in model.named_modules() if _trains(m)]
     return {name.removeprefix(PREFIX): module for name, module in found}
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(tensor.requires_grad for tensor in module.parameters(recurse=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +196,8 @@ class Stack:
             place, _, leaf = name.rpartition(".")
             parent = self.model.get_submodule(place)
             parts = [one.parts[name] for one in self.forms]
-            setattr(parent, leaf, LaneLinear(getattr(parent, leaf), parts))
+            whole = LaneWhole(parts[0]) if parts[0].whole and len(parts) == 1 else None
+            setattr(parent, leaf, whole or LaneLinear(getattr(parent, leaf), parts))
 
     def spread(self) -> None:
         """Lay the current numbers into the layers; needed before every forward pass."""
