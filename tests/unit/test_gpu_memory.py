@@ -7,6 +7,7 @@ import pytest
 
 from ablate.config import schema
 from ablate.experiment import gpu_memory
+from ablate.training import head, predict
 from tests import memory, toys
 from tests.levels import cell
 
@@ -45,3 +46,9 @@ def test_memory_is_what_is_counted(level, layout, on, precision):
     assert "step" not in said or said["step"] > found["forward"] + gradients
     if "step" not in said:
         assert forward == pytest.approx(found["forward"] + gradients, rel=0.15)
+
+
+def test_tiles_begin_where_the_loss_begins_them():
+    assert predict.TILED_FROM["cuda"] == gpu_memory.TILED_FROM
+    assert head.TILE["cuda"] == gpu_memory.TILE
+    assert gpu_memory.FEWEST_ROWS == head.FEWEST_ROWS
