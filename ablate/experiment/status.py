@@ -47,7 +47,7 @@ def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
     failure = store.given_up(key)
     if failure is not None:
         return State(key, levels, "failed", failure["error"])
-    return State(key, levels, "missing", "")
+    return State(key, levels, "missing", "trained, not scored" if store.is_trained(key) else "")
 
 
 def unscored_text(record: Mapping[str, Any]) -> str:

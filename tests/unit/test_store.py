@@ -12,7 +12,7 @@ import pytest
 
 from ablate import sweep
 from ablate.errors import UserError
-from ablate.experiment.status import unscored_text
+from ablate.experiment.status import _state, unscored_text
 from ablate.models.gpu import lost_device
 from ablate.results.record import SCHEMA
 from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
@@ -250,6 +250,10 @@ def test_a_trained_run_is_found_by_the_next_attempt_alone(store):
         ends_while_it_is_scored()
     assert store.record(KEY) is None
     assert store.recorded() == []
+    assert (_state(store, KEY, {}).state, _state(store, KEY, {}).detail) == (
+        "missing",
+        "trained, not scored",
+    )
     with store.writing(KEY) as draft:
         assert (draft / "record.json").exists()
     assert not store.is_trained(KEY)
