@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablate.config.schema import Execution, Train
-from ablate.models.attention import attention, by_segments
+from ablate.models.attention import attention, by_segments, find_kernels
 from ablate.models.packed import Bounds, inputs
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks
@@ -35,6 +35,7 @@ def main(given: argparse.Namespace) -> None:
 
 def one_layer(given: argparse.Namespace, device: torch.device) -> None:
     """Time forward and backward of one attention layer on rows of Alpaca-like lengths."""
+    find_kernels()
     H, G, D, count = (4, 2, 16, 8) if given.tiny else (32, 8, 64, 128)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     lengths = sorted(common.rows(count, 512).lengths.tolist(), reverse=True)

@@ -87,6 +87,7 @@ def test_the_kernel_computes_what_torchs_own_attention_does_row_by_row(
     T = sum(LENGTHS)
     states = [torch.randn(1, heads, T, D, device=CUDA) for heads in (H, G, G)]
     weights = torch.randn(1, T, H, D, device=CUDA)
+    attention.find_kernels()
     kernel = attention.kernel_for(CUDA, dtype, D)
     assert kernel is not None
     ends = Bounds.of(LENGTHS).ends_E1.to(CUDA)
