@@ -11,6 +11,7 @@ log-likelihood of a token is from that in fp32; tests hold it there.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -39,8 +40,10 @@ def computed_in(model: nn.Module, precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    with warnings.catch_warnings():  # some versions of torch announce another name for it
+        warnings.filterwarnings("ignore", message="Please use the new API settings")
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,14 @@ def _gpu(device: str) -> dict[str, Any]:
     """Return the GPU, its software, and the settings of torch that its numbers depend on."""
     torch = importlib.import_module("torch")  # slow, and loaded already where there is a GPU
     kernels = ("flash", "mem_efficient", "cudnn", "math")
+    with warnings.catch_warnings():  # some versions of torch announce another name for it
+        warnings.filterwarnings("ignore", message="Please use the new API settings")
+        precision = torch.get_float32_matmul_precision()
     return {
         "gpu": torch.cuda.get_device_name(device),
         "driver": _driver(),
         "cuda": torch.version.cuda,
-        "matmul_precision": torch.get_float32_matmul_precision(),  # highest: without TF32
+        "matmul_precision": precision,  # highest: without TF32
         "sdpa_kernels": [
             name for name in kernels if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()
         ],
