@@ -18,6 +18,7 @@ rows. Not counted: what CUDA itself takes, and what lies between allocations (`g
 Letters: T tokens of a micro-batch, K of them targets with a weight, V vocabulary, H width.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -222,7 +223,7 @@ def _logits(cell: Cell, files: ModelFiles, targets: float) -> float:
     number, vocabulary = computed_in(cell), files.vocab_size
     if targets * vocabulary < TILED_FROM:  # an fp32 copy where they have 16 bits
         return targets * vocabulary * (3 * EXACT + (number if number == HALF else 0))
-    rows = min(targets, max(FEWEST_ROWS, TILE // vocabulary))
-    tile = rows * vocabulary * (EXACT + 2 * number)
+    tiles = math.ceil(targets / max(FEWEST_ROWS, TILE // vocabulary))
+    tile = targets / tiles * vocabulary * number  # the gradient takes the place of the logits
     trains = cell.embeddings == "trained"
     return tile + number * files.width * (targets + vocabulary * trains)
