@@ -38,6 +38,7 @@ def one_layer(given: argparse.Namespace, device: torch.device) -> None:
     find_kernels()
     H, G, D, count = (4, 2, 16, 8) if given.tiny else (32, 8, 64, 128)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    find_kernels()
     lengths = sorted(common.rows(count, 512).lengths.tolist(), reverse=True)
     T = sum(lengths)
     query, key, value = (

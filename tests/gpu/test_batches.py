@@ -35,6 +35,7 @@ CUDA = torch.device("cuda")
 @pytest.fixture(autouse=True)
 def nothing_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(room, "_FOUND", {})
+    attention.find_kernels()
     yield
     torch.cuda.set_sync_debug_mode("default")
     torch.cuda.set_per_process_memory_fraction(1.0)
