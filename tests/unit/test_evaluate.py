@@ -325,13 +325,19 @@ def test_shots_of_a_chat_are_turns_unless_asked_otherwise(tokenizer, folder):
     assert first(fewshot_as_multiturn=False).count("[INST]") == 1
 
 
+def asked_of(wanted, dataset, model):
+    """What of an untouched base's cell the keys of its scores are made of."""
+    train = SimpleNamespace(max_length=256, boundary="offset")
+    about = {"adapter": None, "train": train, "base_precision": "fp32", "is_base": True}
+    return SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, **about)
+
+
 def test_how_chat_prompts_are_made_is_in_the_score_key_of_chats_alone():
     def units(template, **settings):
         dataset = Dataset(name="d", source="local", path="d.jsonl", template=template)
         model = Model(name="m", source="local", path="m")
         wanted = asking("micro_lives", heldout=(), **settings)
-        cell = SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, is_base=True)
-        return identity._units(cell, None, "a run", identity.Memo())
+        return identity._units(asked_of(wanted, dataset, model), None, "a run", identity.Memo())
 
     assert units("alpaca") == units("plain") == units("alpaca", fewshot_as_multiturn=False)
     keys = {units("alpaca"), units("chat"), units("chat", fewshot_as_multiturn=False)}
@@ -665,7 +671,7 @@ def test_bf16_is_in_the_key_of_what_a_model_computes_and_in_no_other():
 
     def keys(precision):
         wanted = asking("micro_lives", heldout=(), precision=precision)
-        cell = SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, is_base=True)
+        cell = asked_of(wanted, dataset, model)
         return {u.name: u.key for u in identity._units(cell, None, "a run", identity.Memo())}
 
     old = identity.digest(
