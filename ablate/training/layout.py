@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from ablate.config.schema import Execution, Train
 from ablate.errors import UserError
 from ablate.models.load import device_of
@@ -16,9 +18,10 @@ def chosen(
 ) -> tuple[Execution, bool]:
     """Return `execution` with its layout chosen, and whether attention is by segments.
 
-    `auto` packs where one kernel computes the attention of all examples (a GPU, in 16 bits); all
-    else is padded, since rows sorted by length waste little. On a GPU padded rows take attention by
-    segments too, which makes no mask.
+    `auto` packs on a GPU where one kernel computes the attention of all examples (in 16 bits), and
+    on a CPU where nothing is dropped (draws would be others): with lengths like Alpaca's a step
+    takes 0.6 to 0.8 of the time of padded rows. On a GPU padded rows take attention by segments
+    too, which makes no mask.
 
     Args:
         model: the model with its adapter, on its device.
@@ -31,16 +34,19 @@ def chosen(
         UserError: packed rows are asked for, and would change the loss.
     """
     cuda = device_of(execution.device).type == "cuda"
-    if not cuda and execution.layout != "packed":
-        return replace(execution, layout="padded"), False
+    if not cuda and execution.layout == "padded":
+        return execution, False
     segments = takes_segments(model, longest=longest, precision=settings.precision)
     if execution.layout == "packed":
         if problem := _problem(model, objective, segments):
             raise UserError(f"execution.layout=packed: {problem}; use padded or auto")
         return execution, segments
-    fast = segments and kernel_serves(model, settings.precision) and not _drops(model)
-    packed = execution.layout == "auto" and fast and objective.scope != "microbatch"
-    return replace(execution, layout="packed" if packed else "padded"), segments
+    fast = kernel_serves(model, settings.precision) if cuda else not _draws(model)
+    may = segments and not _drops(model) and objective.scope != "microbatch"
+    packed = execution.layout == "auto" and fast and may
+    return replace(execution, layout="packed" if packed else "padded"), segments and (
+        cuda or packed
+    )
 
 
 def _problem(model: Any, objective: Objective, segments: bool) -> str | None:
@@ -54,3 +60,8 @@ def _problem(model: Any, objective: Objective, segments: bool) -> str | None:
 def _drops(model: Any) -> bool:
     """Return whether attention weights are dropped, which the kernel does not do."""
     return any(getattr(holder, name) > 0 for holder, name in dropout_settings(model))
+
+
+def _draws(model: nn.Module) -> bool:
+    """Return whether anything is dropped in training."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())

@@ -17,6 +17,7 @@ from ablate.models.attention import NAME, Unsupported, attention, by_segments
 from ablate.models.packed import Bounds, inputs, keeps_packed_apart, takes_segments
 from ablate.objective import make_objective
 from ablate.streams import Streams
+from ablate.training.layout import chosen
 from ablate.training.loop import train
 from tests import toys
 
@@ -330,6 +331,36 @@ def test_packed_and_padded_train_the_same_weights_in_float32(
         assert len(losses) == 20
         torch.testing.assert_close(losses, courses[0][0], rtol=1e-5, atol=0)
         torch.testing.assert_close(weights, courses[0][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "scope", "expected"),
+    [
+        (toys.llama, "batch", "packed"),
+        (toys.llama, "microbatch", "padded"),
+        (lambda: toys.llama(attention_dropout=0.1), "batch", "padded"),
+        (lambda: dropping(toys.llama()), "batch", "padded"),
+        (
+            lambda: made("gpt_neo", num_layers=2, attention_types=[[["global"], 2]]),
+            "batch",
+            "padded",
+        ),
+    ],
+)
+def test_the_layout_on_a_cpu(model: Any, scope: str, expected: str) -> None:
+    found, segments = chosen(
+        model(),
+        make_objective(toys.masking("none"), 0.1, 1.0, Loss(scope=scope)),
+        toys.execution(layout="auto"),
+        settings=toys.train_settings(),
+        longest=30,
+    )
+    assert (found.layout, segments) == (expected, expected == "packed")
+
+
+def dropping(model: Any) -> Any:
+    config = peft.LoraConfig(target_modules=["q_proj"], lora_dropout=0.1)
+    return peft.get_peft_model(model, config)
 
 
 def test_packing_where_examples_would_see_each_other_is_refused() -> None:
