@@ -49,7 +49,7 @@ def compared(
     figures = {}
     for who, run in (("ours", ours), ("peer", peer)):
         common.peak_gib(device)
-        figures[who] = count / common.seconds(device, run, repeats=2)
+        figures[who] = count / common.seconds(device, run, repeats=1)
         figures[f"{who}_gib"] = common.peak_gib(device)
     ratio = figures["ours"] / figures["peer"]
     common.report(options.out, device, name, unit=unit, ratio=ratio, **figures, **about)
@@ -58,7 +58,7 @@ def compared(
 def multiple_choice(options: Any, device: torch.device, model: nn.Module, pairs: Pairs) -> None:
     """Measure log-likelihoods in both precisions, and how far those in bf16 are from fp32."""
     found = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("bf16", "fp32"):
         theirs = lowered(copy.deepcopy(model)) if precision == "bf16" else model
         with computed_in(model, precision):
             ours, _ = harnesses(model)
@@ -147,12 +147,15 @@ def decoding(
     def ours() -> Any:
         return generate.greedy(model, ids_BL, mask_BL, max_new=new, ends=generate.Ends(()))
 
+    found: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
-        alike = (ours() == peer()[:, ids_BL.shape[1] :]).float().mean()
         compared(
-            options, device, name, rows * new, ours, peer,
-            unit="tokens/s", rows=rows, new_tokens=new, alike=float(alike),
+            options, device, name, rows * new,
+            lambda: found.update(ours=ours()), lambda: found.update(peer=peer()),
+            unit="tokens/s", rows=rows, new_tokens=new,
         )  # fmt: skip
+    alike = (found["ours"] == found["peer"][:, ids_BL.shape[1] :]).float().mean()
+    common.report(options.out, device, f"{name}: tokens alike", unit="share", value=float(alike))
 
 
 def main() -> None:
@@ -160,18 +163,19 @@ def main() -> None:
     options = common.arguments(__doc__).parse_args()
     device = torch.device(options.device)
     shape, items, longest, rows, new = (
-        ("tiny", 8, 60, 16, 8) if options.tiny else ("1b", 256, 300, 256, 128)
+        ("tiny", 8, 60, 16, 8) if options.tiny else ("1b", 64, 300, 256, 64)
     )
-    model: Any = common.llama(shape, device).requires_grad_(False)
-    multiple_choice(
-        options, device, model, questions(items, model.config.vocab_size, longest=longest)
-    )
-    lowered(model)
-    held_out(options, device, model, rows, longest=512)
+    model: Any = common.llama(shape, device, torch.bfloat16).requires_grad_(False)
     for count in (8, BATCH):
         decoding(options, device, model, rows=min(count, rows), new=new, name=f"decoding x {count}")
-    adapted = common.with_lora(model)
+    held_out(options, device, model, rows, longest=512)
+    adapted = common.with_lora(common.llama(shape, device, torch.bfloat16)).requires_grad_(False)
     decoding(options, device, adapted, rows=min(BATCH, rows), new=new, name="decoding LoRA x 64")
+    del adapted
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    pairs = questions(items, model.config.vocab_size, longest=longest)
+    multiple_choice(options, device, model, pairs)
 
 
 if __name__ == "__main__":
