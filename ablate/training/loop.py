@@ -82,7 +82,7 @@ def train(
         UserError: no target has a weight, or no parameter is trained.
         Diverged: a loss or a gradient norm is not finite.
     """
-    _check_supervised(tokenised, objective)
+    check_supervised(tokenised, objective)
     longest = int(tokenised.lengths.max())
     execution, segments = layout.chosen(
         model, objective, execution, settings=settings, longest=longest
@@ -173,7 +173,12 @@ def _told(ledger: Ledger) -> Iterator[None]:
         raise
 
 
-def _check_supervised(tokenised: Tokenised, objective: Objective) -> None:
+def check_supervised(tokenised: Tokenised, objective: Objective) -> None:
+    """Check that some target has a weight.
+
+    Raises:
+        UserError: none has.
+    """
     if not supervised(objective, tokenised.summary):
         raise UserError(
             "dataset: no token of its training rows has a weight under this masking mode; "

@@ -10,6 +10,7 @@ import torch
 from ablate.adapters import build, optimizers, registry
 from ablate.adapters.method import load_attribute
 from ablate.config import schema
+from ablate.errors import UserError
 from ablate.experiment.lanes import groups, left_alone, obstacle
 from ablate.objective import objective_of
 from ablate.streams import Streams
@@ -222,6 +223,15 @@ def test_a_lane_that_diverges_dies_alone():
         expected = build.trained(theirs)
         for name, tensor in build.trained(made[number].model).items():
             torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
+
+
+def test_a_lane_without_any_weight_is_refused():
+    made = [lane(shell(model := base()), cell()), lane(shell(model), cell(seed=1))]
+    nothing = replace(made[1].objective, num=(0.0,) * len(made[1].objective.num))
+    with pytest.raises(UserError, match="no token of its training rows has a weight"):
+        lanes.train(
+            model, [made[0], replace(made[1], objective=nothing)], execution=toys.execution()
+        )
 
 
 def test_the_base_is_shared_and_stays_as_it_was():

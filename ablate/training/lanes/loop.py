@@ -31,7 +31,7 @@ from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
 from ablate.training.lanes.stack import Stack
 from ablate.training.ledger import Ledger
-from ablate.training.loop import memory_mb
+from ablate.training.loop import check_supervised, memory_mb
 from ablate.training.passes import autocast
 from ablate.training.room import Room, out_of_memory, room
 from ablate.training.weighed import Weighed, weigh
@@ -117,6 +117,7 @@ def train(
         execution: rows and tokens of a micro-batch are those of one lane; rows are padded.
 
     Raises:
+        UserError: no target of a lane has a weight.
         torch.OutOfMemoryError: a single row of each lane does not fit into the memory.
     """
     execution = replace(execution, layout="padded")
@@ -183,6 +184,7 @@ def _training(stack: Stack, courses: Sequence[_Course], execution: Execution) ->
 
 
 def _course(lane: Lane, owned: list[nn.Parameter], device: torch.device) -> _Course:
+    check_supervised(lane.data, lane.objective)
     stepped = nn.ParameterList(owned) if lane.make_optimizer is None else lane.model
     steps = batches.order(lane.data, train=lane.settings, generator=lane.streams.numpy("order"))
     optimizer = optim.optimizer(stepped, lane.settings, lane.make_optimizer)
