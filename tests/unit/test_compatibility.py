@@ -267,7 +267,7 @@ def test_an_adapter_trains_on_a_quantised_base(level, precision, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:inner dimension")
 def test_loftq_makes_up_for_a_part_of_the_quantisation():
-    """What is left of a weight's error is what the best matrix of rank 16 leaves (Eckart and Young).
+    """What is left of a weight's error is what the best matrix of rank 16 leaves (Eckart, Young).
 
     Logits of a micro model may move either way.
     """
