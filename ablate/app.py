@@ -167,7 +167,8 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
     CONSOLE.print(
         f"{outcome.total} runs: {outcome.found} were recorded, {outcome.trained} new, "
         f"{len(outcome.failed)} failed, {duration(outcome.seconds)}"
-        + (f" (expected: {expected})" if outcome.trained and expected else "")
+        + (f" (expected: {expected})" if outcome.trained and expected else ""),
+        soft_wrap=True,
     )
     for key, why in list(outcome.failed.items())[:FAILURES]:
         CONSOLE.print(f"  [red]failed[/red] {key}: {escape(why)}")
