@@ -176,8 +176,8 @@ def _render_names(summary: dict[str, Any], console: Console) -> None:
 
 def _render_adapters(rows: list[dict[str, Any]], console: Console) -> None:
     shown = Table("model", "adapter", box=None)
-    for name in ("rank", "trained", "of model", "LoRA's budget", "ratio", "lr"):
-        shown.add_column(name, justify="right")
+    for name in ("rank", "trained", "of model", "LoRA's\nbudget", "ratio", "lr"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(
             row["model"],
