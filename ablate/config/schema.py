@@ -289,6 +289,8 @@ class Execution:
     keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
 
     def __post_init__(self) -> None:
+        ok = self.keep_weights_mb >= 0
+        require(ok, "execution.keep_weights_mb", self.keep_weights_mb, "at least 0")
         require(self.threads > 0, "execution.threads", self.threads, "at least 1")
         rows = self.micro_batch_size
         ok = rows is None or rows == "auto" or (isinstance(rows, int) and rows > 0)

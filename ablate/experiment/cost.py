@@ -91,7 +91,7 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
             for files in models.values()
             if not files.folder.exists()
         ),
-        basis=measured.basis,
+        basis=measured.basis(run.work for run in runs),
     )
 
 

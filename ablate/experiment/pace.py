@@ -8,7 +8,7 @@ this machine count, and those on a GPU only for runs that may use one.
 
 import socket
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ FLOPS_PER_SECOND = 25e9  # one core at small sizes, measured; only used where no
 RECORDS = 200  # that are read: the newest of a folder
 ITEMS = 1000  # of a benchmark whose number of items is not known
 IDLE_SECONDS = 600.0  # beyond training and scoring: the process had nothing to do in between
+SIMILAR = 10  # times as many parameters that a model of like pace may have
 NOTHING = "the model's size; nothing is recorded here yet"
+OTHERS = "the model's size; only models of other sizes are recorded here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,13 @@ class Pace:
 
     done: tuple[_Done, ...] = ()
 
-    @property
-    def basis(self) -> str:
-        """What it is estimated from."""
-        return f"{len(self.done)} runs recorded here" if self.done else NOTHING
+    def basis(self, works: Iterable[Work]) -> str:
+        """Return what the seconds of `works` are estimated from."""
+        sizes = {work.parameters for work in works}
+        used = sum(any(_alike(one, size) for size in sizes) for one in self.done)
+        if used:
+            return f"{used} runs recorded here"
+        return OTHERS if self.done else NOTHING
 
     def seconds(self, work: Work) -> float:
         """Return the seconds of a worker that a run takes."""
@@ -75,10 +80,19 @@ class Pace:
 
 
 def _nearest(done: Sequence[_Done], work: Work, rate: str) -> list[_Done]:
-    """Return the runs with a rate that are most like this one: in model and adapter, or model."""
-    known = [one for one in done if getattr(one, rate)]
+    """Return the runs with a rate that are most like this one: in model and adapter, or model.
+
+    None where all models are of another size: a processor's rate at 0.1 million parameters says
+    nothing of its rate at a billion.
+    """
+    known = [one for one in done if getattr(one, rate) and _alike(one, work.parameters)]
     same = [one for one in known if one.parameters == work.parameters]
     return [one for one in same if one.adapter == work.adapter] or same or known
+
+
+def _alike(done: _Done, parameters: int) -> bool:
+    """Return whether a recorded run's model is of about a size."""
+    return 1 / SIMILAR <= done.parameters / parameters <= SIMILAR
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -13,7 +13,7 @@ import os
 import re
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,16 @@ class ModelFiles:
     vocab_size: int
     max_positions: int
     architecture: str
+    # Numbers that stand for a token between two blocks: the most frequent input size.
+    width: int = field(init=False)
+    blocks: int = field(init=False)  # of the decoder
 
-    @property
-    def width(self) -> int:
-        """Numbers that stand for a token between two blocks: the most frequent input size."""
-        return statistics.mode(k for _, k in self.linear_shapes.values())
-
-    @property
-    def blocks(self) -> int:
-        """Number of the decoder's blocks."""
-        return len({name.split(".")[_place(name)] for name in self.linear_shapes})
+    def __post_init__(self) -> None:
+        """Count once what plans ask for thousands of times."""
+        inputs = [k for _, k in self.linear_shapes.values()]
+        object.__setattr__(self, "width", statistics.mode(inputs) if inputs else 0)
+        numbers = {name.split(".")[_place(name)] for name in self.linear_shapes}
+        object.__setattr__(self, "blocks", len(numbers))
 
 
 def _place(name: str) -> int:

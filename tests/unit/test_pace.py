@@ -12,7 +12,7 @@ from ablate.config.schema import Evaluate
 from ablate.errors import UserError
 from ablate.experiment.cost import START_SECONDS, wall_seconds
 from ablate.experiment.gpu_fit import CERTAIN, Need, check_fits
-from ablate.experiment.pace import FLOPS_PER_SECOND, NOTHING, Work, eval_flops, pace
+from ablate.experiment.pace import FLOPS_PER_SECOND, NOTHING, OTHERS, Work, eval_flops, pace
 from ablate.progress import Shown
 from ablate.results.record import SCHEMA
 from ablate.results.store import Store
@@ -54,16 +54,24 @@ def work(adapter="lora", tokens=1000.0, device="cpu"):
 
 def test_a_run_takes_what_such_runs_took(store):
     """Training and scoring in proportion; the rest is the time between two ends of one process."""
-    assert pace(store).basis == NOTHING
+    assert pace(store).basis([work()]) == NOTHING
     recorded(store, "a", ended=100.0, train=20.0, score=5.0)
     recorded(store, "b", ended=128.0, train=20.0, score=5.0)  # 3 seconds beside them
     recorded(store, "c", ended=110.0, train=20.0, score=5.0, pid=2)
     found = pace(store)
-    assert found.basis == "3 runs recorded here"
+    assert found.basis([work()]) == "3 runs recorded here"
     assert found.seconds(work()) == pytest.approx(28)
     assert found.seconds(work(tokens=2000.0)) == pytest.approx(48)
     base = Work("none", MILLION, 0.0, work().eval_flops)
     assert found.seconds(base) == pytest.approx(8)
+
+
+def test_models_of_another_size_say_nothing_of_the_pace(store):
+    recorded(store, "a", ended=1.0, train=20.0, score=5.0)
+    large = Work("lora", 1000 * MILLION, 6e12, 0.0, "cpu")
+    found = pace(store)
+    assert found.basis([large]) == OTHERS
+    assert found.seconds(large) == pytest.approx(6e12 / FLOPS_PER_SECOND)
 
 
 def test_another_adapter_machine_or_device_counts_as_it_should(store):
