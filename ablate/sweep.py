@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ablate.config.build import build, plain
+from ablate.errors import UserError
 from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import missing, unrecorded, unscored_text
@@ -243,12 +244,14 @@ def _attempt(
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        lines, lost = traceback.format_exception_only(error), lost_device(error)
+        lost, text = lost_device(error), str(error)
+        if not isinstance(error, UserError):  # such an error says by itself what is wrong
+            text = traceback.format_exception_only(error)[-1]
         store.fail(
             key,
             {
                 "kind": "device" if lost else getattr(error, "kind", "error"),
-                "error": lines[-1].strip().splitlines()[-1],
+                "error": text.strip().splitlines()[-1],
                 "traceback": traceback.format_exc(),
                 "config": trees[0],
             },

@@ -259,6 +259,15 @@ def test_a_trained_run_is_found_by_the_next_attempt_alone(store):
     assert not store.is_trained(KEY)
 
 
+def test_what_is_wrong_with_a_request_is_said_as_it_is(store, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise UserError("train.max_steps=3: too few")
+
+    monkeypatch.setattr(sweep, "build", lambda tree: tree)
+    sweep._attempt(refused, store, KEY, [{}])
+    assert [f["error"] for f in store.failures(KEY)] == ["train.max_steps=3: too few"]
+
+
 STICKY = "CUDA error: an illegal memory access was encountered"
 
 
