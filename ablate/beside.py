@@ -17,7 +17,7 @@ from ablate.streams import Streams
 from ablate.training.history import Diverged, Result
 from ablate.training.lanes import loop
 from ablate.training.lanes.stack import shell
-from ablate.training.regularisation.dropout import dropout_settings
+from ablate.training.regularisation.dropout import draws
 from ablate.training.room import out_of_memory
 
 Trained = tuple[nn.Module, Result | Diverged]  # a trained model and its course
@@ -35,7 +35,7 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
     device = device_of(cell.execution.device)
     torch.set_num_threads(cell.execution.threads)
     base = load(identify(cell).files, cell.base_precision, device=device)
-    if _drops(base):
+    if draws(base):
         raise ValueError(f"model={cell.model.name} has dropout, so its cells train alone")
     lanes = {key: _lane(base, one) for key, one in cells.items()}
     try:
@@ -79,9 +79,3 @@ def _lane(base: nn.Module, cell: Cell) -> loop.Lane:
         streams=streams,
         make_optimizer=None if usual else optimizers.maker(cell.optimizer),
     )
-
-
-def _drops(model: nn.Module) -> bool:
-    """Return whether `model` draws random numbers in training."""
-    layers = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
-    return layers or any(getattr(holder, name) > 0 for holder, name in dropout_settings(model))

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+from ablate.models.autocast import product_dtype
+
 # Not among the functions that transformers makes masks for: it then makes none.
 NAME = "by_segments"
 # Arguments of an attention function that do not change what it computes. Any other that is given,
@@ -116,7 +118,7 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **given
         )
     _check(module, query, key, attention_mask, given)
-    query, key, value = _alike(query, key, value)
+    query, key, value = (x.to(product_dtype(x)) for x in (query, key, value))
     kernel = kernel_for(query.device, query.dtype, query.shape[-1])
     if kernel is None or dropout or value.shape[-1] != query.shape[-1]:
         return _by_length(query, key, value, segments, dropout, scaling), None
@@ -142,15 +144,6 @@ def _check(
     window = given.get("sliding_window")
     if window is not None and window < given.get("max_length_q", query.shape[2]):
         raise Unsupported(f"a window of {window}")
-
-
-def _alike(*tensors: Tensor) -> list[Tensor]:
-    """Return `tensors` in the type that autocast would give them for attention, else in one."""
-    device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        return [x.to(dtype) if x.dtype != torch.float64 else x for x in tensors]
-    return list(tensors)
 
 
 @torch.compiler.disable

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablate.training.head_terms import CrossEntropy, Head, Term
+from ablate.models.autocast import product_dtype
+from ablate.training.head_terms import Head, Term
 
 # Logits of a tile, and its fewest rows: fewer would make the products slow, more is only memory.
 # Measured by `python -m benchmarks.gpu.head`.
@@ -49,20 +50,13 @@ def weighted_sum(
     shape = (len(hidden_KD), head.weight_VD.shape[0])
     job = _Job(
         scale=head.scale,
-        dtype=_product_dtype(hidden_KD),
+        dtype=product_dtype(hidden_KD),
         term=term,
         weights_K=weights_K,
         rows=rows or tile_rows(*shape, kind=hidden_KD.device.type),
         gradients=torch.is_grad_enabled(),
     )
     return HeadLoss(*_Tiled.apply(hidden_KD, head.weight_VD, head.bias_V, job))
-
-
-@torch.no_grad()
-def token_losses_from_hidden(hidden_KD: Tensor, head: Head, targets_K: Tensor) -> Tensor:
-    """Return the cross entropy (K,) of each target in nats, without a gradient."""
-    weights_K = hidden_KD.new_zeros(len(hidden_KD), dtype=torch.float32)
-    return weighted_sum(hidden_KD, head, term=CrossEntropy(targets_K), weights_K=weights_K).losses_K
 
 
 def tile_rows(targets: int, vocabulary: int, *, kind: str) -> int:
@@ -143,14 +137,6 @@ def _over_tiles(
             bias_grad += gradient_CV.sum(0, dtype=precise)
         del gradient_CV  # before the next tile's logits are made
     return (losses_K * weights_K).sum(), losses_K, norms_K, [hidden_grad, weight_grad, bias_grad]
-
-
-def _product_dtype(hidden_KD: Tensor) -> torch.dtype:
-    """Return the precision of a linear layer's product; autocast leaves float64 alone."""
-    kind = hidden_KD.device.type
-    if torch.is_autocast_enabled(kind) and hidden_KD.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return hidden_KD.dtype
 
 
 def _graph_is_kept() -> bool:

@@ -3,14 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from ablate.config.schema import Execution, Train
 from ablate.errors import UserError
 from ablate.models.load import device_of
 from ablate.models.packed import keeps_packed_apart, kernel_serves, takes_segments
 from ablate.objective import Objective
-from ablate.training.regularisation.dropout import dropout_settings
+from ablate.training.regularisation.dropout import draws, drops_attention
 
 
 def chosen(
@@ -41,8 +39,8 @@ def chosen(
         if problem := _problem(model, objective, segments):
             raise UserError(f"execution.layout=packed: {problem}; use padded or auto")
         return execution, segments
-    fast = kernel_serves(model, settings.precision) if cuda else not _draws(model)
-    may = segments and not _drops(model) and objective.scope != "microbatch"
+    fast = kernel_serves(model, settings.precision) if cuda else not draws(model)
+    may = segments and not drops_attention(model) and objective.scope != "microbatch"
     packed = execution.layout == "auto" and fast and may
     return replace(execution, layout="packed" if packed else "padded"), segments and (
         cuda or packed
@@ -55,13 +53,3 @@ def _problem(model: Any, objective: Objective, segments: bool) -> str | None:
     if not (segments or keeps_packed_apart(model)):
         return "with this model and adapter, packed examples would see each other"
     return None
-
-
-def _drops(model: Any) -> bool:
-    """Return whether attention weights are dropped, which the kernel does not do."""
-    return any(getattr(holder, name) > 0 for holder, name in dropout_settings(model))
-
-
-def _draws(model: nn.Module) -> bool:
-    """Return whether anything is dropped in training."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())

@@ -14,6 +14,7 @@ from ablate.experiment.request import plan_grid
 from ablate.training import adamw_8bit, masters, optim
 from ablate.training.loop import train
 from tests import levels, toys
+from tests.eight_bits import beside_the_peer
 from tests.levels import cell
 
 STEPS, RATE = 20, 2e-5
@@ -220,22 +221,7 @@ def test_8_bit_adamw_is_adamw_but_for_rounding():
 
 
 def test_8_bit_adamw_is_that_of_bitsandbytes():
-    library = pytest.importorskip("bitsandbytes")
-    draw = torch.Generator().manual_seed(0)
-    start = torch.randn(90, 128, generator=draw)
-    ours, peers, exact = (nn.Parameter(start.clone()) for _ in range(3))
-    settings = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-8}
-    optimizers = [
-        adamw_8bit.AdamW8bit(optim.decay_groups([ours], 0.1), seed=0, **settings),
-        library.optim.AdamW8bit([peers], weight_decay=0.1, **settings),
-        torch.optim.AdamW([exact], weight_decay=0.1, **settings),
-    ]
-    for _ in range(60):
-        gradient = torch.randn(90, 128, generator=draw) + start
-        for weight, made in zip((ours, peers, exact), optimizers, strict=True):
-            weight.grad = gradient.clone()
-            made.step()
-    ours, peers, exact = (w.detach() for w in (ours, peers, exact))
+    ours, peers, exact, start = beside_the_peer("cpu")
     off = [float((w - exact).norm() / (exact - start).norm()) for w in (ours, peers)]
     assert max(off) < 0.02
     assert float((ours - peers).norm()) < 0.3 * float((ours - exact).norm())

@@ -15,6 +15,8 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ablate.models.autocast import product_dtype
+
 NO_GRADIENT = (None, None, None)  # of the fixed weight, the fixed bias and the scale
 
 
@@ -26,7 +28,7 @@ class _Adapted(torch.autograd.Function):
         ctx: Any, x: Tensor, A_RK: Tensor, B_DR: Tensor, weight_DK: Tensor,
         bias_D: Tensor | None, scale: float,
     ) -> Tensor:  # fmt: skip
-        dtype = _product_dtype(x)
+        dtype = product_dtype(x)
         x_TK = x.reshape(-1, x.shape[-1]).to(dtype)
         weight_DK, A, B = weight_DK.to(dtype), A_RK.to(dtype), B_DR.to(dtype)
         down_TR = x_TK @ A.T
@@ -49,12 +51,6 @@ class _Adapted(torch.autograd.Function):
         grad_A = (back_TR.T @ x_TK).to(a_dtype).mul_(ctx.scale)
         grad_B = (grad_TD.T @ down_TR).to(b_dtype).mul_(ctx.scale)
         return grad_x, grad_A, grad_B, *NO_GRADIENT
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision of matrix products of `x`: autocast's where it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class Linear(lora.Linear):

@@ -107,6 +107,17 @@ def dropout_settings(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return found
 
 
+def drops_attention(model: nn.Module) -> bool:
+    """Return whether attention weights are dropped in training."""
+    return any(getattr(holder, name) > 0 for holder, name in dropout_settings(model))
+
+
+def draws(model: nn.Module) -> bool:
+    """Return whether anything is dropped in training: random numbers are drawn then."""
+    layers = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+    return layers or drops_attention(model)
+
+
 @torch.no_grad()
 def _drops(model: Any, places: list[tuple[nn.Module, str]]) -> bool:
     """Return whether outputs depend on the dropout at `places`, all else in evaluation mode."""
