@@ -212,7 +212,8 @@ family. Its fields say all that the rest of the project needs to know; no other 
    with `register(TunerType.NAME, Config, Model)`. List the spec in `registry.py`.
 3. **Initial values, penalties, schedules.** Name a function in the row as "module:function":
    `start` sets the initial values, `hooks` returns what acts during training
-   (`ablate/training/hooks.py`), `config_from_data` returns settings that depend on the data.
+   (`ablate/training/hooks.py`), `config_from_data` returns settings that depend on the data. What
+   acts at certain steps has a function in `spec.py`, `schedule`, which refuses too short a run.
 4. **A level.** Add `conf/adapter/NAME.yaml` with name, kind and all options; its first line is the
    description in the table below. A new method has no tuned rate: give `train.lr=` or run
    `ablate tune`.

@@ -139,6 +139,8 @@ class Method:
         config_from_data: "module:function" (Calibration) that returns arguments of the
             configuration that depend on the training data; they are saved with the weights.
         hooks: "module:function" (options, Streams) that returns its training hooks; "" for none.
+        schedule: what it does at which step of a run of so many; raises UserError where a run is
+            too short for it.
         lanes: "module:function" by which its layers are stacked (`training.lanes.layers.Kind`); ""
             where its cells train alone.
         seed: the configuration's setting that seeds the random tensors that do not train.
@@ -181,6 +183,7 @@ class Method:
     start: str = ""
     config_from_data: str = ""
     hooks: str = ""
+    schedule: Callable[[int, Options], Any] | None = None
     lanes: str = ""
     seed: str = ""
     quiet: str = ""

@@ -116,6 +116,7 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
         lambda: _loss(cell, data),
     )
     _check_fit(cell, files, data)
+    _check_schedule(cell, files, data, memo)
     description = _describe(cell, files, data, memo) | ({} if cell.is_base else {"loss": loss})
     key = digest(description)
     return Identity(
@@ -171,6 +172,22 @@ def _check_fit(cell: Cell, files: ModelFiles, data: Summary) -> None:
             f"execution.micro_batch_tokens={cell.execution.micro_batch_tokens}: not with "
             "loss.scope=microbatch, whose loss depends on the split; set micro_batch_size"
         )
+
+
+def _check_schedule(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> None:
+    """Refuse a run that is too short for what its adapter does at certain steps."""
+    schedule = registry.method(cell.adapter).schedule
+    if schedule is None:
+        return
+    train = cell.train
+    by_tokens = train.batch_unit == "tokens"  # only then the order of the rows matters
+    order = (cell.seed, cell.sham) if by_tokens else ()
+    steps = memo.joint(
+        (train, data, cell.dataset),
+        ("steps", *order),
+        lambda: memo.known.steps(cell, files, data),
+    )
+    schedule(steps, registry.settings(cell.adapter))
 
 
 def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of its rows at `CHARACTERS` a token. It keeps what it assumed, in words.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,12 +45,27 @@ class Here:
             boundary=cell.train.boundary,
         )
 
+    def steps(self, cell: Cell, files: ModelFiles, data: Summary) -> int:
+        """Return how many optimizer steps a run takes, as `data.batches.order` makes them."""
+        train = cell.train
+        if train.max_steps is not None:
+            return train.max_steps
+        if train.batch_unit == "examples":
+            return math.ceil(_examples(cell, data) / train.batch_size)
+        from ablate.data.batches import order  # torch: how rows fall into steps must be tried
+        from ablate.experiment.cell_data import tokenised
+        from ablate.streams import Streams
+
+        stream = Streams(cell.seed, cell.sham).numpy("order")
+        return len(order(tokenised(cell, "train"), train=train, generator=stream))
+
 
 class Assumed(Here):
     """The same with published sizes for what is not on this machine; `said` names each of them."""
 
     def __init__(self) -> None:
         self.said: dict[str, None] = {}
+        self._made: set[str] = set()  # summaries, by content
 
     def files(self, model: Model) -> ModelFiles:
         """Return the files of a base model, or what its shape says of them."""
@@ -77,7 +93,22 @@ class Assumed(Here):
             found = load(dataset, part).rows
             sizes, rows = _counted(found), len(found)
         self.said[f"tokens of dataset={label(dataset)}: {told}"] = None
-        return _summary(cell, files, part, rows=rows, sizes=sizes)
+        made = _summary(cell, files, part, rows=rows, sizes=sizes)
+        self._made.add(made.content_hash)
+        return made
+
+    def steps(self, cell: Cell, files: ModelFiles, data: Summary) -> int:
+        """Return how many optimizer steps a run takes, about where its rows are not here."""
+        train = cell.train
+        whole = train.max_steps is not None or train.batch_unit == "examples"
+        if whole or data.content_hash not in self._made:
+            return super().steps(cell, files, data)
+        return math.ceil(_examples(cell, data) * data.mean_length / train.batch_size)
+
+
+def _examples(cell: Cell, data: Summary) -> int:
+    """Return how many examples a run without `max_steps` trains on, each epoch's anew."""
+    return max(1, round(cell.train.epochs * data.rows))
 
 
 def around(template: str) -> int:

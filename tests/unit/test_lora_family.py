@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ablate.adapters import build, registry
 from ablate.adapters.hooks import hooks as adapter_hooks
-from ablate.adapters.lora import adalora
+from ablate.adapters.lora.spec import phases
 from ablate.adapters.lora.starts import layers
 from ablate.config import schema
 from ablate.errors import UserError
@@ -163,10 +163,10 @@ def test_adaloras_rank_does_not_train_on_a_gpu(monkeypatch):
 
 def test_adaloras_phases():
     options = {"initial": 0.1, "final": 0.5, "interval": 0.001}
-    assert adalora.phases(12, options) == (2, 6, 1)
-    assert adalora.phases(3000, options) == (300, 1500, 3)
+    assert phases(12, options) == (2, 6, 1)
+    assert phases(3000, options) == (300, 1500, 3)
     with pytest.raises(UserError, match="leave no step to prune in a run of 2"):
-        adalora.phases(2, options)
+        phases(2, options)
 
 
 def test_alora_acts_from_the_invocation_on():

@@ -13,7 +13,7 @@ from ablate.adapters.mora import restarts
 from ablate.adapters.mora.relora import ReloraConfig
 from ablate.adapters.mora.remora import RemoraConfig
 from ablate.adapters.mora.restart_layer import RestartLayer
-from ablate.adapters.mora.spec import ROWS
+from ablate.adapters.mora.spec import ROWS, restart_steps
 from ablate.config.schema import Loss
 from ablate.errors import UserError
 from ablate.objective import make_objective
@@ -52,7 +52,7 @@ OPTIONS = {"restarts": 3, "every": None, "rewarmup": 0.4, "floor": 0.0}
     ],
 )
 def test_restart_steps_lie_inside_the_run(steps, changes, expected):
-    assert restarts.restart_steps(steps, OPTIONS | changes) == expected
+    assert restart_steps(steps, OPTIONS | changes) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_restart_steps_lie_inside_the_run(steps, changes, expected):
 )
 def test_a_run_without_a_restart_is_refused(steps, changes, said):
     with pytest.raises(UserError, match=said) as raised:
-        restarts.restart_steps(steps, OPTIONS | changes)
+        restart_steps(steps, OPTIONS | changes)
     assert "\n" not in str(raised.value)
 
 

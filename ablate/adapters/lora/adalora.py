@@ -4,7 +4,6 @@ Delta-W = B diag(E) A. After a warm-up, the entries of E with the lowest importa
 along a cubic schedule until the final rank is reached; the rest of the run trains what remains.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from peft.tuners.adalora import AdaLoraLayer
 from torch import Tensor, nn
 
+from ablate.adapters.lora.spec import phases
 from ablate.adapters.options import Options
-from ablate.errors import UserError
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, StepContext, weight_penalty
 
@@ -59,21 +58,6 @@ def _factors(model: nn.Module) -> Iterator[Tensor]:
 def _deviation(P_RX: Tensor) -> Tensor:
     identity = torch.eye(len(P_RX), device=P_RX.device, dtype=P_RX.dtype)
     return torch.linalg.matrix_norm(P_RX @ P_RX.T - identity)
-
-
-def phases(steps: int, options: Options) -> tuple[int, int, int]:
-    """Return the number of steps before pruning, after it, and between two prunings.
-
-    Raises:
-        UserError: no step is left in which to prune.
-    """
-    initial, final = math.ceil(options["initial"] * steps), math.ceil(options["final"] * steps)
-    if initial >= steps - final:
-        raise UserError(
-            f"adapter.options.initial={options['initial']} final={options['final']}: leave no step "
-            f"to prune in a run of {steps}; train longer or lower them"
-        )
-    return initial, final, max(1, round(options["interval"] * steps))
 
 
 def _set_schedule(config: object, steps: int, options: Options) -> None:

@@ -124,6 +124,21 @@ def _adalora_capacity(rank: int, shapes: Shapes, options: Options) -> dict[str, 
     return {**_adalora(rank, shapes, options), **schedule}
 
 
+def phases(steps: int, options: Options) -> tuple[int, int, int]:
+    """Return the number of steps before pruning, after it, and between two prunings.
+
+    Raises:
+        UserError: no step is left in which to prune.
+    """
+    initial, final = math.ceil(options["initial"] * steps), math.ceil(options["final"] * steps)
+    if initial >= steps - final:
+        raise UserError(
+            f"adapter.options.initial={options['initial']} final={options['final']}: leave no step "
+            f"to prune in a run of {steps}; train longer or lower them"
+        )
+    return initial, final, max(1, round(options["interval"] * steps))
+
+
 # --- KaSA: B diag(s) A on a weight whose r smallest singular values are removed; at least one must
 # remain
 
@@ -247,6 +262,7 @@ ROWS = {
         has_delta=True,
         start="ablate.adapters.lora.starts:adalora",
         hooks="ablate.adapters.lora.adalora:hooks",
+        schedule=phases,
     ),
     # No has_delta: PEFT's matrix does not include the removed singular values.
     "kasa": Method(

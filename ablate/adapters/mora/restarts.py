@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ablate.adapters.mora.restart_layer import RestartLayer
+from ablate.adapters.mora.spec import restart_steps
 from ablate.adapters.options import Options
-from ablate.errors import UserError
 from ablate.streams import Streams
 from ablate.training.hooks import Hooks, StepContext
 
@@ -46,26 +46,6 @@ def hooks(options: Options, streams: Streams) -> Hooks:
             restart(context.model, context.optimizer, streams=streams)
 
     return Hooks(after_backward=after_backward, after_step=after_step)
-
-
-def restart_steps(steps: int, options: Options) -> list[int]:
-    """Return after how many of the `steps` optimizer steps the adapters restart, never at the end.
-
-    Raises:
-        UserError: there is none, so that the method would be its plain form under another name.
-    """
-    if options["every"] is None:
-        stages = options["restarts"] + 1
-        found = {round(i * steps / stages) for i in range(1, stages)} - {0, steps}
-    else:
-        found = set(range(options["every"], steps, options["every"]))
-    if not found:
-        name = "restarts" if options["every"] is None else "every"
-        raise UserError(
-            f"adapter.options.{name}={options[name]}: no restart falls into a run of {steps} "
-            "steps; train longer or restart more often"
-        )
-    return sorted(found)
 
 
 def warmth(step: int, steps: int, options: Options) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from ablate.adapters.lora import spec as lora
 from ablate.adapters.method import Method, Shape, Shapes, lora_count
 from ablate.adapters.options import Option, Options, is_positive, one_of, positive, share, whole
+from ablate.errors import UserError
 
 # Rotation for ranks below this fraction of the model's width, sharing otherwise. The paper states
 # no threshold: it rotates at r = 8 of 4096 (1/512 of the width) and shares at 256 of 4096 and 128
@@ -91,6 +92,26 @@ RESTARTS = {
 }
 
 
+def restart_steps(steps: int, options: Options) -> list[int]:
+    """Return after how many of the `steps` optimizer steps the adapters restart, never at the end.
+
+    Raises:
+        UserError: there is none, so that the method would be its plain form under another name.
+    """
+    if options["every"] is None:
+        stages = options["restarts"] + 1
+        found = {round(i * steps / stages) for i in range(1, stages)} - {0, steps}
+    else:
+        found = set(range(options["every"], steps, options["every"]))
+    if not found:
+        name = "restarts" if options["every"] is None else "every"
+        raise UserError(
+            f"adapter.options.{name}={options[name]}: no restart falls into a run of {steps} "
+            "steps; train longer or restart more often"
+        )
+    return sorted(found)
+
+
 def _remora_arguments(rank: int, shapes: Shapes, options: Options) -> dict[str, Any]:
     return {"r": rank, "groups": options["groups"], "mora_dropout": options["dropout"]}
 
@@ -145,6 +166,7 @@ ROWS = {
         stored=_past,
         has_delta=True,
         hooks="ablate.adapters.mora.restarts:hooks",
+        schedule=restart_steps,
     ),
     "relora": Method(
         paper="2307.05695",
@@ -164,5 +186,6 @@ ROWS = {
         has_factors=True,
         start="ablate.adapters.lora.starts:draw_A",
         hooks="ablate.adapters.mora.restarts:hooks",
+        schedule=restart_steps,
     ),
 }
