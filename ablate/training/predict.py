@@ -24,7 +24,7 @@ from ablate.training.weighed import Weighed
 
 # From this many logits (K * V) on, they are not kept. Tiles take 0.6 to 1.0 of the time on a CPU,
 # but micro models stay below: their numbers stay those of `F.cross_entropy` over all targets.
-TILED_FROM = {"cpu": 2**24, "cuda": 2**24}
+TILED_FROM = 2**24
 
 _scales: WeakKeyDictionary[nn.Module, float | None] = WeakKeyDictionary()
 _observers: WeakKeyDictionary[nn.Module, Callable[["Predicted"], None]] = WeakKeyDictionary()
@@ -96,8 +96,7 @@ def head_input(model: Any, work: Weighed) -> HeadInput | None:
 def _large(model: Any, work: Weighed) -> bool:
     """Return whether the targets' logits are too many to be kept."""
     head = model.get_output_embeddings()
-    least = TILED_FROM.get(work.ids_BL.device.type, TILED_FROM["cpu"])
-    return isinstance(head, nn.Linear) and len(work.index_K) * head.out_features >= least
+    return isinstance(head, nn.Linear) and len(work.index_K) * head.out_features >= TILED_FROM
 
 
 def _forward(model: Any, work: Weighed) -> Tensor:

@@ -1,6 +1,6 @@
 """A 7B Llama on one GPU: whether it fits, and how fast a step is.
 
-    python -m benchmarks.gpu.large [--device cpu --tiny]
+    python -m benchmarks.gpu.large [--device cpu --tiny] [--cases 0 1 2 3]
 
 Full tuning of bf16 weights with `adamw_8bit`, blocks recomputed in the backward pass; the same with
 AdamW's masters and moments on the CPU is left out where the CPU has less than 100 GB free; LoRA r8.
@@ -32,10 +32,12 @@ HOST_BYTES = 100e9  # of masters and moments of 7B parameters, and room
 
 def main() -> None:
     """Report every case."""
-    given = common.arguments(__doc__).parse_args()
+    options = common.arguments(__doc__)
+    options.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)))
+    given = options.parse_args()
     device = torch.device(given.device)
     shape = "tiny" if given.tiny else "7b"
-    for adapter, kind, execution in CASES:
+    for adapter, kind, execution in (CASES[number] for number in given.cases):
         what = {"shape": shape, "adapter": adapter, "optimizer": kind, **execution}
         if execution.get("offload_optimizer") and psutil.virtual_memory().available < HOST_BYTES:
             figures: dict[str, Any] = {"skipped": "less than 100 GB of the CPU's memory are free"}

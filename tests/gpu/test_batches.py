@@ -99,7 +99,7 @@ def test_the_kernel_computes_what_torchs_own_attention_does_row_by_row(
     (out * weights).sum().backward()
     found += [out.detach(), *(x.grad for x in (q, k, v))]
     q, k, v = (x.clone().requires_grad_() for x in states)
-    out = attention._by_length(q, k, v, LENGTHS, 0.0, scaling)
+    out = attention._by_length(q, k, v, attention.Segments(LENGTHS), 0.0, scaling)
     (out * weights).sum().backward()
     expected += [out.detach(), *(x.grad for x in (q, k, v))]
     for one, other in zip(found, expected, strict=True):

@@ -138,7 +138,7 @@ def test_a_model_in_tiles_is_that_with_all_logits(
     work = weigh(part, objective).to(torch.device("cuda"))
     found = []
     for least in (10**9, 0):
-        monkeypatch.setattr(predict, "TILED_FROM", {"cuda": least})
+        monkeypatch.setattr(predict, "TILED_FROM", least)
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             loss = TokenLossModel(model, label_smoothing=0.1)(work, with_grad_norm=True)
         found.append([loss.sums_S, *torch.autograd.grad(loss.total, list(model.parameters()))])

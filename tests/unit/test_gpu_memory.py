@@ -49,6 +49,6 @@ def test_memory_is_what_is_counted(level, layout, on, precision):
 
 
 def test_tiles_begin_where_the_loss_begins_them():
-    assert predict.TILED_FROM["cuda"] == gpu_memory.TILED_FROM
+    assert predict.TILED_FROM == gpu_memory.TILED_FROM
     assert head.TILE["cuda"] == gpu_memory.TILE
     assert gpu_memory.FEWEST_ROWS == head.FEWEST_ROWS

@@ -115,7 +115,7 @@ ADAPTED_HEADS = ("lora-head", "trained-head")
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep no logits, however few they are, and make them in tiles of five rows."""
-    monkeypatch.setattr(predict, "TILED_FROM", {"cpu": 0})
+    monkeypatch.setattr(predict, "TILED_FROM", 0)
     monkeypatch.setattr("ablate.training.head.TILE", {"cpu": 5 * toys.VOCAB})
     monkeypatch.setattr("ablate.training.head.FEWEST_ROWS", 1)
 
@@ -124,7 +124,7 @@ def both_ways(model: Any, work: Weighed, smoothing: float = 0.0) -> tuple[list[T
     """Return the sums and all gradients, from all logits and in tiles."""
     found = []
     for least in (10**9, 0):
-        predict.TILED_FROM["cpu"] = least
+        predict.TILED_FROM = least
         loss = TokenLossModel(model, label_smoothing=smoothing)(work, with_grad_norm=True)
         params = [p for p in model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss.total / 3, params, allow_unused=True)
@@ -180,7 +180,7 @@ def test_few_logits_are_kept_and_many_are_not(monkeypatch: pytest.MonkeyPatch) -
     model, work = toys.llama(), weighed(objective_with("none"))
     size = len(work.index_K) * toys.VOCAB
     for least, kind in ((size, HeadInput), (size + 1, Tensor)):
-        monkeypatch.setattr(predict, "TILED_FROM", {"cpu": least})
+        monkeypatch.setattr(predict, "TILED_FROM", least)
         assert isinstance(predict.predict(model, work), kind)
 
 

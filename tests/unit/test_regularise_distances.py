@@ -185,7 +185,7 @@ def naive_kl(base, model, weight):
     ],
 )
 def test_kl_and_its_gradient(monkeypatch, adapter, embeddings, layout, tiled_from):
-    monkeypatch.setattr("ablate.training.predict.TILED_FROM", {"cpu": tiled_from})
+    monkeypatch.setattr("ablate.training.predict.TILED_FROM", tiled_from)
     uneven = {"masking": toys.masking("none"), "plw": PLW}
     asked = cell(adapter, Regulariser(kl=0.3), embeddings=embeddings, **uneven)
     base, model = toys.llama(), model_of(asked)
