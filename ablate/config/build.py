@@ -92,11 +92,10 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
         try:
             return _convert(option, value, path)
         except UserError as error:
-            last = error
-    if len(options) == 1:
-        raise last
-    names = " or ".join(_describe(option) for option in options)
-    raise UserError(f"{path}={_typed(value)}: must be {names}")
+            if not str(error).startswith(f"{path}="):  # of an entry inside the value
+                raise
+    names = [_describe(option) for option in options] + ["null"] * (len(options) < len(args))
+    raise UserError(f"{path}={_typed(value)}: must be {' or '.join(names)}")
 
 
 def _convert_tuple(args: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -131,4 +130,4 @@ def _describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(str(a) for a in get_args(kind))
     words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    return words.get(kind, "a list")
+    return words.get(kind, "a list" if get_origin(kind) is tuple else "a table")

@@ -5,7 +5,7 @@ plans, status and reports start quickly.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ablate.errors import UserError, unknown
@@ -22,6 +22,11 @@ def require(ok: bool, setting: str, value: object, allowed: str) -> None:
     """Raise the one-line error of a `setting` unless its value is `ok`."""
     if not ok:
         raise UserError(f"{setting}={value}: must be {allowed}")
+
+
+def _or_null(default: object) -> str:
+    """Return what the message of a setting adds whose default is null."""
+    return ", or null" if default is None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +125,15 @@ class Regulariser:
     kl: float = 0.0  # weight of the full-vocabulary KL divergence to the base's predictions
 
     def __post_init__(self) -> None:
+        usual = {own.name: own.default for own in fields(self)}
         for name in ("label_smoothing", "adapter_dropout", "rank_dropout", "attention_dropout"):
             value = getattr(self, name)
             ok = value is None or 0 <= value < 1
-            require(ok, f"regulariser.{name}", value, "in [0, 1)")
+            require(ok, f"regulariser.{name}", value, "in [0, 1)" + _or_null(usual[name]))
         for name in ("weight_decay", "neftune", "minkowski", "kl"):
             value = getattr(self, name)
-            require(value is None or value >= 0, f"regulariser.{name}", value, "at least 0")
+            allowed = "at least 0" + _or_null(usual[name])
+            require(value is None or value >= 0, f"regulariser.{name}", value, allowed)
         ok = self.minkowski_p >= 1
         require(ok, "regulariser.minkowski_p", self.minkowski_p, "at least 1")
 
@@ -186,7 +193,7 @@ class Dataset:
             raise unknown("dataset.template", self.template, [*TEMPLATES, "FILE.yaml"])
         require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
         ok = self.max_rows is None or self.max_rows > 0
-        require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows")
+        require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows, or null for all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +275,16 @@ class Evaluate:
         ok = self.limit is None or self.limit > 0
         require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
         require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
+        require(self.measure_rows > 0, "evaluate.measure_rows", self.measure_rows, "at least 1")
+        most = self.max_new_tokens
+        allowed = "at least 1, or null: as the task says"
+        require(most is None or most > 0, "evaluate.max_new_tokens", most, allowed)
+        shots = self.num_fewshot
+        by_task = shots if isinstance(shots, Mapping) else {"": shots}
+        for task, count in by_task.items():
+            name = f"evaluate.num_fewshot{task and f'.{task}'}"
+            allowed = "at least 0" + ("" if task else ", or null: as the task says")
+            require(count is None or count >= 0, name, count, allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
