@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ablate.evaluate.passes import TOKENS, batches, likelihoods
+from ablate.evaluate.lanes import beside, share
+from ablate.evaluate.passes import TOKENS, batches, likelihoods, of_lanes
 
 CONTEXT, PAD = 0, -1  # segments of a row; its answers are 1, 2, ...
 MOST_ANSWERS = 16  # per row: the mask grows with the square of the row's length
@@ -60,7 +61,6 @@ def rows(pairs: Sequence[tuple[list[int], list[int]]]) -> list[AnswerRow]:
     return found
 
 
-@torch.inference_mode()
 def loglikelihoods(
     model: nn.Module,
     pairs: Sequence[tuple[list[int], list[int]]],
@@ -81,19 +81,32 @@ def loglikelihoods(
     """
     numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     number = [numbers.setdefault((tuple(c), tuple(a)), len(numbers)) for c, a in pairs]
-    distinct = [(list(context), list(answer)) for context, answer in numbers]
-    device = next(model.parameters()).device
-    total = torch.zeros(len(distinct), dtype=torch.float64, device=device)
-    wrong = torch.zeros(len(distinct), dtype=torch.long, device=device)
-    found_rows = rows(distinct)
-    lengths = [row.length for row in found_rows]
-    for some in batches(lengths, rows=batch_size, tokens=batch_tokens):
-        batch = _layout([found_rows[i] for i in some], device)
-        logp_N, first_N = likelihoods(model, _inputs(model, batch), batch.index_N, batch.target_N)
-        total.index_add_(0, batch.request_N, logp_N.double())
-        wrong.index_add_(0, batch.request_N, (~first_N).long())
-    found = list(zip(total.tolist(), (wrong == 0).tolist(), strict=True))
+
+    def run(model: nn.Module, lanes: int) -> list[list[tuple[float, bool]]]:
+        tokens = share(batch_tokens, lanes, next(model.parameters()).device)
+        distinct = [(list(context), list(answer)) for context, answer in numbers]
+        return _by_lane(model, rows(distinct), len(distinct), lanes, rows=batch_size, tokens=tokens)
+
+    found = beside(model, ("choices", tuple(numbers), batch_size, batch_tokens), run)
     return [found[i] for i in number]
+
+
+@torch.inference_mode()
+def _by_lane(
+    model: nn.Module, asked: Sequence[AnswerRow], requests: int, lanes: int, **most: int
+) -> list[list[tuple[float, bool]]]:
+    """Return log-likelihood and greediness of every request for each of the model's lanes."""
+    device = next(model.parameters()).device
+    total = torch.zeros(lanes, requests, dtype=torch.float64, device=device)
+    wrong = torch.zeros(lanes, requests, dtype=torch.long, device=device)
+    for some in batches([row.length for row in asked], **most):
+        batch = _layout([asked[i] for i in some], device)
+        asked_of = _inputs(model, batch), batch.index_N, batch.target_N
+        logp_N, first_N = likelihoods(model, *of_lanes(*asked_of, lanes=lanes))
+        total.index_add_(1, batch.request_N, logp_N.double().view(lanes, -1))
+        wrong.index_add_(1, batch.request_N, (~first_N).long().view(lanes, -1))
+    pairs = zip(total.tolist(), (wrong == 0).tolist(), strict=True)
+    return [list(zip(*pair, strict=True)) for pair in pairs]
 
 
 def _inputs(model: nn.Module, batch: Layout) -> dict[str, Tensor]:

@@ -8,9 +8,11 @@ exact for go through transformers.
 On a GPU nothing waits for the device but every `LOOK_EVERY` tokens, when it is asked which rows
 have ended; see `static`.
 
-Shapes: B rows still running, L length so far, T new tokens, E tokens that end a row, V vocabulary.
+Shapes: B rows in the batch, those of lane 0 first, L length so far, M lanes, T new tokens, E tokens
+that end a row, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from ablate.evaluate.lanes import beside
 from ablate.evaluate.passes import TOKENS, batches
 from ablate.evaluate.shapes import short_ways
 from ablate.evaluate.static import StaticDecoding
@@ -85,7 +88,8 @@ def answers(
         batch_size: prompts a forward pass, at most.
         batch_tokens: tokens that its prompts and answers may have together.
     """
-    decode = greedy if short_ways(model) else _by_transformers
+    in_lanes = functools.partial(greedy, batch_tokens=batch_tokens)
+    decode = in_lanes if short_ways(model) else _by_transformers
     ends = stops if isinstance(stops, Ends) else Ends(tuple(stops))
     found: dict[int, list[int]] = {}
     device = next(model.parameters()).device
@@ -98,7 +102,6 @@ def answers(
     return [found[i] for i in range(len(prompts))]
 
 
-@torch.inference_mode()
 def greedy(
     model: nn.Module,
     ids_BL: Tensor,
@@ -108,6 +111,7 @@ def greedy(
     ends: Ends,
     pad: int = 0,
     look_every: int | None = None,
+    batch_tokens: int = TOKENS,
 ) -> Tensor:
     """Return the most likely tokens after left-padded prompts (B, T), `pad` after a row's end.
 
@@ -119,33 +123,81 @@ def greedy(
         ends: what ends an answer.
         pad: stands behind the end of an answer.
         look_every: tokens between two looks at which rows have ended; `LOOK_EVERY` of the device.
+        batch_tokens: tokens that prompts and answers of all lanes may have together.
     """
     every = look_every or LOOK_EVERY.get(ids_BL.device.type, 1)
+    limits = Limits(max_new, ends, pad, every)
+    length = ids_BL.shape[1] + max_new
+
+    def run(model: nn.Module, lanes: int) -> list[Tensor]:
+        rows = len(ids_BL) if lanes == 1 else max(1, batch_tokens // (lanes * length))
+        parts = zip(ids_BL.split(rows), mask_BL.split(rows), strict=True)
+        made = [_decoded(model, *part, limits, lanes=lanes) for part in parts]
+        new_MBT, size_MB = (torch.cat(tensors, dim=1) for tensors in zip(*made, strict=True))
+        return [
+            new_BT[:, : int(size_B.max())] for new_BT, size_B in zip(new_MBT, size_MB, strict=True)
+        ]
+
+    prompts = (ids_BL.cpu().numpy().tobytes(), mask_BL.cpu().numpy().tobytes())
+    question = ("greedy", *prompts, length, max_new, ends.ids, ends.words, pad, every)
+    return beside(model, question, run)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far prompts are gone on with; see `greedy`."""
+
+    max_new: int
+    ends: Ends
+    pad: int
+    every: int
+
+
+@torch.inference_mode()
+def _decoded(
+    model: nn.Module, ids_BL: Tensor, mask_BL: Tensor, limits: Limits, *, lanes: int
+) -> tuple[Tensor, Tensor]:
+    """Return of each of the model's lanes the tokens (M, B, T) and the sizes of answers (M, B).
+
+    All lanes keep as many rows in the batch: of a lane with fewer running ones also ended ones.
+    """
+    shape, ends, every = (lanes, len(ids_BL), limits.max_new), limits.ends, limits.every
+    ids_BL, mask_BL = (ids_BL.repeat(lanes, 1), mask_BL.repeat(lanes, 1))
     state: _Decoding | StaticDecoding
     if every > 1:
-        state, enough = StaticDecoding(model, ids_BL, mask_BL, max_new), STATIC_COMPACT_BELOW
+        state = StaticDecoding(model, ids_BL, mask_BL, limits.max_new)
+        enough = STATIC_COMPACT_BELOW
     else:
         state, enough = _Decoding(model, ids_BL, mask_BL), COMPACT_BELOW
     stops_E, size = ends.tokens(ids_BL.device), torch.zeros_like(ids_BL[:, 0])
-    new_BT = ids_BL.new_full((len(ids_BL), max_new), pad)
+    new_BT = ids_BL.new_full((len(ids_BL), limits.max_new), limits.pad)
     running = torch.arange(len(ids_BL), device=ids_BL.device)
     done_B = torch.zeros_like(running, dtype=torch.bool)
-    for step in range(max_new):
+    for step in range(limits.max_new):
         next_B = state.next()
-        new_BT[running, step] = next_B.masked_fill(done_B, pad)
+        new_BT[running, step] = next_B.masked_fill(done_B, limits.pad)
         size[running] += (~done_B).long()
         done_B = done_B | (next_B[:, None] == stops_E).any(1)
         if (step + 1) % WORDS_EVERY == 0 and ends.words:
             done_B = done_B | ends.said(new_BT[running, : step + 1])
         if (step + 1) % every:
             continue
-        keep = (~done_B).nonzero()[:, 0]
+        keep = _running(done_B, lanes)
         if not len(keep):
             break
         if len(keep) < enough * len(done_B):
             state.keep(keep)
             running, done_B = running[keep], done_B[keep]
-    return new_BT[:, : int(size.max())]
+    return new_BT.view(shape), size.view(shape[:2])
+
+
+def _running(done_B: Tensor, lanes: int) -> Tensor:
+    """Return the numbers of the rows to go on with: of every lane as many as the most that run."""
+    done_MB = done_B.view(lanes, -1)
+    most = int((~done_MB).sum(1).max())
+    first_MB = done_MB.long().argsort(dim=1, stable=True)[:, :most].sort(dim=1).values
+    starts_M1 = torch.arange(lanes, device=done_B.device)[:, None] * done_MB.shape[1]
+    return (starts_M1 + first_MB).flatten()
 
 
 class _Decoding:

@@ -2,11 +2,10 @@
 
 Every target counts once, with weight 1; position 0 of a row is never a target.
 
-Shapes: B rows, L length, K targets, N rows of the part, R roles.
+Shapes: B rows, L length, K targets, M lanes, N rows of the part, R roles.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 
 from ablate.config.schema import Evaluate, Execution
 from ablate.data.tokenise import Tokenised
-from ablate.evaluate.passes import LOGITS, TOKENS, batches, likelihoods
+from ablate.evaluate.lanes import Same, beside, share
+from ablate.evaluate.passes import LOGITS, TOKENS, batches, likelihoods, of_lanes
 from ablate.evaluate.scores import TaskScore, finite
 from ablate.evaluate.shapes import inner
 from ablate.roles import NAMES, Role
@@ -80,24 +80,40 @@ def row_losses(
 ) -> RowLosses:
     """Return summed losses and target counts of the first `rows` rows, per role."""
     total = len(tokenised) if rows is None else min(rows, len(tokenised))
-    sums_NR = np.zeros((total, len(NAMES)))
-    counts_NR = np.zeros((total, len(NAMES)), dtype=np.int64)
-    # Nearly every token is scored: what goes through the head at once is bounded too.
-    tokens = min(batch_tokens, LOGITS // _vocabulary(model))
-    lengths = tokenised.lengths[:total].tolist()
     training = model.training
     model.eval()
-    for some in batches(lengths, rows=batch_size, tokens=tokens):
-        sums_NR[some], counts_NR[some] = _batch_losses(model, [tokenised.row(i) for i in some])
+
+    def run(model: nn.Module, lanes: int) -> list[RowLosses]:
+        # Nearly every token is scored: what goes through the head at once is bounded too.
+        tokens = min(batch_tokens, LOGITS // _vocabulary(model))
+        tokens = share(tokens, lanes, next(model.parameters()).device)
+        parts = batches(tokenised.lengths[:total].tolist(), rows=batch_size, tokens=tokens)
+        return _by_lane(model, tokenised, list(parts), lanes)
+
+    question = ("heldout", Same(tokenised), total, batch_size, batch_tokens)
+    found = beside(model, question, run)
     model.train(training)
-    return RowLosses(sums_NR, counts_NR)
+    return found
+
+
+def _by_lane(
+    model: nn.Module, tokenised: Tokenised, parts: list[list[int]], lanes: int
+) -> list[RowLosses]:
+    """Return the losses of the rows of all batches `parts` for each of the model's lanes."""
+    total = sum(map(len, parts))
+    sums_MNR = np.zeros((lanes, total, len(NAMES)))
+    counts_NR = np.zeros((total, len(NAMES)), dtype=np.int64)
+    for some in parts:
+        rows = [tokenised.row(i) for i in some]
+        sums_MNR[:, some], counts_NR[some] = _batch_losses(model, rows, lanes)
+    return [RowLosses(sums_NR, counts_NR) for sums_NR in sums_MNR]
 
 
 @torch.inference_mode()
 def _batch_losses(
-    model: nn.Module, some: list[tuple[np.ndarray, np.ndarray]]
+    model: nn.Module, some: list[tuple[np.ndarray, np.ndarray]], lanes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums and counts (B, R) of rows given as ids and roles, longest first.
+    """Return sums (M, B, R) and counts (B, R) of rows given as ids and roles, longest first.
 
     Padding is on the right, where causal attention never looks, so no mask is needed.
     """
@@ -110,28 +126,32 @@ def _batch_losses(
     roles_BL[:, 0] = Role.PAD  # never a target
     targets_BLR = roles_BL[:, :, None] == np.arange(len(NAMES))
     targets_BLR[:, :, Role.PAD] = False
-    losses_BL = _losses(model, torch.from_numpy(ids_BL).to(device), roles_BL != Role.PAD)
-    return cast(np.ndarray, np.einsum("bl,blr->br", losses_BL, targets_BLR)), targets_BLR.sum(1)
+    read_BL = torch.from_numpy(ids_BL).to(device)
+    losses_MBL = _losses(model, read_BL, roles_BL != Role.PAD, lanes)
+    sums_MBR = np.stack([np.einsum("bl,blr->br", each, targets_BLR) for each in losses_MBL])
+    return sums_MBR, targets_BLR.sum(1)
 
 
-def _losses(model: nn.Module, ids_BL: Tensor, target_BL: np.ndarray) -> np.ndarray:
-    """Return the loss of every target in nats (B, L), float64; 0 elsewhere or what does not count.
+def _losses(model: nn.Module, ids_BL: Tensor, target_BL: np.ndarray, lanes: int) -> np.ndarray:
+    """Return the loss of every target in nats by lane (M, B, L), float64; 0 of what does not count.
 
     Where logits are few all are made: numbers on a CPU stay what they were to the last digit.
     """
-    losses_BL = np.zeros(target_BL.shape)
-    if ids_BL.numel() * _vocabulary(model) < WHOLE.get(ids_BL.device.type, 0):
-        logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
+    losses_MBL = np.zeros((lanes, *target_BL.shape))
+    if ids_BL.numel() * lanes * _vocabulary(model) < WHOLE.get(ids_BL.device.type, 0):
+        all_BL = ids_BL.repeat(lanes, 1)
+        logits_BLV = model(input_ids=all_BL, use_cache=False).logits
         logits_BLV = logits_BLV[:, -ids_BL.shape[1] :]  # behind the virtual tokens of a prompt
         logits_BVL = logits_BLV[:, :-1].float().transpose(1, 2)
-        made_BL = F.cross_entropy(logits_BVL, ids_BL[:, 1:], reduction="none")
-        losses_BL[:, 1:] = made_BL.double().cpu().numpy()
-        return losses_BL
+        made_BL = F.cross_entropy(logits_BVL, all_BL[:, 1:], reduction="none")
+        losses_MBL[:, :, 1:] = made_BL.double().cpu().numpy().reshape(lanes, len(ids_BL), -1)
+        return losses_MBL
     target_K = torch.from_numpy(np.flatnonzero(target_BL)).to(ids_BL.device)
     inputs = {"input_ids": ids_BL}
-    made_K, _ = likelihoods(model, inputs, target_K - 1, ids_BL.flatten()[target_K])
-    losses_BL[target_BL] = -made_K.double().cpu().numpy()
-    return losses_BL
+    asked = of_lanes(inputs, target_K - 1, ids_BL.flatten()[target_K], lanes=lanes)
+    made_K, _ = likelihoods(model, *asked)
+    losses_MBL[:, target_BL] = -made_K.double().cpu().numpy().reshape(lanes, -1)
+    return losses_MBL
 
 
 def _vocabulary(model: nn.Module) -> int:

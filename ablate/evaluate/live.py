@@ -204,6 +204,7 @@ class LiveLM(HFLM):
             max_new=max_length - context.shape[1],
             ends=ends,
             pad=self.tokenizer.pad_token_id,
+            batch_tokens=self._tokens,
         )
         return torch.cat([context, new_BT], dim=1)
 

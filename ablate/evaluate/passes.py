@@ -54,6 +54,17 @@ def likelihoods(
     return torch.cat(logs), torch.cat(first)
 
 
+def of_lanes(
+    inputs: dict[str, Tensor], index_N: Tensor, targets_N: Tensor, *, lanes: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return what `likelihoods` takes for as many lanes that are asked the same, lane 0 first."""
+    if lanes == 1:
+        return inputs, index_N, targets_N
+    starts = torch.arange(lanes, device=index_N.device)[:, None] * inputs["input_ids"].numel()
+    rows = {name: each.repeat(lanes, *[1] * (each.ndim - 1)) for name, each in inputs.items()}
+    return rows, (starts + index_N).flatten(), targets_N.repeat(lanes)
+
+
 def _read(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     logs_NV = logits_NV.float().log_softmax(-1)
     return logs_NV.gather(1, targets_N[:, None])[:, 0], logits_NV.argmax(-1) == targets_N

@@ -3,7 +3,7 @@
 python -m benchmarks.gpu.lanes [--device cpu --tiny]
 
 Each cell has its own PLW and learning rate. One after another: one cell is trained and its time
-taken times their number, its model built before.
+taken times their number, its model built before. Scoring: `benchmarks.gpu.lanes_scored`.
 """
 
 import gc
@@ -22,12 +22,15 @@ from ablate.training.lanes.stack import shell
 from benchmarks.gpu import common
 
 WARM = 2  # steps that are not timed, in a run of their own
-CASES = (  # shape, cells, rows a step, steps, precision of the base
-    ("1b", 16, 4, 10, "bf16"),
-    ("micro", 64, 16, 10, "fp32"),
+CASES = (  # shape, cells, rows a step, steps, precision of the base, whether blocks are recomputed
+    ("1b", 4, 4, 10, "bf16", False),
+    ("1b", 8, 4, 10, "bf16", False),
+    ("1b", 16, 4, 10, "bf16", False),
+    ("1b", 16, 4, 10, "bf16", True),
+    ("micro", 64, 16, 10, "fp32", False),
 )
-CPU_CASES = (("micro", 16, 16, 10, "fp32"),)  # in processor time: other processes may run
-TINY = (("tiny", 4, 4, 3, "fp32"), ("tiny", 8, 4, 3, "fp32"))
+CPU_CASES = (("micro", 16, 16, 10, "fp32", False),)  # in processor time: other processes may run
+TINY = (("tiny", 4, 4, 3, "fp32", False), ("tiny", 8, 4, 3, "fp32", True))
 
 
 def cells(count: int, *, steps: int, batch: int, precision: str) -> list[tuple[Train, Any]]:
@@ -49,8 +52,11 @@ def main() -> None:
     on_cpu = device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
     chosen_cases = TINY if options.tiny else CPU_CASES if on_cpu else CASES
-    execution = Execution(device=options.device, layout="auto" if on_cpu else "padded")
-    for shape, count, batch, steps, precision in chosen_cases:
+    for shape, count, batch, steps, precision, recomputed in chosen_cases:
+        execution = Execution(
+            device=options.device, layout="auto" if on_cpu else "padded",
+            gradient_checkpointing=recomputed,
+        )  # fmt: skip
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         base = common.llama(shape, device, dtype).requires_grad_(False)
         data = common.rows(512, common.SHAPES[shape]["vocab_size"], longest=512)
@@ -82,7 +88,7 @@ def main() -> None:
                 gc.collect()
         common.report(
             options.out, device, f"lanes {shape} x {count}", shape=shape, cells=count, rows=batch,
-            steps=steps, base=precision, seconds_a_cell_alone=found["alone"],
+            steps=steps, base=precision, recomputed=recomputed, seconds_a_cell_alone=found["alone"],
             seconds_a_cell_in_lanes=found["lanes"] / count,
             times_the_cells_an_hour=found["alone"] * count / found["lanes"],
             gib_alone=found["alone_gib"], gib_lanes=found["lanes_gib"],

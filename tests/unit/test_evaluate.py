@@ -703,7 +703,7 @@ class Waits(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        self.count += func.overloadpacket.__name__ in ("item", "_local_scalar_dense", "nonzero")
         return func(*args, **(kwargs or {}))
 
 

@@ -112,6 +112,14 @@ class Form:
             parameter.data = piece.clone(memory_format=torch.contiguous_format)
             parameter.grad = None
 
+    def settle(self) -> None:
+        """Give the parts copies of the numbers, without gradients; each model owns its weights."""
+        for lane in range(len(self.models)):
+            self.release(lane)
+        self.grads_NP = self.grads_NP[:, :0]
+        for slot in self.slots:
+            setattr(self.parts[slot.layer], slot.name, slot.of(self.rows_NP))
+
     def _slots(self, every: Sequence[dict[str, Any]]) -> tuple[list[Slot], int, int]:
         """Return the slots, matrices before vectors, the size of the matrices and of a row."""
         shapes: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -223,6 +231,11 @@ class Stack:
     def release(self) -> None:
         """Give every lane's model storage of its own."""
         self.keep([])
+
+    def settle(self) -> None:
+        """Let the stacked model compute with copies of the current numbers, without gradients."""
+        for one in self.forms:
+            one.settle()
 
     @torch.no_grad()
     def clip(self, limits: Sequence[float]) -> Tensor:
