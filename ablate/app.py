@@ -35,6 +35,7 @@ from ablate.progress import Shown
 from ablate.results.store import Store
 from ablate.sweep import Launch, Outcome, Workers, carry_out, work
 from ablate.terminal import CONSOLE, duration
+from ablate.training.stop import STATUS, Stopped
 
 FAILURES = 10  # failed runs that are named
 
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
         application()
     except UserError as error:
         return refuse(error)
+    except Stopped as stop:
+        print(f"ablate: {stop.line}", file=sys.stderr)
+        return STATUS
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:

@@ -70,6 +70,7 @@ def unscored(cell: Cell, identity: Identity, model: nn.Module, course: Result) -
             "packages": provenance.packages(),
             "hardware": _hardware(model),
             "lanes": course.lanes,
+            "resumed": course.resumed,  # after which steps training went on from a checkpoint
         },
         "scores": [],
         "score_keys": [],

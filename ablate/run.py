@@ -36,6 +36,8 @@ from ablate.results.log import logged, say
 from ablate.results.record import RECORD
 from ablate.results.store import Store
 from ablate.streams import Streams
+from ablate.training import stop
+from ablate.training.checkpoints.keeper import Checkpoints
 from ablate.training.history import Diverged, Entry, Result, check_same
 from ablate.training.hooks import combine
 from ablate.training.loop import train
@@ -71,7 +73,10 @@ def run_cells(
         with store.writing(key) as draft, logged(draft / LOG):
             ready(missing)  # raises before training where a benchmark cannot be loaded
             keep = functools.partial(store.keep_trained, key, draft)
-            model, history = _safe(cell, identity, draft=draft, keep=keep, beside=beside)
+            checkpoints = _checkpoints(cell, store.checkpoints(key))
+            model, history = _safe(
+                cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=checkpoints
+            )
             record = json.loads((draft / RECORD).read_text())
             record, scores = _scored(record, model, history, missing)
             recording.write(record, scores, draft)
@@ -93,6 +98,7 @@ def _safe(
     draft: Path,
     keep: Callable[[], None],
     beside: Trained | None,
+    checkpoints: Checkpoints | None,
 ) -> tuple[nn.Module, list[Entry]]:
     """Return the trained model and its history, once `draft` has them and `keep` has kept it.
 
@@ -101,12 +107,21 @@ def _safe(
     if (draft / RECORD).exists() and beside is None:
         say("trained by an earlier attempt, which ended while it was scored")
         return restored(cell, draft)
-    model, course = beside or _trained(cell, identity, tokenised(cell, "train"))
+    model, course = beside or _trained(
+        cell, identity, tokenised(cell, "train"), checkpoints=checkpoints
+    )
     if isinstance(course, Diverged):
         raise course
     if not (draft / RECORD).exists():
         _keep(model, course, cell, identity, draft=draft, keep=keep)
+    stop.check("stopped before what is trained was scored")
     return model, course.history
+
+
+def _checkpoints(cell: Cell, folder: Path) -> Checkpoints | None:
+    """Return the checkpoints that a cell writes into `folder`, if it does."""
+    minutes, kept = cell.execution.checkpoint_minutes, cell.execution.checkpoints_kept
+    return None if minutes is None else Checkpoints(folder, minutes, kept)
 
 
 def keep_beside(cell: Cell, key: str, store: Store, trained: Trained) -> None:
@@ -185,7 +200,9 @@ def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wan
     return list(found.values())
 
 
-def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module, Result]:
+def _trained(
+    cell: Cell, identity: Identity, data: Tokenised, *, checkpoints: Checkpoints | None = None
+) -> tuple[nn.Module, Result]:
     """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
@@ -197,7 +214,8 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
     if lost := rows_lost(cell, data.summary, positions=identity.files.max_positions):
         say(f"dataset={label(cell.dataset)}: {lost}")
     computing = computing_in(model, cell.train.precision)
-    with computing, regularised(model, cell, streams=streams) as held:
+    stopping = stop.stopping_on_signals()
+    with computing, regularised(model, cell, streams=streams) as held, stopping:
         course = train(
             model,
             data,
@@ -211,6 +229,7 @@ def _trained(cell: Cell, identity: Identity, data: Tokenised) -> tuple[nn.Module
                 seed=streams.seed("rounding"),
                 offload=cell.execution.offload_optimizer,
             ),
+            checkpoints=checkpoints,
         )
     say(f"trained {len(course.history)} steps in {course.train_seconds:.1f} s")
     return model, course

@@ -8,7 +8,7 @@ from ablate.adapters.method import load_attribute
 from ablate.adapters.start import decays_to_start
 from ablate.config.schema import Cell
 from ablate.streams import Streams
-from ablate.training.hooks import NO_HOOKS, Hooks, StepContext, combine
+from ablate.training.hooks import NO_HOOKS, Hooks, Memory, StepContext, combine
 
 
 def hooks(cell: Cell, *, streams: Streams) -> Hooks:
@@ -46,4 +46,12 @@ def decay_to_start() -> Hooks:
                 if parameter in starts and parameter.grad is not None:  # else it did not decay
                     parameter.add_(starts[parameter], alpha=share)
 
-    return Hooks(after_backward=after_backward, after_step=after_step)
+    def read(model: nn.Module) -> dict[str, Tensor]:
+        return {name: starts[p] for name, p in model.named_parameters() if p in starts}
+
+    def write(model: nn.Module, held: dict[str, Tensor]) -> None:
+        own = dict(model.named_parameters())
+        starts.update((own[name], start) for name, start in held.items())
+
+    memories = (Memory(read, write),)
+    return Hooks(after_backward=after_backward, after_step=after_step, memories=memories)

@@ -4,6 +4,7 @@ A value out of range is one line that names the setting. Nothing here imports to
 plans, status and reports start quickly.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -304,10 +305,17 @@ class Execution:
     eval_batch_size: int = 64  # rows a forward pass of scoring, at most
     eval_batch_tokens: int = 2**15  # its tokens, at most: long prompts come in small batches
     keep_weights_mb: float = 64.0  # trained weights up to this size stay beside the record
+    checkpoint_minutes: float | None = 30.0  # of training between two checkpoints; None: no such
+    checkpoints_kept: int = 2  # of a run under way; a recorded one has none
 
     def __post_init__(self) -> None:
         ok = self.keep_weights_mb >= 0
         require(ok, "execution.keep_weights_mb", self.keep_weights_mb, "at least 0")
+        minutes = self.checkpoint_minutes
+        ok = minutes is None or 0 <= minutes < math.inf
+        require(ok, "execution.checkpoint_minutes", minutes, "at least 0, or null for none")
+        ok = self.checkpoints_kept > 0
+        require(ok, "execution.checkpoints_kept", self.checkpoints_kept, "at least 1")
         require(self.threads > 0, "execution.threads", self.threads, "at least 1")
         rows = self.micro_batch_size
         ok = rows is None or rows == "auto" or (isinstance(rows, int) and rows > 0)

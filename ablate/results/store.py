@@ -4,6 +4,7 @@
     OUT/failures/<train_key>-<n>.json    an error; never in place of a record
     OUT/claims/<train_key>               locked by the worker that trains it
     OUT/trained/<train_key>/             a run that is trained and not yet scored
+    OUT/checkpoints/<train_key>/         what a run that still trains goes on from
 
 What took long is safe before what may fail: a run that is trained stays under `trained/` until its
 record is written, so an attempt that ends while it is scored costs the scores alone.
@@ -42,6 +43,7 @@ class Store:
         self.failed = out / "failures"
         self.claims = out / "claims"
         self.trained = out / "trained"
+        self.checkpointed = out / "checkpoints"
 
     def prepare(self) -> None:
         """Make the folders and remove drafts that a killed writer left.
@@ -59,11 +61,11 @@ class Store:
         self.clear_drafts()
 
     def clear_drafts(self) -> None:
-        """Remove the drafts of writers that were killed, and trained states that have a record."""
+        """Remove the drafts of writers that were killed, and what was kept of recorded runs."""
         for draft in (*self.cells.glob(".tmp-*"), *self.trained.glob(".tmp-*")):
             if _abandoned(draft):
                 shutil.rmtree(draft, ignore_errors=True)
-        for state in self.trained.glob("[!.]*"):
+        for state in (*self.trained.glob("[!.]*"), *self.checkpointed.glob("*")):
             if (self.folder(state.name) / RECORD).exists():
                 self._forget(state.name)
 
@@ -130,8 +132,13 @@ class Store:
         """Return whether an attempt at `key` ended after training and before its record."""
         return (self.trained / key).exists()
 
+    def checkpoints(self, key: str) -> Path:
+        """Return the folder of the checkpoints of `key`, which its record makes needless."""
+        return self.checkpointed / key
+
     def _forget(self, key: str) -> None:
-        """Remove what `keep_trained` kept, in one step."""
+        """Remove what `keep_trained` kept, in one step, and checkpoints."""
+        shutil.rmtree(self.checkpoints(key), ignore_errors=True)
         if self.is_trained(key):
             gone = self.trained / f".tmp-{key}-{os.getpid()}"
             with contextlib.suppress(OSError):

@@ -27,6 +27,9 @@ SMALLEST = 4096  # tensors below this size keep their moments in fp32, as in the
 CHUNK = 2**24  # numbers updated at once, a multiple of BLOCK: bounds the temporaries in fp32
 DECADES = 7
 
+# A moment of one parameter: `codes` and `scales_B`, or `exact_N` where it is small.
+Moment = dict[str, Tensor]
+
 
 def adamw_8bit(
     model: nn.Module, settings: Train, options: Mapping[str, Any]
@@ -67,7 +70,7 @@ class AdamW8bit(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
-            state["moments"] = (_Moment(parameter, signed=True), _Moment(parameter, signed=False))
+            state["moments"] = (_zero(parameter, signed=True), _zero(parameter, signed=False))
             parameter.data = parameter.data.contiguous()
         state["step"] += 1
         number = int(state["step"])
@@ -82,6 +85,12 @@ class AdamW8bit(torch.optim.Optimizer):
             rounds = parameter.dtype == torch.bfloat16
             value_N[part] = stochastically_rounded(new_N, generator) if rounds else new_N
 
+    @property
+    def draws(self) -> list[Generator]:
+        """The generators of its rounding, one for each device that holds weights."""
+        every = (p.device for group in self.param_groups for p in group["params"])
+        return [self._generator(device) for device in dict.fromkeys(every)]
+
     def _generator(self, device: torch.device) -> Generator:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
@@ -91,7 +100,7 @@ class AdamW8bit(torch.optim.Optimizer):
 def _updated(
     value_N: Tensor,
     gradient_N: Tensor,
-    moments: tuple["_Moment", "_Moment"],
+    moments: tuple[Moment, Moment],
     part: slice,
     *,
     number: int,
@@ -100,45 +109,42 @@ def _updated(
     """Return the weights after AdamW's step `number` (from 1); the moments are updated."""
     (one, two), rate = group["betas"], group["lr"]
     first, second = moments
-    first_N = first.read(part).lerp_(gradient_N, 1 - one)
-    second_N = second.read(part).mul_(two).addcmul_(gradient_N, gradient_N, value=1 - two)
-    first.write(part, first_N)
-    second.write(part, second_N)
+    first_N = _read(first, part, signed=True).lerp_(gradient_N, 1 - one)
+    second_N = _read(second, part, signed=False).mul_(two)
+    second_N.addcmul_(gradient_N, gradient_N, value=1 - two)
+    _write(first, part, first_N, signed=True)
+    _write(second, part, second_N, signed=False)
     divisor_N = second_N.sqrt_().div_(math.sqrt(1 - two**number)).add_(group["eps"])
     value_N = value_N * (1 - rate * group["weight_decay"])
     return value_N.addcdiv_(first_N, divisor_N, value=-rate / (1 - one**number))
 
 
-class _Moment:
-    """A moment of one parameter, in 8 bits where it is large enough."""
+def _zero(parameter: Tensor, *, signed: bool) -> Moment:
+    """Return a moment of zero, in 8 bits where the parameter is large enough."""
+    size, device = parameter.numel(), parameter.device
+    if size < SMALLEST:
+        return {"exact_N": torch.zeros(size, device=device)}
+    shape, zero = (-(-size // BLOCK), BLOCK), code_of_zero(signed)
+    codes = torch.full(shape, zero, dtype=torch.uint8, device=device)
+    return {"codes": codes, "scales_B": torch.zeros(shape[0], device=device)}
 
-    def __init__(self, parameter: Tensor, *, signed: bool) -> None:
-        size, device = parameter.numel(), parameter.device
-        self.signed, self.exact_N = signed, None
-        if size < SMALLEST:
-            self.exact_N = torch.zeros(size, device=device)
-            return
-        blocks = -(-size // BLOCK)
-        zero = code_of_zero(signed)
-        self.codes = torch.full((blocks, BLOCK), zero, dtype=torch.uint8, device=device)
-        self.scales_B = torch.zeros(blocks, device=device)
 
-    def read(self, part: slice) -> Tensor:
-        """Return the numbers of a part that begins with a block, as a new tensor in fp32."""
-        if self.exact_N is not None:
-            return self.exact_N[part].clone()
-        blocks = _blocks(part)
-        values = dequantised(self.codes[blocks], self.scales_B[blocks], signed=self.signed)
-        return values.view(-1)[: part.stop - part.start]
+def _read(moment: Moment, part: slice, *, signed: bool) -> Tensor:
+    """Return the numbers of a part that begins with a block, as a new tensor in fp32."""
+    if "exact_N" in moment:
+        return moment["exact_N"][part].clone()
+    blocks = _blocks(part)
+    values = dequantised(moment["codes"][blocks], moment["scales_B"][blocks], signed=signed)
+    return values.view(-1)[: part.stop - part.start]
 
-    def write(self, part: slice, values_N: Tensor) -> None:
-        """Store the numbers of a part that begins with a block."""
-        if self.exact_N is not None:
-            self.exact_N[part] = values_N
-            return
-        blocks = _blocks(part)
-        codes, scales_B = quantised(values_N, signed=self.signed)
-        self.codes[blocks], self.scales_B[blocks] = codes, scales_B
+
+def _write(moment: Moment, part: slice, values_N: Tensor, *, signed: bool) -> None:
+    """Store the numbers of a part that begins with a block."""
+    if "exact_N" in moment:
+        moment["exact_N"][part] = values_N
+        return
+    blocks = _blocks(part)
+    moment["codes"][blocks], moment["scales_B"][blocks] = quantised(values_N, signed=signed)
 
 
 def _blocks(part: slice) -> slice:

@@ -46,6 +46,7 @@ class Result:
     peak_mb: float = 0.0  # accelerator memory, or the process's resident memory on a CPU
     micro_batch_tokens: int = 0  # of the largest forward pass, padding included
     out_of_memory: int = 0  # how often a step was taken again in smaller micro-batches
+    resumed: list[int] = field(default_factory=list)  # after which steps a checkpoint was read
 
     def add(self, entry: Entry, memory_mb: float) -> None:
         """Append a step to the history and to the totals."""

@@ -7,6 +7,7 @@ that train in several passes `stages`.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,18 @@ def _one_stage(model: nn.Module, steps: Steps) -> Iterable[Steps]:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a hook keeps from one step to the next: how checkpoints read it and set it again.
+
+    read: returns it as a tree of dictionaries, lists, plain values and tensors.
+    write: sets it to such a tree, after the model's tensors were set; the hook is as it was made.
+    """
+
+    read: Callable[[nn.Module], Any]
+    write: Callable[[nn.Module, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Hooks:
     """The five points at which a method may act during training; each does nothing by default.
 
@@ -55,6 +68,7 @@ class Hooks:
     before_forward: called before the forward pass of each micro-batch.
     draws: the generators that `before_forward` and `extra_loss` draw from. A step that is taken
         again, since memory ran out, starts from the states that they had before it.
+    memories: what the hooks keep between steps, beside the states of `draws`.
     """
 
     extra_loss: Callable[[StepContext], Tensor | float] = _no_loss
@@ -63,6 +77,7 @@ class Hooks:
     stages: Callable[[nn.Module, Steps], Iterable[Steps]] = _one_stage
     before_forward: Callable[[StepContext], None] = _nothing
     draws: Sequence[Generator] = ()
+    memories: Sequence[Memory] = ()
 
 
 NO_HOOKS = Hooks()
@@ -112,4 +127,5 @@ def combine(*several: Hooks) -> Hooks:
 
     stages = staged[0] if staged else _one_stage
     draws = [generator for one in several for generator in one.draws]
-    return Hooks(extra_loss, after_backward, after_step, stages, before_forward, draws)
+    memories = [memory for one in several for memory in one.memories]
+    return Hooks(extra_loss, after_backward, after_step, stages, before_forward, draws, memories)

@@ -30,6 +30,8 @@ from ablate.models.load import checkpointing, device_of
 from ablate.objective import Objective, supervised
 from ablate.streams import Streams
 from ablate.training import layout, optim
+from ablate.training.checkpoints.keeper import Checkpoints, Keeper
+from ablate.training.checkpoints.snapshot import Place, Underway
 from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks
 from ablate.training.ledger import Ledger
@@ -63,6 +65,7 @@ def train(
     hooks: Hooks = NO_HOOKS,
     make_optimizer: optim.Maker | None = None,
     tick: Callable[[int, int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Result:
     """Train `model` in place on `tokenised` and return the history of the run.
 
@@ -77,8 +80,10 @@ def train(
         hooks: of the adapter and of the regularisers.
         make_optimizer: makes the optimizer; by default AdamW.
         tick: called after each step with the number of steps done and of all steps of the stage.
+        checkpoints: where the run goes on from, and what is written on the way; by default none.
 
     Raises:
+        Stopped: it was asked to stop, and did after a step.
         UserError: no target has a weight, or no parameter is trained.
         Diverged: a loss or a gradient norm is not finite.
     """
@@ -92,28 +97,38 @@ def train(
     steps = batches.order(tokenised, train=settings, generator=streams.numpy("order"))
     alone = accelerator.num_processes == 1 and objective.scope != "microbatch"
     space = room(model, execution, settings, longest=longest, may_shrink=alone)
-    make = _maker(tokenised, objective, execution, streams)
+    permute = streams.numpy("permute")
+    make = _maker(tokenised, objective, execution, permute)
     passes = Passes(model, make, objective, settings, hooks, accelerator, space)
     result, started = Result(), time.perf_counter()
     ledger = Ledger(result, device, functools.partial(memory_mb, device))
     dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
-    taken = 0
+    underway = Underway(model, steps, hooks, permute=permute, room=space, result=result)
+    single = accelerator.num_processes == 1
+    keeper = Keeper(checkpoints if single else None, underway, ledger, device)
+    saved = keeper.newest()
+    place = Place(**saved["place"]) if saved else Place()
     with _training(model, execution, accelerator, segments=segments), dropout, _told(ledger):
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
+            if stage < place.stage:
+                continue
             optimizer = optim.optimizer(model, settings, make_optimizer)
             wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
             wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
             schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
             params = optim.trainable(wrapped)
-            for number, rows in enumerate(stage_steps):
-                place = (number, len(stage_steps))
-                passed = passes(wrapped, optimizer, rows, place, share=shares(taken))
+            if saved:
+                underway.restore(saved, optimizer.optimizer, schedule, device)
+                started, saved = time.perf_counter() - result.train_seconds, None
+            for number in range(place.done if stage == place.stage else 0, len(stage_steps)):
+                rows, at = stage_steps[number], (number, len(stage_steps))
+                passed = passes(wrapped, optimizer, rows, at, share=shares(place.taken))
                 hooks.after_backward(passed.context)
                 norm = accelerator.clip_grad_norm_(params, settings.clip or math.inf)
-                taken += 1
+                place = Place(stage, number + 1, place.taken + 1)
                 entry = functools.partial(
                     _entry,
-                    taken,
+                    place.taken,
                     stage,
                     lr=float(optimizer.param_groups[0]["lr"]),
                     counts=passed.counts,
@@ -126,6 +141,8 @@ def train(
                 schedule.step()
                 if tick:
                     tick(number + 1, len(stage_steps))
+                part = (optimizer.optimizer, schedule)
+                started += keeper.after_step(place, *part, time.perf_counter() - started)
             ledger.write()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -135,10 +152,11 @@ def train(
 
 
 def _maker(
-    tokenised: Tokenised, objective: Objective, execution: Execution, streams: Streams
+    tokenised: Tokenised,
+    objective: Objective,
+    execution: Execution,
+    permute: np.random.Generator,
 ) -> Maker:
-    permute = streams.numpy("permute")
-
     def make(rows: np.ndarray, tokens: int | None) -> list[Batch]:
         return batches.micro_batches(
             tokenised,

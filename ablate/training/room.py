@@ -93,16 +93,22 @@ class Draws:
 
     def __init__(self, device: torch.device, own: Sequence[Generator]) -> None:
         """Keep the states of torch's global generators and of the hooks' `own`."""
-        self._generators = [torch.default_generator, *own]
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            self._generators.append(torch.cuda.default_generators[index])
+        self._generators = generators(device, own)
         self._states: list[Tensor] = [g.get_state() for g in self._generators]
 
     def restore(self) -> None:
         """Set the generators back."""
         for generator, state in zip(self._generators, self._states, strict=True):
             generator.set_state(state)
+
+
+def generators(device: torch.device, own: Sequence[Generator]) -> list[Generator]:
+    """Return what a run on `device` draws from: torch's global generators and the hooks' own."""
+    found = [torch.default_generator, *own]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        found.append(torch.cuda.default_generators[index])
+    return found
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -240,7 +240,7 @@ def test_state_in_8_bits_has_the_size_of_the_row():
     weight.grad = torch.ones_like(weight)
     made.step()
     moments = made.state[weight]["moments"]
-    held = sum(m.codes.nbytes + m.scales_B.nbytes for m in moments)
+    held = sum(m["codes"].nbytes + m["scales_B"].nbytes for m in moments)
     assert held / weight.numel() == OPTIMIZERS["adamw_8bit"].state
     factored = optim.adafactor(
         nn.Linear(4096, 8, bias=False), toys.train_settings(), {"clip_threshold": 1.0, "decay": 0.8}

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from ablate.adapters.lora.spec import phases
 from ablate.adapters.options import Options
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext, weight_penalty
+from ablate.training.hooks import Hooks, Memory, StepContext, weight_penalty
 
 ADAPTER = "default"
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's allocator, by parameter
+SCHEDULE = ("total_step", "tinit", "tfinal", "deltaT", "rank_pattern")  # of the configuration
 
 
 def hooks(options: Options, streams: Streams) -> Hooks:
@@ -37,7 +39,7 @@ def hooks(options: Options, streams: Streams) -> Hooks:
         tuner.update_and_allocate(context.step + 1)
 
     penalty = weight_penalty(lambda model: weight * orthogonality(model) if weight else 0.0)
-    return replace(penalty, after_step=after_step)
+    return replace(penalty, after_step=after_step, memories=(Memory(_read, _write),))
 
 
 def orthogonality(model: nn.Module) -> Tensor:
@@ -58,6 +60,22 @@ def _factors(model: nn.Module) -> Iterator[Tensor]:
 def _deviation(P_RX: Tensor) -> Tensor:
     identity = torch.eye(len(P_RX), device=P_RX.device, dtype=P_RX.dtype)
     return torch.linalg.matrix_norm(P_RX @ P_RX.T - identity)
+
+
+def _read(model: nn.Module) -> dict[str, Any]:
+    """Return the importance of every entry so far, the ranks chosen last, and the schedule."""
+    tuner: Any = model.base_model
+    held = {name: getattr(tuner.rankallocator, name) for name in IMPORTANCE}
+    config = tuner.peft_config[ADAPTER]
+    return held | {"config": {name: getattr(config, name) for name in SCHEDULE}}
+
+
+def _write(model: nn.Module, held: dict[str, Any]) -> None:
+    tuner: Any = model.base_model
+    for name in IMPORTANCE:
+        setattr(tuner.rankallocator, name, held[name])
+    for name, value in held["config"].items():
+        setattr(tuner.peft_config[ADAPTER], name, value)
 
 
 def _set_schedule(config: object, steps: int, options: Options) -> None:

@@ -16,7 +16,7 @@ from ablate.adapters.mora.restart_layer import RestartLayer
 from ablate.adapters.mora.spec import restart_steps
 from ablate.adapters.options import Options
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext
+from ablate.training.hooks import Hooks, Memory, StepContext
 
 SHORT = 4  # steps of a warm-up in a stage too short for the fraction of it
 
@@ -45,7 +45,18 @@ def hooks(options: Options, streams: Streams) -> Hooks:
         if done in restart_steps(context.steps, options):
             restart(context.model, context.optimizer, streams=streams)
 
-    return Hooks(after_backward=after_backward, after_step=after_step)
+    def read(model: nn.Module) -> bool:
+        return peaked
+
+    def write(model: nn.Module, held: bool) -> None:
+        nonlocal peaked
+        peaked = held
+        for layer in _layers(model).values():
+            for adapter in layer.stage:
+                layer.resume(adapter)
+
+    memories = (Memory(read, write),)
+    return Hooks(after_backward=after_backward, after_step=after_step, memories=memories)
 
 
 def warmth(step: int, steps: int, options: Options) -> float:
@@ -67,15 +78,17 @@ def warmth(step: int, steps: int, options: Options) -> float:
 
 def restart(model: nn.Module, optimizer: torch.optim.Optimizer, *, streams: Streams) -> None:
     """Restart every active adapter of `model` and clear its optimizer state."""
-    for name, layer in model.named_modules():
-        if not isinstance(layer, RestartLayer):
-            continue
+    for name, layer in _layers(model).items():
         bare = re.sub(r"^base_model\.model\.", "", name)
         for adapter in layer.active_adapters:
             number = layer.stage_of[adapter] + 1
             layer.restart(adapter, streams.torch("restart", number, adapter, bare))
         for parameter in _adapter_parameters(layer):
             optimizer.state.pop(parameter, None)
+
+
+def _layers(model: nn.Module) -> dict[str, RestartLayer]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, RestartLayer)}
 
 
 def _adapter_parameters(layer: RestartLayer) -> Iterator[nn.Parameter]:

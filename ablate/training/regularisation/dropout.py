@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.streams import Streams
-from ablate.training.hooks import Hooks, StepContext
+from ablate.training.hooks import Hooks, Memory, StepContext
 
 
 @contextmanager
@@ -48,10 +48,17 @@ def rank_dropout(model: Any, cell: Cell, streams: Streams) -> Iterator[Hooks]:
     def apply(module: nn.Module, args: tuple[Tensor]) -> Tensor | None:
         return args[0] * masks[module].to(args[0].dtype) if module.training else None
 
+    def read(model: nn.Module) -> dict[str, Any]:
+        return {"generator": generator.get_state(), "masks": [masks[module] for module in outer]}
+
+    def write(model: nn.Module, held: dict[str, Any]) -> None:
+        generator.set_state(held["generator"])
+        masks.update(zip(outer, held["masks"], strict=True))
+
     handles = [module.register_forward_pre_hook(apply) for module in outer]
     draw()
     try:
-        yield Hooks(after_step=draw)
+        yield Hooks(after_step=draw, memories=(Memory(read, write),))
     finally:
         for handle in handles:
             handle.remove()

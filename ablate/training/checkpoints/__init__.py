@@ -1,0 +1,1 @@
+"""Checkpoints of a run under way: what they hold, how they are written, and when."""
