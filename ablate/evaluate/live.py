@@ -5,7 +5,8 @@ rows that have ended. Models that the short ways are not known to be exact for t
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from ablate.evaluate.requests import chat_text
 from ablate.evaluate.shapes import inner, short_ways
 
 MEMO_TOKENS = 2**24  # 64 MiB of token ids; texts beyond that are tokenised anew
+Pair = tuple[list[int], list[int]]  # token ids of a context and of an answer behind it
 # Settings of a model's generation_config that greedy decoding does not read.
 UNREAD = {
     "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version",
@@ -29,22 +31,41 @@ UNREAD = {
 
 
 class TokenMemo:
-    """A cache of the token ids of texts, up to a number of tokens."""
+    """A cache of the token ids of texts, and of contexts with answers, up to a number of tokens."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool], Sequence[int]] = {}
+        self._texts: dict[tuple[str, bool], array[int]] = {}
+        self._pairs: dict[tuple[str, str, bool], tuple[array[int], array[int]]] = {}
         self._room = MEMO_TOKENS
 
-    def get(self, key: tuple[str, bool]) -> list[int] | None:
-        """Return the ids kept under `key`, a text and whether BOS is put before it."""
-        found = self._known.get(key)
-        return None if found is None else list(found)
+    def text(self, text: str, bos: bool, encode: Callable[[], list[int]]) -> list[int]:
+        """Return the ids of a text, with BOS before it or not; `encode` makes them."""
+        found = self._texts.get((text, bos))
+        if found is not None:
+            return found.tolist()
+        ids = encode()
+        if self._takes(ids):
+            self._texts[text, bos] = array("i", ids)
+        return ids
 
-    def keep(self, key: tuple[str, bool], ids: list[int]) -> None:
-        """Keep `ids` while there is room."""
-        if self._room >= len(ids):
-            self._room -= len(ids)
-            self._known[key] = tuple(ids)
+    def pair(
+        self, context: str, answer: str, chat: bool, encode: Callable[[str, str], Pair]
+    ) -> Pair:
+        """Return the ids of a context and of the answer behind it; `encode` makes them."""
+        found = self._pairs.get((context, answer, chat))
+        if found is not None:
+            return found[0].tolist(), found[1].tolist()
+        ids = encode(context, answer)
+        if self._takes(*ids):
+            self._pairs[context, answer, chat] = array("i", ids[0]), array("i", ids[1])
+        return ids
+
+    def _takes(self, *ids: list[int]) -> bool:
+        """Return whether there is room for these, which is then theirs."""
+        size = sum(map(len, ids))
+        fits = size <= self._room
+        self._room -= size * fits
+        return fits
 
 
 class PromptEncoder:
@@ -53,20 +74,22 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, memo: TokenMemo, *, chat: bool) -> None:
         """Take a tokenizer; `chat` says that its chat template made the prompts."""
         self._tokenizer, self._memo, self.chat = tokenizer, memo, chat
-        self._adds_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+        self._bos, self._bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+        self._adds_bos = tokenizer("a").input_ids[:1] == [self._bos_id]
 
     def __call__(self, text: str, *, bos: bool = True) -> list[int]:
         """Return the ids of `text`; `bos` says that BOS may stand before it."""
-        tokenizer = self._tokenizer
-        bos = bos and adds_bos_to(
-            text, tokenizer.bos_token, adds_bos=self._adds_bos, chat=self.chat
-        )
-        ids = self._memo.get((text, bos))
-        if ids is None:
-            ids = [tokenizer.bos_token_id] * bos
-            ids += tokenizer.encode(text, add_special_tokens=False)
-            self._memo.keep((text, bos), ids)
-        return ids
+        bos = bos and adds_bos_to(text, self._bos, adds_bos=self._adds_bos, chat=self.chat)
+
+        def encode() -> list[int]:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+            return [self._bos_id] * bos + ids
+
+        return self._memo.text(text, bos, encode)
+
+    def pair(self, context: str, answer: str, encode: Callable[[str, str], Pair]) -> Pair:
+        """Return the ids of a context and of the answer behind it; `encode` is lm-eval's way."""
+        return self._memo.pair(context, answer, self.chat, encode)
 
 
 class LiveLM(HFLM):
@@ -94,6 +117,7 @@ class LiveLM(HFLM):
         self._encode, self._tokens = PromptEncoder(tokenizer, memo, chat=chat), batch_tokens
         self._short_ways = short_ways(model)
         self._stop = chat_stop_of(tokenizer) if chat else None
+        self._max_length = self.max_length  # lm-eval would find it anew for every request
 
     def tok_encode(
         self,
@@ -105,6 +129,9 @@ class LiveLM(HFLM):
         """Return the ids of `string`; `add_special_tokens` is None for a prompt."""
         ids = self._encode(string, bos=add_special_tokens is not False)
         return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def _encode_pair(self, context: str, continuation: str) -> Pair:
+        return self._encode.pair(context, continuation, super()._encode_pair)
 
     def tok_batch_encode(
         self,

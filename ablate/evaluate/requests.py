@@ -23,6 +23,7 @@ from ablate.config.schema import Evaluate
 from ablate.data.jinja import rendered
 from ablate.errors import UserError
 from ablate.evaluate.faults import told
+from ablate.evaluate.samples import Noted
 from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
 from ablate.micro import tasks as micro
 
@@ -128,11 +129,15 @@ def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None, *, shots: int 
 def _pin(task: Any, items: list[tuple[int, Any]]) -> None:
     """Make lm-eval find requests, items and their rendered fields as they are, answers cleared."""
 
+    noted = Noted(task, items)
+
     def clear_answers(**_: Any) -> None:
+        noted.clear()
         for instance in task.instances:
             instance.resps, instance.filtered_resps = [], {}
 
     task.build_all_requests = clear_answers
+    task.noted, task.process_results = noted, noted.judge
     task.doc_iterator = lambda **_: iter(items)
     own = {id(doc) for _, doc in items}  # they live as long as the task: an id is one item
     task.doc_to_target = _once_per_item(task.doc_to_target, own)

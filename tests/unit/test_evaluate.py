@@ -231,6 +231,30 @@ def test_built_requests_serve_again_and_hold_no_old_answers(model, tokenizer, fo
     assert {len(i.resps) for task in benchmark.tasks.values() for i in task.instances} == {1}
 
 
+def test_a_second_model_is_asked_what_was_made_for_the_first(model, tokenizer, folder, monkeypatch):
+    def again(*_, **__):
+        raise AssertionError("made again")
+
+    evaluate = asking(folder)
+    first = scored(model, tokenizer, evaluate)
+    monkeypatch.setattr(type(tokenizer), "encode", again)
+    monkeypatch.setattr(evaluator, "hash_string", again)  # of every document, as JSON
+    assert scored(model, tokenizer, evaluate) == first
+    assert scored(model_of(seed=1), tokenizer, evaluate) != first
+
+
+def test_a_metric_that_reads_lm_evals_samples_has_them(model, tokenizer, folder):
+    text = (WRITTEN + COMMON).format(name="bare", data=folder / "toy_writing.jsonl")
+    (folder / "bare.yaml").write_text(
+        text.replace("metric: chrf, aggregation: chrf", "metric: bypass")
+    )
+    try:
+        (found,) = scored(model, tokenizer, asking(folder / "bare.yaml"))
+    finally:
+        (folder / "bare.yaml").unlink()
+    assert (found.metric, found.n, len(found.answers)) == ("bypass", 12, 12)
+
+
 def test_batch_size_changes_nothing(model, tokenizer, folder):
     one, many = (scored(model, tokenizer, asking(folder), batch=size) for size in (1, 64))
     assert [s.items for s in one] == [s.items for s in many]
