@@ -32,6 +32,8 @@ from ablate.micro.tasks import TASKS as MICRO
 from ablate.models import gpu_slots
 from ablate.paths import conf_dir
 from ablate.progress import Shown
+from ablate.results import seal
+from ablate.results.files import set_aside
 from ablate.results.store import Store
 from ablate.sweep import Launch, Outcome, Workers, carry_out, work
 from ablate.terminal import CONSOLE, duration
@@ -106,6 +108,8 @@ def sweep_grid(
     request = plan_grid(overrides, loader=loader)
     store = Store(request.out)
     store.prepare()
+    for line in (*store.take_kept(), *store.set_damaged_aside(request.design.runs)):
+        CONSOLE.print(line, soft_wrap=True, markup=False)
     chosen = _workers(request, workers)
     absent = missing(request.design, store)
     lacking = [name for names in absent.values() for name in names]
@@ -126,11 +130,21 @@ def sweep_grid(
     watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:
-        put(request.design.tuned, request.out / "tuned.csv")
+        _put_rates(request)
     expected = wall_seconds(estimate.by_run, chosen.count)
     conclude(request, outcome, f"{duration(expected)} from {estimate.basis}")
     if outcome.status:
         raise SystemExit(outcome.status)
+
+
+def _put_rates(request: Request) -> None:
+    """Put the rates that the cells were trained at beside their results."""
+    path = request.out / "tuned.csv"
+    try:
+        put(request.design.tuned, path)
+    except (UserError, OSError):  # what is there is damaged
+        set_aside(path, Store(request.out).damaged)
+        put(request.design.tuned, path)
 
 
 def _workers(request: Request, workers: int | None) -> Workers:
@@ -181,24 +195,32 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
     results, study = outcome.out / "results.parquet", request.grid.study
     CONSOLE.print(f"table: {results}")
     about = {key: study.get(key) for key in ("name", "question")}
-    (request.out / "study.json").write_text(json.dumps(about))
+    Store(request.out).put(request.out / "study.json", json.dumps(about).encode())
     if not request.settings["report"] or study.get("report", True) is False:
         return
-    page = _report(results, new=outcome.trained > 0, study=study.get("name"))
+    page = _report(results, study=study.get("name"))
     if page:
         CONSOLE.print(f"report: {page}", soft_wrap=True)
 
 
-def _report(results: Path, *, new: bool, study: str | None) -> Path | None:
-    """Return the page of the report; it is written unless it is newer than all records."""
+def _report(results: Path, *, study: str | None) -> Path | None:
+    """Return the page of the report; it is written unless one of this table is there, whole."""
     folder = results.parent / "report"
-    if (folder / "index.html").exists() and not new:
+    if seal.is_made(folder, results):
         return folder / "index.html"
     from analysis.errors import AnalysisError
     from analysis.report.build import build
 
     try:
-        return build(results, folder, study=study)
+        if folder.exists() and not folder.is_dir():
+            set_aside(folder, results.parent / "damaged")
+        try:
+            page = build(results, folder, study=study)
+        except OSError:  # something else stands where one of its files is to be
+            set_aside(folder, results.parent / "damaged")
+            page = build(results, folder, study=study)
+        seal.note_made(folder, results)
+        return page
     except AnalysisError as error:  # two cells cannot be fitted: the table is there all the same
         CONSOLE.print(f"no report: {error}")
         return None

@@ -1,6 +1,5 @@
 """What is written of a run: its record, the course of its training, its scores and their items."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,13 +22,14 @@ from ablate.evaluate.scoring import Scored
 from ablate.evaluate.shapes import inner
 from ablate.experiment.identity import Identity
 from ablate.objective import Counted, Objective, objective_of, supervised
-from ablate.results import provenance
-from ablate.results.record import COSTS, RECORD, SCHEMA
+from ablate.results import files, provenance
+from ablate.results.items import with_score_keys
+from ablate.results.record import COSTS, RECORD, SCHEMA, text
 from ablate.training.history import Entry, Result
 
 HISTORY, ITEMS = "history.parquet", "items.parquet"
 ITEM_COLUMNS = {
-    "task": "str", "metric": "str", "doc_id": "int32", "score": "float32",
+    "task": "str", "metric": "str", "doc_id": "int32", "score": "float32", "score_key": "str",
     "prompt_hash": "string", "gold": "string", "output": "string", "loglikelihoods": "object",
 }  # fmt: skip
 
@@ -126,7 +126,7 @@ def items(scores: Sequence[TaskScore]) -> pd.DataFrame:
     A metric without scores of single items, such as a perplexity, has rows without a score.
     """
     rows = [
-        (s.task, s.metric, doc, value, *_said(s.answers.get(doc)))
+        (s.task, s.metric, doc, value, s.score_key, *_said(s.answers.get(doc)))
         for s in scores
         for doc, value in s.items or dict.fromkeys(s.answers).items()
     ]
@@ -155,6 +155,8 @@ def with_scores(
         seconds: what it took; scores that are added later do not count as costs.
     """
     costs, made, tried = record["costs"], record["provenance"], sorted(keys)
+    earlier = [one for one in record["scores"] if one["score_key"] not in tried]
+    lost = [one for one in record.get("unscored", ()) if one["score_key"] not in tried]
     if costs["eval_seconds"] is None:
         costs = costs | {"eval_seconds": seconds}
     about = {
@@ -166,9 +168,9 @@ def with_scores(
     }
     past = made.get("scored", ())
     return record | {
-        "scores": [*record["scores"], *entries(scored.scores)],
+        "scores": [*earlier, *entries(scored.scores)],
         "score_keys": sorted({*record["score_keys"], *tried}),
-        "unscored": [*record.get("unscored", ()), *plain(scored.lost)],
+        "unscored": [*lost, *plain(scored.lost)],
         "costs": costs,
         "provenance": {"finished": about["finished"]} | made | {"scored": [*past, about]},
     }
@@ -180,7 +182,7 @@ def write_trained(record: dict[str, Any], course: Result, folder: Path) -> None:
     steps = pd.DataFrame(course.history)
     unknown = steps.columns[steps.dtypes == "object"]  # of a role that never occurs: no values
     steps.astype(dict.fromkeys(unknown, float)).to_parquet(folder / HISTORY, index=False)
-    (folder / RECORD).write_text(_text(record))
+    (folder / RECORD).write_bytes(text(record))
 
 
 def read_history(folder: Path) -> list[Entry]:
@@ -192,17 +194,18 @@ def read_history(folder: Path) -> list[Entry]:
 def write(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> None:
     """Write a scored record and the table of its items, in place of what `folder` has."""
     items(scores).to_parquet(folder / ITEMS, index=False, compression="zstd")
-    (folder / RECORD).unlink(missing_ok=True)  # the old file may be shared: Store.keep_trained
-    (folder / RECORD).write_text(_text(record))
+    files.write(folder / RECORD, text(record))  # the old file may be shared: Store.keep_trained
 
 
-def amended(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> dict[str, bytes]:
-    """Return the files of the record in `folder` with `scores` beside those that it had."""
-    table = pd.concat([pd.read_parquet(folder / ITEMS), items(scores)])
+def amend(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> None:
+    """Write a record with further `scores` and their items, beside those that `folder` has.
+
+    Items of scores that are here already are replaced, so doing it again changes nothing.
+    """
+    known = with_score_keys(pd.read_parquet(folder / ITEMS), record["scores"])
+    new = items(scores)
+    kept = known[~known["score_key"].isin(new["score_key"].unique())]
     buffer = BytesIO()
-    table.to_parquet(buffer, index=False, compression="zstd")
-    return {ITEMS: buffer.getvalue(), RECORD: _text(record).encode()}
-
-
-def _text(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=1, allow_nan=False)
+    pd.concat([kept, new]).to_parquet(buffer, index=False, compression="zstd")
+    files.write(folder / ITEMS, buffer.getvalue())
+    files.write(folder / RECORD, text(record))

@@ -82,13 +82,12 @@ def run_cells(
             recording.write(record, scores, draft)
             _drop_large(draft, cell, identity)
         return
-    folder = store.folder(key)
-    with logged(folder / LOG):
-        model, history = restored(cell, folder)
-        _write_weights(model, folder, cell, identity)
+    with store.amending(key) as draft, logged(draft / LOG):
+        model, history = restored(cell, draft)
+        _write_weights(model, draft, cell, identity)
         record, scores = _scored(recorded, model, history, missing)
-        store.amend(key, recording.amended(record, scores, folder))
-        _drop_large(folder, cell, identity)
+        recording.amend(record, scores, draft)
+        _drop_large(draft, cell, identity)
 
 
 def _safe(

@@ -68,6 +68,10 @@ def render(summary: dict[str, Any], console: Console) -> None:
         f"{summary['done']} done, {summary['failed']} failed, {summary['to_do']} to do",
         soft_wrap=True,
     )
+    for key, fault in list(summary["damaged"].items())[:SHOWN]:
+        console.print(f"  damaged, to be trained again: {key} ({escape(fault)})", soft_wrap=True)
+    if len(summary["damaged"]) > SHOWN:
+        console.print(f"  and {len(summary['damaged']) - SHOWN} more are damaged")
     if summary["illegal"]:
         console.print(f"{len(summary['illegal'])} further cells are illegal and left out")
     _render_names(summary, console)

@@ -9,30 +9,47 @@ from ablate.terminal import CONSOLE
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from ablate.results.seal import note_made
     from analysis.errors import AnalysisError
     from analysis.report.build import build
 
     if len(rest) != 1:
         raise UserError("ablate report: give one folder of results, or a CSV or parquet table")
-    table = _table(Path(rest[0]))
-    out = Path(given.out) if given.out else table.parent / "report"
+    source, asked = Path(rest[0]), Path(given.out) if given.out else None
+    table = _table(source, asked)
+    out = asked or table.parent / "report"
+    folder = source if source.is_dir() else None
     try:
         page = build(
-            table, out, score=given.score, formula=given.formula, family=given.family,
-            weights=given.weights, df=given.df, margin=given.margin, frozen=given.frozen,
+            table, out, folder=folder, score=given.score, formula=given.formula,
+            family=given.family, weights=given.weights, df=given.df,
+            margin=given.margin, frozen=given.frozen,
         )  # fmt: skip
     except AnalysisError as error:
         raise UserError(str(error)) from None
+    if out == source / "report":
+        note_made(out, table)
     CONSOLE.print(f"report: {page}", soft_wrap=True)
     return 0
 
 
-def _table(source: Path) -> Path:
-    """Return the table to read; that of a folder of results is made anew from its records."""
+def _table(source: Path, out: Path | None) -> Path:
+    """Return the table to read; that of a folder of results is made anew from its records.
+
+    Where the folder may not be written, the table is written to `out`.
+    """
     if source.is_dir() and (source / "designs").is_dir():
         from ablate.experiment.design import collect
+        from ablate.experiment.status import damaged_lines
 
-        collect(source)
+        for line in damaged_lines(source):
+            CONSOLE.print(line, soft_wrap=True, markup=False)
+        try:
+            return collect(source)
+        except UserError as error:
+            if out is None:
+                raise UserError(f"{error}; --out DIR writes the report elsewhere") from None
+            return collect(source, out / "results.parquet")
     table = source / "results.parquet" if source.is_dir() else source
     if not table.exists():
         raise UserError(

@@ -1,4 +1,4 @@
-"""`ablate status`: what is done, running, failed and missing under a folder of results."""
+"""`ablate status`: what is done, running, failed, missing and damaged under a folder of results."""
 
 import argparse
 from pathlib import Path
@@ -18,14 +18,16 @@ DEFAULT = "results/default"
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    from ablate.experiment.status import states
+    from ablate.experiment.status import notices, states
 
     if len(rest) > 1:
         raise UserError(f"ablate status: takes one folder, not {' '.join(rest)}")
     folder = rest[0] if rest else DEFAULT
     found = states(Path(folder.removeprefix("out=")))
     render(found, CONSOLE)
-    return 1 if any(s.state == "failed" for s in found) else 0
+    for line in notices(Path(folder.removeprefix("out="))):
+        CONSOLE.print(line, soft_wrap=True, markup=False)
+    return 1 if any(s.state in ("failed", "damaged") for s in found) else 0
 
 
 def render(found: "list[State]", console: Console) -> None:
@@ -33,6 +35,7 @@ def render(found: "list[State]", console: Console) -> None:
     from ablate.experiment.status import STATES
 
     counts = {state: sum(s.state == state for s in found) for state in STATES}
+    counts = {k: n for k, n in counts.items() if n or k != "damaged"}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
     shown = [s for s in found if s.detail or s.state in ("running", "failed")]
     if not shown:
@@ -53,11 +56,11 @@ def brief(levels: dict[str, Any]) -> str:
 
 VERB = Verb(
     name="status",
-    summary="done, running, failed and missing cells of a folder",
+    summary="done, running, failed, missing and damaged cells of a folder",
     about=(
         "Counts the runs of a folder of results by state, and shows those running and those "
-        "failed, or with a score that failed, with the last line of the error. Exit status 1 "
-        "where a run failed."
+        "failed, or with a score that failed, with the last line of the error, and what is "
+        "damaged. Exit status 1 where a run failed or its record is damaged."
     ),
     words=f"[DIR={DEFAULT}]",
     examples=("ablate status", "ablate status results/mine", "ablate status out=results/mine"),

@@ -5,7 +5,6 @@ base model and data set the untouched base (adapter `none`) is added, and scored
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ablate.experiment.tuned_table import Tuned
 from ablate.results import record
 from ablate.results.store import Store
 
+NAMED = {"levels", "train_key", "score_keys", "effective_plw", "rg", "train_rows"}
 BASE = Adapter(name="none", kind="none")
 
 
@@ -206,13 +206,9 @@ def save(plan: Design, out: Path) -> Path:
     common = {k: v for k, v in names[0]["settings"].items() if (k, json.dumps(v)) in shared}
     for name in names:
         name["settings"] = {k: v for k, v in name["settings"].items() if k not in common}
-    folder = out / "designs"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{digest(names)}.json"
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    path = out / "designs" / f"{digest(names)}.json"
     about = {"study": plan.study, "asked": plan.asked, "common": common}
-    draft.write_text(json.dumps(about | {"names": names}))
-    os.replace(draft, path)
+    Store(out).put(path, json.dumps(about | {"names": names}).encode())
     return path
 
 
@@ -268,8 +264,7 @@ def names(out: Path) -> list[dict[str, Any]]:
     store = Store(out)
     entries: list[dict[str, Any]] = []
     asked: set[str] = set()
-    for path in sorted((out / "designs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
-        design = json.loads(path.read_text())
+    for design in _designs(out)[0]:
         asked |= set(design.get("asked", ()))
         entries += [name | {"settings": _settings(name, design, store)} for name in design["names"]]
     found: dict[str, dict[str, Any]] = {}
@@ -277,6 +272,37 @@ def names(out: Path) -> list[dict[str, Any]]:
         known = found.setdefault(digest([name["levels"], name["train_key"]]), name)
         known["score_keys"] = sorted({*known["score_keys"], *name["score_keys"]})
     return list(found.values())
+
+
+def damaged_designs(out: Path) -> list[str]:
+    """Return a line for each file of a grid's names under `out` that is damaged."""
+    return _designs(out)[1]
+
+
+def _designs(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the grids that sweeps have written under `out`, oldest first, and what is damaged."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    damaged = []
+    for path in sorted((out / "designs").glob("*.json")):
+        try:
+            design, when = json.loads(path.read_text()), path.stat().st_mtime_ns
+        except (OSError, ValueError, RecursionError):
+            design, when = None, 0
+        if _is_design(design, path.stem):
+            found.append((when, design))
+        else:
+            damaged.append(f"designs/{path.name} is damaged: its sweep, started again, writes it")
+    return [design for _, design in sorted(found, key=lambda one: one[0])], damaged
+
+
+def _is_design(design: Any, key: str) -> bool:
+    """Return whether a grid's names are as `save` wrote them; older ones had another key."""
+    if not isinstance(design, dict) or not isinstance(design.get("names"), list):
+        return False
+    names = design["names"]
+    whole = all(isinstance(n, dict) and n.keys() >= NAMED for n in names)
+    stated = whole and all("settings" in n for n in names)
+    return whole and (not stated or (digest(names) == key and "common" in design))
 
 
 def _settings(name: Mapping[str, Any], design: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -290,8 +316,13 @@ def _settings(name: Mapping[str, Any], design: Mapping[str, Any], store: Store) 
     return config | stated | {k: v for k, v in levels.items() if "." in k}
 
 
-def collect(out: Path) -> Path:
-    """Write and return `out`/results.parquet, made from the records and the grid's names."""
+def collect(out: Path, into: Path | None = None) -> Path:
+    """Write and return `out`/results.parquet, made from the records and the grid's names.
+
+    Args:
+        out: the folder of results.
+        into: another file to write.
+    """
     store = Store(out)
     rows: list[dict[str, Any]] = []
     runs: dict[str, dict[str, Any] | None] = {}
@@ -299,12 +330,20 @@ def collect(out: Path) -> Path:
         key = name["train_key"]
         if key not in runs:
             runs[key] = store.record(key)
-        status = "done" if runs[key] else "failed" if store.failures(key) else "missing"
+        status = _status(store, key, runs[key])
         rows += record.rows_of(name | {"status": status}, runs[key])
     _mark_aliases(rows)
-    path = out / "results.parquet"
-    record.write_table(rows, path)
+    path = into or out / "results.parquet"
+    store.put(path, record.table(rows))
     return path
+
+
+def _status(store: Store, key: str, found: Mapping[str, Any] | None) -> str:
+    if found:
+        return "done"
+    if store.fault(key):
+        return "damaged"
+    return "failed" if store.failures(key) else "missing"
 
 
 def _mark_aliases(rows: list[dict[str, Any]]) -> None:

@@ -1,15 +1,18 @@
-"""Which runs of a design or of a folder of results are done, running, failed or missing."""
+"""Which runs of a design or of a folder of results are done, running, failed, missing or damaged.
 
-from collections.abc import Mapping
+A damaged record counts as none: it is to be trained again.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.experiment.design import Design, Named, names
+from ablate.experiment.design import Design, Named, damaged_designs, names
 from ablate.results.store import Store
 
-STATES = ("done", "running", "failed", "missing")
+STATES = ("done", "running", "failed", "missing", "damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ def states(out: Path) -> list[State]:
     """
     store = Store(out)
     found = {name["train_key"]: name["levels"] for name in reversed(names(out))}
+    if not found and damaged_designs(out):
+        raise UserError(f"{out}/designs is damaged; the sweep, started again, writes it anew")
     if not found:
         raise UserError(
             f"{out}: no sweep was started here; `ablate sweep out={out} ...` starts one"
@@ -44,10 +49,36 @@ def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
     record = store.record(key)
     if record is not None:
         return State(key, levels, "done", unscored_text(record))
+    if fault := store.fault(key):
+        return State(key, levels, "damaged", f"{fault}; a sweep trains it again")
     failure = store.given_up(key)
     if failure is not None:
         return State(key, levels, "failed", failure["error"])
     return State(key, levels, "missing", "trained, not scored" if store.is_trained(key) else "")
+
+
+def notices(out: Path) -> list[str]:
+    """Return what else must be known of a folder: names that are damaged, results set aside."""
+    kept = sorted(path.name for path in (out / "kept").glob("*"))
+    return [
+        *damaged_designs(out),
+        *(f"kept/{name} is a result that could not have its place in cells/" for name in kept),
+    ]
+
+
+def damaged_lines(out: Path) -> list[str]:
+    """Return a line for what is damaged under `out`: grids' names, and records that they name."""
+    store, keys = Store(out), sorted({name["train_key"] for name in names(out)})
+    return [
+        *(f"cells/{key} is damaged: {fault}" for key, fault in damaged(keys, store).items()),
+        *notices(out),
+    ]
+
+
+def damaged(keys: Iterable[str], store: Store) -> dict[str, str]:
+    """Return which of the runs have a damaged record, and what is damaged of it."""
+    found = {key: store.fault(key) for key in keys}
+    return {key: fault for key, fault in found.items() if fault}
 
 
 def unscored_text(record: Mapping[str, Any]) -> str:

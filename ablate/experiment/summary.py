@@ -14,7 +14,7 @@ from ablate.experiment.labels import Names, label
 from ablate.experiment.notes import evaluations, notes
 from ablate.experiment.pace import items
 from ablate.experiment.request import Request
-from ablate.experiment.status import missing, unrecorded
+from ablate.experiment.status import damaged, missing, unrecorded
 from ablate.results.store import Store
 
 GPUS = (1, 2, 4, 8)  # for which the hours are told
@@ -41,6 +41,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "done": len(plan.runs) - len(todo) - len(failed),
         "failed": len(failed),
         "to_do": len(todo),
+        "damaged": damaged(plan.runs, store),
         "adapters": _adapters(plan),
         "models": _models(plan),
         "own_rates": list(request.own_rates),

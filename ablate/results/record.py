@@ -5,17 +5,19 @@ per name of a cell x task x metric. An alias is a further name of a run: its row
 scores with `alias` true, and the analysis counts the run once.
 """
 
+import hashlib
 import json
 import math
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
 
-# 1: scores without a unit. 2: every score states its unit. Records of both are read.
-SCHEMA = 2
+# 1: scores without a unit. 2: every score states its unit. 3: a seal, and items state their score.
+# Records of all are read.
+SCHEMA = 3
+SEALED = 3  # the first schema with a seal
 RECORD = "record.json"
 # The scale w_p = PLW^WP_EXPONENT of arXiv 2401.13586, section 4.3, on which PLW 0.1 is 0.5. The
 # paper prints log10 2 as 0.30103; tables are made with log10 2, which differs by under 1e-7 in w_p.
@@ -48,6 +50,10 @@ UNTUNED = "train.untuned"  # a fact about the rate, no factor
 UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
 OF_PLANS = ("dataset.published", "model.shape")  # sizes for a plan without files: no factors
 OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
+NEEDED = {  # parts that a record of any schema has
+    "train_key": str, "config": dict, "parameters": dict, "training": dict, "data": dict,
+    "costs": dict, "provenance": dict, "scores": list, "score_keys": list,
+}  # fmt: skip
 RESULT_COLUMNS: tuple[str, ...] = LEVELS + FACTS + SCORES + COSTS
 
 
@@ -124,12 +130,53 @@ def shown_settings(
     }
 
 
+def text(record: Mapping[str, Any]) -> bytes:
+    """Return the content of record.json."""
+    return json.dumps(record, indent=1, allow_nan=False).encode()
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON-ready value; the order of its entries does not matter."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fault_of(record: Any, key: str) -> str:
+    """Return what is wrong with the content of a record of the run `key`; empty where nothing is.
+
+    A record of schema 3 is as it was written where its seal says so. An older one has the parts
+    of a record, which is all that can be told.
+    """
+    schema = record.get("schema", 1) if isinstance(record, dict) else None
+    if not isinstance(schema, int) or schema < 1:
+        return f"{RECORD} is no record"
+    if schema > SCHEMA:
+        return f"{RECORD} is of a later version (schema {schema}; this one reads 1 to {SCHEMA})"
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        return f"{RECORD} is no record: no {wrong[0]}"
+    if record["train_key"] != key:
+        return f"{RECORD} is that of run {record['train_key']}"
+    if not all(isinstance(s, dict) and "score_key" in s for s in record["scores"]):
+        return f"{RECORD} is no record: scores without a key"
+    return _fault_of_seal(record) if schema >= SEALED else ""
+
+
+def _fault_of_seal(record: dict[str, Any]) -> str:
+    seal = record.get("seal")
+    if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
+        return f"{RECORD} has no seal"
+    body = {k: v for k, v in record.items() if k != "seal"}
+    same = digest(body | {"files": seal["files"]}) == seal.get("sha256")
+    return "" if same else f"{RECORD} has been changed"
+
+
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record in today's schema; what an older one does not say is None."""
+    """Return what a record says in today's schema; what an older one does not say is None."""
     if record.get("schema", 1) < 2:
         scores = [{"asked": s.get("unit")} | s | {"unit": None} for s in record.get("scores", ())]
-        record = record | {"schema": SCHEMA, "scores": scores}
-    return record
+        record = record | {"schema": 2, "scores": scores}
+    return {k: v for k, v in record.items() if k != "seal"} | {"schema": SCHEMA}
 
 
 def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -171,8 +218,8 @@ def rows_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[d
     return [head | {key: score.get(key) for key in SCORES} for score in scores]
 
 
-def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Write the long table whole or not at all; return its number of rows."""
+def table(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return the long table as the content of a parquet file."""
     made = list(rows)
     known = set(RESULT_COLUMNS)
     others = dict.fromkeys(name for row in made for name in row if name not in known)
@@ -182,10 +229,9 @@ def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     frame[text] = frame[text].astype("string")
     for name in others:
         frame[name] = _one_type(frame[name])
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.to_parquet(draft, index=False)
-    os.replace(draft, path)
-    return len(frame)
+    buffer = BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def _one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":

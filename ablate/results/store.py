@@ -5,6 +5,12 @@
     OUT/claims/<train_key>               locked by the worker that trains it
     OUT/trained/<train_key>/             a run that is trained and not yet scored
     OUT/checkpoints/<train_key>/         what a run that still trains goes on from
+    OUT/damaged/<train_key>/             what was found damaged, or in a record's place
+    OUT/kept/<train_key>/                a result that could not be put in its place
+
+A record is read whole or not at all: one that is no longer what was written (`results.seal`) is
+damaged, which is told and never taken for a result. A sweep moves it away and trains the run again.
+Further scores are added in a new folder, which takes the place of the old one in one step.
 
 What took long is safe before what may fail: a run that is trained stays under `trained/` until its
 record is written, so an attempt that ends while it is scored costs the scores alone.
@@ -18,16 +24,21 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.results.record import RECORD, upgraded
+from ablate.results import seal
+from ablate.results.files import link, open_up, put_back, set_aside, swap, sync, write
+from ablate.results.log import say
+from ablate.results.record import RECORD, text, upgraded
 
 DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
 MAX_KILLS = 3  # of RETRIED, after which a cell counts as failed; before that it is tried again
@@ -44,6 +55,8 @@ class Store:
         self.claims = out / "claims"
         self.trained = out / "trained"
         self.checkpointed = out / "checkpoints"
+        self.damaged = out / "damaged"
+        self.kept = out / "kept"
 
     def prepare(self) -> None:
         """Make the folders and remove drafts that a killed writer left.
@@ -52,8 +65,11 @@ class Store:
             UserError: the folder cannot be written.
         """
         try:
+            self.out.mkdir(parents=True, exist_ok=True)
             for folder in (self.cells, self.failed, self.claims, self.trained):
-                folder.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(folder) and not folder.is_dir():
+                    set_aside(folder, self.damaged)
+                folder.mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=self.cells):
                 pass
         except OSError as error:
@@ -62,11 +78,12 @@ class Store:
 
     def clear_drafts(self) -> None:
         """Remove the drafts of writers that were killed, and what was kept of recorded runs."""
+        put_back(self.cells)
         for draft in (*self.cells.glob(".tmp-*"), *self.trained.glob(".tmp-*")):
             if _abandoned(draft):
                 shutil.rmtree(draft, ignore_errors=True)
         for state in (*self.trained.glob("[!.]*"), *self.checkpointed.glob("*")):
-            if (self.folder(state.name) / RECORD).exists():
+            if self.record(state.name) is not None:
                 self._forget(state.name)
 
     def folder(self, key: str) -> Path:
@@ -74,12 +91,13 @@ class Store:
         return self.cells / key
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """Return the record of `key`, or None where there is none."""
-        try:
-            text = (self.folder(key) / RECORD).read_text()
-        except FileNotFoundError:
-            return None
-        return upgraded(json.loads(text))
+        """Return the record of `key`, or None where there is none, or a damaged one."""
+        found, _ = seal.read(self.folder(key), key)
+        return None if found is None else upgraded(found)
+
+    def fault(self, key: str, *, every_byte: bool = False) -> str:
+        """Return what is damaged of the record of `key`; empty where it is whole or not there."""
+        return seal.read(self.folder(key), key, every_byte=every_byte)[1]
 
     def scored(self, key: str) -> frozenset[str]:
         """Return the score keys that the record of `key` holds; empty where there is none."""
@@ -88,7 +106,11 @@ class Store:
 
     def recorded(self) -> list[str]:
         """Return the keys of all records."""
-        return sorted(p.parent.name for p in self.cells.glob(f"*/{RECORD}"))
+        return sorted(key for key in self.present() if self.record(key) is not None)
+
+    def present(self) -> list[str]:
+        """Return the names of all that stands where records stand, damaged or not."""
+        return sorted(p.name for p in self.cells.glob("[!.]*"))
 
     def newest(self, count: int) -> list[str]:
         """Return the keys of the records that were written last."""
@@ -104,10 +126,115 @@ class Store:
         """
         with _draft(self.cells, key) as draft:
             if self.is_trained(key):
-                _link(self.trained / key, draft)
+                self._go_on(key, draft)
             yield draft
-            _settle(draft, self.folder(key))
+            _seal(draft)
+            _flush(draft)
+            self._settle(draft, key)
         self._forget(key)
+
+    def _go_on(self, key: str, draft: Path) -> None:
+        """Put into `draft` what `keep_trained` kept of `key`, unless that is damaged."""
+        state = self.trained / key
+        _, fault = seal.read(state, key)
+        if fault:
+            place = set_aside(state, self.damaged)
+            say(f"trained/{key} is damaged ({fault}): moved to damaged/{place.name}")
+        else:
+            link(state, draft)
+
+    def _settle(self, draft: Path, key: str) -> None:
+        """Give `draft` its place, unless another writer was first.
+
+        What else has the place is moved to `damaged/`. A result that can have its place by no means
+        is kept under `kept/`, for the next sweep to try again.
+        """
+        place = self.folder(key)
+        try:
+            os.rename(draft, place)
+        except OSError:
+            if self.record(key) is not None:  # another writer was first
+                return
+            try:
+                found = set_aside(place, self.damaged)
+                say(f"cells/{key} was in the way of its result: moved to damaged/{found.name}")
+                os.rename(draft, place)
+            except OSError as error:
+                kept = set_aside(draft, self.kept, key)
+                self._tell(key, kept, error)
+                return
+        sync(place.parent)
+
+    def _tell(self, key: str, kept: Path, error: OSError) -> None:
+        text = f"the result of {key} cannot have its place in cells/ ({error.strerror}): it is kept"
+        say(f"{text} in {kept}")
+        print(f"{text} in {kept}", file=sys.stderr)
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Write a file whole or not at all; what else has its name is moved to `damaged/`.
+
+        A file that has this content already is not written.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            if path.parent.is_file() or (path.parent.is_symlink() and not path.parent.exists()):
+                set_aside(path.parent, self.damaged)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                set_aside(path, self.damaged)
+            if not path.exists() or path.read_bytes() != content:
+                write(path, content)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def take_kept(self) -> list[str]:
+        """Give results under `kept/` their places; return a line for each."""
+        told = []
+        for state in sorted(self.kept.glob("*")) if self.kept.is_dir() else ():
+            key = str((seal.raw(state) or {}).get("train_key", ""))
+            if not key or seal.read(state, key)[0] is None or self.record(key) is not None:
+                continue
+            with self.claim(key) as mine, contextlib.suppress(OSError):
+                if mine:
+                    if os.path.lexists(self.folder(key)):
+                        set_aside(self.folder(key), self.damaged)
+                    os.rename(state, self.folder(key))
+                    told.append(f"kept/{state.name} was given its place in cells/")
+        return told
+
+    def set_damaged_aside(self, keys: Iterable[str], *, every_byte: bool = False) -> list[str]:
+        """Move damaged records of `keys` to `damaged/`; return a line for each.
+
+        Those that another worker holds are its own to replace.
+
+        Raises:
+            UserError: one may not be read or moved by this user.
+        """
+        told = []
+        for key in keys:
+            fault = self.fault(key, every_byte=every_byte)
+            if seal.DENIED in fault:
+                raise UserError(
+                    f"{self.folder(key)}: {fault}; its owner may allow it by chmod -R a+rX"
+                )
+            if not fault:
+                continue
+            with self.claim(key) as mine:
+                if mine and self.fault(key, every_byte=every_byte):
+                    told.append(f"{self._aside(key)} ({fault})")
+        return told
+
+    def _aside(self, key: str) -> str:
+        try:
+            place = set_aside(self.folder(key), self.damaged)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder(key)}: is damaged and cannot be moved to {self.damaged} "
+                f"({error.strerror})"
+            ) from None
+        return f"damaged: cells/{key} was moved to damaged/{place.name}"
 
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
@@ -123,10 +250,12 @@ class Store:
         """
         self.trained.mkdir(exist_ok=True)
         with _draft(self.trained, key) as state:
-            _link(draft, state)
+            link(draft, state)
+            _seal(state)
             for file in (path for path in state.rglob("*") if path.is_file()):
-                _sync(file)  # the folders may wait: without them there is no state, not a half one
-            _name(state, self.trained / key)
+                sync(file)  # the folders may wait: without them there is no state, not a half one
+            with contextlib.suppress(OSError):  # another writer was first
+                os.rename(state, self.trained / key)
 
     def is_trained(self, key: str) -> bool:
         """Return whether an attempt at `key` ended after training and before its record."""
@@ -145,19 +274,24 @@ class Store:
                 os.rename(self.trained / key, gone)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def amend(self, key: str, files: dict[str, bytes]) -> None:
-        """Replace files of an existing record, `record.json` last.
+    @contextlib.contextmanager
+    def amending(self, key: str) -> Iterator[Path]:
+        """Give a folder with the files of the record of `key`, which it replaces at the end.
 
-        Readers use only the scores that record.json lists, so after a kill between two files the
-        old record is still valid.
+        That is one step: readers find the old record or the new one. Files are shared with the old
+        record: replace one to change it. If the block raises, the old record stays.
         """
-        for name in sorted(files, key=lambda n: n == RECORD):
-            target = self.folder(key) / name
-            draft = target.with_name(f".{name}.{os.getpid()}")
-            draft.write_bytes(files[name])
-            _sync(draft)
-            os.replace(draft, target)
-        _sync(self.folder(key))
+        with _draft(self.cells, key) as draft:
+            link(self.folder(key), draft)
+            yield draft
+            _seal(draft)
+            _flush(draft)
+            swap(draft, self.folder(key))  # the draft is the old record now, and removed
+
+    def amend(self, key: str, record: Mapping[str, Any]) -> None:
+        """Replace what the record of `key` says; its files stay."""
+        with self.amending(key) as draft:
+            write(draft / RECORD, text(record))
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
@@ -214,13 +348,14 @@ class Store:
         body = {"train_key": key, "time": time.time()} | what
         draft = self.failed / f".{key}-{os.getpid()}"
         draft.write_text(json.dumps(body, indent=1))
-        _sync(draft)
+        sync(draft)
         os.replace(draft, self.failed / f"{key}-{number}.json")
 
     def failures(self, key: str) -> list[dict[str, Any]]:
         """Return the failed attempts at `key`, oldest first."""
-        files = sorted(self.failed.glob(f"{key}-*.json"), key=lambda p: int(p.stem.split("-")[-1]))
-        return [json.loads(p.read_text()) for p in files]
+        named = ((p.stem.rpartition("-")[2], p) for p in self.failed.glob(f"{key}-*.json"))
+        files = sorted((int(number), p) for number, p in named if number.isdecimal())
+        return [found for _, path in files if (found := _failure(path))]
 
     def attempted(self) -> frozenset[str]:
         """Return the keys with failed attempts, from one listing of the folder."""
@@ -247,17 +382,36 @@ class Store:
             lost = {one["score_key"] for one in record["unscored"]}
             left = [known for known in record["score_keys"] if known not in lost]
             changed = record | {"unscored": [], "score_keys": left}
-            self.amend(key, {RECORD: json.dumps(changed, indent=1, allow_nan=False).encode()})
+            self.amend(key, changed)
+
+
+def _failure(path: Path) -> dict[str, Any] | None:
+    """Return what a file says of a failed attempt; None where it is damaged and says nothing."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    parts = ("kind", "error", "train_key")
+    whole = isinstance(found, dict) and all(isinstance(found.get(part), str) for part in parts)
+    return found if whole else None
 
 
 def _worker() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
 
 
+def _seal(draft: Path) -> None:
+    """Write into the record in `draft` what its files are, and give these the user's umask."""
+    open_up(draft)
+    record = json.loads((draft / RECORD).read_text())
+    write(draft / RECORD, text(seal.sealed(record, draft)))
+
+
 @contextlib.contextmanager
 def _draft(parent: Path, key: str) -> Iterator[Path]:
     """Give a new folder in `parent`, locked while the block runs; it is removed at the end."""
-    draft = Path(tempfile.mkdtemp(dir=parent, prefix=f".tmp-{key}-"))
+    draft = parent / f".tmp-{key}-{os.getpid()}-{secrets.token_hex(4)}"
+    draft.mkdir()  # under the user's umask
     lock = os.open(draft, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -267,36 +421,12 @@ def _draft(parent: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _settle(draft: Path, place: Path) -> None:
-    """Flush `draft` to the disk and give it its name, unless another writer was first.
-
-    A file with a second link is one that `keep_trained` has flushed already.
-    """
+def _flush(draft: Path) -> None:
+    """Flush `draft` to the disk; what has a second link `keep_trained` has flushed already."""
     for file in draft.rglob("*"):
         if file.is_dir() or file.stat().st_nlink == 1:
-            _sync(file)
-    _sync(draft)
-    _name(draft, place)
-    _sync(place.parent)
-
-
-def _name(draft: Path, place: Path) -> None:
-    with contextlib.suppress(OSError):  # another writer was first
-        os.rename(draft, place)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make the files under `source` files under `target` too: links, or copies where need be."""
-    for path in source.rglob("*"):
-        made = target / path.relative_to(source)
-        if path.is_dir():
-            made.mkdir(parents=True, exist_ok=True)
-            continue
-        made.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, made)
-        except OSError:  # a file system without links
-            shutil.copy2(path, made)
+            sync(file)
+    sync(draft)
 
 
 def _abandoned(draft: Path) -> bool:
@@ -321,12 +451,3 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return os.fstat(descriptor).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk: a record must survive a power cut after its rename."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

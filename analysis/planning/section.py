@@ -1,6 +1,5 @@
 """The report's section on the frozen analysis plan: its tests, and whether it was kept to."""
 
-import json
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from analysis.regression.study import UNADJUSTED, Study
 from analysis.report import words
 from analysis.report.page import Block, Item, Listing, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
+from analysis.table.records import read_record
 from analysis.table.run_panels import CURVE
 
 HEADS = {**words.HEADS, "effect": "PLW 1 − PLW 0", "low": "low", "high": "high"}
@@ -151,9 +151,6 @@ def _finished(folder: Path | None, runs: list[str]) -> dict[str, float]:
     if folder is None:
         return found
     for run in runs:
-        file = folder / "cells" / run / "record.json"
-        if file.is_file():
-            record = json.loads(file.read_text(encoding="utf-8"))
-            ended = record.get("provenance", {}).get("finished")
-            found |= {} if ended is None else {run: float(ended)}
+        ended = read_record(folder, run).get("provenance", {}).get("finished")
+        found |= {} if ended is None else {run: float(ended)}
     return found

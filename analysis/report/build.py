@@ -97,6 +97,7 @@ def build(
     *,
     study: str | None = None,
     frozen: str | Path | None = None,
+    folder: Path | None = None,
     **asked: Unpack[Asked],
 ) -> Path:
     """Write the report of a results table, or of any long table, and return its index.html.
@@ -106,6 +107,7 @@ def build(
         out: the folder of the report; what an earlier report left there is replaced.
         study: the study's name; by default what the table says.
         frozen: a frozen analysis plan; by default the one that lies beside the table, if any.
+        folder: the folder of results that the table is of; by default the one it lies in.
         asked: of any table: score, its column, which may be left out for our own tables and where
             its name says so; formula, as in `engine.formula`, without which one is proposed;
             family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence.
@@ -115,7 +117,7 @@ def build(
     """
     request = Request(**asked)
     raw = plain_types(results) if isinstance(results, pd.DataFrame) else read(results)
-    folder = None if isinstance(results, pd.DataFrame) else _folder(Path(results))
+    folder = folder or (None if isinstance(results, pd.DataFrame) else _folder(Path(results)))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
     if is_results(raw.columns):
         page = _results_page(raw, (source, folder), (request, frozen), study)
@@ -222,7 +224,10 @@ def _question(folder: Path | None) -> str:
     about = folder / "study.json" if folder is not None else None
     if about is None or not about.is_file():
         return ""
-    return str(json.loads(about.read_text(encoding="utf-8")).get("question") or "")
+    try:
+        return str(json.loads(about.read_text(encoding="utf-8")).get("question") or "")
+    except (OSError, ValueError, AttributeError):  # damaged; the next sweep writes it anew
+        return ""
 
 
 def _study_page(study: Study, name: str, source: str) -> Page:

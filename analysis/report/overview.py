@@ -197,7 +197,10 @@ def _error(folder: Path, key: str) -> str:
     attempts = sorted((folder / "failures").glob(f"{key}-*.json"))
     if not attempts:
         return ""
-    error = json.loads(attempts[-1].read_text(encoding="utf-8")).get("error", "")
+    try:
+        error = json.loads(attempts[-1].read_text(encoding="utf-8"))["error"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "what is written of the failure is damaged"
     return str(error).strip().splitlines()[-1] if str(error).strip() else ""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analysis.engine.linalg import Array
@@ -27,6 +28,7 @@ from analysis.table.factors import run_columns
 Scores = npt.NDArray[np.float32]
 FILE = "items.parquet"
 COLUMNS = ["task", "metric", "doc_id", "score"]  # of it; it holds what was answered too
+KEY = "score_key"  # of it, in records of schema 3
 APART = 0.01  # points by which the items' mean may differ from the recorded score
 RIGHT = 100.0  # points of an item that is right
 
@@ -102,8 +104,10 @@ def read_items(rows: pd.DataFrame, folder: str | Path) -> Items:
     scale = _scales(rows)
     pairs = rows[["task", "metric"]].drop_duplicates().astype(str)
     wanted = set(pairs.itertuples(index=False, name=None))
+    keys = set(rows["score_key"].astype(str)) if "score_key" in rows else None
     runs = rows.drop_duplicates("run")[run_columns(rows)].reset_index(drop=True)
-    found = [_of_run(Path(folder) / "cells" / str(run) / FILE, wanted) for run in runs["run"]]
+    files = [Path(folder) / "cells" / str(run) / FILE for run in runs["run"]]
+    found = [_of_run(file, wanted, keys) for file in files]
     there = np.array([bool(one) for one in found])
     if not there.any():
         raise AnalysisError(f"items: no run under {folder} has an {FILE}")
@@ -132,12 +136,19 @@ def _scales(rows: pd.DataFrame) -> dict[str, float]:
 Found = Mapping[str, tuple[npt.NDArray[np.int32], Scores]]  # task -> doc ids, scores
 
 
-def _of_run(path: Path, wanted: Collection[tuple[str, ...]]) -> Found:
-    """Return the wanted items of one file; nothing where there is none."""
+def _of_run(path: Path, wanted: Collection[tuple[str, ...]], keys: Collection[str] | None) -> Found:
+    """Return the wanted items of one file; nothing where there is none.
+
+    Items that state their score are those of the scores `keys`: a task may be scored at two limits.
+    """
     if not path.is_file():
         return {}
     try:
-        table = pq.read_table(path, columns=COLUMNS, read_dictionary=["task", "metric"])
+        with pq.ParquetFile(path, read_dictionary=["task", "metric"]) as file:
+            stated = keys is not None and KEY in file.schema_arrow.names
+            table = file.read([*COLUMNS, KEY] if stated else COLUMNS)
+        if stated:
+            table = table.filter(pc.is_in(table[KEY], pa.array(sorted(keys or ()), pa.string())))
     except (pa.ArrowInvalid, OSError) as error:
         raise AnalysisError(f"items={path}: cannot be read: {str(error).splitlines()[0]}") from None
     frame = table.to_pandas().dropna(subset="score", ignore_index=True)

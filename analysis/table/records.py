@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ablate.results.record import fault_of
+
 
 def read_record(folder: Path | None, key: object) -> dict[str, Any]:
-    """Return the record of the run `key` beside the table in `folder`; empty where there is none.
+    """Return the record of the run `key` beside the table in `folder`; empty without a whole one.
 
     Args:
         folder: of the results table; None for a table in memory.
@@ -15,5 +17,8 @@ def read_record(folder: Path | None, key: object) -> dict[str, Any]:
     file = folder / "cells" / str(key) / "record.json" if folder is not None else None
     if file is None or not file.is_file():
         return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {} if fault_of(found, str(key)) else found

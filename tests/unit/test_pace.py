@@ -14,9 +14,8 @@ from ablate.experiment.cost import START_SECONDS, wall_seconds
 from ablate.experiment.gpu_fit import CERTAIN, Need, check_fits
 from ablate.experiment.pace import FLOPS_PER_SECOND, NOTHING, OTHERS, Work, eval_flops, pace
 from ablate.progress import Shown
-from ablate.results.record import SCHEMA
 from ablate.results.store import Store
-from tests import toys
+from tests import stored, toys
 from tests.levels import cell
 
 MILLION = 10**6
@@ -33,15 +32,14 @@ def store(tmp_path):
 def recorded(store, key, *, ended, train, score, pid=1, adapter="lora", **hardware):
     """A record of a million parameters that trained on 1,000 tokens."""
     about = {"host": socket.gethostname(), "pid": pid, "device": "cpu"} | hardware
-    record = {
-        "schema": SCHEMA,
-        "score_keys": [], "scores": [],
-        "config": {"adapter": {"kind": adapter}, "evaluate": plain(SCORED)},
+    record = stored.record(
+        key,
+        **{"config": {"adapter": {"kind": adapter}, "evaluate": plain(SCORED)},
         "parameters": {"base": MILLION},
         "data": {"mean_length": 10.0},
         "costs": {"train_seconds": train, "eval_seconds": score, "tokens_seen": 1000},
-        "provenance": {"finished": ended, "hardware": about},
-    }  # fmt: skip
+        "provenance": {"finished": ended, "hardware": about}},
+    )  # fmt: skip
     with store.writing(key) as draft:
         (draft / "record.json").write_text(json.dumps(record))
 

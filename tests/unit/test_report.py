@@ -28,6 +28,7 @@ from analysis.report.tables import Table, escape_tex, html_table, latex, shown
 from analysis.report.trust import trust, warnings
 from analysis.table.frame import from_results
 from analysis.table.level_means import level_means
+from tests import stored
 from tests.fake_results import Truth, fake_results
 
 PLWS = (0.0, 0.1, 1.0)
@@ -268,9 +269,8 @@ def test_what_was_run_counts_runs_aliases_and_failures(report, page):
 def test_a_score_that_failed_is_named(tmp_path):
     results = fake_results(plws=PLWS)
     key = results.loc[results["adapter"] != "none", "train_key"].iloc[0]
-    record = {"unscored": [{"asked": "quiz", "score_key": "s", "error": "ValueError: no"}]}
-    (tmp_path / "cells" / key).mkdir(parents=True)
-    (tmp_path / "cells" / key / "record.json").write_text(json.dumps(record))
+    lost = [{"asked": "quiz", "score_key": "s", "error": "ValueError: no"}]
+    stored.put(tmp_path, key, unscored=lost)
     blocks = overview.section(results, tmp_path).blocks
     (table,) = [b.table for b in blocks if isinstance(b, Sheet) and b.table.name == "unscored"]
     assert table.frame[["task", "error"]].to_numpy().tolist() == [["quiz", "ValueError: no"]]
@@ -286,9 +286,8 @@ def test_a_benchmark_of_which_a_part_was_scored_is_named(tmp_path):
     results["task"] = results["task"].replace({task: "hellaswag"})
     results["n"] = 500
     key = results.loc[results["task"] == "hellaswag", "train_key"].iloc[0]
-    scores = [{"task": "hellaswag", "n": 500, "of": 10_042}]
-    (tmp_path / "cells" / key).mkdir(parents=True)
-    (tmp_path / "cells" / key / "record.json").write_text(json.dumps({"scores": scores}))
+    scores = [{"task": "hellaswag", "n": 500, "of": 10_042, "score_key": "s"}]
+    stored.put(tmp_path, key, scores=scores)
     said = overview.section(results, tmp_path).blocks[0].text
     assert said.endswith(" hellaswag was scored on the first 500 of 10,042 items.")
     assert "hellaswag" not in overview.section(results, None).blocks[0].text

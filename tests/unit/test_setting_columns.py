@@ -3,20 +3,23 @@
 import itertools
 import json
 import os
+from io import BytesIO
 
 import pandas as pd
 import pytest
 
 from ablate.config.build import plain
 from ablate.experiment import design
+from ablate.experiment.identity import digest
+from ablate.results import record
 from ablate.results.record import (
     LEVEL_PATHS,
     flattened,
     levels_of,
     setting_columns,
     shown_settings,
-    write_table,
 )
+from tests import stored
 from tests.levels import cell
 
 
@@ -81,8 +84,7 @@ def test_null_and_lists_are_levels_and_what_a_cell_lacks_is_empty(tmp_path):
         settings("full", train__clip=1.0, adapter__options__x=3),
     ]
     names = ["train.clip", "placement.layers", "adapter.options.x"]
-    write_table([shown_settings(c, names) for c in cells], tmp_path / "t")
-    table = pd.read_parquet(tmp_path / "t")
+    table = pd.read_parquet(BytesIO(record.table([shown_settings(c, names) for c in cells])))
     assert table["train.clip"].tolist() == ["null", "1.0", "1.0"]
     assert table["placement.layers"].tolist() == ["all", "[0, 1]", "all"]
     assert table["adapter.options.x"].isna().tolist() == [True, True, False]
@@ -96,9 +98,9 @@ def entry(key, **changes):
             "train_rows": 5}  # fmt: skip
 
 
-def write_design(out, name, entries, *, when, **about):
+def write_design(out, entries, *, when, **about):
     (out / "designs").mkdir(parents=True, exist_ok=True)
-    path = out / "designs" / f"{name}.json"
+    path = out / "designs" / f"{digest(entries)}.json"
     path.write_text(json.dumps({"study": "s", "names": entries} | about))
     os.utime(path, (when, when))
 
@@ -106,8 +108,8 @@ def write_design(out, name, entries, *, when, **about):
 def test_a_later_sweep_fills_its_factor_into_the_earlier_names(tmp_path):
     first = [entry("a", seed=0), entry("b", seed=1)]
     later = [entry("a", seed=0), entry("c", seed=0, train__epochs=9.0)]
-    write_design(tmp_path, "one", first, when=1, asked=[], common={})
-    write_design(tmp_path, "two", later, when=2, asked=["train.epochs"], common={})
+    write_design(tmp_path, first, when=1, asked=[], common={})
+    write_design(tmp_path, later, when=2, asked=["train.epochs"], common={})
     usual = settings()["train.epochs"]
     found = {n["train_key"]: n["levels"]["train.epochs"] for n in design.names(tmp_path)}
     assert found == {"a": usual, "b": usual, "c": 9.0}
@@ -117,19 +119,17 @@ def test_a_later_sweep_fills_its_factor_into_the_earlier_names(tmp_path):
 def test_an_older_design_takes_its_settings_from_the_record(tmp_path):
     old = entry("a") | {"settings": None}
     del old["settings"]
-    cell_folder = tmp_path / "cells" / "a"
-    cell_folder.mkdir(parents=True)
-    (cell_folder / "record.json").write_text(json.dumps({"config": plain(cell("lora"))}))
-    write_design(tmp_path, "one", [old], when=1)
+    stored.put(tmp_path, "a", config=plain(cell("lora")))
+    write_design(tmp_path, [old], when=1)
     new = [entry("b", train__warmup_ratio=0.5)]
-    write_design(tmp_path, "two", new, when=2, asked=["train.warmup_ratio"], common={})
+    write_design(tmp_path, new, when=2, asked=["train.warmup_ratio"], common={})
     levels = [n["levels"]["train.warmup_ratio"] for n in design.names(tmp_path)]
     assert levels == [settings()["train.warmup_ratio"], 0.5]
 
 
 def test_names_that_differ_in_execution_alone_are_two_names_of_one_run(tmp_path):
     both = [entry("a", execution__threads=t) for t in (1, 2)]
-    write_design(tmp_path, "one", both, when=1, asked=["execution.threads"], common={})
+    write_design(tmp_path, both, when=1, asked=["execution.threads"], common={})
     levels = [n["levels"]["execution.threads"] for n in design.names(tmp_path)]
     assert levels == [1, 2]
 

@@ -14,10 +14,13 @@ from ablate import sweep
 from ablate.errors import UserError
 from ablate.experiment.status import _state, unscored_text
 from ablate.models.gpu import lost_device
+from ablate.results import files, record
 from ablate.results.record import SCHEMA
 from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
+from tests import stored
 
 KEY = "0123456789abcdef"
+CALLS = ("rename", "replace", "link", "fsync", "rmdir", "unlink", "chmod")
 
 
 @pytest.fixture
@@ -29,15 +32,14 @@ def store(tmp_path):
 
 def write(store, key=KEY, **content):
     with store.writing(key) as draft:
-        (draft / "record.json").write_text(json.dumps({"score_keys": ["s"]} | content))
+        stored.fill(draft, key, **{"score_keys": ["s"]} | content)
 
 
 def test_a_record_is_there_only_after_the_block(store):
     with store.writing(KEY) as draft:
-        content = {"schema": SCHEMA, "scores": [], "score_keys": []}
-        (draft / "record.json").write_text(json.dumps(content))
+        stored.fill(draft, KEY)
         assert store.record(KEY) is None
-    assert store.record(KEY) == content
+    assert store.record(KEY) == stored.record(KEY) | {"schema": SCHEMA}
     assert store.recorded() == [KEY]
 
 
@@ -134,9 +136,7 @@ def test_kills_are_retried_errors_are_not(store):
 
 def test_scores_that_failed_are_named_and_tried_again_on_request(store):
     lost = {"asked": "quiz", "score_key": "t", "error": "ValueError: no"}
-    with store.writing(KEY) as draft:
-        record = {"score_keys": ["s", "t"], "unscored": [lost], "scores": []}
-        (draft / "record.json").write_text(json.dumps(record))
+    write(store, score_keys=["s", "t"], unscored=[lost])
     assert unscored_text(store.record(KEY)) == "quiz not scored: ValueError: no"
     assert store.scored(KEY) == {"s", "t"}  # tried
     store.clear_failures(KEY)
@@ -161,16 +161,52 @@ def test_a_living_writers_draft_is_not_cleared(store):
         os.utime(draft, (old, old))
         store.prepare()
         assert draft.exists()
-        (draft / "record.json").write_text('{"score_keys": []}')
+        stored.fill(draft, KEY)
 
 
-def test_amend_replaces_the_record_last(store, monkeypatch):
-    write(store)
-    replaced = []
-    monkeypatch.setattr(os, "replace", lambda a, b: replaced.append(b.name) or os.rename(a, b))
-    store.amend(KEY, {"record.json": b'{"score_keys": ["s", "t"]}', "items.parquet": b"x"})
-    assert replaced == ["items.parquet", "record.json"]
-    assert store.scored(KEY) == {"s", "t"}
+def amend(store, steps=None):
+    """Add the score t with its items; the process ends after so many `steps`, if they are given."""
+    count_calls(steps)
+    with store.amending(KEY) as draft:
+        files.write(draft / "items.parquet", b"PAR1 with t PAR1")
+        files.write(
+            draft / "record.json", record.text(store.record(KEY) | {"score_keys": ["s", "t"]})
+        )
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_kill_while_a_record_is_amended_leaves_the_old_one_or_the_new(
+    tmp_path, monkeypatch, exchange
+):
+    """Every number of calls after which it can be killed: all files are old or all are new."""
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    for steps in range(200):
+        store = Store(tmp_path / f"{steps}")
+        store.prepare()
+        write(store)
+        old = (store.folder(KEY) / "items.parquet").read_bytes()
+        child = os.fork()
+        if child == 0:
+            amend(store, steps)
+            os._exit(0)
+        through = os.waitpid(child, 0)[1] == 0
+        files.put_back(store.cells)
+        new = "t" in store.scored(KEY)
+        assert store.scored(KEY) == ({"s", "t"} if new else {"s"})
+        assert (store.folder(KEY) / "items.parquet").read_bytes() == (
+            b"PAR1 with t PAR1" if new else old
+        )
+        for draft in store.cells.glob(".*"):
+            os.utime(draft, (0, 0))
+        store.prepare()
+        assert [p.name for p in store.cells.iterdir()] == [KEY]
+        amend(store)  # again: nothing is doubled
+        assert store.scored(KEY) == {"s", "t"}
+        if through:
+            break
+    assert through
+    assert steps > 4
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -179,35 +215,39 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         Store(tmp_path / "file" / "out").prepare()
 
 
+def count_calls(steps):
+    """Make this process end, as if it were killed, at so many calls of the system; None: never."""
+    left = [steps]
+
+    def counted(call):
+        def step(*args, **kwargs):
+            if left[0] == 0:
+                os._exit(9)
+            left[0] -= 1
+            return call(*args, **kwargs)
+
+        return step
+
+    for name in CALLS if steps is not None else ():
+        setattr(os, name, counted(getattr(os, name)))
+
+
 def attempt(store, trained, steps=None):
     """One attempt at a cell: it trains unless that is done, scores and records.
 
     With `steps` the process ends, as if it were killed, at that many calls of the system.
     """
-    left = [steps]
-
-    def counted(call):
-        def step(*args, **kwargs):
-            if left[0] is not None:
-                if left[0] == 0:
-                    os._exit(9)
-                left[0] -= 1
-            return call(*args, **kwargs)
-
-        return step
-
-    for name in ("rename", "link", "fsync", "rmdir", "unlink") if steps is not None else ():
-        setattr(os, name, counted(getattr(os, name)))
+    count_calls(steps)
     with store.writing(KEY) as draft:
         if not (draft / "record.json").exists():
             trained.write_text(trained.read_text() + "x")
             (draft / "weights").mkdir()
             (draft / "weights" / "adapter").write_bytes(b"w" * 100)
-            (draft / "record.json").write_text('{"score_keys": []}')
+            stored.fill(draft, KEY)
             store.keep_trained(KEY, draft)
             trained.with_name("safe").touch()
         (draft / "record.json").unlink()
-        (draft / "record.json").write_text('{"score_keys": ["s"]}')
+        (draft / "record.json").write_text(json.dumps(stored.record(KEY, score_keys=["s"])))
 
 
 def test_a_kill_between_any_two_steps_loses_nothing_that_was_kept(tmp_path):
@@ -242,7 +282,7 @@ def test_a_kill_between_any_two_steps_loses_nothing_that_was_kept(tmp_path):
 def test_a_trained_run_is_found_by_the_next_attempt_alone(store):
     def ends_while_it_is_scored():
         with store.writing(KEY) as draft:
-            (draft / "record.json").write_text('{"score_keys": []}')
+            stored.fill(draft, KEY)
             store.keep_trained(KEY, draft)
             raise RuntimeError
 

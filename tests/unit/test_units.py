@@ -14,6 +14,7 @@ from ablate.results.record import SCHEMA, rows_of, upgraded
 from ablate.results.store import Store
 from analysis.table.frame import from_results, load, study_rows
 from analysis.table.items import _scales
+from tests import stored
 from tests.fake_results import fake_results
 
 ROOT = Path(__file__).parents[2]
@@ -96,8 +97,7 @@ def test_items_are_scaled_by_the_same_number():
 def test_a_record_of_the_first_schema_is_read(tmp_path):
     old = json.loads(OLD.read_text())
     assert old["schema"] == 1
-    folder = tmp_path / "cells" / old["train_key"]
-    folder.mkdir(parents=True)
+    folder = stored.put(tmp_path, old["train_key"])
     (folder / "record.json").write_text(OLD.read_text())
     record = Store(tmp_path).record(old["train_key"])
     assert record["schema"] == SCHEMA
@@ -113,9 +113,9 @@ def test_a_record_of_the_first_schema_is_read(tmp_path):
     np.testing.assert_allclose(bench["score"], 100 * bench["value"])
 
 
-def test_a_record_of_today_stays_as_it_is():
+def test_a_record_of_today_stays_as_it_is_without_its_seal():
     record = {"schema": SCHEMA, "scores": [{"asked": "a", "unit": "points"}]}
-    assert upgraded(record) is record
+    assert upgraded(record | {"seal": {}}) == record
 
 
 def test_an_older_table_is_read_as_it_was(tmp_path):
