@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from ablate.config.composer import Composer, config_loader
 from ablate.config.factors import Factors, assignments, products
-from ablate.config.overrides import key_of, levels, parse
+from ablate.config.overrides import check_names, key_of, levels, parse
 from ablate.config.parts import Part, Tree
 from ablate.errors import UserError
 
@@ -119,6 +119,7 @@ def task_overrides(overrides: Iterable[str]) -> list[str]:
         if parse(line).key_or_group in ("study", "scale"):
             line = line.lstrip("+")
         if not _is_hydra(line):
+            check_names(line)
             kept.append(line)
     return kept
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +23,8 @@ from ablate.errors import UserError
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 # Tables whose names are the user's own, or a method's: Hydra asks for a plus before a new one.
 _FREE = re.compile(r"(dataset\.(columns|options|published)|model\.shape|masking\.weights)\.\w")
+PATHS = ("out", "rates", "bundle")  # settings of the command that are paths
+DELETE = 127  # the last control character of ASCII
 _WORDS_WITH_A_MEANING = {"null", "true", "false", "nan", "inf"}
 
 
@@ -76,6 +78,24 @@ def parse(line: str) -> Override:
     if not parsed.key_or_group or (parsed.value_type is None and not parsed.is_delete()):
         raise UserError(f"{line}: not an override; write key=value")
     return parsed
+
+
+def check_names(line: str) -> None:
+    """Check that what an override names is a name: a level is a file's name, not a path to it.
+
+    Raises:
+        UserError: a level with a folder in it, or a name or path with a control character.
+    """
+    override = parse(line)
+    key, value = override.key_or_group, override.value()
+    if "." in key:
+        return
+    named = value.list if isinstance(value, ChoiceSweep) else [value]
+    for name in (str(one) for one in named if isinstance(one, str | QuotedString)):
+        if any(ord(character) < ord(" ") or ord(character) == DELETE for character in name):
+            raise UserError(f"{key}={name!r}: has a control character in it")
+        if key not in PATHS and (".." in name or set(name) & set("/\\")):
+            raise UserError(f"{key}={name}: must be a name, without a folder, / or ..")
 
 
 def _quoted(line: str) -> str:

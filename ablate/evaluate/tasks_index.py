@@ -37,6 +37,7 @@ OURS = "micro_"  # nothing that lm-eval ships is called so: a slip is told at on
 TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "description")  # name no files
 FOLDERS = ("dataset_path", "dataset_name", "data_dir")  # may name a folder of rows
 LONGEST_PATH = 1024
+MOST_FILES = 100_000  # of a folder that is searched for task files
 CONTENT = (*TASK_FILES, ".py", ".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -187,8 +188,25 @@ def _find_path(name: str) -> Source:
     path = Path(name).expanduser().resolve()
     if not path.exists():
         raise UserError(f"evaluate.tasks={name}: no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"evaluate.tasks={name}: is neither a file nor a folder")
+    if path.is_dir() and _holds_more(path, MOST_FILES):
+        raise UserError(
+            f"evaluate.tasks={name}: holds more than {MOST_FILES:,} files; name the folder of the "
+            "task files alone"
+        )
     task_names(path)
     return Source("path", name, path)
+
+
+def _holds_more(folder: Path, most: int) -> bool:
+    """Return whether there are more than so many files and folders under `folder`."""
+    count = 0
+    for _, folders, files in os.walk(folder):
+        count += len(folders) + len(files)
+        if count > most:
+            return True
+    return False
 
 
 class _Loader(yaml.SafeLoader):

@@ -105,6 +105,13 @@ def test_weights_that_cannot_be_written_do_not_cost_the_run(tmp_path, monkeypatc
     assert "NOT SAFE" in (store.folder(named.key) / "log.txt").read_text()
 
 
+def other_history(store, key, history):
+    """Give the record of `key` another course of training, as if it were its own."""
+    with store.amending(key) as draft:
+        (draft / "history.parquet").unlink()
+        history.to_parquet(draft / "history.parquet")
+
+
 def test_scores_asked_for_later_are_those_of_the_same_model_or_refused(tmp_path):
     dropped = ("execution.keep_weights_mb=0", "evaluate.measures=[]")
     first, later = planned(*dropped), planned(*dropped, "evaluate.heldout=[test,validation]")
@@ -119,12 +126,11 @@ def test_scores_asked_for_later_are_those_of_the_same_model_or_refused(tmp_path)
     folder = store.folder(first.key)
     assert not (folder / "weights").exists()
     history = pd.read_parquet(folder / "history.parquet")
-    moved = history.assign(loss=history["loss"] * (1 + 1e-5))
-    moved.to_parquet(folder / "history.parquet")
+    other_history(store, first.key, history.assign(loss=history["loss"] * (1 + 1e-5)))
     more = planned(dropped[0], "evaluate.heldout=[]", "evaluate.measures=[train_loss_rsd]")
     run.run_cells([more.cell], more.key, store)  # rounding
+    other_history(store, first.key, history.assign(loss=history["loss"] * 1.01))
     before = store.record(first.key)
-    history.assign(loss=history["loss"] * 1.01).to_parquet(folder / "history.parquet")
     most = planned(dropped[0], "evaluate.heldout=[]", "evaluate.measures=[weight_distance]")
     with pytest.raises(UserError, match="another model"):
         run.run_cells([most.cell], most.key, store)
