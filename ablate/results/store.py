@@ -27,7 +27,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -148,6 +147,9 @@ class Store:
 
         What else has the place is moved to `damaged/`. A result that can have its place by no means
         is kept under `kept/`, for the next sweep to try again.
+
+        Raises:
+            UserError: the result was kept so.
         """
         place = self.folder(key)
         try:
@@ -161,14 +163,11 @@ class Store:
                 os.rename(draft, place)
             except OSError as error:
                 kept = set_aside(draft, self.kept, key)
-                self._tell(key, kept, error)
-                return
+                raise UserError(
+                    f"{place}: the result cannot have its place ({error.strerror}); it is kept in "
+                    f"{kept}, from where the next sweep takes it"
+                ) from None
         sync(place.parent)
-
-    def _tell(self, key: str, kept: Path, error: OSError) -> None:
-        text = f"the result of {key} cannot have its place in cells/ ({error.strerror}): it is kept"
-        say(f"{text} in {kept}")
-        print(f"{text} in {kept}", file=sys.stderr)
 
     def put(self, path: Path, content: bytes) -> None:
         """Write a file whole or not at all; what else has its name is moved to `damaged/`.
