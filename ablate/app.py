@@ -37,7 +37,7 @@ from ablate.results.files import set_aside
 from ablate.results.store import Store
 from ablate.sweep import Launch, Outcome, Workers, carry_out, work
 from ablate.terminal import CONSOLE, duration
-from ablate.training.stop import STATUS, Stopped
+from ablate.training.stop import TrainingStopped
 
 FAILURES = 10  # failed runs that are named
 
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         application()
     except UserError as error:
         return refuse(error)
-    except Stopped as stop:
+    except TrainingStopped as stop:
         print(f"ablate: {stop.line}", file=sys.stderr)
-        return STATUS
+        return stop.status
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:

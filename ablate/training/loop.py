@@ -83,7 +83,7 @@ def train(
         checkpoints: where the run goes on from, and what is written on the way; by default none.
 
     Raises:
-        Stopped: it was asked to stop, and did after a step.
+        TrainingStopped: it was asked to stop, and did after a step.
         UserError: no target has a weight, or no parameter is trained.
         Diverged: a loss or a gradient norm is not finite.
     """

@@ -7,63 +7,73 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-STATUS = 128 + signal.SIGTERM  # exit status of a process that was asked to stop
 
-_asked = threading.Event()
-
-
-class Stopped(SystemExit):
-    """Training was asked to stop, and did so between two steps. No failure: nothing is lost."""
-
-    def __init__(self, line: str) -> None:
-        super().__init__(STATUS)
-        self.line = line
+_asked: int | None = None  # the signal that was taken for a request
 
 
-def request_stop() -> None:
-    """Ask the training of this process to stop; a handler of signals may call it."""
-    _asked.set()
+class TrainingStopped(KeyboardInterrupt):
+    """Training was asked to stop, and did between two steps: an interruption, no failure."""
+
+    def __init__(self, line: str, number: int) -> None:
+        super().__init__(line)
+        self.line, self.number = line, number
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that ends of it."""
+        return 128 + self.number
+
+
+def request_stop(number: int = signal.SIGTERM) -> None:
+    """Ask the training of this process to stop; a handler of the signal `number` may call it."""
+    global _asked
+    _asked = number
+
+
+def withdraw() -> None:
+    """Take a request back."""
+    global _asked
+    _asked = None
 
 
 def stop_requested() -> bool:
     """Return whether the training of this process was asked to stop."""
-    return _asked.is_set()
+    return _asked is not None
 
 
 def check(line: str) -> None:
     """Stop where training was asked to.
 
     Raises:
-        Stopped: it was; `line` says where.
+        TrainingStopped: it was; `line` says where.
     """
-    if stop_requested():
-        raise Stopped(line)
-
-
-def withdraw() -> None:
-    """Take a request back."""
-    _asked.clear()
+    if _asked is not None:
+        number = _asked
+        withdraw()
+        raise TrainingStopped(line, number)
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Run a block in which SIGTERM and SIGUSR1 ask training to stop, the second time at once.
+    """Run a block in which the first SIGTERM or SIGUSR1 asks training to stop.
 
-    A signal that the program handles already is left to it, and so are all outside the main thread.
+    A second one does what it did before the block. Signals that are ignored stay so, and outside
+    the main thread, where no handler can be set, all do.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    free = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in free:
-        signal.signal(number, _ask)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+    mine = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request_stop(number)
+        for other, handler in mine.items():
+            signal.signal(other, handler)
+
+    for number in mine:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        for number in free:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _ask(number: int, frame: FrameType | None) -> None:
-    request_stop()
-    signal.signal(number, signal.SIG_DFL)
+        for number, handler in mine.items():
+            signal.signal(number, handler)

@@ -1,6 +1,10 @@
 """A run that goes on from a checkpoint ends as the undisturbed one, bit for bit."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -235,12 +239,52 @@ def test_a_run_that_is_asked_to_stop_ends_between_steps_with_a_checkpoint(tmp_pa
             return combine(made(*given, **known), stopping)
 
         patched.setattr(run.hooks, "hooks", hooks)
-        with pytest.raises(stop.Stopped) as stopped:
+        with pytest.raises(stop.TrainingStopped) as stopped:
             run.run_cells([named.cell], named.key, store)
-    stop.withdraw()
-    assert stopped.value.code == 143
+    assert stopped.value.status == 143
     assert "after step 3" in stopped.value.line
     assert not store.failures(named.key)
     assert finished(named, store)[0] == [3]
     whole = trained(named, tmp_path / "whole", monkeypatch)
     same(contents(store, named.key), contents(whole, named.key))
+
+
+LONG = [word for word in SHORT if "max_steps" not in word] + ["train.max_steps=200"]
+
+
+def ended(out, how):
+    """Return the exit status of `ablate run` that got a signal once it had written a checkpoint."""
+
+    def written():
+        return {folder.name for folder in (out / "checkpoints").glob("*/step-*")}
+
+    before = written()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ablate", "-m", *LONG, "single=true", "hydra/launcher=basic",
+         "regulariser=adapter_dropout", "execution.checkpoint_minutes=0.002", f"out={out}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.poll() is None and written() <= before:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(how)
+    told = process.communicate(timeout=300)[1]
+    return process.returncode, told
+
+
+def test_after_sigkill_and_sigterm_the_same_command_goes_on(tmp_path, monkeypatch):
+    assert ended(tmp_path / "out", signal.SIGKILL)[0] == -signal.SIGKILL
+    status, told = ended(tmp_path / "out", signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    assert "stopped after step" in told
+    assert "the same command goes on" in told
+    monkeypatch.setattr(sys.modules[__name__], "SHORT", LONG)
+    asked = ("regulariser=adapter_dropout", "execution.checkpoint_minutes=30")
+    named, store = planned(*asked), Store(tmp_path / "out")
+    assert not store.failures(named.key) or store.failures(named.key)[0]["kind"] == "killed"
+    run.run_cells([named.cell], named.key, store)
+    whole = trained(named, tmp_path / "whole", monkeypatch)
+    same(contents(store, named.key), contents(whole, named.key))
+    resumed = store.record(named.key)["provenance"]["resumed"]
+    assert len(resumed) == 2
+    assert resumed == sorted(resumed)

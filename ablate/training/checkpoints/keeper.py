@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ablate.results.log import say
+from ablate.training import stop
 from ablate.training.checkpoints import files
 from ablate.training.checkpoints.snapshot import Place, Underway, Unfit
 from ablate.training.ledger import Ledger
-from ablate.training.stop import Stopped, stop_requested
 
 LEAST_SHARE = 20  # training lasts at least this many times what the last checkpoint took
 
@@ -62,10 +62,10 @@ class Keeper:
             seconds: that the run has trained.
 
         Raises:
-            Stopped: the run was asked to stop.
+            TrainingStopped: the run was asked to stop.
         """
-        stop = stop_requested()
-        if not (stop or (self._asked and self._due(self._asked.minutes))):
+        due = self._asked is not None and self._due(self._asked.minutes)
+        if not (due or stop.stop_requested()):
             return 0.0
         began = time.monotonic()
         kept = False
@@ -74,9 +74,8 @@ class Keeper:
             self._underway.result.train_seconds = seconds
             tree = self._underway.snapshot(optimizer, schedule, place, self._device)
             kept = self._write(tree, place, self._asked)
-        if stop:
-            after = f"stopped after step {place.taken}"
-            raise Stopped(after + (", from which the same command goes on" if kept else ""))
+        kept_to = ", from which the same command goes on" if kept else ""
+        stop.check(f"stopped after step {place.taken}{kept_to}")
         self._began = time.monotonic()
         self._took = self._began - began
         return self._took
