@@ -59,9 +59,9 @@ def _within(found: Curve, small_MS: Array, large_MS: Array) -> FTest:
     return FTest(statistic, extra, found.df, float(stats.f.sf(statistic, extra, found.df)))
 
 
-def knots_of(x_L: Array, count: int = KNOTS) -> Array:
-    """Return up to `count` knots: the levels at equal steps of their order, both ends included."""
-    return np.asarray(x_L[np.unique(np.linspace(0, len(x_L) - 1, count).round().astype(int))])
+def knots_of(x_L: Array) -> Array:
+    """Return up to 4 knots: the levels at equal steps of their order, both ends included."""
+    return np.asarray(x_L[np.unique(np.linspace(0, len(x_L) - 1, KNOTS).round().astype(int))])
 
 
 def natural_spline(x_L: Array, knots_K: Array) -> Array:

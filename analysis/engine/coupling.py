@@ -10,35 +10,12 @@ matrices hold their lower triangle; what stands above it is not read.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from analysis.engine.linalg import Array, Index, symmetric, times
 from analysis.engine.summary import brief
-
-
-class Coupling(Protocol):
-    """The cross products a (L, P, M) of the first factor with the dense columns."""
-
-    def gram(self, phi_LPP: Array) -> Array:
-        """Return the sum over levels of a' phi a, (M, M)."""
-
-    def quadratic(self, k_MM: Array) -> Array:
-        """Return a k a' for every level, (L, P, P)."""
-
-    def entries(self, k_MM: Array) -> tuple[Array, Array]:
-        """Return a k where levels and columns meet (without a border), and a k a' with it."""
-
-    def times(self, v_MK: Array) -> Array:
-        """Return a v, (L, P, K)."""
-
-    def transposed(self, t_LPK: Array) -> Array:
-        """Return the sum over levels of a' t, (M, K)."""
-
-    def squares(self) -> Array:
-        """Return the squares of a summed over levels, (P, M), those of its border left out."""
 
 
 @brief
@@ -217,6 +194,9 @@ class SparseCoupling:
         cell_E = rows_E % width * m + self.pattern.columns_E
         sums = np.bincount(cell_E, self.values_E**2, width * m).astype(np.float64, copy=False)
         return sums.reshape(width, m)
+
+
+Coupling = DenseCoupling | SparseCoupling
 
 
 def _pairs_of_blocks(sizes: Index) -> tuple[Index, Index]:

@@ -14,7 +14,7 @@ Letters in names: N rows.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Self
 
 import numpy as np
 from scipy.special import digamma, expit, gammaln
@@ -49,58 +49,35 @@ class Outer:
     tau: Inner | None  # the derivatives of l, r and w by tau
 
 
-class Family(Protocol):
-    """A distribution with its data."""
+class _Bounded:
+    """Scores from 0 to 1 with a logit link.
 
-    name: str
-    dispersed: bool  # whether there is a tau
+    Args:
+        y_N: the scores.
+        given_N: the trials of a binomial, the weights of a beta; one each unless given.
+    """
 
-    @property
-    def proportion_N(self) -> Array:
-        """The score as a proportion."""
+    def __init__(self, y_N: Array, given_N: Array | None = None) -> None:
+        self.y_N, self.given_N = y_N, given_N
+        self.size_N: Array | float = 1.0 if given_N is None else given_N
 
-    @property
-    def size_N(self) -> Array | float:
-        """What var y is divided by: trials or weights."""
-
-    def inner(self, eta_N: Array, tau: float) -> Inner:
-        """Return log-likelihood, score and observed weight."""
-
-    def outer(self, eta_N: Array, tau: float) -> Outer:
-        """Return the derivatives of the weight, and those by tau."""
-
-    def expected(self, eta_N: Array, tau: float) -> Array:
-        """Return the expected weight, which is positive."""
-
-    def draw(self, eta_N: Array, tau: float, rng: np.random.Generator) -> Array:
-        """Return a simulated score."""
-
-    def of(self, y_N: Array) -> "Family":
+    def of(self, y_N: Array) -> Self:
         """Return the same family for another score."""
+        return type(self)(y_N, self.given_N)
 
 
-class Binomial:
+class Binomial(_Bounded):
     """Proportions of trials, or right and wrong."""
 
     name, dispersed = "binomial", False
 
-    def __init__(self, y_N: Array, trials_N: Array | None = None) -> None:
-        self.y_N, self.trials_N = y_N, trials_N
+    def __init__(self, y_N: Array, given_N: Array | None = None) -> None:
+        super().__init__(y_N, given_N)
         self.constant_N = np.zeros(1)
-        if trials_N is not None:
-            hits_N = trials_N * y_N
-            self.constant_N = gammaln(trials_N + 1) - gammaln(hits_N + 1)
-            self.constant_N -= gammaln(trials_N - hits_N + 1)
-
-    @property
-    def proportion_N(self) -> Array:
-        """The score."""
-        return self.y_N
-
-    @property
-    def size_N(self) -> Array | float:
-        """The trials."""
-        return 1.0 if self.trials_N is None else self.trials_N
+        if given_N is not None:
+            hits_N = given_N * y_N
+            self.constant_N = gammaln(given_N + 1) - gammaln(hits_N + 1)
+            self.constant_N -= gammaln(given_N - hits_N + 1)
 
     def inner(self, eta_N: Array, tau: float) -> Inner:
         """Return log-likelihood, score and weight."""
@@ -114,9 +91,9 @@ class Binomial:
         small_N /= base_N
         small_N /= base_N
         loglik_N = self.y_N * eta_N - soft_N
-        if self.trials_N is None:
+        if self.given_N is None:
             return Inner(loglik_N, score_N, small_N)
-        m_N = self.trials_N
+        m_N = self.given_N
         return Inner(self.constant_N + m_N * loglik_N, m_N * score_N, m_N * small_N)
 
     def outer(self, eta_N: Array, tau: float) -> Outer:
@@ -131,33 +108,19 @@ class Binomial:
 
     def draw(self, eta_N: Array, tau: float, rng: np.random.Generator) -> Array:
         """Return simulated proportions."""
-        if self.trials_N is None:
+        if self.given_N is None:
             return (rng.random(len(eta_N)) < expit(eta_N)).astype(np.float64)
-        return rng.binomial(np.rint(self.trials_N).astype(np.int64), expit(eta_N)) / self.trials_N
-
-    def of(self, y_N: Array) -> "Binomial":
-        """Return the same family for another score."""
-        return Binomial(y_N, self.trials_N)
+        return rng.binomial(np.rint(self.given_N).astype(np.int64), expit(eta_N)) / self.given_N
 
 
-class Beta:
+class Beta(_Bounded):
     """Scores strictly between 0 and 1."""
 
     name, dispersed = "beta", True
 
-    def __init__(self, y_N: Array, weights_N: Array | None = None) -> None:
-        self.y_N, self.weights_N = y_N, weights_N
+    def __init__(self, y_N: Array, given_N: Array | None = None) -> None:
+        super().__init__(y_N, given_N)
         self.log_N, self.log_rest_N = np.log(y_N), np.log1p(-y_N)
-
-    @property
-    def proportion_N(self) -> Array:
-        """The score."""
-        return self.y_N
-
-    @property
-    def size_N(self) -> Array | float:
-        """The weights."""
-        return 1.0 if self.weights_N is None else self.weights_N
 
     def inner(self, eta_N: Array, tau: float) -> Inner:
         """Return log-likelihood, score and observed weight."""
@@ -205,9 +168,8 @@ class Beta:
         tiny = np.finfo(np.float64).eps
         return np.clip(rng.beta(mu_N * phi, (1 - mu_N) * phi), tiny, 1 - tiny)
 
-    def of(self, y_N: Array) -> "Beta":
-        """Return the same family for another score."""
-        return Beta(y_N, self.weights_N)
+
+Family = Binomial | Beta
 
 
 def trigamma(x_N: Array) -> tuple[Array, Array]:

@@ -114,7 +114,7 @@ def _rough_minimum(working: Problem) -> Array:
 
 def _working(problem: GlmmProblem) -> tuple[Array, Array]:
     """Return the working response of a regression without random effects, and its weights."""
-    y_N, size = problem.family.proportion_N, problem.family.size_N
+    y_N, size = problem.family.y_N, problem.family.size_N
     offset_N = 0.0 if problem.offset_N is None else problem.offset_N
     eta_N = logit((size * y_N + 0.5) / (size + 1))
     for _ in range(REGRESSION_STEPS):
@@ -151,7 +151,7 @@ def separated(problem: GlmmProblem, beta_B: Array) -> Array | None:
     s x' delta with every s x' delta >= 0 and |delta| <= 1, s = 1 where y = 1 and -1 where y = 0
     (Konis 2007, Oxford, section 4); a row between 0 and 1 wants x' delta = 0.
     """
-    y_N = problem.family.proportion_N
+    y_N = problem.family.y_N
     if problem.family.name != "binomial" or not problem.p:
         return None
     if float(np.abs(problem.X_NB @ beta_B).max()) < RUN_AWAY:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from analysis.engine.coupling import Coupling, DenseCoupling, SparseCoupling
+from analysis.engine.coupling import Coupling, DenseCoupling
 from analysis.engine.dispersion import Dispersed
 from analysis.engine.linalg import Array
 from analysis.engine.lmm import Problem
@@ -52,7 +52,6 @@ def _with_last(coupling: Coupling, last_LP: Array) -> Coupling:
         a_LPM = coupling.a_LPM.copy()
         a_LPM[..., -1] = last_LP
         return DenseCoupling(a_LPM)
-    assert isinstance(coupling, SparseCoupling)
     found = copy(coupling)
     found.border_LPB = coupling.border_LPB.copy()
     found.border_LPB[..., -1] = last_LP

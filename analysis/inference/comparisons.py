@@ -26,7 +26,7 @@ from analysis.inference.multiplicity import (
 )
 from analysis.inference.scale import IDENTITY, checked
 
-Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array, Array]
+Family = tuple[pd.DataFrame, list[Estimate], Array, Array, Array]
 Make = Callable[[list[str]], dict[str, Array]]  # from the names of a family's means
 
 
@@ -41,8 +41,6 @@ class Comparisons:
     labels: pd.DataFrame  # (C, ...): "contrast" and the levels of `within`
     estimates: tuple[Estimate, ...]
     w_CK: Array  # the weight of every mean in every contrast
-    l_CB: Array
-    adjust: str
     p: Array  # adjusted, (C,)
     half_width: Array  # simultaneous where the adjustment has intervals, else of one contrast
 
@@ -170,14 +168,12 @@ def _compared(found: Means, make: Make, adjust: str) -> Comparisons:
     if adjust == "tukey" and make is not _pairs:
         raise AnalysisError("adjust=tukey: for all pairs only; use mvt or holm here")
     parts = [_family(found, rows, make, adjust) for rows in _families(found)]
-    labels, estimates, w_CK, l_CB, p, width = zip(*parts, strict=True)
+    labels, estimates, w_CK, p, width = zip(*parts, strict=True)
     return Comparisons(
         means=found,
         labels=pd.concat(labels, ignore_index=True),
         estimates=tuple(e for part in estimates for e in part),
         w_CK=np.vstack(w_CK),
-        l_CB=np.vstack(l_CB),
-        adjust=adjust,
         p=np.concatenate(p),
         half_width=np.concatenate(width),
     )
@@ -191,7 +187,7 @@ def _families(found: Means) -> list[Index]:
 
 
 def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
-    """Return labels, estimates, weights, contrasts, adjusted p and half widths of one family."""
+    """Return labels, estimates, weights, adjusted p and half widths of one family."""
     own = found.labels.iloc[rows]
     contrasts = make(named(own[list(found.of)]))
     own_CK = np.array(list(contrasts.values())).reshape(len(contrasts), len(rows))
@@ -208,7 +204,7 @@ def _family(found: Means, rows: Index, make: Make, adjust: str) -> Family:
     for i, name in enumerate(found.within):
         labels.insert(i, name, [own[name].iloc[0]] * len(labels))
     p, width = _adjustment(found, estimates, (l_CB, known_C), adjust, len(rows))
-    return labels, estimates, w_CK, l_CB, p, width
+    return labels, estimates, w_CK, p, width
 
 
 def _adjustment(

@@ -8,7 +8,6 @@ test finds with 80 % power. Of a generalised model all of it is on the link's sc
 df are infinite.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -336,10 +335,8 @@ def equivalence(effect: Estimate, margin: float) -> Equivalence:
     return Equivalence(margin, p, verdicts[p < alpha, effect.p < alpha])
 
 
-def minimum_detectable_effect(
-    se: float, df: float, *, alpha: float = 0.05, power: float = POWER
-) -> float:
-    """Return the true effect that a two-sided test finds with a given power.
+def minimum_detectable_effect(se: float, df: float, *, alpha: float = 0.05) -> float:
+    """Return the true effect that a two-sided test finds with a power of `POWER`.
 
     (t_{1 - alpha / 2} + t_{power}) se (Bloom 1995, Eval. Rev. 19(5)): a central t in place of the
     noncentral one, which matters below about ten degrees of freedom.
@@ -348,16 +345,5 @@ def minimum_detectable_effect(
         se: standard error of the estimate.
         df: its degrees of freedom; infinite for a normal one.
         alpha: of the test.
-        power: wanted, above one half.
     """
-    return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)) * se)
-
-
-def table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
-    """Return estimates as a table, one row each, with p-values adjusted by Holm in column p_holm.
-
-    Args:
-        estimates: by name.
-    """
-    found = pd.DataFrame([{**e.row(), "name": name} for name, e in estimates.items()])
-    return found.assign(p_holm=holm(found["p"].tolist())) if len(found) else found
+    return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(POWER, df)) * se)

@@ -20,7 +20,6 @@ Z nodes over the factor.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 from scipy import optimize, special
@@ -41,15 +40,7 @@ ALONE, BINS = 128, 128
 T_MOST = 1e4  # a quantile beyond which none is looked for
 
 
-class Largest(Protocol):
-    """The distribution of the largest of C statistics."""
-
-    def tail(self, d: float, df: float) -> float:
-        """Return P(largest > d); `df` is infinite for known variances."""
-        ...
-
-
-def largest(corr_CC: Array, *, two_sided: bool) -> Largest:
+def largest(corr_CC: Array, *, two_sided: bool) -> "OneFactor | Directed":
     """Return the distribution of max |T| (two-sided) or max T of these correlations."""
     b_C = one_factor(corr_CC)
     if b_C is None:
@@ -58,7 +49,7 @@ def largest(corr_CC: Array, *, two_sided: bool) -> Largest:
     return OneFactor(b, counts.astype(np.float64), two_sided)
 
 
-def quantile(found: Largest, level: float, df: float) -> float:
+def quantile(found: "OneFactor | Directed", level: float, df: float) -> float:
     """Return d with P(largest <= d) = level."""
     root = optimize.brentq(lambda d: found.tail(d, df) - (1 - level), -1e-9, T_MOST, xtol=1e-9)
     return float(root)

@@ -32,7 +32,6 @@ class AgainstBest:
     low_K: Array  # at most 0
     high_K: Array  # at least 0
     possible_K: Mask  # the confidence set for the best
-    critical_K: Array  # d_i
 
 
 def against_best(
@@ -59,7 +58,7 @@ def against_best(
     high_K = np.maximum(0.0, above.min(axis=1))
     possible_K = high_K > 0
     below = np.where(own | ~possible_K, 0.0, gap_KK - critical_K * se_KK)
-    return AgainstBest(np.minimum(0.0, below.min(axis=1)), high_K, possible_K, critical_K)
+    return AgainstBest(np.minimum(0.0, below.min(axis=1)), high_K, possible_K)
 
 
 def differences_se(cov_KK: Array) -> Array:

@@ -36,11 +36,6 @@ class Simplified:
     asked: str  # the formula as it was given
     steps: tuple[str, ...]  # in plain words, first to last; empty when nothing was dropped
 
-    @property
-    def changed(self) -> bool:
-        """Whether the fit is of another formula than was asked for."""
-        return bool(self.steps)
-
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -62,13 +57,7 @@ def simplified(
 ) -> Simplified:
     """Return the fit of `formula`, or of the first simpler one that is not singular.
 
-    Args:
-        frame: as for `fit_mixed`.
-        formula: as for `fit_mixed`.
-        family: as for `fit_mixed`.
-        method: as for `fit_mixed`.
-        weights: as for `fit_mixed`.
-        dispersion: as for `fit_mixed`.
+    The arguments are those of `fit_mixed`.
     """
 
     def fitted(written: str) -> MixedFit:

@@ -195,19 +195,6 @@ def power(
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
-def enough(table: pd.DataFrame, *, wanted: float = 0.8) -> pd.DataFrame:
-    """Return the fewest seeds tried that reach a power, by panel and shape; NaN where none do.
-
-    Args:
-        table: as `power` returns it.
-        wanted: the power to reach.
-    """
-    by = [*CURVE, "shape"]
-    reached = table[table["power"] >= wanted].groupby(by, sort=False)["seeds"].min()
-    every = table[by].drop_duplicates()
-    return every.merge(reached.rename("seeds").reset_index(), on=by, how="left")
-
-
 def replicated(planned: pd.DataFrame, seeds: int) -> pd.DataFrame:
     """Return the grid with its cells under `seeds` seeds instead of its own.
 

@@ -82,18 +82,6 @@ def boundaries(
     return np.array(found)
 
 
-def look(z: float, shares: Sequence[float], *, alpha: float = 0.05, spending: str) -> bool:
-    """Return whether the last of these looks ends the study.
-
-    Args:
-        z: the statistic at the last look.
-        shares: of the information at the looks so far, as for `boundaries`.
-        alpha: two-sided error over all looks.
-        spending: "obrien_fleming" or "pocock".
-    """
-    return bool(abs(z) >= boundaries(shares, alpha=alpha, spending=spending)[-1])
-
-
 def repeated_interval(
     estimate: float, se: float, shares: Sequence[float], *, alpha: float, spending: str
 ) -> tuple[float, float]:

@@ -74,12 +74,11 @@ class _Draft:
         self.reasons += [reason] if reason else []
 
 
-def default_formula(frame: pd.DataFrame, *, dose: str = "wp") -> DefaultModel:
+def default_formula(frame: pd.DataFrame) -> DefaultModel:
     """Return the formula of every panel's model for a results table, and why it is that.
 
     Args:
         frame: a prepared frame of `analysis.table.frame`, of a results table.
-        dose: the prompt loss weight's scale, "wp" or "effective_plw".
     """
     draft = _Draft()
     # The study rows have the usual level where a method has no such setting; the frame has none.
@@ -87,7 +86,7 @@ def default_formula(frame: pd.DataFrame, *, dose: str = "wp") -> DefaultModel:
     rows = study_rows(frame)
     if len(rows[list(PANEL)].drop_duplicates()) > 1:
         draft.add("", PANELS)
-    _terms(rows, only, draft, dose)
+    _terms(rows, only, draft)
     return DefaultModel(
         "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
     )
@@ -114,14 +113,14 @@ def _varies(rows: pd.DataFrame, name: str) -> bool:
     return name in rows and rows[name].nunique() > 1
 
 
-def _terms(rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft, dose: str) -> None:
+def _terms(rows: pd.DataFrame, only: Mapping[str, Sequence[str]], draft: _Draft) -> None:
     factors = factors_of(rows)
     chosen = _chosen(rows, factors, draft)
     for factor in chosen:
         draft.add(_term(rows, factor))
     _rank(rows, draft, "method" if _split(factors) else "adapter")
     _block(rows, draft)
-    _dose(rows, draft, dose)
+    _dose(rows, draft)
     _say(rows, chosen, factors, only, draft)
     _cell(rows, draft)
 
@@ -244,18 +243,18 @@ def _block(rows: pd.DataFrame, draft: _Draft) -> None:
         draft.add("(1 | seed)", f"{seeds} seeds: a random block.")
 
 
-def _dose(rows: pd.DataFrame, draft: _Draft, dose: str) -> None:
-    levels = rows[dose].nunique() if dose in rows else 0
+def _dose(rows: pd.DataFrame, draft: _Draft) -> None:
+    levels = rows["wp"].nunique() if "wp" in rows else 0
     if levels < 2:
         draft.add("", "The prompt loss weight does not vary.")
         return
     split = ["mode"] if _varies(rows, "mode") else []
     curved = levels > 2
-    draft.add(":".join([dose, *split]))
+    draft.add(":".join(["wp", *split]))
     lines = sorted(set(rows["mode"][rows["curved"] == 0].astype(str)))
     if curved and rows["curved"].any():
         # `curved` is zero for modes of one level, whose square would only repeat the line.
-        draft.add(":".join([f"I({dose}^2)", *(["curved"] if lines else []), *split]))
+        draft.add(":".join(["I(wp^2)", *(["curved"] if lines else []), *split]))
     by = " by mode" if split else ""
     shape = "A quadratic" if curved else "A line"
     draft.reasons.append(

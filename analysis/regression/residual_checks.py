@@ -48,7 +48,7 @@ def residuals(reg: Regression) -> "pd.Series[float]":
 def _ends(fit: GlmmFit) -> tuple[Array, Array]:
     """Return F(y-) and F(y) of every row."""
     mu_N, family = fit.fitted.to_numpy(), fit.problem.family
-    y_N = family.proportion_N
+    y_N = family.y_N
     if family.dispersed:
         at_N = np.asarray(stats.beta.cdf(y_N, mu_N * fit.phi, (1 - mu_N) * fit.phi))
         return at_N, at_N

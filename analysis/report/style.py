@@ -163,11 +163,10 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
     return back
 
 
-def note(axes: Axes, text: str, *, y: float = 0.5) -> None:
+def note(axes: Axes, text: str) -> None:
     """Write a muted remark into the middle of `axes`, where there is nothing to draw."""
-    axes.text(
-        0.5, y, text, transform=axes.transAxes, ha="center", va="center", color=MUTED, wrap=True
-    )
+    at = axes.transAxes
+    axes.text(0.5, 0.5, text, transform=at, ha="center", va="center", color=MUTED, wrap=True)
 
 
 @mpl.rc_context(dict(PAPER_STYLE) | {"svg.hashsalt": "ablate"})

@@ -77,22 +77,22 @@ def plain(value: float, digits: int = 1) -> str:
     return signed(value, digits).removeprefix("+")
 
 
-def span(low: float, high: float, digits: int = 1) -> str:
+def span(low: float, high: float) -> str:
     """Return a range in words, or one number where both ends read the same."""
-    ends = plain(low, digits), plain(high, digits)
+    ends = plain(low), plain(high)
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def interval(low: float, high: float, digits: int = 1) -> str:
+def interval(low: float, high: float) -> str:
     """Return a 95 % interval in words."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
-    return f"95 % interval {plain(low, digits)} to {plain(high, digits)}"
+    return f"95 % interval {plain(low)} to {plain(high)}"
 
 
-def estimate_text(found: Estimate, unit: str = "points") -> str:
-    """Return an estimate with unit and interval."""
-    return f"{signed(found.estimate)} {unit} ({interval(found.low, found.high)})"
+def estimate_text(found: Estimate) -> str:
+    """Return an estimate in points with its interval."""
+    return f"{signed(found.estimate)} points ({interval(found.low, found.high)})"
 
 
 def plw_text(plw: float) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.table.cells import run_means
 from analysis.table.factors import carrier, factors_of, joined
-from analysis.table.level_means import Levels, level_means
+from analysis.table.level_means import level_means
 
 ARM = "arm"  # what a side fixes that is the name of an arm
 STRATA = ("dataset", "model")
@@ -46,9 +46,11 @@ def differences(
         groups = runs.groupby(strata, observed=True) if strata else [((), runs)]
         for key, own in groups:
             shared = _shared(own, named, carried)
-            means = _means(shared, df) if len(shared) else None
-            effect = None if means is None else _difference(means)
-            if means is not None and effect is not None:
+            if not len(shared):
+                continue
+            means = level_means(shared, ["first"], block=["condition", "seed"], df=df)
+            side_one = means.table["first"].astype(bool)
+            if (effect := means.compare(side_one, ~side_one)) is not None:
                 head: dict[str, object] = dict(zip(strata, map(str, key), strict=True))
                 counts = shared["first"].value_counts()
                 head |= {"tasks": side, "runs_first": int(counts[True])}
@@ -83,14 +85,3 @@ def _shared(runs: pd.DataFrame, named: set[str], carried: set[str]) -> pd.DataFr
 def _of_both(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs of conditions that have runs of both sides."""
     return runs[runs.groupby("condition")["first"].transform("nunique") > 1]
-
-
-def _means(runs: pd.DataFrame, df: str) -> Levels:
-    """Return the means of both sides, condition and seed crossed."""
-    return level_means(runs, ["first"], block=["condition", "seed"], df=df)
-
-
-def _difference(means: Levels) -> Estimate | None:
-    """Return the first side less the second; None if unknown."""
-    first = means.table["first"].astype(bool)
-    return means.compare(first, ~first)

@@ -82,11 +82,11 @@ def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return factors_of(rows).main(rows)
 
 
-def run_panels(frame: pd.DataFrame, *, levels: int = 2) -> Iterator[RunPanel]:
-    """Yield every curve that ran at least `levels` weights above 0, at the usual settings."""
+def run_panels(frame: pd.DataFrame) -> Iterator[RunPanel]:
+    """Yield every curve that ran two weights above 0, at the usual settings."""
     for panel in task_panels(usual_rows(study_rows(frame))):
         for mode, own in curves_of(panel.runs):
-            if own.loc[own["wp"] > 0, "wp"].nunique() >= levels:
+            if own.loc[own["wp"] > 0, "wp"].nunique() >= CURVED:
                 yield RunPanel({"mode": mode} | panel.labels, with_arms(own))
 
 

@@ -103,13 +103,6 @@ def test_eight_seeds_are_a_population():
     assert "8 seeds: a random block." in reasons
 
 
-def test_the_raw_weight_is_available_as_a_scale(frame):
-    formula, _, _ = default_formula(frame, dose="effective_plw")
-    assert "effective_plw:mode" in formula
-    assert "I(effective_plw^2)" in formula
-    assert "wp" not in formula.replace("effective_plw", "")
-
-
 def expected(model):
     """The true coefficients of a panel's model, by name."""
     truth, labels = Truth(), model.labels

@@ -28,7 +28,7 @@ CASES = [(n, t) for n, f in FAMILIES.items() for t in (TAUS if f.dispersed else 
 
 def by_row(family, eta, tau):
     """The log-likelihood of every row alone, by scipy.stats."""
-    mu, y = special.expit(eta), family.proportion_N
+    mu, y = special.expit(eta), family.y_N
     if isinstance(family, Binomial):
         trials = np.ones(N) * family.size_N
         return stats.binom.logpmf(np.rint(trials * y), trials, mu)

@@ -33,7 +33,7 @@ def dense(problem, x, near=None):
         parts.append(z @ block_diag(*[lam] * len(f.levels)))
     zl = np.hstack(parts) if parts else np.zeros((problem.n, 0))
     fixed = problem.X_NB @ beta + (0 if problem.offset_N is None else problem.offset_N)
-    size, y = np.ones(problem.n) * family.size_N, family.proportion_N
+    size, y = np.ones(problem.n) * family.size_N, family.y_N
 
     def loglik(eta):
         if family.dispersed:

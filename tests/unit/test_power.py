@@ -10,7 +10,6 @@ from analysis.planning.power import (
     Components,
     Noise,
     components,
-    enough,
     power,
     published,
     replicated,
@@ -85,8 +84,6 @@ def test_one_seed_sees_nothing_more_see_more_and_no_effect_is_seen_at_the_rate_o
     assert means[4] > means[2] > 0.1
     none = power(planned, noise, effect=1e-9, seeds=[2], draws=50)["power"]
     assert 0.01 < none.mean() < 0.10
-    assert enough(found, wanted=0.01)["seeds"].min() == 2
-    assert enough(found, wanted=1.01)["seeds"].isna().all()
 
 
 def test_components_come_back_from_a_pilot():

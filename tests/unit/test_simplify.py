@@ -15,7 +15,7 @@ GRID = pd.read_csv(Path(__file__).parents[1] / "oracles" / "grid.csv")
 
 def test_a_fit_that_stands_is_left_alone():
     found = simplified(GRID, "score ~ wp + (1 + wp | task) + (1 | run)")
-    assert not found.changed
+    assert not found.steps
     assert found.fit.formula == found.asked == "score ~ wp + (1 + wp | task) + (1 | run)"
 
 

@@ -24,6 +24,7 @@ from analysis.table.cells import run_means, without_rank
 from analysis.table.factors import run_columns
 from analysis.table.frame import SCORED
 
+ALPHA = 0.05
 NOT_RUN = "not run"
 TOO_FEW = "too few pairs or seeds for an interval"
 
@@ -84,19 +85,19 @@ RULES = {
 }
 
 
-def controls(frame: pd.DataFrame, *, level: float = 0.95) -> list[Control]:
+def controls(frame: pd.DataFrame) -> list[Control]:
     """Return every control, over all tasks and by task group; one that was not run says so."""
-    return [c for name in RULES for c in control(frame, name, level=level)]
+    return [c for name in RULES for c in control(frame, name)]
 
 
-def control(frame: pd.DataFrame, name: str, *, level: float = 0.95) -> list[Control]:
+def control(frame: pd.DataFrame, name: str) -> list[Control]:
     """Return one control, "sham", "placebo" or "shuffled", over all tasks and by task group."""
     rows = frame[~frame["is_base"] & frame["task_type"].isin(SCORED)]
     if not (rows["control"] == name).any():
         return [Control(name, "all", 0, 0, None, NOT_RUN)]
     groups = [("all", rows), *rows.groupby("task_group", observed=True)]
     pairs = {str(tasks): differences(own, name) for tasks, own in groups}
-    return [compare(name, own, tasks=tasks, level=level) for tasks, own in pairs.items()]
+    return [compare(name, own, tasks=tasks) for tasks, own in pairs.items()]
 
 
 def differences(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def pair_columns(runs: pd.DataFrame) -> list[str]:
     return [n for n in run_columns(runs) if n not in ("run", "control", "lr")]
 
 
-def compare(name: str, pairs: pd.DataFrame, *, tasks: str = "all", level: float = 0.95) -> Control:
+def compare(name: str, pairs: pd.DataFrame, *, tasks: str = "all") -> Control:
     """Return one control from its pairs, as `differences` gives them."""
     rule = RULES[name]
     gaps = pairs["gap"] if rule.shares_order else pairs.groupby("block")["gap"].mean()
@@ -128,11 +129,11 @@ def compare(name: str, pairs: pd.DataFrame, *, tasks: str = "all", level: float 
     se = float(gaps.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
     if se == 0.0:
         return Control(name, tasks, len(pairs), n, None, TOO_FEW)
-    effect = Estimate(name, float(gaps.mean()), se, n - 1.0, level)
-    verdict = rule.differs if effect.p < 1 - level else rule.same
+    effect = Estimate(name, float(gaps.mean()), se, n - 1.0)
+    verdict = rule.differs if effect.p < ALPHA else rule.same
     return Control(name, tasks, len(pairs), n, effect, verdict)
 
 
-def control_table(frame: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def control_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the controls as a table, one row each."""
-    return pd.DataFrame([c.row() for c in controls(frame, level=level)])
+    return pd.DataFrame([c.row() for c in controls(frame)])

@@ -32,7 +32,7 @@ from scipy import stats
 
 from analysis.engine.linalg import Array, Mask
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import contrast
+from analysis.inference.estimates import LEVEL, contrast
 from analysis.mixed import fit_mixed, with_columns
 from analysis.questions.controls.estimate import RULES, pair_columns
 from analysis.regression.model import Regression
@@ -80,27 +80,24 @@ def _study_labellings(study: Study) -> pd.DataFrame:
     return study.once("labellings", lambda: relabelled(study, labellings=RELABELLINGS))
 
 
-def false_positive_rates(
-    frame: pd.DataFrame, drawn: pd.DataFrame, *, alpha: float = ALPHA
-) -> pd.DataFrame:
+def false_positive_rates(frame: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
     """Return one row per kind of comparison: control, way, tests, hits, rate, low, high.
 
     `hits` of swapped labels is the expected number: every comparison counts by the share of its
-    swaps below `alpha`. Empty where the table has no comparison of this kind.
+    swaps below 5 %. Empty where the table has no comparison of this kind.
 
     Args:
         frame: a prepared results table.
         drawn: the tests of labels drawn at random, of `relabelled`.
-        alpha: the level of the tests.
     """
     rows = frame[~frame["is_base"] & frame["task_type"].isin(SCORED)]
-    shares = {control: list(_shares(rows, control, alpha)) for control in RULES}
+    shares = {control: list(_shares(rows, control)) for control in RULES}
     found = [
         _rate_row(control, own, clopper_pearson(float(np.sum(own)), len(own)))
         for control, own in shares.items() if own
     ]  # fmt: skip
     if len(drawn):
-        hit = drawn["p"] < alpha
+        hit = drawn["p"] < ALPHA
         # Labels of one set of runs are no more independent than what their cells leave over.
         most = float(drawn.drop_duplicates(list(PANEL))["left"].sum())
         ends = clustered_share(hit, drawn["labelling"], most=most)
@@ -118,17 +115,13 @@ def _rate_row(
     }  # fmt: skip
 
 
-def too_many(rates: pd.DataFrame, *, alpha: float = ALPHA) -> pd.DataFrame:
+def too_many(rates: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `false_positive_rates` whose interval lies above the level."""
-    return rates[rates["low"] > alpha] if len(rates) else rates
+    return rates[rates["low"] > ALPHA] if len(rates) else rates
 
 
 def clustered_share(
-    hit: "pd.Series[bool]",
-    cluster: "pd.Series[int]",
-    *,
-    most: float = np.inf,
-    level: float = 0.95,
+    hit: "pd.Series[bool]", cluster: "pd.Series[int]", *, most: float = np.inf
 ) -> tuple[float, float]:
     """Return the interval of a share whose observations come in independent clusters.
 
@@ -140,35 +133,34 @@ def clustered_share(
         hit: the observations.
         cluster: of every one.
         most: of the number of independent observations, where something else bounds it.
-        level: of the interval.
     """
     mean_L = hit.astype(float).groupby(cluster).mean().to_numpy()
     share, tests, clusters = float(hit.mean()), len(hit), len(mean_L)
     variance = float(mean_L.var(ddof=1)) / clusters if clusters > 1 else 0.0
     effective = float(clusters)
     if variance > 0:
-        tail = (1 + level) / 2
+        tail = (1 + LEVEL) / 2
         few = stats.t.ppf(tail, tests - 1) / stats.t.ppf(tail, clusters - 1)
         effective = min(share * (1 - share) / variance * float(few) ** 2, float(tests))
     effective = max(min(effective, most), 1.0)
-    return clopper_pearson(share * effective, effective, level=level)
+    return clopper_pearson(share * effective, effective)
 
 
-def clopper_pearson(hits: float, tests: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share from `hits` in `tests`; both may be expected numbers.
+def clopper_pearson(hits: float, tests: float) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share, `hits` in `tests`; both may be expected numbers.
 
     Raises:
         AnalysisError: no test, or more hits than tests.
     """
     if tests < 1 or not 0 <= hits <= tests:
         raise AnalysisError(f"hits={hits} of {tests}: must lie between 0 and the number of tests")
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, hits, tests - hits + 1)) if hits > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, tests - hits)) if hits < tests else 1.0
     return low, high
 
 
-def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
+def _shares(rows: pd.DataFrame, control: str) -> Iterator[float]:
     """Yield, by stratum, task and pair of cells, how often the test calls it a difference."""
     for _, own in rows.groupby([stratum_names(rows), rows["task"]], observed=True):
         if not (own["control"] == control).any():
@@ -179,9 +171,9 @@ def _shares(rows: pd.DataFrame, control: str, alpha: float) -> Iterator[float]:
         treated = RULES[control].partner(treated)
         treated = treated.assign(cell=_condition(treated))
         if control == "sham":
-            yield from _as_labelled(plain, treated, alpha)
+            yield from _as_labelled(plain, treated)
         else:
-            yield from _swapped(plain, treated, alpha)
+            yield from _swapped(plain, treated)
 
 
 def _condition(runs: pd.DataFrame) -> "pd.Series[str]":
@@ -190,7 +182,7 @@ def _condition(runs: pd.DataFrame) -> "pd.Series[str]":
     return joined(without_rank(runs), names)
 
 
-def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame, alpha: float) -> Iterator[float]:
+def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame) -> Iterator[float]:
     """Yield 1 for every A/A cell that differs from its partner by score ~ cell, else 0."""
     groups = [own["score"].to_numpy(float) for _, own in plain.groupby("cell")]
     others = [own["score"].to_numpy(float) for _, own in sham.groupby("cell")]
@@ -203,10 +195,10 @@ def _as_labelled(plain: pd.DataFrame, sham: pd.DataFrame, alpha: float) -> Itera
         if str(cell) in partner:
             a, b = own["score"].to_numpy(float), partner[str(cell)]
             t = (a.mean() - b.mean()) / np.sqrt(square / df * (1 / len(a) + 1 / len(b)))
-            yield float(2 * stats.t.sf(abs(t), df) < alpha)
+            yield float(2 * stats.t.sf(abs(t), df) < ALPHA)
 
 
-def _swapped(plain: pd.DataFrame, treated: pd.DataFrame, alpha: float) -> Iterator[float]:
+def _swapped(plain: pd.DataFrame, treated: pd.DataFrame) -> Iterator[float]:
     """Yield the share of all swaps of centred pairs that score ~ cell + seed calls a difference."""
     try:
         fit = seed_adjusted(plain, sorted(plain["cell"].unique()))
@@ -221,10 +213,10 @@ def _swapped(plain: pd.DataFrame, treated: pd.DataFrame, alpha: float) -> Iterat
             continue
         other = scores.loc[[k for k, t in zip(keys, there, strict=True) if t]].to_numpy(float)
         gap_S = own["score"].to_numpy(float)[there] - other
-        yield _share_of_swaps(gap_S, sigma, fit.df, alpha)
+        yield _share_of_swaps(gap_S, sigma, fit.df)
 
 
-def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> float:
+def _share_of_swaps(gap_S: Array, sigma: float, df: float) -> float:
     seeds = len(gap_S)
     centred = (gap_S - gap_S.mean()) * np.sqrt(seeds / (seeds - 1))
     if seeds <= MOST_SWAPS:
@@ -232,7 +224,7 @@ def _share_of_swaps(gap_S: Array, sigma: float, df: float, alpha: float) -> floa
     else:
         sign_FS = np.random.default_rng(0).choice((-1.0, 1.0), (2**MOST_SWAPS, seeds))
     t_F = sign_FS @ centred / seeds / (sigma * np.sqrt(2 / seeds))
-    return float((2 * stats.t.sf(np.abs(t_F), df) < alpha).mean())
+    return float((2 * stats.t.sf(np.abs(t_F), df) < ALPHA).mean())
 
 
 def relabelled(study: Study, *, labellings: int, seed: int = 0) -> pd.DataFrame:

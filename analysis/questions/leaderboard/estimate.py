@@ -24,7 +24,7 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import DF_RULES, LEVEL
+from analysis.inference.estimates import DF_RULES
 from analysis.inference.selection import against_best, letters
 from analysis.inference.winners import Winner, winner
 from analysis.questions.noise.paired import rest_variance
@@ -46,7 +46,6 @@ class Leaderboard:
     cells: pd.DataFrame  # cell, its levels, runs, mean, se, against_low, ..., possible, letters
     winner: Winner | None  # None, with `cells` bare, where there is no noise estimate
     noise: str  # whose noise the intervals hold: other runs, other items or both
-    level: float
     note: str = ""
 
     @property
@@ -71,7 +70,6 @@ def leaderboards(
     *,
     side: str | None = None,
     items: Items | None = None,
-    level: float = LEVEL,
     df: str = DF_RULES[0],
 ) -> list[Leaderboard]:
     """Return the leaderboard of every data set and base model with more than one cell.
@@ -80,7 +78,6 @@ def leaderboards(
         frame: a prepared frame of `analysis.table.frame`.
         side: "target" or "source": the tasks that count; all of them by default.
         items: scores of the items behind it, if their noise is to be counted too.
-        level: of the intervals, simultaneous over cells.
         df: the rule for degrees of freedom, as of `table.adjusted_means.by_rule`.
     """
     rows = study_rows(frame)
@@ -92,7 +89,7 @@ def leaderboards(
     found = []
     for stratum, own in runs.groupby("stratum", sort=False):
         if own["cell"].nunique() > 1:
-            found.append(_leaderboard(str(stratum), own, _in(chosen, own), level, df))
+            found.append(_leaderboard(str(stratum), own, _in(chosen, own), df))
     return found
 
 
@@ -103,22 +100,18 @@ def _in(items: Items | None, runs: pd.DataFrame) -> Items | None:
     return items.of(runs=items.runs["run"].isin(runs["run"]))
 
 
-def _leaderboard(
-    stratum: str, runs: pd.DataFrame, items: Items | None, level: float, df: str
-) -> Leaderboard:
+def _leaderboard(stratum: str, runs: pd.DataFrame, items: Items | None, df: str) -> Leaderboard:
     names = factors_of(runs).cell
     columns = {n: (n, "first") for n in names} | {"runs": ("score", "size")}
     table = runs.groupby("cell", observed=True, sort=True).agg(**columns)
     try:
         means = cell_means(runs, items, df=df)
-        against = against_best(means.mean_K, means.cov_KK, df=means.df, level=level)
-        won = winner(means.mean_K, means.cov_KK, df=means.df, level=level)
+        against = against_best(means.mean_K, means.cov_KK, df=means.df)
+        won = winner(means.mean_K, means.cov_KK, df=means.df)
     except AnalysisError as error:
         plain = runs.groupby("cell", observed=True)["score"].mean().rename("mean")
         bare = _best_first(table.join(plain))
-        return Leaderboard(
-            stratum, bare, None, "", level, f"No order can be defended here: {error}."
-        )
+        return Leaderboard(stratum, bare, None, "", f"No order can be defended here: {error}.")
     table = table.loc[means.labels].assign(
         mean=means.mean_K,
         se=np.sqrt(np.diagonal(means.cov_KK)),
@@ -127,9 +120,9 @@ def _leaderboard(
         possible=against.possible_K,
     )
     if len(table) <= MOST_LETTERS:
-        table["letters"] = letters(means.mean_K, means.cov_KK, df=means.df, level=level)
+        table["letters"] = letters(means.mean_K, means.cov_KK, df=means.df)
     table = _best_first(table)
-    return Leaderboard(stratum, table, won, means.noise, level)
+    return Leaderboard(stratum, table, won, means.noise)
 
 
 def _best_first(table: pd.DataFrame) -> pd.DataFrame:

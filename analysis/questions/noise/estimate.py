@@ -161,9 +161,7 @@ def by_task(items: Items) -> Iterator[tuple[str, str, Items]]:
             yield str(stratum), task, items.of(runs=where == stratum, tasks=[task])
 
 
-def plan_table(
-    found: Noise, *, seeds: tuple[int, ...] = SEEDS, items: tuple[int, ...] = ITEMS
-) -> pd.DataFrame:
+def plan_table(found: Noise) -> pd.DataFrame:
     """Return the standard error of a paired difference, a row per (seeds, items)."""
-    rows = [{"seeds": s, "items": i, "se": found.se(s, i)} for s in seeds for i in items]
+    rows = [{"seeds": s, "items": i, "se": found.se(s, i)} for s in SEEDS for i in ITEMS]
     return pd.DataFrame(rows)

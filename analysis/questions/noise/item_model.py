@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import Estimate, contrast, holm
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.table.factors import cell_names
 from analysis.table.items import RIGHT, Items
@@ -31,8 +30,6 @@ class ItemModel:
     """A binomial fit of one task's items."""
 
     fit: MixedFit
-    cells: tuple[str, ...]
-    seed: str  # one of the seeds
     items: int  # that were used
     of: int  # items there are
 
@@ -49,26 +46,6 @@ class ItemModel:
         """The share of the latent variance that lies between items (the items' ICC)."""
         every = sum(self.sd(group) ** 2 for group in self.fit.random)
         return self.sd("item") ** 2 / (every + LOGISTIC)
-
-    def difference(self, first: str, second: str) -> Estimate:
-        """Return the log odds ratio of two cells.
-
-        Raises:
-            AnalysisError: there is no such cell.
-        """
-        for name in (first, second):
-            if name not in self.cells:
-                raise AnalysisError(f"cell={name}: not one of {', '.join(self.cells)}")
-        rows = pd.DataFrame({"cell": [first, second], "seed": self.seed})  # the seed cancels
-        above, below = self.fit.matrix(rows)
-        return contrast(self.fit, above - below, name=f"{first} - {second}", df="normal")
-
-    def against(self, reference: str) -> pd.DataFrame:
-        """Return all cells less one: cell, estimate (log odds), se, low, high, p, p_holm."""
-        found = [self.difference(c, reference) for c in self.cells if c != reference]
-        table = pd.DataFrame([e.row() for e in found]).drop(columns=["df", "mde", "t"])
-        table["name"] = [c for c in self.cells if c != reference]
-        return table.rename(columns={"name": "cell"}).assign(p_holm=holm(table["p"].tolist()))
 
 
 def item_model(items: Items, *, most_rows: int = MOST_ROWS) -> ItemModel:
@@ -89,12 +66,10 @@ def item_model(items: Items, *, most_rows: int = MOST_ROWS) -> ItemModel:
     rows = long_rows(items, most_rows=most_rows)
     terms = [n for n in ("cell", "seed") if n in rows and rows[n].nunique() > 1]
     formula = f"right ~ {' + '.join(terms) or '1'} + (1 | run) + (1 | item)"
-    cells = tuple(sorted(rows["cell"].astype(str).unique()))
-    if 1 < len(cells) < len(items.runs):
+    if 1 < rows["cell"].nunique() < len(items.runs):
         formula += " + (1 | cell:item)"
     fit = fit_mixed(rows, formula, family="binomial")
-    seed = str(rows["seed"].iloc[0]) if "seed" in rows else ""
-    return ItemModel(fit, cells, seed, int(rows["item"].nunique()), len(items.items))
+    return ItemModel(fit, int(rows["item"].nunique()), len(items.items))
 
 
 def long_rows(items: Items, *, most_rows: int = MOST_ROWS) -> pd.DataFrame:

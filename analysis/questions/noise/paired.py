@@ -4,7 +4,7 @@ Cells are compared on the same items and, where they have them, the same seeds. 
 be meant, and they are not the same:
 
     items   other items like these, the trained runs as they are (Miller 2024, arXiv 2411.00640,
-            section 4: paired differences; section 2.2: clustered where items come in groups)
+            section 4: paired differences)
     runs    other runs, these items as they are (a paired t over seeds)
     both    other runs on other items: the two variances together less the part they share,
             s^2 = MS_seed / (S I) + MS_item / (S I) - MS_rest / (S I),
@@ -15,7 +15,6 @@ Tasks count equally and are fixed; items are drawn within their task.
 Letters in names: S seeds, I items.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +23,8 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
-from analysis.inference.estimates import LEVEL, Estimate
+from analysis.inference.estimates import Estimate
 from analysis.table.items import Items, item_weights
-
-Clusters = Mapping[str, "pd.Series[str]"]  # task -> the group of every doc_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,6 @@ class Paired:
     unpaired: float  # standard error over items, had the two cells answered different ones
     correlation: float  # of the two cells' scores over items
     n_items: int
-    n_clusters: int
     seeds: int  # that both cells have
 
     @property
@@ -50,22 +46,13 @@ class Paired:
         return self.items if self.both is None else self.both
 
 
-def paired(
-    items: Items,
-    first: "pd.Series[bool]",
-    second: "pd.Series[bool]",
-    *,
-    clusters: Clusters | None = None,
-    level: float = LEVEL,
-) -> Paired:
+def paired(items: Items, first: "pd.Series[bool]", second: "pd.Series[bool]") -> Paired:
     """Return the cell of the runs `first` less the cell of the runs `second`.
 
     Args:
         items: of one task, or of several, which then count equally.
         first: which of `items.runs` belong to the first cell, one run a seed.
         second: the same for the second cell.
-        clusters: items of one group are not independent (questions on one text, say).
-        level: of the intervals.
 
     Raises:
         AnalysisError: a cell without runs, or no item that all these runs were scored on.
@@ -78,15 +65,11 @@ def paired(
     weight_I = item_weights(Items(items.scores_RI[:, known], items.runs, table))
     a_SI, b_SI = a_SI[:, known], b_SI[:, known]
     mean_I = a_SI.mean(axis=0) - b_SI.mean(axis=0)
-    group_I = cluster_codes(table, clusters)
-    by_items = clustered_variance(mean_I, weight_I, group_I, table["task"].to_numpy(str))
-    apart = sum(
-        clustered_variance(x.mean(axis=0), weight_I, group_I, table["task"].to_numpy(str))
-        for x in (a_SI, b_SI)
-    )
+    task_I = table["task"].to_numpy(str)
+    by_items = items_variance(mean_I, weight_I, task_I)
+    apart = sum(items_variance(x.mean(axis=0), weight_I, task_I) for x in (a_SI, b_SI))
     estimate = float(weight_I @ mean_I)
-    groups = len(np.unique(group_I))
-    over_items = Estimate("items", estimate, float(np.sqrt(by_items)), groups - 1.0, level)
+    over_items = Estimate("items", estimate, float(np.sqrt(by_items)), len(table) - 1.0)
     over_runs, both = _over_runs(a_SI, b_SI, weight_I, over_items, len(seeds))
     return Paired(
         estimate=estimate,
@@ -96,47 +79,24 @@ def paired(
         unpaired=float(np.sqrt(apart)),
         correlation=_correlation(a_SI.mean(axis=0), b_SI.mean(axis=0)),
         n_items=len(table),
-        n_clusters=groups,
         seeds=len(seeds),
     )
 
 
-def clustered_variance(
-    value_I: Array, weight_I: Array, group_I: npt.NDArray[np.intp], stratum_I: npt.NDArray[np.str_]
-) -> float:
-    """Return the variance of sum w y, groups of items drawn at random within every stratum.
+def items_variance(value_I: Array, weight_I: Array, task_I: npt.NDArray[np.str_]) -> float:
+    """Return the variance of sum w y, items drawn at random within every task.
 
-    With equal weights and one stratum it is the sum over groups of (sum in the group of
-    (y - mean) / n)^2, times G / (G - 1): Miller's equation for clustered standard errors with the
-    usual correction for few groups; groups of one give var(y) / n.
+    With equal weights and one task it is var(y) / n.
     """
     total = 0.0
-    for stratum in np.unique(stratum_I):
-        own = stratum_I == stratum
+    for task in np.unique(task_I):
+        own = task_I == task
         weight, value = weight_I[own], value_I[own]
         parts = weight * (value - weight @ value / weight.sum())
-        _, code = np.unique(group_I[own], return_inverse=True)
-        sums = np.bincount(code, weights=parts)
-        if len(sums) < 2:
+        if len(parts) < 2:
             return float("nan")
-        total += len(sums) / (len(sums) - 1) * float(sums @ sums)
+        total += len(parts) / (len(parts) - 1) * float(parts @ parts)
     return total
-
-
-def cluster_codes(table: pd.DataFrame, clusters: Clusters | None) -> npt.NDArray[np.intp]:
-    """Return the group of every item as a code; without `clusters` every item is its own.
-
-    Raises:
-        AnalysisError: an item of a task that has groups is in none.
-    """
-    names = table["task"].astype(str) + ":" + table["doc_id"].astype(str)
-    for task, groups in (clusters or {}).items():
-        own = table["task"].astype(str) == task
-        found = groups.reindex(table.loc[own, "doc_id"])
-        if found.isna().any():
-            raise AnalysisError(f"clusters: {int(found.isna().sum())} items of {task} are in none")
-        names[own] = (task + ":group " + found.astype(str)).to_numpy()
-    return np.asarray(pd.factorize(names)[0], dtype=np.intp)
 
 
 def _matched(
@@ -164,7 +124,7 @@ def _over_runs(
     a_SI: Array, b_SI: Array, weight_I: Array, over_items: Estimate, seeds: int
 ) -> tuple[Estimate | None, Estimate | None]:
     """Return the estimates over runs and over both; None without two runs in each cell."""
-    estimate, level = over_items.estimate, over_items.level
+    estimate = over_items.estimate
     if min(len(a_SI), len(b_SI)) < 2:
         return None, None
     parts = [(a_SI - b_SI, seeds - 1)] if seeds else [(x, len(x) - 1) for x in (a_SI, b_SI)]
@@ -175,12 +135,12 @@ def _over_runs(
         return None, None
     dfs = [df for _, df in parts]
     runs_df = by_runs**2 / sum(v**2 / d for v, d in zip(variances, dfs, strict=True))
-    over_runs = Estimate("runs", estimate, float(np.sqrt(by_runs)), runs_df, level)
+    over_runs = Estimate("runs", estimate, float(np.sqrt(by_runs)), runs_df)
     by_items = over_items.se**2
     total = max(by_runs + by_items - shared, by_runs, by_items)
     # The shared part has many degrees of freedom: what it adds to the denominator is nothing.
     df = total**2 / (by_runs**2 / runs_df + by_items**2 / over_items.df)
-    return over_runs, Estimate("both", estimate, float(np.sqrt(total)), df, level)
+    return over_runs, Estimate("both", estimate, float(np.sqrt(total)), df)
 
 
 def rest_variance(x_SI: Array, weight_I: Array) -> float:

@@ -11,24 +11,25 @@ from analysis.curve.lack_of_fit import TESTABLE, knots_of, natural_spline
 from analysis.curve.level_curve import Curve, least_squares, power_columns
 from analysis.curve.monotone import monotone_fit
 from analysis.engine.linalg import Array
+from analysis.inference.estimates import LEVEL
 
 POINTS = 61
 
 
-def level_points(found: Curve, *, level: float = 0.95) -> pd.DataFrame:
+def level_points(found: Curve) -> pd.DataFrame:
     """Return wp, estimate, low, high: every level above the first, whose own are 0."""
     inverse_MM = np.tril(np.ones_like(found.r_MM)) @ np.linalg.inv(found.r_MM)
     mean_M = inverse_MM @ found.m_M
     se_M = np.sqrt(found.variance * (inverse_MM**2).sum(axis=1))
-    half_M = float(stats.t.ppf((1 + level) / 2, found.df)) * se_M
+    half_M = float(stats.t.ppf((1 + LEVEL) / 2, found.df)) * se_M
     points = {"estimate": mean_M, "low": mean_M - half_M, "high": mean_M + half_M}
     table = pd.DataFrame({name: [0.0, *values] for name, values in points.items()})
     return table.assign(wp=found.x_L)
 
 
-def fitted_lines(found: Curve, *, points: int = POINTS) -> pd.DataFrame:
+def fitted_lines(found: Curve) -> pd.DataFrame:
     """Return kind ("quadratic", "spline", "monotone"), wp, estimate; the spline from 4 levels."""
-    wp_P = np.linspace(found.x_L[0], found.x_L[-1], points)
+    wp_P = np.linspace(found.x_L[0], found.x_L[-1], POINTS)
     steps_M = monotone_fit(found.r_MM, found.m_M)[0]
     heights_L = np.concatenate([[0.0], np.cumsum(steps_M)])
     lines = {

@@ -152,7 +152,7 @@ def on_front(points_DC2: Array) -> Mask:
     return np.asarray(~(as_good & better).any(axis=1))
 
 
-def front_table(means: JointMeans, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+def front_table(means: JointMeans, *, draws: int = DRAWS) -> pd.DataFrame:
     """Return the levels with learning, forgetting, their errors and the chance of the front.
 
     Columns: the factors; learning and forgetting, each with _se, _low and _high (95 % intervals,
@@ -164,7 +164,7 @@ def front_table(means: JointMeans, *, draws: int = DRAWS, seed: int = 0) -> pd.D
     for i, name in enumerate(OUTCOMES):
         for key, value_C in _intervals(means, i).items():
             numbers[name + key] = value_C
-    drawn_DC2 = means.draws(draws, seed)
+    drawn_DC2 = means.draws(draws)
     count = len(means.mean_C2)
     chance_C = on_front(drawn_DC2).mean(axis=0) if len(drawn_DC2) else np.full(count, NAN)
     rank_C2 = np.column_stack([tied_ranks(mean_C) for mean_C in means.mean_C2.T]).astype(float)
@@ -211,23 +211,20 @@ def strata(runs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
         yield dict(zip(names, map(str, key), strict=True)), own
 
 
-def learning_forgetting(
-    frame: pd.DataFrame, by: Sequence[str] | None = None, *, draws: int = DRAWS
-) -> pd.DataFrame:
+def learning_forgetting(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
     """Return `front_table` of every data set and base model; empty without base or a side.
 
     Args:
         frame: a prepared results table of `analysis.table.frame`.
         by: the factors whose levels are compared: `ARM` for arms over all their cells; by default
             adapter, rank and whatever else varies, which makes every cell a level.
-        draws: from the joint distribution of the means.
     """
     parts = []
     for labels, own in strata(run_changes(frame)):
         varied = factors_of(own).cell
         chosen = list(by or [*ARM, *(n for n in varied if n not in ARM)])
         blocks = [n for n in (*varied, "seed") if n not in chosen and own[n].nunique() > 1]
-        table = front_table(joint_means(own, chosen, blocks), draws=draws)
+        table = front_table(joint_means(own, chosen, blocks))
         parts.append(table.assign(**labels)[[*labels, *table.columns]])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -1,14 +1,13 @@
 """The best score to expect from a tuning budget: by the number of settings tried.
 
-With B settings tried, sorted by the score they are chosen by, the i-th is the best of n drawn
-without replacement with probability C(i - 1, n - 1) / C(B, n), so that
+With B settings tried, sorted by their score, the i-th is the best of n drawn without replacement
+with probability C(i - 1, n - 1) / C(B, n), so that
 
-    sum over i of report_i C(i - 1, n - 1) / C(B, n)
+    sum over i of score_i C(i - 1, n - 1) / C(B, n)
 
 is the expected score of the chosen setting (Tang et al. 2020, Showing your work doesn't always
 work, ACL, equation 5): unbiased for settings drawn at random, and exact for those of a grid tried
-in random order. Choosing by a validation score and reporting another one
-keeps the selection bias out of the number.
+in random order.
 
 Letters in names: B settings, N budgets, D bootstrap draws.
 """
@@ -20,8 +19,8 @@ import pandas as pd
 from scipy.special import gammaln
 
 from analysis.engine.linalg import Array
-from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import LEVEL
 from analysis.table.carried import with_carried
 from analysis.table.factors import FULL, NO_RANK
 from analysis.table.validation_losses import validation_losses
@@ -31,36 +30,25 @@ FEWEST = 3  # settings below which a budget says nothing
 ARM = ("dataset", "adapter", "rank")  # the adapter with the settings that it carries
 
 
-def expected_best(
-    choose_B: Sequence[float] | Array,
-    report_B: Sequence[float] | Array | None = None,
-    *,
-    lower_is_better: bool = False,
-) -> Array:
+def expected_best(score_B: Sequence[float] | Array, *, lower_is_better: bool = False) -> Array:
     """Return the expected score of the best of n settings, n = 1 to B.
 
     Args:
-        choose_B: what the best one is chosen by; ties share.
-        report_B: what is reported of it; the same by default.
-        lower_is_better: of `choose_B`.
+        score_B: of every setting.
+        lower_is_better: whether the best one has the lowest score.
 
     Raises:
         AnalysisError: no setting, or one without a number.
     """
-    choose = np.asarray(choose_B, dtype=np.float64)
-    report = choose if report_B is None else np.asarray(report_B, dtype=np.float64)
-    if not len(choose) or not (np.isfinite(choose).all() and np.isfinite(report).all()):
+    score = np.asarray(score_B, dtype=np.float64)
+    if not len(score) or not np.isfinite(score).all():
         raise AnalysisError("budget: every setting needs a score, and there must be one")
-    if report.shape != choose.shape:
-        raise AnalysisError(f"budget: {len(choose)} settings but {len(report)} reported scores")
-    order = np.argsort(-choose if lower_is_better else choose, kind="stable")
-    return np.asarray(_weights(len(choose)) @ _shared(choose[order], report[order]))
+    return np.asarray(_weights(len(score)) @ _ranked(score, lower_is_better))
 
 
-def _shared(choose_B: Array, report_B: Array) -> Array:
-    """Return what is reported, tied settings each with their mean."""
-    code = tied_ranks(choose_B)
-    return np.asarray((np.bincount(code, report_B) / np.bincount(code))[code])
+def _ranked(score_B: Array, lower_is_better: bool) -> Array:
+    """Return the scores, the best last."""
+    return np.sort(score_B)[::-1] if lower_is_better else np.sort(score_B)
 
 
 def _weights(count: int) -> Array:
@@ -74,30 +62,22 @@ def _weights(count: int) -> Array:
 
 
 def budget_interval(
-    choose_B: Array,
-    report_B: Array | None = None,
-    *,
-    lower_is_better: bool = False,
-    level: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    score_B: Array, *, lower_is_better: bool = False, draws: int = DRAWS, seed: int = 0
 ) -> tuple[Array, Array]:
-    """Return the percentile interval of `expected_best`, settings resampled: low and high, (N,).
+    """Return the 95 % percentile interval of `expected_best`, settings resampled: low, high, (N,).
 
     Near n = B a bootstrap knows nothing beyond the best setting it has seen; its interval is then
     too short on that side, as that of any method without a model of the tail.
     """
     rng = np.random.default_rng(seed)
-    count = len(choose_B)
-    order = np.argsort(-choose_B if lower_is_better else choose_B, kind="stable")
-    ranked_B = _shared(choose_B[order], (choose_B if report_B is None else report_B)[order])
+    count = len(score_B)
     picks_DB = np.sort(rng.integers(0, count, (draws, count)), axis=1)  # of the settings, in order
-    found = ranked_B[picks_DB] @ _weights(count).T
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    found = _ranked(score_B, lower_is_better)[picks_DB] @ _weights(count).T
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 
-def tuning_budget(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def tuning_budget(table: pd.DataFrame) -> pd.DataFrame:
     """Return the expected validation loss of every arm by budget; empty where nothing was tuned.
 
     Columns: dataset, label (adapter, rank and what is unusual), budget, settings, expected, low,
@@ -109,7 +89,7 @@ def tuning_budget(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     parts = []
     for labels, losses in _tuned(table):
         choose = np.array(losses.tolist(), dtype=np.float64)
-        low, high = budget_interval(choose, lower_is_better=True, level=level)
+        low, high = budget_interval(choose, lower_is_better=True)
         expected = expected_best(choose, lower_is_better=True)
         part = {"budget": np.arange(1, len(choose) + 1), "settings": len(choose)}
         parts.append(pd.DataFrame(labels | part | {"expected": expected, "low": low, "high": high}))
