@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from ablate import interrupts
 from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
-from ablate.errors import UserError, refuse
+from ablate.errors import Halted, UserError, halted, refuse
 from ablate.evaluate.tasks_index import check_data
 from ablate.experiment.cost import check_disk, cost, wall_seconds
 from ablate.experiment.design import Design
@@ -28,6 +29,7 @@ from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, check_gpu, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned_table import put
+from ablate.machine import MachineFault, fault
 from ablate.micro.tasks import TASKS as MICRO
 from ablate.models import gpu_slots
 from ablate.paths import conf_dir
@@ -35,9 +37,10 @@ from ablate.progress import Shown
 from ablate.results import seal
 from ablate.results.files import set_aside
 from ablate.results.store import Store
-from ablate.sweep import Launch, Outcome, Workers, carry_out, work
-from ablate.terminal import CONSOLE, duration
+from ablate.sweep import Launch, Outcome, Workers, carry_out
+from ablate.terminal import CONSOLE, duration, unbroken
 from ablate.training.stop import TrainingStopped
+from ablate.work import work
 
 FAILURES = 10  # failed runs that are named
 
@@ -63,15 +66,22 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them as one line
     sys.argv = ["ablate", *(normal(a) for a in arguments)]
     try:
-        application()
+        with unbroken():
+            application()
     except UserError as error:
         return refuse(error)
     except TrainingStopped as stop:
         print(f"ablate: {stop.line}", file=sys.stderr)
         return stop.status
+    except Halted as error:
+        return halted(error)
+    except KeyboardInterrupt as stop:
+        return interrupts.told(stop)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
+        if words := fault(error):
+            return halted(MachineFault(words))
         cause = explained(error, sys.argv[1:])
         if not isinstance(cause, UserError | HydraException | OmegaConfBaseException):
             raise
@@ -128,6 +138,7 @@ def sweep_grid(
     for note in notes(named[0] for named in missing(request.design, store).values()):
         CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
+    watch.stop_after = request.settings["stop_after"]
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:
         _put_rates(request)

@@ -6,7 +6,7 @@ Exit status: 0 success, 1 some cells failed (the rest are recorded), 2 the reque
 import sys
 from collections.abc import Sequence
 
-from ablate import __version__
+from ablate import __version__, interrupts
 from ablate.commands import (
     export,
     plan,
@@ -21,6 +21,7 @@ from ablate.commands import (
 )
 from ablate.commands.verb import HELP, OVERRIDES
 from ablate.errors import UserError, nearest, refuse
+from ablate.terminal import unbroken
 
 MODULES = (run, sweep, plan, status, tokens, report, reproduce, export, tune, pretrain)
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
@@ -41,17 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")
         if verb not in VERBS:
             raise UserError(f"{verb}: no such verb; {', '.join(VERBS)}.{nearest(verb, VERBS)}")
-        return VERBS[verb].main(rest)
+        with unbroken():
+            return VERBS[verb].main(rest)
     except UserError as error:
         return refuse(error)
     except OSError as error:  # a file or a disk that verbs need; what is recorded stays
         return refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print(
-            "ablate: stopped; records are kept, the same command continues from them",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupts.told(stop)
 
 
 def usage() -> str:

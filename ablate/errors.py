@@ -16,6 +16,19 @@ class RowError(UserError):
     """A row that cannot be used, though others of its data set can."""
 
 
+class Halted(Exception):
+    """A sweep that ended before all was tried; printed as one line, exit status 3.
+
+    What is recorded stays, and the same command continues from it.
+    """
+
+
+def halted(error: Halted) -> int:
+    """Return exit status 3, after printing why a sweep stopped."""
+    print(f"ablate: stopped: {error}", file=sys.stderr)
+    return 3
+
+
 def refuse(error: UserError | str) -> int:
     """Return exit status 2, after printing the first line of `error`."""
     line = str(error).strip().partition("\n")[0]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ablate.sweep import Watch
 from ablate.terminal import duration
+from ablate.watch import Watch
 
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
 

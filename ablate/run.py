@@ -32,7 +32,8 @@ from ablate.experiment.labels import label
 from ablate.experiment.notes import rows_lost
 from ablate.models.load import computing_in, device_of, load
 from ablate.objective import objective_of
-from ablate.results.log import logged, say
+from ablate.results import heart
+from ablate.results.log import LOG, logged, say
 from ablate.results.record import RECORD
 from ablate.results.store import Store
 from ablate.streams import Streams
@@ -44,7 +45,6 @@ from ablate.training.loop import train
 from ablate.training.regularisation.hooks import regularised
 
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to be kept
-LOG = "log.txt"
 
 
 def run_cells(
@@ -68,9 +68,12 @@ def run_cells(
     torch.set_num_threads(cells[0].execution.threads)
     recorded = store.record(key)
     missing = _missing(cells, recorded)
+    if recorded is not None and not missing:  # another sweep was faster
+        return
     cell, identity = cells[0], identify(cells[0])
     if recorded is None:
         with store.writing(key) as draft, logged(draft / LOG):
+            heart.at("the benchmarks")
             ready(missing)  # raises before training where a benchmark cannot be loaded
             keep = functools.partial(store.keep_trained, key, draft)
             checkpoints = _checkpoints(cell, store.checkpoints(key))
@@ -78,13 +81,16 @@ def run_cells(
                 cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=checkpoints
             )
             record = json.loads((draft / RECORD).read_text())
+            heart.at("scoring")
             record, scores = _scored(record, model, history, missing)
+            heart.at("the record")
             recording.write(record, scores, draft)
             _drop_large(draft, cell, identity)
         return
     with store.amending(key) as draft, logged(draft / LOG):
         model, history = restored(cell, draft)
         _write_weights(model, draft, cell, identity)
+        heart.at("scoring")
         record, scores = _scored(recorded, model, history, missing)
         recording.amend(record, scores, draft)
         _drop_large(draft, cell, identity)
@@ -106,6 +112,7 @@ def _safe(
     if (draft / RECORD).exists() and beside is None:
         say("trained by an earlier attempt, which ended while it was scored")
         return restored(cell, draft)
+    heart.at("the data")
     model, course = beside or _trained(
         cell, identity, tokenised(cell, "train"), checkpoints=checkpoints
     )
@@ -204,7 +211,9 @@ def _trained(
 ) -> tuple[nn.Module, Result]:
     """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
+    heart.at("the model")
     base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
+    heart.at("the adapter")
     known = identity.files.content_hash
     model = build.apply(base, cell, streams=streams, data=data, content_hash=known)
     if cell.is_base:
@@ -223,6 +232,7 @@ def _trained(
             streams=streams,
             execution=cell.execution,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
+            tick=lambda step, of: heart.at(f"step {step} of {of}"),
             make_optimizer=optimizers.maker(
                 cell.optimizer,
                 seed=streams.seed("rounding"),

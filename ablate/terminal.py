@@ -1,8 +1,69 @@
 """The terminal that verbs and sweeps print to, and how a duration is written there."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 from rich.console import Console
 
-CONSOLE = Console(highlight=False)
+
+class _Console(Console):
+    """A console whose reader may leave."""
+
+    def on_broken_pipe(self) -> None:
+        """Print to nowhere from now on; what the command does goes on."""
+        to_nowhere(sys.stdout)
+
+
+CONSOLE = _Console(highlight=False)
+
+
+def to_nowhere(stream: Any) -> None:
+    """Send what is written to a stream to nowhere from now on."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class _Unbroken:
+    """A text stream whose reader may leave: what is written then goes nowhere."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write `text`, if anybody still reads."""
+        try:
+            return int(self._stream.write(text) or 0)
+        except (OSError, ValueError):
+            to_nowhere(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, if anybody still reads."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            to_nowhere(self._stream)
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Run a block in which output that nobody reads is no error (`ablate sweep ... | head`)."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Unbroken(sys.stdout), _Unbroken(sys.stderr)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
 
 
 def duration(seconds: float) -> str:

@@ -49,6 +49,7 @@ class Command:
     out: str
     scale: str
     retry_failed: bool
+    stop_after: int | None
     skip_illegal: bool
     report: bool
     single: bool
@@ -64,6 +65,8 @@ class Command:
         require(ok, "workers_per_gpu", self.workers_per_gpu, "at least 1")
         ok = self.gpu_gb is None or self.gpu_gb > 0
         require(ok, "gpu_gb", self.gpu_gb, "a number above 0, or null for the GPU that is here")
+        ok = self.stop_after is None or self.stop_after > 0
+        require(ok, "stop_after", self.stop_after, "at least 1, or null")
         ok = self.bundle is None
         require(ok, "bundle", self.bundle, "left out: a sweep gives it to the jobs it launches")
 

@@ -15,6 +15,7 @@ from ablate.evaluate.precision import computed_in
 from ablate.evaluate.scores import TaskScore, Unscored
 from ablate.experiment.cell_data import tokenised, tokenizer_of
 from ablate.experiment.identity import WITHOUT_MODEL, Unit
+from ablate.machine import fault
 from ablate.models.files import ModelFiles
 from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load, load_tokenizer
@@ -64,6 +65,7 @@ def score(model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Want
 
     Raises:
         RuntimeError: the GPU is lost to this process (`gpu.lost_device`).
+        Exception: the machine is at fault (`machine.fault`).
     """
     found = []
     for kind, scorer in (("task", _tasks), ("heldout", _heldout), ("measure", _measures)):
@@ -93,7 +95,7 @@ def _tried(
     try:
         return Scored(list(scorer(wanted)), [])
     except Exception as error:  # a task's own code and data may fail in any way
-        if lost_device(error):
+        if lost_device(error) or fault(error):
             raise
         if isinstance(error, torch.OutOfMemoryError):
             smaller = _halved(wanted)

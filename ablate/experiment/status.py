@@ -10,6 +10,7 @@ from typing import Any
 
 from ablate.errors import UserError
 from ablate.experiment.design import Design, Named, damaged_designs, names
+from ablate.results.leases import Holder
 from ablate.results.store import Store
 
 STATES = ("done", "running", "failed", "missing", "damaged")
@@ -45,7 +46,7 @@ def states(out: Path) -> list[State]:
 def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
     holder = store.claimed(key)
     if holder is not None:
-        return State(key, levels, "running", f"process {holder.get('pid')} on {holder.get('host')}")
+        return State(key, levels, "running", _running(holder))
     record = store.record(key)
     if record is not None:
         return State(key, levels, "done", unscored_text(record))
@@ -55,6 +56,11 @@ def _state(store: Store, key: str, levels: dict[str, Any]) -> State:
     if failure is not None:
         return State(key, levels, "failed", failure["error"])
     return State(key, levels, "missing", "trained, not scored" if store.is_trained(key) else "")
+
+
+def _running(holder: Holder) -> str:
+    at = f", at {holder.place}" if holder.place else ""
+    return f"process {holder.process.pid} on {holder.process.host}{at}"
 
 
 def notices(out: Path) -> list[str]:

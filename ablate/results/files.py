@@ -10,8 +10,16 @@ import shutil
 import sys
 from pathlib import Path
 
+from ablate.results.process import here
+
+DRAFT = ".tmp-"  # begins the name of what is half written; who writes it follows
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 OLD = ".old-"  # begins the name of a folder while another takes its place without an exchange
+
+
+def draft_of(path: Path) -> Path:
+    """Return the name under which this process writes what `path` is to be the name of."""
+    return path.with_name(f"{DRAFT}{here().mark}-{path.name}")
 
 
 def sync(path: Path) -> None:
@@ -43,7 +51,7 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         OSError: also where something that is no file has its name.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = draft_of(path)
     try:
         draft.write_bytes(content)
         sync(draft)
@@ -115,4 +123,6 @@ def _exchange(one: Path, other: Path) -> bool:
     if call is None:
         return False
     names = (os.fsencode(one), os.fsencode(other))
-    return bool(call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
+    return bool(call(DRAFT = ".tmp-"  # begins the name of what is half written; who writes it follows
+AT_FDCWD, names[0], DRAFT = ".tmp-"  # begins the name of what is half written; who writes it follows
+AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)

@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 LOGGER = logging.getLogger("ablate")
+LOG = "log.txt"
+LAST = 20  # lines that a failure keeps
 
 
 def say(line: str) -> None:
@@ -13,10 +16,39 @@ def say(line: str) -> None:
     LOGGER.info(line)
 
 
+def last_lines(folder: Path) -> list[str]:
+    """Return the last lines of the log of a cell in `folder`; none where it has none."""
+    try:
+        with (folder / LOG).open(errors="replace") as lines:
+            return [line.rstrip("\n") for line in deque(lines, LAST)]
+    except OSError:
+        return []
+
+
+def recent() -> list[str]:
+    """Return the last lines of the cell that was logged last in this process."""
+    return list(_recent)
+
+
+_recent: deque[str] = deque(maxlen=LAST)
+
+
+class _File(logging.FileHandler):
+    """Writes to a file; a full disk costs the line, and no traceback on the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _recent.extend(self.format(record).splitlines())
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Write lines of `say` and all warnings inside the block to the file `path`."""
-    handler = logging.FileHandler(path, delay=False)
+    _recent.clear()
+    handler = _File(path, delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     warned = logging.getLogger("py.warnings")
     level = LOGGER.level

@@ -2,7 +2,7 @@
 
     OUT/cells/<train_key>/   record.json, config.yaml, items.parquet, history.parquet, log.txt
     OUT/failures/<train_key>-<n>.json    an error; never in place of a record
-    OUT/claims/<train_key>               locked by the worker that trains it
+    OUT/claims/<train_key>.<n>           the lease of the worker that trains it (`leases`)
     OUT/trained/<train_key>/             a run that is trained and not yet scored
     OUT/checkpoints/<train_key>/         what a run that still trains goes on from
     OUT/damaged/<train_key>/             what was found damaged, or in a record's place
@@ -15,33 +15,43 @@ Further scores are added in a new folder, which takes the place of the old one i
 What took long is safe before what may fail: a run that is trained stays under `trained/` until its
 record is written, so an attempt that ends while it is scored costs the scores alone.
 
-A claim is an advisory lock of the operating system: it ends with the process that holds it, so a
-killed worker never blocks a cell. A claim file that no process locks, of a cell without a record,
-means that the worker was killed.
+A cell is claimed by a lease. Whoever finds that its holder is dead takes it over, removes what the
+holder left half written and, where the holder alone died, records a killed attempt.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.results import seal
-from ablate.results.files import link, open_up, put_back, set_aside, swap, sync, write
-from ablate.results.log import say
+from ablate.results import heart, leases, process, seal
+from ablate.results.files import (
+    DRAFT,
+    draft_of,
+    link,
+    open_up,
+    put_back,
+    set_aside,
+    swap,
+    sync,
+    write,
+)
+from ablate.results.leases import Holder
+from ablate.results.log import last_lines, say
 from ablate.results.record import RECORD, text, upgraded
 
-DRAFT_GRACE_SECONDS = 5  # a new draft is not locked in its first instant
-MAX_KILLS = 3  # of RETRIED, after which a cell counts as failed; before that it is tried again
+DRAFT_SECONDS = 86400.0  # after which a file that another machine has not finished is left over
+MAX_KILLS = 3  # of RETRIED at one place, after which a cell counts as failed
 RETRIED = ("killed", "device")  # kinds of failure that say nothing about the cell
+OTHERS = ("designs", "bundles")  # folders beside those of a store, where drafts may be left
 
 
 class Store:
@@ -78,9 +88,11 @@ class Store:
     def clear_drafts(self) -> None:
         """Remove the drafts of writers that were killed, and what was kept of recorded runs."""
         put_back(self.cells)
-        for draft in (*self.cells.glob(".tmp-*"), *self.trained.glob(".tmp-*")):
-            if _abandoned(draft):
-                shutil.rmtree(draft, ignore_errors=True)
+        own = (self.cells, self.trained, self.failed, self.claims)
+        for folder in (*own, self.out, *(self.out / name for name in OTHERS)):
+            for draft in folder.glob(f"{DRAFT}*"):
+                if self._abandoned(draft):
+                    _remove(draft)
         for state in (*self.trained.glob("[!.]*"), *self.checkpointed.glob("*")):
             if self.record(state.name) is not None:
                 self._forget(state.name)
@@ -129,6 +141,7 @@ class Store:
             yield draft
             _seal(draft)
             _flush(draft)
+            heart.check(self.claims, key)
             self._settle(draft, key)
         self._forget(key)
 
@@ -253,6 +266,7 @@ class Store:
             _seal(state)
             for file in (path for path in state.rglob("*") if path.is_file()):
                 sync(file)  # the folders may wait: without them there is no state, not a half one
+            heart.check(self.claims, key)
             with contextlib.suppress(OSError):  # another writer was first
                 os.rename(state, self.trained / key)
 
@@ -268,7 +282,7 @@ class Store:
         """Remove what `keep_trained` kept, in one step, and checkpoints."""
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
         if self.is_trained(key):
-            gone = self.trained / f".tmp-{key}-{os.getpid()}"
+            gone = draft_of(self.trained / f"{key}-gone")
             with contextlib.suppress(OSError):
                 os.rename(self.trained / key, gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -285,6 +299,7 @@ class Store:
             yield draft
             _seal(draft)
             _flush(draft)
+            heart.check(self.claims, key)
             swap(draft, self.folder(key))  # the draft is the old record now, and removed
 
     def amend(self, key: str, record: Mapping[str, Any]) -> None:
@@ -293,62 +308,77 @@ class Store:
             write(draft / RECORD, text(record))
 
     @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
-        """Give True to the worker that holds `key` until the block ends, False to all others."""
-        self.claims.mkdir(parents=True, exist_ok=True)
-        path = self.claims / key
-        with path.open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            if not _same_file(handle.fileno(), path):  # the holder before us removed it meanwhile
-                yield False
-                return
-            handle.truncate(0)
-            handle.write(json.dumps(_worker()))
-            handle.flush()
+    def claim(self, key: str, *, sweep: str = "") -> Iterator[bool]:
+        """Give True to the worker that holds `key` until the block ends, False to all others.
+
+        `sweep` is the mark of the process whose sweep the worker is one of.
+        """
+        self.reap(key, sweep=sweep)
+        lease = leases.take(self.claims, key, sweep=sweep)
+        if lease is None:
+            yield False
+            return
+        with heart.holding(lease):
             yield True
-            path.unlink(missing_ok=True)
 
-    def claimed(self, key: str) -> dict[str, Any] | None:
-        """Return the worker that holds `key` now (pid, host, since), or None."""
-        return self._holder(key)[0]
+    def claimed(self, key: str) -> Holder | None:
+        """Return the worker that holds `key` and is not known to be dead, or None."""
+        found = leases.holder(self.claims, key)
+        return None if found is None or leases.is_dead(self.claims, found) else found
 
-    def _holder(self, key: str) -> tuple[dict[str, Any] | None, bool]:
-        """Return the live holder of `key`, and whether a dead one left its claim file."""
-        try:
-            with (self.claims / key).open() as handle:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
-                    return json.loads(handle.read() or "{}"), False
-                # Empty: its worker is between making the file and locking it, not dead.
-                return None, bool(handle.read())
-        except FileNotFoundError:
-            return None, False
+    def reap(self, key: str, *, sweep: str = "", how: str = "") -> bool:
+        """Return whether the holder of `key` was dead; if so, nothing of it is left.
 
-    def reap(self, key: str) -> bool:
-        """Return whether the holder of `key` was dead; if so, record one killed attempt."""
-        if not self._holder(key)[1]:
+        A kill counts as an attempt at the cell only where the worker was one of `sweep`, whose
+        process is alive: of a machine that went down, or a sweep that was killed as a whole, no
+        cell is the cause. `how` the worker ended, if that is known.
+        """
+        dead = leases.holder(self.claims, key)
+        if dead is None or not leases.is_dead(self.claims, dead):
             return False
-        with self.claim(key) as mine:
-            if not mine:
-                return False
-            if self.record(key) is None:
-                self.fail(key, {"kind": "killed", "error": "the worker was killed"})
+        lease = leases.take(self.claims, key, over=dead)
+        if lease is None:
+            return False
+        with heart.holding(lease):
+            left = list(self._drafts(key, dead.process.mark))
+            if sweep and dead.sweep == sweep and self.record(key) is None:
+                self.fail(key, _killed(dead, how, [line for d in left for line in last_lines(d)]))
+            for draft in left:
+                _remove(draft)
         return True
+
+    def reap_all(self, *, sweep: str = "", how: str = "") -> None:
+        """Reap every cell whose holder is dead."""
+        for found in leases.holders(self.claims):
+            self.reap(found.key, sweep=sweep, how=how)
+
+    def _drafts(self, key: str, mark: str) -> Iterator[Path]:
+        for folder in (self.cells, self.trained):
+            yield from folder.glob(f"{DRAFT}{mark}-{key}-*")
+
+    def _abandoned(self, draft: Path) -> bool:
+        """Return whether the writer of a draft, which its name tells, is dead or was taken over.
+
+        On another machine a folder's writer is who holds its cell; a file is written in an instant.
+        """
+        mark, _, rest = draft.name.removeprefix(DRAFT).partition("-")
+        writer = process.of_mark(mark)
+        if writer is None or writer.has_ended:
+            return True
+        if writer.is_here:
+            return False
+        if not draft.is_dir():
+            return _age(draft) > DRAFT_SECONDS
+        holder = self.claimed(rest.partition("-")[0])
+        return holder is None or holder.process.mark != mark
 
     def fail(self, key: str, what: dict[str, Any]) -> None:
         """Write one failed attempt at `key`, beside the records."""
+        heart.check(self.claims, key)
         self.failed.mkdir(parents=True, exist_ok=True)
         number = len(self.failures(key))
         body = {"train_key": key, "time": time.time()} | what
-        draft = self.failed / f".{key}-{os.getpid()}"
-        draft.write_text(json.dumps(body, indent=1))
-        sync(draft)
-        os.replace(draft, self.failed / f"{key}-{number}.json")
+        write(self.failed / f"{key}-{number}.json", json.dumps(body, indent=1).encode())
 
     def failures(self, key: str) -> list[dict[str, Any]]:
         """Return the failed attempts at `key`, oldest first."""
@@ -363,14 +393,15 @@ class Store:
     def given_up(self, key: str) -> dict[str, Any] | None:
         """Return the failure because of which `key` is not tried again, or None.
 
-        After an error a cell is tried again only on request; after a kill, or the loss of a GPU, up
-        to `MAX_KILLS` times.
+        After an error a cell is tried again only on request. A kill, or the loss of a GPU, says
+        nothing about the cell until it has happened `MAX_KILLS` times at the same place.
         """
         attempts = self.failures(key)
         errors = [f for f in attempts if f["kind"] not in RETRIED]
         if errors:
             return errors[-1]
-        return attempts[-1] if len(attempts) >= MAX_KILLS else None
+        places = Counter((f["kind"], f.get("place")) for f in attempts)
+        return attempts[-1] if max(places.values(), default=0) >= MAX_KILLS else None
 
     def clear_failures(self, key: str) -> None:
         """Remove the failed attempts at `key` and at its scores, so that they are tried again."""
@@ -395,8 +426,27 @@ def _failure(path: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _worker() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+def _killed(dead: Holder, how: str, log: list[str]) -> dict[str, Any]:
+    """Return the failure of an attempt whose process died."""
+    place = f" at {dead.place}" if dead.place else ""
+    text = f"the worker was killed{place}{f' ({how})' if how else ''}"
+    return {"kind": "killed", "error": text, "place": dead.place, "log": log}
+
+
+def _age(path: Path) -> float:
+    """Return how old a file is, in seconds of the file system's own clock."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=DRAFT) as new:
+        try:
+            return os.stat(new.name).st_mtime - path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def _seal(draft: Path) -> None:
@@ -408,15 +458,12 @@ def _seal(draft: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(parent: Path, key: str) -> Iterator[Path]:
-    """Give a new folder in `parent`, locked while the block runs; it is removed at the end."""
-    draft = parent / f".tmp-{key}-{os.getpid()}-{secrets.token_hex(4)}"
+    """Give a new folder in `parent` whose name tells its writer; it is removed at the end."""
+    draft = draft_of(parent / f"{key}-{secrets.token_hex(4)}")
     draft.mkdir()  # under the user's umask
-    lock = os.open(draft, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield draft
     finally:
-        os.close(lock)
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -426,27 +473,3 @@ def _flush(draft: Path) -> None:
         if file.is_dir() or file.stat().st_nlink == 1:
             sync(file)
     sync(draft)
-
-
-def _abandoned(draft: Path) -> bool:
-    """Return whether the writer of `draft` is dead: it holds a lock on it while it lives."""
-    try:
-        if time.time() - draft.stat().st_mtime < DRAFT_GRACE_SECONDS:
-            return False
-        descriptor = os.open(draft, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False

@@ -19,6 +19,8 @@ Entry = dict[str, float | int | bool | None]  # one step of the history; None: n
 class Diverged(Exception):
     """A loss or a gradient norm during training is not a finite number."""
 
+    kind = "diverged"  # of failure
+
     def __init__(self, step: int, what: str, value: float) -> None:
         super().__init__(f"step {step}: {what} is {value}")
         self.step, self.what, self.value = step, what, value

@@ -10,6 +10,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +22,35 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.ablate_sweeper.AblateSweeper"},
     provider="ablate",
 )
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="ablate_local",
+    node={"_target_": "hydra_plugins.ablate_sweeper.LocalLauncher", "n_jobs": 2},
+    provider="ablate",
+)
 JOBS, DEFAULT = "hydra.launcher.n_jobs=", "local"
+
+
+class LocalLauncher(Launcher):
+    """Runs bundles in processes of this machine (`ablate.pool`); jobs of nothing else."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep nothing: workers compose no configuration."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs whose overrides name a bundle each; they return nothing."""
+        from ablate.config.overrides import parse
+        from ablate.pool import launch
+
+        launch([Path(parse(bundle).value()) for bundle, *_ in job_overrides], self.n_jobs)
+        return []
 
 
 class AblateSweeper(Sweeper):
@@ -52,9 +82,14 @@ class AblateSweeper(Sweeper):
 
     def _launch(self, bundles: Sequence[Path], workers: int) -> None:
         from ablate.config.overrides import spell
+        from ablate.errors import Halted
 
+        if isinstance(self.launcher, LocalLauncher):
+            self.launcher.n_jobs = workers
         if isinstance(kept := getattr(self.launcher, "joblib", None), dict):
             kept["n_jobs"] = workers
         jobs = [[f"bundle={spell(path)}", f"out={spell(path.parent.parent)}"] for path in bundles]
-        # Return values are not read: that would raise the job's error, and workers record errors.
-        self.launcher.launch(jobs, initial_job_idx=0)
+        # Return values are not read: that would raise any job's error, and workers record errors.
+        for job in self.launcher.launch(jobs, initial_job_idx=0) or ():
+            if isinstance(error := getattr(job, "_return_value", None), Halted):
+                raise error

@@ -10,6 +10,7 @@ from ablate.config import grid
 from ablate.config.compose import expand
 from ablate.experiment.design import design
 from ablate.results.store import Store
+from ablate.work import work
 
 LINE = (
     "masking=none,instruction", "plw=0.1,1", "adapter=lora,mora,vera", "rank=2", "train.lr=0.005",
@@ -23,7 +24,7 @@ def swept(out, lanes):
     store = Store(out)
     store.prepare()
     for bundle in sweep.write_bundles(dict(plan.runs), out, workers=sweep.Workers()):
-        sweep.work(bundle)
+        work(bundle)
     assert not store.attempted()
     return plan, store
 
@@ -89,7 +90,7 @@ def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.prepare()
     for bundle in sweep.write_bundles(dict(plan.runs), tmp_path, workers=sweep.Workers()):
-        sweep.work(bundle)
+        work(bundle)
     [dead] = store.attempted()
     assert "step 3: loss is inf" in json.dumps(store.failures(dead))
     assert store.recorded() == sorted(set(plan.runs) - {dead})

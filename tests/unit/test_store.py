@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ablate import sweep
+from ablate import sweep, work
 from ablate.errors import UserError
 from ablate.experiment.status import _state, unscored_text
 from ablate.models.gpu import lost_device
-from ablate.results import files, record
+from ablate.results import files, leases, process, record
 from ablate.results.record import SCHEMA
-from ablate.results.store import DRAFT_GRACE_SECONDS, MAX_KILLS, Store
+from ablate.results.store import DRAFT_SECONDS, MAX_KILLS, Store
 from tests import stored
 
 KEY = "0123456789abcdef"
@@ -62,8 +62,8 @@ def test_a_worker_that_stands_elsewhere_works_in_the_folder_of_the_command(tmp_p
     (bundle,) = sweep.write_bundles({KEY: []}, Path("out"), workers=sweep.Workers())
     monkeypatch.chdir(tmp_path / "there")
     seen = []
-    monkeypatch.setattr(sweep, "_attempt", lambda *_: seen.append(Path.cwd()))
-    sweep.work(bundle)
+    monkeypatch.setattr(work, "_attempt", lambda *_: seen.append(Path.cwd()))
+    work.work(bundle)
     assert seen == [tmp_path / "here"]
     assert (tmp_path / "here" / "out" / "claims").is_dir()
     assert not (tmp_path / "there" / "out").exists()
@@ -80,7 +80,7 @@ def test_the_second_writer_of_a_key_loses_quietly(store):
 def test_a_claim_has_one_holder_and_ends_with_the_block(store):
     with store.claim(KEY) as mine:
         assert mine
-        assert store.claimed(KEY)["pid"] == os.getpid()
+        assert store.claimed(KEY).process == process.here()
         with Store(store.out).claim(KEY) as second:
             assert not second
     assert store.claimed(KEY) is None
@@ -88,45 +88,74 @@ def test_a_claim_has_one_holder_and_ends_with_the_block(store):
         assert again
 
 
-def hold(out, ready):
-    with Store(out).claim(KEY):
+def hold(out, ready, sweep):
+    from ablate.results import heart
+
+    store = Store(out)
+    with store.claim(KEY, sweep=sweep), store.writing(KEY) as draft:
+        (draft / "log.txt").write_text("one\ntwo\n")
+        heart.at("step 3 of 8")
         ready.set()
         time.sleep(60)
 
 
-def killed_holder(store):
+def killed_holder(store, sweep="mine"):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=hold, args=(store.out, ready))
-    process.start()
+    worker = context.Process(target=hold, args=(store.out, ready, sweep))
+    worker.start()
     assert ready.wait(30)
-    assert store.claimed(KEY)["pid"] == process.pid
-    assert not store.reap(KEY)  # it lives
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    assert store.claimed(KEY).process.pid == worker.pid
+    assert not store.reap(KEY, sweep="mine")  # it lives
+    assert (_state(store, KEY, {}).state, "step 3 of 8" in _state(store, KEY, {}).detail) == (
+        "running",
+        True,
+    )
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
 
 
 def test_a_killed_holder_frees_its_cell_and_is_recorded(store):
     killed_holder(store)
     assert store.claimed(KEY) is None
-    assert store.reap(KEY)
-    assert [f["kind"] for f in store.failures(KEY)] == ["killed"]
+    assert _state(store, KEY, {}).state == "missing"
+    assert store.reap(KEY, sweep="mine", how="SIGKILL")
+    [failure] = store.failures(KEY)
+    assert (failure["kind"], failure["place"]) == ("killed", "step 3 of 8")
+    assert failure["log"] == ["one", "two"]
+    assert failure["error"] == "the worker was killed at step 3 of 8 (SIGKILL)"
     assert store.given_up(KEY) is None  # one kill says nothing
-    assert not store.reap(KEY)  # told once
+    assert not store.reap(KEY, sweep="mine")  # told once
+    assert not list(store.claims.iterdir())
+    assert not list(store.cells.iterdir())  # its draft is gone too
+
+
+def test_a_holder_that_died_with_its_sweep_is_no_attempt(store):
+    killed_holder(store, sweep="another")
+    assert store.reap(KEY, sweep="mine")
+    assert store.failures(KEY) == []
+    assert not list(store.claims.iterdir())
 
 
 def test_a_killed_holder_with_a_record_is_no_failure(store):
     killed_holder(store)
     write(store)
-    store.reap(KEY)
+    store.reap(KEY, sweep="mine")
     assert store.failures(KEY) == []
 
 
-def test_kills_are_retried_errors_are_not(store):
-    for _ in range(MAX_KILLS - 1):
-        store.fail(KEY, {"kind": "killed", "error": "the worker was killed"})
+def killed(place):
+    return {"kind": "killed", "error": "the worker was killed", "place": place}
+
+
+def test_kills_at_one_place_are_counted_errors_are_not_tried_again(store):
+    for step in range(4 * MAX_KILLS):
+        store.fail(KEY, killed(f"step {step} of 99"))
     assert store.given_up(KEY) is None
-    store.fail(KEY, {"kind": "killed", "error": "the worker was killed"})
+    for _ in range(MAX_KILLS - 1):
+        store.fail(KEY, killed("scoring"))
+    assert store.given_up(KEY) is None
+    store.fail(KEY, killed("scoring"))
     assert store.given_up(KEY)["kind"] == "killed"
     store.clear_failures(KEY)
     store.fail(KEY, {"kind": "error", "error": "ValueError: no"})
@@ -144,24 +173,39 @@ def test_scores_that_failed_are_named_and_tried_again_on_request(store):
     assert unscored_text(store.record(KEY)) == ""
 
 
-def test_what_a_killed_writer_left_is_cleared_once_it_is_old(store):
-    left = store.cells / f".tmp-{KEY}-abc"
-    left.mkdir()
-    store.prepare()
-    assert left.exists()  # it may be a writer's first instant
-    old = time.time() - DRAFT_GRACE_SECONDS - 1
-    os.utime(left, (old, old))
-    store.prepare()
-    assert not left.exists()
+def mark_of(pid, start="1", node=None):
+    return process.Process("", node or process.node(), pid, start).mark
 
 
-def test_a_living_writers_draft_is_not_cleared(store):
-    with store.writing(KEY) as draft:
-        old = time.time() - DRAFT_GRACE_SECONDS - 1
-        os.utime(draft, (old, old))
-        store.prepare()
-        assert draft.exists()
-        stored.fill(draft, KEY)
+def test_what_a_dead_writer_left_is_cleared_at_once_and_a_living_ones_is_not(store):
+    dead, alive = mark_of(os.getpid(), "1"), process.here().mark  # the number is used again
+    left = [store.cells / f".tmp-{dead}-{KEY}-abc", store.cells / f".tmp-{KEY}-abc"]
+    kept = store.trained / f".tmp-{alive}-{KEY}-abc"
+    for folder in (*left, kept):
+        folder.mkdir()
+    file = store.failed / f".tmp-{dead}-{KEY}-0.json"
+    file.write_text("{")
+    store.prepare()
+    assert [p.exists() for p in (*left, file, kept)] == [False, False, False, True]
+
+
+def test_of_another_machines_drafts_only_what_has_no_holder_is_cleared(store):
+    there = mark_of(17, node="a" * 12)
+    folder, file = store.cells / f".tmp-{there}-{KEY}-abc", store.failed / f".tmp-{there}-x.json"
+    folder.mkdir()
+    file.write_text("{")
+    holder = process.Process("there", "a" * 12, 17, "1")
+    about = {"process": holder.plain(), "count": 3, "place": "", "sweep": "", "since": 0.0}
+    (store.claims / f"{KEY}.0").write_bytes(leases._content(about))
+    store.prepare()
+    assert folder.exists()
+    assert file.exists()
+    (store.claims / f"{KEY}.0").unlink()
+    old = time.time() - DRAFT_SECONDS - 10
+    os.utime(file, (old, old))
+    store.prepare()
+    assert not folder.exists()
+    assert not file.exists()
 
 
 def amend(store, steps=None):
@@ -197,8 +241,6 @@ def test_a_kill_while_a_record_is_amended_leaves_the_old_one_or_the_new(
         assert (store.folder(KEY) / "items.parquet").read_bytes() == (
             b"PAR1 with t PAR1" if new else old
         )
-        for draft in store.cells.glob(".*"):
-            os.utime(draft, (0, 0))
         store.prepare()
         assert [p.name for p in store.cells.iterdir()] == [KEY]
         amend(store)  # again: nothing is doubled
@@ -268,8 +310,6 @@ def test_a_kill_between_any_two_steps_loses_nothing_that_was_kept(tmp_path):
         assert trained.read_text() in (("x",) if safe else ("x", "xx"))  # trained once, or twice
         assert store.scored(KEY) == {"s"}
         assert (store.folder(KEY) / "weights" / "adapter").read_bytes() == b"w" * 100
-        for draft in (*store.cells.glob(".*"), *store.trained.glob(".*")):
-            os.utime(draft, (0, 0))
         store.prepare()
         assert [p.name for p in store.cells.iterdir()] == [KEY]
         assert list(store.trained.iterdir()) == []
@@ -303,8 +343,8 @@ def test_what_is_wrong_with_a_request_is_said_as_it_is(store, monkeypatch):
     def refused(*_: object, **__: object) -> None:
         raise UserError("train.max_steps=3: too few")
 
-    monkeypatch.setattr(sweep, "build", lambda tree: tree)
-    sweep._attempt(refused, store, KEY, [{}])
+    monkeypatch.setattr(work, "build", lambda tree: tree)
+    work._attempt(refused, store, KEY, [{}])
     assert [f["error"] for f in store.failures(KEY)] == ["train.max_steps=3: too few"]
 
 
@@ -323,19 +363,20 @@ def test_a_lost_gpu_ends_the_worker_and_is_tried_again(store, monkeypatch):
     content = json.loads(bundle.read_text())
     content["runs"] = {KEY: [None], "another": [None]}
     bundle.write_text(json.dumps(content))
-    monkeypatch.setattr(sweep, "build", lambda tree: tree)
+    monkeypatch.setattr(work, "build", lambda tree: tree)
     with pytest.raises(SystemExit):  # the process of the sweep itself; a worker leaves by _exit
-        sweep.work(bundle)
+        work.work(bundle)
     assert called == [KEY]
     assert [f["kind"] for f in store.failures(KEY)] == ["device"]
     assert store.given_up(KEY) is None
     assert store.claimed(KEY) is None
-    content["sweep"] = -1
+    content["sweep"]["start"] = "another"
     bundle.write_text(json.dumps(content))
     left = []
     monkeypatch.setattr(os, "_exit", lambda code: left.append(code) or sys.exit(code))
+    monkeypatch.setattr(work.interrupts, "follow", lambda *_: None)
     with pytest.raises(SystemExit):
-        sweep.work(bundle)
+        work.work(bundle)
     assert left == [1]
 
 

@@ -13,7 +13,7 @@ from tests.tree import BLOCK, PAGE, tree
 # stands where the longest name here that begins its own name stands.
 FLOORS = [
     {"ablate.errors", "ablate.hub", "ablate.paths", "ablate.roles", "ablate.streams",
-     "ablate.results", "ablate.terminal"},
+     "ablate.results", "ablate.terminal", "ablate.machine", "ablate.interrupts"},
     {"ablate.config"},
     {"ablate.objective"},
     {"ablate.micro"},  # a generator of rows that knows nothing of the rest
@@ -38,6 +38,8 @@ FLOORS = [
     {"ablate.beside"},
     {"ablate.run"},
     {"ablate.export"},
+    {"ablate.work"},
+    {"ablate.worker", "ablate.pool", "ablate.watch"},
     {"ablate.sweep"},
     {"ablate.progress"},
     {"ablate.app"},  # the Hydra application, which the verbs call
@@ -72,6 +74,7 @@ TORCH_FREE = [
     "ablate.experiment.summary", "ablate.experiment.prospective", "ablate.commands.planning",
     "ablate.commands.tune", "ablate.commands.tune_grids", "ablate.commands.pretrain",
     "ablate.commands.token_page",
+    "ablate.pool", "ablate.worker", "ablate.work", "ablate.watch",
     "ablate.sweep", "ablate.app", "ablate.cli", "ablate.data.tokenise",
     "hydra_plugins.ablate_sweeper",
     "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",

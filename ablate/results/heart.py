@@ -1,0 +1,85 @@
+"""The leases that this process holds: a thread that shows it alive, and how far its work is."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ablate import interrupts
+from ablate.results.leases import Lease, LeaseLost, beat_seconds
+
+_held: dict[tuple[str, str], Lease] = {}
+_lost: set[tuple[str, str]] = set()
+_lock = threading.RLock()
+_beating: threading.Thread | None = None
+_current: tuple[str, str] | None = None
+
+
+def _name(folder: Path, key: str) -> tuple[str, str]:
+    return os.path.abspath(folder), key
+
+
+@contextlib.contextmanager
+def holding(lease: Lease) -> Iterator[None]:
+    """Keep a lease alive while the block runs, then give it back."""
+    global _beating
+    name = _name(lease.path.parent, lease.key)
+    with _lock:
+        _held[name] = lease
+        if _beating is None or not _beating.is_alive():
+            _beating = threading.Thread(target=_beat, daemon=True)
+            _beating.start()
+    try:
+        yield
+    finally:
+        with _lock:
+            del _held[name]
+            _lost.discard(name)
+            lease.release()
+
+
+def check(folder: Path, key: str) -> None:
+    """Check that this process still holds the lease on `key`, if it ever did; before it writes.
+
+    Raises:
+        LeaseLost: it was stopped for so long that another process has taken the cell over.
+    """
+    name = _name(folder, key)
+    lease = _held.get(name)
+    if lease is not None and (name in _lost or not lease.held()):
+        _lost.add(name)
+        raise LeaseLost
+
+
+def work_on(folder: Path, key: str | None) -> None:
+    """Say which lease `at` speaks of from now on; None: all that are held."""
+    global _current
+    _current = None if key is None else _name(folder, key)
+
+
+def at(place: str) -> None:
+    """Say how far the work on the cell is, for whoever finds this process dead.
+
+    Raises:
+        LeaseLost: another process has taken the cell over.
+        Interrupted: this one was asked to stop.
+    """
+    interrupts.check()
+    with _lock:
+        for name, lease in _held.items():
+            if _current in (None, name):
+                if name in _lost:
+                    raise LeaseLost
+                lease.write(place=place)
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(beat_seconds())
+        with _lock:
+            for name, lease in _held.items():
+                lease.write(beat=True)
+                if not lease.held():
+                    _lost.add(name)

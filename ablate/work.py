@@ -1,0 +1,165 @@
+"""The side of a sweep that trains: a worker goes through a bundle of cells, each under its lease.
+
+Errors of cells are recorded, not raised. What raises is no error of a cell: a request to stop, or
+a fault of the machine. A worker whose GPU is lost writes the failure and ends itself, for nothing
+more can be computed in its process. Only this side imports torch.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ablate import interrupts
+from ablate.config.build import build
+from ablate.errors import UserError
+from ablate.machine import MachineFault, fault
+from ablate.models import gpu_slots
+from ablate.models.gpu import lost_device
+from ablate.results import heart
+from ablate.results.leases import LeaseLost
+from ablate.results.log import recent
+from ablate.results.process import Process, here
+from ablate.results.store import Store
+
+
+def work(bundle: Path) -> None:
+    """Run the cells of one bundle file; where that is gone the sweep has ended, and so does this.
+
+    Paths count from the folder of the command: a worker of an earlier sweep may stand elsewhere.
+    After the loss of its GPU the worker ends: the rest of its bundle begins in a fresh process.
+
+    Raises:
+        MachineFault: the machine cannot go on.
+        Interrupted: this process was asked to stop, or its sweep is gone.
+        SystemExit: the GPU is lost and this process is that of the sweep itself.
+    """
+    try:
+        content: dict[str, Any] = json.loads(bundle.read_text())
+    except FileNotFoundError:
+        return
+    leader = Process(**content["sweep"])
+    if content["gpu"]:
+        gpu_slots.take(content["gpu"])  # before torch looks for a GPU
+    from ablate.beside import train_beside  # only workers import torch
+    from ablate.run import keep_beside, run_cells
+
+    if not gc.get_freeze_count():
+        gc.freeze()  # what was imported stays: looking for garbage in it takes 0.2 s a cell
+
+    with interrupts.raised(), contextlib.chdir(content["here"]):
+        store, runs = Store(Path(content["out"])), content["runs"]
+        interrupts.follow(leader, store.claims)
+        for keys in [list(runs)] if content["beside"] else [[key] for key in runs]:
+            if not bundle.exists():
+                return
+            with contextlib.ExitStack() as claims:
+                mine = [key for key in keys if claims.enter_context(_claimed(store, key, leader))]
+                beside = _beside(train_beside, keep_beside, store, {k: runs[k] for k in mine})
+                lost = any(
+                    _attempt(run_cells, store, key, runs[key], beside.pop(key, None))
+                    for key in mine
+                )
+            if lost:
+                _leave(leader)
+
+
+@contextlib.contextmanager
+def _claimed(store: Store, key: str, leader: Process) -> Iterator[bool]:
+    """Claim a run; False too where another sweep has meanwhile failed with it."""
+    try:
+        with store.claim(key, sweep=leader.mark) as mine:
+            yield mine and store.given_up(key) is None
+    except OSError as error:
+        raise MachineFault(fault(error) or str(error)) from error
+
+
+def _leave(leader: Process) -> None:
+    print("the GPU is lost to this process, which ends; what was trained is kept", file=sys.stderr)
+    sys.stderr.flush()
+    if here() == leader:
+        raise SystemExit(1)
+    os._exit(1)
+
+
+def _beside(
+    train: Callable[..., dict[str, Any]],
+    keep: Callable[..., None],
+    store: Store,
+    runs: dict[str, list[Any]],
+) -> dict[str, Any]:
+    """Return what was trained of several runs side by side; nothing where that failed.
+
+    All of it is kept in the store before any of it is scored. What is only to be scored, or was
+    tried before, is left out.
+    """
+    fresh = [
+        key
+        for key in runs
+        if store.record(key) is None and not store.failures(key) and not store.is_trained(key)
+    ]
+    if len(fresh) < 2:
+        return {}
+    heart.work_on(store.claims, None)
+    heart.at("training side by side")
+    try:
+        cells = {key: build(runs[key][0]) for key in fresh}
+        trained = train(cells)
+        for key, made in trained.items():
+            keep(cells[key], key, store, made)
+        return trained
+    except LeaseLost:  # of one of them; what is still held is tried alone
+        return {}
+    except Exception as error:  # each of them is tried alone, where its own error is recorded
+        text = " ".join(str(error).split())
+        print(f"{len(fresh)} cells train one after another: {text}", file=sys.stderr)
+        return {}
+
+
+def _attempt(
+    run_cells: Callable[..., None], store: Store, key: str, trees: list[Any], beside: Any = None
+) -> bool:
+    """Carry out one run or record why it failed; return whether the GPU was lost on the way."""
+    heart.work_on(store.claims, key)
+    try:
+        run_cells([build(tree) for tree in trees], key, store, beside=beside)
+        return False
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except LeaseLost:
+        return _gave_way(key)
+    except BaseException as error:
+        if words := fault(error):
+            raise MachineFault(words) from error
+        try:
+            return _fail(store, key, trees[0], error)
+        except LeaseLost:  # what it met was that another process has taken its place
+            return _gave_way(key)
+
+
+def _gave_way(key: str) -> bool:
+    print(f"{key}: another worker has taken it over; this one gives way", file=sys.stderr)
+    return False
+
+
+def _fail(store: Store, key: str, tree: Any, error: BaseException) -> bool:
+    """Record why a run failed; return whether the GPU was lost."""
+    lost, text = lost_device(error), str(error)
+    if not isinstance(error, UserError):  # such an error says by itself what is wrong
+        text = traceback.format_exception_only(error)[-1]
+    store.fail(
+        key,
+        {
+            "kind": "device" if lost else getattr(error, "kind", "error"),
+            "error": text.strip().splitlines()[-1],
+            "traceback": traceback.format_exc(),
+            "log": recent(),
+            "config": tree,
+        },
+    )
+    return lost
