@@ -123,5 +123,4 @@ def _exchange(one: Path, other: Path) -> bool:
     if call is None:
         return False
     names = (os.fsencode(one), os.fsencode(other))
-    return bool(call(AT_FDCWD, names[0], DRAFT = ".tmp-"  # begins the name of what is half written; who writes it follows
-AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
+    return bool(call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
