@@ -1,6 +1,5 @@
 """Leases: one holder whatever the file system and the clocks, and a stopped holder gives way."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,6 +11,7 @@ import pytest
 from ablate.results import heart, leases, process
 from ablate.results.leases import LeaseLost
 from ablate.results.store import Store
+from tests import stored
 
 KEY = "0123456789abcdef"
 ELSEWHERE = process.Process("there", "b" * 12, 4711, "99")
@@ -157,7 +157,7 @@ def beating(out, ready, told):
         ready.set()
         try:
             with store.writing(KEY) as draft:
-                (draft / "record.json").write_text(json.dumps({"who": "stopped"}))
+                stored.fill(draft, KEY, who="stopped")
                 while True:
                     heart.at("step 1 of 9")
                     time.sleep(0.02)
@@ -205,10 +205,16 @@ def test_a_stopped_worker_that_comes_back_gives_way_without_writing(tmp_path, qu
         assert store.failures(KEY) == []
         assert store.claimed(KEY).process == process.here()  # it took nothing with it
         with store.writing(KEY) as draft:
-            (draft / "record.json").write_text(json.dumps({"who": "second"}))
+            stored.fill(draft, KEY, who="second")
     assert store.record(KEY)["who"] == "second"
     assert [p.name for p in store.cells.iterdir()] == [KEY]
     assert list(store.claims.iterdir()) == []
+
+
+def keep(store):
+    with store.draft(KEY) as draft:
+        stored.fill(draft, KEY)
+        store.keep_trained(KEY, draft)
 
 
 def test_nothing_is_written_under_a_lease_that_is_gone(tmp_path):
@@ -219,8 +225,8 @@ def test_nothing_is_written_under_a_lease_that_is_gone(tmp_path):
         with pytest.raises(LeaseLost):
             store.fail(KEY, {"kind": "error", "error": "no"})
         with pytest.raises(LeaseLost), store.writing(KEY) as draft:
-            (draft / "record.json").write_text("{}")
-        with pytest.raises(LeaseLost), store.draft(KEY) as draft:
-            store.keep_trained(KEY, draft)
+            stored.fill(draft, KEY)
+        with pytest.raises(LeaseLost):
+            keep(store)
     assert os.listdir(store.claims) == [f"{KEY}.1"]
     assert list(store.cells.iterdir()) == list(store.trained.iterdir()) == []
