@@ -26,7 +26,7 @@ from ablate.experiment.cost import check_disk, cost, wall_seconds
 from ablate.experiment.design import Design
 from ablate.experiment.gpu_fit import check_fits, gpu_size
 from ablate.experiment.notes import notes
-from ablate.experiment.request import Request, check_gpu, plan_grid
+from ablate.experiment.request import Request, check_machine, plan_grid
 from ablate.experiment.status import missing
 from ablate.experiment.tuned_table import put
 from ablate.machine import MachineFault, fault
@@ -127,7 +127,7 @@ def sweep_grid(
     size /= max(1, chosen.per_gpu)
     estimate = cost((names[0] for names in absent.values()), store, gpu_bytes=size)
     check_disk(estimate.disk_bytes, store)
-    check_gpu(name.cell for name in lacking)
+    check_machine(name.cell for name in lacking)
     if gpu_slots.gpus():
         check_fits(estimate.too_large, size)
     check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))

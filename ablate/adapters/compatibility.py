@@ -6,6 +6,8 @@ than a missing one, so `check` refuses it with the reason, before anything is tr
 """
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Iterable
 
 from ablate.adapters import registry
@@ -14,6 +16,9 @@ from ablate.adapters.method import UNQUANTISED, Shapes
 from ablate.adapters.optimizers import check_offload, optimizer_of
 from ablate.config.schema import Cell
 from ablate.errors import UserError
+from ablate.models.gpu import has_driver
+
+COMPILERS = ("g++", "clang++")
 
 
 def check(cell: Cell, *, architecture: str, shapes: Shapes | None = None) -> None:
@@ -37,8 +42,9 @@ def check(cell: Cell, *, architecture: str, shapes: Shapes | None = None) -> Non
         adapted = None if shapes is None else registry.adapted(cell, shapes)
         init.check(cell, architecture=architecture, adapted=adapted)
         _check_method(cell, architecture)
-    _check_quantised(cell)
-    _check_optimizer(cell)
+    _check_device(cell)
+    if cell.execution.offload_optimizer and not cell.is_base:
+        check_offload(cell.optimizer)
 
 
 def _check_level(cell: Cell, factor: str, level: str, allowed: tuple[str, ...]) -> None:
@@ -65,27 +71,49 @@ def _check_method(cell: Cell, architecture: str) -> None:
         raise UserError(reason)
 
 
-def _check_quantised(cell: Cell) -> None:
+def bitsandbytes_for(cell: Cell) -> str:
+    """Return the setting because of which a cell needs bitsandbytes and a GPU; "" for none."""
     if cell.base_precision not in UNQUANTISED:
-        _check_bitsandbytes(cell, f"base_precision={cell.base_precision}", UNQUANTISED)
+        return f"base_precision={cell.base_precision}"
+    needs = optimizer_of(cell.optimizer)[0].bitsandbytes and not cell.is_base
+    return f"optimizer={cell.optimizer.name}" if needs else ""
 
 
-def _check_optimizer(cell: Cell) -> None:
-    row = optimizer_of(cell.optimizer)[0]
-    if row.bitsandbytes and not cell.is_base:
-        _check_bitsandbytes(cell, f"optimizer={cell.optimizer.name}", ("adamw", "adamw_8bit"))
-    if cell.execution.offload_optimizer and not cell.is_base:
-        check_offload(cell.optimizer)
+def lacking_here(cells: Iterable[Cell]) -> list[str]:
+    """Return what this machine lacks for cells, a line for each setting that needs it.
+
+    Cells can be planned on a machine that lacks something; `sweep` and `run` refuse them.
+    """
+    settings: dict[str, None] = {}
+    compiled = False
+    for cell in cells:
+        settings[bitsandbytes_for(cell)] = None
+        compiled = compiled or (cell.execution.compile and not cell.is_base)
+    found = list(filter(None, map(_lacking, settings)))
+    if compiled and not any(map(shutil.which, (os.environ.get("CXX", "g++"), *COMPILERS))):
+        found.append(
+            f"execution.compile=true: needs a C++ compiler, and there is none here; install "
+            f"{' or '.join(COMPILERS)}"
+        )
+    return found
 
 
-def _check_bitsandbytes(cell: Cell, setting: str, others: Iterable[str]) -> None:
-    if cell.execution.device == "cpu":
+def _lacking(setting: str) -> str:
+    if setting and importlib.util.find_spec("bitsandbytes") is None:
+        return (
+            f'{setting}: needs bitsandbytes, which is not installed here; pip install "ablate[gpu]"'
+        )
+    if setting and not has_driver():
+        return f"{setting}: needs a GPU, and there is none here"
+    return ""
+
+
+def _check_device(cell: Cell) -> None:
+    setting = bitsandbytes_for(cell)
+    if setting and cell.execution.device == "cpu":
+        others = UNQUANTISED if setting.startswith("base") else ("adamw", "adamw_8bit")
         raise UserError(
             f"{setting}: needs a GPU, and execution.device=cpu; use {' or '.join(others)}"
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f'{setting}: needs bitsandbytes, which is not installed; pip install "ablate[gpu]"'
         )
 
 

@@ -66,8 +66,11 @@ def groups(cells: Mapping[str, Cell]) -> list[list[str]]:
 def left_alone(cells: Iterable[Cell]) -> str:
     """Return how many cells train alone though lanes were asked for, and why; "" for none."""
     asked = [cell for cell in cells if cell.execution.lanes > 1 and not cell.is_base]
-    why = Counter(filter(None, map(obstacle, asked)))
+    why = Counter(f"with {setting}" for setting in map(obstacle, asked) if setting)
+    alike = Counter(shared(cell) for cell in asked if not obstacle(cell))
+    if lonely := sum(count == 1 for count in alike.values()):
+        why["without another that has all that lanes share"] = lonely
     if not why:
         return ""
-    reasons = ", ".join(f"{count:,} with {setting}" for setting, count in why.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in why.items())
     return f"execution.lanes: {sum(why.values()):,} of {len(asked):,} runs train alone ({reasons})"

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from ablate.adapters import registry
+from ablate.adapters.compatibility import lacking_here
 from ablate.adapters.init.spec import init_of
 from ablate.adapters.stored import weights_bytes
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
 from ablate.evaluate.task_items import left_unscored
 from ablate.experiment.design import Named
+from ablate.experiment.idle import idle
 from ablate.experiment.labels import Names
 from ablate.experiment.lanes import left_alone
 from ablate.micro.tasks import TASKS
@@ -25,7 +27,23 @@ def notes(runs: Iterable[Named]) -> list[str]:
     levels = [line for run in runs for line in _of_levels(run.cell)]
     scores = list(filter(None, (left_unscored(evaluate) for evaluate in evaluations(every))))
     lanes = list(filter(None, [left_alone(run.cell for run in runs)]))
-    return [*_of_rows(runs), *scores, *dict.fromkeys(levels), *lanes, *_not_kept(runs)]
+    lacking = lacking_here(run.cell for run in every)
+    levels = list(dict.fromkeys(levels))
+    nothing = [*_nothing_scored(runs), *idle(runs)]
+    return [*lacking, *_of_rows(runs), *scores, *levels, *nothing, *lanes, *_not_kept(runs)]
+
+
+def _nothing_scored(runs: Sequence[Named]) -> list[str]:
+    """Return a line on runs that are trained and not scored."""
+    bare = [run.cell.evaluate for run in runs if not run.identity.units]
+    if not bare:
+        return []
+    names = ", ".join(dict.fromkeys(f"evaluate={evaluate.name}" for evaluate in bare))
+    return [
+        f"NOTHING IS SCORED of {len(bare):,} of {len(runs):,} runs ({names}): they are trained, "
+        "and neither table nor report can compare them; evaluate.heldout=[test] scores the loss on "
+        "held-out rows, and a later sweep scores what is kept of them"
+    ]
 
 
 def evaluations(runs: Iterable[Named]) -> list[Evaluate]:

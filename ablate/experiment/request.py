@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 
+from ablate.adapters import compatibility
 from ablate.config.compose import Grid, expand
 from ablate.config.composer import config_loader
 from ablate.config.grid import cells
@@ -34,6 +35,18 @@ def check_gpu(cells: Iterable[Cell]) -> None:
         # A GPU is only counted: this process may become a worker, which takes one of them first.
         if not (torch.cuda.is_available() if not gpus() else torch.backends.cuda.is_built()):
             raise no_gpu()
+
+
+def check_machine(cells: Iterable[Cell]) -> None:
+    """Check that this machine has what cells need to be computed: a GPU, bitsandbytes.
+
+    Raises:
+        UserError: it lacks something.
+    """
+    known = list(cells)
+    check_gpu(known)
+    for lacking in compatibility.lacking_here(known):
+        raise UserError(lacking)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,16 @@ def no_gpu() -> UserError:
     return UserError("execution.device=cuda: there is no GPU here; use auto or cpu")
 
 
+def has_driver() -> bool:
+    """Return whether the driver of a GPU may be loaded; what it drives only torch can say."""
+    return sys.platform != "linux" or any(Path(file).exists() for file in DRIVERS)
+
+
 def check_driver() -> None:
-    """Check that the driver of a GPU is loaded; what it drives only torch can say.
+    """Check that the driver of a GPU may be loaded.
 
     Raises:
-        UserError: there is none, so torch would find no GPU.
+        UserError: it is not, so torch would find no GPU.
     """
-    if sys.platform == "linux" and not any(Path(file).exists() for file in DRIVERS):
+    if not has_driver():
         raise no_gpu()

@@ -208,14 +208,14 @@ def dataset_type(rg: float | None) -> str:
 
 
 def rows_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the table's rows for one named cell; a cell without a record is one row, no score."""
+    """Return the table's rows for one named cell: one without a score where it has none."""
     head = name["levels"] | facts_of(name, record)
     if record is None:
         return [head]
     head |= {key: record["costs"].get(key) for key in COSTS}
     wanted = set(name["score_keys"])
-    scores = (s for s in record["scores"] if s["score_key"] in wanted)
-    return [head | {key: score.get(key) for key in SCORES} for score in scores]
+    scores = [s for s in record["scores"] if s["score_key"] in wanted]
+    return [head | {key: score.get(key) for key in SCORES} for score in scores] or [head]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -134,7 +134,10 @@ def from_results(table: pd.DataFrame) -> pd.DataFrame:
     kept = _primary_metrics(once)
     notes += _note(len(once) - len(kept), "rows of secondary metrics were left out")
     if kept.empty:
-        raise AnalysisError("table: no row has a value")
+        raise AnalysisError(
+            "table: no run has a score; evaluate.heldout, evaluate.tasks and evaluate.measures of "
+            "a sweep ask for them"
+        )
     frame = _with_score(_with_factors(kept.reset_index(drop=True)))
     notes += _unit_notes(frame)
     frame.attrs |= {"notes": notes, "left_out": left_out}

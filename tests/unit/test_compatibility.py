@@ -13,7 +13,8 @@ from ablate.adapters.method import load_attribute
 from ablate.adapters.optimizers import OPTIMIZERS
 from ablate.config import schema
 from ablate.errors import UserError
-from ablate.experiment.request import plan_grid
+from ablate.experiment.notes import notes
+from ablate.experiment.request import check_machine, plan_grid
 from ablate.models import files
 from ablate.models.load import load
 from ablate.models.packed import keeps_packed_apart
@@ -130,16 +131,6 @@ NO_4_BIT = ("kasa", "mica", "velora")
 ON_4_BIT = ("lora", "rslora", "dora", "adalora", "alora")
 
 
-@pytest.fixture
-def with_bitsandbytes(monkeypatch):
-    real = importlib.util.find_spec
-    found = importlib.util.find_spec("json")
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n, *a: found if n == "bitsandbytes" else real(n, *a)
-    )
-
-
-@pytest.mark.usefixtures("with_bitsandbytes")
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_adapters_on_quantised_weights(precision):
     for level in ON_4_BIT:
@@ -149,7 +140,6 @@ def test_adapters_on_quantised_weights(precision):
         refused(f"base_precision={precision}: adapter={level} does not support", asked)
 
 
-@pytest.mark.usefixtures("with_bitsandbytes")
 def test_inits_on_quantised_weights():
     for level in ("orthogonal", "pissa", "olora", "corda", "lora_ga"):
         asked = cell("lora", init=init(level), base_precision="nf4", execution=GPU)
@@ -161,24 +151,47 @@ def test_inits_on_quantised_weights():
     allowed(cell("lora", init=init("loftq"), base_precision="nf4", execution=GPU))
 
 
-def test_quantised_weights_need_a_gpu_and_bitsandbytes(monkeypatch):
-    asked = cell("lora", base_precision="nf4", execution=toys.execution())
-    refused("base_precision=nf4: needs a GPU, and execution.device=cpu; use fp32 or bf16", asked)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
-    for level in ("lora", "none"):
-        asked = cell(level, base_precision="int8", execution=GPU)
-        refused("base_precision=int8: needs bitsandbytes, which is not installed", asked)
-
-
-def test_optimizers_of_bitsandbytes_need_it_and_a_gpu(monkeypatch):
-    paged = schema.Optimizer(name="paged_adamw", kind="paged_adamw")
-    refused(
-        "optimizer=paged_adamw: needs a GPU, and execution.device=cpu; use adamw or adamw_8bit",
-        cell("lora", optimizer=paged, execution=toys.execution()),
+def installed(monkeypatch, spec, *, driver):
+    """Let bitsandbytes be installed or not, and the driver of a GPU be there or not."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: spec if n == "bitsandbytes" else real(n, *a)
     )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
-    asked = cell("full", optimizer=paged, execution=GPU)
-    refused("optimizer=paged_adamw: needs bitsandbytes, which is not installed; pip", asked)
+    monkeypatch.setattr(compatibility, "has_driver", lambda: driver)
+
+
+@pytest.mark.parametrize(
+    ("setting", "others"),
+    [("base_precision=nf4", "fp32 or bf16"), ("optimizer=paged_adamw", "adamw or adamw_8bit")],
+)
+def test_what_bitsandbytes_computes_is_planned_anywhere_and_needs_it_to_run(
+    setting, others, monkeypatch
+):
+    asked = [setting, "adapter=lora", "train.lr=0.01"]
+    with pytest.raises(UserError, match=f"{setting}: needs a GPU, and execution.device=cpu; use"):
+        plan_grid([*asked, "execution.device=cpu"])
+    installed(monkeypatch, None, driver=False)
+    cells = [named.cell for named in plan_grid(asked).design.cells]
+    named = plan_grid(asked).design.cells
+    told = f"{setting}: needs bitsandbytes, which is not installed here; pip"
+    assert [line for line in notes(named) if line.startswith(told)]
+    with pytest.raises(UserError, match=told):
+        check_machine(cells)
+    installed(monkeypatch, importlib.util.find_spec("json"), driver=False)
+    with pytest.raises(UserError, match=f"{setting}: needs a GPU, and there is none here"):
+        check_machine(cells)
+    installed(monkeypatch, importlib.util.find_spec("json"), driver=True)
+    check_machine(cells)
+    assert not [line for line in notes(named) if "needs" in line]
+
+
+def test_a_base_needs_bitsandbytes_for_its_weights_alone():
+    paged = schema.Optimizer(name="paged_adamw", kind="paged_adamw")
+    assert not compatibility.bitsandbytes_for(cell("none", optimizer=paged))
+    assert compatibility.bitsandbytes_for(cell("none", base_precision="int8"))
+
+
+def test_optimizers_of_bitsandbytes_refuse_a_model_on_a_cpu():
     with pytest.raises(UserError, match="PagedAdamW32bit needs a GPU, and the run is on cpu"):
         load_attribute(OPTIMIZERS["paged_adamw"].make)(
             levels.base("llama"), toys.train_settings(), {}

@@ -153,7 +153,7 @@ def test_rows_without_a_value_are_counted(results):
 def test_a_results_table_without_a_benchmark_says_so(results):
     with pytest.raises(AnalysisError, match="no trained run has a benchmark score"):
         study_rows(from_results(results[results["task_type"] == "measure"]))
-    with pytest.raises(AnalysisError, match="no row has a value"):
+    with pytest.raises(AnalysisError, match="no run has a score"):
         from_results(results.assign(value=np.nan))
     with pytest.raises(AnalysisError, match="no column train_key"):
         from_results(results.drop(columns="train_key"))

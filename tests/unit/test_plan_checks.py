@@ -6,6 +6,7 @@ import inspect
 import itertools
 import typing
 
+import pandas as pd
 import pytest
 
 from ablate.adapters import registry
@@ -18,10 +19,15 @@ from ablate.config.composer import config_loader
 from ablate.data import batches
 from ablate.errors import UserError
 from ablate.experiment.cell_data import tokenised
+from ablate.experiment.design import _entry
 from ablate.experiment.identity import Memo, identify
 from ablate.experiment.known import Assumed, Here
-from ablate.experiment.request import plan_grid
+from ablate.experiment.notes import notes
+from ablate.experiment.request import check_machine, plan_grid
+from ablate.results import record
 from ablate.streams import Streams
+from analysis.errors import AnalysisError
+from analysis.table.frame import from_results
 
 LOADER = config_loader()
 
@@ -169,3 +175,95 @@ def test_a_message_about_a_setting_that_may_be_null_says_so(kind, setting, trees
 def test_a_message_names_the_entry_that_is_wrong(asked, said):
     with pytest.raises(UserError, match=said):
         plan_grid([asked], loader=LOADER)
+
+
+# --- what does nothing, and what is missing
+
+
+def told(asked, *, out="results/none"):
+    """The notes of a plan."""
+    cells = plan_grid([*asked.split(), f"out={out}"], loader=LOADER).design.runs.values()
+    return notes(names[0] for names in cells)
+
+
+IDLE = [
+    ("execution.offload_optimizer=true",
+     "execution.offload_optimizer=true: has no effect (adapter=lora trains nothing of the base)"),
+    ("execution.offload_optimizer=true adapter=full execution.device=cpu",
+     "execution.offload_optimizer=true: has no effect (execution.device=cpu)"),
+    ("execution.offload_optimizer=true adapter=lora,full",
+     "execution.offload_optimizer=true: has no effect in 1 of 2 runs (adapter=lora trains"),
+    ("execution.lanes=4", "execution.lanes: 1 of 1 runs train alone (1 without another"),
+    ("execution.lanes=4 seed=0,1 execution.compile=true",
+     "execution.lanes: 2 of 2 runs train alone (2 with execution.compile=true)"),
+    ("plw=0.5", "plw=0.5: has no effect (masking=instruction does not use it)"),
+    ("plw=0.5,0.1", "plw=0.5: has no effect (masking=instruction"),
+    ("rank=4 adapter=full", "rank=4: has no effect (adapter=full has no rank)"),
+    ("train.epochs=2 train.max_steps=9", "train.epochs=2: has no effect (train.max_steps=9"),
+    ("optimizer=adafactor train.eps=1e-6", "train.eps=1e-06: has no effect (optimizer=adafactor"),
+    ("evaluate=none evaluate.limit=5", "evaluate.limit=5: has no effect (no benchmark is scored)"),
+    ("evaluate=none evaluate.heldout=[] evaluate.heldout_rows=9",
+     "evaluate.heldout_rows=9: has no effect (evaluate.heldout=[])"),
+    ("evaluate.measures=[weight_distance] adapter=alora",
+     "evaluate.measures=weight_distance: has no effect (the change of adapter=alora on"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "said"), IDLE)
+def test_a_setting_that_does_nothing_is_told(asked, said):
+    assert [line for line in told(asked) if line.startswith(said)], told(asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "execution.offload_optimizer=true adapter=full",
+        "execution.offload_optimizer=true embeddings=trained",
+        "execution.lanes=4 seed=0,1",
+        "plw=0.5 masking=none",
+        "plw=0,0.5 masking=none,instruction",
+        "rank=4 adapter=lora,full",
+        "train.epochs=2",
+        "train.max_steps=9",
+        "train.eps=1e-6",
+        "evaluate.limit=5",
+        "evaluate=none evaluate.limit=5 evaluate.tasks=[micro_lives]",
+        "evaluate.measures=[weight_distance]",
+    ],
+)
+def test_a_setting_that_does_something_is_not(asked):
+    assert not [line for line in told(asked) if "no effect" in line or "execution.lanes" in line]
+
+
+def test_runs_that_nothing_is_scored_of_are_told():
+    (line,) = (n for n in told("evaluate=none evaluate.heldout=[] seed=0,1") if "SCORED" in n)
+    assert line.startswith("NOTHING IS SCORED of 2 of 2 runs (evaluate=none): they are trained")
+    assert not [n for n in told("evaluate=none") if "SCORED" in n]
+
+
+def test_a_run_that_nothing_is_scored_of_has_a_row_in_the_table(results_entry):
+    """The table is not empty, and the report says why it is none."""
+    name, recorded = results_entry
+    rows = record.rows_of(name | {"score_keys": []}, recorded | {"scores": []})
+    assert [row["train_seconds"] for row in rows] == [recorded["costs"]["train_seconds"]]
+    frame = pd.DataFrame(rows, columns=[*record.RESULT_COLUMNS])
+    with pytest.raises(AnalysisError, match=r"no run has a score; evaluate\.heldout"):
+        from_results(frame)
+
+
+@pytest.fixture
+def results_entry():
+    """The name and record of a run, as far as a row of the table needs them."""
+    (named,) = (n for n in plan_grid([], loader=LOADER).design.cells if not n.cell.is_base)
+    costs = dict.fromkeys(record.COSTS, 1.0) | {"train_seconds": 12.5}
+    facts = {"parameters": {"trainable": 1, "base": 2, "budget": None}, "costs": costs}
+    return _entry(named, "none") | {"status": "done"}, facts
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    asked = [n.cell for n in plan_grid(["execution.compile=true"], loader=LOADER).design.cells]
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"execution.compile=true: needs a C\+\+ compiler"):
+        check_machine(asked)
+    check_machine(c for c in asked if c.is_base)
