@@ -18,7 +18,7 @@ def idle(runs: Sequence[Named]) -> list[str]:
     """
     asked = {key_of(line) for lines in {run.overrides for run in runs} for line in lines}
     found: dict[str, list[tuple[str, str]]] = {}
-    known: dict[tuple[int, ...], list[tuple[str, str, str]]] = {}
+    known: dict[tuple[float, ...], list[tuple[str, str, str]]] = {}
     for run in runs:
         cell = run.cell
         parts = (cell.adapter, cell.optimizer, cell.masking, cell.regulariser, cell.train,
