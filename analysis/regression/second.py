@@ -7,11 +7,10 @@ from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
 from analysis.inference.second_opinion import second_opinion
 from analysis.regression.propose import quoted
-from analysis.regression.study import Study
+from analysis.regression.study import STRATUM, Study
 from analysis.table.cells import run_means
 
 CURVE = 3  # weights that a quadratic needs
-STRATUM = ("dataset", "model")
 
 
 def of_study(

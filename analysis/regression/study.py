@@ -51,6 +51,7 @@ GIVEN = "The formula was given by the user."
 FROZEN = "The formula is the one that was frozen before the data."
 ASKED_NOTHING = Request()
 ALPHA = 0.05
+STRATUM = ("dataset", "model")
 # Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
@@ -238,6 +239,13 @@ class Study(Remembering):
     def variable(self) -> str:
         """The scale of the weight that the formula uses."""
         return "wp" if "wp" in self.columns else "effective_plw"
+
+    def at(self, rows: pd.DataFrame, labels: Mapping[Any, Any]) -> pd.DataFrame:
+        """Return the rows of a comparison: of its data set, base model and side of the tasks."""
+        kept = pd.Series(True, rows.index)
+        for name in (*STRATUM, *(["side"] if labels["side"] != "both" else [])):
+            kept &= rows[name].astype(str) == str(labels[name])
+        return rows[kept]
 
     def stratum(self, labels: Mapping[Any, Any]) -> str:
         """Return the data set of a panel, with the base model where there are several."""

@@ -21,7 +21,6 @@ from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE, read_frozen
 from analysis.questions.adapters import many_section
 from analysis.questions.adapters import section as arms
-from analysis.questions.adapters.headline_section import headlines as adapter_headlines
 from analysis.questions.controls import section as checks
 from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
@@ -33,7 +32,6 @@ from analysis.questions.plw import section as dose
 from analysis.questions.plw.headline_section import headlines as plw_headlines
 from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
-from analysis.questions.settings.headline_section import headlines as setting_headlines
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
 from analysis.regression import external, headlines, methods, panel_sections
@@ -68,11 +66,11 @@ PARTS = (
     Part(rank_section.section),
     Part(decomposition.section),
     Part(many_section.section),
-    Part(arms.adapters, adapter_headlines),
+    Part(arms.adapters, arms.headlines),
     Part(tradeoff.section),
     Part(leaderboard.section),
     Part(items.section),
-    Part(settings.section, setting_headlines),
+    Part(settings.section, settings.headlines),
     Part(checks.controls),
     Part(lambda study: heldout.section(study.frame, df=study.df)),
     Part(lambda study: memorised.section(study.frame)),

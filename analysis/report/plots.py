@@ -4,6 +4,7 @@ Tables hold what is drawn; nothing is estimated here. Columns in common: `estima
 interval `low` and `high`, and the levels that it belongs to.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from analysis.table.frame import WP_EXPONENT
 @styled
 def score_curves(
     points: pd.DataFrame,
-    curves: pd.DataFrame,
+    curves: pd.DataFrame | None,
     *,
+    by: tuple[str, str] = ("stratum", "task_group"),
     base: pd.DataFrame | None = None,
     unit: str = "score (points)",
+    last: Callable[[Axes, str], None] | None = None,
 ) -> Figure:
     """Return score against PLW: a column per group of tasks, a row per data set (and base model),
     a colour per masking mode.
@@ -32,25 +35,31 @@ def score_curves(
     Args:
         points: stratum, task_group, masking, plw, wp, estimate, low, high: the means of the runs.
         curves: stratum, task_group, masking, wp, estimate, low, high: the quadratic, its band.
+        by: what tells rows and columns apart, in place of stratum and group of tasks.
         base: stratum, task_group, estimate: the untouched base model's score.
         unit: what the vertical axis counts.
+        last: draws one more column, given its axes and the row's level.
     """
-    datasets, tasks = levels(points, "stratum"), levels(points, "task_group")
-    figure, axes = lattice(len(datasets), len(tasks), sharey=False)
-    titles = [words.group_text(task).replace(" (", "\n(") for task in tasks]
+    rows, columns = (levels(points, name) for name in by)
+    wide = len(columns) + (last is not None)
+    figure = Figure(figsize=(style.PAGE, 0.6 + 1.45 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), wide, squeeze=False, sharex=True)
+    titles = [words.group_text(name).replace(" (", "\n(") for name in columns]
     looks = style.looks(levels(points, "masking"))
-    for i, dataset in enumerate(datasets):
-        for j, task in enumerate(tasks):
-            where = {"stratum": dataset, "task_group": task}
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            where = dict(zip(by, (row, column), strict=True))
             draw.dose_panel(
                 axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
             )
             draw.reference(axes[i, j], at(base, where)["estimate"])
             axes[i, j].set_title(titles[j] if i == 0 else "")
-        axes[i, 0].set_ylabel(dataset.replace(", ", "\n"), fontweight="bold")
+        axes[i, 0].set_ylabel(row.replace(", ", "\n"), fontweight="bold")
+        if last is not None:
+            last(axes[i, -1], row)
     figure.supylabel(unit)
     figure.supxlabel(draw.PLW)
-    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if len(tasks) > 3 else 0.085)
+    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if wide > 3 else 0.085)
     dashed = "untouched base" if base is not None and len(base) else ""
     draw.legend(figure, looks, dashed=dashed)
     return figure
@@ -70,34 +79,43 @@ def forest(
         margin: half the width of the range that counts as no effect, drawn as a band.
         zero: whether a line stands at zero, the value of no effect.
     """
-    groups = levels(rows, "group")
-    height = 0.5 + 0.165 * (len(rows) + 1.4 * len(groups))
-    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
-    axis = figure.subplots()
+    figure, axis, places = _lines(rows, sizes=(0.5, 0.165, 1.4))
     if margin is not None:
         axis.axvspan(-margin, margin, color=RULE, alpha=0.6, linewidth=0)
     if zero:
         axis.axvline(0, color=MUTED, linewidth=0.7)
+    for row, y in places:
+        draw.whisker(axis, row, y, look=style.KNOWN_LOOKS["here"])
+        draw.second_whisker(axis, row, y - 0.3)
+    axis.set_xlabel(unit)
+    return figure
+
+
+def _lines(
+    rows: pd.DataFrame, *, sizes: tuple[float, float, float]
+) -> tuple[Figure, Axes, list[tuple[Any, float]]]:
+    """Return a figure, its axes with a label per row under the groups' names, and every row's y.
+
+    Args:
+        rows: group, label and what is to be drawn.
+        sizes: the figure's own height and that of a line, in inches, and the gap behind a group.
+    """
+    groups, (own, line, gap) = levels(rows, "group"), sizes
+    height = own + line * (len(rows) + gap * len(groups))
+    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
+    axis = figure.subplots()
     ticks: dict[float, str] = {}
-    y = 0.0
+    places, y = [], 0.0
     for group in groups:
         ticks[y] = group
         for row in at(rows, {"group": group}).itertuples():
             y -= 1
             ticks[y] = str(row.label)
-            draw.whisker(axis, row, y, look=style.KNOWN_LOOKS["here"])
-            draw.second_whisker(axis, row, y - 0.3)
-        y -= 1.4
+            places.append((row, y))
+        y -= gap
     draw.forest_axis(axis, ticks, groups)
     axis.set_ylim(y + 0.8, 0.7)
-    axis.set_xlabel(unit)
-    return figure
-
-
-def lattice(rows: int, columns: int, *, sharey: Any) -> tuple[Figure, Any]:
-    """Return a figure with rows x columns axes that share their horizontal one."""
-    figure = Figure(figsize=(style.PAGE, 0.6 + 1.45 * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey)
+    return figure, axis, places
 
 
 @styled
@@ -107,48 +125,28 @@ def optimum(rows: pd.DataFrame) -> Figure:
     Args:
         rows: group, label, estimate, low, high (PLW; missing where there is none), verdict (text).
     """
-    groups = levels(rows, "group")
-    height = 0.75 + 0.19 * (len(rows) + 1.3 * len(groups))
-    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
-    axis = figure.subplots()
-    ticks: dict[float, str] = {}
-    y = 0.0
-    for group in groups:
-        ticks[y] = group
-        for row in at(rows, {"group": group}).itertuples():
-            y -= 1
-            ticks[y] = str(row.label)
-            _optimum_line(axis, row, y)
-        y -= 1.3
-    draw.forest_axis(axis, ticks, groups)
-    axis.set_ylim(y + 0.8, 0.7)
+    figure, axis, places = _lines(rows, sizes=(0.75, 0.19, 1.3))
+    for row, y in places:
+        axis.annotate(
+            str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
+        )  # fmt: skip
+        low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
+        if np.isfinite([low, high]).all():
+            axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
+        if np.isfinite(mid):
+            axis.plot([mid], [y], "o", color=style.BLUE)
     draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
     axis.set_xlabel("effective prompt loss weight with the highest fitted score")
     return figure
-
-
-def _optimum_line(axis: Axes, row: Any, y: float) -> None:
-    axis.annotate(
-        str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
-        textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
-    )  # fmt: skip
-    low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
-    if np.isfinite([low, high]).all():
-        axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
-    if np.isfinite(mid):
-        axis.plot([mid], [y], "o", color=style.BLUE)
 
 
 @styled
 def residuals(fitted: "pd.Series[float]", residual: "pd.Series[float]") -> Figure:
     """Return residuals against fitted scores, and against the quantiles of the normal."""
     figure, axes = style.grid(2, columns=2, height=2.1)
-    dots: dict[str, Any] = {
-        "color": style.BLUE,
-        "markersize": 2,
-        "alpha": 0.5,
-        "markeredgewidth": 0,
-    }
+    dots: dict[str, Any] = {"color": style.BLUE, "alpha": 0.5, "markersize": 2}
+    dots["markeredgewidth"] = 0
     axes[0].plot(fitted, residual, "o", **dots)
     axes[0].axhline(0, color=MUTED, linewidth=0.7)
     axes[0].set(xlabel="fitted", ylabel="residual")

@@ -9,7 +9,7 @@ same items, of other cells where the cell is random.
 Letters in names: L levels, C columns of the model matrix.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from analysis.inference.means import Means, means
 from analysis.mixed import fit_mixed
 from analysis.table.cell_effect import cell_formula
 from analysis.table.factors import factors_of, joined
-from analysis.table.run_panels import grouped
 
 BLOCK, CELLS = " + block", " + (1 | cell)"
 DOSE = ("masking", "plw", "wp")
@@ -105,11 +104,3 @@ def _attempts(runs: pd.DataFrame, df: str) -> Iterator[tuple[Means, bool, bool]]
             continue
         found = means(fit, runs, "level" if level == "level" else (), df=df)
         yield found, replicated, bool(block) or not crossed
-
-
-def panels(
-    rows: pd.DataFrame, panel: Sequence[str], means: Callable[[pd.DataFrame], Levels]
-) -> Iterator[tuple[dict[str, str], Levels]]:
-    """Yield every panel's levels and the means of its rows."""
-    for labels, own in grouped(rows, panel):
-        yield labels, means(own)

@@ -56,10 +56,12 @@ def task_panels(rows: pd.DataFrame, *, weights: str | None = None) -> Iterator[R
 
 
 def grouped(
-    rows: pd.DataFrame, names: Sequence[str]
+    rows: pd.DataFrame, names: Sequence[str], *, sort: bool = False
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield the labels and rows of every combination of levels, in the order of the rows."""
-    for key, own in rows.groupby(list(names), observed=True, sort=False):
+    """Yield the labels and rows of every combination of levels, in the order of the rows, or of
+    the levels.
+    """
+    for key, own in rows.groupby(list(names), observed=True, sort=sort):
         yield dict(zip(names, map(str, key), strict=True)), own
 
 

@@ -14,6 +14,7 @@ from analysis.questions.tradeoff import figure as tradeoff
 from analysis.questions.tradeoff.estimate import OFF, ON
 from analysis.questions.tuning import figure as tuning
 from analysis.report import draw, plots, style, words
+from analysis.table.published import read
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
 BLINDNESS = {
@@ -219,7 +220,7 @@ def test_residuals_of_a_normal_lie_on_the_line():
 
 
 def test_the_published_curve_has_the_values_of_the_published_table():
-    levels = pd.read_csv(plw.FOLDER / "plw_levels.csv")
+    levels = read("plw_levels")
     found = plw.published_curve(levels["w_p"].to_numpy())
     np.testing.assert_allclose(found["estimate"], levels["curve_value_short"], atol=2e-3)
     wp = levels["plw"] ** 0.30103
@@ -228,10 +229,7 @@ def test_the_published_curve_has_the_values_of_the_published_table():
 
 def test_every_panel_says_here_or_published():
     points = pd.concat(
-        [
-            dose_points(dataset=d, task_type="multiple choice")
-            for d in ("micro", "micro_short", "own")
-        ]
+        [dose_points(stratum=d, task_group="mc") for d in ("micro", "micro_short", "own")]
     )
     figure = plw.score(points[points["masking"] == "none"], pd.DataFrame())
     titles = [axis.get_title(loc="left") for axis in figure.axes[:2]]
@@ -274,12 +272,10 @@ def test_an_optimum_is_drawn_only_where_it_is_known():
     assert not any("published" in t.get_text() for t in plots.optimum(optimum_rows()).axes[0].texts)
 
 
-@pytest.mark.parametrize(
-    "draw_it", [plw.loss_deviation, plw.weight_distance, plw.prompt_bleu, plw.generation_length]
-)
-def test_a_measure_is_drawn_here_and_what_was_published_is_said(draw_it):
+@pytest.mark.parametrize("name", plw.MEASURES)
+def test_a_measure_is_drawn_here_and_what_was_published_is_said(name):
     points = dose_points(dataset="micro_short").rename(columns={"masking": "model"})
-    figure = draw_it(points)
+    figure = plw.measure(points, name)
     axis = figure.axes[0]
     assert axis.get_title(loc="left") == "here: micro_short"
     assert figure.get_supxlabel().startswith("published:")
@@ -288,10 +284,10 @@ def test_a_measure_is_drawn_here_and_what_was_published_is_said(draw_it):
 
 def test_published_ranges_stand_where_they_were_published():
     points = dose_points(dataset="micro_short").rename(columns={"masking": "model"})
-    near = plw.weight_distance(points).axes[0].patches[0]
+    near = plw.measure(points, "weight_distance").axes[0].patches[0]
     x = [near.get_x(), near.get_x() + near.get_width()]
     np.testing.assert_allclose(x, [0.0005**0.30103, 0.5], atol=1e-4)
-    lines = plw.prompt_bleu(points).axes[0].lines
+    lines = plw.measure(points, "prompt_bleu").axes[0].lines
     plateau = [line for line in lines if list(line.get_ydata()) == [80, 80]]
     np.testing.assert_allclose(plateau[0].get_xdata(), [0, 0.5], atol=1e-4)
 

@@ -5,8 +5,6 @@ figures 2 and 3 and table 2. Models, pairs and steps differ: the order of the li
 their numbers cannot.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,14 +12,14 @@ from matplotlib.figure import Figure
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, Look, styled
+from analysis.table.published import FOLDER
 
-PUBLISHED = Path(__file__).parents[2] / "published" / "mora_uuid.csv"
 CHANCE = 10.0  # percent: one of ten to sixteen characters, table 2's own floor
 
 
 def published() -> pd.DataFrame:
     """Return the paper's table 2: adapter, rank (missing for full), steps, estimate in percent."""
-    return pd.read_csv(PUBLISHED).rename(columns={"characters": "estimate"})
+    return pd.read_csv(FOLDER / "mora_uuid.csv").rename(columns={"characters": "estimate"})
 
 
 @styled

@@ -7,8 +7,7 @@ cannot, and each figure says what was not published at all.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,8 @@ from analysis.report import draw, plots, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, RULE, styled
 from analysis.table.frame import WP_EXPONENT
+from analysis.table.published import read
 
-FOLDER = Path(__file__).parents[2] / "published"
 # The paper's data set that each of ours stands in for.
 COUNTERPARTS: Mapping[str, str] = {
     "micro": "AlpacaData",
@@ -32,10 +31,31 @@ COUNTERPARTS: Mapping[str, str] = {
 }
 
 
-@lru_cache(maxsize=1)
+# Of every measure: its axis, and what was published of it.
+MEASURES: Mapping[str, tuple[str, str]] = {
+    "train_loss_rsd": (
+        "relative standard deviation\nof training loss",
+        "rises sharply at small PLW > 0, lowest at PLW 1 (values and window not found)",
+    ),
+    "weight_distance": (
+        "distance to the base model",
+        "closest for PLW 0.0005 to 0.1 (shaded), much farther outside it (norm and values not "
+        "found)",
+    ),
+    "prompt_bleu": (
+        "BLEU on training prompts",
+        "near 80 from PLW 0 to about 0.1 (dashed), lower above it (values not found)",
+    ),
+    "generation_length": (
+        "generated tokens", "a larger PLW gives longer generations (values not found)"
+    ),
+}  # fmt: skip
+
+
+@cache
 def published() -> Mapping[str, str]:
     """Return the numbers that the paper reports, as text, by item."""
-    table = pd.read_csv(FOLDER / "plw_reported_numbers.csv", dtype=str)
+    table = read("plw_reported_numbers").astype(str)
     return dict(zip(table["item"], table["value"], strict=True))
 
 
@@ -52,34 +72,20 @@ def score(points: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Return score against w_p per data set and task group, beside the published curve.
 
     Args:
-        points: dataset, task_type (in words), masking, plw, wp, estimate, low, high.
-        curves: dataset, task_type, masking, wp, estimate, low, high: the fitted quadratic.
+        points: as `analysis.report.plots.score_curves` takes them.
+        curves: the same, the fitted quadratic.
     """
-    datasets, groups = levels(points, "dataset"), levels(points, "task_type")
-    size = (style.PAGE, 0.6 + 1.5 * len(datasets))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(datasets), len(groups) + 1, squeeze=False, sharex=True)
-    looks = style.looks(levels(points, "masking"))
-    for i, dataset in enumerate(datasets):
-        for j, group in enumerate(groups):
-            where = {"dataset": dataset, "task_type": group}
-            draw.dose_panel(
-                axes[i, j], at(points, where), at(curves, where), by="masking", looks=looks
-            )
-            title = "here:\n" + group.replace(" (", "\n(") if i == 0 else ""
-            axes[i, j].set_title(title)
-        axes[i, 0].set_ylabel(dataset.replace(", ", "\n"), fontweight="bold")
-        _published_score(axes[i, -1], COUNTERPARTS.get(dataset.partition(",")[0]))
-        axes[i, -1].set_title("published:\nall tasks" if i == 0 else "", color=MUTED)
-    figure.supylabel("score (points)")
-    figure.supxlabel(draw.PLW)
-    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16)
-    draw.legend(figure, looks)
+    figure = plots.score_curves(points, curves, last=_published_score)
+    *ours, theirs = figure.axes[: len(levels(points, "task_group")) + 1]
+    for axis in ours:
+        axis.set_title("here:\n" + axis.get_title(loc="left"))
+    theirs.set_title("published:\nall tasks", color=MUTED)
     return figure
 
 
-def _published_score(axis: Axes, dataset: str | None) -> None:
-    """Draw what the paper has for `dataset`: a curve, or a p-value without one."""
+def _published_score(axis: Axes, stratum: str) -> None:
+    """Draw what the paper has for a data set: a curve, or a p-value without one."""
+    dataset = COUNTERPARTS.get(stratum.partition(",")[0])
     if dataset == "AlpacaDataShort":
         curve = published_curve(np.linspace(0, 1, 101))
         axis.plot(curve["wp"], curve["estimate"], color=MUTED)
@@ -117,70 +123,14 @@ def optimum(rows: pd.DataFrame) -> Figure:
 
 
 @styled
-def loss_deviation(points: pd.DataFrame) -> Figure:
-    """Return the relative standard deviation of the training loss against PLW.
+def measure(points: pd.DataFrame, name: str) -> Figure:
+    """Return one measure against PLW: a panel per data set, a colour per base model.
 
     Args:
         points: dataset, model, plw, wp, estimate, low, high.
+        name: of `MEASURES`; what was published of it stands below.
     """
-    return _measure(
-        points,
-        "relative standard deviation\nof training loss",
-        "published: rises sharply at small PLW > 0, lowest at PLW 1 (values and window not found)",
-    )
-
-
-@styled
-def weight_distance(points: pd.DataFrame) -> Figure:
-    """Return the distance of the trained weights from the base model's against PLW.
-
-    Args:
-        points: dataset, model, plw, wp, estimate, low, high.
-    """
-    figure = _measure(
-        points,
-        "distance to the base model",
-        "published: closest for PLW 0.0005 to 0.1 (shaded), much farther outside it "
-        "(norm and values not found)",
-    )
-    for axis in figure.axes:
-        axis.axvspan(0.0005**WP_EXPONENT, 0.1**WP_EXPONENT, color=RULE, alpha=0.7, linewidth=0)
-    return figure
-
-
-@styled
-def prompt_bleu(points: pd.DataFrame) -> Figure:
-    """Return corpus BLEU of generations on training prompts (memorisation) against PLW.
-
-    Args:
-        points: dataset, model, plw, wp, estimate, low, high.
-    """
-    figure = _measure(
-        points,
-        "BLEU on training prompts",
-        "published: near 80 from PLW 0 to about 0.1 (dashed), lower above it (values not found)",
-    )
-    for axis in figure.axes:
-        axis.plot([0, 0.1**WP_EXPONENT], [80, 80], color=MUTED, linestyle=draw.DASHED)
-    return figure
-
-
-@styled
-def generation_length(points: pd.DataFrame) -> Figure:
-    """Return the length of generations against PLW.
-
-    Args:
-        points: dataset, model, plw, wp, estimate, low, high.
-    """
-    return _measure(
-        points,
-        "generated tokens",
-        "published: a larger PLW gives longer generations (values not found)",
-    )
-
-
-def _measure(points: pd.DataFrame, ylabel: str, said: str) -> Figure:
-    """Draw one measure: a panel per data set, a colour per base model, what was published below."""
+    ylabel, said = MEASURES[name]
     datasets = levels(points, "dataset")
     figure, axes = style.grid(len(datasets), columns=3, height=1.9, sharey=True)
     looks = style.looks(levels(points, "model"))
@@ -192,6 +142,12 @@ def _measure(points: pd.DataFrame, ylabel: str, said: str) -> Figure:
     for axis in axes:
         axis.set_xlabel(draw.PLW)
     axes[0].set_ylabel(ylabel)
-    figure.supxlabel(said, x=0.01, ha="left", fontsize=6.5, color=MUTED)
+    figure.supxlabel(f"published: {said}", x=0.01, ha="left", fontsize=6.5, color=MUTED)
     draw.legend(figure, looks)
+    for axis in axes:
+        if name == "weight_distance":
+            ends = 0.0005**WP_EXPONENT, 0.1**WP_EXPONENT
+            axis.axvspan(*ends, color=RULE, alpha=0.7, linewidth=0)
+        elif name == "prompt_bleu":
+            axis.plot([0, 0.1**WP_EXPONENT], [80, 80], color=MUTED, linestyle=draw.DASHED)
     return figure

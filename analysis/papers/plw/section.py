@@ -21,13 +21,13 @@ CANNOT = (
     "Shapes and signs can be compared, and that is what the verdicts do."
 )
 MEASURES = {
-    "train_loss_rsd": ("loss_deviation", figures.loss_deviation, "Relative standard deviation of "
-                       "the training loss over the steps of a run."),
-    "weight_distance": ("weight_distance", figures.weight_distance, "Distance of the trained "
-                        "weights from the base model's."),
-    "prompt_bleu": ("prompt_bleu", figures.prompt_bleu, "Memorisation: corpus BLEU of generations "
-                    "for training prompts."),
-    "generation_length": ("generation_length", figures.generation_length, "Length of generations."),
+    "train_loss_rsd": ("loss_deviation", "Relative standard deviation of the training loss over "
+                       "the steps of a run."),
+    "weight_distance": ("weight_distance", "Distance of the trained weights from the base "
+                        "model's."),
+    "prompt_bleu": ("prompt_bleu", "Memorisation: corpus BLEU of generations for training "
+                    "prompts."),
+    "generation_length": ("generation_length", "Length of generations."),
 }  # fmt: skip
 
 
@@ -54,18 +54,12 @@ def _claims(table: pd.DataFrame) -> Iterator[Block]:
 
 def _scores(study: Study) -> Iterator[Block]:
     """Yield score against w_p by data set and task group, and the optimum."""
-    names = {"stratum": "dataset", "task_group": "task_type"}
-    points, curves = (t.rename(columns=names) for t in (dose_points(study), dose_curves(study)))
-    points, curves = (
-        t.assign(task_type=t["task_type"].map(lambda g: words.group_text(str(g))))
-        for t in (points, curves)
-    )
     caption = (
         "Score against w_p per data set (and base model) and task group. Blue: here, means of the "
         "runs with 95 % intervals and the fitted quadratic with its band. Grey: published, "
         "one curve over all benchmarks for the short-completion data; none for the others."
     )
-    yield Plate("plw_score", figures.score(points, curves), caption)
+    yield Plate("plw_score", figures.score(dose_points(study), dose_curves(study)), caption)
     if len(dose(study)):
         caption = (
             "Optimum effective PLW per data set and task group with its 95 % Fieller interval, "
@@ -77,7 +71,7 @@ def _scores(study: Study) -> Iterator[Block]:
 def _measures(study: Study) -> Iterator[Block]:
     """Yield the paper's measurements of mechanism, as far as they were recorded."""
     several = "model" in study.frame and study.rows["model"].nunique() > 1
-    for name, (stem, draw, about) in MEASURES.items():
+    for name, (stem, about) in MEASURES.items():
         parts = []
         for model, own in _by_model(study.frame, several):
             for dataset, means in measure_means(own, name):
@@ -87,7 +81,7 @@ def _measures(study: Study) -> Iterator[Block]:
         points = pd.concat(parts, ignore_index=True)
         head = ["dataset", "model", "plw", "wp", "n", "estimate", "low", "high"]
         caption = f"{about} Means over seeds with 95 % intervals; what was published stands below."
-        yield Plate(f"plw_{stem}", draw(points), caption)
+        yield Plate(f"plw_{stem}", figures.measure(points, name), caption)
         yield Sheet(Table(f"plw_{stem}", about.rstrip("."), points[head], "", words.HEADS))
 
 

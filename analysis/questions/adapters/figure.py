@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from analysis.questions.tradeoff.estimate import on_front
 from analysis.report import draw, style
 from analysis.report.draw import at, levels
 from analysis.report.style import MUTED, PAPER, RULE, Look, styled
@@ -93,22 +94,11 @@ def arm_costs(table: pd.DataFrame) -> Figure:
             markeredgewidth=0.7,
         )  # fmt: skip
     axis.grid(visible=True, axis="both")
-    _name(axis, table[_front(table) | table["label"].isin(KEY)])
+    points = table[["learning", "trainable_parameters"]].to_numpy(dtype=float)
+    _name(axis, table[on_front(points[None])[0] | table["label"].isin(KEY)])
     axis.set_xlabel("trainable parameters")
     axis.set_ylabel("learning: target points gained")
     return figure
-
-
-def _front(table: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which arms no other beats: fewer parameters and no less learning."""
-    cost = table["trainable_parameters"].to_numpy(dtype=float)
-    gain = table["learning"].to_numpy(dtype=float)
-    beaten = (
-        (cost[:, None] <= cost)
-        & (gain[:, None] >= gain)
-        & ((cost[:, None] < cost) | (gain[:, None] > gain))
-    )
-    return pd.Series(~beaten.any(axis=0), table.index)
 
 
 def _name(axis: Axes, rows: pd.DataFrame) -> None:

@@ -1,23 +1,21 @@
 """Many adapters side by side: what each learnt and forgot, at how many parameters and what cost."""
 
-import numpy as np
 import pandas as pd
 
 from analysis.engine.ties import falling
 from analysis.questions.adapters import figure as figures
-from analysis.questions.adapters.section import many
+from analysis.questions.adapters.section import costs, many
 from analysis.questions.tradeoff.estimate import arms
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
-from analysis.table.cells import ARM, arm_text, without_rank
+from analysis.table.cells import ARM, arm_text
 
 AGAINST = "lora"  # whose time and memory are the unit
 CHANGES = (
     "learning", "learning_low", "learning_high", "forgetting", "forgetting_low", "forgetting_high",
 )  # fmt: skip
-COSTS = ("trainable_parameters", "train_seconds", "peak_mb")
 FORMATS = dict.fromkeys(CHANGES, ".1f") | {
     "seconds": ".2f", "peak_mb": ".2f", "trainable_parameters": ",.0f",
 }  # fmt: skip
@@ -81,18 +79,6 @@ def _table(changes: pd.DataFrame, spent: pd.DataFrame) -> pd.DataFrame:
         table[made] = table[name] / (float(unit.iloc[0]) if len(unit) else table[name].median())
     columns = ["label", "rank", "budget", "trainable_parameters", *CHANGES, "seconds", "peak_mb"]
     return table.iloc[falling(table["learning"])].reset_index(drop=True)[columns]
-
-
-def costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return parameters, seconds and peak memory of every arm, the median over its runs."""
-    runs = without_rank(rows.drop_duplicates("run"))
-    missing = {n: np.nan for n in COSTS if n not in runs}
-    runs = runs.assign(**missing, budget=runs.get("budget", pd.Series("", runs.index)))
-    groups = runs.groupby(list(ARM), observed=True)
-    found = groups[list(COSTS)].median()
-    found["budget"] = groups["budget"].first().fillna("")
-    found = found.reset_index()
-    return found.assign(adapter=found["adapter"].astype(str))
 
 
 def _spread(table: pd.DataFrame) -> str:

@@ -1,22 +1,25 @@
-"""Adapter and rank: scores and differences from full fine-tuning."""
+"""Adapter and rank: scores, and differences from full fine-tuning, else from the first arm."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import DF_RULES, Estimate
 from analysis.questions.adapters import figure as figures
-from analysis.regression.study import Study
+from analysis.regression import second
+from analysis.regression.study import STRATUM, Study
 from analysis.report import plots, words
-from analysis.report.headline import judged
+from analysis.report.headline import Headline, judged, of_row
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import ARM, arm_text, run_means, without_rank
 from analysis.table.factors import FREE, joined, level_text
-from analysis.table.level_means import Levels, level_means, panels
+from analysis.table.level_means import Levels, level_means
+from analysis.table.run_panels import grouped
 
+COSTS = ("trainable_parameters", "train_seconds", "peak_mb")
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
-STRATUM = ("dataset", "model")
 POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
 
 
@@ -50,8 +53,8 @@ def sides(rows: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[tuple[dict[str, 
     found = []
     for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
         runs = without_rank(run_means(rows, side=side))
-        for labels, means in panels(runs, STRATUM, lambda own: level_means(own, ARM, df=df)):
-            found.append(({"side": side, **labels}, means))
+        for labels, own in grouped(runs, STRATUM):
+            found.append(({"side": side, **labels}, level_means(own, ARM, df=df)))
     return found
 
 
@@ -65,17 +68,21 @@ def arm_points(study: Study) -> pd.DataFrame:
         parts.append(means.table.assign(panel=panel, **labels))
     points = pd.concat(parts, ignore_index=True)
     points["adapter"] = points["adapter"].astype(str)
-    points = points.merge(_parameters(study.rows), on=list(ARM), how="left")
+    points = points.merge(costs(study.rows), on=list(ARM), how="left")
     head = ["panel", *STRATUM, "side", *ARM, "trainable_parameters"]
     return points[[*head, "n", "estimate", "low", "high"]]
 
 
-def _parameters(rows: pd.DataFrame) -> pd.DataFrame:
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return parameters, seconds and peak memory of every arm, the median over its runs."""
     runs = without_rank(rows.drop_duplicates("run"))
-    if "trainable_parameters" not in runs:
-        runs = runs.assign(trainable_parameters=float("nan"))
-    counts = runs.groupby(list(ARM), observed=True)["trainable_parameters"].median().reset_index()
-    return counts.assign(adapter=counts["adapter"].astype(str))
+    missing = {n: np.nan for n in COSTS if n not in runs}
+    runs = runs.assign(**missing, budget=runs.get("budget", pd.Series("", runs.index)))
+    groups = runs.groupby(list(ARM), observed=True)
+    found = groups[list(COSTS)].median()
+    found["budget"] = groups["budget"].first().fillna("")
+    found = found.reset_index()
+    return found.assign(adapter=found["adapter"].astype(str))
 
 
 def arm_differences(study: Study) -> pd.DataFrame:
@@ -142,3 +149,14 @@ def _differences(study: Study) -> list[Block]:
         "arm_differences", f"Arms against {against}", study.shown(frame), note, words.HEADS, formats
     )
     return [Plate("arm_differences", plots.forest(rows), caption), Sheet(table)]
+
+
+def headlines(study: Study) -> list[Headline]:
+    """Return every arm less its reference, by data set, base model and side of the tasks."""
+    found = []
+    for row in arm_differences(study).to_dict("records"):
+        arms = (str(row["arm"]), str(row["against"]))
+        label, group = " − ".join(arms), study.place(row)
+        other = second.of_study(study, study.at(study.main, row), "arm", arms)
+        found.append(of_row(row, label=label, group=group, question="adapters", second=other))
+    return found

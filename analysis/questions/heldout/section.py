@@ -1,20 +1,18 @@
 """Held-out loss per role of the token: the same yardstick for every masking mode."""
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import DF_RULES
-from analysis.questions.adapters.section import STRATUM, against_reference
-from analysis.questions.heldout import figure as figures
-from analysis.report import words
+from analysis.questions.adapters.section import against_reference
+from analysis.regression.study import STRATUM
+from analysis.report import plots, words
 from analysis.report.headline import Headline, judged, of_row
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import ARM, without_rank
-from analysis.table.level_means import Levels, level_means, panels
+from analysis.table.level_means import Levels, level_means
+from analysis.table.run_panels import grouped
 
 # The order of the roles; one that is not named here comes last.
 ROLES = ("completion", "text", "instruction", "input", "boilerplate", "system", "special")
@@ -28,8 +26,8 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     rows = loss_rows(frame)
     if not len(rows):
         return None
-    found = list(panels(rows, ["dataset", "role"], _means(df)))
-    points = pd.concat([means.table.assign(**labels) for labels, means in found])
+    groups = grouped(rows, ["dataset", "role"])
+    points = pd.concat([_means(own, df).table.assign(**labels) for labels, own in groups])
     points = points[["dataset", "role", *LEVEL, "n", "estimate", "low", "high"]]
     caption = (
         "Held-out loss per role of the token, in nats a token. Means adjusted for adapter, rank, "
@@ -39,7 +37,8 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     note = "Adjusted means of the runs with 95 % intervals, in nats a token."
     formats = FORMATS | {"plw": ".4g", "wp": ".4f"}
     table = Table("heldout", "Held-out loss per role", points, note, words.HEADS, formats)
-    plate = Plate("heldout_loss", figures.heldout_loss(points), caption)
+    by, unit = ("dataset", "role"), "loss (nats/token)"
+    plate = Plate("heldout_loss", plots.score_curves(points, None, by=by, unit=unit), caption)
     blocks: list[Block] = [plate] if points["wp"].nunique() > 1 else []
     blocks.append(Sheet(table))
     gaps = differences(frame, df=df)
@@ -51,8 +50,8 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     return Section("heldout", "Held-out loss per role", tuple(blocks))
 
 
-def _means(df: str) -> Callable[[pd.DataFrame], Levels]:
-    return partial(level_means, by=LEVEL, value="value", df=df)
+def _means(rows: pd.DataFrame, df: str) -> Levels:
+    return level_means(rows, LEVEL, value="value", df=df)
 
 
 def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +79,8 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0], questions: int = 
         return pd.DataFrame()
     learnt = rows[rows["role"].isin(LEARNT)]
     found = []
-    for labels, means in panels(learnt, ["dataset", "role"], _means(df)):
+    for labels, own in grouped(learnt, ["dataset", "role"]):
+        means = _means(own, df)
         zero = means.table["wp"] == 0
         for i in np.flatnonzero(~zero):
             gap = means.compare(pd.Series(np.arange(len(zero)) == i), zero)
@@ -102,12 +102,11 @@ def arm_differences(
     if not len(rows):
         return pd.DataFrame()
     learnt = without_rank(rows[rows["role"].isin(LEARNT)])
-    by_arm = partial(level_means, by=ARM, value="value", df=df)
-    found = [
-        (labels | arms | {"replicated": means.replicated}, gap)
-        for labels, means in panels(learnt, [*STRATUM, "role"], by_arm)
-        for arms, gap in against_reference(means)
-    ]
+    found = []
+    for labels, own in grouped(learnt, [*STRATUM, "role"]):
+        means = level_means(own, ARM, value="value", df=df)
+        for arms, gap in against_reference(means):
+            found.append((labels | arms | {"replicated": means.replicated}, gap))
     return judged(found, None, questions=questions)
 
 
@@ -125,15 +124,10 @@ def headlines(frame: pd.DataFrame) -> list[Headline]:
         for row in weights.to_dict("records")
     ]  # fmt: skip
     by_arm = [
-        (
-            row,
-            f"{row['arm']} − {row['against']}",
-            f"{row['dataset']}, {row['model']}",
-            "",
-            "adapters",
-        )
+        (row, f"{row['arm']} − {row['against']}", f"{row['dataset']}, {row['model']}", "",
+         "adapters")
         for row in arms.to_dict("records")
-    ]
+    ]  # fmt: skip
     return [
         of_row(row, label=label, group=f"{place}: loss on {row['role']} tokens{against}",
                question=question, unit="nats a token")

@@ -33,7 +33,6 @@ def section(study: Study) -> Section | None:
     blocks: list[Block] = [*lines]
     if known:
         blocks += [Plate("leaderboard", plots.forest(shown_rows(known)), _caption(known[0]))]
-        blocks += [Sheet(_winners(known))]
     blocks += [Sheet(_table(board, i)) for i, board in enumerate(boards)]
     return Section("best", "Best cells, and how sure that is", tuple(blocks))
 
@@ -78,27 +77,6 @@ def _told(board: Leaderboard, side: str | None) -> str:
         f"that was picked for its score looks better than it is: corrected for that, its mean is "
         f"{words.plain(won.hybrid.estimate)} "
         f"({words.interval(won.hybrid.low, won.hybrid.high)})."
-    )
-
-
-def _winners(boards: list[Leaderboard]) -> Table:
-    rows = []
-    for board in boards:
-        won = board.winner
-        if won is None:
-            continue
-        corrected = {"corrected": won.hybrid.estimate, "low": won.hybrid.low}
-        row = {"stratum": board.stratum, "cell": board.cells["cell"].iloc[0], "mean": won.naive}
-        rows.append(row | corrected | {"high": won.hybrid.high, "bias": won.bias, "se": won.se})
-    note = (
-        "Hybrid estimate and interval of Andrews, Kitagawa and McCloskey (2024): median unbiased "
-        "though the cell was picked by the same scores."
-    )
-    heads = words.HEADS | {"mean": "mean as it stands", "bias": "taken off"}
-    formats = dict.fromkeys(("mean", "corrected", "low", "high", "bias", "se"), ".2f")
-    frame = pd.DataFrame(rows)
-    return Table(
-        "winners", "The best cell, corrected for being picked", frame, note, heads, formats
     )
 
 

@@ -8,9 +8,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from analysis.inference.estimates import Estimate
-from analysis.regression.study import Study
+from analysis.regression import second
+from analysis.regression.study import STRATUM, Study
 from analysis.report import plots, words
-from analysis.report.headline import judged
+from analysis.report.headline import Headline, judged, of_row
 from analysis.report.page import Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.cells import run_means, without_rank
@@ -19,7 +20,6 @@ from analysis.table.level_means import level_means
 from analysis.table.run_panels import grouped
 
 Row = dict[str, object]
-STRATUM = ("dataset", "model")
 
 
 def section(study: Study) -> Section | None:
@@ -136,3 +136,20 @@ def families(runs: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
     links = (np.ones(len(runs)), (context, len(contexts) + level))
     _, part = connected_components(coo_array(links, shape=(nodes, nodes)), directed=False)
     return [own for _, own in runs.groupby(part[context], sort=False)]
+
+
+def headlines(study: Study) -> list[Headline]:
+    """Return every level of a setting less the usual one, by data set, side and PLW."""
+    table = differences(study)
+    found = []
+    several = len(table) and table["plw"].nunique() > 1
+    for row in table.to_dict("records"):
+        rows = study.at(study.rows, row)
+        rows = rows[rows["plw"].astype(float) == float(row["plw"])]
+        levels = (str(row["level"]), str(row["against"]))
+        weight = f", PLW {words.plw_text(float(row['plw']))}" if several else ""
+        label = f"{row['setting']} {levels[0]} − {levels[1]}{weight}{at_text(row['at'])}"
+        group = f"{study.place(row)}, settings"
+        other = second.of_study(study, rows, str(row["setting"]), levels)
+        found.append(of_row(row, label=label, group=group, question="settings", second=other))
+    return found

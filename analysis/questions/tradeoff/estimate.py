@@ -16,7 +16,7 @@ few percent, and several levels that are truly alike share the Pareto front betw
 Letters in names: N runs, C levels, D draws, 2 outcomes (learning, forgetting).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,19 +27,18 @@ from analysis.engine.linalg import Array, Index, Mask
 from analysis.engine.ties import tied_ranks
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
-from analysis.regression.study import Study
+from analysis.regression.study import STRATUM, Study
 from analysis.table.adjusted_means import Adjusted, adjusted_means, dummies, independent, without
 from analysis.table.cells import ARM, without_rank
 from analysis.table.factors import factors_of, run_columns
 from analysis.table.frame import SCORED, study_rows
-from analysis.table.run_panels import usual_rows
+from analysis.table.run_panels import grouped, usual_rows
 
 DRAWS = 2000
 SURE = 0.95
 OUTCOMES = ("learning", "forgetting")
 ON, OFF, UNDECIDED = "Pareto optimal", "dominated", "undecided"
 NAN = float("nan")
-STRATUM = ("dataset", "model")  # levels are compared within one
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +203,6 @@ def _absolute(fit: Adjusted, weights_C: Array, outcome: int, effect: SeedEffect 
     return Estimate(found.name, found.estimate, float(np.sqrt(total)), df)
 
 
-def strata(runs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield the runs of every data set and base model."""
-    names = [n for n in STRATUM if n in runs]
-    for key, own in runs.groupby(names, observed=True) if len(runs) else []:
-        yield dict(zip(names, map(str, key), strict=True)), own
-
-
 def learning_forgetting(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
     """Return `front_table` of every data set and base model; empty without base or a side.
 
@@ -220,7 +212,9 @@ def learning_forgetting(frame: pd.DataFrame, by: Sequence[str] | None = None) ->
             adapter, rank and whatever else varies, which makes every cell a level.
     """
     parts = []
-    for labels, own in strata(run_changes(frame)):
+    runs = run_changes(frame)
+    strata = [n for n in STRATUM if n in runs]
+    for labels, own in grouped(runs, strata, sort=True) if len(runs) else ():
         varied = factors_of(own).cell
         chosen = list(by or [*ARM, *(n for n in varied if n not in ARM)])
         blocks = [n for n in (*varied, "seed") if n not in chosen and own[n].nunique() > 1]
