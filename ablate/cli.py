@@ -18,12 +18,13 @@ from ablate.commands import (
     sweep,
     tokens,
     tune,
+    verify,
 )
 from ablate.commands.verb import HELP, OVERRIDES
 from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
 
-MODULES = (run, sweep, plan, status, tokens, report, reproduce, export, tune, pretrain)
+MODULES = (run, sweep, plan, status, tokens, report, reproduce, export, verify, tune, pretrain)
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
 
 

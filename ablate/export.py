@@ -47,7 +47,7 @@ def export(cell: str, to: Path, *, merge: bool = False, retrain: bool = False) -
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: is there already; choose a folder that is new or empty")
-    found = _recorded(_folder(cell), merge=merge, retrain=retrain)
+    found = _recorded(find(cell), merge=merge, retrain=retrain)
     model, _ = restored(found.cell, found.folder)
     whole = merge or not isinstance(model, PeftModel)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,12 @@ def export(cell: str, to: Path, *, merge: bool = False, retrain: bool = False) -
     return to
 
 
-def _folder(cell: str) -> Path:
-    """Return the folder of the one record that `cell` names."""
+def find(cell: str) -> Path:
+    """Return the folder of the one record that `cell` names: OUT/cells/KEY, or how it begins.
+
+    Raises:
+        UserError: there is none, or several begin so.
+    """
     given = Path(cell)
     if (given / RECORD).is_file():
         return given
@@ -79,10 +83,25 @@ def _folder(cell: str) -> Path:
     )
 
 
+def record_in(folder: Path) -> dict[str, Any]:
+    """Return the record in a folder that `find` returned.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    store = Store(folder.parents[1])
+    record = store.record(folder.name)
+    if record is None:
+        raise UserError(
+            f"{folder}: is damaged ({store.fault(folder.name)}); its sweep, started again, trains "
+            "it anew"
+        )
+    return record
+
+
 def _recorded(folder: Path, *, merge: bool, retrain: bool) -> Recorded:
     """Return the record in `folder`, checked for what is asked of it before anything is loaded."""
-    record = Store(folder.parents[1]).record(folder.name)
-    assert record is not None
+    record = record_in(folder)
     cell = build(record["config"])
     if cell.is_base:
         raise UserError(f"{folder}: is the untouched base model, from which nothing was trained")

@@ -1,5 +1,6 @@
 """The provenance of a record: code, packages and machine."""
 
+import contextlib
 import functools
 import importlib
 import os
@@ -66,16 +67,20 @@ def hardware(device: str, attention: str | None = None) -> dict[str, Any]:
         "pid": os.getpid(),
         "machine": platform.machine(),
         "system": platform.system(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "device": device,
         "attention": attention,
     }
+    torch = importlib.import_module("torch")  # slow, and loaded already where there is a model
+    found["kernels"] = torch.backends.cpu.get_cpu_capability()
+    found["threads"] = torch.get_num_threads()
     return found | (_gpu(device) if device.startswith("cuda") else {})
 
 
 def _gpu(device: str) -> dict[str, Any]:
     """Return the GPU, its software, and the settings of torch that its numbers depend on."""
-    torch = importlib.import_module("torch")  # slow, and loaded already where there is a GPU
+    torch = importlib.import_module("torch")
     kernels = ("flash", "mem_efficient", "cudnn", "math")
     with warnings.catch_warnings():  # some versions of torch announce another name for it
         warnings.filterwarnings("ignore", message="Please use the new API settings")
@@ -90,6 +95,16 @@ def _gpu(device: str) -> dict[str, Any]:
         ],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+@functools.cache
+def _processor() -> str:
+    """Return the model name of the processor, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 @functools.cache

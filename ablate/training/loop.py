@@ -31,7 +31,7 @@ from ablate.objective import Objective, supervised
 from ablate.streams import Streams
 from ablate.training import layout, optim
 from ablate.training.checkpoints.keeper import Checkpoints, Keeper
-from ablate.training.checkpoints.snapshot import Place, Underway
+from ablate.training.checkpoints.snapshot import Progress, Underway
 from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks
 from ablate.training.ledger import Ledger
@@ -107,7 +107,7 @@ def train(
     single = accelerator.num_processes == 1
     keeper = Keeper(checkpoints if single else None, underway, ledger, device)
     saved = keeper.newest()
-    place = Place(**saved["place"]) if saved else Place()
+    place = Progress(**saved["place"]) if saved else Progress()
     with _training(model, execution, accelerator, segments=segments), dropout, _told(ledger):
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             if stage < place.stage:
@@ -125,7 +125,7 @@ def train(
                 passed = passes(wrapped, optimizer, rows, at, share=shares(place.taken))
                 hooks.after_backward(passed.context)
                 norm = accelerator.clip_grad_norm_(params, settings.clip or math.inf)
-                place = Place(stage, number + 1, place.taken + 1)
+                place = Progress(stage, number + 1, place.taken + 1)
                 entry = functools.partial(
                     _entry,
                     place.taken,

@@ -118,9 +118,13 @@ def test_a_wrong_export_is_one_line(words, said, recorded, capsys):
     assert "\n" not in error
 
 
-def test_what_was_not_kept_is_said_and_can_be_trained_again(recorded, tmp_path, capsys):
-    folder = recorded["lora_xs"]
-    (folder / "weights").rename(tmp_path / "kept")
+def test_what_was_not_kept_is_said_and_can_be_trained_again(tmp_path, capsys):
+    store = Store(tmp_path / "results")
+    store.prepare()
+    asked = [*SHORT, "adapter=lora_xs", "execution.keep_weights_mb=0"]
+    [named] = [n for n in plan_grid(asked).design.cells if not n.cell.is_base]
+    run_cells([named.cell], named.key, store)
+    folder = store.folder(named.key)
     to = str(tmp_path / "again")
     assert main(["export", str(folder), "--to", to]) == 2
     error = capsys.readouterr().err

@@ -40,6 +40,7 @@ FLOORS = [
     {"ablate.export"},
     {"ablate.work"},
     {"ablate.worker", "ablate.pool", "ablate.watch"},
+    {"ablate.verify"},
     {"ablate.sweep"},
     {"ablate.progress"},
     {"ablate.app"},  # the Hydra application, which the verbs call

@@ -10,7 +10,7 @@ import torch
 from ablate.results.log import say
 from ablate.training import stop
 from ablate.training.checkpoints import files
-from ablate.training.checkpoints.snapshot import Place, Underway, Unfit
+from ablate.training.checkpoints.snapshot import Progress, Underway, Unfit
 from ablate.training.ledger import Ledger
 
 LEAST_SHARE = 20  # training lasts at least this many times what the last checkpoint took
@@ -52,7 +52,7 @@ class Keeper:
                 return tree
         return None
 
-    def after_step(self, place: Place, optimizer: Any, schedule: Any, seconds: float) -> float:
+    def after_step(self, place: Progress, optimizer: Any, schedule: Any, seconds: float) -> float:
         """Write a checkpoint if it is time for one; return how many seconds that took.
 
         Args:
@@ -83,7 +83,7 @@ class Keeper:
     def _due(self, minutes: float) -> bool:
         return time.monotonic() - self._began >= max(60 * minutes, LEAST_SHARE * self._took)
 
-    def _write(self, tree: Any, place: Place, asked: Checkpoints) -> bool:
+    def _write(self, tree: Any, place: Progress, asked: Checkpoints) -> bool:
         """Write a snapshot; return whether that could be done. A full disk costs no run."""
         began = time.monotonic()
         try:

@@ -28,7 +28,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Progress:
     """How far a run is, between two steps."""
 
     stage: int = 0  # the number of the training pass
@@ -54,7 +54,7 @@ class Underway:
         self.permute, self.room, self.result = permute, room, result
         self._begun = {name: (t, t._version) for name, t in _tensors(model)}
 
-    def snapshot(self, optimizer: Any, schedule: Any, place: Place, device: torch.device) -> Any:
+    def snapshot(self, optimizer: Any, schedule: Any, place: Progress, device: torch.device) -> Any:
         """Return the tree of a snapshot between two steps.
 
         Args:
