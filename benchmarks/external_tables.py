@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.special import expit
 
 from analysis.inference.estimates import joint
-from analysis.regression.effect_groups import effects, rows_of
+from analysis.regression.effect_groups import effects
 from analysis.regression.model import Regression, Request, analysed
 
 HERE = Path(__file__).parent
@@ -181,7 +181,7 @@ def tested(reg: Regression, name: str) -> float:
     """Return the p-value of a predictor's joint test; NaN where the model lacks it."""
     for effect in effects(reg.fit):
         if effect.variables == (name,):
-            return joint(reg.fit, rows_of(effect, len(reg.fit.fixef)), df=reg.df).p
+            return joint(reg.fit, np.eye(len(reg.fit.fixef))[list(effect.places)], df=reg.df).p
     return float("nan")
 
 

@@ -90,16 +90,13 @@ class BlockLayout:
         self.pattern = None
         self.cells: dict[tuple[int, int], tuple[Index, int]] = {}
         self.levels_of: dict[int, Index] = {}  # the first factor's level of a sparse cell
-        if self.factors and self._is_large():
+        if self.factors and self.factors[0].size * self.q > SMALL:
             self.pattern = self._sparse()
         for g in range(1, len(self.factors)):
             for f in range(0 if self.pattern is None else 1, g):
                 levels = len(self.factors[g].levels)
                 cell_N = self.factors[f].index_N * levels + self.factors[g].index_N
                 self.cells[f, g] = cell_N, len(self.factors[f].levels) * levels
-
-    def _is_large(self) -> bool:
-        return self.factors[0].size * self.q > SMALL
 
     def _sparse(self) -> Pattern | None:
         """Return the pattern of the first factor's coupling, None where dense is quicker."""

@@ -81,6 +81,12 @@ def _below(m: int) -> Mask:
     return np.tri(m, dtype=np.bool_)
 
 
+def triangular(rows_PM: Array) -> Array:
+    """Return the lower triangle L, its diagonal not negative, with L L' = rows rows', (P, P)."""
+    _, upper = np.linalg.qr(rows_PM.T)
+    return np.asarray((upper * np.where(np.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T)
+
+
 def times(a_LPP: Array, b_LPM: Array) -> Array:
     """Return a b for every level; numpy's product of 1 x 1 matrices is slow."""
     return a_LPP * b_LPM if a_LPP.shape[-1] == 1 else a_LPP @ b_LPM

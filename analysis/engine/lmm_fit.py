@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from analysis.engine.layout import Factor
-from analysis.engine.linalg import Array, Mask
+from analysis.engine.linalg import Array, Mask, triangular
 from analysis.engine.newton import minimize
 from analysis.engine.summary import brief
 
@@ -224,8 +224,7 @@ def _leap(problem: Deviance[P], x: Array, lowest: list[tuple[float, Array]], sha
         if value < -FALSE_BOUNDARY:
             size = max(1.0, float(np.trace(lambdas[i] @ lambdas[i].T)))
             longer = np.column_stack([lambdas[i], np.sqrt(share * size) * vector])
-            _, triangle = np.linalg.qr(longer.T)
-            lambdas[i] = (triangle * np.sign(np.diagonal(triangle) + 1e-300)[:, None]).T
+            lambdas[i] = triangular(longer)
     return np.concatenate([problem.pack(lambdas), x[problem.size :]])
 
 

@@ -5,6 +5,7 @@ terminal and as HTML for a notebook. Text is at most `WIDTH` characters wide: lo
 cut in the middle, and of very many coefficients the first ones are shown with a note.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from html import escape
@@ -125,14 +126,10 @@ def _shortened(names: Iterable[str]) -> dict[str, str]:
 
 def _wrapped(head: str, text: str) -> str:
     """Return text behind a head, broken at spaces, its further lines under its first."""
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and len(head) + len(line) + 1 + len(word) > WIDTH:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    return head + ("\n" + " " * len(head)).join([*lines, line])
+    return textwrap.fill(
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def random_table(random: Mapping[str, Any], residual: "pd.Series[float]") -> pd.DataFrame:

@@ -133,8 +133,6 @@ def means(
     Raises:
         AnalysisError: an unknown column, level, weighting or df; a grid of too many rows.
     """
-    if weights not in WEIGHTS:
-        raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
     grid = ReferenceGrid.of(fit, frame, at or {})
     asked = _checked(of, within, grid)
     return _averaged(grid, matrix_for(fit.design, grid.rows), (asked, weights), df, level)
@@ -157,16 +155,9 @@ def slopes(
     Args:
         fit: a fit of `frame`.
         frame: the table that was fitted.
-        variable: the covariate; its slope is at its mean, or where `at` says.
-        of: columns whose levels are to be compared.
-        within: columns within whose levels they are compared.
-        at: as in `means`.
-        weights: as in `means`.
-        df: as in `means`.
-        level: as in `means`.
+        variable: the covariate; its slope is at its mean, or where `at` says. The rest is as in
+            `means`.
     """
-    if weights not in WEIGHTS:
-        raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
     grid = ReferenceGrid.of(fit, frame, at or {})
     if variable not in grid.covariates:
         raise AnalysisError(
@@ -224,6 +215,8 @@ def _averaged(
 
 def _weights(grid: ReferenceGrid, keys: list[str], weights: str) -> Array:
     """Return how much every row of the grid counts."""
+    if weights not in WEIGHTS:
+        raise AnalysisError(f"weights={weights}: not one of {', '.join(WEIGHTS)}")
     over = [f for f in grid.factors if f not in keys]
     if weights == "equal" or not over:
         return np.ones(len(grid.rows))

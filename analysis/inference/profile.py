@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from analysis.engine.dispersion import Dispersed
-from analysis.engine.linalg import Array, Index
+from analysis.engine.linalg import Array, Index, triangular
 from analysis.engine.lmm import Factor, Problem
 from analysis.engine.lmm_fit import LEAPS, NEAR
 from analysis.engine.response import with_response
@@ -144,8 +144,7 @@ def _held_first(fit: MixedFit, group: str, name: str) -> "_Held":
     factors = [*fit.problem.factors[:i], turned, *fit.problem.factors[i + 1 :]]
     model = _model(fit, fit.problem.fixed.kept, factors)
     lambdas = fit.problem.unpack(fit.minimum.theta)
-    _, upper = np.linalg.qr(lambdas[i][order].T)
-    lambdas[i] = (upper * np.where(np.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
+    lambdas[i] = triangular(lambdas[i][order])
     sizes = [int(f.free_PP.sum()) for f in model.factors]
     x = np.concatenate([model.pack(lambdas), fit.minimum.x[model.size :]])
     return _Held(model, x, fit.sigma, first=sum(sizes[:i]), factor=i)

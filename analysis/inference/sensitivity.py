@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.engine.linalg import Array, Index, Mask
+from analysis.engine.linalg import Array, Index, Mask, triangular
 from analysis.engine.lmm import Factor, Problem, evaluate, solution
 from analysis.engine.ties import falling, first_largest
 from analysis.errors import AnalysisError, listed, nearest
@@ -129,7 +129,7 @@ def _without(fit: MixedFit, keep_N: Mask) -> tuple[Array, Array]:
         templates[f.group][places[f.group]] * scale[:, None]
         for f, scale in zip(problem.factors, problem.scales, strict=True)
     ]
-    theta = problem.pack(_lower(lambdas))
+    theta = problem.pack([triangular(lam) for lam in lambdas])
     found = solution(problem, theta, evaluate(problem, theta))
     there = _determined(fit.design.X_NB[np.ix_(keep_N, kept)], problem.fixed.kept)
     beta_B[problem.fixed.kept[there]] = found.beta_B[there]
@@ -146,22 +146,9 @@ def _subset(factor: Factor, keep_N: Mask) -> tuple[Factor, Index]:
         names=tuple(factor.names[p] for p in used),
         columns_NP=columns_NP[:, used],
         index_N=factor.index_N[keep_N],
-        free_PP=(factor.free_PP | factor.free_PP.T)[np.ix_(used, used)] & _triangle(len(used)),
+        free_PP=(factor.free_PP | factor.free_PP.T)[np.ix_(used, used)]
+        & np.tri(len(used), dtype=bool),
     ), used
-
-
-def _triangle(size: int) -> Mask:
-    return np.tril(np.ones((size, size), dtype=bool))
-
-
-def _lower(lambdas: list[Array]) -> list[Array]:
-    """Return lower triangular factors of the same covariances."""
-    found = []
-    for rows in lambdas:
-        _, upper = np.linalg.qr(rows.T)
-        signs = np.where(np.diagonal(upper) < 0, -1.0, 1.0)
-        found.append((upper * signs[:, None]).T)
-    return found
 
 
 def _determined(X_NB: Array, kept: Index) -> Mask:

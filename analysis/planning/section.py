@@ -147,10 +147,5 @@ def _told(plan: Frozen) -> str:
 
 def _finished(folder: Path | None, runs: list[str]) -> dict[str, float]:
     """Return when the runs ended, as their records say."""
-    found: dict[str, float] = {}
-    if folder is None:
-        return found
-    for run in runs:
-        ended = read_record(folder, run).get("provenance", {}).get("finished")
-        found |= {} if ended is None else {run: float(ended)}
-    return found
+    ended = {run: read_record(folder, run).get("provenance", {}).get("finished") for run in runs}
+    return {run: float(when) for run, when in ended.items() if when is not None}

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.engine.linalg import Array
 from analysis.inference.estimates import Joint, holm, joint
 from analysis.mixed import MixedFit
 from analysis.regression.model import SHORT, Regression
@@ -58,11 +57,6 @@ def _variables(spec: Any, term: Any) -> Iterator[str]:
     yield from sorted(values, key=lambda n: next(i for i, e in enumerate(order) if n in e))
 
 
-def rows_of(effect: Effect, width: int) -> Array:
-    """Return the effect's coefficients as contrasts, (C, B)."""
-    return np.eye(width)[list(effect.places)]
-
-
 def marginal(effect: Effect, every: list[Effect]) -> bool:
     """Return whether another effect holds all of this one's variables and more."""
     own = set(effect.variables)
@@ -93,15 +87,13 @@ def _test(reg: Regression, effect: Effect) -> Joint:
     """Return an effect's joint test; NaN where the fit has no covariance."""
     if not np.isfinite(reg.fit.cov.to_numpy()).all():
         return Joint(float("nan"), len(effect.places), float("nan"), float("nan"))
-    return joint(reg.fit, rows_of(effect, len(reg.fit.fixef)), df=reg.df)
+    return joint(reg.fit, np.eye(len(reg.fit.fixef))[list(effect.places)], df=reg.df)
 
 
-def joint_table(reg: Regression, frame: pd.DataFrame) -> Table:
-    """Return the joint tests as a table of the report."""
+def joint_table(reg: Regression, frame: pd.DataFrame, *, over: str = "the rows") -> Table:
+    """Return joint tests as a table of the report; `over` says what Holm's adjustment is over."""
     kind = "Wald tests, chi-square over its df" if reg.general else "F tests"
-    note = (
-        f"{kind} that all coefficients of an effect are zero; {SHORT[reg.df]}; Holm over the rows."
-    )
+    note = f"{kind} that all coefficients of an effect are zero; {SHORT[reg.df]}; Holm over {over}."
     formats = {"F": ".2f", "df_residual": ".1f", "p": P_VALUE, "p_holm": P_VALUE}
     heads = words.HEADS | {"df_residual": "residual df", "fit_status": "fit"}
     return Table("effects", "Joint tests of the effects", frame, note, heads, formats)

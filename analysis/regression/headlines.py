@@ -32,7 +32,7 @@ ROW = "row of the table"  # the cluster of a table without groups
 
 def headlines(reg: Regression, found: Numbers) -> list[Headline]:
     """Return the effect of every factor and number of the formula, in the order of the formula."""
-    rows = _clustered(reg)
+    rows = reg.used.assign(**{ROW: np.arange(len(reg.used))})
     factors = [one for name in contrasts.factors(reg) for one in _factor(reg, found, rows, name)]
     return [*factors, *(one for n in contrasts.covariates(reg) for one in _number(reg, rows, n))]
 
@@ -122,11 +122,6 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
         mde=shift.mde,
         second=_second(reg, rows, name, levels),
     )
-
-
-def _clustered(reg: Regression) -> pd.DataFrame:
-    """Return the fitted rows, each also with a number of its own."""
-    return reg.used.assign(**{ROW: np.arange(len(reg.used))})
 
 
 def _second(

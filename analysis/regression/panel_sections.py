@@ -1,19 +1,19 @@
 """The sections of a study's page that describe its models, a row or a line per panel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pandas as pd
 
 from analysis.inference.estimates import coefficients
 from analysis.inference.fit_quality import explained
-from analysis.regression import effect_groups, equation, methods, residual_checks
+from analysis.regression import contrasts, effect_groups, equation, methods, residual_checks
 from analysis.regression.model import SHORT
 from analysis.regression.panels import PanelModel
 from analysis.regression.sections import described
 from analysis.regression.study import Study
-from analysis.report import plots, words
-from analysis.report.page import Block, Formula, Item, Listing, Plate, Section, Sheet, Text
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.report import words
+from analysis.report.page import Block, Formula, Item, Listing, Section, Sheet, Text
+from analysis.report.tables import SIGNIFICANT, Table
 from analysis.table.run_panels import PANEL
 
 
@@ -97,20 +97,12 @@ def _coefficients(study: Study) -> Section:
         f"{SHORT[study.df]}; p not adjusted. A factor's levels are compared with its first one. "
         "The coefficients of a weight and its square describe one curve together."
     )
-    heads = words.HEADS | {"fit_status": "fit"}
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde"), SIGNIFICANT)
-    formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
-    table = Table("coefficients", "Fixed effects", _by_panel(study, own), note, heads, formats)
+    frame = _by_panel(study, own)
+    table = Table("coefficients", "Fixed effects", frame, note, contrasts.HEADS, contrasts.FORMATS)
     joint = _by_panel(
         study, lambda m: effect_groups.joint_tests(m).drop(columns="note", errors="ignore")
     )
-    tests = Table(
-        "effects", "Joint tests of the effects", joint,
-        f"F tests that all coefficients of an effect are zero; {SHORT[study.df]}; Holm over the "
-        "effects of a panel.",
-        heads | {"df_residual": "residual df"},
-        {"F": ".2f", "df_residual": ".1f", "p": P_VALUE, "p_holm": P_VALUE},
-    )  # fmt: skip
+    tests = effect_groups.joint_table(_widest(study), joint, over="the effects of a panel")
     summary = f"{words.count(len(table.frame), 'coefficient')}; joint tests of the effects."
     blocks = (Sheet(tests, open=True), Sheet(table))
     return Section("coefficients", "Coefficients", blocks, summary)
@@ -119,16 +111,11 @@ def _coefficients(study: Study) -> Section:
 def _diagnostics(study: Study) -> Section:
     found = {study.panel(m.labels): (m, residual_checks.residuals(m)) for m in study.panels}
     checks = {name: residual_checks.check_rows(*one) for name, one in found.items()}
-    lines = [*_once(study.frame.attrs.get("notes", ()))]
+    lines = list(dict.fromkeys(map(str, study.frame.attrs.get("notes", ()))))
     for name, (model, _) in found.items():
         odd = checks[name]
         said = [*residual_checks.health(model.fit)[1:], *odd.loc[odd["words"] != "", "words"]]
         lines += [f"{name}: {text}" for text in said if text != residual_checks.NO_ZERO]
-    caption = (
-        "Standardised residuals of all panels against the fitted score (a fan or a bend would mean "
-        "that the model's form is wrong) and against the normal distribution (a straight line is "
-        "good)."
-    )
     every = pd.concat([r for _, r in found.values()], ignore_index=True)
     fitted = pd.concat([m.fit.fitted.loc[r.index] for m, r in found.values()], ignore_index=True)
     some = every.sample(min(len(every), residual_checks.DRAWN), random_state=0)
@@ -140,12 +127,8 @@ def _diagnostics(study: Study) -> Section:
         f"{count} of {len(rows)} checks call for attention." if count else "nothing unusual."
     )
     blocks: list[Block] = [Listing(tuple(Item(text=line) for line in lines))] if lines else []
-    blocks += [Plate("residuals", plots.residuals(fitted.loc[some.index], some), caption)]
+    blocks.append(residual_checks.plate(fitted, some, "Standardised residuals of all panels"))
     return Section("diagnostics", "Diagnostics", (*blocks, Sheet(table)), summary)
-
-
-def _once(notes: Sequence[object]) -> list[str]:
-    return list(dict.fromkeys(map(str, notes)))
 
 
 def _methods(study: Study, about: methods.About) -> Section:

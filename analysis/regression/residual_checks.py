@@ -25,6 +25,7 @@ from analysis.regression.propose import quoted
 from analysis.report import plots, words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
+from analysis.table.factors import is_number
 
 ALPHA = 0.05
 EDGE = 1e-12
@@ -65,17 +66,21 @@ def section(reg: Regression) -> Section:
     lines = [*health(reg.fit), *reg.steps, *_notes(reg), *rows.loc[rows["words"] != "", "words"]]
     some = found.sample(DRAWN, random_state=0) if len(found) > DRAWN else found
     kind = "Randomised quantile residuals" if reg.general else "Standardised residuals"
-    caption = (
-        f"{kind} against the fitted score (a fan or a bend would mean that the model's form is "
-        f"wrong) and against the normal distribution (a straight line is good)."
-    )
-    figure = plots.residuals(reg.fit.fitted.loc[some.index], some)
     blocks: list[Block] = [Listing(tuple(Item(text=line) for line in dict.fromkeys(lines)))]
-    blocks += [Plate("residuals", figure, caption), Sheet(check_table(rows))]
+    blocks += [plate(reg.fit.fitted, some, kind), Sheet(check_table(rows))]
     far = _far(reg, found)
     blocks += [Sheet(far)] if len(far.frame) else []
     summary = f"{lines[0]} Residuals: {_verdict(rows)}."
     return Section("diagnostics", "Diagnostics", tuple(blocks), summary)
+
+
+def plate(fitted: "pd.Series[float]", found: "pd.Series[float]", kind: str) -> Plate:
+    """Return residuals of some kind against fitted scores and the normal distribution."""
+    caption = (
+        f"{kind} against the fitted score (a fan or a bend would mean that the model's form is "
+        f"wrong) and against the normal distribution (a straight line is good)."
+    )
+    return Plate("residuals", plots.residuals(fitted.loc[found.index], found), caption)
 
 
 def _verdict(rows: pd.DataFrame) -> str:
@@ -129,7 +134,8 @@ def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
     numbers = [
         effect for effect in every
         if len(effect.variables) == len(effect.names) == 1 and times[effect.variables[0]] == 1
-        and _is_number(reg.used[effect.variables[0]])
+        and is_number(reg.used[effect.variables[0]])
+        and reg.used[effect.variables[0]].nunique() > 2
     ]  # fmt: skip
     for effect in numbers:
         (column,), (name,) = effect.variables, effect.names
@@ -148,11 +154,6 @@ def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
                 f"straight line misstates its effect; add I(({term})^2) to the formula."
             ).replace("= <", "< ")  # fmt: skip
             yield f"curvature over {column}: t of its square", found.t, found.p, said
-
-
-def _is_number(values: "pd.Series[float]") -> bool:
-    """Return whether a column holds numbers of which a square tells more: three or more."""
-    return pd.api.types.is_numeric_dtype(values) and values.nunique() > 2
 
 
 def check_table(rows: pd.DataFrame) -> Table:

@@ -19,7 +19,7 @@ from analysis.regression import (
 from analysis.regression.model import SHORT, Regression
 from analysis.report import plots, words
 from analysis.report.page import Block, Formula, Item, Listing, Plate, Section, Sheet, Text
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table
+from analysis.report.tables import Table
 
 ALPHA = 0.05
 SHOWN_TERMS = 40  # more lines than this no forest plot can carry
@@ -120,10 +120,7 @@ def coefficient_table(reg: Regression, table: pd.DataFrame) -> Table:
         ends = zip(contrasts.ODDS, ("estimate", "low", "high"), strict=True)
         table = table.assign(**{name: back(table[k].to_numpy()) for name, k in ends})
     note = f"{reg.fit.formula}; {reg.fit.method}; {reg.fit.n:,} rows; {SHORT[reg.df]}."
-    formats = dict.fromkeys(("estimate", "se", "low", "high", "mde", "odds_ratio", "odds_low",
-                             "odds_high"), SIGNIFICANT)  # fmt: skip
-    formats |= {"df": ".1f", "t": ".2f", "p": P_VALUE}
-    return Table("coefficients", "Fixed effects", table, note, contrasts.HEADS, formats)
+    return Table("coefficients", "Fixed effects", table, note, contrasts.HEADS, contrasts.FORMATS)
 
 
 def variances(reg: Regression) -> Section:

@@ -120,7 +120,8 @@ def build(
     if is_results(raw.columns):
         page = _results_page(raw, (source, folder), (request, frozen), study)
     else:
-        page = _table_page(raw, request, frozen, source)
+        refuse_plan(frozen)
+        page = _external_page(analysed(raw, request), source)
     return write(page, _writable(as_path("out", out)))
 
 
@@ -177,14 +178,6 @@ def refuse_plan(frozen: str | Path | None) -> None:
             f"frozen={frozen}: a frozen plan names the runs of a results folder, which a table "
             f"from elsewhere has none of; give its formula by formula="
         )
-
-
-def _table_page(
-    raw: pd.DataFrame, request: Request, frozen: str | Path | None, source: str
-) -> Page:
-    """Return the page of an external table."""
-    refuse_plan(frozen)
-    return _external_page(analysed(raw, request), source)
 
 
 def _plan(frozen: str | Path | None, folder: Path | None) -> Path | None:

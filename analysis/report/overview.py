@@ -10,7 +10,7 @@ from analysis.report import lost_rows, words
 from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.carried import with_carried
-from analysis.table.factors import level_columns, own_columns, part_of
+from analysis.table.factors import in_order, level_columns, own_columns, part_of
 from analysis.table.frame import rates
 from analysis.table.records import read_record
 
@@ -131,7 +131,7 @@ def _grid(cells: pd.DataFrame) -> Table:
     trained = cells[_column(cells, "adapter") != "none"]
     for name in shown(trained):
         if trained[name].notna().any():
-            found = sorted(trained[name].dropna().unique(), key=_sort_key)
+            found = sorted(trained[name].dropna().unique(), key=in_order)
             levels = _listed(found) + _changed(name, trained)
             rows.append({"factor": name, "count": len(found), "levels": levels})
     frame = pd.DataFrame(rows)
@@ -143,12 +143,6 @@ def _changed(name: str, cells: pd.DataFrame) -> str:
     """Say which settings of a group were given on their own: its name does not tell them."""
     settings = [n for n in shown(cells) if n.startswith(f"{name}.") and cells[n].notna().any()]
     return f" (but {', '.join(settings)} as given)" if settings else ""
-
-
-def _sort_key(value: object) -> tuple[int, float, str]:
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
 
 
 def _listed(values: Sequence[object]) -> str:

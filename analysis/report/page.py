@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.report import style
-from analysis.report.tables import Table, html_table, write_csv, write_tex
+from analysis.report.tables import Table, html_table, latex
 
 SEEN = ("distinguishable", "an effect", "a small effect")  # verdicts on an effect
 
@@ -123,8 +123,9 @@ def write(page: Page, out: Path) -> Path:
     figures: dict[str, str] = {}
     for block in [block for section in _every(page) for block in section.blocks]:
         if isinstance(block, Sheet):
-            write_csv(block.table, out / "tables" / f"{block.table.name}.csv")
-            write_tex(block.table, out / "tables" / f"{block.table.name}.tex")
+            stem = out / "tables" / block.table.name
+            block.table.frame.to_csv(f"{stem}.csv", index=False)
+            Path(f"{stem}.tex").write_text(latex(block.table), encoding="utf-8")
         elif isinstance(block, Plate):
             svg, _ = style.save(block.figure, out / "figures" / block.name)
             figures[block.name] = style.inline_svg(svg.read_text(encoding="utf-8"), block.name)
@@ -141,15 +142,10 @@ def _every(page: Page) -> tuple[Section, ...]:
 
 def _clear(out: Path) -> None:
     """Remove what an earlier report left: no table of another fit may stand beside this one."""
-    out.mkdir(parents=True, exist_ok=True)
-    for folder, endings in (
-        ("tables", ("csv", "tex")),
-        ("figures", ("svg", "png")),
-        (".", ("tex",)),
-    ):
-        for ending in endings:
-            for path in (out / folder).glob(f"*.{ending}"):
-                path.unlink()
+    for kind in ("tables/*.csv", "tables/*.tex", "figures/*.svg", "figures/*.png", "*.tex"):
+        (out / kind).parent.mkdir(parents=True, exist_ok=True)
+        for path in out.glob(kind):
+            path.unlink()
 
 
 def render(page: Page, figures: Mapping[str, str]) -> str:

@@ -10,12 +10,12 @@ import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.engine.ties import settled
+from analysis.table.factors import is_number
 
 MISSING = "–"
 P_VALUE = "p"  # the format of p-values
@@ -95,24 +95,10 @@ def _number(value: float, spec: str) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-def write_csv(table: Table, path: Path) -> Path:
-    """Write the table with every digit and its own column names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.frame.to_csv(path, index=False)
-    return path
-
-
-def write_tex(table: Table, path: Path) -> Path:
-    """Write the table as it is shown, as a booktabs `table` that can be put into a paper."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(latex(table), encoding="utf-8")
-    return path
-
-
 def latex(table: Table) -> str:
     """Return the table in LaTeX; it needs `\\usepackage{booktabs}` and nothing else."""
     columns = list(table.frame.columns)
-    align = "".join("r" if numeric(table.frame[c]) else "l" for c in columns)
+    align = "".join("r" if is_number(table.frame[c]) else "l" for c in columns)
     head = " & ".join(escape_tex(table.heading(str(c))) for c in columns) + r" \\"
     body = [" & ".join(escape_tex(text) for text in row) + r" \\" for row in table.texts()]
     caption = table.title + (f". {table.note}" if table.note else "")
@@ -142,11 +128,6 @@ def plain_tex(text: str) -> str:
     return re.sub(pattern, lambda m: back[m[0]], text)
 
 
-def numeric(column: "pd.Series[Any]") -> bool:
-    """Return whether `column` holds numbers, and so is set flush right."""
-    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
-
-
 def html_table(table: Table) -> str:
     """Return the table as HTML, as it is shown; all text is escaped."""
     columns = list(table.frame.columns)
@@ -162,7 +143,7 @@ def html_table(table: Table) -> str:
 
 
 def _kind(column: "pd.Series[Any]", texts: list[str]) -> str:
-    if numeric(column):
+    if is_number(column):
         return "num"
     return "long" if max(map(len, texts), default=0) > LONG_TEXT else "txt"
 

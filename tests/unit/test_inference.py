@@ -20,7 +20,6 @@ from analysis.inference.estimates import (
     joint,
     likelihood_ratio,
     minimum_detectable_effect,
-    table,
     variances,
 )
 from analysis.mixed import fit_mixed, refit
@@ -182,10 +181,3 @@ def test_what_is_not_estimable_stays_missing(fit):
     assert np.isnan([found.estimate, found.se, found.low, found.p, found.mde]).all()
     assert equivalence(found, 2.0).verdict == NOT_ESTIMABLE
     np.testing.assert_array_equal(holm([0.04, np.nan, 0.01]), [0.04, np.nan, 0.02])
-
-
-def test_a_table_of_estimates_has_adjusted_p():
-    found = table({"a": Estimate("", 1.0, 0.3, 10), "b": Estimate("", 0.1, 0.3, 10)})
-    assert list(found["name"]) == ["a", "b"]
-    np.testing.assert_allclose(found["p_holm"], holm(found["p"].tolist()))
-    assert len(table({})) == 0

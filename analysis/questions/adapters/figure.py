@@ -39,7 +39,7 @@ def arm_lines(table: pd.DataFrame) -> Figure:
         axis.set_xlabel(title)
     columns = ("trainable_parameters", "seconds", "peak_mb")
     for axis, name in zip(axes[2:], columns, strict=True):
-        _dots(axis, y, table[name])
+        axis.plot(table[name], y, OWN.marker, color=OWN.color, markersize=2.6)
     draw.counts_axis(axes[2])
     axes[2].set_xlabel("parameters")
     axes[3].set_xlabel("time")
@@ -64,10 +64,6 @@ def _intervals(axis: Axes, y: Any, table: pd.DataFrame, name: str) -> None:
         mean, y, xerr=arms, fmt=OWN.marker, color=OWN.color, elinewidth=0.8, markersize=2.8,
         linestyle="none",
     )  # fmt: skip
-
-
-def _dots(axis: Axes, y: Any, values: "pd.Series[float]") -> None:
-    axis.plot(values, y, OWN.marker, color=OWN.color, markersize=2.6)
 
 
 @styled

@@ -71,7 +71,7 @@ def _noise(table: pd.DataFrame) -> Table:
 
 def _plan(items: Items, table: pd.DataFrame) -> Plate:
     """Return what more seeds or items would buy, in the stratum with most runs."""
-    stratum = _largest_stratum(table)
+    stratum = str(table.groupby("stratum", sort=False)["runs"].max().idxmax())
     parts = []
     for name, task, own in by_task(items):
         if name != stratum or task not in set(table.loc[table["stratum"] == stratum, "task"]):
@@ -89,10 +89,6 @@ def _plan(items: Items, table: pd.DataFrame) -> Plate:
         "that is flat has no more to gain from items."
     )
     return Plate("noise_plan", figures.plan(plan), caption)
-
-
-def _largest_stratum(table: pd.DataFrame) -> str:
-    return str(table.groupby("stratum", sort=False)["runs"].max().idxmax())
 
 
 def _pairs(items: Items, study: Study) -> Table:

@@ -36,16 +36,15 @@ def _headline(study: Study, row: Mapping[Hashable, Any], several: bool) -> Headl
         estimate=float(row["effect"]),
         unit="points",
         because=str(row["because"]) if not known else "" if row["replicated"] else ONE_SEED,
-        verdict=_verdict(row, known=known),
+        verdict=verdict(
+            float(row["p_holm"]),
+            str(row["verdict"]),
+            replicated=bool(row["replicated"]) or not known,
+        ),
         p=float(row["p_holm"]),
         second=second.of_study(study, _rows(study, row), "wp", (1.0, 0.0)) if known else None,
         **numbers,
     )
-
-
-def _verdict(row: Mapping[Hashable, Any], *, known: bool) -> str:
-    replicated = bool(row["replicated"]) or not known
-    return verdict(float(row["p_holm"]), str(row["verdict"]), replicated=replicated)
 
 
 def _rows(study: Study, row: Mapping[Hashable, Any]) -> pd.DataFrame:
