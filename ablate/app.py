@@ -185,6 +185,12 @@ def _check_scoring(plan: Design, store: Store) -> None:
         preflight.check([Wanted(n.cell, unit, n.identity.files) for n, unit in doubtful])
 
 
+def _told_new(outcome: Outcome) -> str:
+    """Return how many runs are new, and how many were trained before and only scored."""
+    again = f", {outcome.scored} scored again" if outcome.scored else ""
+    return f"{outcome.trained} new{again}"
+
+
 def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
     """Print the summary of a sweep and, unless the request leaves it out, write the report.
 
@@ -194,9 +200,9 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
         expected: how long it was expected to take, in words.
     """
     CONSOLE.print(
-        f"{outcome.total} runs: {outcome.found} were recorded, {outcome.trained} new, "
+        f"{outcome.total} runs: {outcome.found} were recorded, {_told_new(outcome)}, "
         f"{len(outcome.failed)} failed, {duration(outcome.seconds)}"
-        + (f" (expected: {expected})" if outcome.trained and expected else ""),
+        + (f" (expected: {expected})" if outcome.trained + outcome.scored and expected else ""),
         soft_wrap=True,
     )
     for key, why in list(outcome.failed.items())[:FAILURES]:

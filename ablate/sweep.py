@@ -20,7 +20,7 @@ from ablate.config.build import plain
 from ablate.errors import Halted
 from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
-from ablate.experiment.status import missing, unrecorded, unscored_text
+from ablate.experiment.status import is_kept, missing, unrecorded, unscored_text
 from ablate.results import leases
 from ablate.results.files import draft_of
 from ablate.results.process import here
@@ -53,6 +53,7 @@ class Outcome:
     total: int
     found: int  # were recorded before
     trained: int
+    scored: int  # were trained before, and lacked a score
     failed: dict[str, str]  # train_key -> the error's last line
     seconds: float
     unscored: dict[str, str]  # train_key -> which of its scores failed, and why
@@ -84,6 +85,7 @@ def carry_out(
     store.prepare()
     save(plan, out)
     before = set(missing(plan, store))
+    kept = {key for key in before if is_kept(key, store) or store.record(key)}
     watch = watch or Watch()
     with interrupts.raised(), _leading(store), watch.over(store, plan):
         _rounds(plan, store, launch, workers, watch)
@@ -93,7 +95,8 @@ def carry_out(
         out=out,
         total=len(plan.runs),
         found=len(plan.runs) - len(before),
-        trained=len(before - set(failed)),
+        trained=len(before - kept - set(failed)),
+        scored=len(kept - set(failed)),
         failed=failed,
         seconds=time.time() - started,
         unscored=_unscored(plan, store),

@@ -65,7 +65,8 @@ def render(summary: dict[str, Any], console: Console) -> None:
     console.print(
         f"{summary['cells']} cells{added} are {summary['runs']} runs "
         f"({len(summary['aliases'])} aliases{further}): "
-        f"{summary['done']} done, {summary['failed']} failed, {summary['to_do']} to do",
+        f"{summary['done']} done, {summary['failed']} failed, {summary['to_do']} to do"
+        f"{_rescored(summary)}",
         soft_wrap=True,
     )
     for key, fault in list(summary["damaged"].items())[:SHOWN]:
@@ -91,6 +92,14 @@ def render(summary: dict[str, Any], console: Console) -> None:
     for note in summary["notes"]:
         console.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     planning.render(summary, console)
+
+
+def _rescored(summary: dict[str, Any]) -> str:
+    """Return how many of the runs to do are only scored again; nothing where all train."""
+    train = summary["to_train"]
+    if train == summary["to_do"]:
+        return ""
+    return f" ({train} to train, {summary['to_do'] - train} to score only)"
 
 
 def _untouched(bases: int) -> str:

@@ -11,7 +11,7 @@ is that of `experiment.gpu_memory`. GPU-hours are arithmetic:
 import heapq
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ablate.adapters import registry
@@ -22,6 +22,7 @@ from ablate.errors import UserError
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import GPU_BYTES, Need, need
 from ablate.experiment.pace import Work, eval_flops, items, pace
+from ablate.experiment.status import is_kept
 from ablate.results.store import Store
 
 ITEM_BYTES = 40  # an item in items.parquet with what was answered, compressed
@@ -39,6 +40,7 @@ STORED_BYTES = 2  # a parameter of a model on the hub
 class Cost:
     """An estimate for a set of runs."""
 
+    trains: int  # runs of them; the others are trained and lack a score
     seconds: float  # of one worker
     by_run: tuple[float, ...]  # the same for each run
     disk_bytes: float
@@ -60,6 +62,14 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class _Left:
+    """What is left to do of a run: training, and the benchmarks that are not scored."""
+
+    trains: bool
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _RunCost:
     work: Work
     gpu_seconds: float
@@ -69,14 +79,21 @@ class _RunCost:
 
 
 def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) -> Cost:
-    """Return the estimated cost of training and scoring each of `names` once, on such a GPU."""
+    """Return the estimated cost of what is left of each of `names`, on such a GPU.
+
+    A run whose weights are kept is only scored again, on the benchmarks that it lacks.
+    """
     asked, known = list(names), dict[Any, _RunCost]()
-    runs = [_of_alike(named, known, gpu_bytes) for named in asked]
+    todo = [_left(named, store) for named in asked]
+    runs = [
+        _of_alike(named, left, known, gpu_bytes) for named, left in zip(asked, todo, strict=True)
+    ]
     measured = pace(store)
     seconds = tuple(measured.seconds(run.work) for run in runs)
     models = {named.identity.files.content_hash: named.identity.files for named in asked}
     nothing = Need({}, True, 0)
     return Cost(
+        trains=sum(left.trains for left in todo),
         seconds=sum(seconds),
         by_run=seconds,
         disk_bytes=sum(run.disk_bytes for run in runs),
@@ -103,32 +120,42 @@ def wall_seconds(by_run: Sequence[float], workers: int) -> float:
     return max(free) if by_run else 0.0
 
 
-def _of_alike(named: Named, known: dict[Any, _RunCost], gpu_bytes: float) -> _RunCost:
+def _left(named: Named, store: Store) -> _Left:
+    scored, tasks = store.scored(named.key), named.cell.evaluate.tasks
+    if scored:
+        lacking = {u.name for u in named.identity.units if u.key not in scored}
+        tasks = tuple(task for task in tasks if task in lacking)
+    trained = named.cell.is_base and bool(scored)  # an untouched base has no weights of its own
+    return _Left(not (trained or is_kept(named.key, store)), tasks)
+
+
+def _of_alike(named: Named, left: _Left, known: dict[Any, _RunCost], gpu_bytes: float) -> _RunCost:
     """Return the cost of a run, which all runs of the same sizes have; they share their parts."""
     cell, identity = named.cell, named.identity
     parts = (cell.adapter, cell.placement, cell.optimizer, cell.train, cell.evaluate,
              cell.execution, cell.masking, identity.files, identity.data)  # fmt: skip
     weights = (cell.plw > 0, cell.completion_weight > 0)
     settings = (cell.rank, cell.base_precision, cell.embeddings, cell.loss.scope, *weights)
-    mark = (*map(id, parts), *settings)
+    mark = (*map(id, parts), *settings, left.trains, left.tasks)
     if mark not in known:
-        known[mark] = _run_cost(named, gpu_bytes)
+        known[mark] = _run_cost(named, left, gpu_bytes)
     return known[mark]
 
 
-def _run_cost(named: Named, gpu_bytes: float) -> _RunCost:
+def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
     cell, files, data = named.cell, named.identity.files, named.identity.data
     trained = registry.trainable_parameters(cell, files)
-    scored = sum(items(task, cell.evaluate.limit) for task in cell.evaluate.tasks)
+    scored = sum(items(task, cell.evaluate.limit) for task in left.tasks)
+    asked = replace(cell.evaluate, tasks=left.tasks)
     work = Work(
         cell.adapter.kind,
         files.parameters,
-        train_flops=files.parameters * 6 * _tokens(cell, data),
-        eval_flops=eval_flops(files.parameters, data.mean_length, cell.evaluate),
+        train_flops=files.parameters * 6 * _tokens(cell, data) * left.trains,
+        eval_flops=eval_flops(files.parameters, data.mean_length, asked),
         device=cell.execution.device,
     )
     kept = weights_bytes(cell, files)
-    kept = kept if kept <= cell.execution.keep_weights_mb * 2**20 else 0
+    kept = kept if left.trains and kept <= cell.execution.keep_weights_mb * 2**20 else 0
     wanted = need(named, gpu_bytes)
     logits = wanted.parts.get("logits", 0.0)
     return _RunCost(

@@ -109,3 +109,8 @@ def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
         if record is None or not wanted <= set(record["score_keys"]):
             lacking[key] = named
     return lacking
+
+
+def is_kept(key: str, store: Store) -> bool:
+    """Return whether a run's trained weights are here, so that it is scored without training."""
+    return store.is_trained(key) or (store.folder(key) / "weights").is_dir()

@@ -41,6 +41,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "done": len(plan.runs) - len(todo) - len(failed),
         "failed": len(failed),
         "to_do": len(todo),
+        "to_train": estimate.trains,
         "damaged": damaged(plan.runs, store),
         "adapters": _adapters(plan),
         "models": _models(plan),

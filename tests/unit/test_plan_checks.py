@@ -3,14 +3,17 @@
 import ast
 import dataclasses
 import inspect
+import io
 import itertools
 import typing
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from ablate.adapters import registry
 from ablate.adapters.method import load_attribute
+from ablate.commands.plan import render
 from ablate.config import schema
 from ablate.config.build import typed
 from ablate.config.command import Command
@@ -19,15 +22,19 @@ from ablate.config.composer import config_loader
 from ablate.data import batches
 from ablate.errors import UserError
 from ablate.experiment.cell_data import tokenised
+from ablate.experiment.cost import cost
 from ablate.experiment.design import _entry
 from ablate.experiment.identity import Memo, identify
 from ablate.experiment.known import Assumed, Here
 from ablate.experiment.notes import notes
 from ablate.experiment.request import check_machine, plan_grid
+from ablate.experiment.summary import summarise
 from ablate.results import record
+from ablate.results.store import Store
 from ablate.streams import Streams
 from analysis.errors import AnalysisError
 from analysis.table.frame import from_results
+from tests import stored
 
 LOADER = config_loader()
 
@@ -267,3 +274,38 @@ def test_compiling_needs_a_compiler(monkeypatch):
     with pytest.raises(UserError, match=r"execution.compile=true: needs a C\+\+ compiler"):
         check_machine(asked)
     check_machine(c for c in asked if c.is_base)
+
+
+# --- what is left to do
+
+
+def test_a_plan_tells_what_trains_from_what_is_only_scored(tmp_path):
+    """Time, disk and count of a run whose weights are kept are those of its missing benchmarks."""
+    asked = ["masking=none", "seed=0,1,2", "evaluate.tasks=[micro_lives]", f"out={tmp_path}"]
+    first = plan_grid(asked, loader=LOADER).design
+    base, *trained = first.runs
+    new = [*asked, "evaluate.tasks=[micro_lives,micro_pronouns]"]
+
+    def costs():
+        request = plan_grid(new, loader=LOADER)
+        return cost((names[0] for names in request.design.runs.values()), Store(tmp_path)), request
+
+    fresh, _ = costs()
+    store = Store(tmp_path)
+    store.prepare()
+    for key in (base, *trained[:2]):  # the second of the trained ones has no weights left
+        units = [unit.key for unit in first.runs[key][0].identity.units]
+        stored.put(tmp_path, key, score_keys=units)
+    (tmp_path / "cells" / trained[0] / "weights").mkdir()
+    left, request = costs()
+    assert (fresh.trains, left.trains) == (4, 2)
+    of_base, kept, lost, never = zip(fresh.by_run, left.by_run, strict=True)
+    assert of_base[1] == pytest.approx(of_base[0] / 2)  # one of two benchmarks of equal size
+    assert kept[1] == pytest.approx(of_base[1])
+    assert lost[1] == pytest.approx(never[0] - of_base[0] + of_base[1])
+    assert never[1] == never[0]
+    summary = summarise(request)
+    assert (summary["to_do"], summary["to_train"]) == (4, 2)
+    console = Console(file=io.StringIO(), width=200)
+    render(summary, console)
+    assert "4 to do (2 to train, 2 to score only)" in console.file.getvalue()
