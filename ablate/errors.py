@@ -25,7 +25,8 @@ class Halted(Exception):
 
 def halted(error: Halted) -> int:
     """Return exit status 3, after printing why a sweep stopped."""
-    print(f"ablate: stopped: {error}", file=sys.stderr)
+    line = " ".join(str(error).split())
+    print(f"ablate: stopped: {line}; records are kept", file=sys.stderr)
     return 3
 
 

@@ -38,6 +38,10 @@ EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))  # lines "
 class MachineFault(Halted):
     """The machine cannot go on; the sweep stops, and the same command continues it."""
 
+    def __init__(self, what: str, where: object = "") -> None:
+        place = f" (out={where})" if where and f"{where}" not in what else ""
+        super().__init__(f"{what}{place}; once it is mended the same command goes on")
+
 
 def fault(error: BaseException) -> str:
     """Return what is wrong with the machine, in words; empty where `error` is no such fault."""

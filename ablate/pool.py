@@ -132,7 +132,7 @@ class Pool:
     def _hear(self, worker: Worker) -> None:
         for what in worker.read():
             if "stop" in what:
-                raise MachineFault(str(what["stop"]))
+                raise Halted(str(what["stop"]))
             if "done" in what:
                 worker.bundle = None
 
@@ -152,7 +152,10 @@ class Pool:
 
     def _died(self, bundle: Path, status: int, *, hangs: bool) -> None:
         """Free what a dead worker held, and hand its bundle out again."""
-        out = json.loads(bundle.read_text())["out"]
+        try:
+            out = json.loads(bundle.read_text())["out"]
+        except FileNotFoundError:  # the sweep is to stop
+            return
         store, how = Store(Path(out)), _how(status)
         if status == -signal.SIGKILL and machine.killed_for_memory() > self.oom_kills:
             store.reap_all()

@@ -76,7 +76,7 @@ def _claimed(store: Store, key: str, leader: Process) -> Iterator[bool]:
         with store.claim(key, sweep=leader.mark) as mine:
             yield mine and store.given_up(key) is None
     except OSError as error:
-        raise MachineFault(fault(error) or str(error)) from error
+        raise MachineFault(fault(error) or str(error), store.out) from error
 
 
 def _leave(leader: Process) -> None:
@@ -135,7 +135,7 @@ def _attempt(
         return _gave_way(key)
     except BaseException as error:
         if words := fault(error):
-            raise MachineFault(words) from error
+            raise MachineFault(words, store.out) from error
         try:
             return _fail(store, key, trees[0], error)
         except LeaseLost:  # what it met was that another process has taken its place
