@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from ablate.config.composer import Composer, config_loader
 from ablate.config.factors import Factors, assignments, products
-from ablate.config.overrides import check_names, key_of, levels, parse
+from ablate.config.overrides import check_names, key_of, levels, parse, top_of
 from ablate.config.parts import Part, Tree
 from ablate.errors import UserError
 
@@ -25,7 +25,13 @@ class Point:
 
     levels: dict[str, Any]  # factor key -> level; a group's level is its name
     overrides: tuple[str, ...]
-    tree: Tree  # shares its parts with other points: never change it
+    names: tuple[str, ...]  # of the parts of its tree, the same object for most points
+    parts: tuple[Part, ...]
+
+    @property
+    def tree(self) -> Tree:
+        """Its composed tree, which shares its parts with other points: never change it."""
+        return {name: part.value for name, part in zip(self.names, self.parts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,30 +144,47 @@ def _factor(line: str) -> str:
 
 def _distinct(
     composer: Composer, wanted: Iterable[tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], dict[str, Part]]]:
-    cells: dict[tuple[int, ...], tuple[tuple[str, ...], dict[str, Part]]] = {}
+) -> dict[tuple[Part, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the lines that make each distinct cell, and the names of its parts."""
+    cells: dict[tuple[Part, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
     for lines in wanted:
         parts = composer.cell(lines)
-        # Parts are interned: equal trees have equal ids.
-        cells.setdefault(tuple(map(id, parts.values())), (lines, parts))
-    return list(cells.values())
+        names = tuple(parts)
+        # Parts are interned, and compared by what object they are: equal trees have equal ones.
+        cells.setdefault(tuple(parts.values()), (lines, known.setdefault(names, names)))
+    return cells
 
 
 def _grid(
-    cells: list[tuple[tuple[str, ...], dict[str, Part]]],
+    cells: Mapping[tuple[Part, ...], tuple[tuple[str, ...], tuple[str, ...]]],
     keys: tuple[str, ...],
     *,
     study: Tree,
     settings: Tree,
 ) -> Grid:
-    trees = [{name: part.value for name, part in parts.items()} for _, parts in cells]
-    columns = {key: [level_of(tree, key) for tree in trees] for key in keys}
+    columns = {key: list(_column(cells, key)) for key in keys}
     factors = tuple(key for key, column in columns.items() if len(set(map(repr, column))) > 1)
     points = tuple(
-        Point({key: columns[key][i] for key in factors}, lines, tree)
-        for i, ((lines, _), tree) in enumerate(zip(cells, trees, strict=True))
+        Point({key: columns[key][i] for key in factors}, lines, names, parts)
+        for i, (parts, (lines, names)) in enumerate(cells.items())
     )
     return Grid(points, factors, study, settings)
+
+
+def _column(
+    cells: Mapping[tuple[Part, ...], tuple[tuple[str, ...], tuple[str, ...]]], key: str
+) -> Iterator[Any]:
+    """Yield the level of every cell of one factor; of equal parts it is one object."""
+    top, known = top_of(key), dict[Part, Any]()
+    for parts, (_, names) in cells.items():
+        if top not in names:
+            yield None
+            continue
+        part = parts[names.index(top)]
+        if part not in known:
+            known[part] = level_of({top: part.value}, key)
+        yield known[part]
 
 
 def level_of(tree: Tree, key: str) -> Any:

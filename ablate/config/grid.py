@@ -1,6 +1,6 @@
 """The cells of a grid as typed configurations, or the reason why one cannot be built."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +21,14 @@ class GridCell:
     error: str | None
 
 
-def cells(grid: Grid) -> list[GridCell]:
-    """Return every point of `grid` as a cell, in order.
+def cells(grid: Grid) -> Iterator[GridCell]:
+    """Yield every point of `grid` as a cell, in order.
 
     Points share the parts of their trees, so each part is converted once.
     """
     converted: dict[Hashable, Any] = {}
-    return [_cell(point, converted) for point in grid.points]
+    for point in grid.points:
+        yield _cell(point, converted)
 
 
 def _cell(point: Point, converted: dict[Hashable, Any]) -> GridCell:

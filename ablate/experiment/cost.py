@@ -89,7 +89,8 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
         _of_alike(named, left, known, gpu_bytes) for named, left in zip(asked, todo, strict=True)
     ]
     measured = pace(store)
-    seconds = tuple(measured.seconds(run.work) for run in runs)
+    each = {id(run): measured.seconds(run.work) for run in known.values()}
+    seconds = tuple(each[id(run)] for run in runs)
     models = {named.identity.files.content_hash: named.identity.files for named in asked}
     nothing = Need({}, True, 0)
     return Cost(
@@ -108,7 +109,7 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
             for files in models.values()
             if not files.folder.exists()
         ),
-        basis=measured.basis(run.work for run in runs),
+        basis=measured.basis(run.work for run in known.values()),
     )
 
 

@@ -17,7 +17,7 @@ from ablate.config.overrides import key_of
 from ablate.config.schema import Adapter, Cell, Train
 from ablate.errors import UserError
 from ablate.experiment import regularisers
-from ablate.experiment.identity import Identity, Memo, digest, identify
+from ablate.experiment.identity import Asked, Identity, Memo, digest, identify
 from ablate.experiment.known import Here
 from ablate.experiment.tuned import Rates, default_lr
 from ablate.experiment.tuned_table import Tuned
@@ -172,7 +172,7 @@ def _with_bases(legal: list[Named], memo: Memo) -> list[Named]:
             levels = {k: v for k, v in named.levels.items() if k.partition(".")[0] in groups}
             bases[mark] = Named(base, identify(base, memo), levels | {"adapter": "none"})
     distinct = {
-        (b.key, b.cell.dataset.name, b.cell.dataset.path, b.identity.units): b
+        (b.key, b.cell.dataset.name, b.cell.dataset.path, b.identity.asked): b
         for b in reversed(bases.values())
     }
     return [*reversed(distinct.values()), *legal]
@@ -186,13 +186,21 @@ def _base(cell: Cell) -> Cell:
 
 
 def _name(cells: list[Named]) -> Iterable[Named]:
-    seen: dict[str, set[str]] = {}
+    """Yield the cells, marked where they are another name of what an earlier one asks for.
+
+    A cell that asks for a further score of a run is no alias: that score is new.
+    """
+    seen: dict[str, tuple[Asked, ...]] = {}
     for named in cells:
-        units = {unit.key for unit in named.identity.units}
-        known = seen.setdefault(named.key, set())
-        # A cell that asks for a further score of a run is no alias: that score is new.
-        yield replace(named, alias=bool(known) and units <= known)
-        known |= units
+        asked, known = named.identity.asked, seen.get(named.key)
+        if known is None:
+            seen[named.key] = asked
+            yield named
+        elif known is asked or set(asked) <= set(known):
+            yield replace(named, alias=True)
+        else:
+            seen[named.key] = (*known, *asked)
+            yield named
 
 
 def save(plan: Design, out: Path) -> Path:

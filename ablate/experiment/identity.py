@@ -36,6 +36,9 @@ WEIGHTS = "weight_distance"  # the measure that needs the weight change as a mat
 WITHOUT_MODEL = (WEIGHTS, "train_loss_rsd")  # measures that compute nothing with the model
 
 
+Asked = tuple[str, str, str]  # kind, name, and the end of the text that a unit's key is hashed of
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One thing to score on a trained model, with its key."""
@@ -47,14 +50,30 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A cell's keys, what they were hashed from, and the facts about its data."""
+    """A cell's keys, what they were hashed from, and the facts about its data.
+
+    What is made from a few shared objects is made when it is asked for: a grid may have a million
+    cells.
+    """
 
     train_key: str
-    description: dict[str, Any]
-    units: tuple[Unit, ...]
+    asked: tuple[Asked, ...]  # of what is scored
     files: ModelFiles
     data: Summary
     effective_plw: float | None  # None where the completion has no weight
+    made_of: tuple[Cell, Mapping[str, Any], "Memo"]  # the cell, its loss, what cells share
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the train key was hashed from."""
+        cell, loss, memo = self.made_of
+        return _described(cell, self.files, self.data, loss, memo)
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What is scored; a key is that of the list of train_key, kind and what is asked."""
+        begin = f'["{self.train_key}",'
+        return tuple(Unit(kind, name, _hashed(begin + rest)) for kind, name, rest in self.asked)
 
 
 def digest(value: object) -> str:
@@ -117,15 +136,13 @@ def identify(cell: Cell, memo: Memo | None = None) -> Identity:
     )
     _check_fit(cell, files, data)
     _check_schedule(cell, files, data, memo)
-    description = _describe(cell, files, data, memo) | ({} if cell.is_base else {"loss": loss})
-    key = digest(description)
     return Identity(
-        train_key=key,
-        description=description,
-        units=_units(cell, files, key, memo),
+        train_key=digest(_described(cell, files, data, loss, memo)),
+        asked=_asked(cell, files, memo),
         files=files,
         data=data,
         effective_plw=prompt_weight,
+        made_of=(cell, loss, memo),
     )
 
 
@@ -199,6 +216,12 @@ def _capacity(cell: Cell, files: ModelFiles) -> dict[str, Any]:
     return found
 
 
+def _described(
+    cell: Cell, files: ModelFiles, data: Summary, loss: Mapping[str, Any], memo: Memo
+) -> dict[str, Any]:
+    return _describe(cell, files, data, memo) | ({} if cell.is_base else {"loss": loss})
+
+
 def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[str, Any]:
     base = {"numerics": NUMERICS_VERSION, "model": files.content_hash}
     if cell.is_base:
@@ -248,14 +271,14 @@ def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
     return (cell.rank, files.content_hash, *run, *text, *map(repr, factors))
 
 
-def _units(cell: Cell, files: ModelFiles, train_key: str, memo: Memo) -> tuple[Unit, ...]:
-    """Return what is scored; a key is that of the list of train_key, kind and what is asked."""
-    wanted = memo.joint(
+def _asked(cell: Cell, files: ModelFiles, memo: Memo) -> tuple[Asked, ...]:
+    """Return what is scored, one object for all cells that ask for the same."""
+    found: tuple[Asked, ...] = memo.joint(
         (cell.evaluate, cell.dataset, cell.model, cell.adapter),
         ("units", cell.train.max_length, cell.train.boundary, cell.base_precision),
-        lambda: [(k, n, _text([k, *rest])[1:]) for k, n, rest in _wanted(cell, files, memo)],
+        lambda: tuple((k, n, _text([k, *rest])[1:]) for k, n, rest in _wanted(cell, files, memo)),
     )
-    return tuple(Unit(k, name, _hashed(f'["{train_key}",{rest}')) for k, name, rest in wanted)
+    return found
 
 
 def _wanted(cell: Cell, files: ModelFiles, memo: Memo) -> list[tuple[str, str, list[Any]]]:

@@ -35,7 +35,7 @@ def notes(runs: Iterable[Named]) -> list[str]:
 
 def _nothing_scored(runs: Sequence[Named]) -> list[str]:
     """Return a line on runs that are trained and not scored."""
-    bare = [run.cell.evaluate for run in runs if not run.identity.units]
+    bare = [run.cell.evaluate for run in runs if not run.identity.asked]
     if not bare:
         return []
     names = ", ".join(dict.fromkeys(f"evaluate={evaluate.name}" for evaluate in bare))

@@ -105,8 +105,8 @@ def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
     lacking = {}
     for key, named in plan.runs.items():
         record = store.record(key)
-        wanted = {unit.key for one in named for unit in one.identity.units}
-        if record is None or not wanted <= set(record["score_keys"]):
+        units = (unit.key for one in named for unit in one.identity.units)
+        if record is None or not set(units) <= set(record["score_keys"]):
             lacking[key] = named
     return lacking
 

@@ -83,7 +83,7 @@ def test_ten_thousand_cells_take_seconds(loader):
     ]  # fmt: skip
     start = time.process_time()
     found = expand(overrides, loader=loader)
-    cells = grid.cells(found)
+    cells = list(grid.cells(found))
     assert time.process_time() - start < 3 * TIMES_ALLOWED
     assert len(cells) == 50 * 5 * 4 * 2 * 2 * 3
     assert len({repr(cell.cell) for cell in cells}) == len(cells)
@@ -390,7 +390,7 @@ def test_one_line_finds_the_cause():
 
 def test_equal_parts_of_a_grid_are_one_object(loader):
     """Design and plan look up by part what they computed: a copy a level would repeat all of it."""
-    found = cells(expand(["seed=range(0,9)", "plw=0,0.5", "rank=1,2,4"], loader=loader))
+    found = list(cells(expand(["seed=range(0,9)", "plw=0,0.5", "rank=1,2,4"], loader=loader)))
     assert len(found) == 54
     for name in ("masking", "adapter", "dataset", "model", "evaluate", "execution"):
         assert len({id(getattr(entry.cell, name)) for entry in found}) == 1, name

@@ -40,7 +40,7 @@ def composer(loader):
 
 def study(loader, name, scale="micro", *more):
     found = expand([f"study={name}", f"scale={scale}", *more], loader=loader)
-    cells = grid.cells(found)
+    cells = list(grid.cells(found))
     assert [cell.error for cell in cells if cell.error] == []
     return [cell.cell for cell in cells]
 

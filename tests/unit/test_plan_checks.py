@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import tracemalloc
 import typing
 
 import pandas as pd
@@ -309,3 +310,17 @@ def test_a_plan_tells_what_trains_from_what_is_only_scored(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     render(summary, console)
     assert "4 to do (2 to train, 2 to score only)" in console.file.getvalue()
+
+
+def test_a_cell_of_a_large_grid_takes_little_memory():
+    """What cells share is one object: a million cells fit into 2 GiB, all that a plan keeps."""
+    few, many = (["masking=none", "plw=0,0.1,0.5", f"seed=range(0,{n})"] for n in (100, 500))
+    plan_grid(few, loader=LOADER)  # what is read and cached once
+    sizes = []
+    for asked in (few, many):
+        tracemalloc.start()
+        request = plan_grid(asked, loader=LOADER)
+        sizes.append((tracemalloc.get_traced_memory()[0], len(request.design.cells)))
+        tracemalloc.stop()
+    (low, some), (high, more) = sizes
+    assert (high - low) / (more - some) < 1600
