@@ -1,6 +1,6 @@
 """Where the time of a cell of the quick study goes: seconds of processor by part.
 
-    python benchmarks/quick_profile.py [--small] [--out FILE]
+    python benchmarks/quick_profile.py [--datasets micro] [--small] [--out FILE]
 
 Carries out the untouched base and {micro, micro_short} x {full, lora, mora} at PLW 0.1 in one
 process, as a worker of a sweep does. What the base takes is what a worker does once: its benchmarks
@@ -21,8 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WORDS = ["masking=none", "plw=0.1", "dataset=micro,micro_short", "adapter=full,lora,mora",
-         "rank=8", "seed=0"]  # fmt: skip
+WORDS = ["masking=none", "plw=0.1", "adapter=full,lora,mora", "rank=8", "seed=0"]
 SMALL = ["train.max_steps=2", "evaluate.limit=4", "evaluate.heldout_rows=4"]
 TRAINING, FORWARD = "training", "forward passes of scoring"
 # Each function where it is called from: "module:name".
@@ -118,11 +117,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--datasets", nargs="+", default=["micro", "micro_short"])
     parser.add_argument("--small", action="store_true", help="very small cells, to try the code")
     parser.add_argument("--out", type=Path, help="append the lines to this file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        lines = profiled(Path(place), SMALL if given.small else ["evaluate.limit=500"])
+        further = SMALL if given.small else ["evaluate.limit=500"]
+        lines = profiled(Path(place), [f"dataset={','.join(given.datasets)}", *further])
     for line in lines:
         print(json.dumps(line))
     if given.out:

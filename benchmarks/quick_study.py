@@ -146,7 +146,6 @@ def peers(groups: Sequence[Sequence[Path]], trl: Path | None) -> dict[str, Any]:
     def lane(some: Sequence[Sequence[Path]]) -> list[Any]:
         return [peer(group, trl) for group in some]
 
-    load = os.getloadavg()[0]
     with ThreadPoolExecutor(WORKERS) as pool:
         lanes = list(pool.map(lane, [groups[i::WORKERS] for i in range(WORKERS)]))
     processes = [process for some in lanes for process in some]
@@ -155,7 +154,7 @@ def peers(groups: Sequence[Sequence[Path]], trl: Path | None) -> dict[str, Any]:
     return {
         "processor": sum(process["processor"] for process in processes),
         "wall": max(sum(process["wall"] for process in some) for some in lanes),
-        "cells": len(cells), "load": load,
+        "cells": len(cells), "load": processes[0]["load"],
         "parts": {name: round(sum(part[name][0] for part in parts if name in part), 1)
                   for name in [*processes[0]["common"], *cells[0]["parts"]]},
         "found": {cell["cell"]: cell for cell in cells},

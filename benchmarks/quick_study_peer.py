@@ -10,6 +10,7 @@ gets, for each cell, what each part took, the losses and the scores.
 
 import copy
 import json
+import os
 import resource
 import sys
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-STARTED = time.perf_counter()
+STARTED, LOAD = time.perf_counter(), os.getloadavg()[0]
 
 
 def used() -> float:
@@ -150,7 +151,7 @@ def main() -> None:
             {"cell": cell["name"], "parts": clock.parts, "losses": losses, "steps": steps,
              "scores": scores}
         )  # fmt: skip
-    about = {"processor": used(), "wall": time.perf_counter() - STARTED}
+    about = {"processor": used(), "wall": time.perf_counter() - STARTED, "load": LOAD}
     out.write_text(json.dumps({"common": common.parts, "cells": found, **about}))
 
 
