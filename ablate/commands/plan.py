@@ -17,7 +17,7 @@ from ablate.paths import check_folder
 from ablate.terminal import CONSOLE, duration
 
 if TYPE_CHECKING:
-    pass
+    from ablate.experiment.request import Request
 
 FORMATS = ("text", "json")
 USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
@@ -34,16 +34,35 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.experiment.summary import summarise
 
     most = None if given.all else AT_ONCE
-    request = plan_grid(rest, config_dirs=folders(given), known=Assumed(), most=most)
+    known = None if given.probe else Assumed()  # what is probed must be here
+    request = plan_grid(rest, config_dirs=folders(given), known=known, most=most)
     check_gpu(named.cell for named in request.design.cells)
     if given.freeze or given.fraction:
         check_folder("out", request.out)
-    summary = summarise(request) | planning.answers(request, given)
+    unprobed = _probe(request) if given.probe else []
+    summary = summarise(request) | {"not_probed": unprobed} | planning.answers(request, given)
     if given.format == "json":
         print(json.dumps(summary, indent=1))
         return 0
     render(summary, CONSOLE)
     return 0
+
+
+def _probe(request: "Request") -> list[str]:
+    """Probe the kinds of runs that nothing is recorded of; return which could not be, and why."""
+    from ablate.experiment.cost import work_of
+    from ablate.experiment.labels import label
+    from ablate.experiment.pace import keep, pace
+    from ablate.experiment.status import missing
+    from ablate.probing import probes
+    from ablate.results.store import Store
+
+    store = Store(request.out)
+    recorded = pace(store)
+    todo = [names[0] for names in missing(request.design, store).values()]
+    found, failed = probes(named for named in todo if not recorded.recorded(work_of(named)))
+    keep(found)
+    return [f"model={label(c.model)} adapter={label(c.adapter)}: {why}" for c, why in failed]
 
 
 def _asks_for_gpu(overrides: list[str]) -> bool:
@@ -136,6 +155,8 @@ def _costs(summary: dict[str, Any]) -> Iterator[str]:
         f"about {duration(summary['core_seconds'])} of one worker, "
         f"{summary['memory_mb']:,} MB of memory a run (from {summary['basis']})"
     )
+    for failed in summary["not_probed"]:
+        yield f"  not probed: {failed}"
     yield f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %{_several(summary)}"
     parts = ", ".join(f"{k} {_size(mb)}" for k, mb in summary["gpu_memory_parts_mb"].items())
     of = f"{_size(summary['gpu_limit_mb'])} ({summary['gpu_limit_from']})"
@@ -221,13 +242,14 @@ VERB = Verb(
     about=(
         "Lists the cells of a grid, aliases, illegal combinations with the reason, trained "
         "parameters beside LoRA's budget, and the cost in time, memory and disk. Trains "
-        "nothing."
+        "nothing but, with --probe, a few steps that are thrown away."
     ),
     words=OVERRIDES,
     options=(
         CONFIG_DIR,
         Flag("--format", "text (default) or json", "FORM", choices=FORMATS, default="text"),
         Flag("--all", f"plan more than {AT_ONCE:,} cells as well, which takes minutes"),
+        Flag("--probe", "first time a few steps and items of kinds of runs that are not recorded"),
         Flag("--power", "the power of the grid's tests, simulated; needs --pilot"),
         Flag("--pilot", "where the noise comes from: results, or `published`", "RESULTS"),
         Flag("--effect", "the effect to find, in points (default 2)", "POINTS", above_0),
@@ -242,6 +264,7 @@ VERB = Verb(
     ),
     examples=(
         "ablate plan masking=instruction,none plw=0,0.1,1 adapter=lora,mora seed=0,1",
+        "ablate plan study=quick --probe",
         "ablate plan study=quick --power --pilot results/demo --effect 5",
         "ablate plan study=quick out=results/mine --freeze --margin 2",
     ),

@@ -144,16 +144,15 @@ def _of_alike(named: Named, left: _Left, known: dict[Any, _RunCost], gpu_bytes: 
 
 
 def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
-    cell, files, data = named.cell, named.identity.files, named.identity.data
+    cell, files = named.cell, named.identity.files
     trained = registry.trainable_parameters(cell, files)
     scored = sum(items(task, cell.evaluate.limit) for task in left.tasks)
+    whole = work_of(named)
     asked = replace(cell.evaluate, tasks=left.tasks)
-    work = Work(
-        cell.adapter.kind,
-        files.parameters,
-        train_flops=files.parameters * 6 * _tokens(cell, data) * left.trains,
-        eval_flops=eval_flops(files.parameters, data.mean_length, asked),
-        device=cell.execution.device,
+    work = replace(
+        whole,
+        train_flops=whole.train_flops * left.trains,
+        eval_flops=eval_flops(files.parameters, named.identity.data.mean_length, asked),
     )
     kept = weights_bytes(cell, files)
     kept = kept if left.trains and kept <= cell.execution.keep_weights_mb * 2**20 else 0
@@ -165,6 +164,18 @@ def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
         disk_bytes=RECORD_BYTES + ITEM_BYTES * scored + kept,
         memory_bytes=WEIGHT_BYTES * files.parameters + ADAM_BYTES * trained + logits + FREE_BYTES,
         need=wanted,
+    )
+
+
+def work_of(named: Named) -> Work:
+    """Return what a run computes."""
+    cell, files, data = named.cell, named.identity.files, named.identity.data
+    return Work(
+        cell.adapter.kind,
+        files.parameters,
+        train_flops=files.parameters * 6 * _tokens(cell, data),
+        eval_flops=eval_flops(files.parameters, data.mean_length, cell.evaluate),
+        device=cell.execution.device,
     )
 
 

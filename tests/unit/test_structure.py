@@ -38,6 +38,7 @@ FLOORS = [
     {"ablate.beside"},
     {"ablate.run"},
     {"ablate.export"},
+    {"ablate.probing"},
     {"ablate.work"},
     {"ablate.worker", "ablate.pool", "ablate.watch"},
     {"ablate.verify"},
