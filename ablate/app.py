@@ -22,7 +22,7 @@ from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import Halted, UserError, halted, refuse
 from ablate.evaluate.tasks_index import check_data
-from ablate.experiment.cost import check_disk, cost, wall_seconds
+from ablate.experiment.cost import START_SECONDS, Cost, check_disk, cost, wall_seconds
 from ablate.experiment.design import Design
 from ablate.experiment.gpu_fit import check_fits, gpu_size
 from ablate.experiment.notes import notes
@@ -142,8 +142,7 @@ def sweep_grid(
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:
         _put_rates(request)
-    expected = wall_seconds(estimate.by_run, chosen.count)
-    conclude(request, outcome, f"{duration(expected)} from {estimate.basis}")
+    conclude(request, outcome, expected(estimate, outcome, chosen))
     if outcome.status:
         raise SystemExit(outcome.status)
 
@@ -156,6 +155,17 @@ def _put_rates(request: Request) -> None:
     except (UserError, OSError):  # what is there is damaged
         set_aside(path, Store(request.out).damaged)
         put(request.design.tuned, path)
+
+
+def expected(estimate: Cost, outcome: Outcome, workers: Workers) -> str:
+    """Return how long a sweep was expected to take, and its processor time beside that."""
+    wall = wall_seconds(estimate.by_run, workers.count)
+    told = f"{duration(wall)} from {estimate.basis}"
+    if workers.per_gpu:
+        return told
+    used = estimate.seconds + START_SECONDS * min(workers.count, len(estimate.by_run))
+    spent = outcome.processor_seconds
+    return f"{told}; processor time on this machine {duration(spent)}, expected {duration(used)}"
 
 
 def _workers(request: Request, workers: int | None) -> Workers:

@@ -5,6 +5,7 @@ would be tried next would end like this too.
 """
 
 import errno
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of those that it started and that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def killed_for_memory() -> int:

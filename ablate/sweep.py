@@ -21,6 +21,7 @@ from ablate.errors import Halted
 from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import is_kept, missing, unrecorded, unscored_text
+from ablate.machine import processor_seconds
 from ablate.results import leases
 from ablate.results.files import draft_of
 from ablate.results.process import here
@@ -56,6 +57,7 @@ class Outcome:
     scored: int  # were trained before, and lacked a score
     failed: dict[str, str]  # train_key -> the error's last line
     seconds: float
+    processor_seconds: float  # on this machine
     unscored: dict[str, str]  # train_key -> which of its scores failed, and why
 
     @property
@@ -80,7 +82,7 @@ def carry_out(
         Halted: the machine cannot go on, or all that was tried first failed alike.
         Interrupted: this process was asked to stop; its workers have ended.
     """
-    started = time.time()
+    started, used = time.time(), processor_seconds()
     store = Store(out)
     store.prepare()
     save(plan, out)
@@ -99,6 +101,7 @@ def carry_out(
         scored=len(kept - set(failed)),
         failed=failed,
         seconds=time.time() - started,
+        processor_seconds=processor_seconds() - used,
         unscored=_unscored(plan, store),
     )
 

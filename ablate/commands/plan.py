@@ -264,7 +264,6 @@ VERB = Verb(
     ),
     examples=(
         "ablate plan masking=instruction,none plw=0,0.1,1 adapter=lora,mora seed=0,1",
-        "ablate plan study=quick --probe",
         "ablate plan study=quick --power --pilot results/demo --effect 5",
         "ablate plan study=quick out=results/mine --freeze --margin 2",
     ),

@@ -7,14 +7,28 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from ablate.app import expected
 from ablate.config.build import plain
 from ablate.config.schema import Evaluate
 from ablate.errors import UserError
 from ablate.experiment.cost import START_SECONDS, wall_seconds
 from ablate.experiment.gpu_fit import CERTAIN, Need, check_fits
-from ablate.experiment.pace import FLOPS_PER_SECOND, NOTHING, OTHERS, Work, eval_flops, pace
+from ablate.experiment.pace import (
+    FLOPS_PER_SECOND,
+    NOTHING,
+    OTHERS,
+    Done,
+    Work,
+    eval_flops,
+    keep,
+    pace,
+    probed,
+)
+from ablate.experiment.request import plan_grid
+from ablate.probing import probes
 from ablate.progress import Shown
 from ablate.results.store import Store
+from ablate.sweep import Workers
 from tests import stored, toys
 from tests.levels import cell
 
@@ -125,3 +139,92 @@ def test_a_sweep_refuses_what_its_gpu_cannot_hold():
     with pytest.raises(UserError, match=r"adapter=full: .*40 GB.*_checkpointing=true \(20 GB\)$"):
         check_fits([(named, far)], size)
     check_fits([(SimpleNamespace(cell=cell("full")), far)], size)  # on the CPU
+
+
+class Machine:
+    """Runs that take 3 seconds, 0.5 a step and 0.01 an item; the first of a size 9 more."""
+
+    def __init__(self, fails=""):
+        self.now, self.fails, self.seen = 0.0, fails, []
+
+    def clock(self):
+        return self.now
+
+    def carry(self, cells, key, store):
+        (one,) = cells
+        steps, limit = one.train.max_steps or 0, one.evaluate.limit
+        if one.adapter.kind == self.fails:
+            raise RuntimeError("out of\nmemory")
+        train, score = 0.5 * steps + 1, 0.01 * limit * len(one.evaluate.tasks) + 1
+        self.now += 1 + train + score + 9 * ((steps, limit) not in self.seen)
+        self.seen.append((steps, limit))
+        record = stored.record(
+            key,
+            config={"adapter": {"kind": one.adapter.kind}, "evaluate": plain(one.evaluate)},
+            parameters={"base": self.parameters},
+            data={"mean_length": 10.0},
+            costs={"train_seconds": train, "eval_seconds": score, "tokens_seen": 100 * steps},
+            provenance={"hardware": {"device": "cpu"}},
+        )
+        with store.writing(key) as draft:
+            (draft / "record.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def asked(tmp_path):
+    words = ["adapter=lora,full", "rank=4", "seed=0,1", "evaluate=micro", "train=micro"]
+    return [named for named in plan_grid([*words, f"out={tmp_path}/none"]).design.cells]
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_two_probes_tell_the_pace_from_what_comes_beside(asked, store):
+    machine = Machine(fails="full")
+    machine.parameters = asked[0].identity.files.parameters
+    found, failed = probes(asked, carry=machine.carry, clock=machine.clock)
+    assert {one.adapter for one in found} == {"lora", "none"}
+    assert [(c.adapter.kind, why) for c, why in failed] == [("full", "out of memory")]
+    lora = next(one for one in found if one.adapter == "lora")
+    # 100 tokens a step in 0.5 s; an item in 0.01 s; 3 seconds beside them in every run
+    assert lora.train_rate == pytest.approx(6 * machine.parameters * 100 / 0.5)
+    each = eval_flops(
+        machine.parameters, 10.0, Evaluate(name="e", tasks=("micro_knowledge",), limit=1)
+    )
+    assert lora.eval_rate == pytest.approx(each / 0.01)
+    assert lora.rest == pytest.approx(3)
+    assert {steps for steps, _ in machine.seen} <= {0, 1, 3}  # the real ones are hundreds
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_probes_count_until_such_a_run_is_recorded(store):
+    keep([Done("lora", MILLION, False, 6e8, 1e9, 3.0), Done("full", MILLION, False, 3e8, 1e9, 4.0)])
+    keep([Done("lora", MILLION, False, 6e9, 1e9, 3.0)])  # in the place of the first
+    assert len(probed()) == 2
+    found = pace(store)
+    assert found.basis([work()]) == "2 probes on this machine"
+    assert not found.recorded(work())
+    scoring = work().eval_flops / 1e9
+    assert found.seconds(work()) == pytest.approx(1 + scoring + 3)
+    assert found.seconds(work("full")) == pytest.approx(20 + scoring + 4)
+    recorded(store, "a", ended=100.0, train=20.0, score=5.0)
+    found = pace(store)
+    assert found.basis([work()]) == "1 runs recorded here and 2 probes on this machine"
+    assert found.recorded(work())
+    assert found.seconds(work()) == pytest.approx(28)  # 3 beside, of the probe
+    assert found.seconds(work("full")) == pytest.approx(20 + scoring + 4)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("text", ["", "[]", '{"HOST": [{"other": 1}]}'])
+def test_a_file_of_probes_that_is_no_such_is_none(text, tmp_path):
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    text = text.replace("HOST", socket.gethostname())
+    (tmp_path / "cache" / "probes.json").write_text(text)
+    assert probed() == ()
+
+
+def test_a_sweep_ends_with_what_was_expected_of_it():
+    estimate = SimpleNamespace(by_run=[20.0, 20.0, 30.0], seconds=70.0, basis="3 probes")
+    outcome = SimpleNamespace(processor_seconds=90.0)
+    told = expected(estimate, outcome, Workers(2))
+    assert told == ("58 s from 3 probes; processor time on this machine 90 s, expected 86 s")
+    assert expected(estimate, outcome, Workers(2, per_gpu=1)) == "58 s from 3 probes"
