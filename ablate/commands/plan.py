@@ -155,7 +155,7 @@ def _costs(summary: dict[str, Any]) -> Iterator[str]:
         f"about {duration(summary['core_seconds'])} of one worker, "
         f"{summary['memory_mb']:,} MB of memory a run (from {summary['basis']})"
     )
-    for failed in summary["not_probed"]:
+    for failed in summary.get("not_probed", ()):
         yield f"  not probed: {failed}"
     yield f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %{_several(summary)}"
     parts = ", ".join(f"{k} {_size(mb)}" for k, mb in summary["gpu_memory_parts_mb"].items())
