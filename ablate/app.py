@@ -172,7 +172,7 @@ def _workers(request: Request, workers: int | None) -> Workers:
     per_gpu = request.settings["workers_per_gpu"]
     on_gpu = any(named.cell.execution.device != "cpu" for named in request.design.cells)
     asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu)
-    return Workers(asked, per_gpu if on_gpu else 0)
+    return Workers(asked, per_gpu if on_gpu else 0, request.settings["cell_minutes"])
 
 
 def _check_scoring(plan: Design, store: Store) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from ablate import machine
+from ablate import interrupts, machine
 from ablate.errors import Halted
 from ablate.machine import MachineFault
 from ablate.results.leases import stale_seconds
@@ -161,7 +161,7 @@ class Pool:
             store.reap_all()
             raise MachineFault(f"{machine.MEMORY}: the system killed a worker")
         # A signal to stop that came to a worker alone says nothing about its cell.
-        asked = hangs or status in (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM)
+        asked = hangs or status in {s for n in interrupts.SIGNALS for s in (-n, 128 + n)}
         store.reap_all(sweep="" if asked else here().mark, how=how)
         store.clear_drafts()
         recorded = len(store.recorded())

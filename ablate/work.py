@@ -9,7 +9,9 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,9 +63,9 @@ def work(bundle: Path) -> None:
             with contextlib.ExitStack() as claims:
                 mine = [key for key in keys if claims.enter_context(_claimed(store, key, leader))]
                 beside = _beside(train_beside, keep_beside, store, {k: runs[k] for k in mine})
+                limited = _limited(run_cells, content["minutes"])
                 lost = any(
-                    _attempt(run_cells, store, key, runs[key], beside.pop(key, None))
-                    for key in mine
+                    _attempt(limited, store, key, runs[key], beside.pop(key, None)) for key in mine
                 )
             if lost:
                 _leave(leader)
@@ -119,6 +121,32 @@ def _beside(
         text = " ".join(str(error).split())
         print(f"{len(fresh)} cells train one after another: {text}", file=sys.stderr)
         return {}
+
+
+class TimeOut(BaseException):
+    """A cell took longer than `cell_minutes`."""
+
+    kind = "timeout"  # of failure
+
+
+def _limited(run_cells: Callable[..., None], minutes: float | None) -> Callable[..., None]:
+    """Return `run_cells`, which a TimeOut ends after so many minutes."""
+    if minutes is None or threading.current_thread() is not threading.main_thread():
+        return run_cells
+
+    def over(number: int, frame: object) -> None:
+        raise TimeOut(f"took longer than cell_minutes={minutes:g}")
+
+    def run(*given: Any, **named: Any) -> None:
+        before = signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+        try:
+            run_cells(*given, **named)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return run
 
 
 def _attempt(

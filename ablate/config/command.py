@@ -49,6 +49,7 @@ class Command:
     out: str
     scale: str
     retry_failed: bool
+    cell_minutes: float | None
     stop_after: int | None
     skip_illegal: bool
     report: bool
@@ -67,6 +68,8 @@ class Command:
         require(ok, "gpu_gb", self.gpu_gb, "a number above 0, or null for the GPU that is here")
         ok = self.stop_after is None or self.stop_after > 0
         require(ok, "stop_after", self.stop_after, "at least 1, or null")
+        ok = self.cell_minutes is None or self.cell_minutes > 0
+        require(ok, "cell_minutes", self.cell_minutes, "a number above 0, or null")
         ok = self.bundle is None
         require(ok, "bundle", self.bundle, "left out: a sweep gives it to the jobs it launches")
 

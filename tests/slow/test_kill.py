@@ -23,7 +23,7 @@ GRID = [
     "train.lr=1e-3", "train.max_steps=30", "evaluate=none", "evaluate.tasks=[micro_questions]",
     "evaluate.limit=40", "report=false",
 ]  # fmt: skip
-NOISE = ("costs", "provenance")  # time, host and process
+NOISE = ("costs", "provenance", "seal")  # time, host and process, and hashes of these
 
 
 def start(out):
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory):
 
 def kill_worker(process):
     children = psutil.Process(process.pid).children(recursive=True)
-    busy = [c for c in children if "loky" in " ".join(c.cmdline())]
+    busy = [c for c in children if "ablate.worker" in " ".join(c.cmdline())]
     if busy:
         random.choice(busy).kill()
 

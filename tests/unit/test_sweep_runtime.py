@@ -105,6 +105,22 @@ def test_a_failure_keeps_the_last_lines_of_the_log(store, monkeypatch, raised, k
     ]
 
 
+def test_a_cell_that_takes_too_long_is_a_failure(store, monkeypatch):
+    def run_cells(*_, **__):
+        while True:
+            with contextlib.suppress(Exception):  # as code of a benchmark does
+                time.sleep(0.01)
+
+    monkeypatch.setattr(work, "build", lambda tree: tree)
+    with store.claim(KEY):
+        work._attempt(work._limited(run_cells, 0.005), store, KEY, [{}])
+    [failure] = store.failures(KEY)
+    assert failure["kind"] == "timeout"
+    assert "took longer than cell_minutes=0.005" in failure["error"]
+    assert store.given_up(KEY)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 @pytest.mark.parametrize("stop", [interrupts.Interrupted(15), KeyboardInterrupt(), SystemExit(1)])
 def test_an_interruption_is_no_failure(store, monkeypatch, stop):
     for _ in range(10):
