@@ -102,6 +102,7 @@ def sweep_grid(
     *,
     workers: int | None = 1,
     loader: ConfigLoader | None = None,
+    elsewhere: bool = False,
 ) -> None:
     """Carry out the grid of Hydra `overrides` and end with the table and the report.
 
@@ -110,6 +111,7 @@ def sweep_grid(
         launch: runs bundle files and returns when they have ended.
         workers: how many cells it runs at once; None: one on each GPU, or a few on the CPU.
         loader: Hydra's own, which knows the user's folders of levels.
+        elsewhere: whether the cells may be computed on other machines, whose GPUs are not known.
 
     Raises:
         UserError: the request is wrong; nothing was trained.
@@ -120,15 +122,16 @@ def sweep_grid(
     store.prepare()
     for line in (*store.take_kept(), *store.set_damaged_aside(request.design.runs)):
         CONSOLE.print(line, soft_wrap=True, markup=False)
-    chosen = _workers(request, workers)
+    chosen = _workers(request, workers, elsewhere=elsewhere)
     absent = missing(request.design, store)
     lacking = [name for names in absent.values() for name in names]
     size, _ = gpu_size(request.settings["gpu_gb"])
     size /= max(1, chosen.per_gpu)
     estimate = cost((names[0] for names in absent.values()), store, gpu_bytes=size)
     check_disk(estimate.disk_bytes, store)
-    check_machine(name.cell for name in lacking)
-    if gpu_slots.gpus():
+    if not elsewhere:
+        check_machine(name.cell for name in lacking)
+    if gpu_slots.gpus() and not elsewhere:
         check_fits(estimate.too_large, size)
     check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))
     if request.settings["retry_failed"]:
@@ -168,10 +171,10 @@ def expected(estimate: Cost, outcome: Outcome, workers: Workers) -> str:
     return f"{told}; processor time on this machine {duration(spent)}, expected {duration(used)}"
 
 
-def _workers(request: Request, workers: int | None) -> Workers:
+def _workers(request: Request, workers: int | None, *, elsewhere: bool) -> Workers:
     per_gpu = request.settings["workers_per_gpu"]
     on_gpu = any(named.cell.execution.device != "cpu" for named in request.design.cells)
-    asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu)
+    asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu and not elsewhere)
     return Workers(asked, per_gpu if on_gpu else 0, request.settings["cell_minutes"])
 
 

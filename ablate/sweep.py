@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ablate import interrupts
 from ablate.config.build import plain
-from ablate.errors import Halted
+from ablate.errors import Halted, UserError
 from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import is_kept, missing, unrecorded, unscored_text
@@ -155,7 +155,7 @@ def _why(store: Store, key: str) -> str:
 def _launch(launch: Launch, bundles: list[Path], workers: int) -> None:
     try:
         launch(bundles, workers)
-    except (KeyboardInterrupt, SystemExit, Halted):
+    except (KeyboardInterrupt, SystemExit, Halted, UserError):
         raise
     except BaseException as error:  # any kind: joblib raises its own when a worker is killed
         print(f"the launcher stopped ({type(error).__name__}); the missing runs are launched again")

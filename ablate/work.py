@@ -30,11 +30,15 @@ from ablate.results.process import Process, here
 from ablate.results.store import Store
 
 
-def work(bundle: Path) -> None:
+def work(bundle: Path) -> bool:
     """Run the cells of one bundle file; where that is gone the sweep has ended, and so does this.
 
     Paths count from the folder of the command: a worker of an earlier sweep may stand elsewhere.
     After the loss of its GPU the worker ends: the rest of its bundle begins in a fresh process.
+
+    Returns:
+        Whether all of them were this worker's to run or had been run; False where others work on
+        some.
 
     Raises:
         MachineFault: the machine cannot go on.
@@ -44,7 +48,7 @@ def work(bundle: Path) -> None:
     try:
         content: dict[str, Any] = json.loads(bundle.read_text())
     except FileNotFoundError:
-        return
+        return True
     leader = Process(**content["sweep"])
     if content["gpu"]:
         gpu_slots.take(content["gpu"])  # before torch looks for a GPU
@@ -57,9 +61,10 @@ def work(bundle: Path) -> None:
     with interrupts.raised(), contextlib.chdir(content["here"]):
         store, runs = Store(Path(content["out"])), content["runs"]
         interrupts.follow(leader, store.claims)
+        whole = True
         for keys in [list(runs)] if content["beside"] else [[key] for key in runs]:
             if not bundle.exists():
-                return
+                return True
             with contextlib.ExitStack() as claims:
                 mine = [key for key in keys if claims.enter_context(_claimed(store, key, leader))]
                 beside = _beside(train_beside, keep_beside, store, {k: runs[k] for k in mine})
@@ -69,6 +74,8 @@ def work(bundle: Path) -> None:
                 )
             if lost:
                 _leave(leader)
+            whole = whole and len(mine) == len(keys)
+    return whole
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
 SWEEPER = "hydra_plugins.ablate_sweeper.AblateSweeper"
+PILOTS = {f"hydra_plugins.ablate_launchers.{name}" for name in ("Slurm", "Ray", "Parsl")}
 
 
 def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
@@ -176,8 +177,11 @@ class Composer:
                     f"hydra.{name}={target or node}: cannot be replaced; where cells run is set by "
                     "hydra/launcher=NAME and hydra.launcher.*"
                 )
-        if hydra.launcher.get("n_jobs") == 0:
-            raise UserError("hydra.launcher.n_jobs=0: must be a number of workers, or -1 for all")
+        jobs, pilots = hydra.launcher.get("n_jobs"), str(hydra.launcher._target_) in PILOTS
+        whole = jobs is None or (isinstance(jobs, int) and not isinstance(jobs, bool))
+        if not whole or jobs == 0 or (pilots and (jobs or 0) < 1):
+            every = "" if pilots else ", or -1 for all"
+            raise UserError(f"hydra.launcher.n_jobs={jobs}: must be a number of workers{every}")
 
     @cached_property
     def _cell_keys(self) -> dict[str, None]:

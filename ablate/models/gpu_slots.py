@@ -88,6 +88,8 @@ def workers(asked: int | None, *, per_gpu: int, on_gpu: bool) -> int:
     """
     slots = len(gpus()) * per_gpu if on_gpu else 0
     if not slots:
+        if asked is not None and asked < 0:
+            return os.cpu_count() or 1
         return CPU_WORKERS if asked is None else asked
     if asked is None or asked < 0:
         return slots

@@ -10,8 +10,6 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -22,35 +20,7 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.ablate_sweeper.AblateSweeper"},
     provider="ablate",
 )
-ConfigStore.instance().store(
-    group="hydra/launcher",
-    name="ablate_local",
-    node={"_target_": "hydra_plugins.ablate_sweeper.LocalLauncher", "n_jobs": 2},
-    provider="ablate",
-)
 JOBS, DEFAULT = "hydra.launcher.n_jobs=", "local"
-
-
-class LocalLauncher(Launcher):
-    """Runs bundles in processes of this machine (`ablate.pool`); jobs of nothing else."""
-
-    def __init__(self, n_jobs: int) -> None:
-        self.n_jobs = n_jobs
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Keep nothing: workers compose no configuration."""
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run the jobs whose overrides name a bundle each; they return nothing."""
-        from ablate.config.overrides import parse
-        from ablate.pool import launch
-
-        launch([Path(parse(bundle).value()) for bundle, *_ in job_overrides], self.n_jobs)
-        return []
 
 
 class AblateSweeper(Sweeper):
@@ -68,7 +38,13 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from ablate.app import sweep_grid
 
-        return sweep_grid(arguments, self._launch, workers=self._workers(), loader=self.loader)
+        return sweep_grid(
+            arguments,
+            self._launch,
+            workers=self._workers(),
+            loader=self.loader,
+            elsewhere=getattr(self.launcher, "elsewhere", False),
+        )
 
     def _workers(self) -> int | None:
         """Return the launcher's n_jobs, 1 of one that has none; None where the user set none."""
@@ -76,6 +52,8 @@ class AblateSweeper(Sweeper):
         if not isinstance(jobs, int):
             return 1
         hydra = self.config.hydra
+        if hydra.runtime.choices.get("hydra/launcher") == "gpus":
+            _check_gpus()
         given = any(line.lstrip("+").startswith(JOBS) for line in hydra.overrides.hydra)
         chosen = hydra.runtime.choices.get("hydra/launcher")
         return None if chosen == DEFAULT and not given else jobs
@@ -84,8 +62,9 @@ class AblateSweeper(Sweeper):
         from ablate.config.overrides import spell
         from ablate.errors import Halted
 
-        if isinstance(self.launcher, LocalLauncher):
-            self.launcher.n_jobs = workers
+        if start := getattr(self.launcher, "start", None):  # one of ours
+            start(bundles, workers)
+            return
         if isinstance(kept := getattr(self.launcher, "joblib", None), dict):
             kept["n_jobs"] = workers
         jobs = [[f"bundle={spell(path)}", f"out={spell(path.parent.parent)}"] for path in bundles]
@@ -93,3 +72,11 @@ class AblateSweeper(Sweeper):
         for job in self.launcher.launch(jobs, initial_job_idx=0) or ():
             if isinstance(error := getattr(job, "_return_value", None), Halted):
                 raise error
+
+
+def _check_gpus() -> None:
+    from ablate.errors import UserError
+    from ablate.models.gpu_slots import gpus
+
+    if not gpus():
+        raise UserError("hydra/launcher=gpus: there is no GPU here; local computes on the CPU too")

@@ -157,7 +157,7 @@ def test_a_machine_without_a_gpu_is_as_it_was(machine, monkeypatch):
     machine("")
     monkeypatch.setattr(gpu_slots, "PROC", gpu_slots.PROC / "absent")
     assert gpu_slots.workers(None, per_gpu=1, on_gpu=True) == gpu_slots.CPU_WORKERS
-    assert gpu_slots.workers(-1, per_gpu=1, on_gpu=True) == -1
+    assert gpu_slots.workers(-1, per_gpu=1, on_gpu=True) == os.cpu_count()
 
 
 def test_processes_of_a_launcher_of_ranks_are_refused(monkeypatch, capsys):

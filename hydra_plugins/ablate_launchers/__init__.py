@@ -1,0 +1,85 @@
+"""Hydra's side of where cells run: `hydra/launcher=` local, gpus, slurm, ray and parsl.
+
+Imports nothing of ablate or of an engine before a sweep starts: every Hydra program on the machine
+imports every plugin.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="ablate_local",
+    node={"_target_": "hydra_plugins.ablate_launchers.Local", "n_jobs": 2},
+    provider="ablate",
+)
+
+
+class BundleLauncher(Launcher):
+    """Starts workers for the bundles of a sweep; runs jobs of nothing else."""
+
+    elsewhere: bool  # whether workers may run on other machines than this one
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep nothing: workers compose no configuration."""
+
+    def start(self, bundles: Sequence[Path], workers: int) -> None:
+        """Run bundle files by so many workers and return when these have ended."""
+        raise NotImplementedError
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        raise RuntimeError("this launcher runs sweeps of ablate only")
+
+
+class Local(BundleLauncher):
+    """Processes of this machine (`ablate.pool`)."""
+
+    elsewhere = False
+
+    def __init__(self, n_jobs: int) -> None:
+        """Take `n_jobs`, which the sweep reads."""
+
+    def start(self, bundles: Sequence[Path], workers: int) -> None:
+        from ablate.pool import launch
+
+        launch(bundles, workers)
+
+
+class _Pilots(BundleLauncher):
+    elsewhere = True
+    engine: str
+
+    def __init__(self, n_jobs: int, **settings: Any) -> None:
+        self._settings = settings
+
+    def start(self, bundles: Sequence[Path], workers: int) -> None:
+        from ablate.pilots.pilot import launch
+
+        plain = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in self._settings.items()
+        }
+        launch(self.engine, bundles, workers, plain)
+
+
+class Slurm(_Pilots):
+    engine = "slurm"
+
+
+class Ray(_Pilots):
+    engine = "ray"
+
+
+class Parsl(_Pilots):
+    engine = "parsl"

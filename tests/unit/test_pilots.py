@@ -1,0 +1,150 @@
+"""Pilots of a cluster: which bundles one takes, how Slurm is asked, and what a fault comes to.
+
+Slurm's commands are scripts here that answer as Slurm 22.05 does; the real ones are run by
+`tests/slow/test_clusters.py`.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ablate.errors import Halted, UserError
+from ablate.machine import MachineFault
+from ablate.pilots import __main__ as process
+from ablate.pilots import pilot, slurm
+
+SBATCH = """
+echo "$@" >> $LOG
+count=$(ls $STATE | wc -l)
+touch $STATE/$((7 + count))
+echo "Submitted batch job $((7 + count))"
+"""
+SQUEUE = """
+if [ -e $STATE/../away ]; then rm $STATE/../away; echo "slurm_load_jobs error: down" >&2; exit 1; fi
+ls $STATE
+"""
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Return the folder whose files are the jobs in the queue."""
+    jobs, programs = tmp_path / "jobs", tmp_path / "bin"
+    jobs.mkdir()
+    programs.mkdir()
+    scripts = {
+        "sbatch": SBATCH,
+        "squeue": SQUEUE,
+        "scancel": 'for job in "$@"; do rm $STATE/$job; done',
+        "scontrol": 'echo "MaxArraySize            = 4"',
+    }
+    for name, text in scripts.items():
+        path = programs / name
+        path.write_text(f"#!/bin/bash\nSTATE={jobs}\nLOG={tmp_path}/log\n{text}")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    return jobs
+
+
+@pytest.fixture
+def order(tmp_path):
+    folder = tmp_path / "out" / "bundles"
+    folder.mkdir(parents=True)
+    bundles = [folder / f"{number}.json" for number in range(5)]
+    for bundle in bundles:
+        bundle.touch()
+    path = folder / "pilots.list"
+    path.write_text("\n".join(map(str, bundles)))
+    return path
+
+
+# -- a pilot's way through the bundles ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, "01234"), (1, "23401")])
+def test_a_pilot_begins_at_its_part_and_goes_once_through_all(order, monkeypatch, number, expected):
+    seen = []
+    monkeypatch.setattr("ablate.work.work", lambda bundle: bool(seen.append(bundle.stem)) or True)
+    assert process.main(order, number, 2) == 0
+    assert "".join(seen) == expected
+    assert not list(order.parent.glob("*.json"))
+
+
+def test_a_bundle_that_others_work_on_stays(order, monkeypatch):
+    monkeypatch.setattr("ablate.work.work", lambda bundle: bundle.stem != "3")
+    assert process.main(order, 0, 1) == 0
+    assert [path.stem for path in order.parent.glob("*.json")] == ["3"]
+
+
+def test_a_fault_of_a_pilots_machine_stops_the_sweep_in_its_words(order, monkeypatch):
+    bundles = [order.with_name(f"{number}.json") for number in range(5)]
+
+    def fails(bundle):
+        raise MachineFault("no space left on device")
+
+    def run(path, count, settings):
+        assert (count, settings) == (3, {"a": 1})
+        assert process.main(path, 0, count) == 3
+
+    monkeypatch.setattr("ablate.work.work", fails)
+    monkeypatch.setattr(slurm, "run", run)
+    with pytest.raises(Halted, match="no space left"):
+        pilot.launch("slurm", bundles, 3, {"a": 1})
+    assert sorted(path.name for path in order.parent.iterdir()) == sorted(
+        [*(bundle.name for bundle in bundles), order.name]
+    )
+
+
+def test_a_stopped_pilot_ends_its_child(monkeypatch):
+    slow = [sys.executable, "-c", "import time; time.sleep(60)"]
+    one = pilot.Pilot()
+    one._child = subprocess.Popen(slow)
+    one.stop()
+    assert one._child.poll() is not None
+    assert pickle.loads(pickle.dumps(one))._child is None
+
+
+# -- Slurm ----------------------------------------------------------------------------------------
+
+
+def test_more_tasks_than_an_array_may_have_are_several_arrays(order, commands):
+    assert slurm.submit(order, 7, {"time": 5, "partition": "main"}) == {"7", "8", "9"}
+    scripts = sorted((order.parent.parent / "slurm").rglob("*_submission.sh"))
+    texts = [path.read_text() for path in scripts]
+    assert sum("--array=0-2%" in text for text in texts) == 2
+    assert all("--partition=main" in text and "--time=5" in text for text in texts)
+
+
+def test_a_controller_that_is_away_for_a_moment_ends_no_job(order, commands, capfd):
+    (commands.parent / "away").touch()
+    (commands / "7").touch()
+    ended = subprocess.Popen(["bash", "-c", f"sleep 1; rm {commands}/7"])
+    started = time.monotonic()
+    slurm._wait({"7"}, 0.05)
+    assert time.monotonic() - started > 0.5
+    ended.wait()
+    assert "squeue: slurm_load_jobs error: down" in capfd.readouterr().err
+
+
+def test_an_interrupted_sweep_cancels_its_jobs_alone(order, commands, monkeypatch):
+    (commands / "1").touch()
+    monkeypatch.setattr(slurm, "_wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        slurm.run(order, 3, {"time": 5, "partition": None, "poll_seconds": 1.0})
+    assert [path.name for path in commands.iterdir()] == ["1"]
+
+
+def test_where_slurm_is_not_is_one_line(order, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*(sbatch|scontrol|srun)"):
+        slurm.run(order, 1, {"time": 5})
+
+
+@pytest.mark.parametrize("engine", ["ray", "parsl"])
+def test_an_engine_that_is_not_installed_is_one_line(order, monkeypatch, engine):
+    monkeypatch.setitem(sys.modules, engine, None)
+    with pytest.raises(UserError, match=rf"pip install 'ablate\[{engine}\]'"):
+        pilot.launch(engine, [order.with_name("0.json")], 1, {"provider": "local", "address": None})
