@@ -233,6 +233,13 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
         CONSOLE.print(f"report: {page}", soft_wrap=True)
 
 
+def _is_strange(folder: Path) -> bool:
+    """Return whether `folder` is none, or holds what is neither a file nor a folder."""
+    if not folder.is_dir():
+        return os.path.lexists(folder)
+    return not all(path.is_file() or path.is_dir() for path in folder.rglob("*"))
+
+
 def _report(results: Path, *, study: str | None) -> Path | None:
     """Return the page of the report; it is written unless one of this table is there, whole."""
     folder = results.parent / "report"
@@ -242,7 +249,7 @@ def _report(results: Path, *, study: str | None) -> Path | None:
     from analysis.report.build import build
 
     try:
-        if folder.exists() and not folder.is_dir():
+        if _is_strange(folder):
             set_aside(folder, results.parent / "damaged")
         try:
             page = build(results, folder, study=study)

@@ -15,6 +15,7 @@ from ablate.commands import (
     reproduce,
     run,
     status,
+    store,
     sweep,
     tokens,
     tune,
@@ -24,7 +25,9 @@ from ablate.commands.verb import HELP, OVERRIDES
 from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
 
-MODULES = (run, sweep, plan, status, tokens, report, reproduce, export, verify, tune, pretrain)
+MODULES = (
+    run, sweep, plan, status, tokens, report, reproduce, export, store, verify, tune, pretrain
+)  # fmt: skip
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,6 @@ def amend(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> 
     known = with_score_keys(pd.read_parquet(folder / ITEMS), record["scores"])
     new = items(scores)
     kept = known[~known["score_key"].isin(new["score_key"].unique())]
-    buffer = BytesIO()
-    pd.concat([kept, new]).to_parquet(buffer, index=False, compression="zstd")
-    files.write(folder / ITEMS, buffer.getvalue())
+    table = pd.concat([kept, new]).to_parquet(index=False, compression="zstd")
+    files.write(folder / ITEMS, table)
     files.write(folder / RECORD, text(record))

@@ -293,7 +293,8 @@ def _designs(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     damaged = []
     for path in sorted((out / "designs").glob("*.json")):
         try:
-            design, when = json.loads(path.read_text()), path.stat().st_mtime_ns
+            text = path.read_text() if path.is_file() else ""  # a pipe would be waited for
+            design, when = json.loads(text), path.stat().st_mtime_ns
         except (OSError, ValueError, RecursionError):
             design, when = None, 0
         if _is_design(design, path.stem):

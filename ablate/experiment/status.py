@@ -65,7 +65,7 @@ def _running(holder: Holder) -> str:
 
 def notices(out: Path) -> list[str]:
     """Return what else must be known of a folder: names that are damaged, results set aside."""
-    kept = sorted(path.name for path in (out / "kept").glob("*"))
+    kept = [path.name for path in Store(out).kept_results()]
     return [
         *damaged_designs(out),
         *(f"kept/{name} is a result that could not have its place in cells/" for name in kept),

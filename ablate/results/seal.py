@@ -79,7 +79,7 @@ def note_made(folder: Path, source: Path) -> None:
 def is_made(folder: Path, source: Path) -> bool:
     """Return whether the files of `folder` are those that were made from `source` as it is."""
     try:
-        about = json.loads((folder / MADE).read_bytes())
+        about = _read_json(folder / MADE)
         files = about["files"]
         return about["source"] == _mark(source)["sha256"] and not any(
             _fault_of_file(folder / name, known, every_byte=False) for name, known in files.items()
@@ -88,10 +88,16 @@ def is_made(folder: Path, source: Path) -> bool:
         return False
 
 
+def _read_json(path: Path) -> Any:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
+    return json.loads(path.read_bytes())
+
+
 def raw(folder: Path) -> dict[str, Any] | None:
     """Return what the record in `folder` says, whether or not it is whole; None if it is none."""
     try:
-        found = json.loads((folder / RECORD).read_bytes())
+        found = _read_json(folder / RECORD)
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -194,17 +194,43 @@ class Store:
             if path.parent.is_file() or (path.parent.is_symlink() and not path.parent.exists()):
                 set_aside(path.parent, self.damaged)
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
+            if path.exists() and not path.is_file():
                 set_aside(path, self.damaged)
             if not path.exists() or path.read_bytes() != content:
                 write(path, content)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
+    def take(self, key: str, folder: Path) -> None:
+        """Make a copy of the record of `key` in `folder`, of another store, ours."""
+        with _draft(self.cells, key) as draft:
+            shutil.copytree(folder, draft, dirs_exist_ok=True)
+            _seal(draft)
+            _flush(draft)
+            self._settle(draft, key)
+
+    def migrate(self, key: str) -> bool:
+        """Write the record of `key` in today's schema if it is an older one; say whether it was."""
+        found = seal.raw(self.folder(key)) or {}
+        if "seal" in found or self.record(key) is None:
+            return False
+        with self.claim(key) as mine:
+            if mine and (record := self.record(key)):
+                self.amend(key, record)
+        return mine
+
+    def kept_results(self) -> list[Path]:
+        """Return what is under `kept/`."""
+        return sorted(self.kept.glob("*"))
+
+    def damaged_failures(self) -> list[Path]:
+        """Return the files of failed attempts that say nothing."""
+        return [path for path in sorted(self.failed.glob("[!.]*")) if _failure(path) is None]
+
     def take_kept(self) -> list[str]:
         """Give results under `kept/` their places; return a line for each."""
         told = []
-        for state in sorted(self.kept.glob("*")) if self.kept.is_dir() else ():
+        for state in self.kept_results():
             key = str((seal.raw(state) or {}).get("train_key", ""))
             if not key or seal.read(state, key)[0] is None or self.record(key) is not None:
                 continue
@@ -226,7 +252,10 @@ class Store:
         """
         told = []
         for key in keys:
-            fault = self.fault(key, every_byte=every_byte)
+            found, fault = seal.read(self.folder(key), key, every_byte=every_byte)
+            if found is not None:
+                with contextlib.suppress(OSError):
+                    seal.retime(found, self.folder(key))
             if seal.DENIED in fault:
                 raise UserError(
                     f"{self.folder(key)}: {fault}; its owner may allow it by chmod -R a+rX"
@@ -418,7 +447,7 @@ class Store:
 def _failure(path: Path) -> dict[str, Any] | None:
     """Return what a file says of a failed attempt; None where it is damaged and says nothing."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
     parts = ("kind", "error", "train_key")

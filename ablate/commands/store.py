@@ -1,0 +1,92 @@
+"""`ablate store`: checks, repairs, merges and exports a folder of results."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from ablate.commands.verb import Flag, Verb
+from ablate.errors import UserError, unknown
+from ablate.terminal import CONSOLE
+
+TASKS = ("check", "repair", "merge", "export")
+FORMATS = ("parquet", "datasets", "every_eval_ever")
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    if not rest:
+        raise UserError(f"ablate store: say what to do: one of {', '.join(TASKS)}")
+    task, folders = rest[0], [Path(word.removeprefix("out=")) for word in rest[1:]]
+    if task not in TASKS:
+        raise unknown("ablate store", task, TASKS)
+    if not folders or (task == "merge") != (len(folders) > 1):
+        takes = "the folder to merge into and those to take" if task == "merge" else "one folder"
+        raise UserError(f"ablate store {task}: takes {takes}")
+    for option in ("to", "format"):
+        if getattr(given, option) is not None and task != "export":
+            raise UserError(f"--{option}: belongs to ablate store export")
+    return {"check": _check, "repair": _repair, "merge": _merge, "export": _export}[task](
+        folders, given
+    )
+
+
+def _check(folders: list[Path], _: argparse.Namespace) -> int:
+    from ablate.experiment.upkeep import check
+
+    found = check(folders[0])
+    _print(found or [f"{folders[0]}: all is as it was written"])
+    return 1 if found else 0
+
+
+def _repair(folders: list[Path], _: argparse.Namespace) -> int:
+    from ablate.experiment.upkeep import repair
+
+    done = list(repair(folders[0]))
+    _print(done or [f"{folders[0]}: nothing to repair"])
+    return 0
+
+
+def _merge(folders: list[Path], _: argparse.Namespace) -> int:
+    from ablate.experiment.upkeep import merge
+
+    done = list(merge(folders[0], folders[1:]))
+    _print(done or [f"{folders[0]}: has all of it already"])
+    return 0
+
+
+def _export(folders: list[Path], given: argparse.Namespace) -> int:
+    from ablate.experiment.upkeep import export
+
+    if given.to is None:
+        raise UserError("ablate store export: needs a folder to write: --to DIR")
+    count = export(folders[0], Path(given.to), given.format or FORMATS[0])
+    CONSOLE.print(f"written: {count} records to {given.to}", soft_wrap=True)
+    return 0
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+VERB = Verb(
+    name="store",
+    summary="check, repair, merge or export a folder of results",
+    about=(
+        "check reads every byte of a folder of results and names what is damaged; repair moves "
+        "that to damaged/, for the next sweep to train again; merge takes what other folders have; "
+        "export writes it for other programs. Exit status 1 where check found damage."
+    ),
+    words="check|repair|merge|export DIR [DIR ...]",
+    options=(
+        Flag("--to", "of export: the folder to write, new or empty", "DIR"),
+        Flag("--format", "of export: parquet (default), datasets, every_eval_ever", "FORMAT", str,
+             FORMATS),
+    ),
+    examples=(
+        "ablate store check results/mine",
+        "ablate store repair results/mine",
+        "ablate store merge results/both results/mine results/yours",
+        "ablate store export results/mine --format every_eval_ever --to eee",
+    ),
+    run=_run,
+)  # fmt: skip

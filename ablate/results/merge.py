@@ -1,0 +1,111 @@
+"""What another folder of results has, taken over: equal records once, different ones apart."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablate.results import files, seal
+from ablate.results.items import SCORE_KEY, with_score_keys
+from ablate.results.record import upgraded
+from ablate.results.store import Store
+
+ITEMS = "items.parquet"
+COURSE = ("final_train_loss", "grad_norm_mean", "clipped_share")  # costs that are no times
+APART = "apart"  # folder of records that differ from ours of the same run
+
+
+def merge(into: Store, source: Store) -> Iterator[str]:
+    """Take over what `source` has, which is not changed; yield a line for each record and design.
+
+    A run that both have is kept once where its training and its common scores are equal, with the
+    scores of both. Where they differ ours stays, and theirs is copied to `apart/`.
+    """
+    for key in source.present():
+        folder = source.folder(key)
+        found, fault = seal.read(folder, key, every_byte=True)
+        if found is None:
+            yield f"{folder}: is damaged ({fault}): not taken"
+            continue
+        yield from _take(into, key, folder, upgraded(found))
+    yield from _designs(into, source)
+
+
+def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Iterator[str]:
+    ours = into.record(key)
+    if ours is None:
+        yield from into.set_damaged_aside([key])
+        with into.claim(key) as mine:
+            if mine:
+                into.take(key, folder)
+        yield f"taken: {key}" if mine else f"{key}: is being trained here: not taken"
+        return
+    differs = difference(ours, theirs)
+    if differs:
+        place = _keep_apart(into, key, folder)
+        yield f"{key}: {folder} differs in {differs}: it is kept in {place}"
+        return
+    further = sorted({s["score_key"] for s in theirs["scores"]} - set(ours["score_keys"]))
+    if further:
+        _add(into, key, folder, {"ours": ours, "theirs": theirs}, further)
+        yield f"{key}: {len(further)} further scores taken"
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return in what two records of one run differ beside times and machines; empty if nothing."""
+    if ours["parameters"].get("trainable") != theirs["parameters"].get("trainable"):
+        return "the trained parameters"
+    for name in COURSE:
+        if ours["costs"].get(name) != theirs["costs"].get(name):
+            return f"{name} ({ours['costs'].get(name)} here, {theirs['costs'].get(name)} there)"
+    known = {(s["score_key"], s["task"], s["metric"]): s for s in ours["scores"]}
+    for score in theirs["scores"]:
+        own = known.get((score["score_key"], score["task"], score["metric"]))
+        if own is not None and own["value"] != score["value"]:
+            return (
+                f"{score['task']} {score['metric']} ({own['value']} here, {score['value']} there)"
+            )
+    return ""
+
+
+def _keep_apart(into: Store, key: str, folder: Path) -> Path:
+    """Return where a copy of `folder` is kept: it is copied once, however often it is merged."""
+    apart = into.out / APART
+    apart.mkdir(exist_ok=True)
+    content = (folder / seal.RECORD).read_bytes()
+    for known in apart.glob(f"{key}*"):
+        if (known / seal.RECORD).read_bytes() == content:
+            return known
+    place = files.free_name(apart, key)
+    shutil.copytree(folder, place)
+    return place
+
+
+def _add(
+    into: Store, key: str, folder: Path, records: Mapping[str, Any], further: list[str]
+) -> None:
+    """Add the scores `further` of the record in `folder` to ours, with their items."""
+    ours, theirs = records["ours"], records["theirs"]
+    scores = [s for s in theirs["scores"] if s["score_key"] in further]
+    with into.amending(key) as draft:
+        own = with_score_keys(pd.read_parquet(draft / ITEMS), ours["scores"])
+        new = with_score_keys(pd.read_parquet(folder / ITEMS), theirs["scores"])
+        table = pd.concat([own, new[new[SCORE_KEY].isin(further)]])
+        files.write(draft / ITEMS, table.to_parquet(index=False, compression="zstd"))
+        changed = ours | {
+            "scores": [*ours["scores"], *scores],
+            "score_keys": sorted({*ours["score_keys"], *further}),
+        }
+        files.write(draft / seal.RECORD, seal.text(changed))
+
+
+def _designs(into: Store, source: Store) -> Iterator[str]:
+    """Copy the names of their grids, with their times, by which names are ordered."""
+    folder = into.out / "designs"
+    folder.mkdir(exist_ok=True)
+    for path in sorted((source.out / "designs").glob("*.json")):
+        if path.is_file() and not (folder / path.name).exists():
+            shutil.copy2(path, folder / path.name)
+            yield f"taken: the names of a grid, designs/{path.name}"
