@@ -13,10 +13,11 @@ def record(key, **content):
     return parts | {"train_key": key} | content
 
 
-def fill(folder, key, **content):
+def fill(folder, key, *, items=None, **content):
     """Write such a record with its tables into a folder that is there."""
-    for name in ("items", "history"):
-        pd.DataFrame({"score": [1.0]}).to_parquet(folder / f"{name}.parquet")
+    empty = pd.DataFrame({"score": [1.0]})
+    for name, table in {"items": empty if items is None else items, "history": empty}.items():
+        table.to_parquet(folder / f"{name}.parquet")
     (folder / "config.yaml").write_text("{}")
     (folder / "record.json").write_text(json.dumps(record(key, **content)))
     return folder

@@ -84,7 +84,6 @@ VERB = Verb(
     ),
     examples=(
         "ablate store check results/mine",
-        "ablate store repair results/mine",
         "ablate store merge results/both results/mine results/yours",
         "ablate store export results/mine --format every_eval_ever --to eee",
     ),

@@ -39,7 +39,9 @@ def parquet(store: Store, keys: Sequence[str], to: Path) -> None:
 def describe(runs: int, to: Path) -> None:
     """Make `to`, with tables in data/, a folder that `datasets.load_dataset(to, TABLE)` reads."""
     names = ("scores", "runs", *TABLES)
-    configs = [{"config_name": n, "data_files": f"data/{n}.parquet"} for n in names]
+    configs: list[dict[str, str | bool]] = [
+        {"config_name": name, "data_files": f"data/{name}.parquet"} for name in names
+    ]
     configs[0]["default"] = True
     head = yaml.safe_dump({"configs": configs}, sort_keys=False)
     told = (

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablate.results import files, seal
 from ablate.results.items import SCORE_KEY, with_score_keys
-from ablate.results.record import upgraded
+from ablate.results.record import RECORD, text, upgraded
 from ablate.results.store import Store
 
 ITEMS = "items.parquet"
@@ -74,9 +74,9 @@ def _keep_apart(into: Store, key: str, folder: Path) -> Path:
     """Return where a copy of `folder` is kept: it is copied once, however often it is merged."""
     apart = into.out / APART
     apart.mkdir(exist_ok=True)
-    content = (folder / seal.RECORD).read_bytes()
+    content = (folder / RECORD).read_bytes()
     for known in apart.glob(f"{key}*"):
-        if (known / seal.RECORD).read_bytes() == content:
+        if (known / RECORD).read_bytes() == content:
             return known
     place = files.free_name(apart, key)
     shutil.copytree(folder, place)
@@ -98,7 +98,7 @@ def _add(
             "scores": [*ours["scores"], *scores],
             "score_keys": sorted({*ours["score_keys"], *further}),
         }
-        files.write(draft / seal.RECORD, seal.text(changed))
+        files.write(draft / RECORD, text(changed))
 
 
 def _designs(into: Store, source: Store) -> Iterator[str]:

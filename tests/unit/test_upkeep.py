@@ -1,0 +1,207 @@
+"""`ablate store`: checked, repaired, merged and exported folders of results."""
+
+import json
+import os
+import shutil
+
+import datasets
+import jsonschema
+import pandas as pd
+import pytest
+
+from ablate import cli
+from ablate.errors import UserError
+from ablate.experiment import upkeep
+from ablate.results import seal
+from ablate.results.items import with_score_keys
+from ablate.results.store import Store
+from tests import stored
+from tests.imports import ROOT
+
+KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
+SCHEMAS = ROOT / "tests" / "oracles" / "every_eval_ever"
+
+
+def score(key, value=0.5, n=2, **more):
+    about = {"version": "1", "unit": "fraction", "higher_is_better": True, "se": 0.5}
+    return (
+        about | {"score_key": key, "task": "quiz", "metric": "acc", "value": value, "n": n} | more
+    )
+
+
+def items(*keys, answered=True):
+    rows = [(k, "quiz", "acc", doc, float(doc)) for k in keys for doc in range(2)]
+    frame = pd.DataFrame(rows, columns=["score_key", "task", "metric", "doc_id", "score"])
+    said = {"prompt_hash": "ab", "gold": "yes", "output": ["no", "yes"] * len(keys)}
+    return frame.assign(**said) if answered else frame
+
+
+def folder(path, **records):
+    """A folder of results with a sealed record under every key."""
+    store = Store(path)
+    store.prepare()
+    for key, scores in records.items():
+        names = [one["score_key"] for one in scores]
+        config = {"model": {"source": "hub", "path": "org/tiny", "name": "tiny"},
+                  "adapter": {"name": "lora"}, "rank": 2}  # fmt: skip
+        with store.writing(key) as draft:
+            stored.fill(draft, key, items=items(*names), scores=scores, score_keys=names,
+                        config=config, costs={"final_train_loss": 1.0})  # fmt: skip
+    return store
+
+
+def test_a_changed_byte_is_found_by_check_and_moved_away_by_repair(tmp_path, capsys):
+    store = folder(tmp_path / "out", **{KEY: [score("s")], OTHER: [score("t")]})
+    assert cli.main(["store", "check", str(store.out)]) == 0
+    file = store.folder(KEY) / "items.parquet"
+    when, content = file.stat(), bytearray(file.read_bytes())
+    content[9] ^= 1
+    file.write_bytes(bytes(content))
+    os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert store.record(KEY)  # size and time are as they were: only every byte tells
+    capsys.readouterr()
+    assert cli.main(["store", "check", str(store.out)]) == 1
+    assert f"cells/{KEY} is damaged: items.parquet has been changed" in capsys.readouterr().out
+    assert cli.main(["store", "repair", str(store.out)]) == 0
+    assert store.recorded() == [OTHER]
+    assert [p.name for p in store.damaged.iterdir()] == [KEY]
+    assert cli.main(["store", "check", str(store.out)]) == 0
+
+
+def test_a_copy_with_other_times_is_whole_and_repair_gives_it_the_times_again(tmp_path):
+    store = folder(tmp_path / "out", **{KEY: [score("s")]})
+    copy = Store(tmp_path / "copy")
+    shutil.copytree(store.out, copy.out, copy_function=shutil.copyfile)
+    file = copy.folder(KEY) / "items.parquet"
+    assert copy.record(KEY) == store.record(KEY)
+    assert file.stat().st_mtime_ns != (store.folder(KEY) / "items.parquet").stat().st_mtime_ns
+    list(upkeep.repair(copy.out))
+    known = seal.raw(copy.folder(KEY))["seal"]["files"]["items.parquet"]["changed_us"]
+    assert file.stat().st_mtime_ns // 1000 == known
+
+
+def test_records_without_a_seal_are_read_and_sealed_by_repair(tmp_path):
+    stored.put(tmp_path, KEY, items=items("s"), scores=[score("s")], score_keys=["s"])
+    store = Store(tmp_path)
+    before = store.record(KEY)
+    assert before["schema"] == 3
+    assert "seal" not in seal.raw(store.folder(KEY))
+    assert "1 records of an older schema have a seal now" in list(upkeep.repair(tmp_path))
+    assert store.record(KEY) == before
+    assert list(upkeep.repair(tmp_path)) == []
+
+
+def test_permissions_are_those_of_the_umask(tmp_path):
+    old = os.umask(0o022)
+    try:
+        store = folder(tmp_path / "out", **{KEY: [score("s")]})
+    finally:
+        os.umask(old)
+    assert {oct(p.stat().st_mode & 0o777) for p in store.out.rglob("*") if p.is_dir()} == {"0o755"}
+    assert {oct(p.stat().st_mode & 0o777) for p in store.folder(KEY).iterdir()} == {"0o644"}
+
+
+def test_equal_records_are_merged_once_and_further_scores_are_taken(tmp_path):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s"), score("t")], OTHER: [score("s")]})
+    before = sorted((p, p.stat().st_mtime_ns) for p in yours.out.rglob("*"))
+    told = list(upkeep.merge(mine.out, [yours.out]))
+    assert told == [f"{KEY}: 1 further scores taken", f"taken: {OTHER}"]
+    assert list(upkeep.merge(mine.out, [yours.out])) == []
+    assert sorted((p, p.stat().st_mtime_ns) for p in yours.out.rglob("*")) == before
+    for key in (KEY, OTHER):
+        assert mine.record(key)["scores"] == yours.record(key)["scores"]
+        assert mine.fault(key, every_byte=True) == ""
+        ours, theirs = (pd.read_parquet(s.folder(key) / "items.parquet") for s in (mine, yours))
+        pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs)
+
+
+def test_different_records_of_one_run_are_kept_apart(tmp_path):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s", 0.5)]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s", 0.25)]})
+    for _ in range(2):  # again: it is not copied twice
+        (told,) = upkeep.merge(mine.out, [yours.out])
+        assert "differs in quiz acc (0.5 here, 0.25 there)" in told
+    assert mine.record(KEY)["scores"][0]["value"] == 0.5
+    (apart,) = (mine.out / "apart").iterdir()
+    assert json.loads((apart / "record.json").read_text())["scores"][0]["value"] == 0.25
+    (yours.folder(KEY) / "record.json").write_text("{")
+    (told,) = upkeep.merge(mine.out, [yours.out])
+    assert told.endswith("is damaged (record.json is no JSON): not taken")
+
+
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+def test_tables_that_are_exported_hold_every_item_and_run(tmp_path, form):
+    store = folder(tmp_path / "out", **{KEY: [score("s")], OTHER: [score("s"), score("t")]})
+    assert upkeep.export(store.out, tmp_path / "to", form) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "to"]
+    if form == "datasets":
+        told = {
+            name: datasets.load_dataset(
+                str(tmp_path / "to"), name, split="train", cache_dir=str(tmp_path / "cache")
+            ).to_pandas()
+            for name in ("items", "runs", "history")
+        }
+    else:
+        names = ("items", "runs", "history")
+        told = {n: pd.read_parquet(tmp_path / "to" / f"{n}.parquet") for n in names}
+    assert told["items"].groupby("train_key").size().to_dict() == {KEY: 2, OTHER: 4}
+    assert told["items"]["score"].tolist() == [0.0, 1.0] * 3
+    assert told["runs"]["train_key"].tolist() == [KEY, OTHER]
+    assert len(told["history"]) == 2
+
+
+def test_every_eval_ever_is_as_its_schemas_say(tmp_path):
+    unit = {"unit": "nats", "higher_is_better": False, "task": "heldout"}
+    measure = {"higher_is_better": None, "task": "distance"}
+    scores = [score("s"), score("t", **unit), score("u", **measure)]
+    store = folder(tmp_path / "out", **{KEY: scores})
+    upkeep.export(store.out, tmp_path / "to", "every_eval_ever")
+    (file,) = (tmp_path / "to").rglob("*.json")
+    found = json.loads(file.read_text())
+    jsonschema.validate(found, json.loads((SCHEMAS / "eval.schema.json").read_text()))
+    assert found["model_info"]["id"] == f"org/tiny-{KEY}"
+    assert [one["evaluation_name"] for one in found["evaluation_results"]] == ["quiz", "heldout"]
+    assert [r["metric_config"]["lower_is_better"] for r in found["evaluation_results"]] == [
+        False,
+        True,
+    ]
+    lines = tmp_path / "to" / found["detailed_evaluation_results"]["file_path"]
+    schema = json.loads((SCHEMAS / "instance_level_eval.schema.json").read_text())
+    every = [json.loads(line) for line in lines.read_text().splitlines()]
+    for line in every:
+        jsonschema.validate(line, schema)
+    assert [(e["output"]["raw"], e["evaluation"]["is_correct"]) for e in every] == [
+        (["no"], False),
+        (["yes"], True),
+    ]
+
+
+def test_items_of_two_limits_that_state_no_score_are_told_apart_by_their_number():
+    scores = [score("few", n=2), score("many", n=3)]
+    docs = [0, 1, 0, 1, 2]
+    table = pd.DataFrame({"task": "quiz", "metric": "acc", "doc_id": docs, "score": 1.0})
+    assert with_score_keys(table, scores)["score_key"].tolist() == ["few"] * 2 + ["many"] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say what to do"),
+        (["chekc", "x"], "Did you mean 'check'"),
+        (["check"], "takes one folder"),
+        (["merge", "x"], "takes the folder to merge into"),
+        (["check", "nowhere"], "no folder of results"),
+        (["check", "x", "--to", "y"], "belongs to ablate store export"),
+        (["export", "nowhere"], "--to DIR"),
+    ],
+)
+def test_a_wrong_request_is_one_line(words, said, capsys):
+    assert cli.main(["store", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_export_does_not_write_over_anything(tmp_path):
+    store = folder(tmp_path / "out", **{KEY: [score("s")]})
+    with pytest.raises(UserError, match="is there already"):
+        upkeep.export(store.out, store.out, "parquet")
