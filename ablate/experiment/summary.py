@@ -42,7 +42,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "failed": len(failed),
         "to_do": len(todo),
         "to_train": estimate.trains,
-        "damaged": damaged(plan.runs, store),
+        "damaged": damaged([*todo, *failed], store),
         "adapters": _adapters(plan),
         "models": _models(plan),
         "own_rates": list(request.own_rates),
