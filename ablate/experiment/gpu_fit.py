@@ -10,7 +10,7 @@ from ablate.adapters.optimizers import check_offload
 from ablate.config.schema import Cell, Optimizer
 from ablate.errors import UserError
 from ablate.experiment.design import Named
-from ablate.experiment.gpu_memory import gpu_parts, largest_pass
+from ablate.experiment.gpu_memory import gpu_parts, largest_pass, side_by_side
 from ablate.experiment.labels import label
 from ablate.models.gpu_slots import gpu_bytes
 
@@ -111,8 +111,11 @@ def _cure(named: Named, changed: dict[str, Any], size: float) -> tuple[str, floa
     most = largest_pass(named.cell, named.identity.data).rows
     shrinks = _shrinks(cell)
     sizes = [None, *(most // 2**i for i in range(1, 0 if shrinks else most.bit_length()))]
-    for offload, on, rows in itertools.product((False, not changed), (False, True), sizes):
+    lanes = (None, 1) if side_by_side(cell) > 1 else (None,)
+    choices = itertools.product(lanes, (False, not changed), (False, True), sizes)
+    for fewer, offload, on, rows in choices:
         settings: dict[str, Any] = {"gradient_checkpointing": True} if on else {}
+        settings |= {"lanes": fewer} if fewer else {}
         settings |= {"micro_batch_size": rows} if rows else {}
         settings |= {"offload_optimizer": True} if offload else {}
         if offload and not _offloads(cell):

@@ -9,11 +9,15 @@
     attention     queries, keys, values and outputs; no mask is made
     logits        of the targets with a weight: log-softmax and two gradients of its size, or what
                   `training.head` takes for a tile of them where they are many
+    reference     of `regulariser.kl`: a copy of what trains of the base, and the base's predictions
     step          gradients of the masters, where that is more than a forward pass takes
+
+Cells that train side by side (`execution.lanes`) share the base and have all else each.
 
 An offloaded optimizer's moments and masters are not on the GPU. With gradient checkpointing the
 input of every block is kept, and all of one block. The largest forward pass is that of the longest
-rows. Not counted: what CUDA itself takes, and what lies between allocations (`gpu_fit.SPARE`).
+rows. Not counted: scoring, what CUDA itself takes, and what lies between allocations
+(`gpu_fit.SPARE`).
 
 Letters: T tokens of a micro-batch, K of them targets with a weight, V vocabulary, H width.
 """
@@ -27,6 +31,7 @@ from ablate.adapters.optimizers import optimizer_of
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Summary
 from ablate.experiment.design import Named
+from ablate.experiment.lanes import obstacle
 from ablate.models.files import ModelFiles
 from ablate.objective import objective_of, supervised
 
@@ -68,6 +73,12 @@ def gpu_parts(named: Named, *, rows: int | None = None) -> dict[str, float]:
     return {name: size for name, size in (fixed | moving).items() if size}
 
 
+def side_by_side(cell: Cell) -> int:
+    """Return how many cells train on one copy of the base, if a grid has as many that can."""
+    alone = cell.is_base or cell.execution.lanes == 1 or obstacle(cell)
+    return 1 if alone else cell.execution.lanes
+
+
 def largest_pass(cell: Cell, data: Summary, *, rows: int | None = None) -> Pass:
     """Return the forward pass with most tokens: of rows as long as the longest, if it is padded."""
     train, run = cell.train, cell.execution
@@ -107,16 +118,20 @@ def _carried_in(cell: Cell) -> int:
 
 def _fixed(cell: Cell, files: ModelFiles) -> dict[str, float]:
     """Return what is there from the first step to the last."""
+    cells = side_by_side(cell)
     base = registry.trained_of_base(cell, files)
-    own = registry.trainable_parameters(cell, files) - base
+    own = cells * (registry.trainable_parameters(cell, files) - base)
     linear = sum(d * k for d, k in files.linear_shapes.values())
+    held = STORED.get(cell.base_precision, EXACT) * linear  # by the base
+    held += (cells - 1) * EXACT * base  # trained ones of further cells, which have 32 bits
+    base *= cells
     rest = _carried_in(cell) * (files.parameters - linear)
     row = optimizer_of(cell.optimizer)[0]
     away = cell.execution.offload_optimizer
     half = cell.base_precision == "bf16"
     on_gpu = own if away else own + base
     return {
-        "weights": STORED.get(cell.base_precision, EXACT) * linear + rest + EXACT * own,
+        "weights": held + rest + EXACT * own,
         "gradients": float((HALF if half else EXACT) * base + EXACT * own),
         "moments": 0.0 if cell.optimizer.kind.startswith("paged_") else row.state * on_gpu,
         "masters": float(EXACT * base * (half and row.rounding == "master" and not away)),
@@ -133,12 +148,26 @@ def _forward(cell: Cell, files: ModelFiles, work: Pass) -> dict[str, float]:
         largest = max(inner, key=sum)
         activations, attention = largest[0] + len(blocks) * width * carried, largest[1]
     activations += _norm(cell, files)
+    cells = side_by_side(cell)
+    tokens, targets = cells * work.tokens, cells * work.targets
+    whole = cells if registry.method(cell.adapter).trains_base else 1
     return {
-        "copies": _copies(cell, files, blocks),
-        "activations": work.tokens * activations + work.targets * width * computed_in(cell),
-        "attention": work.tokens * attention,
-        "logits": _logits(cell, files, work.targets),
+        "copies": whole * _copies(cell, files, blocks),
+        "activations": tokens * activations + targets * width * computed_in(cell),
+        "attention": tokens * attention,
+        "logits": _logits(cell, files, targets),
+        "reference": _reference(cell, files, targets),
     }
+
+
+def _reference(cell: Cell, files: ModelFiles, targets: float) -> float:
+    """Return what `regulariser.kl` takes: autograd keeps the log-softmax of both predictions."""
+    if not cell.regulariser.kl:
+        return 0.0
+    copied = _carried_in(cell) * registry.trained_of_base(cell, files)
+    if targets * files.vocab_size < TILED_FROM:
+        return copied + targets * files.vocab_size * 2 * EXACT
+    return copied + _logits(cell, files, targets)
 
 
 def _blocks(files: ModelFiles) -> list[dict[str, tuple[int, int]]]:

@@ -13,6 +13,7 @@ from ablate.adapters.method import lora_count
 from ablate.cli import main
 from ablate.errors import UserError
 from ablate.experiment.cost import GPU_FLOPS, GPU_USED, cost
+from ablate.experiment.gpu_fit import need
 from ablate.experiment.known import CHARACTERS, Assumed, around
 from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.summary import summarise
@@ -284,3 +285,16 @@ def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) ->
     assert "GPU-hours of an A100" in shown
     assert "to download" in shown
     assert shown.count("untuned") == 4  # no rate is tuned for either model
+
+
+def test_fewer_cells_side_by_side_are_offered_where_more_do_not_fit(tmp_path: Path) -> None:
+    """A thousand forward passes of a 7B model on one card, of which one fits."""
+    request = plan(
+        "model=llama_2_7b", "dataset=alpaca", "train=alpaca", "adapter=lora", "evaluate=none",
+        "base_precision=bf16", "execution.lanes=1000", "execution.micro_batch_size=1",
+        "execution.gradient_checkpointing=true", out=tmp_path,
+    )  # fmt: skip
+    named = next(n for n in request.design.cells if not n.cell.is_base)
+    wanted = need(named, 80e9)
+    assert not wanted.fits
+    assert wanted.cures[0][0] == "execution.lanes=1"
