@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ablate.results.files import sync
 from ablate.training.checkpoints.tree import Tensors, pack, unpack
 
 STEP, DRAFT, MANIFEST, STATE = "step-", ".tmp-", "manifest.json", "state.json"
@@ -160,12 +161,3 @@ def _seal(file: Path) -> tuple[int, str]:
 def _hash(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from ablate.training.history import Result
 from ablate.training.hooks import Hooks, Steps
 from ablate.training.room import Room, generators
 
+PAGED = ("state1", "state2")  # bitsandbytes' names of the two moments
 ROOM = ("tokens", "used", "halved")  # of `Room`, what a run finds out
 
 
@@ -64,6 +65,8 @@ class Underway:
             device: that trains.
         """
         draws = generators(device, self.hooks.draws)
+        if device.type == "cuda":  # moments in memory of the host may still be written
+            torch.cuda.synchronize(device)
         return {
             "place": dataclasses.asdict(place),
             "device": device.type,
@@ -165,11 +168,24 @@ def _write_optimizer(tree: Any, optimizer: Any, model: nn.Module) -> None:
     for number, master in tree["masters"].items():
         params[int(number)].copy_(master)
     for key, value in tree["state"].items():
-        optimizer.state[params[int(key)] if key.isdecimal() else key] = value
+        place = params[int(key)] if key.isdecimal() else key
+        optimizer.state[place] = _paged(value, place, optimizer)
     for group, values in zip(optimizer.param_groups, tree["groups"], strict=True):
         group.update(values)
     for generator, state in zip(_draws(optimizer), tree["draws"], strict=True):
         generator.set_state(state)
+
+
+def _paged(state: dict[str, Any], place: Any, optimizer: Any) -> dict[str, Any]:
+    """Return the state of a parameter in memory that moves to the CPU, where bitsandbytes' is."""
+    if not getattr(optimizer, "is_paged", False):
+        return state
+    return {
+        name: optimizer.get_state_buffer(place, dtype=value.dtype).copy_(value)
+        if name in PAGED
+        else value
+        for name, value in state.items()
+    }
 
 
 def _params(optimizer: Any) -> list[Tensor]:
