@@ -1,11 +1,14 @@
 """Pilots on Ray: tasks of a cluster that exists (`address`) or that is started for this sweep."""
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
 from ablate.pilots.pilot import Pilot
+
+CONNECT_SECONDS = 10.0
 
 
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:
@@ -26,8 +29,9 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
         raise UserError("hydra/launcher=ray: pip install 'ablate[ray]'") from None
     address = settings["address"]
     try:
+        _check_address(address)
         ray.init(address=address or "local", log_to_driver=True, **(settings["init"] or {}))
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"hydra.launcher.address={address}: {text}") from None
     pilot = ray.remote(_pilot).options(
@@ -46,6 +50,13 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
         raise
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _pilot(order: str, number: int, count: int) -> int:

@@ -111,7 +111,7 @@ def test_a_time_limit_queues_the_pilot_again(slurm, tmp_path):
     """Slurm's shortest limit is a minute: cells of 20 s and more meet it."""
     cells = [word for word in CELLS if not word.startswith(("seed", "train.max", "masking"))]
     cells += ["seed=0,1", "train.max_steps=400", "masking=none"]
-    limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=40"]
+    limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=20"]
     told = ended(
         sweep(tmp_path, "slurm", *slurm[1:], "hydra.launcher.n_jobs=1", *limits, cells=cells)
     )
@@ -156,7 +156,8 @@ def test_ray_starts_a_cluster_of_its_own(tmp_path):
 
 
 @needs("ray")
-def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path):
+def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = str(Path(sys.executable).with_name("ray"))
     port = str(20_000 + os.getpid() % 20_000)
     where = f"127.0.0.1:{port}"
