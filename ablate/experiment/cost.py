@@ -58,7 +58,7 @@ class Cost:
 
     def hours_on(self, gpus: int) -> float:
         """Return the hours on several GPUs, each of which carries out whole runs."""
-        return max(sum(self.gpu_seconds) / gpus, *self.gpu_seconds, 0.0) / 3600
+        return _span(self.gpu_seconds, gpus) / 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,15 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
 
 def wall_seconds(by_run: Sequence[float], workers: int) -> float:
     """Return the time of workers that take the runs in order, each when it is free."""
-    free = [START_SECONDS] * max(1, workers)
+    return START_SECONDS + _span(by_run, workers) if by_run else 0.0
+
+
+def _span(by_run: Sequence[float], workers: int) -> float:
+    """Return when the last of the runs ends, of workers that take them in order."""
+    free = [0.0] * max(1, workers)
     for seconds in by_run:
         heapq.heapreplace(free, free[0] + seconds)
-    return max(free) if by_run else 0.0
+    return max(free)
 
 
 def _left(named: Named, store: Store) -> _Left:
