@@ -158,7 +158,8 @@ def _launch(launch: Launch, bundles: list[Path], workers: int) -> None:
     except (KeyboardInterrupt, SystemExit, Halted, UserError):
         raise
     except BaseException as error:  # any kind: joblib raises its own when a worker is killed
-        print(f"the launcher stopped ({type(error).__name__}); the missing runs are launched again")
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        print(f"the launcher stopped ({what}); the missing runs are launched again")
     finally:
         for bundle in bundles:
             bundle.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ imports every plugin.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+
+@dataclass
+class LocalConf:
+    """The settings of `Local`, of which Hydra checks the types."""
+
+    _target_: str = "hydra_plugins.ablate_launchers.Local"
+    n_jobs: int = 2
+
+
 ConfigStore.instance().store(
-    group="hydra/launcher",
-    name="ablate_local",
-    node={"_target_": "hydra_plugins.ablate_launchers.Local", "n_jobs": 2},
-    provider="ablate",
+    group="hydra/launcher", name="ablate_local", node=LocalConf, provider="ablate"
 )
 
 
