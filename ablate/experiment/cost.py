@@ -21,6 +21,7 @@ from ablate.data.tokenise import Summary
 from ablate.errors import UserError
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import GPU_BYTES, Need, need
+from ablate.experiment.lanes import with_company
 from ablate.experiment.pace import Work, eval_flops, items, pace
 from ablate.experiment.status import is_kept
 from ablate.results.store import Store
@@ -84,6 +85,8 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
     A run whose weights are kept is only scored again, on the benchmarks that it lacks.
     """
     asked, known = list(names), dict[Any, _RunCost]()
+    cells = with_company([named.cell for named in asked])
+    asked = [n if n.cell is c else replace(n, cell=c) for n, c in zip(asked, cells, strict=True)]
     todo = [_left(named, store) for named in asked]
     runs = [
         _of_alike(named, left, known, gpu_bytes) for named, left in zip(asked, todo, strict=True)

@@ -1,14 +1,15 @@
 """Which cells of a grid can train side by side (`training.lanes`). No torch."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ablate.adapters import registry
 from ablate.adapters.method import UNQUANTISED
 from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import changes_base, decays_to_start
-from ablate.config.schema import Cell
+from ablate.config.schema import Cell, Execution
 from ablate.experiment.regularisers import left
 
 ACTING = ("rank_dropout", "attention_dropout", "neftune", "minkowski", "kl")
@@ -60,6 +61,24 @@ def groups(cells: Mapping[str, Cell]) -> list[list[str]]:
     for keys in together.values():
         most = cells[keys[0]].execution.lanes
         found += [keys[start : start + most] for start in range(0, len(keys), most)]
+    return found
+
+
+def with_company(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells, each with no more lanes than there are cells that can train beside it."""
+    marks = [
+        shared(cell) if cell.execution.lanes > 1 and not cell.is_base and not obstacle(cell) else ""
+        for cell in cells
+    ]
+    if not any(marks):
+        return list(cells)
+    counts, known = Counter(marks), dict[tuple[int, int], Execution]()
+    found = []
+    for cell, mark in zip(cells, marks, strict=True):
+        run, lanes = cell.execution, min(cell.execution.lanes, counts[mark] if mark else 1)
+        # One object for all that are alike: what is computed of a cell is looked up by its parts.
+        capped = known.setdefault((id(run), lanes), replace(run, lanes=lanes))
+        found.append(cell if lanes == run.lanes else replace(cell, execution=capped))
     return found
 
 

@@ -10,6 +10,7 @@ from ablate.adapters import build, registry
 from ablate.adapters.method import load_attribute
 from ablate.config import schema
 from ablate.experiment import gpu_memory
+from ablate.experiment.lanes import with_company
 from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training import head, loop, predict
@@ -124,3 +125,17 @@ def test_the_distance_to_the_base_takes_its_predictions_and_a_copy_of_what_train
     assert "reference" not in memory.planned(one, data, about)
     copied = 4 * registry.trained_of_base(one, about)
     assert reference - copied == pytest.approx(loop_kept[0] - loop_kept[1], rel=0.15)
+
+
+def test_lanes_that_no_other_run_fills_take_no_memory():
+    """Of a grid the memory of a run is that of the lanes which it has runs for."""
+    run = toys.execution(lanes=64)
+    ones = [dataclasses.replace(cell("lora"), execution=run, seed=seed) for seed in range(3)]
+    other = dataclasses.replace(cell("vera"), execution=run)
+    found = with_company([*ones, other, cell("lora")])
+    assert [one.execution.lanes for one in found] == [3, 3, 3, 1, 1]
+    assert len({id(one.execution) for one in found[:3]}) == 1
+    (alone,) = with_company(ones[:1])
+    assert alone.execution.lanes == 1
+    many = [dataclasses.replace(cell("lora"), execution=run, seed=seed) for seed in range(65)]
+    assert with_company(many) == many
