@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -43,15 +43,9 @@ from analysis.table.items import read_items
 Side = str | Mapping[str, Any]  # an arm's name, or levels by factor
 
 
-class Options(TypedDict, total=False):
+class Options(build.Asked, total=False):
     """The options of `ablate report`, see `analysis.report.build.build`."""
 
-    score: str | None
-    formula: str | None
-    family: str | None
-    weights: str | None
-    df: str | None
-    margin: float | None
     frozen: str | Path | None
 
 
@@ -320,8 +314,7 @@ def load(source: str | Path, **options: Unpack[Options]) -> LoadedTable:
             elsewhere also that no model can be fitted.
     """
     for name in options:
-        if name not in Options.__annotations__:
-            known = Options.__annotations__
+        if name not in (known := Options.__annotations__):
             raise AnalysisError(f"{name}: no such option.{nearest(name, known) or listed(known)}")
     raw, path = read(source), Path(source)
     asked: dict[str, Any] = {k: v for k, v in options.items() if k != "frozen"}

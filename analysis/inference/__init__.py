@@ -10,7 +10,6 @@ from analysis.inference.estimates import (
     equivalence,
     joint,
     likelihood_ratio,
-    variances,
 )
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "equivalence",
     "joint",
     "likelihood_ratio",
-    "variances",
 ]

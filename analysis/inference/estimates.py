@@ -194,22 +194,6 @@ def coefficients(fit: MixedFit, *, level: float = LEVEL, df: str = DF_RULES[0]) 
     return pd.DataFrame([estimate.row() for estimate in found])
 
 
-def variances(fit: MixedFit) -> pd.DataFrame:
-    """Return one row per standard deviation: group, name, sd, levels; the residual comes last.
-
-    A generalised model has no residual: its standard deviations are on the link's scale.
-    """
-    rows = [
-        {"group": group, "name": name, "sd": sd, "levels": len(effect.modes)}
-        for group, effect in fit.random.items()
-        for name, sd in effect.sd.items()
-    ]
-    if not isinstance(fit, GlmmFit):
-        each = fit.residual_sd.items()
-        rows += [{"group": "residual", "name": n, "sd": sd, "levels": fit.n} for n, sd in each]
-    return pd.DataFrame(rows, columns=["group", "name", "sd", "levels"])
-
-
 def likelihood_ratio(small: MixedFit, large: MixedFit) -> LikelihoodRatio:
     """Return the likelihood-ratio test of `small` within `large`, by ML.
 

@@ -14,6 +14,7 @@ is a variance estimated as zero or nearly so, and the words that come back belon
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import formulaic
 import numpy as np
@@ -46,32 +47,18 @@ class _Piece:
     sd: float
 
 
-def simplified(
-    frame: pd.DataFrame,
-    formula: str,
-    *,
-    family: str = "gaussian",
-    method: str | None = None,
-    weights: str | None = None,
-    dispersion: str | None = None,
-) -> Simplified:
+def simplified(frame: pd.DataFrame, formula: str, **options: Any) -> Simplified:
     """Return the fit of `formula`, or of the first simpler one that is not singular.
 
     The arguments are those of `fit_mixed`.
     """
-
-    def fitted(written: str) -> MixedFit:
-        return fit_mixed(
-            frame, written, family, method=method, weights=weights, dispersion=dispersion
-        )
-
-    fit, steps = fitted(formula), []
+    fit, steps = fit_mixed(frame, formula, **options), []
     for _ in range(MOST_STEPS):
         if not _troubled(fit):
             break
         parsed, words = _one_step(fit)
         steps.append(words)
-        fit = fitted(written(parsed))
+        fit = fit_mixed(frame, written(parsed), **options)
     else:
         raise AnalysisError(f"formula={formula}: no simpler random part could be fitted")
     return Simplified(fit, formula, tuple(steps))

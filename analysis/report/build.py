@@ -25,7 +25,6 @@ from analysis.questions.controls import section as checks
 from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
 from analysis.questions.leaderboard import section as leaderboard
-from analysis.questions.leaderboard.best_section import best_settings
 from analysis.questions.noise import section as items
 from analysis.questions.plw import rank_section, shape_section
 from analysis.questions.plw import section as dose
@@ -253,7 +252,7 @@ def _first(study: Study) -> Section:
         study_headlines(study),
         status=study.status,
         trust=trust(study),
-        best=best_settings(study),
+        best=leaderboard.best_settings(study),
         remarks=plw_remarks(study),
         note="" if study.replicated else ONE_SEED,
         questions=study.questions,

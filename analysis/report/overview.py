@@ -243,11 +243,8 @@ def _cost(cells: pd.DataFrame) -> Table:
     by += [n for n in arm if n not in by]
     if not names or not by:
         return Table("cost", "Cost", pd.DataFrame())
-    runs = (
-        runs.assign(rank=runs["rank"].mask(_column(runs, "adapter") == "full"))
-        if "rank" in runs
-        else runs
-    )
+    if "rank" in runs:
+        runs = runs.assign(rank=runs["rank"].mask(_column(runs, "adapter") == "full"))
     grouped = runs.groupby(by, sort=False, dropna=False)
     frame = grouped[names].mean().reset_index()
     frame.insert(len(by), "runs", grouped.size().to_numpy())

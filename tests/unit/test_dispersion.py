@@ -16,7 +16,7 @@ from analysis.engine.lmm_fit import minimise
 from analysis.engine.residual import basis
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import bootstrap, bootstrap_ratio, simulated
-from analysis.inference.estimates import contrast, joint, likelihood_ratio, variances
+from analysis.inference.estimates import contrast, joint, likelihood_ratio
 from analysis.inference.fit_quality import explained, fitted_values
 from analysis.inference.profile import profile
 from analysis.inference.sensitivity import leverage
@@ -324,7 +324,6 @@ def test_the_summary_shows_every_levels_sd_or_the_coefficients():
     np.testing.assert_allclose(own["sd"], fit.residual_sd)
     assert "~ panel" in repr(fit)
     assert " residual  p3 " in repr(fit)
-    assert list(variances(fit)["name"]) == ["Intercept", "p0", "p1", "p2", "p3"]
     many = data.assign(z=np.linspace(0, 1, len(data)))
     found = fit_mixed(many, FORMULA, dispersion="~ panel + z")
     assert list(found.residual_sd.index) == [""]

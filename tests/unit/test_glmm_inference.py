@@ -11,7 +11,7 @@ from scipy import special, stats
 from analysis.errors import AnalysisError
 from analysis.inference.bootstrap import bootstrap, bootstrap_ratio, simulated
 from analysis.inference.comparisons import pairwise
-from analysis.inference.estimates import coefficients, contrast, joint, likelihood_ratio, variances
+from analysis.inference.estimates import coefficients, contrast, joint, likelihood_ratio
 from analysis.inference.fit_quality import explained, fitted_values, predicted, random_effects
 from analysis.inference.means import means, slopes
 from analysis.inference.profile import profile
@@ -192,13 +192,6 @@ def test_what_only_linear_models_have_is_refused():
         slopes(fit, rows, "wp").table(type="response")
     with pytest.raises(AnalysisError, match="type=respons: not one of link, response"):
         means(fit, rows, "adapter").table(type="respons")
-
-
-def test_variances_have_no_residual():
-    _, fit = fitted("beta, crossed")
-    table = variances(fit)
-    assert table["group"].tolist() == ["run", "task"]
-    assert variances(fit_mixed(BOUNDED, "usual ~ wp", "beta")).empty
 
 
 def test_what_needs_no_residual_works():

@@ -20,7 +20,6 @@ from analysis.inference.estimates import (
     joint,
     likelihood_ratio,
     minimum_detectable_effect,
-    variances,
 )
 from analysis.mixed import fit_mixed, refit
 
@@ -56,13 +55,6 @@ def test_a_contrast_uses_the_covariance(fit):
     assert np.isnan(nothing.p)
     with pytest.raises(AnalysisError, match=r"df=kenward: .* Did you mean .kenward-roger"):
         contrast(fit, l_B, df="kenward")
-
-
-def test_variances_end_with_the_residual(fit):
-    found = variances(fit)
-    assert list(found["group"]) == ["run", "task", "residual"]
-    assert found["sd"].iloc[-1] == fit.sigma
-    assert list(found["levels"]) == [60, 9, 540]
 
 
 def test_a_likelihood_ratio_is_of_ml_fits_and_compares_aic(fit):

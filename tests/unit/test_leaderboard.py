@@ -7,7 +7,7 @@ from scipy import integrate, stats
 from analysis.errors import AnalysisError
 from analysis.inference.selection import against_best, letters, one_sided_critical
 from analysis.inference.winners import _Truncated, truncated_cdf, winner
-from analysis.questions.leaderboard import best_section
+from analysis.questions.leaderboard import section as best_section
 from analysis.questions.leaderboard.estimate import RUNS, leaderboards
 from analysis.questions.leaderboard.section import section, shown_rows
 from analysis.regression.model import Request

@@ -41,10 +41,9 @@ def section(frame: pd.DataFrame) -> Section | None:
         Text(verdict),
         Plate("memorisation", figures.memorisation(points), caption),
         Sheet(Table("memorised", "Characters right over steps", points, "", words.HEADS, formats)),
-        Sheet(
-            Table("ordering", "The order of the methods", differences, note, words.HEADS, formats)
-        ),
-    )
+        Sheet(Table("ordering", "The order of the methods", differences, note, words.HEADS,
+                    formats)),
+    )  # fmt: skip
     return Section("memorised", "Memorisation", blocks, verdict)
 
 
@@ -77,11 +76,9 @@ def _differences(runs: pd.DataFrame, first: str, second: str) -> Iterator[dict[s
         for steps in sorted(runs["steps"].unique()):
             sides = [
                 own[((own["rank"] == rank) | own["rank"].isna()) & (own["steps"] == steps)]
-                .set_index("seed")["percent"]
-                .groupby(level=0, observed=True)
-                .mean()
+                .groupby("seed", observed=True)["percent"].mean()
                 for own in named.values()
-            ]
+            ]  # fmt: skip
             gap = (sides[0] - sides[1]).dropna()
             if len(gap) > 1:
                 mean = _mean(gap.to_numpy())
@@ -104,10 +101,7 @@ def _verdict(table: pd.DataFrame) -> str:
     parts = []
     for pair, own in table.groupby("pair", sort=False) if len(table) else []:
         clear = own["p_holm"] < ALPHA
-        above, below = (
-            int((clear & (own["estimate"] > 0)).sum()),
-            int((clear & (own["estimate"] < 0)).sum()),
-        )
+        above, below = (int((clear & (sign * own["estimate"] > 0)).sum()) for sign in (1, -1))
         first, _, second = str(pair).partition(" - ")
         parts.append(
             f"{first} above {second} at {above} of {len(own)} points (budget and steps), below it "

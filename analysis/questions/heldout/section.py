@@ -59,7 +59,7 @@ def loss_rows(frame: pd.DataFrame) -> pd.DataFrame:
     kept = (frame["task_type"] == "heldout") & ~frame["is_base"] & (frame["control"] == "")
     rows = frame[kept & frame["metric"].astype(str).str.startswith("loss_")]
     if "wp" not in rows or not len(rows):
-        return rows.iloc[:0]
+        return rows.iloc[:0].assign(role="")
     tests = rows["task"].astype(str).str.contains("test")
     rows = rows[tests] if tests.any() else rows
     roles = rows["metric"].astype(str).str.removeprefix("loss_")
@@ -75,8 +75,6 @@ def differences(frame: pd.DataFrame, *, df: str = DF_RULES[0], questions: int = 
     Columns: dataset, role, masking, plw, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = loss_rows(frame)
-    if not len(rows):
-        return pd.DataFrame()
     learnt = rows[rows["role"].isin(LEARNT)]
     found = []
     for labels, own in grouped(learnt, ["dataset", "role"]):
@@ -99,8 +97,6 @@ def arm_differences(
     Columns: dataset, model, role, arm, against, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = loss_rows(frame)
-    if not len(rows):
-        return pd.DataFrame()
     learnt = without_rank(rows[rows["role"].isin(LEARNT)])
     found = []
     for labels, own in grouped(learnt, [*STRATUM, "role"]):

@@ -139,14 +139,12 @@ def noise_table(items: Items) -> pd.DataFrame:
             continue
         seeds = found.runs / found.cells
         sd = {n: float(np.sqrt(getattr(found, n))) for n in _PARTS}
-        rows.append(
-            {"stratum": stratum, "task": task, "cells": found.cells, "runs": found.runs}
-            | {"items": found.items}
-            | sd
-            | {"se": found.se(seeds, found.items)}
-            | {"se_fixed": found.se(seeds, found.items, fixed=True)}
-            | {"se_unpaired": found.se(seeds, found.items, paired=False)}
-        )
+        rows.append({
+            "stratum": stratum, "task": task, "cells": found.cells, "runs": found.runs,
+            "items": found.items, **sd, "se": found.se(seeds, found.items),
+            "se_fixed": found.se(seeds, found.items, fixed=True),
+            "se_unpaired": found.se(seeds, found.items, paired=False),
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -46,12 +46,8 @@ def rates_of_many(table: pd.DataFrame) -> Figure:
         table: dataset, label (adapter and rank), lr, loss, chosen (bool).
     """
     datasets = levels(table, "dataset")
-    arms = (
-        table.groupby("label", observed=True)["loss"]
-        .min()
-        .sort_values(kind="stable")
-        .index.astype(str)
-    )
+    lowest = table.groupby("label", observed=True)["loss"].min().sort_values(kind="stable")
+    arms = lowest.index.astype(str)
     row = {label: len(arms) - 1 - i for i, label in enumerate(arms)}
     figure, axes = style.grid(
         len(datasets), columns=3, height=0.6 + ROW * len(arms), width=style.PAGE, sharey=True
