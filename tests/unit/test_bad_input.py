@@ -247,6 +247,12 @@ def test_bad_verbs_folders_and_tables(tmp_path, capsys):
         (["report", str(tmp_path / "empty.csv")], "empty"),
         (["report", str(tmp_path / "scoreless.csv")], "score"),
         (["reproduce"], "name the study"),
+        (["reproduce", "../study/plw"], "study=../study/plw: must be a name"),
+        (["plan", "masking=none,../masking/none"], "masking=../masking/none: must be a name"),
+        (["plan", "adapter=lora/x"], "adapter=lora/x: must be a name"),
+        (["plan", "out='a\tb'"], "has a control character in it"),
+        (["plan", *BASE, "evaluate.tasks=[/]"], "evaluate.tasks=/: holds more than 100,000 files"),
+        (["plan", *BASE, "evaluate.tasks=[/dev/zero]"], "neither a file nor a folder"),
     ]:
         assert cli.main(words) == 2, words
         told = capsys.readouterr().err.strip()

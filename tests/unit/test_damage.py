@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from ablate import app, run
+from ablate.cli import VERBS
 from ablate.commands import plan as plan_verb
 from ablate.commands import status as status_verb
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
 from ablate.experiment.status import damaged_lines, states
 from ablate.experiment.summary import summarise
+from ablate.results import files
 from ablate.results.store import Store
 from ablate.terminal import CONSOLE
 from tests import stored
@@ -156,6 +158,53 @@ def test_the_folder_is_hurt(whole, hurt, monkeypatch, state):
     damage(out, key)
     told(at(whole, out))
     check(at(whole, out), whole, monkeypatch, again=[key] * again)
+
+
+def test_a_folder_that_may_not_be_written_is_reported_elsewhere(hurt, tmp_path, monkeypatch):
+    """No file of it may be written; its table is behind its records."""
+    out, key = hurt
+    shutil.rmtree(out / "cells" / key)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    may_write = files.write
+
+    def write(path, content):
+        if path.is_relative_to(out):
+            raise OSError(30, "Read-only file system")
+        may_write(path, content)
+
+    monkeypatch.setattr("ablate.results.store.write", write)
+    monkeypatch.setattr("analysis.report.build.build", report)
+    with pytest.raises(UserError, match="Read-only file system.*--out DIR"):
+        VERBS["report"].main([str(out)])
+    assert VERBS["report"].main([str(out), "--out", str(tmp_path / "to")]) == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    assert (
+        pd.read_parquet(tmp_path / "to" / "results.parquet")["status"].tolist().count("done") == 2
+    )
+
+
+def test_a_result_that_cannot_have_its_place_is_kept_and_taken_by_the_next_sweep(
+    whole, hurt, monkeypatch
+):
+    out, key = hurt
+    store, moved = Store(out), files.set_aside
+    shutil.rmtree(store.folder(key))
+    store.folder(key).mkdir()
+    (store.folder(key) / "stray").write_text("x")
+
+    def stuck(path, folder, name=""):
+        if path == store.folder(key):
+            raise OSError(16, "Device or resource busy")
+        return moved(path, folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ablate.results.store.set_aside", stuck)
+        with pytest.raises(UserError, match="Device or resource busy.*kept in"):
+            recorded([whole.design.runs[key][0].cell], key, store)
+    assert [path.name for path in store.kept_results()] == [key]
+    said = check(at(whole, out), whole, monkeypatch, again=[])  # it is not made again
+    assert f"kept/{key} was given its place in cells/" in said
+    assert not store.kept_results()
 
 
 def test_there_are_sixty_states():
