@@ -38,6 +38,8 @@ def link(source: Path, target: Path) -> None:
         if path.is_dir():
             made.mkdir(parents=True, exist_ok=True)
             continue
+        if not path.is_file():  # a broken link, a pipe: nothing that is to be kept
+            continue
         made.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, made)

@@ -45,7 +45,7 @@ from ablate.results.files import (
     write,
 )
 from ablate.results.leases import Holder
-from ablate.results.log import last_lines, say
+from ablate.results.log import LOG, last_lines, say
 from ablate.results.record import RECORD, text, upgraded
 
 DRAFT_SECONDS = 86400.0  # after which a file that another machine has not finished is left over
@@ -325,6 +325,8 @@ class Store:
         """
         with _draft(self.cells, key) as draft:
             link(self.folder(key), draft)
+            if (draft / LOG).is_dir():  # in place of the log
+                shutil.rmtree(draft / LOG)
             yield draft
             _seal(draft)
             _flush(draft)

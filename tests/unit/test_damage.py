@@ -174,7 +174,7 @@ def test_a_folder_that_may_not_be_written_is_reported_elsewhere(hurt, tmp_path, 
 
     monkeypatch.setattr("ablate.results.store.write", write)
     monkeypatch.setattr("analysis.report.build.build", report)
-    with pytest.raises(UserError, match="Read-only file system.*--out DIR"):
+    with pytest.raises(UserError, match=r"Read-only file system.*--out DIR"):
         VERBS["report"].main([str(out)])
     assert VERBS["report"].main([str(out), "--out", str(tmp_path / "to")]) == 0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
@@ -199,7 +199,7 @@ def test_a_result_that_cannot_have_its_place_is_kept_and_taken_by_the_next_sweep
 
     with monkeypatch.context() as patch:
         patch.setattr("ablate.results.store.set_aside", stuck)
-        with pytest.raises(UserError, match="Device or resource busy.*kept in"):
+        with pytest.raises(UserError, match=r"Device or resource busy.*kept in"):
             recorded([whole.design.runs[key][0].cell], key, store)
     assert [path.name for path in store.kept_results()] == [key]
     said = check(at(whole, out), whole, monkeypatch, again=[])  # it is not made again
