@@ -87,7 +87,11 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
     asked, known = list(names), dict[Any, _RunCost]()
     cells = with_company([named.cell for named in asked])
     asked = [n if n.cell is c else replace(n, cell=c) for n, c in zip(asked, cells, strict=True)]
-    todo = [_left(named, store) for named in asked]
+    begun = {*store.present(), *(path.name for path in store.trained.glob("*"))}
+    todo = [
+        _left(named, store) if named.key in begun else _Left(True, named.cell.evaluate.tasks)
+        for named in asked
+    ]
     runs = [
         _of_alike(named, left, known, gpu_bytes) for named, left in zip(asked, todo, strict=True)
     ]

@@ -83,7 +83,8 @@ def damaged_lines(out: Path) -> list[str]:
 
 def damaged(keys: Iterable[str], store: Store) -> dict[str, str]:
     """Return which of the runs have a damaged record, and what is damaged of it."""
-    found = {key: store.fault(key) for key in keys}
+    present = frozenset(store.present())
+    found = {key: store.fault(key) for key in keys if key in present}
     return {key: fault for key, fault in found.items() if fault}
 
 
@@ -102,9 +103,9 @@ def missing(plan: Design, store: Store) -> dict[str, list[Named]]:
 
 def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
     """Return the runs of `plan` that lack a score, by train_key."""
-    lacking = {}
+    lacking, present = {}, frozenset(store.present())  # a grid may have a million runs
     for key, named in plan.runs.items():
-        record = store.record(key)
+        record = store.record(key) if key in present else None
         units = (unit.key for one in named for unit in one.identity.units)
         if record is None or not set(units) <= set(record["score_keys"]):
             lacking[key] = named
