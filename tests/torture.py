@@ -9,7 +9,7 @@
 Each part ends with the same questions: is every record that of an undisturbed sweep, is any cell
 given up, how often was each trained to its end, are processes, claims or half-written files left,
 and was what `ablate status` says true whenever it was asked. A figure that is not as it must be
-ends the script with status 1. It takes about half an hour on two cores.
+ends the script with status 1.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import psutil
 
 from ablate.errors import UserError
 from ablate.experiment.status import states
+from ablate.results import leases
 
 GRID = [
     "masking=instruction,none", "plw=0.1,1", "adapter=lora,mora", "rank=2", "seed=0,1,2,3",
@@ -124,6 +125,13 @@ class Bench:
                 if "ablate.worker" in " ".join(process.cmdline()):
                     found.append(process)
         return found
+
+    def busy(self) -> list[psutil.Process]:
+        """Return the worker processes that hold a cell now."""
+        held = [one for one in leases.holders(self.out / "claims") if one.sweep]
+        with contextlib.suppress(psutil.Error):
+            return [psutil.Process(one.process.pid) for one in held if not one.process.has_ended]
+        return []
 
     def alone(self) -> float:
         """Return how long it took until no process was left, at most a minute."""
@@ -276,14 +284,14 @@ def signals(home: Path, expected: dict[str, tuple], count: int) -> Figures:
 def harass(process, bench, rng, sent, count) -> tuple[tuple[int, ...], float]:
     """Send signals until the sweep ends; return statuses that are right, and when it was asked."""
     while process.poll() is None and sum(sent.values()) < count:
-        until = time.monotonic() + rng.choice([rng.uniform(0.1, 1), rng.uniform(0.5, 6)])
+        until = time.monotonic() + rng.choice([rng.uniform(0, 0.5), rng.uniform(0.2, 3)])
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
-        workers = bench.workers()
-        if process.poll() is not None or not (workers or rng.random() < 0.2):
+        workers = bench.busy() if rng.random() < 0.9 else bench.workers()
+        if process.poll() is not None or not (workers or rng.random() < 0.1):
             continue
         what = rng.choice(
-            ["kill worker"] * 4 + ["term worker"] * 2 + ["int worker"] * 2 + ["stop worker"] * 4
+            ["kill worker"] * 12 + ["term worker"] * 5 + ["int worker"] * 5 + ["stop worker"] * 8
             + ["stop sweep", "kill all", "kill sweep", "term sweep", "int all", "hup sweep"]
         )  # fmt: skip
         name, target = what.split()
