@@ -164,7 +164,7 @@ def expected(estimate: Cost, outcome: Outcome, workers: Workers) -> str:
     """Return how long a sweep was expected to take, and its processor time beside that."""
     wall = wall_seconds(estimate.by_run, workers.count)
     told = f"{duration(wall)} from {estimate.basis}"
-    if workers.per_gpu:
+    if workers.per_gpu and gpu_slots.gpus():
         return told
     used = estimate.seconds + START_SECONDS * min(workers.count, len(estimate.by_run))
     spent = outcome.processor_seconds

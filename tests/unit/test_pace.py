@@ -25,6 +25,7 @@ from ablate.experiment.pace import (
     probed,
 )
 from ablate.experiment.request import plan_grid
+from ablate.models import gpu_slots
 from ablate.probing import probes
 from ablate.progress import Shown
 from ablate.results.store import Store
@@ -222,9 +223,11 @@ def test_a_file_of_probes_that_is_no_such_is_none(text, tmp_path):
     assert probed() == ()
 
 
-def test_a_sweep_ends_with_what_was_expected_of_it():
+def test_a_sweep_ends_with_what_was_expected_of_it(monkeypatch):
     estimate = SimpleNamespace(by_run=[20.0, 20.0, 30.0], seconds=70.0, basis="3 probes")
     outcome = SimpleNamespace(processor_seconds=90.0)
-    told = expected(estimate, outcome, Workers(2))
+    monkeypatch.setattr(gpu_slots, "gpus", list)
+    told = expected(estimate, outcome, Workers(2, per_gpu=1))  # on a GPU if there is one
     assert told == ("58 s from 3 probes; processor time on this machine 90 s, expected 86 s")
+    monkeypatch.setattr(gpu_slots, "gpus", lambda: ["0"])
     assert expected(estimate, outcome, Workers(2, per_gpu=1)) == "58 s from 3 probes"
