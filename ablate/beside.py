@@ -1,26 +1,42 @@
-"""Trains the runs of several cells side by side, before each is scored and recorded."""
+"""Trains the runs of several cells side by side, and lets them be scored side by side."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ablate.adapters import build, optimizers, registry
 from ablate.adapters.method import load_attribute
-from ablate.config.schema import Cell
+from ablate.config.schema import Cell, Precision
+from ablate.evaluate.lanes import Lanes, active
 from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import identify
+from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load
 from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training.history import Diverged, Result
 from ablate.training.lanes import loop
-from ablate.training.lanes.stack import shell
+from ablate.training.lanes.layers import Kind
+from ablate.training.lanes.stack import Stack, shell
 from ablate.training.regularisation.dropout import draws
 from ablate.training.room import out_of_memory
 
-Trained = tuple[nn.Module, Result | Diverged]  # a trained model and its course
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, its course, and the base that it shares with others, with its kind there."""
+
+    model: nn.Module
+    course: Result | Diverged
+    base: nn.Module
+    kind: Kind
 
 
 def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
@@ -53,7 +69,7 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
         half = len(keys) // 2
         return _parts(cells, [keys[:half], keys[half:]])
     return {
-        key: (lane.model, course)
+        key: Trained(lane.model, course, base, lane.kind)
         for (key, lane), course in zip(lanes.items(), courses, strict=True)
     }
 
@@ -79,3 +95,40 @@ def _lane(base: nn.Module, cell: Cell) -> loop.Lane:
         streams=streams,
         make_optimizer=None if usual else optimizers.maker(cell.optimizer),
     )
+
+
+@contextmanager
+def scored_beside(
+    runs: Mapping[str, Sequence[Any]], trained: Mapping[str, Trained]
+) -> Iterator[None]:
+    """Score side by side, inside the block, what was trained side by side and is asked the same.
+
+    Args:
+        runs: of every key the configurations of the cells that are names of the run, as plain data.
+        trained: what `train_beside` returned, by key.
+    """
+    groups: dict[tuple[int, str], list[Trained]] = {}
+    for key, one in trained.items():
+        asked = {json.dumps(cell["evaluate"]) for cell in runs[key]}
+        if not isinstance(one.course, Diverged) and len(asked) == 1:
+            groups.setdefault((id(one.base), asked.pop()), []).append(one)
+    with ExitStack() as stack:
+        for (_, asked_of), some in groups.items():
+            if len(some) > 1 and (lanes := _stood(some, json.loads(asked_of)["precision"])):
+                stack.enter_context(active(lanes))
+        yield
+
+
+def _stood(some: Sequence[Trained], precision: Precision) -> Lanes | None:
+    """Return the models stacked on their base; None where that fails."""
+    try:
+        stack = Stack(some[0].base, [one.model for one in some], [one.kind for one in some])
+        stack.settle()
+        return Lanes(stack.model, [some[number].model for number in stack.order], precision)
+    except Exception as error:  # each is scored alone
+        if lost_device(error):
+            raise
+        text = " ".join(str(error).split())
+    print(f"{len(some)} cells are scored one after another: {text}", file=sys.stderr)
+    torch.cuda.empty_cache()  # out here the error is gone, and with it what it held
+    return None

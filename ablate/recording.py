@@ -14,6 +14,7 @@ from torch import nn
 from ablate.adapters import registry
 from ablate.config.build import plain
 from ablate.config.schema import Cell
+from ablate.evaluate import lanes
 from ablate.evaluate.answers import Answer
 from ablate.evaluate.measures import relative_deviation
 from ablate.evaluate.scores import TaskScore
@@ -163,6 +164,7 @@ def with_scores(
         "hardware": _hardware(model),
         "packages": provenance.packages(),
         "halvings": scored.halvings,  # of the batch, where memory ran out
+        "lanes": lanes.count(model),  # models that were scored side by side
         "score_keys": tried,
     }
     past = made.get("scored", ())

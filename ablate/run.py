@@ -24,6 +24,7 @@ from ablate.adapters.stored import weights_bytes
 from ablate.beside import Trained
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
+from ablate.evaluate import lanes
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import Wanted, ready, score
 from ablate.experiment.cell_data import tokenised
@@ -113,9 +114,11 @@ def _safe(
         say("trained by an earlier attempt, which ended while it was scored")
         return restored(cell, draft)
     heart.at("the data")
-    model, course = beside or _trained(
-        cell, identity, tokenised(cell, "train"), checkpoints=checkpoints
-    )
+    if beside is not None:
+        model, course = beside.model, beside.course
+    else:
+        data = tokenised(cell, "train")
+        model, course = _trained(cell, identity, data, checkpoints=checkpoints)
     if isinstance(course, Diverged):
         raise course
     if not (draft / RECORD).exists():
@@ -132,7 +135,7 @@ def _checkpoints(cell: Cell, folder: Path) -> Checkpoints | None:
 
 def keep_beside(cell: Cell, key: str, store: Store, trained: Trained) -> None:
     """Write what was trained of a run beside others, so that it is safe before any is scored."""
-    model, course = trained
+    model, course = trained.model, trained.course
     if isinstance(course, Diverged):
         return
     with store.draft(key) as draft, logged(draft / LOG):
@@ -189,7 +192,8 @@ def _scored(
     started = time.perf_counter()
     scored = score(model, history, missing)
     # A measure that does not apply gives no score; what failed is in the record's `unscored`.
-    keys, seconds = {one.unit.key for one in missing}, time.perf_counter() - started
+    keys = {one.unit.key for one in missing}
+    seconds = time.perf_counter() - started + lanes.owed(model)
     record = recording.with_scores(record, scored, model, keys=keys, seconds=seconds)
     return record, scored.scores
 

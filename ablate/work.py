@@ -52,7 +52,7 @@ def work(bundle: Path) -> bool:
     leader = Process(**content["sweep"])
     if content["gpu"]:
         gpu_slots.take(content["gpu"])  # before torch looks for a GPU
-    from ablate.beside import train_beside  # only workers import torch
+    from ablate.beside import scored_beside, train_beside  # only workers import torch
     from ablate.run import keep_beside, run_cells
 
     if not gc.get_freeze_count():
@@ -68,6 +68,8 @@ def work(bundle: Path) -> bool:
             with contextlib.ExitStack() as claims:
                 mine = [key for key in keys if claims.enter_context(_claimed(store, key, leader))]
                 beside = _beside(train_beside, keep_beside, store, {k: runs[k] for k in mine})
+                if content["minutes"] is None:  # one cell's minutes would be spent for all
+                    claims.enter_context(scored_beside(runs, beside))
                 limited = _limited(run_cells, content["minutes"])
                 lost = any(
                     _attempt(limited, store, key, runs[key], beside.pop(key, None)) for key in mine

@@ -31,6 +31,7 @@ class Lanes:
     Attributes:
         model: the stacked one; its rows are those of all lanes, lane 0 first.
         count: how many lanes there are.
+        together: whether all are asked at once; False once that failed.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class Lanes:
         self._lane = {id(one): lane for lane, one in enumerate(models)}
         self._found: dict[Hashable, Sequence[Any]] = {}  # by lane
         self._owed = [0.0] * len(models)  # seconds that other lanes spent for it, less its own
-        self._together = True
+        self.together = True
 
     def ask(self, model: nn.Module, question: Hashable, run: "Run[T]") -> T:
         """Return what `run` finds for the model of a lane; see `beside`."""
         lane = self._lane[id(model)]
-        if question not in self._found and self._together:
+        if question not in self._found and self.together:
             started = time.perf_counter()
             answers = self._all(run)
             self._share(lane, time.perf_counter() - started)
@@ -65,7 +66,7 @@ class Lanes:
                 raise
             text = " ".join(str(error).split())
             say(f"{self.count} cells are scored one after another: {text}")
-        self._together = False
+        self.together = False
         if torch.cuda.is_available():  # out here the error is gone, and with it what it held
             torch.cuda.empty_cache()
         return ()
@@ -128,7 +129,7 @@ def beside(model: nn.Module, question: Hashable, run: Run[T]) -> T:
 def count(model: nn.Module) -> int:
     """Return how many models are scored side by side with `model`, itself included."""
     lanes = _ACTIVE.get(id(model))
-    return 1 if lanes is None else lanes.count
+    return lanes.count if lanes and lanes.together else 1
 
 
 def owed(model: nn.Module) -> float:

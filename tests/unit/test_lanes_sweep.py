@@ -1,6 +1,7 @@
 """A sweep whose workers train cells side by side, against one that trains them one by one."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,8 +15,8 @@ from ablate.work import work
 
 LINE = (
     "masking=none,instruction", "plw=0.1,1", "adapter=lora,mora,vera", "rank=2", "train.lr=0.005",
-    "train.max_steps=4", "train.batch_size=8", "dataset.max_rows=64", "evaluate=none",
-    "evaluate.heldout_rows=16", "execution.device=cpu",
+    "train.max_steps=4", "train.batch_size=8", "dataset.max_rows=64", "evaluate=plw_micro",
+    "evaluate.limit=6", "evaluate.heldout_rows=16", "evaluate.measure_rows=5", "execution.device=cpu",
 )  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_records_are_those_of_cells_alone(both):
         assert one["parameters"] == other["parameters"]
         for old, new in zip(one["scores"], other["scores"], strict=True):
             assert new["value"] == pytest.approx(old["value"], rel=1e-4)
+        check_same_items(alone, beside, key)
         if plan.runs[key][0].cell.is_base:
             continue
         losses = [
@@ -51,6 +53,20 @@ def test_records_are_those_of_cells_alone(both):
             for store in (alone, beside)
         ]
         assert losses[1].tolist() == pytest.approx(losses[0].tolist(), rel=1e-5)
+
+
+def check_same_items(alone, beside, key):
+    """What every item was asked and answered is the same, likelihoods up to rounding."""
+    one, other = (pd.read_parquet(store.folder(key) / "items.parquet") for store in (alone, beside))
+    numbers = ["score", "loglikelihoods"]
+    pd.testing.assert_frame_equal(one.drop(columns=numbers), other.drop(columns=numbers))
+    assert other["score"].tolist() == pytest.approx(one["score"].tolist(), rel=1e-4, nan_ok=True)
+    values, known = (
+        [x for row in each["loglikelihoods"].dropna() for x in row] for each in (other, one)
+    )
+    assert values == pytest.approx(known, rel=1e-4)
+    assert len(known) > 50
+    assert one["output"].nunique() > 5
 
 
 def test_a_record_says_in_how_many_lanes_it_was_trained(both):
@@ -62,6 +78,21 @@ def test_a_record_says_in_how_many_lanes_it_was_trained(both):
     }
     assert lanes["vera"] == lanes["none"] == 1
     assert lanes["lora"] == lanes["mora"] == 6
+    scored = {key: [past["lanes"] for past in scored_of(beside, key)] for key in plan.runs}
+    assert scored == {key: [beside.record(key)["provenance"]["lanes"]] for key in plan.runs}
+    assert {past["lanes"] for key in plan.runs for past in scored_of(alone, key)} == {1}
+
+
+def scored_of(store, key):
+    return store.record(key)["provenance"]["scored"]
+
+
+def test_the_time_of_scoring_is_shared_among_the_lanes(both):
+    _, (plan, beside) = both
+    lanes = [key for key in plan.runs if beside.record(key)["provenance"]["lanes"] > 1]
+    seconds = [beside.record(key)["costs"]["eval_seconds"] for key in lanes]
+    assert len(seconds) == 8
+    assert min(seconds) > 0.2 * max(seconds)  # one lane would else have the time of all
 
 
 def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys):
@@ -83,7 +114,7 @@ def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
     def one_diverges(cells):
         found = usual(cells)
         key = next(iter(found))
-        return found | {key: (found[key][0], Diverged(3, "loss", float("inf")))}
+        return found | {key: replace(found[key], course=Diverged(3, "loss", float("inf")))}
 
     monkeypatch.setattr(beside, "train_beside", one_diverges)
     plan = design(grid.cells(expand([*LINE[:2], *LINE[3:], "execution.lanes=16"])), study="none")
