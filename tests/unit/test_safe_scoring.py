@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 from ablate import run
+from ablate.adapters.mora.lanes import kind
+from ablate.beside import Trained
 from ablate.errors import UserError
 from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import identify
@@ -79,7 +81,8 @@ def test_what_was_trained_beside_others_is_safe_before_any_is_scored(tmp_path, m
     beside.prepare()
     run.run_cells([named.cell], named.key, whole)
     identity = identify(named.cell)
-    trained = run._trained(named.cell, identity, tokenised(named.cell, "train"))
+    model, course = run._trained(named.cell, identity, tokenised(named.cell, "train"))
+    trained = Trained(model, course, model, kind)
     run.keep_beside(named.cell, named.key, beside, trained)
     assert beside.is_trained(named.key)
     monkeypatch.setattr(run, "train", forbidden)
