@@ -67,6 +67,7 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
         if len(keys) == 1:
             return {}
         half = len(keys) // 2
+        print(f"out of memory: {len(keys)} cells train in two parts", file=sys.stderr)
         return _parts(cells, [keys[:half], keys[half:]])
     return {
         key: Trained(lane.model, course, base, lane.kind)

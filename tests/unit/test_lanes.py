@@ -15,6 +15,7 @@ from ablate.experiment.lanes import groups, left_alone, obstacle
 from ablate.objective import objective_of
 from ablate.streams import Streams
 from ablate.training import loop
+from ablate.training import room as room_of
 from ablate.training.history import Diverged
 from ablate.training.lanes import loop as lanes
 from ablate.training.lanes.loop import Lane
@@ -225,6 +226,59 @@ def test_a_lane_that_diverges_dies_alone():
             torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
 
 
+def test_the_others_do_not_notice_a_gradient_that_is_not_finite():
+    """To the last bit, against the same lanes with all gradients finite, in the steps before."""
+    cells = [cell(), cell(seed=1), cell(plw=1.0, rank=3)]
+    model, execution = exact(), toys.execution()
+
+    def course(bad):
+        made = [lane(shell(model), one) for one in cells]
+        if bad:
+            first = next(iter(build.trained(made[1].model).values()))
+            first.data.fill_(float("nan"))
+        models, found = [own.model for own in made], lanes.train(model, made, execution=execution)
+        return [build.trained(one) for one in models], found
+
+    (known, usual), (weights, found) = course(bad=False), course(bad=True)
+    assert isinstance(found[1], Diverged)
+    assert found[1].step == 1
+    for number in (0, 2):
+        assert found[number].history[0] == usual[number].history[0]
+        for name, tensor in weights[number].items():
+            torch.testing.assert_close(tensor, known[number][name], rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("rows", [3, 1])
+def test_a_step_that_does_not_fit_is_taken_in_smaller_parts(rows, monkeypatch):
+    """A forward pass of more than so many rows a lane runs out of memory."""
+    cells = [cell(plw=0.5), cell(seed=2, rank=3)]
+    model, usual, tried = exact(), lanes.lane_losses, []
+    # On a CPU a forward pass of lanes has a size of its own, and is never tried smaller.
+    monkeypatch.setattr(lanes, "CPU_TOKENS", 10**6)
+    monkeypatch.setattr(room_of, "_FOUND", {})
+
+    def limited(stacked, step, **settings):
+        of_lane = len(step.work.ids_BL) // step.lanes
+        tried.append(of_lane)
+        if of_lane > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(stacked, step, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lanes, "lane_losses", limited)
+        models, courses = together(model, cells, toys.execution())
+    for one, ours, course in zip(cells, models, courses, strict=True):
+        theirs, known = alone(model, one, toys.execution())
+        assert course.out_of_memory >= (1 if rows == 3 else 2)
+        losses = [[entry["loss"] for entry in each.history] for each in (course, known)]
+        assert losses[0] == pytest.approx(losses[1], rel=EXACT)
+        expected = build.trained(theirs)
+        for name, tensor in build.trained(ours).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=EXACT, atol=EXACT)
+    assert tried[0] == 5
+    assert max(tried[-2:]) <= rows
+
+
 def test_a_lane_without_any_weight_is_refused():
     made = [lane(shell(model := base()), cell()), lane(shell(model), cell(seed=1))]
     nothing = replace(made[1].objective, num=(0.0,) * len(made[1].objective.num))
@@ -272,7 +326,9 @@ ALONE = {
     "adapter.options.dropout": cell(options={"dropout": 0.1}),
     "init=pissa": cell(init=schema.Init(name="pissa", kind="pissa")),
     "optimizer=riemannian": cell(optimizer=schema.Optimizer(name="riemannian", kind="riemannian")),
+    "adapter=kasa": cell("kasa"),
     "regulariser=kl": cell(regulariser=schema.Regulariser(name="kl", kl=0.1)),
+    "regulariser=neftune": cell(regulariser=schema.Regulariser(name="neftune", neftune=5.0)),
     "base_precision=nf4": cell(base_precision="nf4"),
     "embeddings=trained": cell(embeddings="trained"),
     "execution.layout=packed": cell(execution=toys.execution(layout="packed")),
@@ -282,6 +338,13 @@ ALONE = {
 @pytest.mark.parametrize("setting", ALONE)
 def test_what_keeps_a_cell_alone_is_named(setting):
     assert obstacle(ALONE[setting]) == setting
+
+
+def test_every_adapter_stands_in_a_lane_or_the_plan_names_it():
+    beside = {level for level in levels.LEVELS if registry.method(levels.adapter(level)).lanes}
+    assert beside == {*LEVELS, "full", "mora_decouple", "mora_grouped_2", "mora_grouped_3"}
+    for level in set(levels.LEVELS) - beside - {"none"}:
+        assert obstacle(cell(level)) == f"adapter={level}"
 
 
 def test_a_plan_says_which_cells_train_alone():

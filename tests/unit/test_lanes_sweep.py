@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from ablate import sweep
 from ablate.config import grid
@@ -22,8 +23,12 @@ LINE = (
 BRIEF = ("plw=1", "adapter=lora", "train.max_steps=1", "dataset.max_rows=32")
 
 
+def planned(line):
+    return design(grid.cells(expand([*line])), study="none")
+
+
 def swept(out, lanes):
-    plan = design(grid.cells(expand([*LINE, f"execution.lanes={lanes}"])), study="none")
+    plan = planned([*LINE, f"execution.lanes={lanes}"])
     store = Store(out)
     store.prepare()
     for bundle in sweep.write_bundles(dict(plan.runs), out, workers=sweep.Workers()):
@@ -107,6 +112,33 @@ def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys)
     plan, store = swept(tmp_path, 16)
     assert store.recorded() == sorted(plan.runs)
     assert "train one after another: no lanes today" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("most", [3, 1])
+def test_lanes_that_do_not_fit_are_divided(most, monkeypatch, capsys):
+    """More than `most` lanes at once run out of memory; what is trained is the same."""
+    from ablate import beside
+
+    line = ["masking=none", "plw=0.1,0.2,0.5,0.7,1", *BRIEF[1:], "execution.lanes=8"]
+    cells = {key: names[0].cell for key, names in planned(line).runs.items()}
+    cells = {key: cell for key, cell in cells.items() if not cell.is_base}
+    whole, usual, tried = beside.train_beside(cells), beside.loop.train, []
+
+    def limited(base, lanes, **settings):
+        tried.append(len(lanes))
+        if len(lanes) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(base, lanes, **settings)
+
+    monkeypatch.setattr(beside.loop, "train", limited)
+    found = beside.train_beside(cells)
+    assert tried == ([5, 2, 3] if most == 3 else [5, 2, 1, 1, 3, 1, 2, 1, 1])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "out of memory: 5 cells train in two parts"
+    assert len(said) == len(tried) - 5 if most == 1 else 1
+    for key, one in found.items():
+        losses = [[entry["loss"] for entry in each.course.history] for each in (one, whole[key])]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
