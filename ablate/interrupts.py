@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ablate.results import leases
 from ablate.results.process import Process, here
@@ -45,9 +46,12 @@ def raised() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     mine = [n for n in SIGNALS if main and signal.getsignal(n) not in (signal.SIG_IGN, _raise)]
     before = {number: signal.signal(number, _raise) for number in mine}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: _lost_in_del(lost, hook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         if before:
@@ -59,6 +63,12 @@ def _raise(number: int, frame: FrameType | None) -> None:
     if _asked is None:
         _asked = Interrupted(number)
         raise _asked
+
+
+def _lost_in_del(lost: Any, hook: Callable[[Any], object]) -> None:
+    """Say nothing of an interruption that was raised in a `__del__`; `check` raises it again."""
+    if not isinstance(lost.exc_value, Interrupted):
+        hook(lost)
 
 
 def check() -> None:

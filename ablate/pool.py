@@ -103,6 +103,7 @@ class Pool:
         with selectors.DefaultSelector() as self.said:
             try:
                 while self._go_on():
+                    interrupts.check()
                     for key, _ in self.said.select(LOOK_SECONDS):
                         self._hear(key.data)
                     for worker in list(self.workers):

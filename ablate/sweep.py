@@ -124,6 +124,7 @@ def _rounds(plan: Design, store: Store, launch: Launch, workers: Workers, watch:
     """Launch what is missing until nothing is, or nothing comes of it any more."""
     sweep, idle, last = here().mark, 0, (-1, -1)
     while idle < MAX_IDLE:
+        interrupts.check()
         store.reap_all(sweep=sweep)
         todo = missing(plan, store)
         if not todo:
@@ -168,6 +169,7 @@ def _launch(launch: Launch, bundles: list[Path], workers: int) -> None:
 def _wait(store: Store, keys: list[str]) -> None:
     """Wait until one of the keys that others have claimed is free."""
     while all(store.claimed(key) for key in keys):
+        interrupts.check()
         time.sleep(POLL_SECONDS)
 
 

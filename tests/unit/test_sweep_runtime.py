@@ -161,6 +161,19 @@ def test_a_signal_that_somebody_swallows_is_raised_again():
             interrupts.check()
 
 
+def test_a_signal_that_comes_in_a_del_is_raised_later_and_says_nothing(capsys):
+    class Old:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with interrupts.raised():
+        del (old := [Old()])[0]
+        assert old == []
+        with pytest.raises(interrupts.Interrupted):
+            interrupts.check()
+    assert capsys.readouterr().err == ""
+
+
 def test_what_nohup_ignores_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
