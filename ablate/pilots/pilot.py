@@ -1,8 +1,10 @@
 """A pilot: the child process that works through bundles, how it is started and stopped."""
 
 import importlib
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from ablate.errors import Halted
 from ablate.results.files import draft_of
 
+POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0  # in which a stopped child may finish a checkpoint
 
 
@@ -51,21 +54,40 @@ class Pilot:
         words = [sys.executable, "-m", "ablate.pilots", order, str(number), str(count)]
         try:
             self._child = subprocess.Popen(words)
+            while not self._ended(POLL_SECONDS):
+                pass
             return self._child.wait()
         finally:  # an engine interrupts its task by an exception
             self.stop()
 
     def stop(self) -> None:
         """Ask the child to stop at a checkpoint; kill it where it does not."""
-        child = self._child
-        if child is None or child.poll() is not None:
+        if self._child is None or self._ended(0.0):
             return
-        child.terminate()
-        try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        self._child.terminate()
+        if not self._ended(GRACE_SECONDS):
+            self._child.kill()
+            self._ended(GRACE_SECONDS)
+
+    def _ended(self, seconds: float) -> bool:
+        """Return whether the child ends within so many seconds.
+
+        Without a lock: `stop` runs in signal handlers too, while `__call__` waits, and Popen's own
+        `wait` would then wait for itself.
+        """
+        assert self._child is not None
+        until = time.monotonic() + seconds
+        asked = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while self._child.returncode is None:
+            try:
+                if os.waitid(os.P_PID, self._child.pid, asked) is not None:
+                    return True
+            except ChildProcessError:  # its status has been read
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
 
     def checkpoint(self, *given: Any) -> object:
         """Return what is queued again in this job's place, as submitit asks before a time limit."""

@@ -6,6 +6,7 @@ Slurm's commands are scripts here that answer as Slurm 22.05 does; the real ones
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -98,13 +99,28 @@ def test_a_fault_of_a_pilots_machine_stops_the_sweep_in_its_words(order, monkeyp
     )
 
 
-def test_a_stopped_pilot_ends_its_child(monkeypatch):
+def test_a_stopped_pilot_ends_its_child():
     slow = [sys.executable, "-c", "import time; time.sleep(60)"]
     one = pilot.Pilot()
     one._child = subprocess.Popen(slow)
     one.stop()
-    assert one._child.poll() is not None
+    assert one._child.wait() == -signal.SIGTERM
     assert pickle.loads(pickle.dumps(one))._child is None
+
+
+def test_a_signal_handler_stops_the_child_that_the_task_waits_for(tmp_path, monkeypatch):
+    """As submitit does before a time limit: the handler runs inside the task's own wait."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/bash\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    one = pilot.Pilot()
+    before = signal.signal(signal.SIGALRM, lambda *_: one.stop())
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        assert one("order", 0, 1) == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 # -- Slurm ----------------------------------------------------------------------------------------
