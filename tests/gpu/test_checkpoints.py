@@ -1,10 +1,15 @@
 """On a GPU: a run that goes on from a checkpoint ends as the undisturbed one, bit for bit."""
 
 import pytest
+import torch
 
 from ablate.training.checkpoints import keeper
 from tests.unit.test_checkpoints import contents, planned, same, trained
 
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 CASES = {
     "lora": (),
     "packed": ("execution.layout=packed", "base_precision=bf16", "train.precision=bf16"),

@@ -128,7 +128,7 @@ def test_every_verb_that_composes_takes_a_folder_of_levels(
     """Up to where a sweep or a pretraining would begin."""
     asked = []
 
-    def sweep_grid(overrides, launch, *, workers=1, loader=None):
+    def sweep_grid(overrides, launch, *, workers=1, loader=None, elsewhere=False):
         asked.append(plan_grid(overrides, loader=loader).grid.points[0].tree["masking"]["name"])
         raise UserError("stopped here")
 

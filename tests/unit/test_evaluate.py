@@ -356,12 +356,18 @@ def asked_of(wanted, dataset, model):
     return SimpleNamespace(evaluate=wanted, dataset=dataset, model=model, **about)
 
 
+def units_of(cell):
+    memo = identity.Memo()
+    asked = identity._asked(cell, None, memo)
+    return identity.Identity("a run", asked, None, None, None, (cell, {}, memo)).units
+
+
 def test_how_chat_prompts_are_made_is_in_the_score_key_of_chats_alone():
     def units(template, **settings):
         dataset = Dataset(name="d", source="local", path="d.jsonl", template=template)
         model = Model(name="m", source="local", path="m")
         wanted = asking("micro_lives", heldout=(), **settings)
-        return identity._units(asked_of(wanted, dataset, model), None, "a run", identity.Memo())
+        return units_of(asked_of(wanted, dataset, model))
 
     assert units("alpaca") == units("plain") == units("alpaca", fewshot_as_multiturn=False)
     keys = {units("alpaca"), units("chat"), units("chat", fewshot_as_multiturn=False)}
@@ -696,7 +702,7 @@ def test_bf16_is_in_the_key_of_what_a_model_computes_and_in_no_other():
     def keys(precision):
         wanted = asking("micro_lives", heldout=(), precision=precision)
         cell = asked_of(wanted, dataset, model)
-        return {u.name: u.key for u in identity._units(cell, None, "a run", identity.Memo())}
+        return {u.name: u.key for u in units_of(cell)}
 
     old = identity.digest(
         ["a run", "task", "micro_lives", [f"micro-{micro.version()}"] + [None] * 3 + [False]]

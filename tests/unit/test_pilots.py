@@ -33,6 +33,7 @@ ls $STATE
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Return the folder whose files are the jobs in the queue."""
+    pytest.importorskip("submitit")
     jobs, programs = tmp_path / "jobs", tmp_path / "bin"
     jobs.mkdir()
     programs.mkdir()
@@ -154,6 +155,7 @@ def test_an_interrupted_sweep_cancels_its_jobs_alone(order, commands, monkeypatc
 
 
 def test_where_slurm_is_not_is_one_line(order, monkeypatch):
+    pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*(sbatch|scontrol|srun)"):
         slurm.run(order, 1, {"time": 5})

@@ -61,7 +61,8 @@ def test_runs_that_no_gpu_holds_are_named(
 
 def test_the_settings_that_let_a_run_fit_let_it_fit(tmp_path: Path) -> None:
     """Of the paper's own study on one GPU of 80 GB: without another number, and with others."""
-    words = ("study=plw", "scale=paper", "dataset=alpaca", "evaluate=none", "evaluate.heldout=[]")
+    words = ("study=plw", "scale=paper", "dataset=alpaca", "evaluate=none", "evaluate.heldout=[]",
+             "gpu_gb=80")  # fmt: skip
     found = summarise(plan(*words, out=tmp_path))
     assert len(found["too_large"]) == 20
     cures = list(found["too_large"][0]["fits_with"])
