@@ -125,7 +125,10 @@ class Store:
 
     def newest(self, count: int) -> list[str]:
         """Return the keys of the records that were written last."""
-        files = [(p.stat().st_mtime, p.parent.name) for p in self.cells.glob(f"*/{RECORD}")]
+        files = []
+        for path in self.cells.glob(f"*/{RECORD}"):
+            with contextlib.suppress(OSError):  # a link to nothing, or it is being moved away
+                files.append((path.stat().st_mtime, path.parent.name))
         return [key for _, key in sorted(files, reverse=True)[:count]]
 
     @contextlib.contextmanager
