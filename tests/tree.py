@@ -36,8 +36,9 @@ def lines(folder: Path, depth: int) -> list[str]:
 
 def tree() -> str:
     found = [line for package in PACKAGES for line in lines(ROOT / package, 1)]
-    plugin = ROOT / "hydra_plugins" / "ablate_sweeper"
-    return "\n".join([*found, "hydra_plugins/", *lines(plugin, 2)]) + "\n"
+    plugins = sorted((ROOT / "hydra_plugins").glob("ablate_*"))
+    shown = [line for plugin in plugins for line in lines(plugin, 2)]
+    return "\n".join([*found, "hydra_plugins/", *shown]) + "\n"
 
 
 if __name__ == "__main__":

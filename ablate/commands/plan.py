@@ -152,8 +152,8 @@ def _count(one: dict[str, Any]) -> str:
 
 def _costs(summary: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"about {duration(summary['core_seconds'])} of one worker, "
-        f"{summary['memory_mb']:,} MB of memory a run (from {summary['basis']})"
+        f"about {duration(summary['core_seconds'])} of one worker on this machine, "
+        f"{summary['memory_mb']:,} MB of its memory a run (from {summary['basis']})"
     )
     for failed in summary.get("not_probed", ()):
         yield f"  not probed: {failed}"
