@@ -16,6 +16,19 @@ PROVIDERS = {
 }
 
 
+def engine() -> Any:
+    """Return the module parsl.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import parsl
+    except ImportError:
+        raise UserError("hydra/launcher=parsl: pip install 'ablate[parsl]'") from None
+    return parsl
+
+
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     """Start `count` pilots and return when all have ended.
 
@@ -28,10 +41,7 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     Raises:
         UserError: Parsl is not installed, or it knows no such provider or argument.
     """
-    try:
-        import parsl
-    except ImportError:
-        raise UserError("hydra/launcher=parsl: pip install 'ablate[parsl]'") from None
+    parsl = engine()
     name = settings["provider"]
     if name not in PROVIDERS:
         raise UserError(

@@ -11,6 +11,19 @@ from ablate.pilots.pilot import Pilot
 CONNECT_SECONDS = 10.0
 
 
+def engine() -> Any:
+    """Return the module ray.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("hydra/launcher=ray: pip install 'ablate[ray]'") from None
+    return ray
+
+
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     """Start `count` pilots and return when all have ended.
 
@@ -23,10 +36,7 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("hydra/launcher=ray: pip install 'ablate[ray]'") from None
+    ray = engine()
     address = settings["address"]
     try:
         _check_address(address)

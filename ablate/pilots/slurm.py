@@ -7,6 +7,7 @@ preempted or whose node fails is queued again by Slurm. Which jobs are still the
 
 import getpass
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,6 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     Raises:
         UserError: submitit or Slurm is not here, or Slurm refuses the jobs.
     """
-    import_submitit()
     given = {key: value for key, value in settings.items() if value is not None}
     poll = float(given.pop("poll_seconds", POLL_SECONDS))
     numbers = submit(order, count, given)
@@ -44,18 +44,24 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
         raise
 
 
-def import_submitit() -> Any:
-    """Return the module submitit."""
+def engine() -> Any:
+    """Return the module submitit.
+
+    Raises:
+        UserError: it or Slurm is not installed.
+    """
     try:
         import submitit
     except ImportError:
         raise UserError("hydra/launcher=slurm: pip install 'ablate[slurm]'") from None
+    if shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=slurm: there is no sbatch here; start it on a login node")
     return submitit
 
 
 def submit(order: Path, count: int, settings: dict[str, Any]) -> set[str]:
     """Return the numbers of the array jobs that were submitted, one unless there are very many."""
-    submitit = import_submitit()
+    submitit = engine()
     folder = order.parent.parent / "slurm"
     limits = {"max_num_timeout": settings.pop("max_num_timeout", 10)}
     try:

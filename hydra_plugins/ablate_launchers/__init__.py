@@ -4,6 +4,7 @@ Imports nothing of ablate or of an engine before a sweep starts: every Hydra pro
 imports every plugin.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,13 @@ class BundleLauncher(Launcher):
     ) -> None:
         """Keep nothing: workers compose no configuration."""
 
+    def check(self) -> None:
+        """Check that what it needs is installed, before anything is made.
+
+        Raises:
+            UserError: it is not.
+        """
+
     def start(self, bundles: Sequence[Path], workers: int) -> None:
         """Run bundle files by so many workers and return when these have ended."""
         raise NotImplementedError
@@ -69,6 +77,9 @@ class _Pilots(BundleLauncher):
 
     def __init__(self, n_jobs: int, **settings: Any) -> None:
         self._settings = settings
+
+    def check(self) -> None:
+        importlib.import_module(f"ablate.pilots.{self.engine}").engine()
 
     def start(self, bundles: Sequence[Path], workers: int) -> None:
         from ablate.pilots.pilot import launch

@@ -38,6 +38,8 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from ablate.app import sweep_grid
 
+        if check := getattr(self.launcher, "check", None):  # one of ours
+            check()
         return sweep_grid(
             arguments,
             self._launch,

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from ablate import cli
 from ablate.errors import Halted, UserError
 from ablate.machine import MachineFault
 from ablate.pilots import __main__ as process
@@ -157,7 +158,7 @@ def test_an_interrupted_sweep_cancels_its_jobs_alone(order, commands, monkeypatc
 def test_where_slurm_is_not_is_one_line(order, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: .*(sbatch|scontrol|srun)"):
+    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: there is no sbatch"):
         slurm.run(order, 1, {"time": 5})
 
 
@@ -166,3 +167,14 @@ def test_an_engine_that_is_not_installed_is_one_line(order, monkeypatch, engine)
     monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(UserError, match=rf"pip install 'ablate\[{engine}\]'"):
         pilot.launch(engine, [order.with_name("0.json")], 1, {"provider": "local", "address": None})
+
+
+def test_an_engine_that_is_not_installed_is_told_before_anything_is_made(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["dataset=micro", "masking=none", "plw=0.1", "evaluate=none", "report=false"]
+    out = tmp_path / "out"
+    assert cli.main(["sweep", "hydra/launcher=ray", *words, f"out={out}"]) == 2
+    assert "pip install 'ablate[ray]'" in capsys.readouterr().err
+    assert not (out / "cells").exists()
