@@ -108,7 +108,7 @@ def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, tmp_path):
 
 
 def test_a_time_limit_queues_the_pilot_again(slurm, tmp_path):
-    """Slurm's shortest limit is a minute, and what is queued again waits for two: some 8 minutes."""
+    """Slurm's shortest limit is a minute; what is queued again waits for two: some 8 minutes."""
     cells = ["dataset=micro", "masking=none", "plw=0.1", "adapter=lora", "train.lr=1e-3",
              "train.max_steps=1500", "evaluate=none", "report=false"]  # fmt: skip
     limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=20"]
