@@ -6,7 +6,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -23,7 +23,7 @@ from ablate.config.overrides import normal, one_line
 from ablate.errors import Halted, UserError, halted, refuse
 from ablate.evaluate.tasks_index import check_data
 from ablate.experiment.cost import START_SECONDS, Cost, check_disk, cost, wall_seconds
-from ablate.experiment.design import Design
+from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import check_fits, gpu_size
 from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, check_machine, plan_grid
@@ -134,11 +134,13 @@ def sweep_grid(
     if gpu_slots.gpus() and not elsewhere:
         check_fits(estimate.too_large, size)
     check_data(dict.fromkeys(task for name in lacking for task in name.cell.evaluate.tasks))
+    todo = absent
     if request.settings["retry_failed"]:
         for key in request.design.runs:
             store.clear_failures(key)
-    _check_scoring(request.design, store)
-    for note in notes(named[0] for named in missing(request.design, store).values()):
+        todo = missing(request.design, store)
+    _check_scoring(todo, store)
+    for note in notes(named[0] for named in todo.values()):
         CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
     watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
     watch.stop_after = request.settings["stop_after"]
@@ -178,11 +180,9 @@ def _workers(request: Request, workers: int | None, *, elsewhere: bool) -> Worke
     return Workers(asked, per_gpu if on_gpu else 0, request.settings["cell_minutes"])
 
 
-def _check_scoring(plan: Design, store: Store) -> None:
+def _check_scoring(todo: Mapping[str, Sequence[Named]], store: Store) -> None:
     """Refuse what could be trained but not scored; the micro world's own is known to be sound."""
-    runs = (
-        (named, store.scored(key)) for key, names in missing(plan, store).items() for named in names
-    )
+    runs = ((named, store.scored(key)) for key, names in todo.items() for named in names)
     doubtful = [
         (named, unit)
         for named, scored in runs

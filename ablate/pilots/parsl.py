@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
+from ablate.pilots.pilot import imported
 
 PROVIDERS = {
     "local": "LocalProvider",
@@ -17,16 +18,8 @@ PROVIDERS = {
 
 
 def engine() -> Any:
-    """Return the module parsl.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import parsl
-    except ImportError:
-        raise UserError("hydra/launcher=parsl: pip install 'ablate[parsl]'") from None
-    return parsl
+    """Return the module parsl; see `imported`."""
+    return imported("parsl", extra="parsl")
 
 
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import Halted
+from ablate.errors import Halted, UserError
 from ablate.results.files import draft_of
 
 POLL_SECONDS = 0.2
@@ -32,6 +32,18 @@ def launch(engine: str, bundles: Sequence[Path], count: int, settings: dict[str,
     finally:
         order.unlink(missing_ok=True)
         halted_file(order).unlink(missing_ok=True)
+
+
+def imported(module: str, *, extra: str) -> Any:
+    """Return a module that a launcher needs; `extra` is the launcher's name and what installs it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"hydra/launcher={extra}: pip install 'ablate[{extra}]'") from None
 
 
 def halted_file(order: Path) -> Path:

@@ -6,22 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.pilots.pilot import Pilot
+from ablate.pilots.pilot import Pilot, imported
 
 CONNECT_SECONDS = 10.0
 
 
 def engine() -> Any:
-    """Return the module ray.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("hydra/launcher=ray: pip install 'ablate[ray]'") from None
-    return ray
+    """Return the module ray; see `imported`."""
+    return imported("ray", extra="ray")
 
 
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:

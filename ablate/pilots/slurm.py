@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.pilots.pilot import Pilot
+from ablate.pilots.pilot import Pilot, imported
 
 POLL_SECONDS = 5.0
 ARRAY_TASKS = 1000  # where Slurm does not say how many an array may have
@@ -50,10 +50,7 @@ def engine() -> Any:
     Raises:
         UserError: it or Slurm is not installed.
     """
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("hydra/launcher=slurm: pip install 'ablate[slurm]'") from None
+    submitit = imported("submitit", extra="slurm")
     if shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=slurm: there is no sbatch here; start it on a login node")
     return submitit

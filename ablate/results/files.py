@@ -5,6 +5,7 @@ Nothing here knows what a record is.
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
@@ -29,6 +30,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link(source: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ record and their tables are whole parquet files.
 """
 
 import functools
-import hashlib
 import json
 import os
 import stat
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.results.files import write
+from ablate.results.files import sha256, write
 from ablate.results.record import RECORD, SCHEMA, digest, fault_of
 
 TABLES = ("history.parquet", "items.parquet")
@@ -190,5 +189,4 @@ def _mark(path: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=REMEMBERED)
 def _sha256(path: Path, *_: int) -> str:
     """Return the SHA-256 of a file; the further numbers are what it is remembered by."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

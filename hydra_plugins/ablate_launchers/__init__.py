@@ -5,6 +5,7 @@ imports every plugin.
 """
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,9 @@ class BundleLauncher(Launcher):
             UserError: it is not.
         """
 
+    @abstractmethod
     def start(self, bundles: Sequence[Path], workers: int) -> None:
         """Run bundle files by so many workers and return when these have ended."""
-        raise NotImplementedError
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -69,6 +70,19 @@ class Local(BundleLauncher):
         from ablate.pool import launch
 
         launch(bundles, workers)
+
+
+class Gpus(Local):
+    """The same, where there is a GPU."""
+
+    def check(self) -> None:
+        from ablate.errors import UserError
+        from ablate.models.gpu_slots import gpus
+
+        if not gpus():
+            raise UserError(
+                "hydra/launcher=gpus: there is no GPU here; local computes on the CPU too"
+            )
 
 
 class _Pilots(BundleLauncher):

@@ -54,8 +54,6 @@ class AblateSweeper(Sweeper):
         if not isinstance(jobs, int):
             return 1
         hydra = self.config.hydra
-        if hydra.runtime.choices.get("hydra/launcher") == "gpus":
-            _check_gpus()
         given = any(line.lstrip("+").startswith(JOBS) for line in hydra.overrides.hydra)
         chosen = hydra.runtime.choices.get("hydra/launcher")
         return None if chosen == DEFAULT and not given else jobs
@@ -74,11 +72,3 @@ class AblateSweeper(Sweeper):
         for job in self.launcher.launch(jobs, initial_job_idx=0) or ():
             if isinstance(error := getattr(job, "_return_value", None), Halted):
                 raise error
-
-
-def _check_gpus() -> None:
-    from ablate.errors import UserError
-    from ablate.models.gpu_slots import gpus
-
-    if not gpus():
-        raise UserError("hydra/launcher=gpus: there is no GPU here; local computes on the CPU too")

@@ -8,9 +8,7 @@ A checkpoint is written into a draft, flushed and renamed. Of several the newest
 read. Two processes may not write one run's checkpoints at a time (`results.store` sees to that).
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -23,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ablate.results.files import sync
+from ablate.results.files import DRAFT, draft_of, sha256, sync
 from ablate.training.checkpoints.tree import Tensors, pack, unpack
 
-STEP, DRAFT, MANIFEST, STATE = "step-", ".tmp-", "manifest.json", "state.json"
+STEP, MANIFEST, STATE = "step-", "manifest.json", "state.json"
 FILE_BYTES = 2**30
 FORMAT = 1
 
@@ -67,7 +65,8 @@ def write(tree: Any, folder: Path, *, step: int) -> int:
     """
     tensors: Tensors = {}
     state = pack(tree, tensors)
-    draft = folder / f"{DRAFT}{os.getpid()}"
+    place = folder / f"{STEP}{step:08d}"
+    draft = draft_of(place)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -77,7 +76,6 @@ def write(tree: Any, folder: Path, *, step: int) -> int:
         (draft / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}))
         for path in (draft / MANIFEST, draft):
             sync(path)
-        place = folder / f"{STEP}{step:08d}"
         shutil.rmtree(place, ignore_errors=True)  # one that is damaged
         draft.rename(place)
         sync(folder)
@@ -110,7 +108,7 @@ def checked(folder: Path) -> Checkpoint:
         if manifest["format"] != FORMAT:
             raise Damaged(f"has the format {manifest['format']}, not {FORMAT}")
         for name, (size, digest) in manifest["files"].items():
-            if (folder / name).stat().st_size != size or _hash(folder / name) != digest:
+            if (folder / name).stat().st_size != size or sha256(folder / name) != digest:
                 raise Damaged(f"{name} is not as it was written")
         content = json.loads((folder / STATE).read_text())
         return Checkpoint(folder, content["state"], content["names"])
@@ -155,9 +153,4 @@ def _alone(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _seal(file: Path) -> tuple[int, str]:
     """Return size and hash of a file that is on the disk."""
     sync(file)
-    return file.stat().st_size, _hash(file)
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file.stat().st_size, sha256(file)
