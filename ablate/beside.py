@@ -3,9 +3,10 @@
 import copy
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load
 from ablate.objective import objective_of
 from ablate.streams import Streams
+from ablate.training import stop
+from ablate.training.checkpoints.keeper import Checkpoints, checkpoints
 from ablate.training.history import Diverged, Result
 from ablate.training.lanes import loop
 from ablate.training.lanes.layers import Kind
@@ -39,12 +42,19 @@ class Trained:
     kind: Kind
 
 
-def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
+def train_beside(
+    cells: Mapping[str, Cell], *, folder: Callable[[str], Path] | None = None
+) -> dict[str, Trained]:
     """Return the trained models of cells of one group of `experiment.lanes`, by their keys.
 
     Where memory runs out each half of them is trained for itself.
 
+    Args:
+        cells: by their keys.
+        folder: from a key to the folder of that run's checkpoints; without it there are none.
+
     Raises:
+        TrainingStopped: it was asked to stop, and did after a step.
         ValueError: the base draws dropout, which would be shared by all lanes.
     """
     cell = next(iter(cells.values()))
@@ -53,9 +63,10 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
     base = load(identify(cell).files, cell.base_precision, device=device)
     if draws(base):
         raise ValueError(f"model={cell.model.name} has dropout, so its cells train alone")
-    lanes = {key: _lane(base, one) for key, one in cells.items()}
+    lanes = {key: _lane(base, one, _checkpoints(one, key, folder)) for key, one in cells.items()}
     try:
-        courses = loop.train(base, list(lanes.values()), execution=cell.execution)
+        with stop.stopping_on_signals():
+            courses = loop.train(base, list(lanes.values()), execution=cell.execution)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -68,22 +79,19 @@ def train_beside(cells: Mapping[str, Cell]) -> dict[str, Trained]:
             return {}
         half = len(keys) // 2
         print(f"out of memory: {len(keys)} cells train in two parts", file=sys.stderr)
-        return _parts(cells, [keys[:half], keys[half:]])
+        parts = ({key: cells[key] for key in some} for some in (keys[:half], keys[half:]))
+        return {k: one for part in parts for k, one in train_beside(part, folder=folder).items()}
     return {
         key: Trained(lane.model, course, base, lane.kind)
         for (key, lane), course in zip(lanes.items(), courses, strict=True)
     }
 
 
-def _parts(cells: Mapping[str, Cell], parts: Sequence[Sequence[str]]) -> dict[str, Trained]:
-    return {
-        key: trained
-        for keys in parts
-        for key, trained in train_beside({key: cells[key] for key in keys}).items()
-    }
+def _checkpoints(cell: Cell, key: str, folder: Callable[[str], Path] | None) -> Checkpoints | None:
+    return checkpoints(cell.execution, folder(key)) if folder else None
 
 
-def _lane(base: nn.Module, cell: Cell) -> loop.Lane:
+def _lane(base: nn.Module, cell: Cell, kept: Checkpoints | None) -> loop.Lane:
     streams, data = Streams(cell.seed, cell.sham), tokenised(cell, "train")
     usual, method = cell.optimizer.kind == "adamw", registry.method(cell.adapter)
     own = copy.deepcopy(base) if method.trains_base else shell(base)
@@ -95,6 +103,7 @@ def _lane(base: nn.Module, cell: Cell) -> loop.Lane:
         objective=objective_of(cell),
         streams=streams,
         make_optimizer=None if usual else optimizers.maker(cell.optimizer),
+        checkpoints=kept,
     )
 
 

@@ -39,7 +39,7 @@ from ablate.results.record import RECORD
 from ablate.results.store import Store
 from ablate.streams import Streams
 from ablate.training import stop
-from ablate.training.checkpoints.keeper import Checkpoints
+from ablate.training.checkpoints.keeper import Checkpoints, checkpoints
 from ablate.training.history import Diverged, Entry, Result, check_same
 from ablate.training.hooks import combine
 from ablate.training.loop import train
@@ -77,9 +77,9 @@ def run_cells(
             heart.at("the benchmarks")
             ready(missing)  # raises before training where a benchmark cannot be loaded
             keep = functools.partial(store.keep_trained, key, draft)
-            checkpoints = _checkpoints(cell, store.checkpoints(key))
+            kept = checkpoints(cell.execution, store.checkpoints(key))
             model, history = _safe(
-                cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=checkpoints
+                cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=kept
             )
             record = json.loads((draft / RECORD).read_text())
             heart.at("scoring")
@@ -125,12 +125,6 @@ def _safe(
         _keep(model, course, cell, identity, draft=draft, keep=keep)
     stop.check("stopped before what is trained was scored")
     return model, course.history
-
-
-def _checkpoints(cell: Cell, folder: Path) -> Checkpoints | None:
-    """Return the checkpoints that a cell writes into `folder`, if it does."""
-    minutes, kept = cell.execution.checkpoint_minutes, cell.execution.checkpoints_kept
-    return None if minutes is None else Checkpoints(folder, minutes, kept)
 
 
 def keep_beside(cell: Cell, key: str, store: Store, trained: Trained) -> None:

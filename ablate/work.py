@@ -120,7 +120,7 @@ def _beside(
     heart.at("training side by side")
     try:
         cells = {key: build(runs[key][0]) for key in fresh}
-        trained = train(cells)
+        trained = train(cells, folder=store.checkpoints)
         for key, made in trained.items():
             keep(cells[key], key, store, made)
         return trained

@@ -63,6 +63,8 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
             execution=cell.execution,
             tick=lambda done, steps: bar.update(task, completed=done, total=steps),
         )
+    if course.resumed:
+        CONSOLE.print(f"went on after step {course.resumed[-1]}, from a checkpoint")
     CONSOLE.print(
         f"{folder}: {course.tokens_seen:,} tokens in {duration(course.train_seconds)}, "
         f"last loss {course.history[-1]['loss']:.3f} nats"

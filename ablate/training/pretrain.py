@@ -4,8 +4,12 @@ It is the training loop of every cell, with weight 1 on every token. The micro b
 from the micro world's pretraining text.
 """
 
+import hashlib
+import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from tokenizers import Tokenizer as TrainedTokenizer
@@ -23,9 +27,12 @@ from ablate.models.load import initialise
 from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES
 from ablate.streams import Streams
+from ablate.training import stop
+from ablate.training.checkpoints.keeper import checkpoints
 from ablate.training.history import Result
 from ablate.training.loop import train
 
+CHECKPOINTS = "checkpoints"  # folder, until the model is written
 END_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -41,6 +48,8 @@ def pretrain(
 ) -> Result:
     """Return the training course of a Llama from scratch, which is written to `folder`.
 
+    Until it is written, `folder` has its checkpoints, from which the same call goes on.
+
     Args:
         folder: where the model goes, in the hub's format.
         dataset: the rows; every token is trained, those of the template included.
@@ -51,6 +60,7 @@ def pretrain(
         tick: called with the number of steps done and of all steps.
 
     Raises:
+        TrainingStopped: it was asked to stop, and did after a step.
         UserError: the rows cannot be read, or need a larger vocabulary; nothing was written.
     """
     tokenizer = train_tokenizer(_texts(dataset), int(shape["vocab_size"]))
@@ -69,20 +79,25 @@ def pretrain(
             max_length=settings.max_length,
             boundary=settings.boundary,
         )
-    streams = Streams(seed)
+    execution, streams = execution or Execution(), Streams(seed)
     config = LlamaConfig(**shape, **END_TOKENS, tie_word_embeddings=True)
     model = initialise(config, streams=streams)
     everything = Masking(name="none", weights=dict.fromkeys(MASKED_ROLES, 1.0))
-    course = train(
-        model,
-        data,
-        settings,
-        objective=make_objective(everything, plw=1.0, completion_weight=1.0, loss=Loss()),
-        streams=streams,
-        execution=execution or Execution(),
-        tick=tick,
-    )
+    asked = json.dumps([asdict(settings), dict(shape), seed, data.content_hash])
+    kept = folder / CHECKPOINTS / hashlib.sha256(asked.encode()).hexdigest()[:16]
+    with stop.stopping_on_signals():
+        course = train(
+            model,
+            data,
+            settings,
+            objective=make_objective(everything, plw=1.0, completion_weight=1.0, loss=Loss()),
+            streams=streams,
+            execution=execution,
+            tick=tick,
+            checkpoints=checkpoints(execution, kept),
+        )
     _save(model, tokenizer, folder, max_length=positions)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return course
 
 

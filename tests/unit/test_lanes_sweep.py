@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ablate import sweep
+from ablate import beside, sweep
 from ablate.config import grid
 from ablate.config.compose import expand
 from ablate.experiment.design import design
 from ablate.results.store import Store
+from ablate.training import stop
 from ablate.work import work
 
 LINE = (
@@ -105,7 +106,7 @@ def test_what_other_lanes_spent_for_a_cell_is_its_time(tmp_path, monkeypatch):
 
 
 def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys):
-    def fails(cells):
+    def fails(cells, **_):
         raise ValueError("no lanes today")
 
     monkeypatch.setattr("ablate.beside.train_beside", fails)
@@ -117,7 +118,6 @@ def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("most", [3, 1])
 def test_lanes_that_do_not_fit_are_divided(most, monkeypatch, capsys):
     """More than `most` lanes at once run out of memory; what is trained is the same."""
-    from ablate import beside
 
     line = ["masking=none", "plw=0.1,0.2,0.5,0.7,1", *BRIEF[1:], "execution.lanes=8"]
     cells = {key: names[0].cell for key, names in planned(line).runs.items()}
@@ -142,13 +142,12 @@ def test_lanes_that_do_not_fit_are_divided(most, monkeypatch, capsys):
 
 
 def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
-    from ablate import beside
     from ablate.training.history import Diverged
 
     usual = beside.train_beside
 
-    def one_diverges(cells):
-        found = usual(cells)
+    def one_diverges(cells, **given):
+        found = usual(cells, **given)
         key = next(iter(found))
         return found | {key: replace(found[key], course=Diverged(3, "loss", float("inf")))}
 
@@ -161,3 +160,31 @@ def test_a_lane_that_diverges_is_a_failure_of_its_own(tmp_path, monkeypatch):
     [dead] = store.attempted()
     assert "step 3: loss is inf" in json.dumps(store.failures(dead))
     assert store.recorded() == sorted(set(plan.runs) - {dead})
+
+
+def test_a_group_that_is_stopped_goes_on_side_by_side_from_its_checkpoints(tmp_path, monkeypatch):
+    line = [*LINE, "execution.lanes=16", "execution.checkpoint_minutes=0", "evaluate=none"]
+    plan, store = planned(line), Store(tmp_path)
+    store.prepare()
+    usual, calls = beside.loop.Group.after_step, []
+
+    def after_step(self, writes):
+        calls.append(len(writes))
+        if len(calls) == 2:
+            stop.request_stop()
+        return usual(self, writes)
+
+    monkeypatch.setattr(beside.loop.Group, "after_step", after_step)
+    bundles = sweep.write_bundles(dict(plan.runs), tmp_path, workers=sweep.Workers())
+    [group] = [bundle for bundle in bundles if json.loads(bundle.read_text())["beside"]]
+    with pytest.raises(KeyboardInterrupt, match=r"stopped; (\d+) of \1 cells side by side go on"):
+        work(group)
+    assert not store.recorded()
+    assert not store.attempted()  # an interruption is no failure of any cell
+    work(group)
+    keys = list(json.loads(group.read_text())["runs"])
+    assert calls[0] == len(keys) > 4
+    for key in keys:
+        assert store.record(key)["provenance"]["resumed"] == [2]
+        assert store.record(key)["provenance"]["lanes"] == len(keys)
+        assert not store.checkpoints(key).exists()

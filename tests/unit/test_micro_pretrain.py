@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from ablate.config.grid import cells
 from ablate.micro import corpus
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
+from ablate.training.checkpoints import keeper
 from ablate.training.pretrain import pretrain
 
 CHECKPOINTS = Path(ablate.micro.__file__).parent / "checkpoints"
@@ -77,3 +82,40 @@ def test_the_shipped_tokenizer_is_the_one_that_this_code_trains(tmp_path):
     save_tokenizer(tokenizer, tmp_path, max_length=512)
     for name in FILES[2:]:
         assert _hash(tmp_path / name) == _hash(CHECKPOINTS / NAMES[0] / name)
+
+
+def test_pretraining_that_is_stopped_goes_on_and_ends_as_undisturbed(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(keeper, "LEAST_SHARE", 0)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"text": f"page {n} has number {n * n}"}) + "\n" for n in range(90))
+    )
+    cell, shape = _official(
+        "dataset=local",
+        f"dataset.path={rows}",
+        "train.max_steps=4",
+        "execution.checkpoint_minutes=0",
+    )
+
+    def made(folder, stop_after=0, **changes):
+        def tick(done, steps):
+            if done == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        settings = replace(cell.train, **changes)
+        own = {"shape": shape, "seed": 0, "execution": cell.execution, "tick": tick}
+        return pretrain(tmp_path / folder, cell.dataset, settings, **own)
+
+    undisturbed = made("whole")
+    with pytest.raises(KeyboardInterrupt):
+        made("stopped", stop_after=2)
+    assert not (tmp_path / "stopped" / FILES[1]).exists()
+    shutil.copytree(tmp_path / "stopped", tmp_path / "other")
+    assert made("other", lr=1e-3).resumed == []  # the checkpoint is of another rate
+    resumed = made("stopped")
+    assert resumed.resumed == [2]
+    assert resumed.history == undisturbed.history
+    assert not (tmp_path / "stopped" / "checkpoints").exists()
+    for name in FILES:
+        assert _hash(tmp_path / "whole" / name) == _hash(tmp_path / "stopped" / name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ablate.config.schema import Execution
 from ablate.results.log import say
 from ablate.training import stop
 from ablate.training.checkpoints import files
@@ -25,23 +26,49 @@ class Checkpoints:
     keep: int = 2
 
 
+def checkpoints(execution: Execution, folder: Path) -> Checkpoints | None:
+    """Return the checkpoints that a run writes into `folder` by its settings, if it does."""
+    minutes, kept = execution.checkpoint_minutes, execution.checkpoints_kept
+    return None if minutes is None else Checkpoints(folder, minutes, kept)
+
+
+class Intervals:
+    """When it is time for a checkpoint: after some minutes, and later where the last took long."""
+
+    def __init__(self, minutes: float | None) -> None:
+        """Begin with the first interval; where `minutes` is None it never ends."""
+        self._minutes, self._began, self._took = minutes, time.monotonic(), 0.0
+
+    def over(self) -> bool:
+        """Return whether training has lasted long enough since the last checkpoint."""
+        if self._minutes is None:
+            return False
+        least = max(60 * self._minutes, LEAST_SHARE * self._took)
+        return time.monotonic() - self._began >= least
+
+    def begin(self, took: float) -> float:
+        """Begin the next interval after a checkpoint that took so many seconds; return them."""
+        self._began, self._took = time.monotonic(), took
+        return took
+
+
 class Keeper:
-    """Writes the checkpoints of a run under way, finds the one to go on from, and stops the run."""
+    """Writes the checkpoints of a run under way, and finds the one to go on from."""
 
     def __init__(
         self, asked: Checkpoints | None, underway: Underway, ledger: Ledger, device: torch.device
     ) -> None:
         """Begin with the first interval; where none are `asked` for, none are read or written."""
-        self._asked, self._underway = asked, underway
+        self.asked, self._underway = asked, underway
         self._ledger, self._device = ledger, device
-        self._began, self._took = time.monotonic(), 0.0
+        self._intervals = Intervals(asked.minutes if asked else None)
 
     def newest(self) -> Any | None:
         """Return the newest snapshot that is sound and of this run; None where there is none."""
-        if self._asked is None:
+        if self.asked is None:
             return None
-        files.clear(self._asked.folder, keep=self._asked.keep)
-        for folder in files.found(self._asked.folder):
+        files.clear(self.asked.folder, keep=self.asked.keep)
+        for folder in files.found(self.asked.folder):
             try:
                 tree = files.checked(folder).read(self._device)
                 self._underway.check(tree, self._device)
@@ -64,34 +91,31 @@ class Keeper:
         Raises:
             TrainingStopped: the run was asked to stop.
         """
-        due = self._asked is not None and self._due(self._asked.minutes)
-        if not (due or stop.stop_requested()):
+        if not (self._intervals.over() or stop.stop_requested()):
             return 0.0
         began = time.monotonic()
-        kept = False
-        if self._asked:
-            self._ledger.write()
-            self._underway.result.train_seconds = seconds
-            tree = self._underway.snapshot(optimizer, schedule, place, self._device)
-            kept = self._write(tree, place, self._asked)
+        kept = self.write(place, optimizer, schedule, seconds)
         kept_to = ", from which the same command goes on" if kept else ""
         stop.check(f"stopped after step {place.taken}{kept_to}")
-        self._began = time.monotonic()
-        self._took = self._began - began
-        return self._took
+        return self._intervals.begin(time.monotonic() - began)
 
-    def _due(self, minutes: float) -> bool:
-        return time.monotonic() - self._began >= max(60 * minutes, LEAST_SHARE * self._took)
+    def write(self, place: Progress, optimizer: Any, schedule: Any, seconds: float) -> bool:
+        """Write a checkpoint if any are asked for; return whether that could be done.
 
-    def _write(self, tree: Any, place: Progress, asked: Checkpoints) -> bool:
-        """Write a snapshot; return whether that could be done. A full disk costs no run."""
+        A full disk costs the checkpoint, not the run. The arguments are those of `after_step`.
+        """
+        if self.asked is None:
+            return False
+        self._ledger.write()
+        self._underway.result.train_seconds = seconds
         began = time.monotonic()
         try:
-            size = files.write(tree, asked.folder, step=place.taken)
+            tree = self._underway.snapshot(optimizer, schedule, place, self._device)
+            size = files.write(tree, self.asked.folder, step=place.taken)
         except (OSError, TypeError) as error:
             say(f"NO CHECKPOINT after step {place.taken}: {error}")
             return False
-        files.clear(asked.folder, keep=asked.keep)
+        files.clear(self.asked.folder, keep=self.asked.keep)
         spent = time.monotonic() - began
         say(f"checkpoint after step {place.taken}: {size / 2**20:,.1f} MB in {spent:.1f} s")
         return True

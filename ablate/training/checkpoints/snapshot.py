@@ -49,9 +49,14 @@ class Underway:
         permute: np.random.Generator,
         room: Room,
         result: Result,
+        draws: bool = True,
     ) -> None:
-        """Note the tensors of `model`, which has not been trained yet."""
-        self.model, self.hooks, self._rows = model, hooks, _digest(steps)
+        """Note the tensors of `model`, which has not been trained yet.
+
+        Where the run draws nothing from torch's global generators (`draws` is False), they are left
+        as they are when it goes on.
+        """
+        self.model, self.hooks, self._rows, self._drawn = model, hooks, _digest(steps), draws
         self.permute, self.room, self.result = permute, room, result
         self._begun = {name: (t, t._version) for name, t in _tensors(model)}
 
@@ -120,10 +125,10 @@ class Underway:
                 self.model.get_submodule(owner)._buffers[last] = tensor
         _write_optimizer(tree["optimizer"], optimizer, self.model)
         schedule.__dict__.update(tree["schedule"])
-        for generator, state in zip(
-            generators(device, self.hooks.draws), tree["draws"], strict=True
-        ):
-            generator.set_state(state)
+        if self._drawn:
+            used = generators(device, self.hooks.draws)
+            for generator, state in zip(used, tree["draws"], strict=True):
+                generator.set_state(state)
         self.permute.bit_generator.state = tree["permute"]
         for memory, held in zip(self.hooks.memories, tree["hooks"], strict=True):
             memory.write(self.model, held)
@@ -169,11 +174,23 @@ def _write_optimizer(tree: Any, optimizer: Any, model: nn.Module) -> None:
         params[int(number)].copy_(master)
     for key, value in tree["state"].items():
         place = params[int(key)] if key.isdecimal() else key
-        optimizer.state[place] = _paged(value, place, optimizer)
+        laid = {name: _laid(entry, place) for name, entry in value.items()}
+        optimizer.state[place] = _paged(laid, place, optimizer)
     for group, values in zip(optimizer.param_groups, tree["groups"], strict=True):
         group.update(values)
     for generator, state in zip(_draws(optimizer), tree["draws"], strict=True):
         generator.set_state(state)
+
+
+def _laid(entry: Any, place: Any) -> Any:
+    """Return a moment in the layout of its parameter, as fused optimizers take it to be.
+
+    Beside others (`training.lanes`) the parameters of a cell may lie in another order than alone.
+    """
+    alike = isinstance(place, Tensor) and isinstance(entry, Tensor) and entry.shape == place.shape
+    if not alike or entry.stride() == place.stride():
+        return entry
+    return torch.empty_like(place, dtype=entry.dtype, device=entry.device).copy_(entry)
 
 
 def _paged(state: dict[str, Any], place: Any, optimizer: Any) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from ablate.models.load import checkpointing
 from ablate.objective import Objective
 from ablate.streams import Streams
 from ablate.training import optim
+from ablate.training.checkpoints.keeper import Checkpoints
 from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
-from ablate.training.lanes.stack import Stack
+from ablate.training.lanes.saved import Group, Saved, saved
+from ablate.training.lanes.stack import RowPlace, Stack
 from ablate.training.ledger import Ledger
 from ablate.training.loop import check_supervised, memory_mb
 from ablate.training.passes import autocast
@@ -45,7 +47,7 @@ CPU_TOKENS = 2700
 class Lane:
     """A cell to train: as the arguments of `training.loop.train`, without hooks.
 
-    `make_optimizer` is None for AdamW.
+    `make_optimizer` is None for AdamW; without `checkpoints` none are read or written.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Lane:
     objective: Objective
     streams: Streams
     make_optimizer: optim.Maker | None = None
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class _Course:
     schedule: torch.optim.lr_scheduler.LRScheduler
     result: Result
     ledger: Ledger
+    saved: Saved
     taken: int = 0  # steps
     diverged: Diverged | None = None
 
@@ -89,6 +93,13 @@ class _Course:
         self.tell(lambda: self.ledger.add(values_S, entry))
         self.optimizer.step()
         self.schedule.step()
+
+    def keep(self) -> bool:
+        """Write a checkpoint; return whether that could be done. A diverged lane gets none."""
+        written: list[bool] = []
+        if self.diverged is None:
+            self.tell(lambda: written.append(self.saved.write(self.taken)))
+        return any(written)
 
     def tell(self, write: Callable[[], None]) -> None:
         """Write into the history; what is written may say that the lane diverged."""
@@ -117,6 +128,7 @@ def train(
         execution: rows and tokens of a micro-batch are those of one lane; rows are padded.
 
     Raises:
+        TrainingStopped: it was asked to stop, and did after a step.
         UserError: no target of a lane has a weight.
         torch.OutOfMemoryError: a single row of each lane does not fit into the memory.
     """
@@ -124,18 +136,19 @@ def train(
     stack = Stack(base, [lane.model for lane in lanes], [lane.kind for lane in lanes])
     numbers, device = stack.order, next(base.parameters()).device
     every = [
-        _course(lanes[number], owned, device)
-        for number, owned in zip(numbers, stack.owned(), strict=True)
+        _course(lanes[number], owned, places, device)
+        for number, owned, places in zip(numbers, stack.owned(), stack.places(), strict=True)
     ]
     room, courses = _room(stack, lanes, execution), every
+    group = Group([course.saved for course in every])
     try:
-        with _training(stack, every, execution):
+        with _training(stack, every, execution) as clock:
+            courses = _left(stack, courses)  # without those that had ended by their checkpoints
             while courses:
                 _step(stack, courses, execution, room)
-                left = [i for i, course in enumerate(courses) if course.under_way]
-                if len(left) < len(courses):
-                    stack.keep(left)
-                    courses = [courses[i] for i in left]
+                clock.share(courses)
+                clock.leave_out(group.after_step([course.keep for course in courses]))
+                courses = _left(stack, courses)
             for course in every:
                 course.tell(course.ledger.write)
     finally:
@@ -144,6 +157,38 @@ def train(
         course.result.micro_batch_tokens, course.result.out_of_memory = room.used, room.halved
     found = dict(zip(numbers, every, strict=True))
     return [found[n].diverged or found[n].result for n in range(len(lanes))]
+
+
+def _left(stack: Stack, courses: list[_Course]) -> list[_Course]:
+    """Return the lanes that have a step to take; the others leave the stack."""
+    left = [i for i, course in enumerate(courses) if course.under_way]
+    if len(left) < len(courses):
+        stack.keep(left)
+    return [courses[i] for i in left]
+
+
+class _Clock:
+    """Shares the time of steps among the lanes that took them, by their tokens."""
+
+    def __init__(self, courses: Sequence[_Course]) -> None:
+        """Begin now; tokens that a lane has seen in an earlier attempt have had their time."""
+        self._began = time.perf_counter()
+        self._shared = {id(course): course.result.tokens_seen for course in courses}
+
+    def share(self, courses: Sequence[_Course]) -> None:
+        """Share the time since the last call; a GPU tells the tokens of a step one step late."""
+        seen = {id(c): c.result.tokens_seen - self._shared[id(c)] for c in courses}
+        if not (tokens := sum(seen.values())):
+            return
+        now = time.perf_counter()
+        for course in courses:
+            course.result.train_seconds += (now - self._began) * seen[id(course)] / tokens
+            self._shared[id(course)] = course.result.tokens_seen
+        self._began = now
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave out so many seconds that have just passed."""
+        self._began += seconds
 
 
 def _room(stack: Stack, lanes: Sequence[Lane], execution: Execution) -> Room:
@@ -164,26 +209,27 @@ def _room(stack: Stack, lanes: Sequence[Lane], execution: Execution) -> Room:
 
 
 @contextmanager
-def _training(stack: Stack, courses: Sequence[_Course], execution: Execution) -> Iterator[None]:
-    """Run a block in training mode, and afterwards share its time among the lanes by tokens."""
+def _training(stack: Stack, courses: Sequence[_Course], execution: Execution) -> Iterator[_Clock]:
+    """Run a block in training mode with its clock; at its end every result has its time."""
     models = [stack.model, *(course.lane.model for course in courses)]
-    started = time.perf_counter()
+    clock = _Clock(courses)
     for model in models:
         model.train()
     try:
         with checkpointing(stack.model, execution.gradient_checkpointing):
-            yield
+            yield clock
     finally:
         for model in models:
             model.eval()
-        spent = time.perf_counter() - started
-        tokens = sum(course.result.tokens_seen for course in courses)
+        clock.share(courses)
         for course in courses:
             course.result.lanes = len(courses)
-            course.result.train_seconds = spent * course.result.tokens_seen / max(1, tokens)
 
 
-def _course(lane: Lane, owned: list[nn.Parameter], device: torch.device) -> _Course:
+def _course(
+    lane: Lane, owned: list[nn.Parameter], places: Sequence[RowPlace], device: torch.device
+) -> _Course:
+    """Return a lane at its start or, where there is one, at its newest checkpoint."""
     check_supervised(lane.data, lane.objective)
     stepped = nn.ParameterList(owned) if lane.make_optimizer is None else lane.model
     steps = batches.order(lane.data, train=lane.settings, generator=lane.streams.numpy("order"))
@@ -192,7 +238,21 @@ def _course(lane: Lane, owned: list[nn.Parameter], device: torch.device) -> _Cou
     result = Result()
     ledger = Ledger(result, device, functools.partial(memory_mb, device))
     permute = lane.streams.numpy("permute")
-    return _Course(lane, steps, permute, optimizer, schedule, result, ledger)
+    kept = saved(
+        lane.checkpoints,
+        lane.model,
+        lane.settings,
+        steps=steps,
+        permute=permute,
+        optimizer=optimizer,
+        schedule=schedule,
+        places=places if lane.make_optimizer is None else None,
+        result=result,
+        ledger=ledger,
+        device=device,
+    )
+    taken = kept.restore()
+    return _Course(lane, steps, permute, optimizer, schedule, result, ledger, kept, taken)
 
 
 def _step(stack: Stack, courses: Sequence[_Course], execution: Execution, room: Room) -> None:

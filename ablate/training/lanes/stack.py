@@ -59,14 +59,32 @@ class Slot:
         return rows_NP[:, self.start : end].unflatten(1, self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class RowPlace:
+    """Where a trained tensor of a lane's model lies in the rows that its optimizer steps on."""
+
+    parameter: nn.Parameter
+    row: int  # which of `Form.owned`
+    start: int
+    shape: tuple[int, ...]  # as stacked, padded
+    length: int  # of the first dimension without padding
+    turned: bool
+
+    def of(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return the tensor's part of `rows`, which have the shapes of `Form.owned`, as a view."""
+        end = self.start + math.prod(self.shape)
+        piece = rows[self.row].flatten()[self.start : end].unflatten(0, self.shape)[: self.length]
+        return piece.T if self.turned else piece
+
+
 class Form:
     """The lanes of one form: their numbers and gradients, and the views over them.
 
     Attributes:
         models: of the lanes.
         parts: by the name of the layer.
-        owned: of each lane, all its matrices as one row (1, P) and all its vectors as one, if it
-            has any. An optimizer that treats all numbers of a matrix alike may step on these.
+        owned: of each lane, all its matrices as one row (1, P) and all its vectors as one, each if
+            it has any. An optimizer that treats all numbers of a matrix alike may step on these.
     """
 
     def __init__(self, models: Sequence[nn.Module], kind: Kind) -> None:
@@ -79,8 +97,8 @@ class Form:
         like = next(parameter for _, parameter in self._trained(0))
         self.rows_NP = torch.zeros(len(models), size, dtype=like.dtype, device=like.device)
         self.grads_NP = torch.zeros_like(self.rows_NP)
-        ranges = 1 + (size > self.matrices)
-        self.owned = [[nn.Parameter(like.new_empty(0)) for _ in range(ranges)] for _ in models]
+        count = (self.matrices > 0) + (size > self.matrices)
+        self.owned = [[nn.Parameter(like.new_empty(0)) for _ in range(count)] for _ in models]
         for lane in range(len(models)):
             for parameter, piece, _ in self._views(lane):
                 piece.copy_(parameter.detach())
@@ -111,6 +129,19 @@ class Form:
         for parameter, piece, _ in self._views(lane):
             parameter.data = piece.clone(memory_format=torch.contiguous_format)
             parameter.grad = None
+
+    def places(self, lane: int) -> list[RowPlace]:
+        """Return where each trained tensor of a lane's model lies in what `owned` has of it."""
+        found = []
+        for slot, parameter in self._trained(lane):
+            part = self.parts[slot.layer]
+            vector = slot.start >= self.matrices
+            turned = slot.name in part.transposed
+            length = len(_turned(parameter, part, slot.name))
+            start = slot.start - (self.matrices if vector else 0)
+            row = len(self.owned[lane]) - 1 if vector else 0
+            found.append(RowPlace(parameter, row, start, slot.shape, length, turned))
+        return found
 
     def settle(self) -> None:
         """Give the parts copies of the numbers, without gradients; each model owns its weights."""
@@ -159,10 +190,14 @@ class Form:
             for parameter, number, gradient in self._views(lane):
                 parameter.data, parameter.grad = number, gradient
             numbers, gradients = (
-                (of[lane, : self.matrices][None], of[lane, self.matrices :])
+                [
+                    piece
+                    for piece in (of[lane, : self.matrices][None], of[lane, self.matrices :])
+                    if piece.numel()
+                ]
                 for of in (self.rows_NP, self.grads_NP)
             )
-            for parameter, number, gradient in zip(owned, numbers, gradients, strict=False):
+            for parameter, number, gradient in zip(owned, numbers, gradients, strict=True):
                 parameter.grad, parameter.data = None, number
                 parameter.grad = gradient
 
@@ -215,6 +250,10 @@ class Stack:
     def owned(self) -> list[list[nn.Parameter]]:
         """Return what an elementwise optimizer steps on, of each lane."""
         return [parameters for one in self.forms for parameters in one.owned]
+
+    def places(self) -> list[list[RowPlace]]:
+        """Return where each trained tensor of a lane's model lies in its part of `owned`."""
+        return [one.places(lane) for one in self.forms for lane in range(len(one.models))]
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Take all other lanes out; their models keep their weights."""
