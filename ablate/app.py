@@ -38,7 +38,7 @@ from ablate.results import seal
 from ablate.results.files import set_aside
 from ablate.results.store import Store
 from ablate.sweep import Launch, Outcome, Workers, carry_out
-from ablate.terminal import CONSOLE, duration, unbroken
+from ablate.terminal import CONSOLE, duration, paragraph, unbroken
 from ablate.training.stop import TrainingStopped
 from ablate.work import work
 
@@ -141,7 +141,7 @@ def sweep_grid(
         todo = missing(request.design, store)
     _check_scoring(todo, store)
     for note in notes(named[0] for named in todo.values()):
-        CONSOLE.print(f"[bold]note[/bold] {escape(note)}", soft_wrap=True)
+        paragraph(CONSOLE, note, lead="note")
     watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
     watch.stop_after = request.settings["stop_after"]
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)

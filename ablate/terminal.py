@@ -3,10 +3,12 @@
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 
 class _Console(Console):
@@ -64,6 +66,30 @@ def unbroken() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def paragraph(console: Console, text: str, *, lead: str = "") -> None:
+    """Print a text in lines no longer than the console is wide; those after the first are indented.
+
+    Words stay whole: a path or a setting that is longer than a line can be copied.
+
+    Args:
+        console: where to.
+        text: what is printed, without markup; spaces before it are before each line.
+        lead: words before it, in bold.
+    """
+    indent = " " * (len(text) - len(text.lstrip()))
+    lines = textwrap.wrap(
+        f"{lead} {text}" if lead else text,
+        console.width,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for number, line in enumerate(lines):
+        shown = Text(line)
+        shown.stylize("bold", 0, len(lead) if number == 0 else 0)
+        console.print(shown, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.errors import UserError
+from ablate.terminal import paragraph
 
 if TYPE_CHECKING:
     from ablate.experiment.request import Request
@@ -128,12 +129,13 @@ def _fraction(request: "Request", given: argparse.Namespace) -> dict[str, Any]:
 def render(summary: dict[str, Any], console: Console) -> None:
     """Print the answers that a summary holds."""
     if "fraction" in summary:
-        console.print("\n".join(summary["fraction"]["words"]), soft_wrap=True)
+        for line in summary["fraction"]["words"]:
+            paragraph(console, line)
     if "power" in summary:
         _render_power(summary["power"], console)
     if "frozen" in summary:
-        console.print("frozen: {file}, SHA-256 {sha256}".format(**summary["frozen"]))
-        console.print(summary["frozen"]["formula"])
+        paragraph(console, "frozen: {file}, SHA-256 {sha256}".format(**summary["frozen"]))
+        paragraph(console, summary["frozen"]["formula"])
 
 
 def _render_power(found: dict[str, Any], console: Console) -> None:
@@ -150,4 +152,4 @@ def _render_power(found: dict[str, Any], console: Console) -> None:
         shares = [by.get((*test, n)) for n in seeds]
         shown.add_row(*map(str, test), *("-" if s is None else f"{s:.0%}" for s in shares))
     console.print(shown)
-    console.print(found["noise"])
+    paragraph(console, found["noise"])

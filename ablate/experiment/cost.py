@@ -16,9 +16,8 @@ from typing import Any
 
 from ablate.adapters import registry
 from ablate.adapters.stored import weights_bytes
-from ablate.config.schema import Cell
-from ablate.data.tokenise import Summary
 from ablate.errors import UserError
+from ablate.experiment.amounts import tokens
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import GPU_BYTES, Need, need
 from ablate.experiment.lanes import with_company
@@ -185,21 +184,10 @@ def work_of(named: Named) -> Work:
     return Work(
         cell.adapter.kind,
         files.parameters,
-        train_flops=files.parameters * 6 * _tokens(cell, data),
+        train_flops=files.parameters * 6 * tokens(cell, data),
         eval_flops=eval_flops(files.parameters, data.mean_length, cell.evaluate),
         device=cell.execution.device,
     )
-
-
-def _tokens(cell: Cell, data: Summary) -> float:
-    """Return the tokens that a cell trains on; steps count instead of epochs where given."""
-    train = cell.train
-    if cell.is_base:
-        return 0.0
-    if train.max_steps is None:
-        return data.rows * train.epochs * data.mean_length
-    each = train.batch_size * (data.mean_length if train.batch_unit == "examples" else 1)
-    return train.max_steps * each
 
 
 def check_disk(needed: float, store: Store) -> None:

@@ -48,10 +48,8 @@ class Here:
     def steps(self, cell: Cell, files: ModelFiles, data: Summary) -> int:
         """Return how many optimizer steps a run takes, as `data.batches.order` makes them."""
         train = cell.train
-        if train.max_steps is not None:
-            return train.max_steps
-        if train.batch_unit == "examples":
-            return math.ceil(_examples(cell, data) / train.batch_size)
+        if counts_steps(cell):
+            return about_steps(cell, data)
         from ablate.data.batches import order  # torch: how rows fall into steps must be tried
         from ablate.experiment.cell_data import tokenised
         from ablate.streams import Streams
@@ -99,11 +97,24 @@ class Assumed(Here):
 
     def steps(self, cell: Cell, files: ModelFiles, data: Summary) -> int:
         """Return how many optimizer steps a run takes, about where its rows are not here."""
-        train = cell.train
-        whole = train.max_steps is not None or train.batch_unit == "examples"
-        if whole or data.content_hash not in self._made:
+        if data.content_hash not in self._made:
             return super().steps(cell, files, data)
-        return math.ceil(_examples(cell, data) * data.mean_length / train.batch_size)
+        return about_steps(cell, data)
+
+
+def counts_steps(cell: Cell) -> bool:
+    """Return whether the number of rows tells the number of steps; else their lengths decide."""
+    return cell.train.max_steps is not None or cell.train.batch_unit == "examples"
+
+
+def about_steps(cell: Cell, data: Summary) -> int:
+    """Return how many optimizer steps a run takes: about, unless `counts_steps`."""
+    train = cell.train
+    if train.max_steps is not None:
+        return train.max_steps
+    if train.batch_unit == "examples":
+        return math.ceil(_examples(cell, data) / train.batch_size)
+    return math.ceil(_examples(cell, data) * data.mean_length / train.batch_size)
 
 
 def _examples(cell: Cell, data: Summary) -> int:

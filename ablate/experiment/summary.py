@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ablate.adapters import registry
 from ablate.config.compose import Grid
 from ablate.evaluate.task_items import scored
+from ablate.experiment.aliases import aliases_by_kind, overrides
+from ablate.experiment.amounts import amounts
 from ablate.experiment.cost import Cost, cost
 from ablate.experiment.design import Design, Named
 from ablate.experiment.gpu_fit import gpu_size
@@ -36,6 +39,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "bases": len(plan.cells) - len(request.grid.points) + len(plan.illegal),
         "runs": len(plan.runs),
         "aliases": aliases,
+        "aliases_by_kind": [asdict(kind) for kind in aliases_by_kind(plan)],
         "scored_again": len(plan.cells) - len(plan.runs) - len(aliases),
         "illegal": [{"levels": levels, "reason": why} for levels, why in plan.illegal],
         "done": len(plan.runs) - len(todo) - len(failed),
@@ -47,6 +51,7 @@ def summarise(request: Request) -> dict[str, Any]:
         "models": _models(plan),
         "own_rates": list(request.own_rates),
         "assumed": list(request.assumed),
+        "training": amounts(plan),
         "scored": _scored(plan),
         "core_seconds": round(estimate.seconds, 1),
         **_gpu(estimate),
@@ -90,17 +95,17 @@ def _factors(found: Grid) -> dict[str, list[Any]]:
 
 def _alias(plan: Design, named: Named) -> dict[str, str]:
     first = plan.runs[named.key][0]
-    return {"cell": _overrides(named), "is": _overrides(first), "train_key": named.key}
+    return {
+        "cell": overrides(named.levels),
+        "is": overrides(first.levels),
+        "train_key": named.key,
+    }
 
 
 def _cell_name(named: Named) -> str:
     """Return what a cell is called: by what varies, or where nothing does by model and adapter."""
     cell = named.cell
-    return _overrides(named) or f"model={label(cell.model)} adapter={cell.adapter.name}"
-
-
-def _overrides(named: Named) -> str:
-    return " ".join(f"{key}={level}" for key, level in named.levels.items())
+    return overrides(named.levels) or f"model={label(cell.model)} adapter={cell.adapter.name}"
 
 
 def _scored(plan: Design) -> list[dict[str, Any]]:

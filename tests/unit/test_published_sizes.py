@@ -49,7 +49,7 @@ def test_runs_that_no_gpu_holds_are_named(
     # of as many rows as fit beside them
     assert [one["cell"] for one in found["too_large"]] == ["model=llama_2_7b adapter=full"]
     assert main(["plan", *words, "train.batch_size=16", f"out={tmp_path}"]) == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert "GB): model=llama_2_7b adapter=full; fits with execution.offload_optimizer=true" in told
     assert "6 cells (4 of the grid and 2 untouched bases) are 6 runs" in told
     assert summarise(plan(*words, "gpu_gb=141", out=tmp_path))["too_large"] == []
@@ -305,8 +305,8 @@ def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) ->
     request = plan("model=pythia_1b,smollm2_135m", "adapter=full,lora", out=tmp_path)
     render(summarise(request), Console(width=300))
     shown = capsys.readouterr().out
-    assert "pythia_1b: query_key_value holds several projections, which change together" in shown
-    assert "smollm2_135m: token embedding and head are one matrix" in shown
+    assert "parameters; query_key_value holds several projections, which change together" in shown
+    assert "smollm2_135m: 134,515,008 parameters; token embedding and head are one matrix" in shown
     assert "assumed: model=pythia_1b is not on this machine" in shown
     assert "assumed: tokens of dataset=micro: its rows, 4 characters a token" in shown
     assert "GPU-hours of an A100" in shown
