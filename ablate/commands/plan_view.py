@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.commands import planning
+from ablate.experiment.gpu_fit import LEAVE_OUT
 from ablate.terminal import duration, paragraph
 
 USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
@@ -113,45 +114,95 @@ def _count(one: dict[str, Any]) -> str:
 
 
 def _costs(summary: dict[str, Any]) -> Iterator[str]:
-    yield (
-        f"about {duration(summary['core_seconds'])} of one worker on this machine, "
-        f"{summary['memory_mb']:,} MB of its memory a run (from {summary['basis']})"
-    )
+    """Yield lines on time, the memory of a GPU and disk; first the machine that runs belong on."""
+    yield from _gpu_time(summary) if summary["on_gpu"] else _worker_time(summary)
     for failed in summary.get("not_probed", ()):
         yield f"  not probed: {failed}"
-    yield f"or {summary['gpu_hours']:g} GPU-hours of an A100 used to 40 %{_several(summary)}"
-    parts = ", ".join(f"{k} {_size(mb)}" for k, mb in summary["gpu_memory_parts_mb"].items())
-    of = f"{_size(summary['gpu_limit_mb'])} ({summary['gpu_limit_from']})"
-    rows = summary["micro_batch_rows"]
-    split = f", {rows} row{'s' * (rows > 1)} a forward pass" if rows else ""
-    yield f"the largest run takes {_size(summary['gpu_memory_mb'])} of a GPU's {of}{split}: {parts}"
+    if summary["on_gpu"]:
+        a_run = duration(summary["core_seconds_a_run"])
+        yield f"on a processor the longest run would take about {a_run}, an estimate from its size"
+    else:
+        yield from _gpu_time(summary)
+    yield from _memory(summary)
     yield from _too_large(summary)
-    to_get = f", {_size(summary['download_mb'])} to download" if summary["download_mb"] else ""
-    yield f"disk: {_size(summary['disk_mb'])} for results{to_get}"
+    told = [f"{_size(summary['disk_mb'])} for results"]
+    told += [f"{_size(summary['download_mb'])} to download"] * bool(summary["download_mb"])
+    told += [
+        f"{_size(summary['checkpoint_mb'])} for the checkpoints of each run under way "
+        "(execution.checkpoint_minutes, execution.checkpoints_kept)"
+    ] * bool(summary["checkpoint_mb"])
+    yield f"disk: {', '.join(told)}"
+
+
+def _worker_time(summary: dict[str, Any]) -> Iterator[str]:
+    parts = summary["core_seconds_parts"]
+    told = ", ".join(
+        f"{name} {duration(parts[key])}"
+        for key, name in (("train", "training"), ("score", "scoring"), ("rest", "all else"))
+        if parts[key]
+    )
+    yield (
+        f"about {duration(summary['core_seconds'])} of one worker on this machine ({told}), "
+        f"{summary['memory_mb']:,} MB of its memory a run (from {summary['basis']})"
+    )
+
+
+def _gpu_time(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the time of a GPU, and what it is estimated from."""
+    hours, train = summary["gpu_hours"], summary["gpu_training_hours"]
+    score = max(0.0, hours - train)
+    if hours < 1:
+        told, parts = duration(3600 * hours), [duration(3600 * part) for part in (train, score)]
+    else:
+        told, parts = f"{hours:.3g} GPU-hours", [f"{part:.3g}" for part in (train, score)]
+    yield (
+        f"{'about' if summary['on_gpu'] else 'or'} {told} of an {summary['gpu']}: training "
+        f"{parts[0]}, scoring {parts[1]}{_several(summary)}"
+    )
+    source = "speeds measured there at 1.1 and 7 billion parameters in bf16 (docs/benchmarks.md)"
+    how = f"from {source}" if summary["gpu_measured"] else f"an estimate, far from the {source}"
+    yield f"  training: {how}; scoring: an estimate, an item as long as two rows"
 
 
 def _several(summary: dict[str, Any]) -> str:
     """Return what several GPUs are worth; nothing of what takes less than an hour."""
     if summary["gpu_hours"] < 1:
         return ""
-    hours = ", ".join(f"{h:g} h on {n}" for n, h in summary["hours_on_gpus"].items())
+    hours = ", ".join(f"{h:g} h on {n}" for n, h in summary["hours_on_gpus"].items() if n > 1)
     return f"; a run takes one GPU, and GPUs take runs side by side: {hours}"
+
+
+def _memory(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield what training and scoring take of a GPU, in the run that needs most of it."""
+    of = f"{_size(summary['gpu_limit_mb'])} ({summary['gpu_limit_from']})"
+    yield f"the largest run takes {_size(summary['gpu_memory_mb'])} of a GPU's {of}"
+    for what, parts, rows in (
+        ("training", "gpu_memory_parts_mb", "micro_batch_rows"),
+        ("scoring", "gpu_scoring_parts_mb", "scoring_rows"),
+    ):
+        if summary[parts]:
+            count = summary[rows]
+            told = ", ".join(f"{name} {_size(mb)}" for name, mb in summary[parts].items() if mb)
+            yield (
+                f"  {what} {_size(sum(summary[parts].values()))}, "
+                f"{count:,} row{'s' * (count != 1)} a forward pass: {told}"
+            )
 
 
 def _too_large(summary: dict[str, Any]) -> Iterator[str]:
     """Yield the runs that no GPU of that size holds, those with the same cures in one line."""
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in summary["too_large"]:
-        alike.setdefault(tuple(one["fits_with"]), []).append(one)
+        alike.setdefault((one["untouched"], *one["fits_with"]), []).append(one)
     for runs in list(alike.values())[:SHOWN]:
         largest = max(runs, key=lambda one: one["memory_mb"])
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
         cures = [f"{k} ({_size(mb)})" for k, mb in largest["fits_with"].items()]
         cure = "fits with " + ", or with ".join(cures) if cures else "no setting makes it fit"
-        yield (
-            f"  more than one GPU holds ({_size(largest['memory_mb'])}): {largest['cell']}{more}; "
-            f"{cure}"
-        )
+        base = all(one["untouched"] for one in runs)
+        cure += f"; {LEAVE_OUT} leaves untouched bases out" * base
+        name = f"the untouched base of {largest['cell']}, scored" if base else largest["cell"]
+        yield (f"  more than one GPU holds ({_size(largest['memory_mb'])}): {name}{more}; {cure}")
     if len(alike) > SHOWN:
         yield f"  and {sum(map(len, list(alike.values())[SHOWN:]))} more runs"
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ablate.config.schema import Cell
 
 DEFAULTS = ("dataset=micro_pretraining", "train=pretrain", "evaluate=none")
-UNUSED = ("rates", "report", "retry_failed", "single", "skip_illegal", "stop_after", "cell_minutes")
+UNUSED = (
+    "rates", "report", "retry_failed", "score_base", "single", "skip_illegal", "stop_after",
+    "cell_minutes",
+)  # fmt: skip
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:

@@ -49,6 +49,7 @@ class Command:
     out: str
     scale: str
     retry_failed: bool
+    score_base: bool
     cell_minutes: float | None
     stop_after: int | None
     skip_illegal: bool

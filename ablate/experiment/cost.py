@@ -1,11 +1,9 @@
 """The estimated cost of a set of runs in time, memory and disk, from sizes alone.
 
 Times come from runs recorded in the same folder on this machine where there are any
-(`experiment.pace`), else from the size of the model; `Cost.basis` says which. The memory of a GPU
-is that of `experiment.gpu_memory`. GPU-hours are arithmetic:
-
-    floating-point operations   6 a parameter and trained token, 2 a parameter and scored token
-    GPU-hours                   those, at `GPU_FLOPS` of an A100, `GPU_USED` of which are used
+(`experiment.pace`), else from the size of the model; `Cost.basis` says which. Seconds of a GPU are
+those of `experiment.gpu_pace`, its memory that of `experiment.gpu_memory` and
+`experiment.scoring_memory`.
 """
 
 import heapq
@@ -15,14 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ablate.adapters import registry
-from ablate.adapters.stored import weights_bytes
+from ablate.adapters.stored import checkpoints_bytes, weights_bytes
+from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.experiment.amounts import tokens
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import GPU_BYTES, Need, need
+from ablate.experiment.gpu_memory import side_by_side
+from ablate.experiment.gpu_pace import GpuSeconds, gpu_seconds, is_measured
 from ablate.experiment.lanes import with_company
-from ablate.experiment.pace import Work, eval_flops, items, pace
+from ablate.experiment.pace import NOTHING, OTHERS, Spent, Work, eval_flops, items, pace
 from ablate.experiment.status import is_kept
+from ablate.models.files import ModelFiles
+from ablate.models.gpu_slots import gpus
 from ablate.results.store import Store
 
 ITEM_BYTES = 40  # an item in items.parquet with what was answered, compressed
@@ -30,9 +33,8 @@ RECORD_BYTES = 40_000  # record, configuration, history and log together
 ADAM_BYTES = 12  # a trained parameter: gradient and two moments in fp32
 WEIGHT_BYTES = 8  # a base parameter: the model, and the copy that it is loaded from
 FREE_BYTES = 600e6  # interpreter and libraries
-GPU_FLOPS = {"bf16": 312e12, "fp32": 19.5e12}  # an A100's peak a second, by train.precision
-GPU_USED = 0.4  # of that peak; small models use less
 START_SECONDS = 8.0  # of a worker: Python and its libraries
+DAY = 86400.0  # of a processor: a run that takes longer belongs on a GPU
 STORED_BYTES = 2  # a parameter of a model on the hub
 
 
@@ -42,10 +44,14 @@ class Cost:
 
     trains: int  # runs of them; the others are trained and lack a score
     seconds: float  # of one worker
+    parts: Spent  # the same by what takes them
     by_run: tuple[float, ...]  # the same for each run
     disk_bytes: float
     memory_bytes: float  # of the largest run
-    gpu_seconds: tuple[float, ...]  # of each run
+    checkpoint_bytes: float  # of the run under way that writes the largest
+    gpu_seconds: tuple[GpuSeconds, ...]  # of each run
+    on_gpu: bool  # whether a GPU is where the runs belong, and no such run is recorded here
+    gpu_measured: bool  # whether training was measured at about the sizes of all runs
     largest: Need  # of the run that needs most of a GPU
     too_large: tuple[tuple[Named, Need], ...]  # runs that one GPU does not hold
     download_bytes: float  # of base models that are not on this machine
@@ -54,11 +60,16 @@ class Cost:
     @property
     def gpu_hours(self) -> float:
         """Hours of one GPU."""
-        return sum(self.gpu_seconds) / 3600
+        return sum(one.total for one in self.gpu_seconds) / 3600
+
+    @property
+    def gpu_training_hours(self) -> float:
+        """The share of training in `gpu_hours`."""
+        return sum(one.train for one in self.gpu_seconds) / 3600
 
     def hours_on(self, gpus: int) -> float:
         """Return the hours on several GPUs, each of which carries out whole runs."""
-        return _span(self.gpu_seconds, gpus) / 3600
+        return _span([one.total for one in self.gpu_seconds], gpus) / 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +83,11 @@ class _Left:
 @dataclass(frozen=True, slots=True)
 class _RunCost:
     work: Work
-    gpu_seconds: float
+    gpu: GpuSeconds
+    measured: bool  # whether `gpu` is from speeds measured at about this size
     disk_bytes: float
+    checkpoint_bytes: float  # if training takes longer than `checkpoint_seconds`
+    checkpoint_seconds: float
     memory_bytes: float
     need: Need
 
@@ -95,17 +109,32 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
         _of_alike(named, left, known, gpu_bytes) for named, left in zip(asked, todo, strict=True)
     ]
     measured = pace(store)
-    each = {id(run): measured.seconds(run.work) for run in known.values()}
-    seconds = tuple(each[id(run)] for run in runs)
+    each = {id(run): measured.spent(run.work) for run in known.values()}
+    spent = [each[id(run)] for run in runs]
+    seconds = tuple(one.total for one in spent)
+    basis = measured.basis(run.work for run in known.values())
+    slow = max(seconds, default=0.0) > DAY or bool(gpus())
+    on_gpu = slow and basis in (NOTHING, OTHERS) and any(r.work.device != "cpu" for r in runs)
     models = {named.identity.files.content_hash: named.identity.files for named in asked}
     nothing = Need({}, True, 0)
     return Cost(
         trains=sum(left.trains for left in todo),
         seconds=sum(seconds),
+        parts=Spent(*(sum(getattr(s, name) for s in spent) for name in Spent.__slots__)),
         by_run=seconds,
         disk_bytes=sum(run.disk_bytes for run in runs),
         memory_bytes=max((run.memory_bytes for run in runs), default=0.0),
-        gpu_seconds=tuple(run.gpu_seconds for run in runs),
+        checkpoint_bytes=max(
+            (
+                run.checkpoint_bytes
+                for run, here in zip(runs, spent, strict=True)
+                if (run.gpu if on_gpu else here).train > run.checkpoint_seconds
+            ),
+            default=0.0,
+        ),
+        on_gpu=on_gpu,
+        gpu_seconds=tuple(run.gpu for run in runs),
+        gpu_measured=all(run.measured for run in known.values()),
         largest=max((run.need for run in runs), key=lambda n: n.total, default=nothing),
         too_large=tuple(
             (named, run.need) for named, run in zip(asked, runs, strict=True) if not run.need.fits
@@ -115,7 +144,7 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
             for files in models.values()
             if not files.folder.exists()
         ),
-        basis=measured.basis(run.work for run in known.values()),
+        basis=basis,
     )
 
 
@@ -168,14 +197,24 @@ def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
     kept = weights_bytes(cell, files)
     kept = kept if left.trains and kept <= cell.execution.keep_weights_mb * 2**20 else 0
     wanted = need(named, gpu_bytes)
-    logits = wanted.parts.get("logits", 0.0)
+    logits = max(part.get("logits", 0.0) for part in (wanted.parts, wanted.scoring))
+    rows = wanted.rows if wanted.fits else cell.train.batch_size
+    spent = gpu_seconds(named, work.eval_flops, rows=rows, trains=left.trains)
     return _RunCost(
         work=work,
-        gpu_seconds=work.flops / (GPU_FLOPS[cell.train.precision] * GPU_USED),
+        gpu=spent,
+        measured=is_measured(named),
         disk_bytes=RECORD_BYTES + ITEM_BYTES * scored + kept,
+        checkpoint_bytes=_checkpoints(cell, files) if left.trains else 0.0,
+        checkpoint_seconds=60 * (cell.execution.checkpoint_minutes or 0),
         memory_bytes=WEIGHT_BYTES * files.parameters + ADAM_BYTES * trained + logits + FREE_BYTES,
         need=wanted,
     )
+
+
+def _checkpoints(cell: Cell, files: ModelFiles) -> float:
+    """Return the bytes of a run's checkpoints; cells that train side by side write none."""
+    return 0.0 if side_by_side(cell) > 1 else checkpoints_bytes(cell, files)
 
 
 def work_of(named: Named) -> Work:

@@ -1,7 +1,8 @@
 """A grid with the identity of every cell: runs, aliases and illegal cells.
 
 The first cell of a run in the grid's order names it; later ones are aliases. For every pair of
-base model and data set the untouched base (adapter `none`) is added, and scored once.
+base model and data set the untouched base (adapter `none`) is added, and scored once, unless the
+setting `score_base` leaves it out.
 """
 
 import json
@@ -61,6 +62,7 @@ def design(
     *,
     study: str,
     skip_illegal: bool = False,
+    bases: bool = True,
     known: Here | None = None,
     rates: Rates | None = None,
 ) -> Design:
@@ -70,6 +72,7 @@ def design(
         cells: the grid's.
         study: its name.
         skip_illegal: leave illegal cells out.
+        bases: add the untouched base of every model and data set.
         known: where models and data are found; on this machine and the hub unless given.
         rates: the tables of tuned learning rates; the shipped ones unless given.
 
@@ -92,7 +95,7 @@ def design(
             illegal.append((dict(entry.levels), str(error)))
     if illegal and not (skip_illegal and legal):
         raise UserError(_refusal(illegal, len(legal)))
-    named = tuple(_name(_with_bases(legal, memo)))
+    named = tuple(_name(_with_bases(legal, memo) if bases else legal))
     runs: dict[str, list[Named]] = {}
     for one in named:
         runs.setdefault(one.key, []).append(one)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ablate.adapters import compatibility, registry
@@ -12,10 +12,12 @@ from ablate.errors import UserError
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_memory import gpu_parts, largest_pass, side_by_side
 from ablate.experiment.labels import label
+from ablate.experiment.scoring_memory import scoring_parts
 from ablate.models.gpu_slots import gpu_bytes
 
 GPU_BYTES = 80e9  # of a GPU that nobody has told of
 CERTAIN = 1.25  # times the memory of a GPU: beyond it a run is refused, below it may try
+LEAVE_OUT = "score_base=false"  # the setting without which the untouched base is scored
 SPARE = 1.5e9  # of CUDA itself and between allocations
 
 
@@ -23,22 +25,26 @@ SPARE = 1.5e9  # of CUDA itself and between allocations
 class Need:
     """What a run needs of a GPU, and how it is made to fit on one where it does not."""
 
-    parts: dict[str, float]  # bytes by what takes them
+    parts: dict[str, float]  # bytes of training by what takes them
     fits: bool
     rows: int  # of a micro-batch
     cures: tuple[tuple[str, float], ...] = ()  # settings under which it fits, and their bytes
+    scoring: dict[str, float] = field(default_factory=dict)  # bytes of scoring by what takes them
+    scoring_rows: int = 0  # of a forward pass of scoring, at most
 
     @property
     def total(self) -> float:
-        """Bytes in all."""
-        return sum(self.parts.values())
+        """Bytes of training or of scoring, which comes after it: whichever takes more."""
+        return max(sum(self.parts.values()), sum(self.scoring.values()))
 
 
 def need(named: Named, size: float) -> Need:
     """Return what a run needs; its micro-batches shrink first, as they do where memory ran out."""
     rows, parts = _split(named, size)
-    fits = not _beyond(parts, size)
-    return Need(parts, fits, rows, () if fits else tuple(_cures(named, size)))
+    scoring_rows, scoring = _split_scoring(named, size)
+    fits = not (_beyond(parts, size) or _beyond(scoring, size))
+    cures = () if fits else tuple(_cures(named, size))
+    return Need(parts, fits, rows, cures, scoring, scoring_rows)
 
 
 def _split(named: Named, size: float) -> tuple[int, dict[str, float]]:
@@ -48,6 +54,15 @@ def _split(named: Named, size: float) -> tuple[int, dict[str, float]]:
     while _beyond(parts, size) and _shrinks(cell) and rows > 1:
         rows //= 2
         parts = gpu_parts(named, rows=rows)
+    return rows, parts
+
+
+def _split_scoring(named: Named, size: float) -> tuple[int, dict[str, float]]:
+    """Return the rows of a forward pass of scoring, as many as fit, and what it takes."""
+    rows, parts = named.cell.execution.eval_batch_size, scoring_parts(named)
+    while _beyond(parts, size) and rows > 1:
+        rows //= 2
+        parts = scoring_parts(named, rows=rows)
     return rows, parts
 
 
@@ -69,10 +84,13 @@ def check_fits(too_large: Iterable[tuple[Named, Need]], size: float) -> None:
         if wanted.total > CERTAIN * size and named.cell.execution.device != "cpu":
             cures = [f"{settings} ({used / 1e9:.0f} GB)" for settings, used in wanted.cures]
             cure = "it fits with " + ", or with ".join(cures) if cures else "no setting helps"
+            scored = sum(wanted.scoring.values()) > sum(wanted.parts.values())
+            cure += f"; {LEAVE_OUT} leaves it out" * named.cell.is_base
+            what = "scoring" if scored else "training"
             raise UserError(
-                f"model={label(named.cell.model)} adapter={named.cell.adapter.name}: training "
-                f"takes about {wanted.total / 1e9:.0f} GB, a worker has {size / 1e9:.0f} GB of a "
-                f"GPU; {cure}"
+                f"model={label(named.cell.model)} adapter={named.cell.adapter.name}: {what} takes "
+                f"about {wanted.total / 1e9:.0f} GB, a worker has {size / 1e9:.0f} GB of a GPU; "
+                f"{cure}"
             )
 
 
@@ -99,7 +117,8 @@ def _changes(cell: Cell) -> Iterator[dict[str, Any]]:
     halved = {"base_precision": "bf16"}
     small = {"optimizer": Optimizer(name="adamw_8bit", kind="adamw_8bit")}
     for change in (halved, small, halved | small, {"base_precision": "nf4"}):
-        if all(getattr(cell, key) != value for key, value in change.items()) and not cell.is_base:
+        anew = all(getattr(cell, key) != value for key, value in change.items())
+        if anew and not (cell.is_base and "optimizer" in change):
             yield change
 
 
@@ -121,10 +140,11 @@ def _cure(named: Named, changed: dict[str, Any], size: float) -> tuple[str, floa
         if offload and not _offloads(cell):
             continue
         tried = replace(named, cell=replace(cell, execution=replace(cell.execution, **settings)))
-        if not _beyond(parts := _split(tried, size)[1], size):
+        parts = [split(tried, size)[1] for split in (_split, _split_scoring)]
+        if not any(_beyond(part, size) for part in parts):
             lines = [f"{k}={getattr(v, 'name', v)}" for k, v in changed.items()]
             lines += [f"execution.{k}={str(v).lower()}" for k, v in settings.items()]
-            return " ".join(lines), sum(parts.values())
+            return " ".join(lines), max(sum(part.values()) for part in parts)
     return None
 
 

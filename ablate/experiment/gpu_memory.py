@@ -16,8 +16,8 @@ Cells that train side by side (`execution.lanes`) share the base and have all el
 
 An offloaded optimizer's moments and masters are not on the GPU. With gradient checkpointing the
 input of every block is kept, and all of one block. The largest forward pass is that of the longest
-rows. Not counted: scoring, what CUDA itself takes, and what lies between allocations
-(`gpu_fit.SPARE`).
+rows. Scoring has a module of its own (`experiment.scoring_memory`). Not counted: what CUDA itself
+takes, and what lies between allocations (`gpu_fit.SPARE`).
 
 Letters: T tokens of a micro-batch, K of them targets with a weight, V vocabulary, H width.
 """
@@ -56,7 +56,7 @@ class Pass:
 
 
 def gpu_parts(named: Named, *, rows: int | None = None) -> dict[str, float]:
-    """Return the bytes of a GPU that training a run takes, by what takes them.
+    """Return the bytes of a GPU that training a run takes, by what takes them; none of the base.
 
     Args:
         named: the run.
@@ -65,7 +65,7 @@ def gpu_parts(named: Named, *, rows: int | None = None) -> dict[str, float]:
     cell, files = named.cell, named.identity.files
     fixed = _fixed(cell, files)
     if cell.is_base:
-        return fixed
+        return {}
     work = largest_pass(cell, named.identity.data, rows=rows)
     forward = _forward(cell, files, work)
     step = fixed["masters"]  # as many gradients in fp32
@@ -116,22 +116,29 @@ def _carried_in(cell: Cell) -> int:
     return HALF if cell.base_precision == "bf16" else EXACT
 
 
-def _fixed(cell: Cell, files: ModelFiles) -> dict[str, float]:
-    """Return what is there from the first step to the last."""
+def weights_held(cell: Cell, files: ModelFiles) -> float:
+    """Return the bytes of a base and of what is trained of it or beside it, of all lanes."""
     cells = side_by_side(cell)
     base = registry.trained_of_base(cell, files)
     own = cells * (registry.trainable_parameters(cell, files) - base)
     linear = sum(d * k for d, k in files.linear_shapes.values())
     held = STORED.get(cell.base_precision, EXACT) * linear  # by the base
     held += (cells - 1) * EXACT * base  # trained ones of further cells, which have 32 bits
+    return held + _carried_in(cell) * (files.parameters - linear) + EXACT * own
+
+
+def _fixed(cell: Cell, files: ModelFiles) -> dict[str, float]:
+    """Return what is there from the first step to the last."""
+    cells = side_by_side(cell)
+    base = registry.trained_of_base(cell, files)
+    own = cells * (registry.trainable_parameters(cell, files) - base)
     base *= cells
-    rest = _carried_in(cell) * (files.parameters - linear)
     row = optimizer_of(cell.optimizer)[0]
     away = cell.execution.offload_optimizer
     half = cell.base_precision == "bf16"
     on_gpu = own if away else own + base
     return {
-        "weights": held + rest + EXACT * own,
+        "weights": weights_held(cell, files),
         "gradients": float((HALF if half else EXACT) * base + EXACT * own),
         "moments": 0.0 if cell.optimizer.kind.startswith("paged_") else row.state * on_gpu,
         "masters": float(EXACT * base * (half and row.rounding == "master" and not away)),

@@ -73,6 +73,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of a worker: of training, of scoring, and of all else."""
+
+    train: float = 0.0
+    score: float = 0.0
+    rest: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.train + self.score + self.rest
+
+
+@dataclass(frozen=True, slots=True)
 class Pace:
     """The pace of the runs recorded and of those probed here."""
 
@@ -97,6 +111,10 @@ class Pace:
 
     def seconds(self, work: Work) -> float:
         """Return the seconds of a worker that a run takes."""
+        return self.spent(work).total
+
+    def spent(self, work: Work) -> Spent:
+        """Return the seconds of a worker that a run takes, by what takes them."""
         pools = [
             [one for one in pool if work.device != "cpu" or not one.gpu]
             for pool in (self.done, self.probed)
@@ -106,7 +124,7 @@ class Pace:
         own = _median([one.rest for one in pools[0]])
         rest = _median([one.rest for one in _nearest(pools, work, "rest")]) if own is None else own
         usual = train or FLOPS_PER_SECOND
-        return work.train_flops / usual + work.eval_flops / (score or usual) + (rest or 0.0)
+        return Spent(work.train_flops / usual, work.eval_flops / (score or usual), rest or 0.0)
 
 
 def _nearest(pools: Sequence[Sequence[Done]], work: Work, name: str) -> Sequence[Done]:

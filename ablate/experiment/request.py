@@ -94,6 +94,7 @@ def plan_grid(
         cells(grid),
         study=str(grid.study.get("name") or "none"),
         skip_illegal=bool(grid.settings["skip_illegal"]),
+        bases=bool(grid.settings["score_base"]),
         known=known,
         rates=rates,
     )

@@ -13,6 +13,7 @@ from ablate.experiment.amounts import amounts
 from ablate.experiment.cost import Cost, cost
 from ablate.experiment.design import Design, Named
 from ablate.experiment.gpu_fit import gpu_size
+from ablate.experiment.gpu_pace import CARD
 from ablate.experiment.labels import Names, label
 from ablate.experiment.notes import evaluations, notes
 from ablate.experiment.pace import items
@@ -54,11 +55,15 @@ def summarise(request: Request) -> dict[str, Any]:
         "training": amounts(plan),
         "scored": _scored(plan),
         "core_seconds": round(estimate.seconds, 1),
+        "core_seconds_parts": {k: round(v, 1) for k, v in asdict(estimate.parts).items()},
+        "core_seconds_a_run": round(max(estimate.by_run, default=0.0), 1),
+        "on_gpu": estimate.on_gpu,
         **_gpu(estimate),
         "gpu_limit_mb": round(size / 1e6),
         "gpu_limit_from": told,
         "download_mb": round(estimate.download_bytes / 1e6),
         "disk_mb": round(estimate.disk_bytes / 1e6, 1),
+        "checkpoint_mb": round(estimate.checkpoint_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
         "basis": estimate.basis,
         "notes": notes(named[0] for named in todo.values()),
@@ -68,14 +73,20 @@ def summarise(request: Request) -> dict[str, Any]:
 def _gpu(estimate: Cost) -> dict[str, Any]:
     largest = estimate.largest
     return {
+        "gpu": CARD,
         "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
+        "gpu_training_hours": float(f"{estimate.gpu_training_hours:.3g}"),
+        "gpu_measured": estimate.gpu_measured,
         "hours_on_gpus": {n: float(f"{estimate.hours_on(n):.3g}") for n in GPUS},
         "gpu_memory_mb": round(largest.total / 1e6),
         "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in largest.parts.items()},
+        "gpu_scoring_parts_mb": {k: round(v / 1e6) for k, v in largest.scoring.items()},
         "micro_batch_rows": largest.rows,
+        "scoring_rows": largest.scoring_rows,
         "too_large": [
             {
                 "cell": _cell_name(named),
+                "untouched": named.cell.is_base,
                 "memory_mb": round(wanted.total / 1e6),
                 "fits_with": {text: round(size / 1e6) for text, size in wanted.cures},
             }
@@ -105,6 +116,8 @@ def _alias(plan: Design, named: Named) -> dict[str, str]:
 def _cell_name(named: Named) -> str:
     """Return what a cell is called: by what varies, or where nothing does by model and adapter."""
     cell = named.cell
+    if cell.is_base:
+        return f"model={label(cell.model)}"
     return overrides(named.levels) or f"model={label(cell.model)} adapter={cell.adapter.name}"
 
 

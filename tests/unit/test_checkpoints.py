@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
 from ablate import run
+from ablate.adapters.stored import checkpoints_bytes
 from ablate.experiment.request import plan_grid
 from ablate.results.store import Store
 from ablate.training import stop
@@ -93,6 +95,23 @@ def trained(named, out, monkeypatch, interruptions=()):
                 run.run_cells([named.cell], named.key, store)
     run.run_cells([named.cell], named.key, store)
     return store
+
+
+@pytest.mark.parametrize("case", ["full", "lora", "masters", "8 bits"])
+def test_a_plan_counts_the_bytes_of_checkpoints(case, tmp_path, monkeypatch):
+    """Of one on the disk, as many times as are kept, and one that is being written."""
+    named = planned(*CASES[case], "rank=32", "execution.checkpoints_kept=3")
+    store = Store(tmp_path)
+    store.prepare()
+    interrupting(monkeypatch, 2)
+    with pytest.raises(Interruption):
+        run.run_cells([named.cell], named.key, store)
+    newest = max(store.checkpoints(named.key).glob("step-*"))
+    size = sum(file.stat().st_size for file in newest.glob("*.safetensors"))
+    planned_bytes = checkpoints_bytes(named.cell, named.identity.files)
+    assert planned_bytes == pytest.approx(4 * size, rel=0.1)
+    none = replace(named.cell, execution=replace(named.cell.execution, checkpoint_minutes=None))
+    assert checkpoints_bytes(none, named.identity.files) == 0
 
 
 def contents(store, key):

@@ -13,8 +13,9 @@ import yaml
 from ablate.adapters.method import lora_count
 from ablate.cli import main
 from ablate.errors import UserError
-from ablate.experiment.cost import GPU_FLOPS, GPU_USED, cost
+from ablate.experiment.cost import cost
 from ablate.experiment.gpu_fit import need
+from ablate.experiment.gpu_pace import RATE, USUAL_OPTIMIZER
 from ablate.experiment.known import CHARACTERS, Assumed, around
 from ablate.experiment.request import Request, plan_grid
 from ablate.experiment.summary import summarise
@@ -112,7 +113,8 @@ def test_the_papers_plan_is_arithmetic_on_published_numbers(tmp_path: Path) -> N
     assert data.mean_length == pytest.approx(20 + 65.4 + around("alpaca"), rel=1e-4)
     found = cost([named], Store(tmp_path))
     flops = 6 * weights * 3 * data.tokens
-    assert found.gpu_hours == pytest.approx(flops / GPU_FLOPS["bf16"] / GPU_USED / 3600, rel=1e-6)
+    seconds = flops / RATE[2] + math.ceil(3 * 52_002 / 128) * USUAL_OPTIMIZER * weights / 1e9
+    assert found.gpu_hours == found.gpu_training_hours == pytest.approx(seconds / 3600, rel=1e-6)
     parts = found.largest.parts
     assert parts["weights"] == parts["gradients"] == 4 * weights
     assert parts["moments"] == 8 * weights
@@ -309,7 +311,7 @@ def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) ->
     assert "smollm2_135m: 134,515,008 parameters; token embedding and head are one matrix" in shown
     assert "assumed: model=pythia_1b is not on this machine" in shown
     assert "assumed: tokens of dataset=micro: its rows, 4 characters a token" in shown
-    assert "GPU-hours of an A100" in shown
+    assert "GPU-hours of an H100: training" in shown
     assert "to download" in shown
     assert shown.count("untuned") == 4  # no rate is tuned for either model
 
