@@ -246,6 +246,13 @@ def _arm(row: dict[str, Any]) -> str:
     return f"{row['adapter']} ({', '.join(further)})" if further else str(row["adapter"])
 
 
+def _rate(row: dict[str, Any]) -> str:
+    """Return what is to be known of a learning rate."""
+    if row["lr"] is None:
+        return "-"
+    return "untuned" if row["untuned"] else "full's" if row["full_rate"] else "-"
+
+
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {  # of the table of adapters
     "adapter": _arm,
     "rank": lambda row: str(row["rank"] or "-"),
@@ -254,7 +261,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {  # of the table of adapt
     "LoRA's\nbudget": lambda row: f"{row['budget_asked']:,}" if row["budget_asked"] else "-",
     "ratio": lambda row: f"{row['ratio']:.3f}" if row["ratio"] else "-",
     "lr": lambda row: f"{row['lr']:.2g}" if row["lr"] else "-",
-    "rate": lambda row: "untuned" if row["untuned"] and row["lr"] else "-",
+    "rate": _rate,
 }
 WORDS = ("adapter", "rate")
 KEPT = ("adapter", "trained", "of model")  # columns that are shown whatever they hold

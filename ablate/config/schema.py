@@ -219,6 +219,7 @@ class Train:
     name: str
     lr: float | Literal["tuned"]
     untuned: bool = False  # set by the design: the rate is a default that nobody tuned
+    full_rate: bool = False  # set by the design: an adapter was given a rate of full fine-tuning
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0

@@ -20,7 +20,7 @@ from ablate.errors import UserError
 from ablate.experiment import regularisers
 from ablate.experiment.identity import Asked, Identity, Memo, digest, identify
 from ablate.experiment.known import Here
-from ablate.experiment.tuned import Rates, default_lr
+from ablate.experiment.tuned import Rates, default_lr, is_full_rate
 from ablate.experiment.tuned_table import Tuned
 from ablate.results import record
 from ablate.results.store import Store
@@ -115,7 +115,8 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
 def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
     """Return `cell` with its rate and precision, and its regulariser's settings where they act.
 
-    A rate that nobody tuned is a default, which `train.untuned` says.
+    A rate that nobody tuned is a default, which `train.untuned` says; `train.full_rate` says that a
+    given one is a rate of full fine-tuning on an adapter.
     Weight decay, label smoothing and adapter dropout move to the optimizer, the loss and the
     adapter, so that equal settings are one run under any name. Where nothing changes the cell
     itself is returned.
@@ -131,6 +132,10 @@ def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
         arm = (cell.train, cell.model, cell.dataset, cell.adapter, cell.init, cell.optimizer)
         train = memo.joint(arm, ("rated", cell.rank), lambda: _rated(cell, memo, rates or Rates()))
         cell = replace(cell, train=train)
+    else:
+        arm = (cell.train, cell.model, cell.adapter)
+        train = memo.joint(arm, ("given",), lambda: _given(cell, memo))
+        cell = cell if train is cell.train else replace(cell, train=train)
     regularisers.check(cell)
     asked, left = cell.regulariser, regularisers.left(cell.regulariser)
     if left is asked:
@@ -151,6 +156,13 @@ def _rated(cell: Cell, memo: Memo, rates: Rates) -> Train:
     if row is not None:
         return replace(cell.train, lr=row.lr)
     return replace(cell.train, lr=default_lr(cell, memo.files(cell.model)), untuned=True)
+
+
+def _given(cell: Cell, memo: Memo) -> Train:
+    """Return the cell's training at its given rate, marked where that is one of full tuning."""
+    if not is_full_rate(cell, memo.files(cell.model)):
+        return cell.train
+    return replace(cell.train, full_rate=True)
 
 
 def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
@@ -185,7 +197,8 @@ def _base(cell: Cell) -> Cell:
     """Return the untouched base of a cell, with a loss that is allowed whatever the cell's is."""
     masking = replace(cell.masking, weights={**cell.masking.weights, "completion": 1.0})
     loss: dict[str, Any] = {"masking": masking, "plw": 0.0, "completion_weight": 1.0}
-    return replace(cell, adapter=BASE, rank=1, seed=0, sham="a", **loss)
+    train = replace(cell.train, full_rate=False)
+    return replace(cell, adapter=BASE, rank=1, seed=0, sham="a", train=train, **loss)
 
 
 def _name(cells: list[Named]) -> Iterable[Named]:

@@ -13,6 +13,7 @@ from ablate.experiment.design import Named
 from ablate.experiment.idle import idle
 from ablate.experiment.labels import Names
 from ablate.experiment.lanes import left_alone
+from ablate.experiment.tuned import ADAPTER_FACTOR
 from ablate.micro.tasks import TASKS
 from ablate.models.files import NO_LIMIT
 from ablate.objective import rows_without
@@ -113,6 +114,12 @@ def _of_levels(cell: Cell) -> list[str]:
             f"evaluate={cell.evaluate.name}: asks about the embedded world, which no other model "
             "has read of; evaluate=none asks nothing, a suite (docs/ready.md) or "
             "evaluate.tasks=[...] something else"
+        )
+    if cell.train.full_rate:
+        found.append(
+            f"adapter={cell.adapter.name}: train.lr={cell.train.lr:g} is a rate of full tuning on "
+            f"an adapter, whose best one is about {ADAPTER_FACTOR} times as high: a difference "
+            "from full tuning may be one of their rates; train.lr=tuned takes a rate for each"
         )
     if control := init_of(cell)[0].control:
         found.append(f"init={cell.init.name}: a control: {control}")

@@ -185,6 +185,7 @@ def _adapter(named: Named) -> dict[str, Any]:
         "rank": cell.rank if budget else None,
         "lr": cell.train.lr if not cell.is_base else None,
         "untuned": cell.train.untuned,
+        "full_rate": cell.train.full_rate,
         "trainable": count,
         "share": round(count / files.parameters, 5),
         "budget_asked": budget.asked if budget else None,

@@ -11,7 +11,8 @@ A cell that has no row of its own takes, in this order, the data set's shorter n
 (micro_designed -> micro), the adapter's kind where it is named after it (mora_rotation -> mora),
 and of the ranks tuned the nearest one on the scale of log2. What has no rank (full fine-tuning) is
 one run under every rank, so it takes the rate that did best under any. A cell that finds no row
-takes `default_lr`, and the plan, the record and the report call its rate untuned.
+takes `default_lr`, and the plan, the record and the report call its rate untuned. A rate that was
+given to an adapter and suits full fine-tuning (`is_full_rate`) they call that.
 """
 
 import math
@@ -82,6 +83,16 @@ def default_lr(cell: Cell, files: ModelFiles) -> float:
     power = EXPONENT["Qwen"] if files.architecture.startswith("Qwen") else EXPONENT["Llama"]
     full = FULL_RATE * (FULL_WIDTH / files.width) ** power
     return float(f"{full * (ADAPTER_FACTOR if method(cell.adapter).adapts else 1):.2g}")
+
+
+def is_full_rate(cell: Cell, files: ModelFiles) -> bool:
+    """Return whether an adapter's rate is nearer to the default of full tuning than to its own.
+
+    On a logarithmic scale, as rates are compared.
+    """
+    if cell.is_base or not method(cell.adapter).adapts or not isinstance(cell.train.lr, float):
+        return False
+    return cell.train.lr * math.sqrt(ADAPTER_FACTOR) < default_lr(cell, files)
 
 
 def _fitting(rows: Sequence[Tuned], cell: Cell) -> Tuned | None:

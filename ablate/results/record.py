@@ -36,6 +36,7 @@ LEVELS = ("study", *LEVEL_PATHS)
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
     "budget_asked", "budget", "train_rows", "train_key", "alias", "status", "untuned",
+    "full_rate",
 )  # fmt: skip
 SCORES = (
     "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "se",
@@ -46,7 +47,7 @@ COSTS = (
     "grad_norm_mean", "clipped_share", "completion_grad_share", "supervised_share",
     "final_train_loss", "train_loss_rsd",
 )  # fmt: skip
-UNTUNED = "train.untuned"  # a fact about the rate, no factor
+UNTUNED, FULL_RATE = "train.untuned", "train.full_rate"  # facts about the rate, no factors
 UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
 OF_PLANS = ("dataset.published", "model.shape")  # sizes for a plan without files: no factors
 OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
@@ -86,7 +87,7 @@ def setting_columns(
         cells: the flattened configuration of every trained cell.
         asked: the dotted paths that the requests gave.
     """
-    shown = {*LEVEL_PATHS.values(), UNTUNED}
+    shown = {*LEVEL_PATHS.values(), UNTUNED, FULL_RATE}
     keys = [k for k in dict.fromkeys(k for cell in cells for k in cell) if k not in shown]
     keys = [k for k in keys if not any(_concerns(path, k) for path in OF_PLANS)]
     names = [p for n, p in LEVEL_PATHS.items() if n not in ("seed", "sham")] + ["evaluate.name"]
@@ -197,6 +198,7 @@ def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[
         "alias": name["alias"],
         "status": name["status"],
         "untuned": name.get("settings", {}).get(UNTUNED),  # whether the rate is a default
+        "full_rate": name.get("settings", {}).get(FULL_RATE),  # of full tuning, on an adapter
     }
 
 

@@ -277,6 +277,13 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
                 " A rate marked untuned is a default by adapter and width of the model: a "
                 "difference between adapters may be one of their rates."
             )
+        if _column(used, "full_rate").eq("True").any():
+            names.append("full_rate")
+            note += (
+                " A rate marked full_rate was given to an adapter and is one of full tuning, about "
+                "a tenth of what suits an adapter: a difference between adapters may be one of "
+                "their rates."
+            )
         used = used.drop_duplicates("train_key")[names].drop_duplicates()
         table = Table("learning_rates", "Learning rates used", used, note, {"lr": "learning rate"})
         blocks += [Sheet(table)] if len(used) else []

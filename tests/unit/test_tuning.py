@@ -16,7 +16,9 @@ from ablate.config.composer import Composer, config_loader
 from ablate.errors import UserError
 from ablate.experiment.design import heads_of
 from ablate.experiment.known import Assumed
+from ablate.experiment.notes import notes
 from ablate.experiment.request import plan_grid
+from ablate.experiment.summary import summarise
 from ablate.experiment.tuned import Rates
 from ablate.experiment.tuned_table import Arm, Tuned, family, put
 from ablate.paths import conf_dir
@@ -117,6 +119,39 @@ def test_a_tuned_rate_is_not_called_untuned(tmp_path):
     named = plan_grid([f"out={tmp_path}"]).design.cells[-1]
     assert named.cell.train.lr == tuned_lr(named.cell)
     assert not named.cell.train.untuned
+
+
+@pytest.mark.parametrize(
+    ("adapter", "lr", "marked"),
+    [  # the defaults at this width: 1.8e-5 in full, 1.8e-4 of an adapter; 5.7e-5 is between them
+        ("lora", "2e-5", True),  # train=alpaca, a recipe of full tuning
+        ("mora", "5e-5", True),
+        ("lora", "6e-5", False),
+        ("lora", "2e-4", False),
+        ("full", "2e-5", False),
+        ("lora", "tuned", False),  # a default of its own
+    ],
+)
+def test_a_rate_of_full_tuning_on_an_adapter_is_marked(adapter, lr, marked, tmp_path):
+    words = ["model=llama_2_7b", f"adapter={adapter}", "dataset=alpaca", "train=alpaca",
+             f"train.lr={lr}", f"out={tmp_path}"]  # fmt: skip
+    request = plan_grid(words, known=Assumed())
+    base, named = request.design.cells
+    assert (base.cell.train.full_rate, named.cell.train.full_rate) == (False, marked)
+    assert heads_of(request.design)[named.key]["full_rate"] is marked
+    said = [line for line in notes([named]) if "rate of full tuning on an adapter" in line]
+    assert len(said) == marked
+    assert [row["full_rate"] for row in summarise(request)["adapters"]] == [False, marked]
+
+
+def test_the_report_marks_rates_of_full_tuning():
+    cells = pd.DataFrame(
+        {"train_key": ["a", "b"], "adapter": ["lora", "full"], "dataset": "mine", "rank": 8,
+         "lr": [2e-5, 2e-5], "full_rate": [True, False]}
+    )  # fmt: skip
+    (sheet,) = overview._rates(cells, None)
+    assert list(sheet.table.frame["full_rate"]) == [True, False]
+    assert "marked full_rate" in sheet.table.note
 
 
 def test_the_report_marks_what_nobody_tuned():
