@@ -31,7 +31,7 @@ from analysis.regression.model import MARGIN, Regression, Request, analysed, che
 from analysis.regression.numbers import Numbers
 from analysis.regression.study import NoModel, Study
 from analysis.report import build
-from analysis.report.headline import Headline, judged
+from analysis.report.headline import Headline, judged, reason
 from analysis.table.cells import ARM as ADAPTER_RANK
 from analysis.table.cells import arm_text, without_rank
 from analysis.table.columns import is_results
@@ -121,16 +121,18 @@ class LoadedTable:
     def effects(self) -> pd.DataFrame:
         """Return every headline effect of the report's first screen, one row each.
 
-        Columns: question, group, label, estimate, low, high (95 %), unit, p and verdict (adjusted
-        as the section of the question says), mde, the minimum detectable effect, and because, why
-        an effect could not be estimated.
+        Columns: question, group, label, estimate, low, high (95 %, of this effect alone: not
+        adjusted), unit, p_adjusted (for the number of effects, as the section of the question says;
+        the verdict rests on it, so an interval without zero need not be distinguishable), mde, the
+        minimum detectable effect, verdict, and because, what the verdict rests on.
         """
-        names = [
-            "question", "group", "label", "estimate", "low", "high", "unit", "p", "mde", "verdict",
-            "because",
-        ]  # fmt: skip
-        rows = [{n: getattr(one, n) for n in names} for one in self._headlines()]
-        return pd.DataFrame(rows, columns=names)
+        names = ["question", "group", "label", "estimate", "low", "high", "unit"]
+        rows = [
+            {n: getattr(one, n) for n in names}
+            | {"p_adjusted": one.p, "mde": one.mde, "verdict": one.verdict, "because": reason(one)}
+            for one in self._headlines()
+        ]
+        return pd.DataFrame(rows, columns=[*names, "p_adjusted", "mde", "verdict", "because"])
 
     def _headlines(self) -> Sequence[Headline]:
         return headlines.headlines(self.regression, Numbers.of(self.regression))
@@ -221,8 +223,9 @@ class LoadedStudy(LoadedTable):
 
         Returns:
             One row per stratum and kind of task (target, source, both): dataset and model (but
-            what a side names), tasks, runs_first, runs_second, estimate, low, high (95 %), p, mde,
-            p_holm, verdict.
+            what a side names), tasks, runs_first, runs_second, estimate, low, high (95 %, of this
+            row alone: not adjusted), p (of this row alone), mde, p_adjusted (by Holm over the
+            rows), verdict, which rests on p_adjusted.
 
         Raises:
             AnalysisError: there is no such arm, factor or level, a run is on both sides, or
@@ -239,7 +242,8 @@ class LoadedStudy(LoadedTable):
                 f"compare: {first} and {second} did not run under equal conditions with replicates"
             )
         margin = self.options.get("margin")
-        return judged(found, MARGIN if margin is None else margin)
+        table = judged(found, MARGIN if margin is None else margin)
+        return table.rename(columns={"p_holm": "p_adjusted"})
 
     @cached_property
     def _names(self) -> pd.DataFrame:
@@ -270,6 +274,7 @@ class LoadedStudy(LoadedTable):
                     arm_text(*own) for own in without_rank(rows)[list(ADAPTER_RANK)].to_numpy()
                 ]
                 names = pd.Series(shown, rows.index) if side in shown else names
+            _check_arm(names, side, rows)
             return set(rows.loc[_of_level(names, ARM, side), "run"])
         if not isinstance(side, Mapping):
             raise AnalysisError(
@@ -343,6 +348,22 @@ def _study(
 
 def _arm_names(rows: pd.DataFrame) -> "pd.Series[str]":
     return factors_of(rows).arm_names(rows)
+
+
+def _check_arm(names: "pd.Series[str]", side: str, rows: pd.DataFrame) -> None:
+    """Refuse a level of another factor in an arm's place, with the way to name that level.
+
+    Raises:
+        AnalysisError: it is one.
+    """
+    if (names == side).any():
+        return
+    for factor in level_columns(rows):
+        if factor in rows and side in set(rows[factor].map(_plain).astype(str)):
+            raise AnalysisError(
+                f"arm={side}: is a level of {factor}, not an arm; to compare levels of {factor} "
+                f"write {{{factor!r}: {side!r}}}"
+            )
 
 
 def _named(side: Side) -> set[str]:

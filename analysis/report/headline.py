@@ -83,6 +83,16 @@ def verdict(p: float, same: str = "", *, replicated: bool = True) -> str:
     return WITHIN if same in SAME else UNCLEAR
 
 
+def reason(one: Headline) -> str:
+    """Return what the verdict on an effect rests on, in a few words."""
+    if one.because or one.verdict == UNKNOWN:
+        return one.because or "the table does not determine it"
+    if one.verdict == WITHIN:
+        return "its test of equivalence: both bounds lie within the margin"
+    side = "below" if one.clear else "not below"
+    return f"p_adjusted {one.p:.2g} is {side} {ALPHA:g}"
+
+
 def shared(p: Sequence[float], questions: int) -> list[float]:
     """Return p-values adjusted by Holm within a question, by Bonferroni over the page's questions.
 

@@ -56,9 +56,14 @@ def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
     study.report(tmp_path)
     written = pd.read_csv(tmp_path / "tables" / "headlines.csv")
     assert len(found) == len(written) > 0
-    for name in ("estimate", "low", "high", "p", "mde"):
+    for name in ("estimate", "low", "high", "mde"):
         np.testing.assert_allclose(found[name], written[name], rtol=1e-9)
+    np.testing.assert_allclose(found["p_adjusted"], written["p"], rtol=1e-9)
     assert found["verdict"].tolist() == written["verdict"].tolist()
+    assert "p" not in found  # nobody takes an adjusted p for that of the interval beside it
+    clear = found["verdict"] == "distinguishable"
+    assert found["because"][clear].str.fullmatch(r"p_adjusted \S+ is below 0.05").all()
+    assert found["because"].str.len().gt(0).all()
 
 
 def test_a_comparison_is_the_analysis_of_variance_of_its_pairs(study):
@@ -107,13 +112,21 @@ def test_sides_may_be_levels_and_the_difference_turns_with_them(study):
     forth = study.compare({"masking": "none", "plw": 1.0}, {"masking": "none", "plw": 0.0})
     back = study.compare({"masking": "none", "plw": 0.0}, {"masking": "none", "plw": 1.0})
     np.testing.assert_allclose(forth["estimate"], -back["estimate"])
-    assert (forth["p_holm"] >= forth["p"]).all()
+    assert (forth["p_adjusted"] >= forth["p"]).all()
+    assert (forth["p_adjusted"] <= len(forth) * forth["p"]).all()  # Holm is within Bonferroni
+    crosses = (forth["low"] < 0) & (forth["high"] > 0)  # the interval is that of `p`
+    assert (crosses == (forth["p"] > 0.05)).all()
 
 
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
         ("lora r80", "full", "arm=lora r80: not one of"),
+        (
+            "none",
+            "instruction",
+            "level of masking, not an arm; to compare levels of masking write {'masking': 'none'}",
+        ),
         ({"adaptor": "lora"}, "full", "adaptor: no such factor. Did you mean 'adapter'?"),
         ({"adapter": "lora"}, {"adapter": "lora"}, "some runs belong to"),
     ],
