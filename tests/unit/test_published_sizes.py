@@ -311,7 +311,7 @@ def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) ->
     assert "smollm2_135m: 134,515,008 parameters; token embedding and head are one matrix" in shown
     assert "assumed: model=pythia_1b is not on this machine" in shown
     assert "assumed: tokens of dataset=micro: its rows, 4 characters a token" in shown
-    assert "GPU-hours of an H100: training" in shown
+    assert "of an H100: training" in shown
     assert "to download" in shown
     assert shown.count("untuned") == 4  # no rate is tuned for either model
 

@@ -123,10 +123,10 @@ def test_a_tuned_rate_is_not_called_untuned(tmp_path):
 
 @pytest.mark.parametrize(
     ("adapter", "lr", "marked"),
-    [  # the defaults at this width: 1.8e-5 in full, 1.8e-4 of an adapter; 5.7e-5 is between them
+    [  # the defaults at this width: 2.9e-5 in full, 2.9e-4 of an adapter; 9e-5 is between them
         ("lora", "2e-5", True),  # train=alpaca, a recipe of full tuning
-        ("mora", "5e-5", True),
-        ("lora", "6e-5", False),
+        ("mora", "9e-5", True),
+        ("lora", "9.5e-5", False),
         ("lora", "2e-4", False),
         ("full", "2e-5", False),
         ("lora", "tuned", False),  # a default of its own
