@@ -128,7 +128,7 @@ def _costs(summary: dict[str, Any]) -> Iterator[str]:
     told = [f"{_size(summary['disk_mb'])} for results"]
     told += [f"{_size(summary['download_mb'])} to download"] * bool(summary["download_mb"])
     told += [
-        f"{_size(summary['checkpoint_mb'])} for the checkpoints of each run under way "
+        f"{_size(summary['checkpoint_mb'])} for the checkpoints of what a worker has under way "
         "(execution.checkpoint_minutes, execution.checkpoints_kept)"
     ] * bool(summary["checkpoint_mb"])
     yield f"disk: {', '.join(told)}"

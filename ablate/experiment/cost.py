@@ -48,7 +48,7 @@ class Cost:
     by_run: tuple[float, ...]  # the same for each run
     disk_bytes: float
     memory_bytes: float  # of the largest run
-    checkpoint_bytes: float  # of the run under way that writes the largest
+    checkpoint_bytes: float  # the most of what a worker has under way
     gpu_seconds: tuple[GpuSeconds, ...]  # of each run
     on_gpu: bool  # whether a GPU is where the runs belong, and no such run is recorded here
     gpu_measured: bool  # whether training was measured at about the sizes of all runs
@@ -213,8 +213,8 @@ def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
 
 
 def _checkpoints(cell: Cell, files: ModelFiles) -> float:
-    """Return the bytes of a run's checkpoints; cells that train side by side write none."""
-    return 0.0 if side_by_side(cell) > 1 else checkpoints_bytes(cell, files)
+    """Return the bytes of the checkpoints of a run and of those that train beside it."""
+    return side_by_side(cell) * checkpoints_bytes(cell, files)
 
 
 def work_of(named: Named) -> Work:
