@@ -133,8 +133,8 @@ def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
         train = memo.joint(arm, ("rated", cell.rank), lambda: _rated(cell, memo, rates or Rates()))
         cell = replace(cell, train=train)
     else:
-        arm = (cell.train, cell.model, cell.adapter)
-        train = memo.joint(arm, ("given",), lambda: _given(cell, memo))
+        given = (cell.train, cell.model, cell.adapter)
+        train = memo.joint(given, ("given",), lambda: _given(cell, memo))
         cell = cell if train is cell.train else replace(cell, train=train)
     regularisers.check(cell)
     asked, left = cell.regulariser, regularisers.left(cell.regulariser)
