@@ -37,7 +37,7 @@ from ablate.progress import Shown
 from ablate.results import seal
 from ablate.results.files import set_aside
 from ablate.results.store import Store
-from ablate.sweep import Launch, Outcome, Workers, carry_out
+from ablate.sweep import Launch, Outcome, Workers, carry_out, side_by_side
 from ablate.terminal import CONSOLE, duration, paragraph, unbroken
 from ablate.training.stop import TrainingStopped
 from ablate.work import work
@@ -142,7 +142,9 @@ def sweep_grid(
     _check_scoring(todo, store)
     for note in notes(named[0] for named in todo.values()):
         paragraph(CONSOLE, note, lead="note")
-    watch = Shown(CONSOLE, dict(zip(absent, estimate.by_run, strict=True)), workers=chosen.count)
+    count = max(1, chosen.count)
+    seconds = dict(zip(absent, estimate.by_run, strict=True))
+    watch = Shown(CONSOLE, seconds, workers=count, beside=side_by_side(absent, count))
     watch.stop_after = request.settings["stop_after"]
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:

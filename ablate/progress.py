@@ -16,15 +16,22 @@ class Shown(Watch):
     """Shows a sweep's progress; time left is estimated from the runs done so far."""
 
     def __init__(
-        self, console: Console, seconds: Mapping[str, float] | None = None, *, workers: int = 1
+        self,
+        console: Console,
+        seconds: Mapping[str, float] | None = None,
+        *,
+        workers: int = 1,
+        beside: Sequence[Sequence[str]] = (),
     ) -> None:
         """Draw on `console`.
 
         Args:
             console: the terminal.
             seconds: that runs are expected to take, by key; only their ratios count.
-            workers: runs that are under way at once.
+            workers: how many are at work at once.
+            beside: the keys of runs that a worker trains side by side, which end together.
         """
+        self.group = {key: number for number, keys in enumerate(beside) for key in keys}
         self.console, self.seconds, self.workers = console, seconds or {}, workers
         self.started = time.monotonic()
         self.first: frozenset[str] | None = None
@@ -58,19 +65,36 @@ class Shown(Watch):
     def left(self, done: Sequence[str], failed: Sequence[str], *, spent: float) -> float | None:
         """Return the seconds left after `spent`; None before a run is done.
 
-        Runs count by the time that they are expected to take; those under way are half done.
+        Runs count by the time that they are expected to take; those under way are half done. Runs
+        that train side by side are under way together, and about to end once one of them has.
         """
         new = [key for key in done if key not in (self.first or ())]
         if not new:
             return None
-        keys = [named for named in self.plan.runs if named not in {*done, *failed}]
-        remaining = sum(map(self._expected, keys))
-        half = remaining / len(keys) * min(self.workers, len(keys)) / 2 if keys else 0.0
-        return (remaining - half) * spent / (sum(map(self._expected, new)) + half)
+        begun = {self.group[key] for key in (*new, *failed) if key in self.group}
+        left: dict[int | str, float] = {}  # of every run, or runs side by side, not yet ended
+        ending = 0.0
+        ended = {*done, *failed}
+        for key in self.plan.runs:
+            group = self.group.get(key)
+            if key in ended:
+                continue
+            if group in begun:
+                ending += self._expected(key)
+            else:
+                name = key if group is None else group
+                left[name] = left.get(name, 0.0) + self._expected(key)
+        remaining = sum(left.values())
+        half = remaining / len(left) * min(self.workers, len(left)) / 2 if left else 0.0
+        return (remaining - half) * spent / (sum(map(self._expected, new)) + ending + half)
 
     def _expected(self, key: str) -> float:
         usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
         return self.seconds.get(key, usual)
+
+    def tell(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop redrawing; the bar stays."""

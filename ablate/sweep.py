@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -188,13 +188,18 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: Workers) 
     return paths
 
 
-def _bundles(runs: dict[str, list[Named]], workers: int) -> list[tuple[list[str], bool]]:
-    """Return the runs of each bundle, and whether they are to be trained side by side."""
+def side_by_side(runs: Mapping[str, Sequence[Named]], workers: int) -> list[list[str]]:
+    """Return the keys of the runs that are to be trained side by side, a list for each group."""
     first = {key: named.cell for key, names in runs.items() for named in names[:1]}
     share = math.ceil(len(runs) / workers)
     groups = [group for group in lanes.groups(first) if len(group) > 1]
-    beside = [group[i : i + share] for group in groups for i in range(0, len(group), share)]
-    grouped = {key for group in groups for key in group}
+    return [group[i : i + share] for group in groups for i in range(0, len(group), share)]
+
+
+def _bundles(runs: dict[str, list[Named]], workers: int) -> list[tuple[list[str], bool]]:
+    """Return the runs of each bundle, and whether they are to be trained side by side."""
+    beside = side_by_side(runs, workers)
+    grouped = {key for group in beside for key in group}
     alone = [key for key in runs if key not in grouped]
     # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process
     # does once (imports, benchmark requests).

@@ -3,12 +3,12 @@
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablate.experiment.design import Design
-from ablate.results.store import Store
+from ablate.results.store import RETRIED, Store
 
 POLL_SECONDS = 0.5
 
@@ -27,6 +27,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self._before: frozenset[str] | None = None
+        self._told: set[tuple[str, int]] | None = None  # attempts that were interrupted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
@@ -49,12 +50,30 @@ class Watch:
         done = [key for key in keys if (self.store.folder(key) / "record.json").exists()]
         tried = self.store.attempted()
         failed = [key for key in keys if key in tried and self.store.given_up(key)]
+        for line in self._interrupted([key for key in keys if key in tried]):
+            self.tell(line)
         self.show(done, failed, len(keys))
         if self._before is None:
             self._before = frozenset([*done, *failed])
         trained = [key for key in done if not self.plan.runs[key][0].cell.is_base]
         if self.stop_after and not set(trained) - self._before and not self.stopped:
             self._judge([key for key in failed if key not in self._before])
+
+    def _interrupted(self, tried: Sequence[str]) -> Iterator[str]:
+        """Yield a line for each attempt that ended since, and not by an error of the cell."""
+        found = {
+            (key, number): str(failure["error"])
+            for key in tried
+            for number, failure in enumerate(self.store.failures(key))
+            if failure["kind"] in RETRIED
+        }
+        known, self._told = self._told, set(found)
+        if known is None:  # of earlier sweeps
+            return
+        for (key, number), error in found.items():
+            if (key, number) not in known:
+                given_up = self.store.given_up(key)
+                yield f"{key}: {error}; {'it counts as failed' if given_up else 'tried again'}"
 
     def _judge(self, failed: Sequence[str]) -> None:
         """Stop the sweep where the first runs to end have all failed alike."""
@@ -73,6 +92,9 @@ class Watch:
 
     def show(self, done: Sequence[str], failed: Sequence[str], total: int) -> None:
         """Show how far the sweep is: the keys of runs that ended, and how many there are."""
+
+    def tell(self, line: str) -> None:
+        """Show a line."""
 
     def close(self) -> None:
         """Show nothing more."""

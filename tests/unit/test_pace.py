@@ -129,6 +129,51 @@ def test_time_left_counts_runs_by_what_they_take():
     assert shown.left(["base"], ["a", "b"], spent=12.0) == 0
 
 
+def test_time_left_counts_runs_side_by_side_as_one():
+    """Two groups of four, of equal runs, on one worker: a group takes 40 s and they end together.
+
+    By run alone half of one run would be taken to be under way, and 47 s to be left.
+    """
+    keys = list("abcdefgh")
+    shown = Shown(Console(quiet=True), dict.fromkeys(keys, 10.0), beside=[keys[:4], keys[4:]])
+    shown.plan = SimpleNamespace(runs=dict.fromkeys(keys))
+    shown.first = frozenset()
+    assert shown.left([], [], spent=20.0) is None
+    # the first group has ended, and half of the second is done: 60 of 80 in 60 s
+    assert shown.left(keys[:4], [], spent=60.0) == pytest.approx(20)
+    # one of the group is recorded: the other three are about to be
+    assert shown.left(keys[:1], [], spent=60.0) == pytest.approx(20)
+    assert shown.left(keys, [], spent=80.0) == 0
+
+
+def test_time_left_of_runs_alone_is_not_changed_by_others_side_by_side():
+    keys = list("abcd")
+    shown = Shown(Console(quiet=True), dict.fromkeys(keys, 10.0), beside=[["c", "d"]])
+    shown.plan = SimpleNamespace(runs=dict.fromkeys(keys))
+    shown.first = frozenset()
+    # 10 of 40 done, and half of one of (b; c and d), which take 15 on average: 17.5 in 35 s
+    assert shown.left(["a"], [], spent=35.0) == pytest.approx((30 - 7.5) * 2)
+
+
+def test_a_killed_worker_is_told_once(store, capsys):
+    """On the screen of the sweep; a cell's own error is told at its end."""
+    shown = Shown(Console(width=80))
+    shown.over(store, SimpleNamespace(runs=dict.fromkeys(("a", "b"))))
+    killed = {"kind": "killed", "error": "the worker was killed at step 3 of 9 (SIGKILL)"}
+    store.fail("a", killed)
+    shown._before, shown._told = frozenset(), None
+    told = [list(shown._interrupted(["a", "b"]))]
+    store.fail("a", killed)
+    store.fail("b", {"kind": "error", "error": "no"})
+    told += [list(shown._interrupted(["a", "b"])) for _ in range(2)]
+    assert told == [[], ["a: the worker was killed at step 3 of 9 (SIGKILL); tried again"], []]
+    store.fail("a", killed)
+    (last,) = shown._interrupted(["a", "b"])
+    assert last.endswith("it counts as failed")
+    shown.tell(last)
+    assert "(SIGKILL); it counts as failed" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_sweep_refuses_what_its_gpu_cannot_hold():
     size = 24e9
     gpu = cell("full", execution=toys.execution(device="auto"))
