@@ -13,12 +13,11 @@ from ablate.adapters import compatibility, registry, weights
 from ablate.adapters.stored import weights_bytes
 from ablate.config.build import build
 from ablate.config.schema import Cell
-from ablate.errors import UserError, nearest
+from ablate.errors import UserError
 from ablate.experiment.identity import Identity, identify
 from ablate.models.load import load_tokenizer
 from ablate.results.card import card, read_items
-from ablate.results.record import RECORD
-from ablate.results.store import Store
+from ablate.results.named import find, record_in
 from ablate.run import WEIGHTS, base_name, restored
 
 
@@ -59,44 +58,6 @@ def export(cell: str, to: Path, *, merge: bool = False, retrain: bool = False) -
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return to
-
-
-def find(cell: str) -> Path:
-    """Return the folder of the one record that `cell` names: OUT/cells/KEY, or how it begins.
-
-    Raises:
-        UserError: there is none, or several begin so.
-    """
-    given = Path(cell)
-    if (given / RECORD).is_file():
-        return given
-    known = [path.parent for path in given.parent.glob(f"*/{RECORD}")]
-    found = [path for path in known if path.name.startswith(given.name)]
-    if len(found) == 1 and given.name:
-        return found[0]
-    if found:
-        names = ", ".join(sorted(path.name for path in found)[:4])
-        raise UserError(f"{cell}: {len(found)} records begin so ({names}); write more of the key")
-    raise UserError(
-        f"{cell}: no record here; name a folder OUT/cells/KEY."
-        f"{nearest(given.name, [path.name for path in known])}"
-    )
-
-
-def record_in(folder: Path) -> dict[str, Any]:
-    """Return the record in a folder that `find` returned.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    store = Store(folder.parents[1])
-    record = store.record(folder.name)
-    if record is None:
-        raise UserError(
-            f"{folder}: is damaged ({store.fault(folder.name)}); its sweep, started again, trains "
-            "it anew"
-        )
-    return record
 
 
 def _recorded(folder: Path, *, merge: bool, retrain: bool) -> Recorded:

@@ -22,9 +22,9 @@ from ablate.config.build import build
 from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.experiment.identity import identify
-from ablate.export import record_in
 from ablate.recording import HISTORY, ITEMS
 from ablate.results.items import with_score_keys
+from ablate.results.named import record_in
 from ablate.results.store import Store
 from ablate.run import WEIGHTS, run_cells
 

@@ -3,19 +3,21 @@
 import argparse
 from pathlib import Path
 
-from ablate.commands.verb import Flag, Verb
+from ablate.commands.verb import CELL, DEFAULT, Flag, Verb
 from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    if len(rest) != 1:
-        raise UserError("ablate export: takes one cell, the folder OUT/cells/KEY of its record")
+    from ablate.results.named import named, record_in
+
+    folder = named("export", rest, default=DEFAULT)
     if given.to is None:
         raise UserError("ablate export: needs a folder to write: --to DIR")
+    record_in(folder)  # before torch is imported, which takes seconds
     from ablate.export import export
 
-    written = export(rest[0], Path(given.to), merge=given.merge, retrain=given.retrain)
+    written = export(str(folder), Path(given.to), merge=given.merge, retrain=given.retrain)
     CONSOLE.print(f"written: {written}", soft_wrap=True)
     return 0
 
@@ -27,7 +29,7 @@ VERB = Verb(
         "Writes a cell's adapter as PEFT loads it, or with --merge a whole model as transformers "
         "loads it, with the tokenizer and a model card made from the record."
     ),
-    words="CELL",
+    words=CELL,
     options=(
         Flag("--to", "the folder to write, new or empty", "DIR"),
         Flag("--merge", "a whole model, with the adapter merged into the base's weights"),
@@ -35,6 +37,7 @@ VERB = Verb(
     ),
     examples=(
         "ablate export results/mine/cells/3f2a --to adapter",
+        "ablate export 3f2a results/mine --to adapter    # the same",
         "ablate export results/mine/cells/3f2a --merge --to model",
         "ablate export results/mine/cells/3f2a --retrain --to adapter",
     ),

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ablate.commands.verb import Verb
+from ablate.commands.verb import DEFAULT, Verb
 from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
     from ablate.experiment.status import State
-
-DEFAULT = "results/default"
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:

@@ -180,6 +180,8 @@ _KINDS: dict[Callable[[str], Any], str] = {
 CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR", folder)
 RETRY_FAILED = Flag("--retry-failed", "try the cells again that failed before")
 OVERRIDES = "[KEY=VALUE ...]"
+DEFAULT = "results/default"  # the folder of results where a command names none
+CELL = f"OUT/cells/KEY | KEY [OUT={DEFAULT}]"  # how a command names a recorded cell
 
 
 def folders(given: argparse.Namespace) -> tuple[str, ...]:

@@ -1,12 +1,9 @@
 """`ablate verify`: trains a recorded cell again and says whether it reproduces."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.commands.status import DEFAULT
-from ablate.commands.verb import Verb
-from ablate.errors import UserError
+from ablate.commands.verb import CELL, DEFAULT, Verb
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
@@ -14,17 +11,13 @@ if TYPE_CHECKING:
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    if not 1 <= len(rest) <= 2:
-        raise UserError("ablate verify: takes the key of a cell and the folder of its results")
-    cell = Path(rest[0])
-    if len(rest) == 2 or len(cell.parts) == 1:
-        out = Path(rest[1].removeprefix("out=") if len(rest) == 2 else DEFAULT)
-        cell = out / "cells" / rest[0]
-    from ablate.export import find
+    from ablate.results.named import named, record_in
     from ablate.results.store import Store
+
+    folder = named("verify", rest, default=DEFAULT)
+    record_in(folder)  # before torch is imported, which takes seconds
     from ablate.verify import verify
 
-    folder = find(str(cell))
     CONSOLE.print(f"{folder.name}: is trained and scored again, in a folder of its own")
     verdict = verify(Store(folder.parents[1]), folder.name)
     render(verdict)
@@ -56,7 +49,7 @@ VERB = Verb(
         "differs in versions, processor and threads. Exit status 1 where it does not reproduce bit "
         "for bit."
     ),
-    words=f"KEY [DIR={DEFAULT}]",
+    words=CELL,
     examples=(
         "ablate verify 3f2a results/mine",
         "ablate verify results/mine/cells/3f2a",

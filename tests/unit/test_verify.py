@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from ablate import verify as verified
 from ablate.cli import main
 from ablate.experiment.request import plan_grid
 from ablate.results import provenance
+from ablate.results.named import named as folder_of
 from ablate.results.store import Store
 from ablate.training.hooks import Hooks, combine
 
@@ -110,8 +113,8 @@ def test_differences_of_threads_processor_and_lanes_are_told():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "takes the key"),
-        (["a", "b", "c"], "takes the key"),
+        ([], "takes one cell"),
+        (["a", "b", "c"], "takes one cell"),
         (["no_such_key", "OUT"], "no record here"),
         (["", "OUT"], "no record here"),
     ],
@@ -121,6 +124,37 @@ def test_a_wrong_request_is_one_line(words, said, recorded, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", [("verify",), ("export", "--to", "new")])
+def test_an_unknown_key_is_refused_before_torch_is_imported(verb, recorded, capsys, monkeypatch):
+    """With the nearest key and those that are there; the modules that need torch are never read."""
+    out, keys = recorded
+    for module in ("ablate.verify", "ablate.export"):
+        monkeypatch.setitem(sys.modules, module, None)  # importing it is an error
+    key = keys["trained"]
+    near = f"{key[:7]}{'0' if key[7] != '0' else '1'}{key[8:]}"
+    name, *options = verb
+    for words in ([near, str(out)], [str(out / "cells" / near)], [near, f"out={out}"]):
+        assert main([name, *words, *options]) == 2
+        error = capsys.readouterr().err
+        assert f"Did you mean {key!r}?" in error
+        assert all(one in error for one in keys.values())
+
+
+def test_both_verbs_take_a_cell_in_the_same_forms(recorded, tmp_path, monkeypatch):
+    out, keys = recorded
+    key, default = keys["trained"], "results/default"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / default).symlink_to(out)
+    for words in (
+        [str(out / "cells" / key)], [str(out / "cells" / key[:5])], [key, str(out)],
+        [key[:5], f"out={out}"], [key], [key[:5]], [f"{default}/cells/{key}/"],
+    ):  # fmt: skip
+        assert folder_of("verify", words, default=default).resolve() == out / "cells" / key
+    monkeypatch.chdir(out / "cells")  # a folder's name alone, where it is
+    assert folder_of("export", [key], default=default) == Path(key)
 
 
 def test_a_damaged_record_is_told(recorded, tmp_path, capsys):
