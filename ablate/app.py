@@ -140,7 +140,8 @@ def sweep_grid(
             store.clear_failures(key)
         todo = missing(request.design, store)
     _check_scoring(todo, store)
-    for note in notes(named[0] for named in todo.values()):
+    others = [name for named in todo.values() for name in named[1:]]
+    for note in notes((named[0] for named in todo.values()), others):
         paragraph(CONSOLE, note, lead="note")
     count = max(1, chosen.count)
     seconds = dict(zip(absent, estimate.by_run, strict=True))
@@ -232,7 +233,10 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
         return
     page = _report(results, study=study.get("name"))
     if page:
-        CONSOLE.print(f"report: {page}", soft_wrap=True)
+        from analysis.report.outcome import outcome
+
+        for line in outcome(page):
+            paragraph(CONSOLE, line)
 
 
 def _is_strange(folder: Path) -> bool:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError
-from ablate.terminal import CONSOLE
+from ablate.terminal import CONSOLE, paragraph
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.results.seal import note_made
     from analysis.errors import AnalysisError
     from analysis.report.build import build
+    from analysis.report.outcome import outcome
 
     if len(rest) != 1:
         raise UserError("ablate report: give one folder of results, or a CSV or parquet table")
@@ -29,7 +30,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(str(error)) from None
     if out == source / "report":
         note_made(out, table)
-    CONSOLE.print(f"report: {page}", soft_wrap=True)
+    for line in outcome(page):
+        paragraph(CONSOLE, line)
     return 0
 
 

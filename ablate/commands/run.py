@@ -4,12 +4,20 @@ import argparse
 
 from ablate.commands.sweep import QUESTIONS, answered, sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Verb
+from ablate.config.overrides import key_of
+from ablate.errors import UserError
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     status = answered(rest, given)
     if status is not None:
         return status
+    for line in rest:
+        if key_of(line).replace("/", ".").startswith("hydra.launcher"):
+            raise UserError(
+                f"{line}: ablate run computes its one cell in this process, without a launcher; "
+                "ablate sweep takes one"
+            )
     return sweep(["hydra/launcher=basic", "single=true", *rest], given)
 
 

@@ -9,7 +9,7 @@ from ablate.errors import UserError, unknown
 from ablate.terminal import CONSOLE
 
 TASKS = ("check", "repair", "merge", "export")
-FORMATS = ("parquet", "datasets", "every_eval_ever")
+FORMATS = ("parquet", "csv", "datasets", "every_eval_ever")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -79,8 +79,8 @@ VERB = Verb(
     words="check|repair|merge|export DIR [DIR ...]",
     options=(
         Flag("--to", "of export: the folder to write, new or empty", "DIR"),
-        Flag("--format", "of export: parquet (default), datasets, every_eval_ever", "FORMAT", str,
-             FORMATS),
+        Flag("--format", f"of export: {', '.join(FORMATS)} (default: {FORMATS[0]})", "FORMAT",
+             str, FORMATS),
     ),
     examples=(
         "ablate store check results/mine",

@@ -8,15 +8,27 @@ from ablate.config.schema import Cell
 from ablate.experiment.design import Named
 
 EXECUTION = "execution."
+SHOWN = 6  # values of a setting that are named
 
 
-def idle(runs: Sequence[Named]) -> list[str]:
+def idle(runs: Sequence[Named], aliases: Iterable[Named] = ()) -> list[str]:
     """Return a line for each setting that was given and does nothing in the trained `runs`.
 
     Of the settings of execution also where it does nothing in some of them; a factor of a study may
     be without effect under levels of another one.
+
+    Args:
+        runs: by their first names.
+        aliases: their other names, which may give the setting other values.
     """
     asked = {key_of(line) for lines in {run.overrides for run in runs} for line in lines}
+    found = _found(runs, asked)
+    others = _found(aliases, asked)
+    return list(_told(found, others, len(runs)))
+
+
+def _found(runs: Iterable[Named], asked: set[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the value and the reason of each setting without effect, for every run that has it."""
     found: dict[str, list[tuple[str, str]]] = {}
     known: dict[tuple[float, ...], list[tuple[str, str, str]]] = {}
     for run in runs:
@@ -28,15 +40,21 @@ def idle(runs: Sequence[Named]) -> list[str]:
             known[mark] = list(_idle(cell, asked))
         for setting, value, reason in known[mark]:
             found.setdefault(setting, []).append((value, reason))
-    return list(_told(found, len(runs)))
+    return found
 
 
-def _told(found: Mapping[str, list[tuple[str, str]]], runs: int) -> Iterator[str]:
+def _told(
+    found: Mapping[str, list[tuple[str, str]]],
+    others: Mapping[str, list[tuple[str, str]]],
+    runs: int,
+) -> Iterator[str]:
     for setting, cases in found.items():
         count = len(cases)
         if count == runs or setting.startswith(EXECUTION):
-            values, reasons = (dict.fromkeys(column) for column in zip(*cases, strict=True))
-            value = f"={next(iter(values))}" if len(values) == 1 else ""
+            every = [*cases, *others.get(setting, ())]
+            values, reasons = (list(dict.fromkeys(column)) for column in zip(*every, strict=True))
+            more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+            value = f"={','.join(values[:SHOWN])}{more}"
             some = "" if count == runs else f" in {count:,} of {runs:,} runs"
             yield f"{setting}{value}: has no effect{some} ({', '.join(reasons)})"
 

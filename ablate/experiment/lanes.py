@@ -25,7 +25,7 @@ def obstacle(cell: Cell) -> str:
         f"init={cell.init.name}": method.adapts and changes_base(cell),
         f"init={cell.init.name} with train.weight_decay": decays_to_start(cell),
         f"optimizer={cell.optimizer.name}": not optimizer_of(cell.optimizer)[0].lanes,
-        f"regulariser={cell.regulariser.name}": bool(acting),
+        _acting(cell, acting): bool(acting),
         f"base_precision={cell.base_precision}": cell.base_precision not in UNQUANTISED,
         f"base_precision={cell.base_precision} with adapter={cell.adapter.name}": (
             method.trains_base and cell.base_precision != "fp32"
@@ -35,6 +35,11 @@ def obstacle(cell: Cell) -> str:
         "execution.layout=packed": cell.execution.layout == "packed",
     }
     return next((setting for setting, holds in found.items() if holds), "")
+
+
+def _acting(cell: Cell, acting: Sequence[str]) -> str:
+    """Return a regulariser's setting that acts while a cell trains, with its value."""
+    return f"regulariser.{acting[0]}={getattr(cell.regulariser, acting[0]):g}" if acting else ""
 
 
 def shared(cell: Cell) -> Hashable:
@@ -92,4 +97,6 @@ def left_alone(cells: Iterable[Cell]) -> str:
     if not why:
         return ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in why.items())
-    return f"execution.lanes: {sum(why.values()):,} of {len(asked):,} runs train alone ({reasons})"
+    lanes = ",".join(str(n) for n in dict.fromkeys(cell.execution.lanes for cell in asked))
+    count = sum(why.values())
+    return f"execution.lanes={lanes}: {count:,} of {len(asked):,} runs train alone ({reasons})"

@@ -21,8 +21,13 @@ from ablate.objective import rows_without
 MB = 2**20
 
 
-def notes(runs: Iterable[Named]) -> list[str]:
-    """Return a line for each thing that the runs do not do, or do not keep, as one might expect."""
+def notes(runs: Iterable[Named], aliases: Iterable[Named] = ()) -> list[str]:
+    """Return a line for each thing that the runs do not do, or do not keep, as one might expect.
+
+    Args:
+        runs: by their first names.
+        aliases: their other names, of which only settings without effect are told.
+    """
     every = list(runs)
     runs = [run for run in every if not run.cell.is_base]
     levels = [line for run in runs for line in _of_levels(run.cell)]
@@ -30,7 +35,7 @@ def notes(runs: Iterable[Named]) -> list[str]:
     lanes = list(filter(None, [left_alone(run.cell for run in runs)]))
     lacking = lacking_here(run.cell for run in every)
     levels = list(dict.fromkeys(levels))
-    nothing = [*_nothing_scored(runs), *idle(runs)]
+    nothing = [*_nothing_scored(runs), *idle(runs, aliases)]
     return [*lacking, *_of_rows(runs), *scores, *levels, *nothing, *lanes, *_not_kept(runs)]
 
 

@@ -66,7 +66,10 @@ def summarise(request: Request) -> dict[str, Any]:
         "checkpoint_mb": round(estimate.checkpoint_bytes / 1e6, 1),
         "memory_mb": round(estimate.memory_bytes / 1e6),
         "basis": estimate.basis,
-        "notes": notes(named[0] for named in todo.values()),
+        "notes": notes(
+            (named[0] for named in todo.values()),
+            [name for named in todo.values() for name in named[1:]],
+        ),
     }
 
 

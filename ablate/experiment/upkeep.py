@@ -62,7 +62,7 @@ def export(out: Path, to: Path, form: str) -> int:
     Args:
         out: a folder of results, which is not changed.
         to: a folder that is new or empty.
-        form: parquet, datasets or every_eval_ever.
+        form: parquet, csv, datasets or every_eval_ever.
     """
     store = folder_of_results(out)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -76,6 +76,8 @@ def export(out: Path, to: Path, form: str) -> int:
         draft.mkdir(parents=True)
         if form == "every_eval_ever":
             every_eval_ever.write(store, keys, draft)
+        elif form == "csv":
+            exports.as_csv(collect(out, draft / exports.SCORES))
         else:
             tables = draft / "data" if form == "datasets" else draft
             tables.mkdir(exist_ok=True)

@@ -1,9 +1,10 @@
-"""A folder of results as tables that other programs read: parquet, or a data set of the hub.
+"""A folder of results as tables that other programs read: parquet, CSV, or a data set of the hub.
 
     scores.parquet    results.parquet: one row per name of a cell, task and metric
     runs.parquet      one row per run: its configuration as JSON, parameters, costs
     items.parquet     one row per run, score and item
     history.parquet   one row per run and step of training
+    results.csv       the same as scores.parquet, as text
 
 The tables are written record by record: a folder of any size takes the memory of one record.
 """
@@ -22,7 +23,7 @@ from ablate.results.items import with_score_keys
 from ablate.results.store import Store
 
 Record = Mapping[str, Any]
-SCORES = "scores.parquet"
+SCORES, CSV = "scores.parquet", "results.csv"
 TABLES = ("items", "history")  # of which every record has a file
 KEY = "train_key"
 JSON = ("config", "data", "training", "provenance")  # parts of a record that are one column each
@@ -34,6 +35,14 @@ def parquet(store: Store, keys: Sequence[str], to: Path) -> None:
     runs.to_parquet(to / "runs.parquet", index=False)
     for name in TABLES:
         _write_all(store, keys, name, to / f"{name}.parquet")
+
+
+def as_csv(table: Path) -> Path:
+    """Return `CSV` beside a table of scores, newly written in the table's place."""
+    path = table.with_name(CSV)
+    pd.read_parquet(table).to_csv(path, index=False)
+    table.unlink()
+    return path
 
 
 def describe(runs: int, to: Path) -> None:

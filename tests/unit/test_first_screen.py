@@ -14,7 +14,8 @@ from analysis.regression.study import fitted
 from analysis.report import first_screen
 from analysis.report.build import build, study_headlines
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest, verdict
-from analysis.report.page import Item, Listing, Plate, Sheet, Text
+from analysis.report.outcome import outcome
+from analysis.report.page import Item, Listing, Page, Plate, Sheet, Text, write
 from analysis.report.trust import false_positive_line
 from analysis.table.frame import from_results
 from tests.fake_results import Truth, fake_results
@@ -42,6 +43,17 @@ def test_the_answer_says_what_is_seen_what_is_none_and_what_could_have_been():
     assert "a − b (g) +3.00 points (2.00 to 4.00)" in clear
     assert within.startswith("1 is within the margin")
     assert "minimum detectable effect is 2.50 points" in unclear
+
+
+def test_a_written_report_is_told_with_its_largest_effects(tmp_path):
+    """From its own table: the sentence that the page opens with."""
+    effects = [effect(3.0), effect(-5.0, label="c − d"), effect(1.0, UNCLEAR)]
+    page = write(Page("t", "a table", "0", (screen(effects),)), tmp_path)
+    told = outcome(page)
+    assert told[0] == f"report: {page} (1 table and 1 figure beside it)"
+    assert told[1] == texts(screen(effects))[0]
+    (tmp_path / "tables" / "headlines.csv").unlink()
+    assert outcome(page) == [f"report: {page} (1 figure beside it)"]
 
 
 def test_every_question_with_an_effect_is_named_before_a_second_effect_of_another():

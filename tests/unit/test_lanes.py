@@ -351,10 +351,10 @@ def test_a_plan_says_which_cells_train_alone():
     run = toys.execution(lanes=4)
     asked = (cell(), cell(seed=1), cell("vera"), cell("vera", seed=1))
     cells = [replace(one, execution=run) for one in asked]
-    assert left_alone(cells) == ("execution.lanes: 2 of 4 runs train alone (2 with adapter=vera)")
+    assert left_alone(cells) == ("execution.lanes=4: 2 of 4 runs train alone (2 with adapter=vera)")
     assert left_alone([cell("vera")]) == left_alone(cells[:2]) == ""
     other = replace(cells[0], train=replace(cells[0].train, max_length=64))
-    said = "execution.lanes: 2 of 2 runs train alone (2 without another that has all that lanes"
+    said = "execution.lanes=4: 2 of 2 runs train alone (2 without another that has all that lanes"
     assert left_alone([cells[0], other]).startswith(said)
 
 

@@ -191,7 +191,7 @@ def test_a_message_names_the_entry_that_is_wrong(asked, said):
 def told(asked, *, out="results/none"):
     """The notes of a plan."""
     cells = plan_grid([*asked.split(), f"out={out}"], loader=LOADER).design.runs.values()
-    return notes(names[0] for names in cells)
+    return notes([names[0] for names in cells], [name for names in cells for name in names[1:]])
 
 
 IDLE = [
@@ -201,11 +201,13 @@ IDLE = [
      "execution.offload_optimizer=true: has no effect (execution.device=cpu)"),
     ("execution.offload_optimizer=true adapter=lora,full",
      "execution.offload_optimizer=true: has no effect in 1 of 2 runs (adapter=lora trains"),
-    ("execution.lanes=4", "execution.lanes: 1 of 1 runs train alone (1 without another"),
+    ("execution.lanes=4", "execution.lanes=4: 1 of 1 runs train alone (1 without another"),
     ("execution.lanes=4 seed=0,1 execution.compile=true",
-     "execution.lanes: 2 of 2 runs train alone (2 with execution.compile=true)"),
+     "execution.lanes=4: 2 of 2 runs train alone (2 with execution.compile=true)"),
     ("plw=0.5", "plw=0.5: has no effect (masking=instruction does not use it)"),
-    ("plw=0.5,0.1", "plw=0.5: has no effect (masking=instruction"),
+    ("plw=0.5,0.1", "plw=0.5,0.1: has no effect (masking=instruction"),
+    ("execution.lanes=4 seed=0,1 regulariser.neftune=5",
+     "execution.lanes=4: 2 of 2 runs train alone (2 with regulariser.neftune=5)"),
     ("rank=4 adapter=full", "rank=4: has no effect (adapter=full has no rank)"),
     ("train.epochs=2 train.max_steps=9", "train.epochs=2: has no effect (train.max_steps=9"),
     ("optimizer=adafactor train.eps=1e-6", "train.eps=1e-06: has no effect (optimizer=adafactor"),

@@ -12,10 +12,12 @@ import pytest
 from ablate import cli
 from ablate.errors import UserError
 from ablate.experiment import upkeep
-from ablate.results import seal
+from ablate.results import exports, seal
 from ablate.results.items import with_score_keys
 from ablate.results.store import Store
+from analysis.table.frame import read
 from tests import stored
+from tests.fake_results import fake_results
 from tests.imports import ROOT
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -205,3 +207,17 @@ def test_an_export_does_not_write_over_anything(tmp_path):
     store = folder(tmp_path / "out", **{KEY: [score("s")]})
     with pytest.raises(UserError, match="is there already"):
         upkeep.export(store.out, store.out, "parquet")
+
+
+def test_a_table_that_is_exported_as_csv_is_read_as_it_was(tmp_path):
+    whole = fake_results(plws=(0.0, 1.0), controls=False).head(40)
+    whole.to_parquet(tmp_path / exports.SCORES, index=False)
+    path = exports.as_csv(tmp_path / exports.SCORES)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+    back = read(path)
+    assert list(back.columns) == list(whole.columns)
+    assert back["value"].tolist() == whole["value"].tolist()
+    assert back["train_key"].tolist() == whole["train_key"].tolist()
+    store = folder(tmp_path / "out", **{KEY: [score("s")]})
+    assert upkeep.export(store.out, tmp_path / "to", "csv") == 1
+    assert [p.name for p in (tmp_path / "to").iterdir()] == ["results.csv"]
