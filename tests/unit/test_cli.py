@@ -96,6 +96,7 @@ def test_an_unknown_option_is_one_line_and_status_2(verb, word, capsys):
         (["plan", "--config-dir=conf", "--config-dir=."], "--config-dir: is given twice"),
         (["plan", "--margin=nan"], "--margin=nan: must be a number above 0"),
         (["plan", "--effect=-1"], "--effect=-1: must be a number above 0"),
+        (["run", "hydra.launcher.n_jobs=2"], "ablate run computes its one cell in this process"),
         (["run", "--cfg", "foo"], "--cfg=foo: not one of all, hydra, job."),
         (["run", "--cfg=job", "--info"], "--info=all: cannot be asked together with --cfg=job"),
         (["sweep", "--hydra-help", "--cfg"], "cannot be asked together"),
