@@ -233,9 +233,9 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
         return
     page = _report(results, study=study.get("name"))
     if page:
-        from analysis.report.outcome import outcome
+        from analysis.report.outcome import outcome as said
 
-        for line in outcome(page):
+        for line in said(page):
             paragraph(CONSOLE, line)
 
 
