@@ -1,0 +1,37 @@
+"""Paired differences of runs: the same cell and seed under two levels of a factor.
+
+Runs of a pair share data, order of the rows and start, so that what these do to a score cancels.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.table.factors import factors_of, joined
+
+DOSE = ("masking", "plw", "wp", "effective_plw", "mode", "curved", "cell", "normaliser", "scope")
+
+
+def gaps(
+    runs: pd.DataFrame,
+    plus: "pd.Series[bool]",
+    minus: "pd.Series[bool]",
+    *,
+    value: str = "score",
+    apart: Sequence[str] = DOSE,
+) -> pd.DataFrame:
+    """Return one row per pair: the run of `plus` with `gap`, its value less that of `minus`.
+
+    Args:
+        runs: one row per run.
+        plus: which runs are on the one side.
+        minus: which are on the other; a run without a partner is left out.
+        value: the column of numbers.
+        apart: the columns in which the two may differ; all other factors are shared.
+    """
+    names = [n for n in factors_of(runs).columns() if n in runs and n not in apart]
+    pair = joined(runs, names)
+    theirs = runs.assign(pair=pair)[minus].groupby("pair", observed=True)[value].mean()
+    found = runs.assign(pair=pair)[plus]
+    found = found.assign(gap=found[value] - found["pair"].map(theirs))
+    return found.dropna(subset=["gap"]).reset_index(drop=True)
