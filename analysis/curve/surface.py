@@ -81,10 +81,16 @@ class Surface:
             all_high=estimate_P + d * se_P,
         )
 
-    def slope(self, number: int) -> Estimate:
-        """Return the change of the effect per doubling of a number, at the middle of both."""
-        l_B = np.array([float(name == ("x", "s")[number]) for name in self.fit.fixef.index])
-        return contrast(self.fit, l_B, df=DF)
+    def change(self, number: int) -> Estimate:
+        """Return the effect at a number's largest value less that at its smallest.
+
+        The other number is at the middle of what was run.
+        """
+        values = self.cells[self.names[number]].astype(float)
+        ends = [[2.0**middle for middle in self.middle] for _ in range(2)]
+        ends[0][number], ends[1][number] = float(values.max()), float(values.min())
+        high_B, low_B = self.l_PB([(x, s) for x, s in ends])
+        return contrast(self.fit, high_B - low_B, df=DF)
 
     def changes(self) -> Joint | None:
         """Return the test that the effect is the same everywhere; None where it can only be so."""

@@ -55,6 +55,8 @@ STRATUM = ("dataset", "model")
 # Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
+OF_THE_DATA = ("rg", "train_rows")
+FEWEST = 3  # values of both from which their effect on that of the weight is a surface
 OF_SCORES = {"task", "task_group", "task_type", "run", "side", "dataset", "model", "dataset_type"}
 
 
@@ -222,10 +224,19 @@ class Study(Remembering):
         return varies and bool(self.columns & {"wp", "effective_plw"})
 
     @property
+    def sized(self) -> bool:
+        """Whether data sets of several ratios and sizes show when the weight matters."""
+        return (
+            self.dosed
+            and min((self.main[name].nunique() if name in self.main else 0) for name in OF_THE_DATA)
+            >= FEWEST
+        )
+
+    @property
     def questions(self) -> int:
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
-        return max(1, sum((self.dosed, len(arms) > 1, bool(self.varied))))
+        return max(1, sum((self.dosed, self.sized, len(arms) > 1, bool(self.varied))))
 
     @property
     def adjusted(self) -> str:

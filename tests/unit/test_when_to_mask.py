@@ -8,8 +8,8 @@ from analysis.questions.when_to_mask import section as part
 from analysis.questions.when_to_mask.estimate import (
     RATIO,
     ROWS,
+    changes,
     effects,
-    slopes,
     summaries,
     surfaces,
 )
@@ -44,20 +44,20 @@ def study():
     return fitted_study(raw, from_results(raw), None, Request())
 
 
-def test_slopes_are_found_in_every_group_of_tasks(study):
+def test_changes_are_found_in_every_group_of_tasks(study):
     found = surfaces(study)
     assert {m.labels["task_group"] for m in found} == set(study.rows["task_group"].astype(str))
-    table = slopes(found, study.margin)
-    held = {RATIO: -4.0, ROWS: 5.0}
-    inside = [row.low <= held[row.slope] <= row.high for row in table.itertuples()]
+    table = changes(found, study.margin)
+    held = {RATIO: -4.0 * 4, ROWS: 5.0 * 2}  # over four doublings, and two
+    inside = [row.low <= held[row.over] <= row.high for row in table.itertuples()]
     assert np.mean(inside) >= 0.75
-    assert (np.sign(table["estimate"]) == table["slope"].map(held).map(np.sign)).all()
+    assert (np.sign(table["estimate"]) == table["over"].map(held).map(np.sign)).all()
 
 
-def test_a_summary_is_contradicted_by_a_slope_the_other_way_round(study):
-    said = summaries(slopes(surfaces(study), study.margin))
+def test_a_summary_is_contradicted_by_a_change_the_other_way_round(study):
+    said = summaries(changes(surfaces(study), study.margin))
     assert set(said["summary"]) == {"short and small", "long and large"}
-    assert set(said["verdict"]) == {"contradicted"}  # each has one of its two slopes wrong
+    assert set(said["verdict"]) == {"contradicted"}  # each has one of its two changes wrong
 
 
 def test_effects_have_both_kinds_of_intervals_and_the_plain_means(study):

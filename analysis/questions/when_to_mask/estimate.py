@@ -7,11 +7,12 @@ group of tasks and at each weight it is a quadratic surface over log2 Rg and log
 "Instruction Tuning With Loss Over Instructions", arXiv 2405.14394, and one in wide use):
 
     short and small   training on the prompt pays where completions are short and rows are few:
-                      both slopes are below 0
-    long and large    it pays where completions are long and rows are many: both slopes above 0
+                      the gain falls with Rg and with rows
+    long and large    it pays where completions are long and rows are many: it rises with both
 
-Each slope has its verdict; a summary is supported where both of its slopes are, and contradicted
-where one of them is the other way round.
+Each change, from the smallest to the largest value with the other number at its middle, has its
+verdict; a summary is supported where both of its changes are, and contradicted where one of them
+is the other way round.
 """
 
 from collections.abc import Iterator
@@ -22,16 +23,15 @@ import pandas as pd
 from analysis.curve.surface import Surface, surface
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
-from analysis.regression.study import Study
+from analysis.regression.study import OF_THE_DATA, Study
 from analysis.report.headline import CLEAR, judged
 from analysis.table.cells import run_means
 from analysis.table.gaps import gaps
 
-RATIO, ROWS = "rg", "train_rows"
-FEWEST = 3  # values of both numbers from which there is a surface
-SLOPES = {
-    RATIO: "change of the gain per doubling of Rg",
-    ROWS: "change of the gain per doubling of the rows",
+RATIO, ROWS = OF_THE_DATA
+CHANGES = {
+    RATIO: "gain at the largest Rg − at the smallest",
+    ROWS: "gain at most rows − at fewest",
 }
 SUMMARIES = {
     "short and small": {RATIO: -1, ROWS: -1},
@@ -59,12 +59,7 @@ def surfaces(study: Study) -> list[Mask]:
 
     None where the table has no three values of Rg and of the number of rows, or no pairs.
     """
-    rows = study.main
-    if not {RATIO, ROWS, "wp"} <= set(rows):
-        return []
-    if min(rows[RATIO].round(2).nunique(), rows[ROWS].nunique()) < FEWEST:
-        return []
-    return list(_surfaces(rows))
+    return list(_surfaces(study.main)) if study.sized else []
 
 
 def _surfaces(rows: pd.DataFrame) -> Iterator[Mask]:
@@ -88,14 +83,14 @@ def _sizes(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("run", observed=True, sort=False)[[ROWS]].first().reset_index()
 
 
-def slopes(found: list[Mask], margin: float, *, questions: int = 1) -> pd.DataFrame:
-    """Return every slope with interval, MDE, p adjusted over the table, and verdict."""
+def changes(found: list[Mask], margin: float, *, questions: int = 1) -> pd.DataFrame:
+    """Return every change with interval, MDE, p adjusted over the table, and verdict."""
     named: list[tuple[dict[str, object], Estimate]] = []
     for mask in found:
         for number, name in enumerate((RATIO, ROWS)):
-            row: dict[str, object] = {**mask.labels, "slope": name, "pairs": mask.pairs}
+            row: dict[str, object] = {**mask.labels, "over": name, "pairs": mask.pairs}
             row["replicated"] = mask.found.replicated
-            named.append((row, mask.found.slope(number)))
+            named.append((row, mask.found.change(number)))
     return judged(named, margin, questions=questions)
 
 
@@ -104,7 +99,7 @@ def summaries(table: pd.DataFrame) -> pd.DataFrame:
     made = []
     for labels, own in table.groupby(["mode", "plw", "task_group"], sort=False):
         signs = {
-            str(row["slope"]): (1 if row["estimate"] > 0 else -1)
+            str(row["over"]): (1 if row["estimate"] > 0 else -1)
             for row in own.to_dict("records")
             if row["verdict"] == CLEAR
         }

@@ -4,12 +4,12 @@ import pandas as pd
 
 from analysis.questions.when_to_mask import figure as figures
 from analysis.questions.when_to_mask.estimate import (
+    CHANGES,
     RATIO,
     ROWS,
-    SLOPES,
     Mask,
+    changes,
     effects,
-    slopes,
     summaries,
     surfaces,
 )
@@ -23,7 +23,7 @@ KEY = "when-to-mask"
 TITLE = "When to mask the prompt"
 HEADS = words.HEADS | {
     RATIO: "Rg", ROWS: "rows", "all_low": "all: low", "all_high": "all: high",
-    "observed": "plain mean", "pairs": "pairs", "slope": "slope",
+    "observed": "plain mean", "pairs": "pairs", "over": "change",
 }  # fmt: skip
 POINTS = dict.fromkeys(
     ("estimate", "low", "high", "mde", "all_low", "all_high", "observed"), ".2f"
@@ -31,8 +31,9 @@ POINTS = dict.fromkeys(
 NOTE = (
     "The gain is the score of a run that trains on its prompts less that of the run at weight 0 "
     "with the same data, base model, adapter and seed, in points. It is a quadratic surface over "
-    "log2 Rg and log2 rows with a random effect of the data set on its base model; slopes are "
-    "those at the middle of both. Degrees of freedom by Kenward and Roger."
+    "log2 Rg and log2 rows with a random effect of the data set on its base model; a change is "
+    "that from the smallest to the largest value, the other number at its middle. Degrees of "
+    "freedom by Kenward and Roger."
 )
 
 
@@ -41,9 +42,9 @@ def section(study: Study) -> Section | None:
     found = _found(study)
     if not found:
         return None
-    table = _slopes(study)
+    table = _changes(study)
     said = summaries(table)
-    blocks: list[Block] = [Text(_lead(said)), Sheet(_slope_sheet(table), open=True)]
+    blocks: list[Block] = [Text(_lead(said)), Sheet(_change_sheet(table), open=True)]
     for mode, plw in dict.fromkeys((m.labels["mode"], m.labels["plw"]) for m in found):
         own = [m for m in found if (m.labels["mode"], m.labels["plw"]) == (mode, plw)]
         caption = (
@@ -54,7 +55,7 @@ def section(study: Study) -> Section | None:
         )
         blocks.append(Plate(f"when_to_mask_{mode}_{plw}", figures.maps(own), caption))
     blocks.append(Sheet(Table("when_to_mask_summaries", "Two summaries, each held against both "
-                              "slopes", said, _ABOUT, HEADS)))  # fmt: skip
+                              "changes", said, _ABOUT, HEADS)))  # fmt: skip
     blocks.append(Sheet(_effect_sheet(found)))
     return Section(KEY, TITLE, tuple(blocks), _lead(said))
 
@@ -62,22 +63,22 @@ def section(study: Study) -> Section | None:
 _ABOUT = (
     "Two summaries of arXiv 2405.14394 are in use: that training on the prompt pays where "
     "completions are short and rows few, and that it pays where completions are long and rows "
-    "many. A summary is supported where both slopes are distinguishable and as it says, "
+    "many. A summary is supported where both changes are distinguishable and as it says, "
     "contradicted where one is distinguishable and the other way round."
 )
 
 
 def headlines(study: Study) -> list[Headline]:
-    """Return the slopes over Rg and over rows, for every group of tasks, mode and weight."""
+    """Return the changes over Rg and over rows, for every group of tasks, mode and weight."""
     found = _found(study)
     if not found:
         return []
     several = len({(m.labels["mode"], m.labels["plw"]) for m in found}) > 1
     made = []
-    for row in _slopes(study).to_dict("records"):
+    for row in _changes(study).to_dict("records"):
         dose = f"{row['mode']} at PLW {row['plw']}, " if several else ""
         label = f"{dose}{words.group_text(str(row['task_group']))}"
-        made.append(of_row(row, label=label, group=SLOPES[row["slope"]], question=KEY))
+        made.append(of_row(row, label=label, group=CHANGES[row["over"]], question=KEY))
     return made
 
 
@@ -85,8 +86,8 @@ def _found(study: Study) -> list[Mask]:
     return study.once("when to mask", lambda: surfaces(study))
 
 
-def _slopes(study: Study) -> pd.DataFrame:
-    return slopes(_found(study), study.margin, questions=study.questions)
+def _changes(study: Study) -> pd.DataFrame:
+    return changes(_found(study), study.margin, questions=study.questions)
 
 
 def _lead(said: pd.DataFrame) -> str:
@@ -101,10 +102,10 @@ def _lead(said: pd.DataFrame) -> str:
     )
 
 
-def _slope_sheet(table: pd.DataFrame) -> Table:
-    shown = table.assign(slope=table["slope"].map(SLOPES))
+def _change_sheet(table: pd.DataFrame) -> Table:
+    shown = table.assign(over=table["over"].map(CHANGES))
     title = "How the gain of training on the prompt changes with the data"
-    return Table("when_to_mask_slopes", title, shown, NOTE, HEADS, POINTS)
+    return Table("when_to_mask_changes", title, shown, NOTE, HEADS, POINTS)
 
 
 def _effect_sheet(found: list[Mask]) -> Table:
