@@ -74,7 +74,7 @@ def _surfaces(rows: pd.DataFrame) -> Iterator[Mask]:
                 found = surface(pairs, RATIO, ROWS)
             except AnalysisError:
                 continue
-            labels = {"mode": str(mode), "plw": f"{float(plw):g}", "task_group": str(group)}
+            labels = {"mode": str(mode), "plw": f"{float(str(plw)):g}", "task_group": str(group)}
             yield Mask(labels, found, len(pairs))
 
 
