@@ -1,4 +1,4 @@
-"""`ablate reproduce`: a paper's study, its figures beside the published numbers."""
+"""`ablate reproduce`: a study of the list, its figures beside the published numbers."""
 
 import argparse
 
@@ -23,9 +23,10 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 VERB = Verb(
     name="reproduce",
-    summary="a paper's study, its figures beside the published numbers",
+    summary="a study of the list, its figures beside the published numbers",
     about=(
-        "Carries out a paper's study (plw, uuid) and ends with its figures and verdicts. "
+        "Carries out a study and ends with its figures and verdicts: plw and uuid are papers', "
+        "when_to_mask is our own. "
         "scale=smoke goes through every step in minutes, micro (the default) draws conclusions "
         "on the embedded models, paper is the study at its own size."
     ),
