@@ -7,6 +7,8 @@ import difflib
 import sys
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a message
+
 
 class UserError(Exception):
     """A request that cannot be carried out as asked; printed as one line, exit status 2."""
@@ -31,10 +33,22 @@ def halted(error: Halted) -> int:
 
 
 def refuse(error: UserError | str) -> int:
-    """Return exit status 2, after printing the first line of `error`."""
+    """Return exit status 2, after printing the first line of `error`.
+
+    What a terminal would not show as it is (control characters, halves of surrogate pairs) is
+    written as Python writes it, and the middle of a very long line is left out.
+    """
     line = str(error).strip().partition("\n")[0]
-    print(f"ablate: {line}", file=sys.stderr)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    print(f"ablate: {brief(shown, LONGEST)}", file=sys.stderr)
     return 2
+
+
+def brief(value: object, longest: int = 60) -> str:
+    """Return a value as it is shown in a message; of a long one its beginning and its end."""
+    text = str(value)
+    half = (longest - 5) // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 
 
 def nearest(name: object, choices: Iterable[object]) -> str:

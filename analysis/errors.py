@@ -1,7 +1,9 @@
 """The one kind of error that a table or a formula can cause, told in one line."""
 
 import difflib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +21,28 @@ def as_path(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not value:
         raise AnalysisError(f"{name}={told(value)}: must be the path of a file or folder")
     return Path(value)
+
+
+def as_file(name: str, value: object) -> Path:
+    """Return what was given for `name` as the path of a file whose bytes can be read to an end.
+
+    Raises:
+        AnalysisError: it is none, a pipe or a device, say.
+    """
+    path = as_path(name, value)
+    try:
+        kind = path.stat().st_mode
+    except ValueError:
+        raise AnalysisError(f"{name}={told(value)}: is no path: it has a NUL in it") from None
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        reason = "there is no such file" if missing else os.strerror(error.errno or 0).lower()
+        raise AnalysisError(f"{name}={told(value)}: {reason}") from None
+    if stat.S_ISDIR(kind):
+        raise AnalysisError(f"{name}={path}: is a folder, not a file")
+    if not stat.S_ISREG(kind):
+        raise AnalysisError(f"{name}={path}: is neither a file nor a folder")
+    return path
 
 
 def told(value: object) -> str:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ablate.commands.verb import Flag, Verb
+from ablate.commands.verb import Flag, Verb, number
 from ablate.errors import UserError
+from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
 
 
@@ -17,6 +18,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if len(rest) != 1:
         raise UserError("ablate report: give one folder of results, or a CSV or parquet table")
     source, asked = Path(rest[0]), Path(given.out) if given.out else None
+    if asked:
+        check_folder("--out", asked)
     table = _table(source, asked)
     out = asked or table.parent / "report"
     folder = source if source.is_dir() else None
@@ -40,6 +43,7 @@ def _table(source: Path, out: Path | None) -> Path:
 
     Where the folder may not be written, the table is written to `out`.
     """
+    check_name("table", source)
     if source.is_dir() and (source / "designs").is_dir():
         from ablate.experiment.design import collect
         from ablate.experiment.status import damaged_lines
@@ -79,7 +83,7 @@ VERB = Verb(
         ),
         Flag("--weights", "a column: trials of a binomial, else weights of rows", "COLUMN"),
         Flag("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
-        Flag("--margin", "an effect within +- this counts as none", "POINTS", float),
+        Flag("--margin", "an effect within +- this counts as none", "POINTS", number),
         Flag("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
     ),
     examples=(

@@ -1,11 +1,12 @@
 """`ablate tokens`: examples as the loss sees them, on the terminal or as a page."""
 
 import argparse
+import os
 from pathlib import Path
 
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, folders, whole
 from ablate.errors import UserError
-from ablate.paths import check_folder
+from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE
 
 ROWS = 3
@@ -33,7 +34,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _check_file(page: Path) -> None:
-    if page.is_dir() or not page.parent.is_dir():
+    check_name("--html", page)
+    if (os.path.lexists(page) and not page.is_file()) or not page.parent.is_dir():
         raise UserError(f"--html={page}: must be a file in a folder that is there")
     check_folder("--html", page.parent)
 

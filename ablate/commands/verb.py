@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, brief, nearest, unknown
 from ablate.terminal import CONSOLE
 
+MOST_SEEDS = 1000
+LARGEST = 1_000_000  # of a whole number that an option takes
 WIDTH = 92  # of the help
 HELP = ("-h", "--help")
 
@@ -62,6 +64,9 @@ class Verb:
         Raises:
             UserError: an unknown option, one given twice, or a wrong value of a known one.
         """
+        for word in words:
+            if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word):
+                raise UserError(f"{brief(word)}: is no text: it has a NUL or is not UTF-8")
         given, rest = self._parser().parse_known_args(words)
         flags = [*HELP, *(option.name for option in self.options)]
         for word in rest:
@@ -138,7 +143,7 @@ def _reader(option: Flag) -> Callable[[str], Any]:
         try:
             return option.kind(text)
         except ValueError:
-            raise UserError(f"{option.name}={text}: {_KINDS[option.kind]}") from None
+            raise UserError(f"{option.name}={brief(text)}: {_KINDS[option.kind]}") from None
 
     return read
 
@@ -157,24 +162,34 @@ def folder(text: str) -> str:
     return text
 
 
+def number(text: str) -> float:
+    """Return a finite number; a ValueError where `text` is none."""
+    if not math.isfinite(float(text)):
+        raise ValueError(text)
+    return float(text)
+
+
 def whole(text: str) -> int:
-    """Return a positive whole number; a ValueError where `text` is none."""
-    if not text.strip().isdigit() or int(text) < 1:
+    """Return a whole number from 1 to `LARGEST`; a ValueError where `text` is none."""
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text) or not 1 <= int(text) <= LARGEST:
         raise ValueError(text)
     return int(text)
 
 
 def wholes(text: str) -> list[int]:
     """Return whole numbers that commas part."""
-    return [whole(part) for part in text.split(",")]
+    found = [whole(part) for part in text.split(",")]
+    if max(found) > MOST_SEEDS:
+        raise ValueError(text)
+    return found
 
 
 _KINDS: dict[Callable[[str], Any], str] = {
-    float: "must be a number",
+    number: "must be a number",
     above_0: "must be a number above 0",
     folder: "no such folder",
-    whole: "must be a whole number above 0",
-    wholes: "must be whole numbers such as 1,2,4",
+    whole: f"must be a whole number above 0 and at most {LARGEST:,}",
+    wholes: f"must be whole numbers such as 1,2,4, at most {MOST_SEEDS:,}",
 }
 
 CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR", folder)

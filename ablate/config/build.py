@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ablate.config.schema import Cell
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, brief, nearest, unknown
 
 T = TypeVar("T")
+LARGEST = 2**31 - 1  # of whole numbers
 
 
 def build(tree: Mapping[str, Any]) -> Cell:
@@ -111,13 +112,20 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, path: str) -> Any:
 
 def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.copysign(math.inf, value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}={_typed(value)}: must be a finite number")
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{path}={_typed(value)}: must be {_describe(kind)}")
+    if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{path}={brief(value)}: is no text: it has a NUL or half a surrogate pair")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{path}={brief(value)}: must be at most {LARGEST}")
     return value
 
 

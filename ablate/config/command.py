@@ -9,6 +9,10 @@ from ablate.errors import UserError
 
 SMALLEST_VOCABULARY = 269  # of a new tokenizer: 256 bytes, its special tokens, one entry more
 LARGEST_MODEL = 10**9  # parameters
+MOST_POSITIONS = 2**20  # of a new base model
+MOST_WORKERS = 64  # on one GPU
+LARGEST_GPU = 10_000  # GB
+LONGEST_CELL = 10**6  # minutes, two years
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class Pretrain:
                 require(0 < value <= 1, f"pretrain.{name}", value, "in (0, 1]")
             else:
                 require(value >= low, f"pretrain.{name}", value, f"at least {low}")
+        most, positions = MOST_POSITIONS, self.max_position_embeddings
+        ok = positions <= most
+        require(ok, "pretrain.max_position_embeddings", positions, f"at most {most}")
         step = 2 * self.num_attention_heads
         allowed = f"a multiple of {step}, which is twice pretrain.num_attention_heads"
         require(self.hidden_size % step == 0, "pretrain.hidden_size", self.hidden_size, allowed)
@@ -63,14 +70,17 @@ class Command:
 
     def __post_init__(self) -> None:
         require(bool(self.out.strip()), "out", self.out, "a folder")
-        ok = self.workers_per_gpu > 0
-        require(ok, "workers_per_gpu", self.workers_per_gpu, "at least 1")
-        ok = self.gpu_gb is None or self.gpu_gb > 0
-        require(ok, "gpu_gb", self.gpu_gb, "a number above 0, or null for the GPU that is here")
+        ok = 0 < self.workers_per_gpu <= MOST_WORKERS
+        allowed = f"at least 1 and at most {MOST_WORKERS}"
+        require(ok, "workers_per_gpu", self.workers_per_gpu, allowed)
+        ok = self.gpu_gb is None or 0 < self.gpu_gb <= LARGEST_GPU
+        allowed = f"a number above 0, at most {LARGEST_GPU}, or null for the GPU that is here"
+        require(ok, "gpu_gb", self.gpu_gb, allowed)
         ok = self.stop_after is None or self.stop_after > 0
         require(ok, "stop_after", self.stop_after, "at least 1, or null")
-        ok = self.cell_minutes is None or self.cell_minutes > 0
-        require(ok, "cell_minutes", self.cell_minutes, "a number above 0, or null")
+        ok = self.cell_minutes is None or 0 < self.cell_minutes <= LONGEST_CELL
+        allowed = f"a number above 0, at most {LONGEST_CELL}, or null"
+        require(ok, "cell_minutes", self.cell_minutes, allowed)
         ok = self.bundle is None
         require(ok, "bundle", self.bundle, "left out: a sweep gives it to the jobs it launches")
 

@@ -28,9 +28,10 @@ from ablate.config.command import Command, Study
 from ablate.config.overrides import key_of, normal, one_line_errors, parse, top_of
 from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, brief, nearest, unknown
 from ablate.paths import conf_dir
 
+MOST_JOBS = 4096  # workers
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
@@ -182,6 +183,8 @@ class Composer:
         if not whole or jobs == 0 or (pilots and (jobs or 0) < 1):
             every = "" if pilots else ", or -1 for all"
             raise UserError(f"hydra.launcher.n_jobs={jobs}: must be a number of workers{every}")
+        if jobs is not None and abs(jobs) > MOST_JOBS:
+            raise UserError(f"hydra.launcher.n_jobs={brief(jobs)}: must be at most {MOST_JOBS}")
 
     @cached_property
     def _cell_keys(self) -> dict[str, None]:

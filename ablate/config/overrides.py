@@ -7,23 +7,28 @@ dataset.columns.x=y     a name in a table that is the user's own
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.errors import UserError
+from ablate.errors import UserError, brief
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 # Tables whose names are the user's own, or a method's: Hydra asks for a plus before a new one.
 _FREE = re.compile(r"(dataset\.(columns|options|published)|model\.shape|masking\.weights)\.\w")
 PATHS = ("out", "rates", "bundle")  # settings of the command that are paths
+DEEPEST = 50  # lists and tables in each other
+LARGEST = 10**18 - 1  # of whole numbers, so that 64 bits hold them
+LONGEST_KEY = 255  # characters, as of a name of a file
+MOST_LEVELS = 1_000_000  # of one sweep
+_TOO_MUCH = "a number in it is too long, or it is nested too deeply"
 DELETE = 127  # the last control character of ASCII
 _WORDS_WITH_A_MEANING = {"null", "true", "false", "nan", "inf"}
 
@@ -35,6 +40,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(one_line(error)) from error
+    except RecursionError as error:
+        raise UserError("is nested too deeply") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -47,6 +54,9 @@ def one_line(error: BaseException) -> str:
         return f"{mark.name}: no YAML: line {mark.line + 1}: {error.problem}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"{error.name}: no YAML: {lines[0]}"
+    key = getattr(error, "full_key", None)
+    if isinstance(error, OmegaConfBaseException) and key and lines and key not in lines[0]:
+        return f"{key}: {lines[0]}"
     if error.__cause__ and (not lines or lines[0].startswith("Error merging override")):
         return ": ".join([*lines[:1], one_line(error.__cause__)])
     return lines[0] if lines else type(error).__name__
@@ -71,20 +81,58 @@ def parse(line: str) -> Override:
     """
     if "\n" in line:
         raise UserError(f"{line!r}: not an override; write key=value in one line")
+    check_text(line)
     try:
         parsed: Override = OverridesParser.create().parse_overrides([line])[0]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{brief(line)}: not an override; {_TOO_MUCH}") from error
     except HydraException as error:
         raise UserError(f"{line}: not an override; write {_quoted(line)}") from error
     if not parsed.key_or_group or (parsed.value_type is None and not parsed.is_delete()):
         raise UserError(f"{line}: not an override; write key=value")
+    if len(parsed.key_or_group) > LONGEST_KEY:
+        raise UserError(f"{brief(line)}: no such setting")
+    check_size(parsed.get_key_element(), parsed._value)
     return parsed
+
+
+def check_text(line: str) -> None:
+    """Check that a word of a command line is text.
+
+    Raises:
+        UserError: it has a control character, or bytes that are no UTF-8.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        raise UserError(f"{brief(line)}: is not UTF-8: it holds half of a surrogate pair")
+    if any(ord(character) < ord(" ") or ord(character) == DELETE for character in line):
+        raise UserError(f"{brief(repr(line)[1:-1])}: has a control character in it")
+
+
+def check_size(key: str, value: Any, depth: int = 0) -> None:
+    """Check that a value can be worked with: lists and tables in each other, and whole numbers.
+
+    Raises:
+        UserError: it is nested too deeply, or a whole number in it is too large.
+    """
+    if depth > DEEPEST:
+        raise UserError(f"{key}: is nested more than {DEEPEST} levels deep")
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(
+            f"{key}={brief(value)}: a whole number may have 18 digits; as text it stands in quotes"
+        )
+    nested = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list):
+        for each in nested:
+            check_size(key, each, depth + 1)
 
 
 def check_names(line: str) -> None:
     """Check that what an override names is a name: a level is a file's name, not a path to it.
 
     Raises:
-        UserError: a level with a folder in it, or a name or path with a control character.
+        UserError: a level with a folder in it.
     """
     override = parse(line)
     key, value = override.key_or_group, override.value()
@@ -92,8 +140,6 @@ def check_names(line: str) -> None:
         return
     named = value.list if isinstance(value, ChoiceSweep) else [value]
     for name in (str(one) for one in named if isinstance(one, str | QuotedString)):
-        if any(ord(character) < ord(" ") or ord(character) == DELETE for character in name):
-            raise UserError(f"{key}={name!r}: has a control character in it")
         if key not in PATHS and (".." in name or set(name) & set("/\\")):
             raise UserError(f"{key}={name}: must be a name, without a folder, / or ..")
 
@@ -131,8 +177,15 @@ def levels(line: str, loader: ConfigLoader) -> list[str]:
         )
     override.config_loader = loader  # glob(*) asks it for the options of the group
     key = override.get_key_element()
-    with one_line_errors():
-        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if isinstance(swept := override.value(), RangeSweep) and swept.step:
+        count = (float(swept.stop or 0) - float(swept.start or 0)) / float(swept.step)
+        if not count <= MOST_LEVELS:
+            raise UserError(f"{line}: more than {MOST_LEVELS:,} levels")
+    try:
+        with one_line_errors():
+            found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except UserError as error:
+        raise UserError(f"{line}: {error}") from error
     if not found:
         raise UserError(f"{line}: no level matches")
     return found

@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ablate.errors import UserError, unknown
+from ablate.errors import UserError, brief, unknown
 from ablate.roles import DETAILS, MASKED_ROLES
 
 TEMPLATES = ("alpaca", "compact", "chat", "plain")
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
 Precision = Literal["fp32", "bf16"]
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of Linux
+LONGEST_ANSWER = 2**17  # tokens, as long as the longest contexts
+MOST_SHOTS = 1000
+MOST_THREADS = 1024
+MOST_LANES = 1024
 SIZES = ("rows", "prompt", "completion", "text")  # of a data set; the last three mean tokens a row
 
 
@@ -23,6 +28,13 @@ def require(ok: bool, setting: str, value: object, allowed: str) -> None:
     """Raise the one-line error of a `setting` unless its value is `ok`."""
     if not ok:
         raise UserError(f"{setting}={value}: must be {allowed}")
+
+
+def check_path(setting: str, path: str) -> None:
+    """Check that a file may have this path: 255 bytes a name, 4,095 in all."""
+    names = [len(name.encode()) for name in path.split("/")]
+    if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
+        raise UserError(f"{setting}={brief(path)}: is too long for the path of a file")
 
 
 def _or_null(default: object) -> str:
@@ -160,6 +172,8 @@ class Splits:
                 "an empty part as [1, 1]",
             )
             ends = max(ends, high)
+        low, high = self.train
+        require(low < high, "dataset.splits.train", [low, high], "a part that holds rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +207,8 @@ class Dataset:
         if self.template not in TEMPLATES and not self.template.endswith((".yaml", ".yml")):
             raise unknown("dataset.template", self.template, [*TEMPLATES, "FILE.yaml"])
         require(bool(self.path), "dataset.path", self.path, "a file, a folder or a hub id")
+        check_path("dataset.path", self.path)
+        check_path("dataset.template", self.template)
         ok = self.max_rows is None or self.max_rows > 0
         require(ok, "dataset.max_rows", self.max_rows, "a positive number of rows, or null for all")
 
@@ -210,6 +226,8 @@ class Model:
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "a folder or a hub id")
+        check_path("model.path", self.path)
+        check_path("model.chat_template", self.chat_template or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,12 +299,16 @@ class Evaluate:
         most = self.max_new_tokens
         allowed = "at least 1, or null: as the task says"
         require(most is None or most > 0, "evaluate.max_new_tokens", most, allowed)
+        ok = most is None or most <= LONGEST_ANSWER
+        require(ok, "evaluate.max_new_tokens", most, f"at most {LONGEST_ANSWER}")
         shots = self.num_fewshot
         by_task = shots if isinstance(shots, Mapping) else {"": shots}
         for task, count in by_task.items():
             name = f"evaluate.num_fewshot{task and f'.{task}'}"
             allowed = "at least 0" + ("" if task else ", or null: as the task says")
             require(count is None or count >= 0, name, count, allowed)
+            ok = count is None or count <= MOST_SHOTS
+            require(ok, name, count, f"at most {MOST_SHOTS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,13 +339,15 @@ class Execution:
         require(ok, "execution.checkpoint_minutes", minutes, "at least 0, or null for none")
         ok = self.checkpoints_kept > 0
         require(ok, "execution.checkpoints_kept", self.checkpoints_kept, "at least 1")
-        require(self.threads > 0, "execution.threads", self.threads, "at least 1")
+        ok = 0 < self.threads <= MOST_THREADS
+        require(ok, "execution.threads", self.threads, f"at least 1 and at most {MOST_THREADS}")
         rows = self.micro_batch_size
         ok = rows is None or rows == "auto" or (isinstance(rows, int) and rows > 0)
         require(ok, "execution.micro_batch_size", rows, "at least 1, auto or null")
         ok = self.micro_batch_tokens is None or self.micro_batch_tokens > 0
         require(ok, "execution.micro_batch_tokens", self.micro_batch_tokens, "at least 1, or null")
-        require(self.lanes > 0, "execution.lanes", self.lanes, "at least 1")
+        ok = 0 < self.lanes <= MOST_LANES
+        require(ok, "execution.lanes", self.lanes, f"at least 1 and at most {MOST_LANES}")
         ok = self.eval_batch_size > 0
         require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
         ok = self.eval_batch_tokens > 0

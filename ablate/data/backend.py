@@ -20,7 +20,7 @@ import tokenizers
 
 from ablate.data.cache import write
 from ablate.data.hashes import file_hash
-from ablate.errors import UserError
+from ablate.errors import UserError, brief
 from ablate.paths import cache_dir
 
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -110,9 +110,13 @@ def content(file: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"model.path={file}: broken JSON ({error})") from None
-    return found if isinstance(found, dict) else {}
+    except UnicodeDecodeError:
+        raise UserError(f"model.path={file}: not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"model.path={file}: broken JSON ({brief(error)})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"model.path={file}: must be a table of settings")
+    return found
 
 
 def transformers_tokenizer(folder: Path) -> Any:

@@ -324,7 +324,7 @@ def _row_weight(fields: Mapping[str, Any], column: str) -> float:
     found = fields.get(column)
     try:
         weight = float(found) if isinstance(found, str) else found
-    except ValueError:
+    except (ValueError, OverflowError):
         weight = None
     return _checked_weight(weight, f"{column}={_brief(found)}: a row's weight")
 
@@ -332,7 +332,7 @@ def _row_weight(fields: Mapping[str, Any], column: str) -> float:
 def _weight(extra: dict[str, Any], number: int) -> float:
     """Return a message's weight, taken out of `extra`: `weight`, or 0 for `train: false`."""
     train = extra.pop("train", None)
-    if train not in (None, True, False):
+    if train is not None and not isinstance(train, bool):
         raise _Malformed(f"message {number}: train={_brief(train)}: must be true or false")
     found = extra.pop("weight", 1 if train is None else train)
     weight = _checked_weight(found, f"message {number}: weight={_brief(found)}:")

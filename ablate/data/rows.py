@@ -104,6 +104,11 @@ def _keeps_empty(dataset: Dataset) -> bool:
     for name in dataset.options:
         if name not in OPTIONS:
             raise unknown("dataset.options", name, OPTIONS)
+    ignored = dataset.options.get("ignore_keys", ())
+    if not isinstance(ignored, list | tuple) or not all(isinstance(key, str) for key in ignored):
+        raise UserError(
+            f"dataset.options.ignore_keys={ignored}: must be a list of names, such as [tools]"
+        )
     rule = str(dataset.options.get("empty_completion", "error"))
     if rule not in ("error", "keep"):
         raise unknown("dataset.options.empty_completion", rule, ["error", "keep"])

@@ -7,7 +7,8 @@ Nothing here knows what the columns mean; that is `ablate.data.rows`.
 import csv
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ablate import hub
 from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
+from ablate.paths import check_file, check_name
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
 
@@ -47,7 +49,7 @@ def records(dataset: Dataset, part: str) -> list[Record]:
 
 def local_files(dataset: Dataset) -> list[Path]:
     """Return the files that hold the rows of a local data set, in reading order."""
-    path = Path(dataset.path).expanduser()
+    path = _place(dataset)
     if not path.exists():
         near = nearest(path.name, _names(path.parent))
         raise UserError(f"dataset.path={dataset.path}: no such file or folder.{near}")
@@ -55,8 +57,10 @@ def local_files(dataset: Dataset) -> list[Path]:
         if path.suffix not in EXTENSIONS:
             raise unknown("dataset.path", path.name, EXTENSIONS)
         return [path]
+    if not path.is_dir():
+        raise UserError(f"dataset.path={dataset.path}: is neither a file nor a folder")
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _saved(path / "dataset_dict.json", "splits")
         if dataset.split not in splits:
             raise unknown("dataset.split", dataset.split, splits)
         return _arrow_files(path / dataset.split)
@@ -65,17 +69,47 @@ def local_files(dataset: Dataset) -> list[Path]:
     return _files_of_split(path, dataset)
 
 
+def _place(dataset: Dataset) -> Path:
+    """Return where a local data set is, which may be asked for."""
+    try:
+        path = Path(dataset.path).expanduser()
+    except RuntimeError as error:  # of a user who is not known
+        raise UserError(f"dataset.path={dataset.path}: {error}") from None
+    check_name("dataset.path", path)
+    return path
+
+
 def _names(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir()] if folder.is_dir() else []
 
 
+def _saved(file: Path, key: str) -> list[Any]:
+    """Return the list under `key` in a file with which `datasets` describes what it saved."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"dataset.path={file}: cannot be read as UTF-8 text") from None
+    found = _parsed(file, text)
+    listed = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        raise UserError(
+            f"dataset.path={file}: not of a saved `datasets` folder: has no list of {key}"
+        )
+    return listed
+
+
 def _arrow_files(folder: Path) -> list[Path]:
     """Return the shards that `datasets` lists in the folder it saved."""
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        files = [folder / shard["filename"] for shard in state["_data_files"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"dataset.path={folder}: not a saved `datasets` folder ({error})") from None
+    if not (folder / "state.json").is_file():
+        raise UserError(f"dataset.path={folder}: not a saved `datasets` folder: has no state.json")
+    files = []
+    for shard in _saved(folder / "state.json", "_data_files"):
+        name = shard.get("filename") if isinstance(shard, dict) else None
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise UserError(
+                f"dataset.path={folder / 'state.json'}: _data_files must be objects with a filename"
+            )
+        files.append(folder / name)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise UserError(f"dataset.path={folder}: {missing[0]} is missing")
@@ -132,6 +166,7 @@ def read_file(file: Path) -> list[Record]:
     Raises:
         UserError: it cannot be read as that.
     """
+    check_file("dataset.path", file)
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     try:
         return list(readers.get(file.suffix, _arrow)(file))
@@ -165,18 +200,47 @@ def _json_lines(file: Path, text: str) -> Iterator[Record]:
 def _parsed(file: Path, text: str, place: str | None = None) -> Any:
     """Return what JSON text holds; `place` is its place in the file, if it is not all of it."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except _KeyTwice as error:
+        at = f"{place}: " if place else ""
+        raise UserError(f"dataset.path={file}: {at}has the key {str(error)!r} twice") from None
     except (ValueError, RecursionError) as error:  # broken, or too long or too deep for Python
         at = place or f"line {getattr(error, 'lineno', 1)}"
         reason = getattr(error, "msg", None) or str(error).partition(":")[0]
         raise UserError(f"dataset.path={file}: {at}: broken JSON ({reason})") from None
 
 
+class _KeyTwice(Exception):
+    """An object has this key twice: Python would keep the last value and say nothing."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
 def _checked(file: Path, record: Record) -> Record:
     if not isinstance(record.fields, dict):
         kind = type(record.fields).__name__
         raise UserError(f"dataset.path={file}: {record.place}: must be an object, is a {kind}")
+    _check_keys(file, record.fields, record.place)
     return record
+
+
+def _check_keys(file: Path, names: Iterable[str], place: str) -> None:
+    """Refuse names of columns that are no text or, given in a list, are there twice."""
+    listed = list(names)
+    for name in listed:
+        if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+            raise UserError(
+                f"dataset.path={file}: {place}: the name {name!r} holds half of a surrogate pair, "
+                "which is no text"
+            )
+    if twice := [name for name, count in Counter(listed).items() if count > 1]:
+        raise UserError(f"dataset.path={file}: {place}: has the column {twice[0]!r} twice")
 
 
 def _csv(file: Path) -> Iterator[Record]:
@@ -184,6 +248,7 @@ def _csv(file: Path) -> Iterator[Record]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, delimiter=_separator(file), strict=True)
         try:
+            _check_keys(file, reader.fieldnames or (), "line 1")
             for fields in reader:
                 if None in fields or None in fields.values():
                     raise UserError(
@@ -214,9 +279,24 @@ def _parquet(file: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        yield from _filled(pyarrow.parquet.read_table(file).to_pylist())
-    except pyarrow.ArrowInvalid:
+        with pyarrow.parquet.ParquetFile(file) as source:
+            table = source.read()
+    except pyarrow.ArrowException:
         raise UserError(f"dataset.path={file}: not a parquet file") from None
+    yield from _rows(file, table)
+
+
+def _rows(file: Path, table: Any) -> Iterator[Record]:
+    """Yield the rows of a table of arrow's."""
+    import pyarrow
+
+    _check_keys(file, table.column_names, "its header")
+    try:
+        table.validate(full=True)
+        yield from _filled(table.to_pylist())
+    except (pyarrow.ArrowException, ValueError, OverflowError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"dataset.path={file}: its rows cannot be read ({reason})") from None
 
 
 def _arrow(file: Path) -> Iterator[Record]:
@@ -225,10 +305,10 @@ def _arrow(file: Path) -> Iterator[Record]:
     try:  # `datasets` writes the stream format, other tools the file format
         with pyarrow.memory_map(str(file)) as source:
             table = pyarrow.ipc.open_stream(source).read_all()
-    except pyarrow.ArrowInvalid:
+    except (pyarrow.ArrowException, ValueError):
         try:
             with pyarrow.memory_map(str(file)) as source:
                 table = pyarrow.ipc.open_file(source).read_all()
-        except pyarrow.ArrowInvalid:
+        except (pyarrow.ArrowException, ValueError):
             raise UserError(f"dataset.path={file}: not an arrow file") from None
-    yield from _filled(table.to_pylist())
+    yield from _rows(file, table)

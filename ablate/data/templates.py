@@ -22,6 +22,7 @@ from ablate.data.shown import UNSHOWN
 from ablate.data.specials import adds_bos_to, stopped
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError, unknown
+from ablate.paths import check_file
 from ablate.roles import Detail, Role
 
 FIELDS = ("instruction", "input", "system")
@@ -71,8 +72,10 @@ def frame_of(template: str) -> Frame | None:
         return FRAMES.get(template)
     setting = f"dataset.template={template}"
     try:
-        found = yaml.safe_load(Path(template).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        file = Path(template).expanduser()
+        check_file("dataset.template", file)
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
         raise UserError(f"{setting}: cannot be read ({str(error).splitlines()[0]})") from None
     known = [field.name for field in dataclasses.fields(Frame)]
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):

@@ -19,6 +19,7 @@ from ablate.data.formats import half_pair
 from ablate.data.jinja import MARKS, Takes, rendered, takes_of
 from ablate.data.specials import Stop, chat_stop
 from ablate.errors import RowError, UserError
+from ablate.paths import check_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +189,28 @@ class Tokenizer:
 def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:
     """Return the folder's chat templates by name, as transformers finds them."""
     if override is not None:
-        if not Path(override).is_file():
-            raise UserError(f"model.chat_template={override}: no such file")
-        return {"default": Path(override).read_text(encoding="utf-8")}
+        check_file("model.chat_template", override)
+        return {"default": _text(Path(override))}
     files = {file.stem: file for file in sorted(folder.glob("additional_chat_templates/*.jinja"))}
     if (folder / "chat_template.jinja").is_file():
         files["default"] = folder / "chat_template.jinja"
     if files:
-        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        return {name: _text(file) for name, file in files.items()}
     found = backend.config(folder).get("chat_template")
-    if isinstance(found, list):
-        return {entry["name"]: str(entry["template"]) for entry in found}
-    return {} if found is None else {"default": str(found)}
+    if isinstance(found, str | None):
+        return {} if found is None else {"default": found}
+    whole = isinstance(found, list) and all(isinstance(entry, dict) for entry in found)
+    if not whole or not all({"name", "template"} <= entry.keys() for entry in found):
+        raise UserError(
+            f"model.path={folder / 'tokenizer_config.json'}: chat_template must be text, or a list "
+            "of objects with name and template"
+        )
+    return {str(entry["name"]): str(entry["template"]) for entry in found}
+
+
+def _text(file: Path) -> str:
+    """Return the text of a template's file."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"model.chat_template={file}: not UTF-8 text") from None

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import yaml
 
 from ablate import hub
-from ablate.errors import UserError, nearest, unknown
+from ablate.errors import UserError, brief, nearest, unknown
 from ablate.micro import tasks
-from ablate.paths import cache_dir
+from ablate.paths import cache_dir, check_file, check_name
 
 MEASURES: dict[str, str] = {
     "weight_distance": "how far the weights moved from the base, relative Frobenius norm",
@@ -102,9 +102,31 @@ def published() -> dict[str, dict[str, str]]:
 @functools.cache
 def task_settings(file: Path) -> dict[str, Any]:
     """Return what a task file says, with what it includes."""
-    own = _read(file)
-    above = file.parent / str(own.get("include"))
-    return task_settings(above) | own if above.is_file() else own
+    own: dict[str, Any] = {}
+    for each in _with_included(file):
+        own = each | own
+    return own
+
+
+def _with_included(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield what a task file says, then what the file that it includes says, and so on.
+
+    Raises:
+        UserError: one of them is broken, not there, or includes itself.
+    """
+    seen: list[Path] = []
+    while file not in seen:
+        seen.append(file)
+        own = _read(file)
+        yield own
+        if own.get("include") is None:
+            return
+        if not isinstance(own["include"], str):
+            raise UserError(f"evaluate.tasks={file}: include={own['include']}: must be a file")
+        above = (file.parent / own["include"]).resolve()
+        check_file(f"evaluate.tasks={file}: include", above)
+        file = above
+    raise UserError(f"evaluate.tasks={file}: includes itself")
 
 
 def check_measures(names: Iterable[str]) -> None:
@@ -185,6 +207,7 @@ def task_files(path: Path) -> list[Path]:
 
 
 def _find_path(name: str) -> Source:
+    check_name("evaluate.tasks", name)
     path = Path(name).expanduser().resolve()
     if not path.exists():
         raise UserError(f"evaluate.tasks={name}: no such file or folder")
@@ -195,7 +218,8 @@ def _find_path(name: str) -> Source:
             f"evaluate.tasks={name}: holds more than {MOST_FILES:,} files; name the folder of the "
             "task files alone"
         )
-    task_names(path)
+    for file in task_files(path):
+        task_settings(file)
     return Source("path", name, path)
 
 
@@ -217,11 +241,12 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def _read(file: Path) -> dict[str, Any]:
+    check_file("evaluate.tasks", file)
     try:
         found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())
-        raise UserError(f"evaluate.tasks={file}: not a task file ({first})") from None
+        raise UserError(f"evaluate.tasks={file}: not a task file ({brief(first, 200)})") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -282,10 +307,14 @@ def _stock() -> dict[str, str | None]:
     file = cache_dir() / f"lm_eval-{metadata.version('lm_eval')}-tasks.json"
     if not file.is_file():
         draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(_index()))
-        os.replace(draft, file)
-    found: dict[str, str | None] = json.loads(file.read_text())
-    return found
+        found = _index()
+        try:
+            draft.write_text(json.dumps(found))
+            os.replace(draft, file)
+        except OSError:  # a cache that cannot be written only costs time
+            return found
+    known: dict[str, str | None] = json.loads(file.read_text())
+    return known
 
 
 def _index() -> dict[str, str | None]:

@@ -16,6 +16,7 @@ given to an adapter and suits full fine-tuning (`is_full_rate`) they call that.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.experiment.tuned_table import Arm, Tuned, arm_of, read
 from ablate.models.files import ModelFiles
-from ablate.paths import conf_dir
+from ablate.paths import check_file, check_name, conf_dir
 
 FULL_RATE, FULL_WIDTH = 5e-5, 2000  # of full fine-tuning, at this width of a model
 EXPONENT = {"Llama": 0.781, "Qwen": 0.0775}
@@ -67,8 +68,10 @@ def own_table(setting: str | None) -> Path | None:
     """
     if setting is None:
         return OWN if OWN.is_file() else None
-    if not Path(setting).is_file():
+    check_name("rates", setting)
+    if not os.path.exists(setting):
         raise UserError(f"rates={setting}: no such file; ablate tune --save makes one")
+    check_file("rates", setting)
     return Path(setting)
 
 

@@ -9,6 +9,7 @@ number are one family: micro_0, micro_1 and micro_2 are micro.
 
 import csv
 import functools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -144,12 +145,25 @@ def _rows(path: Path) -> list[Tuned]:
             lines = csv.DictReader(file)
             if not set(NEEDED) <= set(lines.fieldnames or ()):
                 raise KeyError
-            return [_row(line) for line in lines]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
+            return [_row(line, f"{path}: line {lines.line_num}") for line in lines]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    except (KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: needs the columns {', '.join(NEEDED)}") from error
 
 
-def _row(line: dict[str, Any]) -> Tuned:
+def _row(line: dict[str, Any], place: str) -> Tuned:
+    """Return a row of a table; the error names its place."""
+    try:
+        row = _tuned(line)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None
+    if not row.edge and not (0 < row.lr < math.inf and row.rank > 0):
+        raise UserError(f"{place}: lr={row.lr}, rank={row.rank}: must be above 0")
+    return row
+
+
+def _tuned(line: dict[str, Any]) -> Tuned:
     words = {name: line[name] for name in ("model", "dataset", "adapter")}
     words |= {name: line.get(name) or usual for name, usual in AROUND.items()}
     words |= {name: line.get(name) or "" for name in OPTIONAL}

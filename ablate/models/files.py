@@ -19,8 +19,8 @@ from typing import Any
 
 from ablate import hub
 from ablate.config.schema import Model
-from ablate.errors import UserError
-from ablate.paths import cache_dir
+from ablate.errors import UserError, brief
+from ablate.paths import cache_dir, check_name
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
 _DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
@@ -115,6 +115,7 @@ def _folder(model: Model) -> Path:
                 "model=local beside it, for the hub's models model=hub"
             )
         return folder
+    check_name("model.path", model.path)
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         kind = "a file, not a folder" if folder.exists() else "no such folder"
@@ -160,7 +161,10 @@ def _copy(repository: str, revision: str | None) -> Path | None:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        placed = _json(index).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
+            raise UserError(f"model: {index} has no weight_map of tensors and files")
+        names = sorted(set(placed.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"model: {index} names {missing[0]}, which is not there")
@@ -235,8 +239,8 @@ def sizes(
 
 
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
-    names = settings.get("architectures") or []
-    if not names:
+    names = settings.get("architectures")
+    if not isinstance(names, list) or not names:
         raise UserError(f"model: config.json in {folder} names no architecture")
     name, kind = str(names[0]), str(settings.get("model_type", ""))
     encoder = any(word in kind.lower() for word in _ENCODERS) and not settings.get("is_decoder")
@@ -258,8 +262,14 @@ def tensor_shapes(path: Path) -> dict[str, Shape]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
-    except (ValueError, TypeError, KeyError) as error:
+        shapes = {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+        if not all(type(n) is int and n >= 0 for shape in shapes.values() for n in shape):
+            raise TypeError("a shape is whole numbers")
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        if max(ends, default=0) != path.stat().st_size - 8 - length:
+            raise UserError(f"model: {path} is cut off: its header names other bytes than it has")
+        return shapes
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise UserError(f"model: {path} is not a safetensors file") from error
 
 
@@ -310,8 +320,13 @@ def _number(
     settings: Mapping[str, Any], names: Iterable[str], place: str, *, default: int | None = None
 ) -> int:
     found = [settings[name] for name in names if settings.get(name) is not None]
-    if found and isinstance(found[0], int):
+    if found and isinstance(found[0], int) and 0 < found[0] <= NO_LIMIT:
         return found[0]
+    if found:
+        name = next(name for name in names if settings.get(name) is not None)
+        raise UserError(
+            f"model: {place}: {name}={brief(found[0])}: must be a whole number above 0"
+        )
     if default is None:
         raise UserError(f"model: {place} gives no {next(iter(names))}")
     return default
@@ -320,7 +335,7 @@ def _number(
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"model: {path} is not valid JSON") from error
     if not isinstance(content, dict):
         raise UserError(f"model: {path} is not a table of settings")

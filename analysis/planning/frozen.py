@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.errors import AnalysisError, listed
+from analysis.errors import AnalysisError, as_file, listed
 from analysis.planning.sequential import SPENDING
 from analysis.regression.default_model import default_formula
 from analysis.table.frame import from_results, study_rows
@@ -158,11 +158,12 @@ def read_frozen(path: Path) -> Frozen:
     Raises:
         AnalysisError: no plan, or one that was changed after it was frozen.
     """
+    as_file("frozen", path)
     try:
         made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written = made.pop("sha256")
         plan = Frozen(**made | {n: tuple(made[n]) for n in LISTS})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnalysisError(f"frozen={path}: not an analysis plan") from error
     if plan.sha256 != written:
         raise AnalysisError(f"frozen={path}: was changed after it was frozen (its hash differs)")

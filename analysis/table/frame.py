@@ -21,6 +21,7 @@ under the first), one primary metric per benchmark, and adds
 left out, and why, is in `frame.attrs["notes"]`, a sentence each.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import pandas as pd
 
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
-from analysis.errors import AnalysisError, as_path, listed, nearest
+from analysis.errors import AnalysisError, as_file, as_path, listed, nearest
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
@@ -62,19 +63,19 @@ def load(path: str | Path, score: str | None = None) -> pd.DataFrame:
 def read(path: str | Path) -> pd.DataFrame:
     """Return the table in a file as it stands."""
     file = as_path("table", path)
-    file = file / "results.parquet" if file.is_dir() else file
+    file = file / "results.parquet" if os.path.isdir(file) else file
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": pd.read_parquet,
         ".csv": lambda f: read_text(f, ","),
         ".tsv": lambda f: read_text(f, "\t"),
     }
-    if not file.is_file():
-        raise AnalysisError(f"table={file}: there is no such file")
+    as_file("table", file)
     if file.suffix not in readers:
         raise AnalysisError(f"table={file}: must end in one of {listed(readers)}")
     try:
         table = readers[file.suffix](file)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are of these kinds
+    # pandas' and pyarrow's own errors are of the first two kinds; the others are of odd content
+    except (ValueError, OSError, NotImplementedError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise AnalysisError(f"table={file}: cannot be read: {reason}") from error
     if table.empty:
