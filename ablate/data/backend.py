@@ -140,6 +140,12 @@ def _as_it_stands(file: Path) -> Backend:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare exceptions
         raise UserError(f"model.path={file}: not a tokenizer ({error})") from None
+    for name in NAMED:
+        if not isinstance(_written(settings.get(name)), str | None):
+            token = settings[name]
+            raise UserError(
+                f"model.path={file.parent / SETTINGS[0]}: {name}={brief(token)}: must be text"
+            )
     found = {name: _text(settings.get(name)) for name in NAMED}
     named = {name: token for name, token in found.items() if token is not None}
     more = settings.get("extra_special_tokens") or []
@@ -152,8 +158,13 @@ def _as_it_stands(file: Path) -> Backend:
 
 
 def _text(token: Any) -> str | None:
-    value = token.get("content") if isinstance(token, Mapping) else token
+    value = _written(token)
     return None if value is None else str(value)
+
+
+def _written(token: Any) -> Any:
+    """Return what a token says, which is written as it is or as an object with its content."""
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _by_transformers(folder: Path) -> Backend:

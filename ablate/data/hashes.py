@@ -9,6 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
+from stat import S_ISREG
 
 from ablate.config.schema import Dataset
 from ablate.data import sources
@@ -30,13 +31,15 @@ def source_hash(dataset: Dataset) -> str:
 
 
 def file_hash(file: str | Path) -> str:
-    """Return the sha256 of a file's bytes, or "absent".
+    """Return the sha256 of a file's bytes, or "absent": a pipe or a device would have no end.
 
     Plain strings instead of pathlib: a plan of 10,000 cells calls this 150,000 times.
     """
     try:
         stat = os.stat(file)
     except OSError:
+        return "absent"
+    if not S_ISREG(stat.st_mode):
         return "absent"
     return _file_hash(str(file), stat.st_size, stat.st_mtime_ns)
 

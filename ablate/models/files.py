@@ -324,9 +324,7 @@ def _number(
         return found[0]
     if found:
         name = next(name for name in names if settings.get(name) is not None)
-        raise UserError(
-            f"model: {place}: {name}={brief(found[0])}: must be a whole number above 0"
-        )
+        raise UserError(f"model: {place}: {name}={brief(found[0])}: must be a whole number above 0")
     if default is None:
         raise UserError(f"model: {place} gives no {next(iter(names))}")
     return default

@@ -17,8 +17,8 @@ GOOD = [{"instruction": f"Say {i}.", "input": "", "output": f"{i} it is."} for i
 ASKED, SAID = {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}
 DEEP = "[" * 100_000
 DIGITS = "9" * 5000
+HUGE = "1" + "0" * 400  # no float is so large
 CHATML = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
-PARQUET = pa.BufferOutputStream
 
 
 def jsonl(rows: list) -> str:
@@ -134,12 +134,11 @@ def _chats() -> dict[str, str | bytes]:
         "weight_word": said(weight="much"),
         "weight_list": said(weight=[1]),
         "reasoning_list": said(reasoning_content=["because"]),
-        "thousand": [{"messages": [ASKED, SAID] * 500}] * 20,
-        "chat": asked(),
+        "chat": [{"messages": [ASKED | {"content": f"Say {i}."}, SAID]} for i in range(40)],
     }
     texts = {f"{name}.jsonl": jsonl(found) for name, found in rows.items()}
     return texts | {
-        "weight_digits.jsonl": texts["chat.jsonl"].replace('"Ho."', f'"Ho.", "weight": 1{"0" * 400}'),
+        "weight_digits.jsonl": texts["chat.jsonl"].replace('"Ho."', f'"Ho.", "weight": {HUGE}'),
         "latin.jinja": b"{{ messages }} caf\xe9",
         "broken.jinja": "{% for m in messages %}",
         "refuses.jinja": "{{ raise_exception('no') }}",
@@ -219,9 +218,10 @@ def _binary(root: Path) -> None:
     messages = [[ASKED, SAID]] * 4
     deep = pa.table({"messages": messages, "tools": pa.nulls(4, kind)})
     pq.write_table(deep, root / "deep.parquet")
-    with pa.OSFile(str(root / "good.arrow"), "wb") as sink, pa.ipc.new_stream(
-        sink, table.schema
-    ) as stream:
+    with (
+        pa.OSFile(str(root / "good.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as stream,
+    ):
         stream.write_table(table)
     whole = (root / "good.arrow").read_bytes()
     (root / "truncated.arrow").write_bytes(whole[: len(whole) // 2])
@@ -348,6 +348,7 @@ def _models(root: Path) -> None:
         "words_typed": {"settings": json.dumps(words | {"eos_token": 3})},
         "words_no_stop": {"settings": json.dumps(stopless)},
         "chat_latin": {"chat": b"{{ messages }} caf\xe9"},
+        "mute": {"settings": json.dumps(words | {"chat_template": None})},
         "chat_typed": {"settings": json.dumps(words | {"chat_template": [3]})},
         "chat": {"chat": CHATML},
     }.items():

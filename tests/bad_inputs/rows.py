@@ -1,4 +1,4 @@
-"""All wrong commands, by kind, and how one is read: `FILES/x`, `LOCAL/x`, `MODEL/x`, `OUT`."""
+"""All wrong commands, by kind, and how one is read: FILES and OUT are folders."""
 
 import re
 import shlex
@@ -17,7 +17,14 @@ COMPOSING = {
     **dict.fromkeys(("plan", "sweep", "run"), CELL),
     **dict.fromkeys(("tokens", "tune", "reproduce", "pretrain"), ()),
 }
-SHORT = {"LOCAL/": ("dataset=local", "dataset.path=FILES/"), "MODEL/": ("model=local", "model.path=FILES/")}
+SHORT = {  # what begins a word, and the words that it stands for
+    "LOCAL/": "dataset=local dataset.path=FILES/",
+    "CHAT/": "dataset=local dataset.template=chat dataset.path=FILES/",
+    "FRAME/": "dataset=local dataset.path=FILES/good.jsonl dataset.template=FILES/",
+    "TEMPLATE/": "dataset=local dataset.path=FILES/chat.jsonl dataset.template=chat "
+    "model.chat_template=FILES/",
+    "MODEL/": "model=local model.path=FILES/",
+}
 
 
 def words_of(command: str, files: Path, out: Path) -> tuple[dict[str, str], list[str]]:
@@ -31,9 +38,7 @@ def words_of(command: str, files: Path, out: Path) -> tuple[dict[str, str], list
         environment[found[1]] = found[2].replace("FILES", str(files))
         words.pop(0)
     verb, *rest = words or [""]
-    for short, (chosen, path) in SHORT.items():
-        rest = [each for word in rest for each in (
-            [chosen, word.replace(short, path)] if word.startswith(short) else [word])]  # fmt: skip
+    rest = [each for word in rest for each in _in_full(word)]
     own = COMPOSING.get(verb, ())
     if verb in COMPOSING and not any(word.startswith("out=") for word in rest):
         own = (*own, "out=OUT")
@@ -41,3 +46,10 @@ def words_of(command: str, files: Path, out: Path) -> tuple[dict[str, str], list
     rest = [*rest[:start], *own, *rest[start:]]
     named = [word.replace("FILES", str(files)).replace("OUT", str(out)) for word in rest]
     return environment, [*([verb] if words else []), *named]
+
+
+def _in_full(word: str) -> list[str]:
+    for short, words in SHORT.items():
+        if word.startswith(short):
+            return (words + word.removeprefix(short)).split(" ")
+    return [word]

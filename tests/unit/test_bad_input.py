@@ -1,6 +1,5 @@
 """Every kind of bad input: one clear line, exit status 2, nothing started, nothing written."""
 
-import json
 import os
 import re
 import shutil
@@ -141,6 +140,12 @@ def test_the_good_rows_are_accepted(files, tmp_path):
 
 
 def test_a_thousand_turns_are_read(files, tmp_path, capsys):
-    """A conversation far longer than the model reads is cut or refused, not walked into depth."""
-    rows = [json.loads(line) for line in (files / "thousand.jsonl").read_text().splitlines()]
-    assert len(rows[0]["messages"]) == 1000
+    """A conversation far longer than the model reads is cut, not walked into ever deeper."""
+    turns = [{"role": role, "content": "Hm."} for role in ("user", "assistant")] * 500
+    rows = [[{"role": "user", "content": f"Say {i}."}, *turns[1:]] for i in range(2)]
+    (tmp_path / "long.jsonl").write_text(broken.jsonl([{"messages": row} for row in rows]))
+    words = ["dataset=local", f"dataset.path={tmp_path}/long.jsonl", "dataset.template=chat"]
+    words += ["dataset.splits={train: [0, 1], validation: [1, 1], test: [1, 1]}"]
+    words += ["model=local", f"model.path={files}/chat", f"out={tmp_path}/out"]
+    assert cli.main(["tokens", *words, "--rows", "1"]) == 0, capsys.readouterr().err
+    assert "Say " in capsys.readouterr().out

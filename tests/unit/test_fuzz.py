@@ -1,6 +1,6 @@
 """Random input: either it works, or it is one line and exit status 2; never a traceback.
 
-The draws are the same every time. `tests/slow/test_fuzz.py` draws a hundred times as many.
+The draws are the same every time. `tests/slow/test_fuzz.py` draws ten times as many, others each time.
 """
 
 import json
@@ -48,8 +48,7 @@ def answered(words, capsys):
 
 def one_line(error):
     """Check the message of an error that `cli` prints."""
-    assert str(error).strip()
-    return False
+    assert len(str(error).strip()) > 10
 
 
 @drawn(80)
@@ -80,8 +79,7 @@ def read(file, content, **more):
     try:
         return load_rows(data, "train"), data
     except UserError as error:
-        assert str(file) in str(error) or "dataset." in str(error)
-        return None
+        return one_line(error)
 
 
 @drawn(150)
@@ -122,9 +120,9 @@ def test_any_bytes_of_a_columnar_file_are_read_or_refused(name, tmp_path):
 
     table = pa.table({key: [str(value)] * 30 for key, value in fuzzing.ROW.items()})
     pq.write_table(table, tmp_path / "rows.parquet")
-    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema) as file:
-            file.write_table(table)
+    arrow = str(tmp_path / "rows.arrow")
+    with pa.OSFile(arrow, "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table)
     whole = (tmp_path / name).read_bytes()
 
     @drawn(60)
