@@ -7,6 +7,7 @@ long as an option writes only into its own package; otherwise its cells are comp
 full. A test compares the two ways on random cells.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from ablate.config.command import Command, Study
 from ablate.config.overrides import key_of, normal, one_line_errors, parse, top_of
 from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
+from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
-from ablate.paths import conf_dir
+from ablate.paths import check_file, conf_dir
 
 MOST_JOBS = 4096  # workers
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
@@ -54,9 +56,16 @@ def config_loader(config_dirs: Iterable[Path | str] = ()) -> ConfigLoader:
 
 
 def _check_names(folder: Path) -> None:
-    """Refuse levels that are called as shipped ones: Hydra would take the shipped ones."""
+    """Refuse levels that are called as shipped ones: Hydra would take the shipped ones.
+
+    Those that cannot be read to an end are refused too: Hydra would read them.
+    """
     for path in sorted(folder.glob("*/*.yaml")):
         name = path.relative_to(folder)
+        check_file(f"{name.parent}={name.stem}: its file", path)
+        with contextlib.suppress(OSError, ValueError):  # said where the level is chosen
+            text = path.read_text(encoding="utf-8")
+            check_yaml_size(f"{name.parent}={name.stem}: its file", text)
         shipped = conf_dir() / name
         if shipped.is_file() and not path.samefile(shipped):
             raise UserError(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from ablate import hub
+from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
 from ablate.micro import tasks
 from ablate.paths import cache_dir, check_file, check_name
@@ -243,7 +244,9 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 def _read(file: Path) -> dict[str, Any]:
     check_file("evaluate.tasks", file)
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        text = file.read_text(encoding="utf-8")
+        check_yaml_size(f"evaluate.tasks={file}", text)
+        found = yaml.load(text, Loader=_Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())
         raise UserError(f"evaluate.tasks={file}: not a task file ({brief(first, 200)})") from None

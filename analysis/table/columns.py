@@ -1,5 +1,6 @@
 """The columns of a table as it was read: numbers as numbers, names as text, in numpy's types."""
 
+import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,8 @@ def read_text(file: Path, separator: str) -> pd.DataFrame:
     of names, where only an empty field is missing. In a results table `null` is the level of a
     setting that is switched off, also among numbers.
     """
+    with file.open(encoding="utf-8-sig", newline="") as stream:  # pandas would rename the second
+        _check_once([name.strip() for name in next(csv.reader(stream, delimiter=separator), [])])
     table = pd.read_csv(file, sep=separator)
     ours = set(NEEDED) <= {str(name).strip() for name in table.columns}
     holed = [i for i, name in enumerate(table.columns) if _names(table[name], ours)]
@@ -64,14 +67,20 @@ def plain_types(table: pd.DataFrame) -> pd.DataFrame:
         AnalysisError: two columns have one name.
     """
     names = [re.sub(r"\s*[\r\n\t]\s*", " ", str(name)).strip() for name in table.columns]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise AnalysisError(f"table: {len(twice)} columns are called {twice[0]!r}; rename them")
+    _check_once(names)
     if names != list(table.columns):
         table = table.set_axis(names, axis="columns")
     changed = {n: _plain(table[n]) for n in names if _is_extension(table[n].dtype)}
     nested = [n for n in names if table[n].dtype == object and not table[n].map(is_hashable).all()]
     changed |= {n: table[n].map(_written) for n in nested}
     return table.assign(**changed) if changed else table
+
+
+def _check_once(names: list[str]) -> None:
+    """Refuse two columns with one name; columns without one may be several."""
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        count = names.count(twice[0])
+        raise AnalysisError(f"table: {count} columns are called {twice[0]!r}; rename them")
 
 
 def _written(value: Any) -> Any:

@@ -30,7 +30,7 @@ import pandas as pd
 
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
-from analysis.errors import AnalysisError, as_file, as_path, listed, nearest
+from analysis.errors import AnalysisError, as_file, as_path, listed, nearest, told
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
@@ -100,7 +100,9 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
     values = pd.to_numeric(outcome, errors="coerce")
     broken = values.isna() & table[score].notna()
     if broken.any():
-        raise AnalysisError(f"score={score}: {table[score][broken].iloc[0]!r} is not a number")
+        raise AnalysisError(
+            f"score={score}: {told(table[score][broken].iloc[0])!r} is not a number"
+        )
     kept = values.notna() & np.isfinite(values)
     notes = _note(int(values.isna().sum()), "rows without a score were left out")
     notes += _note(int(np.isinf(values).sum()), "rows with an infinite score were left out")

@@ -46,7 +46,7 @@ def make(root: Path) -> None:
         (root / name).symlink_to(name)
     _binary(root)
     _saved(root)
-    _levels(root / "levels" / "masking")
+    _levels(root)
     _models(root)
     _tasks(root)
     (root / "results" / "cells").mkdir(parents=True)
@@ -182,7 +182,7 @@ def _others() -> dict[str, str | bytes]:
         "broken.arrow": b"ARROW1 nothing",
         "empty.arrow": b"",
         "latin.yaml": b"task: caf\xe9\nprompt: caf\xe9\n",
-        "deep.yaml": "prompt: " + "[" * 5000,
+        "deep.yaml": "prompt: " + "[" * 1200,
         "digits.yaml": f"prompt: {DIGITS}\ntask: {DIGITS}\n",
         "list.yaml": "- a\n- b\n",
         "braces.yaml": "prompt: '{instruction'\n",
@@ -258,21 +258,24 @@ def _saved(root: Path) -> None:
     os.mkfifo(root / "state_pipe" / "pipe.arrow")
 
 
-def _levels(folder: Path) -> None:
+def _levels(root: Path) -> None:
+    folder = root / "levels" / "masking"
     folder.mkdir(parents=True)
     for name, text in {
         "broken": "a: [1\n",
-        "deep": "a: " + "[" * 5000,
+        "deep": "a: " + "[" * 1200,
         "latin": b"a: caf\xe9\n",
         "digits": f"permute: {DIGITS}\n",
         "twice": "permute: true\npermute: false\n",
-        "aliases": _bomb(),
         "surrogate": 'permute: "\\ud800"\n',
     }.items():
         content = text if isinstance(text, bytes) else text.encode()
         (folder / f"{name}.yaml").write_bytes(content)
-    os.mkfifo(folder / "pipe.yaml")
-    (folder / "folder.yaml").mkdir()
+    for name in ("pipe", "folder", "aliases"):  # what is wrong whichever level is chosen
+        (root / f"levels_{name}" / "masking").mkdir(parents=True)
+    os.mkfifo(root / "levels_pipe" / "masking" / "pipe.yaml")
+    (root / "levels_folder" / "masking" / "folder.yaml").mkdir()
+    (root / "levels_aliases" / "masking" / "aliases.yaml").write_text(_bomb())
 
 
 def _bomb() -> str:
