@@ -1,5 +1,6 @@
 """The columns of a table as it was read: numbers as numbers, names as text, in numpy's types."""
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterable
@@ -27,7 +28,10 @@ def read_text(file: Path, separator: str) -> pd.DataFrame:
     of names, where only an empty field is missing. In a results table `null` is the level of a
     setting that is switched off, also among numbers.
     """
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # pandas would rename the second
+    with (
+        file.open(encoding="utf-8-sig", newline="") as stream,  # pandas would rename the second
+        contextlib.suppress(csv.Error),
+    ):
         _check_once([name.strip() for name in next(csv.reader(stream, delimiter=separator), [])])
     table = pd.read_csv(file, sep=separator)
     ours = set(NEEDED) <= {str(name).strip() for name in table.columns}

@@ -67,7 +67,7 @@ VALUES = {
     f"plan rank={DIGITS}": "rank=9.*too long",
     "plan rank=1e3": "rank=1000.0.*whole number",
     "sweep seed=-1": "seed=-1",
-    "plan seed=2147483648": "seed=2147483648.*2147483648",
+    "plan seed=2147483648": "seed=2147483648: must be at most 2147483647",
     "plan seed=0.5": "seed=0.5.*whole number",
     "plan seed=a": "seed=a.*whole number",
     f"sweep seed={DIGITS}": "seed=9.*too long",
