@@ -85,6 +85,10 @@ def _convert_dataclass(kind: Any, value: Any, path: str) -> Any:
     return kind(**filled)
 
 
+class _OutOfRange(UserError):
+    """A value of the right type: no other type of a union would take it."""
+
+
 def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if value is None and type(None) in args:
         return None
@@ -92,6 +96,8 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     for option in options:
         try:
             return _convert(option, value, path)
+        except _OutOfRange:
+            raise
         except UserError as error:
             if not str(error).startswith(f"{path}="):  # of an entry inside the value
                 raise
@@ -125,7 +131,7 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         raise UserError(f"{path}={brief(value)}: is no text: it has a NUL or half a surrogate pair")
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise UserError(f"{path}={brief(value)}: must be at most {LARGEST}")
+        raise _OutOfRange(f"{path}={brief(value)}: must be at most {LARGEST}")
     return value
 
 

@@ -290,7 +290,6 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("d.jsonl", GOOD, {"options": {"empty": "drop"}}, "dataset.options=empty: not one of"),
     ("d.jsonl", GOOD, {"options": {"empty_completion": "kept"}}, "Did you mean 'keep'"),
-    ("d.jsonl", GOOD, {"splits": Splits(train=(0.0, 0.0))}, "its train part holds no rows"),
     (
         "d.jsonl",
         '{"text": "a"}\n{"text": "b"}',
