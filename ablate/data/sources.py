@@ -93,7 +93,7 @@ def _saved(file: Path, key: str) -> list[Any]:
     listed = found.get(key) if isinstance(found, dict) else None
     if not isinstance(listed, list):
         raise UserError(
-            f"dataset.path={file}: not of a saved `datasets` folder: has no list of {key}"
+            f"dataset.path={file}: not a saved `datasets` folder: has no list of {key}"
         )
     return listed
 
