@@ -9,6 +9,7 @@ full. A test compares the two ways on random cells.
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,15 @@ def _check_names(folder: Path) -> None:
             )
 
 
+def _check_search(line: str) -> None:
+    """Check that folders of levels are there: Hydra warns of others, and goes on without them."""
+    value = parse(line).value()
+    for each in value if isinstance(value, list) else ():
+        place = str(getattr(each, "text", each)).removeprefix("file://")
+        if "://" not in place and not os.path.isdir(place):
+            raise UserError(f"{line}: {place} is no folder")
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     """What one override line does to a cell."""
@@ -95,6 +105,8 @@ class Composer:
         self._parts: dict[tuple[str, str | None, tuple[str, ...]], Part | None] = {}
         self._interned = Interned()
         search = [line for line in lines if key_of(line) == "hydra.searchpath"]
+        for line in search:
+            _check_search(line)
         with one_line_errors():
             _, self._repository = loader._parse_overrides_and_create_caching_repo("config", search)
         mine = [line for line in lines if line not in search and self.is_about_command(line)]

@@ -92,9 +92,7 @@ def _saved(file: Path, key: str) -> list[Any]:
     found = _parsed(file, text)
     listed = found.get(key) if isinstance(found, dict) else None
     if not isinstance(listed, list):
-        raise UserError(
-            f"dataset.path={file}: not a saved `datasets` folder: has no list of {key}"
-        )
+        raise UserError(f"dataset.path={file}: not a saved `datasets` folder: has no list of {key}")
     return listed
 
 
