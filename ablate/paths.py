@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ablate.errors import UserError, brief
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of Linux
+
 
 def conf_dir() -> Path:
     """Return the folder of the configuration tree: inside the package, or beside it."""
@@ -19,12 +21,24 @@ def in_checkout() -> bool:
     return conf_dir().parent != Path(__file__).resolve().parent
 
 
+def check_path(setting: str, path: str | Path) -> None:
+    """Check that a file may have this path: 255 bytes a name, 4,095 in all; no file is asked for.
+
+    Raises:
+        UserError: it is too long.
+    """
+    names = [len(name) for name in os.fsencode(path).split(b"/")]
+    if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
+        raise UserError(f"{setting}={brief(path)}: is too long for the path of a file")
+
+
 def check_name(setting: str, path: str | Path) -> None:
     """Check that `path`, which `setting` names, can be asked for: names may have 255 bytes.
 
     Raises:
         UserError: it is too long, has a NUL in it, or is a link to itself.
     """
+    check_path(setting, path)
     try:
         os.stat(path)
     except ValueError:

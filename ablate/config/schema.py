@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ablate.errors import UserError, brief, unknown
+from ablate.errors import UserError, unknown
+from ablate.paths import check_path
 from ablate.roles import DETAILS, MASKED_ROLES
 
 TEMPLATES = ("alpaca", "compact", "chat", "plain")
 Weight = float | Literal["plw"]
 Interval = tuple[float, float]
 Precision = Literal["fp32", "bf16"]
-LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of Linux
 LONGEST_ANSWER = 2**17  # tokens, as long as the longest contexts
 MOST_SHOTS = 1000
 MOST_THREADS = 1024
@@ -28,13 +28,6 @@ def require(ok: bool, setting: str, value: object, allowed: str) -> None:
     """Raise the one-line error of a `setting` unless its value is `ok`."""
     if not ok:
         raise UserError(f"{setting}={value}: must be {allowed}")
-
-
-def check_path(setting: str, path: str) -> None:
-    """Check that a file may have this path: 255 bytes a name, 4,095 in all."""
-    names = [len(name.encode()) for name in path.split("/")]
-    if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
-        raise UserError(f"{setting}={brief(path)}: is too long for the path of a file")
 
 
 def _or_null(default: object) -> str:
