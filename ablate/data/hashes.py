@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ablate.config.schema import Dataset
 from ablate.data import sources
+from ablate.results.files import sha256
 
 
 def source_hash(dataset: Dataset) -> str:
@@ -43,8 +44,7 @@ def file_hash(file: str | Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_hash(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256(path)
 
 
 @functools.cache

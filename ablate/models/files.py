@@ -21,6 +21,7 @@ from ablate import hub
 from ablate.config.schema import Model
 from ablate.errors import UserError
 from ablate.paths import cache_dir
+from ablate.results.files import sha256
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
 _DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
@@ -345,8 +346,7 @@ def file_hash(path: Path) -> str:
         known = stored.read_text()
         if len(known) == 64:
             return known
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         stored.parent.mkdir(parents=True, exist_ok=True)
         draft = stored.with_name(f"{stamp}.{os.getpid()}")
