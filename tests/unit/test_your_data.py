@@ -152,8 +152,9 @@ ALL = ("dataset.splits.validation=[1,1]", "dataset.splits.test=[1,1]")
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str], str]:
     """The notes of a plan, and all that it prints."""
     assert main(["plan", *CHAT, *ALL, *words]) == 0, capsys.readouterr().err
-    shown = capsys.readouterr().out.replace("\n  ", " ")  # lines that are wrapped, whole again
-    notes = [line for line in shown.splitlines() if line.startswith("note ")]
+    shown = capsys.readouterr().out
+    whole = shown.replace("\n  ", " ").splitlines()  # lines that were wrapped
+    notes = [line for line in whole if line.startswith("note ")]
     return [line.removeprefix("note ") for line in notes if "training rows" in line], shown
 
 
@@ -235,13 +236,15 @@ def test_models_of_ones_own_have_rows_of_their_own(
     model.save_pretrained("wide")
     _, shown = planned(capsys, *words, "embeddings=trained")
     whole = f"{sum(p.numel() for p in model.parameters()):,}"
-    rows = [line.split() for line in shown.splitlines()]
-    (wide,) = (row for row in rows if row[:2] == ["wide", "full"])
-    (base,) = (row for row in rows if row[:2] == ["base", "full"])
-    assert whole in wide
-    assert whole not in base
-    assert "  base: token embedding and head are one matrix" in shown
-    assert "  wide: token embedding and head are one matrix" not in shown
+    tables = {part.split(":")[0]: part for part in shown.split("model=") if "parameters" in part}
+    full = {
+        name: next(line.split() for line in part.splitlines() if line.split()[:1] == ["full"])
+        for name, part in tables.items()
+    }
+    assert whole in full["wide"]
+    assert whole not in full["base"]
+    tied = {name: "token embedding and head are one matrix" in tables[name] for name in full}
+    assert tied == {"base": True, "wide": False}
 
 
 def test_the_run_and_the_report_say_what_is_lost(
