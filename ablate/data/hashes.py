@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.config.schema import Dataset
@@ -60,8 +61,12 @@ def _hub_hash(path: str, subset: str | None, revision: str | None, split: str) -
         name="", source="hub", path=path, subset=subset, revision=revision, split=split
     )
     found = sources.records(dataset, "train")
-    return _joined([json.dumps(record.fields, default=str) for record in found])
+    return _joined(json.dumps(record.fields, default=str) for record in found)
 
 
-def _joined(texts: list[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+def _joined(texts: Iterable[str]) -> str:
+    """Return the hash of the texts with a null between each two."""
+    found = hashlib.sha256()
+    for number, text in enumerate(texts):
+        found.update(f"{chr(0) if number else ''}{text}".encode())
+    return found.hexdigest()

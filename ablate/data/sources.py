@@ -18,6 +18,9 @@ from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
+TABLE_ROWS = 10_000  # of an Arrow table that are Python objects at once
+_SPACE = " \t\n\r"  # what JSON skips
+_SPACES = frozenset(_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class Record:
     fields: Mapping[str, Any]
 
 
-def records(dataset: Dataset, part: str) -> list[Record]:
-    """Return all records of `dataset`; `part` matters to the micro world only.
+def records(dataset: Dataset, part: str) -> Iterator[Record]:
+    """Yield all records of `dataset`; `part` matters to the micro world only.
 
     Raises:
         UserError: nothing there, not readable, not a table of rows, or empty.
@@ -39,10 +42,13 @@ def records(dataset: Dataset, part: str) -> list[Record]:
     elif dataset.source == "hub":
         found = _filled(_hub_rows(dataset))
     else:
-        found = [r for file in local_files(dataset) for r in read_file(file)]
-    if not found:
+        found = itertools.chain.from_iterable(map(read_file, local_files(dataset)))
+    empty = True
+    for record in found:
+        empty = False
+        yield record
+    if empty:
         raise UserError(f"dataset.path={dataset.path}: holds no rows")
-    return found
 
 
 def local_files(dataset: Dataset) -> list[Path]:
@@ -94,11 +100,11 @@ def _files_of_split(folder: Path, dataset: Dataset) -> list[Path]:
     return [p for p in tables if p.name.split(".")[0].split("-")[0] == dataset.split]
 
 
-def _numbered(rows: Any) -> list[Record]:
-    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
+def _numbered(rows: Any) -> Iterator[Record]:
+    return (Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1))
 
 
-def _filled(rows: Any) -> list[Record]:
+def _filled(rows: Any) -> Iterator[Record]:
     """Return the rows of a columnar table without the keys that its columns fill in as null."""
     return _numbered({key: _present(value) for key, value in row.items()} for row in rows)
 
@@ -126,15 +132,15 @@ def _hub_rows(dataset: Dataset) -> Any:
         raise UserError(f"{setting}: the hub data set could not be loaded ({reason})") from None
 
 
-def read_file(file: Path) -> list[Record]:
-    """Return the records of one file, by its extension.
+def read_file(file: Path) -> Iterator[Record]:
+    """Yield the records of one file, by its extension; never all of a long file at once.
 
     Raises:
         UserError: it cannot be read as that.
     """
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     try:
-        return list(readers.get(file.suffix, _arrow)(file))
+        yield from readers.get(file.suffix, _arrow)(file)
     except UnicodeDecodeError:
         raise UserError(f"dataset.path={file}: not UTF-8 text") from None
     except OSError as error:
@@ -143,23 +149,46 @@ def read_file(file: Path) -> list[Record]:
 
 
 def _json(file: Path) -> Iterator[Record]:
-    text = file.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):  # many files of JSON lines are called .json
-        yield from _json_lines(file, text)
+    with file.open(encoding="utf-8-sig") as stream:
+        opening = next((line.lstrip()[:1] for line in stream if line.strip()), "")
+    if opening != "[":  # many files of JSON lines are called .json
+        yield from _jsonl(file)
         return
-    for record in _numbered(_parsed(file, text)):
+    for record in _numbered(_listed(file)):
         yield _checked(file, record)
 
 
+def _listed(file: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON list one by one: as text they take a tenth of the memory."""
+    text = file.read_text(encoding="utf-8-sig")
+    decode, at = json.JSONDecoder().raw_decode, _visible(text, text.index("[") + 1)
+    more = text[at : at + 1] != "]"
+    while more:
+        try:
+            found, end = decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        yield found
+        end = _visible(text, end)
+        more = text[end : end + 1] == ","
+        at = _visible(text, end + 1) if more else end
+    if more or text[at : at + 1] != "]" or text[at + 1 :].strip(_SPACE):
+        _parsed(file, text)  # says what is wrong, and where
+
+
+def _visible(text: str, at: int) -> int:
+    """Return where the next character is that JSON does not skip."""
+    while text[at : at + 1] in _SPACES:
+        at += 1
+    return at
+
+
 def _jsonl(file: Path) -> Iterator[Record]:
-    yield from _json_lines(file, file.read_text(encoding="utf-8-sig"))
-
-
-def _json_lines(file: Path, text: str) -> Iterator[Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"line {number}"
-            yield _checked(file, Record(place, _parsed(file, line, place)))
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                place = f"line {number}"
+                yield _checked(file, Record(place, _parsed(file, line.removesuffix("\n"), place)))
 
 
 def _parsed(file: Path, text: str, place: str | None = None) -> Any:
@@ -214,7 +243,8 @@ def _parquet(file: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        yield from _filled(pyarrow.parquet.read_table(file).to_pylist())
+        with pyarrow.parquet.ParquetFile(file) as table:
+            yield from _filled(row for batch in table.iter_batches() for row in batch.to_pylist())
     except pyarrow.ArrowInvalid:
         raise UserError(f"dataset.path={file}: not a parquet file") from None
 
@@ -222,13 +252,13 @@ def _parquet(file: Path) -> Iterator[Record]:
 def _arrow(file: Path) -> Iterator[Record]:
     import pyarrow
 
-    try:  # `datasets` writes the stream format, other tools the file format
-        with pyarrow.memory_map(str(file)) as source:
+    with pyarrow.memory_map(str(file)) as source:
+        try:  # `datasets` writes the stream format, other tools the file format
             table = pyarrow.ipc.open_stream(source).read_all()
-    except pyarrow.ArrowInvalid:
-        try:
-            with pyarrow.memory_map(str(file)) as source:
-                table = pyarrow.ipc.open_file(source).read_all()
         except pyarrow.ArrowInvalid:
-            raise UserError(f"dataset.path={file}: not an arrow file") from None
-    yield from _filled(table.to_pylist())
+            try:
+                table = pyarrow.ipc.open_file(source).read_all()
+            except pyarrow.ArrowInvalid:
+                raise UserError(f"dataset.path={file}: not an arrow file") from None
+        batches = table.to_batches(max_chunksize=TABLE_ROWS)
+        yield from _filled(row for batch in batches for row in batch.to_pylist())
