@@ -29,6 +29,7 @@ PARTS = ("train", "validation", "test")
 # Prompt inversion (the PLW paper's AlpacaDataShort; its own wording was never published).
 ASKING = "Here is an answer. Write the instruction that it answers."
 OPTIONS = ("empty_completion", "ignore_keys")
+FEW = 20_000  # records that are enough for a look at a data set
 SHUFFLE_SEED = 20240113
 _JSON = json.JSONEncoder(sort_keys=True, default=str)
 

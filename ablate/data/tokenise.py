@@ -101,7 +101,8 @@ def tokenise(
 
 def _stored(keys: Iterable[str]) -> Tokenised | None:
     """Return what is stored, as it was written, under the first of `keys` that has it."""
-    return next(filter(None, map(_stored_under, keys)), None)
+    found = ((number, _stored_under(key)) for number, key in enumerate(keys))
+    return next((replace(data, whole=number == 0) for number, data in found if data), None)
 
 
 def _stored_under(key: str) -> Tokenised | None:

@@ -69,6 +69,7 @@ class Tokenised:
     labels: Labels
     starts: np.ndarray  # int64 (N+1,): row i is starts[i]:starts[i+1]
     summary: Summary
+    whole: bool = True  # whether all records were read, or the first alone
 
     @property
     def roles(self) -> np.ndarray:
