@@ -19,6 +19,7 @@ from ablate.config.schema import Cell, Dataset, Model
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 from ablate.models.files import resolve
+from ablate.results.spreadsheet import guarded, unguarded
 
 NEEDED = ("model", "dataset", "adapter", "rank", "lr")
 AROUND = {"init": "default", "optimizer": "adamw"}  # and the defaults of these columns
@@ -135,7 +136,8 @@ def put(rows: Iterable[Tuned], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(map(asdict, kept))
+        for row in kept:
+            table.writerow({name: guarded(value) for name, value in asdict(row).items()})
 
 
 def _rows(path: Path) -> list[Tuned]:
@@ -144,7 +146,7 @@ def _rows(path: Path) -> list[Tuned]:
             lines = csv.DictReader(file)
             if not set(NEEDED) <= set(lines.fieldnames or ()):
                 raise KeyError
-            return [_row(line) for line in lines]
+            return [_row({k: unguarded(v) for k, v in line.items()}) for line in lines]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: needs the columns {', '.join(NEEDED)}") from error
 

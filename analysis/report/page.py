@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ablate.results.spreadsheet import write_csv
 from analysis.report import style
 from analysis.report.tables import Table, html_table, latex
 
@@ -124,7 +125,7 @@ def write(page: Page, out: Path) -> Path:
     for block in [block for section in _every(page) for block in section.blocks]:
         if isinstance(block, Sheet):
             stem = out / "tables" / block.table.name
-            block.table.frame.to_csv(f"{stem}.csv", index=False)
+            write_csv(block.table.frame, Path(f"{stem}.csv"))
             Path(f"{stem}.tex").write_text(latex(block.table), encoding="utf-8")
         elif isinstance(block, Plate):
             svg, _ = style.save(block.figure, out / "figures" / block.name)
