@@ -110,7 +110,7 @@ class Draft:
             for column, values in columns.items():
                 if column not in self._files:
                     self._begin(column, values.dtype)
-                self._files[column].write(memoryview(np.ascontiguousarray(values)).cast("B"))
+                self._files[column].write(np.ascontiguousarray(values).data)
                 self._sizes[column] += len(values)
 
     def _begin(self, column: str, dtype: np.dtype[Any]) -> None:

@@ -149,7 +149,7 @@ def _behind_bos(
     columns = (ids, labels.roles, labels.details, labels.answers, labels.weights)
     if not kept.all():
         of_kept = np.repeat(kept, sizes)
-        columns = tuple(column[of_kept] for column in columns)  # type: ignore[assignment]
+        columns = tuple(column[of_kept] for column in columns)
     if led.any():
         own = np.where(kept, sizes, 0)
         places = (np.cumsum(own) - own)[led]

@@ -126,7 +126,7 @@ def _stored_under(key: str) -> Tokenised | None:
 def _hash(arrays: Iterable[np.ndarray]) -> str:
     found = hashlib.sha256()
     for array in arrays:
-        found.update(memoryview(array).cast("B"))
+        found.update(array.data)
     return found.hexdigest()
 
 

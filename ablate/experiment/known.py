@@ -9,7 +9,7 @@ of its rows at `CHARACTERS` a token. It keeps what it assumed, in words.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablate import hub
@@ -152,7 +152,7 @@ def _share(dataset: Dataset, part: str, rows: int) -> int:
     return found
 
 
-def _counted(rows: list[Row]) -> dict[str, float]:
+def _counted(rows: Sequence[Row]) -> dict[str, float]:
     """Return the mean lengths of rows, as `dataset.published` has them."""
     characters: dict[str, int] = {}
     for row in rows:

@@ -24,6 +24,7 @@ from ablate.paths import cache_dir
 from ablate.results.files import sha256
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
+SHARD = ".safetensors"
 _DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Encoders whose architecture names look like those of causal language models.
@@ -162,6 +163,10 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(_json(index).get("weight_map", {}).values()))
+        if other := [
+            name for name in names if Path(name).name != name or Path(name).suffix != SHARD
+        ]:
+            raise UserError(f"model: {index} names {other[0]}, which is no {SHARD} file beside it")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"model: {index} names {missing[0]}, which is not there")

@@ -51,5 +51,6 @@ def _changed(table: "pd.DataFrame", change: Callable[[object], object]) -> "pd.D
         if not pd.api.types.is_numeric_dtype(column):
             made = [change(value) for value in column]
             if any(new is not old for new, old in zip(made, column, strict=True)):
-                found.isetitem(place, pd.Series(made, index=column.index, dtype=object))
+                kept = object if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+                found.isetitem(place, pd.Series(made, dtype=kept).array)
     return found
