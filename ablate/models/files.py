@@ -163,10 +163,9 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(_json(index).get("weight_map", {}).values()))
-        if other := [
-            name for name in names if Path(name).name != name or Path(name).suffix != SHARD
-        ]:
-            raise UserError(f"model: {index} names {other[0]}, which is no {SHARD} file beside it")
+        for name in names:
+            if Path(name).name != name or Path(name).suffix != SHARD:
+                raise UserError(f"model: {index} names {name}, which is no {SHARD} file beside it")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"model: {index} names {missing[0]}, which is not there")

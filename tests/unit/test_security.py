@@ -65,7 +65,7 @@ def model(tmp_path):
 def test_code_in_a_model_folder_is_not_run_and_nobody_is_asked(read, model, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(builtins, "input", lambda *_: "y")  # whoever sits there would consent
-    with pytest.raises(UserError, match="model.path="):
+    with pytest.raises(UserError, match=r"model\.path="):
         read(model)
     assert not (tmp_path / "marker").exists()
 
@@ -83,7 +83,7 @@ def test_weights_are_read_from_safetensors_alone(tmp_path):
     for name in ("../shard.bin", "shard.bin", "../model.safetensors"):
         index = {"weight_map": {"a": name}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(UserError, match="which is no .safetensors file beside it"):
+        with pytest.raises(UserError, match=r"which is no \.safetensors file beside it"):
             files._weight_files(folder)
     assert not (tmp_path / "marker").exists()
 
@@ -93,7 +93,7 @@ def test_an_adapter_is_read_from_safetensors_alone(tmp_path, monkeypatch):
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     monkeypatch.setattr(weights, "changes_base", lambda _: False)
     monkeypatch.setattr(weights.registry, "method", lambda _: SimpleNamespace(adapts=True))
-    with pytest.raises(UserError, match="no adapter_model.safetensors here"):
+    with pytest.raises(UserError, match=r"no adapter_model\.safetensors here"):
         weights.load(None, tmp_path, SimpleNamespace(adapter=None), streams=None)
     assert not (tmp_path / "marker").exists()
 

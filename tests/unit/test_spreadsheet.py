@@ -13,7 +13,8 @@ from analysis.table.columns import read_text
 
 NASTY = [
     "=1+1", "=HYPERLINK(\"http://x\")", "+pissa", "-x", "@SUM(A1)", "\t=1", "\r=1", "＝1", "'=x",
-    "''=x", "'", "'plain", "-1", "+1.5e-3", "-0.5", "lora r8", "", "-", "=", "\n=1", "--1", "-1+2", "a,=b",
+    "''=x", "'", "'plain", "-1", "+1.5e-3", "-0.5", "lora r8", "", "-", "=", "\n=1",
+    "--1", "-1+2", "a,=b",
 ]  # fmt: skip
 
 
