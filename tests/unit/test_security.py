@@ -13,6 +13,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import jinja2
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,8 +22,11 @@ from ablate import paths
 from ablate.adapters import weights
 from ablate.commands import token_page
 from ablate.data.backend import transformers_tokenizer
+from ablate.data.jinja import compiled
 from ablate.errors import UserError
+from ablate.evaluate import tasks_index
 from ablate.experiment import upkeep
+from ablate.experiment.request import plan_grid
 from ablate.models import files, load
 from ablate.pilots import ray as pilots_ray
 from ablate.results import every_eval_ever, seal
@@ -193,3 +197,33 @@ def test_a_cluster_of_its_own_has_no_dashboard(settings, given, monkeypatch, tmp
     with pytest.raises(UserError, match="far enough"):
         pilots_ray.run(tmp_path / "order", 1, usual | settings)
     assert {k: v for k, v in asked.items() if k == "include_dashboard"} == given
+
+
+def test_a_chat_template_reaches_no_python(tmp_path):
+    for template in (
+        "{{ messages.__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__.os.getcwd() }}",
+        "{% for x in range(10000000) %}{% endfor %}",
+        "{{ messages.append(1) }}",
+    ):
+        with pytest.raises((jinja2.sandbox.SecurityError, jinja2.UndefinedError, OverflowError)):
+            compiled(template).render(messages=[], tools=None)
+    with pytest.raises(jinja2.TemplateNotFound):
+        compiled("{% include '/etc/hostname' %}").render(messages=[])
+
+
+def test_a_task_file_is_checked_without_its_functions(tmp_path):
+    (tmp_path / "evil.py").write_text(OWN_CODE.format(marker=str(tmp_path / "marker")))
+    file = tmp_path / "task.yaml"
+    file.write_text("task: t\ndoc_to_text: !function evil.Evil\n")
+    assert tasks_index.task_settings(file)["doc_to_text"] == "evil.Evil"
+    tasks_index.check_tasks([str(file)])
+    file.write_text("task: !!python/object/apply:os.mkdir ['marker']\n")
+    with pytest.raises(UserError, match="not a task file"):
+        tasks_index._read(file)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_sweeper_cannot_be_replaced():
+    with pytest.raises(UserError, match="cannot be replaced"):
+        plan_grid(["hydra.sweeper._target_=os.system", "evaluate=none"])
