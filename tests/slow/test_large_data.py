@@ -11,6 +11,8 @@ import pytest
 from ablate import paths
 
 pytestmark = pytest.mark.slow
+ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
+WORDS = "the of and a to in is you that it he was for on are as with his they at"
 MICRO = paths.conf_dir().parent / "ablate" / "micro" / "checkpoints" / "micro_0"
 # Bytes of memory that a further row may take: 48 of its place, its hash and its number, 8 of its
 # start, its text while there is room for that, and what the allocator keeps.
@@ -36,33 +38,13 @@ texts = ["\\n".join(row.values()) for row in rows]
 tokenizer = Tokenizer(sys.argv[2])
 started = time.process_time()
 tokenizer._tokenizer.encode_batch(texts, add_special_tokens=False)
-print(json.dumps({"peak": peak, "spent": spent, "own": (time.process_time() - started) / len(texts)}))
+own = (time.process_time() - started) / len(texts)
+print(json.dumps({"peak": peak, "spent": spent, "own": own}))
 """
 
 
 def cost(tmp_path, count):
-    words = [
-        "the",
-        "of",
-        "and",
-        "a",
-        "to",
-        "in",
-        "is",
-        "you",
-        "that",
-        "it",
-        "he",
-        "was",
-        "for",
-        "on",
-        "are",
-        "as",
-        "with",
-        "his",
-        "they",
-        "at",
-    ]
+    words = WORDS.split()
     draws = np.random.default_rng(count)
     path = tmp_path / f"{count}.jsonl"
     with path.open("w") as file:
@@ -72,7 +54,7 @@ def cost(tmp_path, count):
             file.write(json.dumps(row) + "\n")
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(path), str(MICRO)],
-        env=os.environ | {"ABLATE_CACHE": str(tmp_path / "cache"), "TOKENIZERS_PARALLELISM": "false"},
+        env=os.environ | {"ABLATE_CACHE": str(tmp_path / "cache"), **ONE_THREAD},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout)
