@@ -53,6 +53,7 @@ class ModelFiles:
     vocab_size: int
     max_positions: int
     architecture: str
+    drops: bool = False  # whether its configuration asks for dropout while it trains
     # Numbers that stand for a token between two blocks: the most frequent input size.
     width: int = field(init=False)
     blocks: int = field(init=False)  # of the decoder
@@ -236,7 +237,15 @@ def sizes(
         "norm_parameters": _norms(shapes),
         "vocab_size": vocabulary,
         "max_positions": _number(settings, positions, place, default=NO_LIMIT),
+        "drops": any(_is_dropout(name, value) for name, value in settings.items()),
     }
+
+
+def _is_dropout(name: str, value: object) -> bool:
+    """Return whether a setting is a share of numbers that a causal model drops in training."""
+    other = name.startswith(("classifier", "summary"))  # heads for other tasks
+    given = isinstance(value, float | int) and not isinstance(value, bool) and value > 0
+    return given and not other and ("dropout" in name or "pdrop" in name)
 
 
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
