@@ -24,6 +24,7 @@ from ablate.failures import described
 from ablate.group import HOST
 from ablate.machine import fault
 from ablate.results import heart
+from ablate.results.log import LOG, logged
 from ablate.results.store import Store
 
 PR_SET_PDEATHSIG = 1
@@ -80,14 +81,17 @@ def join(index: int, count: int, port: int, *, on_gpu: bool) -> None:
 def _carry_out(order: dict[str, Any], tell: Any) -> None:
     from ablate.config.build import build
     from ablate.run import carry_out
+    from ablate.training.distributed import is_first
 
     try:
-        with interrupts.raised(), contextlib.chdir(order["here"]):
+        draft = Path(order["draft"])
+        log = draft / LOG if is_first() else Path(os.devnull)  # its last lines are kept in memory
+        with interrupts.raised(), contextlib.chdir(order["here"]), logged(log):
             carry_out(
                 [build(tree) for tree in order["cells"]],
                 order["key"],
                 Store(Path(order["out"])),
-                Path(order["draft"]),
+                draft,
                 recorded=order["recorded"],
                 trained=order["trained"],
             )

@@ -1,4 +1,4 @@
-"""Cells on several devices before they are computed: refusals, keys, workers, memory. No process."""
+"""Cells on several devices, no process started: refusals, keys, workers, memory."""
 
 import dataclasses
 import fcntl
