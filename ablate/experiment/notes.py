@@ -52,9 +52,7 @@ def _of_devices(runs: Sequence[Named]) -> list[str]:
                 "execution.sharding=full: no checkpoints; a run that is stopped starts again"
             )
         if draws_by_device(cell, base_drops=run.identity.files.drops):
-            found.append(
-                f"{setting}: each device draws dropout and noise of its own: another run than on one"
-            )
+            found.append(f"{setting}: each device draws dropout and noise of its own: another run")
         if cell.train.batch_unit == "examples" and rows < execution.devices:
             found.append(f"{setting}: a step has {rows} rows (train.batch_size), so devices idle")
     return list(dict.fromkeys(found))

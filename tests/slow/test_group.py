@@ -17,7 +17,6 @@ from ablate.experiment.request import plan_grid
 from ablate.results import heart
 from ablate.results.store import Store
 from ablate.run import run_cells
-from ablate.training.history import Diverged
 
 pytestmark = pytest.mark.slow
 
@@ -110,13 +109,21 @@ def test_a_cell_on_two_devices_is_recorded_as_on_one(tmp_path):
 
 
 def test_what_fails_in_a_process_is_the_failure_of_the_cell(tmp_path):
-    with pytest.raises(group.MemberFailed, match=r"(loss|grad_norm) is (nan|inf)") as caught:
-        carried_out(tmp_path, *TWO, "train.lr=9.9", "train.clip=null", "adapter=full")
-    told = caught.value.told
-    assert told["kind"] == Diverged.kind
-    assert "training on" in " ".join(told["log"])
+    rows = tmp_path / "rows.jsonl"
+    row = json.dumps({"prompt": "Where does Ana live?", "completion": "In Oslo."})
+    rows.write_text(f"{row}\n" * 40)
+    own = ("dataset=local", f"dataset.path={rows}", "evaluate=none", "execution.device=cpu")
+    cells = plan_grid([*ASKED[:4], *own, "execution.devices=2"]).design.cells
+    (named,) = (one for one in cells if not one.cell.is_base)
+    rows.unlink()
+    store = Store(tmp_path / "out")
+    store.prepare()
+    with pytest.raises(group.MemberFailed, match=r"rows\.jsonl") as caught:
+        run_cells([named.cell], named.key, store)
+    assert caught.value.told["kind"] == "error"
+    assert "Traceback" in caught.value.told["traceback"]
     assert members() == []
-    assert Store(tmp_path).recorded() == []
+    assert store.recorded() == []
 
 
 def test_a_killed_process_ends_the_others_and_says_where(tmp_path, monkeypatch):
