@@ -91,8 +91,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _several_processes() -> UserError:
     return UserError(
-        f"WORLD_SIZE={os.environ['WORLD_SIZE']}: one process starts a sweep, which gives every GPU "
-        "a worker with cells of its own; start it without accelerate launch or torchrun"
+        f"WORLD_SIZE={os.environ['WORLD_SIZE']}: one process starts a sweep, which starts all "
+        "others itself: a worker with cells of its own on every GPU, or execution.devices=N for "
+        "one cell on N; start it without accelerate launch or torchrun"
     )
 
 
@@ -179,8 +180,12 @@ def expected(estimate: Cost, outcome: Outcome, workers: Workers) -> str:
 def _workers(request: Request, workers: int | None, *, elsewhere: bool) -> Workers:
     per_gpu = request.settings["workers_per_gpu"]
     on_gpu = any(named.cell.execution.device != "cpu" for named in request.design.cells)
-    asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=on_gpu and not elsewhere)
-    return Workers(asked, per_gpu if on_gpu else 0, request.settings["cell_minutes"])
+    devices = max((named.cell.execution.devices for named in request.design.cells), default=1)
+    here = on_gpu and not elsewhere
+    if here:
+        gpu_slots.check_devices(devices, per_gpu=per_gpu)
+    asked = gpu_slots.workers(workers, per_gpu=per_gpu, on_gpu=here, devices=devices)
+    return Workers(asked, per_gpu if on_gpu else 0, devices, request.settings["cell_minutes"])
 
 
 def _check_scoring(todo: Mapping[str, Sequence[Named]], store: Store) -> None:

@@ -11,14 +11,14 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from ablate import interrupts, machine
+from ablate.child import Child
 from ablate.errors import Halted
 from ablate.machine import MachineFault
 from ablate.results.leases import stale_seconds
@@ -29,48 +29,27 @@ LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 7.0  # from SIGTERM until SIGKILL
 MOST_DEATHS = 20  # of workers in a row, without a new record, until the sweep stops
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-CODE = (  # what is imported is what this process would import, wherever it stands
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ablate.worker import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
-class Worker:
+class Worker(Child):
     """A worker process and the pipes to it."""
 
     def __init__(self, share: int) -> None:
         """Start one of so many that the machine is to be shared among."""
-        theirs_in, mine_out = os.pipe()
-        mine_in, theirs_out = os.pipe()
         threads = str(max(1, (os.cpu_count() or 1) // share))
-        ends = (theirs_in, theirs_out)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CODE, json.dumps(sys.path), *map(str, ends)],
-            pass_fds=ends,
-            stdin=subprocess.DEVNULL,
-            env=dict.fromkeys(THREADS, threads) | os.environ,
-        )
-        for end in ends:
-            os.close(end)
-        self.orders: IO[bytes] = os.fdopen(mine_out, "wb", buffering=0)
-        self.answers: IO[bytes] = os.fdopen(mine_in, "rb", buffering=0)
+        super().__init__("ablate.worker", env=dict.fromkeys(THREADS, threads))
         self.bundle: Path | None = None
         self.silent, self.looked = 0.0, time.monotonic()
-        self._begun = b""
 
     def give(self, bundle: Path) -> None:
         """Hand a bundle to it."""
         self.bundle = bundle
-        with contextlib.suppress(OSError):  # it has died, which is seen next
-            self.orders.write(f"{bundle}\n".encode())
+        self.tell(str(bundle))
 
-    def read(self) -> list[dict[str, object]]:
+    def read(self) -> list[dict[str, Any]]:
         """Return what it has said since."""
-        with contextlib.suppress(OSError):
-            *lines, self._begun = (self._begun + os.read(self.answers.fileno(), 2**16)).split(b"\n")
-            self.silent = 0.0
-            return [json.loads(line) for line in lines]
-        return []
+        self.silent = 0.0
+        return super().read()
 
     def hangs(self) -> bool:
         """Return whether it was silent for as long as this process watched."""
@@ -78,11 +57,6 @@ class Worker:
         self.silent += min(now - self.looked, 2 * LOOK_SECONDS)
         self.looked = now
         return self.silent > stale_seconds()
-
-    def close(self) -> None:
-        """Close the pipes to a worker that has ended."""
-        self.orders.close()
-        self.answers.close()
 
 
 class Pool:

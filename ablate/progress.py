@@ -4,9 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ablate.terminal import duration
+from ablate.terminal import bar, duration
 from ablate.watch import Watch
 
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
@@ -36,14 +35,7 @@ class Shown(Watch):
         self.started = time.monotonic()
         self.first: frozenset[str] | None = None
         self.said = float("-inf")
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=36),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
+        self.bar = bar(console)
         self.task = self.bar.add_task("cells", total=None, note="")
 
     def show(self, done: Sequence[str], failed: Sequence[str], total: int) -> None:

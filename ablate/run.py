@@ -8,6 +8,7 @@ trained once and scored for all of them.
 
 import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +19,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ablate import recording
+from ablate import group, recording
 from ablate.adapters import build, hooks, optimizers, weights
+from ablate.adapters.devices import draws_by_device
 from ablate.adapters.stored import weights_bytes
 from ablate.beside import Trained
+from ablate.config.build import plain
 from ablate.config.schema import Cell
 from ablate.data.tokenise import Tokenised
+from ablate.errors import UserError
 from ablate.evaluate import lanes
 from ablate.evaluate.scores import TaskScore
 from ablate.evaluate.scoring import Wanted, ready, score
@@ -31,7 +35,7 @@ from ablate.experiment.cell_data import tokenised
 from ablate.experiment.identity import Identity, identify
 from ablate.experiment.labels import label
 from ablate.experiment.notes import rows_lost
-from ablate.models.load import computing_in, device_of, load
+from ablate.models.load import CPU, computing_in, device_of, load
 from ablate.objective import objective_of
 from ablate.results import heart
 from ablate.results.log import LOG, logged, say
@@ -40,9 +44,11 @@ from ablate.results.store import Store
 from ablate.streams import Streams
 from ablate.training import stop
 from ablate.training.checkpoints.keeper import Checkpoints, checkpoints
+from ablate.training.distributed import is_first, processes, wait_for_all
 from ablate.training.history import Diverged, Entry, Result, check_same
 from ablate.training.hooks import combine
 from ablate.training.loop import train
+from ablate.training.regularisation.dropout import draws
 from ablate.training.regularisation.hooks import regularised
 
 WEIGHTS = "weights"  # folder of the trained weights, where they are small enough to be kept
@@ -64,37 +70,86 @@ def run_cells(
 
     Raises:
         Diverged: the loss or its gradient is no longer finite.
+        MemberFailed: of a cell on several devices, one of its processes failed.
         UserError: weights were not kept, and training again gave others.
     """
-    torch.set_num_threads(cells[0].execution.threads)
     recorded = store.record(key)
-    missing = _missing(cells, recorded)
-    if recorded is not None and not missing:  # another sweep was faster
+    if recorded is not None and not _missing(cells, recorded):  # another sweep was faster
         return
-    cell, identity = cells[0], identify(cells[0])
+    opened = store.writing if recorded is None else store.amending
+    with opened(key) as draft, logged(draft / LOG):
+        trained = recorded is None and (draft / RECORD).exists()
+        execution = cells[0].execution
+        if execution.devices > 1:
+            order = _order(cells, key, store, draft) | {"recorded": recorded, "trained": trained}
+            group.carry_out(execution, order)
+            return
+        group.close()  # processes of another cell, which hold its memory
+        carry_out(cells, key, store, draft, recorded=recorded, trained=trained, beside=beside)
+
+
+def _order(cells: Sequence[Cell], key: str, store: Store, draft: Path) -> dict[str, Any]:
+    """Return the arguments of `carry_out` as JSON has them."""
+    return {
+        "here": os.getcwd(),
+        "cells": [plain(cell) for cell in cells],
+        "key": key,
+        "out": str(store.out),
+        "draft": str(draft),
+    }
+
+
+def carry_out(
+    cells: Sequence[Cell],
+    key: str,
+    store: Store,
+    draft: Path,
+    *,
+    recorded: dict[str, Any] | None,
+    trained: bool,
+    beside: Trained | None = None,
+) -> None:
+    """Carry out a run in `draft`; of several processes that do (`group`) the first writes.
+
+    Args:
+        cells: names of the run.
+        key: its key.
+        store: where it is to be recorded.
+        draft: the folder that becomes its record.
+        recorded: its record, to which scores are to be added; None where there is none.
+        trained: whether `draft` has what an earlier attempt trained.
+        beside: what was trained of it already, beside others.
+    """
+    cell, identity, writes = cells[0], identify(cells[0]), is_first()
+    torch.set_num_threads(cell.execution.threads)
+    missing = _missing(cells, recorded)
     if recorded is None:
-        with store.writing(key) as draft, logged(draft / LOG):
-            heart.at("the benchmarks")
-            ready(missing)  # raises before training where a benchmark cannot be loaded
-            keep = functools.partial(store.keep_trained, key, draft)
-            kept = checkpoints(cell.execution, store.checkpoints(key))
+        heart.at("the benchmarks")
+        ready(missing)  # raises before training where a benchmark cannot be loaded
+        keep = functools.partial(store.keep_trained, key, draft)
+        kept = checkpoints(cell.execution, store.checkpoints(key))
+        if trained and beside is None:
+            say("trained by an earlier attempt, which ended while it was scored")
+            model, history = restored(cell, draft)
+        else:
             model, history = _safe(
                 cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=kept
             )
-            record = json.loads((draft / RECORD).read_text())
-            heart.at("scoring")
-            record, scores = _scored(record, model, history, missing)
-            heart.at("the record")
-            recording.write(record, scores, draft)
-            _drop_large(draft, cell, identity)
-        return
-    with store.amending(key) as draft, logged(draft / LOG):
+    else:
         model, history = restored(cell, draft)
-        _write_weights(model, draft, cell, identity)
-        heart.at("scoring")
-        record, scores = _scored(recorded, model, history, missing)
-        recording.amend(record, scores, draft)
-        _drop_large(draft, cell, identity)
+        if writes:
+            _write_weights(model, draft, cell, identity)
+    heart.at("scoring")
+    wait_for_all()  # until what others read of the draft is read, and what they write written
+    if not writes:
+        score(model, history, missing)
+        return
+    record = recorded or json.loads((draft / RECORD).read_text())
+    record, scores = _scored(record, model, history, missing)
+    heart.at("the record")
+    write = recording.write if recorded is None else recording.amend
+    write(record, scores, draft)
+    _drop_large(draft, cell, identity)
 
 
 def _safe(
@@ -106,13 +161,7 @@ def _safe(
     beside: Trained | None,
     checkpoints: Checkpoints | None,
 ) -> tuple[nn.Module, list[Entry]]:
-    """Return the trained model and its history, once `draft` has them and `keep` has kept it.
-
-    Where `draft` has them from an earlier attempt nothing is trained again.
-    """
-    if (draft / RECORD).exists() and beside is None:
-        say("trained by an earlier attempt, which ended while it was scored")
-        return restored(cell, draft)
+    """Return the trained model and its history, once `draft` has them and `keep` has kept it."""
     heart.at("the data")
     if beside is not None:
         model, course = beside.model, beside.course
@@ -121,7 +170,7 @@ def _safe(
         model, course = _trained(cell, identity, data, checkpoints=checkpoints)
     if isinstance(course, Diverged):
         raise course
-    if not (draft / RECORD).exists():
+    if is_first() and not (draft / RECORD).exists():
         _keep(model, course, cell, identity, draft=draft, keep=keep)
     stop.check("stopped before what is trained was scored")
     return model, course.history
@@ -210,12 +259,21 @@ def _trained(
     """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
     heart.at("the model")
-    base = load(identity.files, cell.base_precision, device=device_of(cell.execution.device))
+    device = device_of(cell.execution.device)
+    whole = cell.execution.sharding == "none" or cell.is_base
+    # A model that trains in parts need not fit on one device: it is cut up from the memory here.
+    base = load(identity.files, cell.base_precision, device=device if whole else CPU)
     heart.at("the adapter")
-    known = identity.files.content_hash
-    model = build.apply(base, cell, streams=streams, data=data, content_hash=known)
+    content = identity.files.content_hash
+    model = build.apply(base, cell, streams=streams, data=data, content_hash=content)
     if cell.is_base:
         return model, Result()
+    known = draws_by_device(cell, base_drops=identity.files.drops)
+    if processes() > 1 and draws(model) and not known:
+        raise UserError(
+            f"execution.devices={processes()}: not with model={label(cell.model)}, which drops "
+            "numbers in training without a word of it in its configuration; must be 1"
+        )
     say(f"training on {len(data)} rows, {len(data.ids)} tokens")
     if lost := rows_lost(cell, data.summary, positions=identity.files.max_positions):
         say(f"dataset={label(cell.dataset)}: {lost}")

@@ -37,6 +37,7 @@ class Workers:
 
     count: int = 1
     per_gpu: int = 0  # 0: they use none
+    devices: int = 1  # that a worker has
     cell_minutes: float | None = None  # after which a cell is a failure
 
 
@@ -181,6 +182,7 @@ def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: Workers) 
     for number, (keys, beside) in enumerate(_bundles(runs, max(1, workers.count))):
         path = draft_of(folder / f"{time.monotonic_ns()}-{number:05d}.json")
         about = {"here": os.getcwd(), "out": str(out), "gpu": workers.per_gpu, "beside": beside}
+        about["devices"] = workers.devices
         about["minutes"] = workers.cell_minutes
         chosen = {key: [plain(named.cell) for named in runs[key]] for key in keys}
         path.write_text(json.dumps(about | {"sweep": sweep.plain(), "runs": chosen}))

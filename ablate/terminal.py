@@ -4,11 +4,18 @@ import contextlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
 
 
 class _Console(Console):
@@ -20,6 +27,8 @@ class _Console(Console):
 
 
 CONSOLE = _Console(highlight=False)
+QUIET_SECONDS = 2.0  # of work of which nothing is shown
+LINE_SECONDS = 10.0  # between two lines where the output is not a terminal
 
 
 def to_nowhere(stream: Any) -> None:
@@ -100,3 +109,74 @@ def duration(seconds: float) -> str:
     if hours < 2:
         return f"{seconds / 60:.0f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+class Counting:
+    """Shows on standard error how far a long piece of work is; nothing of a short one.
+
+    A bar with the time left on a terminal, elsewhere a line every LINE_SECONDS.
+    """
+
+    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+        """Count up to `total`, where it is known, of what `unit` names."""
+        self.what, self.unit, self.total = what, unit, total
+        self.done = 0
+        self._started = time.monotonic()
+        self._console = Console(file=sys.stderr, highlight=False)
+        wait = QUIET_SECONDS if self._console.is_terminal else LINE_SECONDS
+        self._due = self._started + wait
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "Counting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def through(self, found: Iterable[T]) -> Iterator[T]:
+        """Yield what is found, counted."""
+        for number, each in enumerate(found, start=1):
+            yield each
+            if not number % 1024:
+                self.advance(1024)
+
+    def advance(self, count: int) -> None:
+        """Count `count` more as done."""
+        self.done += count
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + LINE_SECONDS
+        console = self._console
+        if self._bar is None and console.is_terminal:
+            self._bar = bar(console, transient=True)
+            self._task = self._bar.add_task(escape(self.what), total=self.total, note="")
+            self._bar.start()
+        if self._bar:
+            self._due = 0.0
+            self._bar.update(self._task, completed=self.done, note=self._left())
+        else:
+            of = f" of {self.total:,}" if self.total else ""
+            line = f"{self.what}: {self.done:,}{of} {self.unit}{self._left()}"
+            console.print(line, markup=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        if not self.total or not self.done:
+            return ""
+        spent = time.monotonic() - self._started
+        return f", about {duration(spent / self.done * max(0, self.total - self.done))} left"
+
+
+def bar(console: Console, *, transient: bool = False) -> "Progress":
+    """Return a bar of things done, with the time that passed and a note behind it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=36),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=transient,
+    )

@@ -12,20 +12,19 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ablate import interrupts
 from ablate.config.build import build
-from ablate.errors import UserError
+from ablate.errors import Halted, UserError
+from ablate.failures import described
 from ablate.machine import MachineFault, fault
 from ablate.models import gpu_slots
 from ablate.models.gpu import lost_device
 from ablate.results import heart
 from ablate.results.leases import LeaseLost
-from ablate.results.log import recent
 from ablate.results.process import Process, here
 from ablate.results.store import Store
 
@@ -41,7 +40,7 @@ def work(bundle: Path) -> bool:
         some.
 
     Raises:
-        MachineFault: the machine cannot go on.
+        Halted: the machine cannot go on, or has fewer GPUs than a cell is to have.
         Interrupted: this process was asked to stop, or its sweep is gone.
         SystemExit: the GPU is lost and this process is that of the sweep itself.
     """
@@ -51,7 +50,10 @@ def work(bundle: Path) -> bool:
         return True
     leader = Process(**content["sweep"])
     if content["gpu"]:
-        gpu_slots.take(content["gpu"])  # before torch looks for a GPU
+        try:
+            gpu_slots.take(content["gpu"], content["devices"])  # before torch looks for a GPU
+        except UserError as error:  # a machine of a cluster with fewer
+            raise Halted(str(error)) from error
     from ablate.beside import scored_beside, train_beside  # only workers import torch
     from ablate.run import keep_beside, run_cells
 
@@ -186,17 +188,6 @@ def _gave_way(key: str) -> bool:
 
 def _fail(store: Store, key: str, tree: Any, error: BaseException) -> bool:
     """Record why a run failed; return whether the GPU was lost."""
-    lost, text = lost_device(error), str(error)
-    if not isinstance(error, UserError):  # such an error says by itself what is wrong
-        text = traceback.format_exception_only(error)[-1]
-    store.fail(
-        key,
-        {
-            "kind": "device" if lost else getattr(error, "kind", "error"),
-            "error": text.strip().splitlines()[-1],
-            "traceback": traceback.format_exc(),
-            "log": recent(),
-            "config": tree,
-        },
-    )
-    return lost
+    of_member: dict[str, Any] | None = getattr(error, "told", None)
+    store.fail(key, {**(of_member or described(error)), "config": tree})
+    return of_member is None and lost_device(error)

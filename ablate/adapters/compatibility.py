@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Iterable
 
-from ablate.adapters import registry
+from ablate.adapters import devices, registry
 from ablate.adapters.init import spec as init
 from ablate.adapters.method import UNQUANTISED, Shapes
 from ablate.adapters.optimizers import check_offload, optimizer_of
 from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.models.gpu import has_driver
+from ablate.models.gpu_slots import check_devices
 
 COMPILERS = ("g++", "clang++")
 
@@ -43,6 +44,7 @@ def check(cell: Cell, *, architecture: str, shapes: Shapes | None = None) -> Non
         init.check(cell, architecture=architecture, adapted=adapted)
         _check_method(cell, architecture)
     _check_device(cell)
+    devices.check(cell)
     if cell.execution.offload_optimizer and not cell.is_base:
         check_offload(cell.optimizer)
 
@@ -86,10 +88,16 @@ def lacking_here(cells: Iterable[Cell]) -> list[str]:
     """
     settings: dict[str, None] = {}
     compiled = False
+    most = 1  # devices of a cell that may use GPUs
     for cell in cells:
+        most = max(most, cell.execution.devices if cell.execution.device != "cpu" else 1)
         settings[bitsandbytes_for(cell)] = None
         compiled = compiled or (cell.execution.compile and not cell.is_base)
     found = list(filter(None, map(_lacking, settings)))
+    try:
+        check_devices(most)
+    except UserError as error:
+        found.append(str(error))
     if compiled and not any(map(shutil.which, (os.environ.get("CXX", "g++"), *COMPILERS))):
         found.append(
             f"execution.compile=true: needs a C++ compiler, and there is none here; install "

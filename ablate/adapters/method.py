@@ -133,6 +133,8 @@ class Method:
         merges: whether it can be merged into the base's weights exactly.
         conv1d: whether it supports GPT-2's transposed layers (`Conv1D`).
         packs: whether packed examples do not see each other under it.
+        shards: whether its weights can be cut into parts for several devices
+            (`training.sharding`): none is a single number, or shared by several blocks.
 
     What it needs
         start: "module:function" (module, InitContext) that sets the initial values; "" for PEFT's.
@@ -179,6 +181,7 @@ class Method:
     merges: bool = True
     conv1d: bool = True
     packs: bool = True
+    shards: bool = True
 
     start: str = ""
     config_from_data: str = ""

@@ -23,6 +23,7 @@ class OptimizerMethod:
     bitsandbytes: whether it is one of bitsandbytes' optimizers, which run on a GPU alone.
     seeded: whether it draws random numbers: its options then hold a `seed`.
     lanes: whether its cells can train side by side (`training.lanes`).
+    shards: whether it treats every number of a weight by itself, so that a part of it is enough.
     """
 
     make: str
@@ -33,13 +34,14 @@ class OptimizerMethod:
     bitsandbytes: bool = False
     seeded: bool = False
     lanes: bool = False
+    shards: bool = False
 
 
 _LORA, _PAGED = "ablate.adapters.lora.optimizers", "ablate.training.paged"
 EIGHT_BITS = 2 + 2 * 4 / 256  # of two moments: a byte a number, and a scale in fp32 for 256 numbers
 FACTORED = 0.5  # (d + k) numbers in fp32 for d k parameters, where the smaller side is 8 at least
 OPTIMIZERS: Mapping[str, OptimizerMethod] = {
-    "adamw": OptimizerMethod(make="ablate.training.optim:adamw", lanes=True),
+    "adamw": OptimizerMethod(make="ablate.training.optim:adamw", lanes=True, shards=True),
     "adamw_8bit": OptimizerMethod(
         make="ablate.training.adamw_8bit:adamw_8bit",
         state=EIGHT_BITS,
@@ -59,7 +61,7 @@ OPTIMIZERS: Mapping[str, OptimizerMethod] = {
         make=f"{_PAGED}:paged_adamw_8bit", state=EIGHT_BITS, bitsandbytes=True
     ),
     "lora_plus": OptimizerMethod(
-        make=f"{_LORA}:lora_plus", options={"ratio": positive(16.0)}, lanes=True
+        make=f"{_LORA}:lora_plus", options={"ratio": positive(16.0)}, lanes=True, shards=True
     ),
     "lora_fa": OptimizerMethod(make=f"{_LORA}:lora_fa", freezes=("lora_A",)),
     "riemannian": OptimizerMethod(make=f"{_LORA}:riemannian", options={"damping": positive(0.01)}),

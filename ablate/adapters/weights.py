@@ -76,6 +76,8 @@ def load(model: PreTrainedModel, folder: Path, cell: Cell, *, streams: Streams) 
         return model
     if changes_base(cell):
         return _load_moved(model, folder, cell, streams)
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():  # PEFT would take a pickle instead
+        raise UserError(f"{folder}: no {SAFETENSORS_WEIGHTS_NAME} here")
     load_attribute(build.config_name(method))  # the module of a type of this project registers it
     with build.drawing(streams, model, quiet=[method.quiet]):
         module: PeftModel = PeftModel.from_pretrained(

@@ -169,13 +169,16 @@ def _several(summary: dict[str, Any]) -> str:
     if summary["gpu_hours"] < 1:
         return ""
     hours = ", ".join(f"{h:g} h on {n}" for n, h in summary["hours_on_gpus"].items() if n > 1)
-    return f"; a run takes one GPU, and GPUs take runs side by side: {hours}"
+    n = summary["devices"]
+    one = "one GPU" if n == 1 else f"{n} GPUs"
+    return f"; a run takes {one}, and GPUs take runs side by side: {hours}"
 
 
 def _memory(summary: dict[str, Any]) -> Iterator[str]:
     """Yield what training and scoring take of a GPU, in the run that needs most of it."""
     of = f"{_size(summary['gpu_limit_mb'])} ({summary['gpu_limit_from']})"
-    yield f"the largest run takes {_size(summary['gpu_memory_mb'])} of a GPU's {of}"
+    each = " on each of its devices" if summary["devices"] > 1 else ""
+    yield f"the largest run takes{each} {_size(summary['gpu_memory_mb'])} of a GPU's {of}"
     for what, parts, rows in (
         ("training", "gpu_memory_parts_mb", "micro_batch_rows"),
         ("scoring", "gpu_scoring_parts_mb", "scoring_rows"),

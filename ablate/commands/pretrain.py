@@ -50,6 +50,10 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
     if (folder / "model.safetensors").exists():
         raise UserError(f"out={folder}: there is a model already; choose another folder")
     check_folder("out", folder)
+    if cell.execution.devices > 1:
+        raise UserError(
+            f"execution.devices={cell.execution.devices}: must be 1 for ablate pretrain"
+        )
     if cell.train.max_length > shape["max_position_embeddings"]:
         raise UserError(
             f"train.max_length={cell.train.max_length}: must be at most "

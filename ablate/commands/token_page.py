@@ -38,7 +38,9 @@ def html(cell: Cell, n: int) -> str:
         for number, tokens in enumerate(seen.examples, start=1)
     )
     return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Tokens as the loss sees "
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src "
+        "'unsafe-inline'\"><title>Tokens as the loss sees "
         f"them</title><style>{_STYLE}{colours}</style></head><body><h1>{_esc(seen.title)}</h1>"
         f"<table>{figures}</table>{_page_roles(seen)}"
         "<p>Colour is role; pale has weight 0; the small figure after a run of tokens is their "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablate.config.schema import Cell
+from ablate.data.rows import FEW
 from ablate.data.targets import row_weights
 from ablate.data.tokenise import Summary, Tokenised
 from ablate.data.tokenizer import Tokenizer
@@ -67,11 +68,12 @@ class Look:
     roles: list[RoleLine]
     supervised: float  # share of targets with weight
     examples: list[list[Token]]
+    whole: bool = True  # whether the figures are of all records, or of the first FEW
 
 
 def look(cell: Cell, n: int) -> Look:
     """Return the first `n` training rows of a cell, and figures of its whole training part."""
-    tokenizer, data = tokenizer_of(cell), tokenised(cell, "train")
+    tokenizer, data = tokenizer_of(cell), tokenised(cell, "train", FEW)
     check_turns(cell.masking, data.summary.rows_by_answers)
     objective = objective_of(cell)
     root = _permute_root(cell) if objective.permute else None
@@ -83,7 +85,8 @@ def look(cell: Cell, n: int) -> Look:
         f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
     )
     lines = _role_lines(data, objective, root)
-    return Look(title, data.summary, lines, sum(line.carrying for line in lines), examples)
+    carrying = sum(line.carrying for line in lines)
+    return Look(title, data.summary, lines, carrying, examples, data.whole)
 
 
 def _permute_root(cell: Cell) -> np.random.Generator:
@@ -191,7 +194,9 @@ def facts(look: Look) -> list[tuple[str, str]]:
     """Return name and value of each figure of the training part."""
     summary = look.summary
     dropped = ", ".join(f"{count} {why}" for why, count in summary.dropped.items()) or "none"
+    first = [("of", f"the first {FEW:,} records; ablate plan counts all")] * (not look.whole)
     return [
+        *first,
         ("rows", f"{summary.rows:,} of {summary.rows_in:,} (left out: {dropped})"),
         ("cut at max_length", f"{summary.truncated:,} rows"),
         ("tokens", f"{summary.tokens:,}, {summary.mean_length:.1f} a row"),

@@ -16,13 +16,17 @@ UNSCORED = ("evaluate=none", "evaluate.heldout=[]")
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.commands.token_page import html
     from ablate.commands.token_text import preview
+    from ablate.data.rows import FEW
+    from ablate.experiment.known import Here
     from ablate.experiment.request import plan_grid
 
     if given.html:
         _check_file(Path(given.html))
     # Nothing is scored: rows too few for a test part are shown too. The first cell of a design is
     # the untouched base.
-    request = plan_grid([*rest, *UNSCORED, "single=true"], config_dirs=folders(given))
+    request = plan_grid(
+        [*rest, *UNSCORED, "single=true"], config_dirs=folders(given), known=Here(FEW)
+    )
     cell = request.design.cells[-1].cell
     if given.html:
         Path(given.html).write_text(html(cell, given.rows))
@@ -45,7 +49,8 @@ VERB = Verb(
     summary="show examples as the loss sees them: each token's role and weight",
     about=(
         "Shows training rows of a cell token by token, coloured by role, with the weight that "
-        "the loss gives to each, and the share of every role over the whole training part."
+        "the loss gives to each, and the share of every role over the training part. Of a long "
+        "data set the first 20,000 records are enough, unless a plan or a run has read it all."
     ),
     words=OVERRIDES,
     options=(

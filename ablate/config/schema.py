@@ -310,6 +310,8 @@ class Execution:
 
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1  # that one cell is computed on: a process for each, on one machine
+    sharding: Literal["none", "full"] = "none"  # none: whole copies (DDP) | full: parts (FSDP2)
     # Rows a forward pass; auto: the optimiser step, or as much of it as fits; None: all of it
     micro_batch_size: int | Literal["auto"] | None = "auto"
     micro_batch_tokens: int | None = None  # tokens a forward pass at most, padding included
@@ -341,6 +343,10 @@ class Execution:
         require(ok, "execution.micro_batch_tokens", self.micro_batch_tokens, "at least 1, or null")
         ok = 0 < self.lanes <= MOST_LANES
         require(ok, "execution.lanes", self.lanes, f"at least 1 and at most {MOST_LANES}")
+        ok = 0 < self.devices <= MOST_LANES
+        require(ok, "execution.devices", self.devices, f"at least 1 and at most {MOST_LANES}")
+        ok = self.sharding == "none" or self.devices > 1
+        require(ok, "execution.sharding", self.sharding, "none unless execution.devices is above 1")
         ok = self.eval_batch_size > 0
         require(ok, "execution.eval_batch_size", self.eval_batch_size, "at least 1")
         ok = self.eval_batch_tokens > 0

@@ -38,6 +38,8 @@ FILES = (  # all of a folder that decides ids and roles
     "chat_template.jinja",
 )
 TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"  # few folders have one
+# Code in a model's folder is refused; else transformers asks at the terminal whether to run it.
+SAFE = {"trust_remote_code": False}
 PLAIN_MODELS = (None, "llama")  # for some model types transformers overrules the class
 
 
@@ -128,7 +130,7 @@ def transformers_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **SAFE)
     except Exception as error:  # whatever a tokenizer's own code raises
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"model.path={folder}: not a tokenizer ({first})") from None

@@ -1,19 +1,18 @@
-"""The cache of tokenised data: an .npz of arrays and a .json of facts per content key.
+"""The cache of tokenised data: an .npy for each column and a .json of facts per content key.
 
 The key hashes everything that determines the result, so an entry is never stale: a changed file,
 tokenizer or generator gives another key. Entries are written to a temporary name and renamed, the
 .json last, so that several processes may write the same entry at once.
 """
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,33 +61,110 @@ def _place(folder: Path, name: str) -> Path:
     return folder / "tokens" / name
 
 
-def load(name: str) -> tuple[Arrays, dict[str, Any]] | None:
-    """Return the arrays and facts stored under a key, or None where one is missing or broken."""
+def load(name: str, columns: Iterable[str]) -> tuple[Arrays, dict[str, Any]] | None:
+    """Return the facts stored under a key and those of `columns` that are, mapped from files.
+
+    None where the facts are missing or a file is broken.
+    """
     facts = info(name)
     if facts is None:
         return None
+    arrays = {}
+    for column in columns:
+        file = _place(paths.cache_dir(), f"{name}.{column}.npy")
+        try:
+            # as a plain array: slices of numpy's own class take microseconds
+            arrays[column] = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, EOFError):
+            return None
+    return arrays, facts
+
+
+class Draft:
+    """Columns that grow on disk, chunk by chunk, until they are kept under a key."""
+
+    def __init__(self) -> None:
+        """Begin without columns."""
+        self._folder = paths.cache_dir()
+        self._files: dict[str, IO[bytes]] = {}
+        self._types: dict[str, np.dtype[Any]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
+
+    def add(self, columns: Arrays) -> None:
+        """Put arrays of one dimension behind what their columns hold.
+
+        Raises:
+            UserError: the cache folder cannot be written to.
+        """
+        with _writing(self._folder):
+            for column, values in columns.items():
+                if column not in self._files:
+                    self._begin(column, values.dtype)
+                self._files[column].write(np.ascontiguousarray(values).data)
+                self._sizes[column] += len(values)
+
+    def _begin(self, column: str, dtype: np.dtype[Any]) -> None:
+        folder = _place(self._folder, "")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files[column] = _temporary(folder)
+        self._types[column], self._sizes[column] = dtype, 0
+        self._head(column)
+
+    def _head(self, column: str) -> None:
+        """Write the header of a column's file: numpy leaves room in it for a length that grows."""
+        kind = np.lib.format.dtype_to_descr(self._types[column])
+        facts = {"descr": kind, "fortran_order": False, "shape": (self._sizes[column],)}
+        self._files[column].seek(0)
+        np.lib.format.write_array_header_1_0(self._files[column], facts)
+
+    def hashed(self, columns: Sequence[str]) -> str:
+        """Return the sha256 of the bytes of `columns`, one after the other."""
+        found = hashlib.sha256()
+        for column in columns:
+            file = self._files[column]
+            file.seek(-self._sizes[column] * self._types[column].itemsize, os.SEEK_END)
+            while block := file.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()
+
+    def keep(self, name: str, columns: Iterable[str], facts: Mapping[str, Any]) -> None:
+        """Store `columns`, then facts, under the key `name`.
+
+        Raises:
+            UserError: the cache folder cannot be written to.
+        """
+        with _writing(self._folder):
+            for column in columns:
+                self._head(column)
+                file = self._files.pop(column)
+                file.close()
+                os.replace(file.name, _place(self._folder, f"{name}.{column}.npy"))
+            text = json.dumps(facts, allow_nan=False).encode()
+            write(_place(self._folder, f"{name}.json"), text)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        # opened here: numpy leaves the file open when it is no archive
-        with _place(paths.cache_dir(), f"{name}.npz").open("rb") as file, np.load(file) as stored:
-            return {key: stored[key] for key in stored.files}, facts
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def save(name: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-    """Store arrays, then facts, under a key.
-
-    Raises:
-        UserError: the cache folder cannot be written to.
-    """
-    packed = io.BytesIO()
-    np.savez(packed, **arrays)  # type: ignore[arg-type]  # its stub takes a bool for allow_pickle
-    folder = paths.cache_dir()
-    try:
-        write(_place(folder, f"{name}.npz"), packed.getbuffer())
-        write(_place(folder, f"{name}.json"), json.dumps(facts, allow_nan=False).encode())
+        yield
     except OSError as error:
         raise UserError(f"ABLATE_CACHE={folder}: cannot be written ({error.strerror})") from None
+
+
+def _temporary(folder: Path) -> IO[bytes]:
+    return tempfile.NamedTemporaryFile(  # closed and renamed, or removed, later
+        "w+b", dir=folder, suffix=".tmp", delete=False
+    )
 
 
 def write(file: Path, content: bytes | memoryview) -> None:

@@ -221,7 +221,7 @@ def _cut(
     """Yield the pieces cut at the ends of the stretches, each with the stretch that it is in."""
     place = 0
     for piece, role in found:
-        edges = {min(max(edge - place, 0), len(piece)) for s in stretches for edge in s}
+        edges = {e - place for s in stretches for e in s if 0 < e - place < len(piece)}
         for low, high in itertools.pairwise(sorted({0, len(piece), *edges})):
             around = [s for s in stretches if s[0] <= place + low and place + high <= s[1]]
             yield piece[low:high], kind_of(role), around[0] if around else None

@@ -7,14 +7,14 @@ which format a row came in.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.config.schema import Dataset
 from ablate.data.columns import WEIGHT, named
 from ablate.data.sources import Record
-from ablate.errors import UserError, nearest
+from ablate.errors import nearest
 
 TurnRole = Literal["system", "user", "assistant", "tool"]
 SPEAKERS: Mapping[str, TurnRole] = {
@@ -65,26 +65,34 @@ class Row:
         return str(self.meta.get("place", "a row"))
 
 
-def parse(found: list[Record], dataset: Dataset) -> tuple[list[Row], dict[str, int]]:
-    """Return one row per record, by the data set's format and column names.
+def reader(dataset: Dataset, columns: set[str]) -> Callable[[Record], Row]:
+    """Return what makes a row of a record, by the data set's format and column names.
 
-    Returns:
-        the rows; with on_bad_row=drop, how many records are no example, by reason.
+    It raises `Malformed` where a record is no example.
+
+    Args:
+        dataset: the data set.
+        columns: the names of all columns that any of its records has.
     """
-    name, theirs = named(dataset, {name for record in found for name in record.fields})
-    rows: list[Row] = []
-    refused: list[tuple[str, str]] = []
-    for record in found:
-        try:
-            rows.append(_read(record, dataset, _READERS[name], theirs))
-        except _Malformed as fault:
-            if dataset.on_bad_row == "error":
-                raise UserError(
-                    f"dataset.path={dataset.path}: {record.place}: {fault}; correct the row or "
-                    "leave such rows out with dataset.on_bad_row=drop"
-                ) from None
-            refused.append((str(fault), record.place))
-    return rows, reasons(refused)
+    name, theirs = named(dataset, columns)
+    read, used = _READERS[name], frozenset(theirs.values())
+    ignored = frozenset(dataset.options.get("ignore_keys", ()))
+    left_out = {theirs[ours] for ours in ignored & {"tools", "history"} if ours in theirs}
+    weight = theirs.get(WEIGHT)
+
+    def row_of(record: Record) -> Row:
+        fields = record.fields
+        for column in used:
+            _check_depth(fields.get(column), column)
+        row = read(_without(fields, left_out) if left_out else fields, theirs)
+        turns = row.turns
+        if ignored:
+            turns = tuple(dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in turns)
+        meta = {"place": record.place, **{k: v for k, v in fields.items() if k not in used}}
+        weighs = row.weight if weight is None else _row_weight(fields, weight)
+        return Row(turns, row.text, row.tools, meta, weighs)
+
+    return row_of
 
 
 def reasons(refused: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -94,30 +102,14 @@ def reasons(refused: Sequence[tuple[str, str]]) -> dict[str, int]:
     return {f"{reason}, first {first[reason]}": count for reason, count in counts.items()}
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """What is wrong with one record, without where."""
 
 
 _Reader = Callable[[Mapping[str, Any], Mapping[str, str]], Row]
 
 
-def _read(record: Record, dataset: Dataset, read: _Reader, theirs: Mapping[str, str]) -> Row:
-    for column in theirs.values():
-        _check_depth(record.fields.get(column), column)
-    ignored = set(dataset.options.get("ignore_keys", ()))
-    columns = {theirs[ours] for ours in ignored & {"tools", "history"} if ours in theirs}
-    row = read(_without(record.fields, columns), theirs)
-    if ignored:
-        turns = (dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in row.turns)
-        row = dataclasses.replace(row, turns=tuple(turns))
-    if WEIGHT in theirs:
-        row = dataclasses.replace(row, weight=_row_weight(record.fields, theirs[WEIGHT]))
-    used = set(theirs.values())
-    rest = {k: v for k, v in record.fields.items() if k not in used}
-    return dataclasses.replace(row, meta={"place": record.place, **rest})
-
-
-def _without(extra: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+def _without(extra: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
     return {key: value for key, value in extra.items() if key not in keys}
 
 
@@ -126,20 +118,22 @@ def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) 
     if value is None and optional:
         return ""
     if value is None:
-        raise _Malformed(f"{column} is missing")
+        raise Malformed(f"{column} is missing")
     return _checked_text(value, column)
 
 
 def _checked_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _Malformed(f"{name} must be text, is {type(value).__name__}")
+        raise Malformed(f"{name} must be text, is {type(value).__name__}")
     if half := half_pair(value):
-        raise _Malformed(f"{name} holds {half}")
+        raise Malformed(f"{name} holds {half}")
     return value
 
 
 def half_pair(text: str) -> str:
     """Return what makes `text` no text, half of a surrogate pair; empty where there is none."""
+    if text.isascii():
+        return ""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -165,7 +159,7 @@ def _alpaca(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     instruction = _text_of(fields, theirs["instruction"])
     context = _text_of(fields, theirs["input"], optional=True)
     if not (instruction.strip() or context.strip()):
-        raise _Malformed("has neither an instruction nor an input")
+        raise Malformed("has neither an instruction nor an input")
     prompt: tuple[tuple[str, str], ...] = (("instruction", instruction),)
     if context.strip():
         prompt = (*prompt, ("input", context))
@@ -185,7 +179,7 @@ def _earlier(value: Any, name: str) -> tuple[Turn, ...]:
     for number, pair in enumerate(value if isinstance(value, list) else (), start=1):
         place = f"{name}: exchange {number}"
         if not isinstance(pair, list) or len(pair) != 2:
-            raise _Malformed(
+            raise Malformed(
                 f"{place} must be a request and its answer; or leave the column out with "
                 "dataset.options.ignore_keys=[history]"
             )
@@ -200,7 +194,7 @@ def _prompt_completion(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> 
         return _conversational(fields, theirs)
     prompt = _text_of(fields, theirs["prompt"])
     if not prompt.strip():
-        raise _Malformed("has an empty prompt; for text alone use dataset.format=text")
+        raise Malformed("has an empty prompt; for text alone use dataset.format=text")
     system = _text_of(fields, theirs["system"], optional=True)
     return _exchange(system, (("instruction", prompt),), _text_of(fields, theirs["completion"]))
 
@@ -220,14 +214,14 @@ def _spoken(value: Any, name: str, speaker: str) -> tuple[Turn, ...]:
     found = [{"role": speaker, "content": value}] if isinstance(value, str) else value
     try:
         return _turns(found, name)
-    except _Malformed as fault:
-        raise _Malformed(f"{name}: {fault}") from None
+    except Malformed as fault:
+        raise Malformed(f"{name}: {fault}") from None
 
 
 def _text(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     text = _text_of(fields, theirs["text"])
     if not text.strip():
-        raise _Malformed("has an empty text")
+        raise Malformed("has an empty text")
     return Row(text=text)
 
 
@@ -238,7 +232,7 @@ def _messages(fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
 
 def _turns(messages: Any, name: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or not messages:
-        raise _Malformed(f"{name} must be a list of messages with role and content")
+        raise Malformed(f"{name} must be a list of messages with role and content")
     said = _taking_turns(messages)
     return tuple(_turn(message, number) for number, message in enumerate(said, start=1))
 
@@ -246,9 +240,9 @@ def _turns(messages: Any, name: str) -> tuple[Turn, ...]:
 def _talk(turns: tuple[Turn, ...], fields: Mapping[str, Any], theirs: Mapping[str, str]) -> Row:
     roles = [turn.role for turn in turns]
     if roles[-1] != "assistant":
-        raise _Malformed("has no completion: its last message is not the assistant's")
+        raise Malformed("has no completion: its last message is not the assistant's")
     if "user" not in roles:
-        raise _Malformed("needs a user's message")
+        raise Malformed("needs a user's message")
     return Row(turns=turns, tools=_tools(fields.get(theirs["tools"]), theirs["tools"]))
 
 
@@ -264,7 +258,7 @@ def _tools(value: Any, column: str) -> tuple[Any, ...]:
     """Return the definitions of tools: a list, or the JSON text of one."""
     value = _listed(value, column) or []
     if not isinstance(value, list):
-        raise _Malformed(f"{column} must be a list, is {type(value).__name__}")
+        raise Malformed(f"{column} must be a list, is {type(value).__name__}")
     return tuple(value)
 
 
@@ -275,7 +269,7 @@ def _listed(value: Any, name: str) -> Any:
     try:
         found = json.loads(value or "null")
     except (ValueError, RecursionError):
-        raise _Malformed(f"{name} is text, but no JSON") from None
+        raise Malformed(f"{name} is text, but no JSON") from None
     _check_depth(found, name)
     return found
 
@@ -284,25 +278,27 @@ def too_deep(value: Any) -> bool:
     """Return whether lists and objects are nested too deeply to be walked through."""
     level = [value]
     for _ in range(DEEPEST):
+        if not level:
+            return False
         nested = [each for each in level if isinstance(each, Mapping | list)]
         level = [v for n in nested for v in (n.values() if isinstance(n, Mapping) else n)]
     return bool(level)
 
 
 def _check_depth(value: Any, name: str) -> None:
-    if too_deep(value):
-        raise _Malformed(f"{name} is nested more than {DEEPEST} levels deep")
+    if isinstance(value, Mapping | list) and too_deep(value):
+        raise Malformed(f"{name} is nested more than {DEEPEST} levels deep")
 
 
 def _turn(message: Any, number: int) -> Turn:
     if not isinstance(message, Mapping):
         kind = type(message).__name__
-        raise _Malformed(f"message {number} must be an object, or all of them text, is {kind}")
+        raise Malformed(f"message {number} must be an object, or all of them text, is {kind}")
     extra = {key: value for key, value in message.items() if value is not None}
     speaker = extra.pop("role", None) or extra.pop("from", None)
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         near = nearest(speaker, SPEAKERS)
-        raise _Malformed(f"message {number}: role {_brief(speaker)} is unknown.{near}")
+        raise Malformed(f"message {number}: role {_brief(speaker)} is unknown.{near}")
     role = SPEAKERS[speaker]
     if "tool_calls" in extra:
         extra["tool_calls"] = _calls(extra["tool_calls"], f"message {number}: tool_calls")
@@ -314,7 +310,7 @@ def _turn(message: Any, number: int) -> Turn:
             del extra[key]  # written under another key
     content = _said(extra, number, optional=role == "assistant" and "tool_calls" in extra)
     if role == "user" and not content.strip():
-        raise _Malformed(f"message {number}: the user says nothing")
+        raise Malformed(f"message {number}: the user says nothing")
     named = speaker if speaker == "developer" else ""
     return Turn(role, ((PART_OF[role], content),), extra, _weight(extra, number), named)
 
@@ -333,11 +329,11 @@ def _weight(extra: dict[str, Any], number: int) -> float:
     """Return a message's weight, taken out of `extra`: `weight`, or 0 for `train: false`."""
     train = extra.pop("train", None)
     if train is not None and not isinstance(train, bool):
-        raise _Malformed(f"message {number}: train={_brief(train)}: must be true or false")
+        raise Malformed(f"message {number}: train={_brief(train)}: must be true or false")
     found = extra.pop("weight", 1 if train is None else train)
     weight = _checked_weight(found, f"message {number}: weight={_brief(found)}:")
     if train is not None and bool(weight) != train:
-        raise _Malformed(
+        raise Malformed(
             f"message {number}: train={_brief(train)} with weight={_brief(found)}: "
             "one says that it is trained on, the other that it is not"
         )
@@ -346,7 +342,7 @@ def _weight(extra: dict[str, Any], number: int) -> float:
 
 def _checked_weight(value: Any, name: str) -> float:
     if not isinstance(value, int | float) or not 0 <= value <= LARGEST:
-        raise _Malformed(f"{name} must be a number of at least 0 and at most {LARGEST:.0e}")
+        raise Malformed(f"{name} must be a number of at least 0 and at most {LARGEST:.0e}")
     return float(value)
 
 
@@ -360,7 +356,7 @@ def _calls(value: Any, name: str) -> list[Any]:
     """Return a message's calls: a list of objects, or the JSON text of one."""
     found = _listed(value, name) or []
     if not isinstance(found, list) or not all(isinstance(call, Mapping) for call in found):
-        raise _Malformed(f"{name} must be a list of calls, is {_brief(found)}")
+        raise Malformed(f"{name} must be a list of calls, is {_brief(found)}")
     return found
 
 
@@ -370,7 +366,7 @@ def _shared_calls(text: str, number: int) -> list[dict[str, Any]]:
     found = _listed(text, name)
     calls = found if isinstance(found, list) else [found]
     if not all(isinstance(call, dict) and "name" in call for call in calls):
-        raise _Malformed(f"{name} must be a call with name and arguments, or a list of them")
+        raise Malformed(f"{name} must be a call with name and arguments, or a list of them")
     return [{"type": "function", "function": call} for call in calls]
 
 
@@ -381,13 +377,13 @@ def _said(extra: dict[str, Any], number: int, *, optional: bool) -> str:
     if isinstance(content, list):
         content = "".join(_part_text(part, f"message {number}") for part in content)
     if content is None:
-        raise _Malformed(f"message {number}: {name} is missing")
+        raise Malformed(f"message {number}: {name} is missing")
     return _checked_text(content, f"message {number}: {name}")
 
 
 def _part_text(part: Any, name: str) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
-        raise _Malformed(f"{name}: only parts of type text can be trained on")
+        raise Malformed(f"{name}: only parts of type text can be trained on")
     return _checked_text(part.get("text"), f"{name}: the text of a part")
 
 

@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISREG
 
 from ablate.config.schema import Dataset
 from ablate.data import sources
+from ablate.results.files import sha256
 
 
 def source_hash(dataset: Dataset) -> str:
@@ -46,8 +48,7 @@ def file_hash(file: str | Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_hash(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256(path)
 
 
 @functools.cache
@@ -63,8 +64,12 @@ def _hub_hash(path: str, subset: str | None, revision: str | None, split: str) -
         name="", source="hub", path=path, subset=subset, revision=revision, split=split
     )
     found = sources.records(dataset, "train")
-    return _joined([json.dumps(record.fields, default=str) for record in found])
+    return _joined(json.dumps(record.fields, default=str) for record in found)
 
 
-def _joined(texts: list[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+def _joined(texts: Iterable[str]) -> str:
+    """Return the hash of the texts with a null between each two."""
+    found = hashlib.sha256()
+    for number, text in enumerate(texts):
+        found.update(f"{chr(0) if number else ''}{text}".encode())
+    return found.hexdigest()

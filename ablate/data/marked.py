@@ -159,7 +159,7 @@ def _needed(said: Sequence[Said]) -> set[int]:
 
 def _plane(text: str) -> int:
     for first in PLANES:
-        if not any(first <= ord(c) < first + ROOM for c in text):
+        if text.isascii() or not any(first <= ord(c) < first + ROOM for c in text):
             return first
     raise RowError("its text uses the private characters of both Unicode planes")
 

@@ -1,5 +1,6 @@
 """Pieces of a row's text, each with one role, and the text that they are joined to."""
 
+import functools
 from dataclasses import dataclass, replace
 
 from ablate.roles import NAMES, ROLE_OF, Detail, Role
@@ -44,11 +45,15 @@ class Rendered:
     add_bos: bool
 
 
+_KINDS = {role: Kind(role) for role in Role}
+_OF_DETAILS = {detail: Kind(ROLE_OF[detail], detail) for detail in ROLE_OF}
+
+
 def kind_of(role: Role | Detail | Kind) -> Kind:
     """Return a role or a detail as a kind."""
     if isinstance(role, Kind):
         return role
-    return Kind(ROLE_OF[role], role) if isinstance(role, Detail) else Kind(role)
+    return _OF_DETAILS[role] if isinstance(role, Detail) else _KINDS[role]
 
 
 def joined(pieces: list[Piece], *, add_bos: bool) -> Rendered:
@@ -82,8 +87,14 @@ def numbered(pieces: list[Piece]) -> list[Piece]:
             answer += kind.answer != last or (last < 0 and not within)
             last = kind.answer
         within = answers
-        found.append((text, replace(kind, answer=answer if answers else -1)))
+        own = answer if answers else -1
+        found.append((text, kind if kind.answer == own else _numbered(kind, own)))
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _numbered(kind: Kind, answer: int) -> Kind:
+    return replace(kind, answer=answer)
 
 
 def last_only(pieces: list[Piece]) -> list[Piece]:

@@ -20,6 +20,9 @@ from ablate.micro import instructions
 from ablate.paths import check_file, check_name
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
+TABLE_ROWS = 10_000  # of an Arrow table that are Python objects at once
+_SPACE = " \t\n\r"  # what JSON skips
+_SPACES = frozenset(_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class Record:
     fields: Mapping[str, Any]
 
 
-def records(dataset: Dataset, part: str) -> list[Record]:
-    """Return all records of `dataset`; `part` matters to the micro world only.
+def records(dataset: Dataset, part: str) -> Iterator[Record]:
+    """Yield all records of `dataset`; `part` matters to the micro world only.
 
     Raises:
         UserError: nothing there, not readable, not a table of rows, or empty.
@@ -41,10 +44,13 @@ def records(dataset: Dataset, part: str) -> list[Record]:
     elif dataset.source == "hub":
         found = _filled(_hub_rows(dataset))
     else:
-        found = [r for file in local_files(dataset) for r in read_file(file)]
-    if not found:
+        found = itertools.chain.from_iterable(map(read_file, local_files(dataset)))
+    empty = True
+    for record in found:
+        empty = False
+        yield record
+    if empty:
         raise UserError(f"dataset.path={dataset.path}: holds no rows")
-    return found
 
 
 def local_files(dataset: Dataset) -> list[Path]:
@@ -126,11 +132,11 @@ def _files_of_split(folder: Path, dataset: Dataset) -> list[Path]:
     return [p for p in tables if p.name.split(".")[0].split("-")[0] == dataset.split]
 
 
-def _numbered(rows: Any) -> list[Record]:
-    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
+def _numbered(rows: Any) -> Iterator[Record]:
+    return (Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1))
 
 
-def _filled(rows: Any) -> list[Record]:
+def _filled(rows: Any) -> Iterator[Record]:
     """Return the rows of a columnar table without the keys that its columns fill in as null."""
     return _numbered({key: _present(value) for key, value in row.items()} for row in rows)
 
@@ -158,8 +164,8 @@ def _hub_rows(dataset: Dataset) -> Any:
         raise UserError(f"{setting}: the hub data set could not be loaded ({reason})") from None
 
 
-def read_file(file: Path) -> list[Record]:
-    """Return the records of one file, by its extension.
+def read_file(file: Path) -> Iterator[Record]:
+    """Yield the records of one file, by its extension; never all of a long file at once.
 
     Raises:
         UserError: it cannot be read as that.
@@ -167,7 +173,7 @@ def read_file(file: Path) -> list[Record]:
     check_file("dataset.path", file)
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     try:
-        return list(readers.get(file.suffix, _arrow)(file))
+        yield from readers.get(file.suffix, _arrow)(file)
     except UnicodeDecodeError:
         raise UserError(f"dataset.path={file}: not UTF-8 text") from None
     except OSError as error:
@@ -176,23 +182,47 @@ def read_file(file: Path) -> list[Record]:
 
 
 def _json(file: Path) -> Iterator[Record]:
-    text = file.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):  # many files of JSON lines are called .json
-        yield from _json_lines(file, text)
+    with file.open(encoding="utf-8-sig") as stream:
+        opening = next((line.lstrip()[:1] for line in stream if line.strip()), "")
+    if opening != "[":  # many files of JSON lines are called .json
+        yield from _jsonl(file)
         return
-    for record in _numbered(_parsed(file, text)):
+    for record in _numbered(_listed(file)):
         yield _checked(file, record)
 
 
+def _listed(file: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON list one by one: as text they take a tenth of the memory."""
+    text = file.read_text(encoding="utf-8-sig")
+    decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
+    at = _visible(text, text.index("[") + 1)
+    more = text[at : at + 1] != "]"
+    while more:
+        try:
+            found, end = decode(text, at)
+        except (_KeyTwice, ValueError, RecursionError):
+            break
+        yield found
+        end = _visible(text, end)
+        more = text[end : end + 1] == ","
+        at = _visible(text, end + 1) if more else end
+    if more or text[at : at + 1] != "]" or text[at + 1 :].strip(_SPACE):
+        _parsed(file, text)  # says what is wrong, and where
+
+
+def _visible(text: str, at: int) -> int:
+    """Return where the next character is that JSON does not skip."""
+    while text[at : at + 1] in _SPACES:
+        at += 1
+    return at
+
+
 def _jsonl(file: Path) -> Iterator[Record]:
-    yield from _json_lines(file, file.read_text(encoding="utf-8-sig"))
-
-
-def _json_lines(file: Path, text: str) -> Iterator[Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"line {number}"
-            yield _checked(file, Record(place, _parsed(file, line, place)))
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                place = f"line {number}"
+                yield _checked(file, Record(place, _parsed(file, line.removesuffix("\n"), place)))
 
 
 def _parsed(file: Path, text: str, place: str | None = None) -> Any:
@@ -278,35 +308,40 @@ def _parquet(file: Path) -> Iterator[Record]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as source:
-            table = source.read()
+            _check_keys(file, source.schema_arrow.names, "its header")
+            yield from _rows(file, source.iter_batches())
     except pyarrow.ArrowException:
         raise UserError(f"dataset.path={file}: not a parquet file") from None
-    yield from _rows(file, table)
 
 
-def _rows(file: Path, table: Any) -> Iterator[Record]:
-    """Yield the rows of a table of arrow's."""
+def _rows(file: Path, batches: Iterable[Any]) -> Iterator[Record]:
+    """Yield the rows of a table of arrow's, which comes in parts."""
     import pyarrow
 
-    _check_keys(file, table.column_names, "its header")
-    try:
-        table.validate(full=True)
-        yield from _filled(table.to_pylist())
-    except (pyarrow.ArrowException, ValueError, OverflowError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"dataset.path={file}: its rows cannot be read ({reason})") from None
+    def rows() -> Iterator[Any]:
+        for batch in batches:
+            try:
+                batch.validate(full=True)
+                found = batch.to_pylist()
+            except (pyarrow.ArrowException, ValueError, OverflowError, RecursionError) as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(f"dataset.path={file}: rows cannot be read ({reason})") from None
+            yield from found
+
+    yield from _filled(rows())
 
 
 def _arrow(file: Path) -> Iterator[Record]:
     import pyarrow
 
-    try:  # `datasets` writes the stream format, other tools the file format
-        with pyarrow.memory_map(str(file)) as source:
+    broken = (pyarrow.ArrowException, ValueError)
+    with pyarrow.memory_map(str(file)) as source:
+        try:  # `datasets` writes the stream format, other tools the file format
             table = pyarrow.ipc.open_stream(source).read_all()
-    except (pyarrow.ArrowException, ValueError):
-        try:
-            with pyarrow.memory_map(str(file)) as source:
+        except broken:
+            try:
                 table = pyarrow.ipc.open_file(source).read_all()
-        except (pyarrow.ArrowException, ValueError):
-            raise UserError(f"dataset.path={file}: not an arrow file") from None
-    yield from _rows(file, table)
+            except broken:
+                raise UserError(f"dataset.path={file}: not an arrow file") from None
+        _check_keys(file, table.column_names, "its header")
+        yield from _rows(file, table.to_batches(max_chunksize=TABLE_ROWS))

@@ -78,7 +78,7 @@ def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: 
     edges = np.searchsorted(owners, np.arange(len(spans) + 1))
     for span, low, high in zip(spans, edges[:-1], edges[1:], strict=True):
         stretch = text[encoded.starts[low] : encoded.ends[high - 1]] if low < high else ""
-        if _bare(tokenizer.decode(encoded.ids[low:high])) != _bare(stretch):
+        if bare(tokenizer.decode(encoded.ids[low:high])) != bare(stretch):
             _complain(rendered, encoded, span, tokenizer)
     if np.any(np.diff(owners) < 0):
         raise RowError("its tokenizer's offsets run backwards, so roles cannot be assigned")
@@ -86,11 +86,12 @@ def _check(rendered: Rendered, encoded: Encoded, owners: np.ndarray, tokenizer: 
 
 def _complain(rendered: Rendered, encoded: Encoded, span: Span, tokenizer: Tokenizer) -> None:
     """Raise, unless the tokenizer loses characters of this text whatever the roles."""
-    if _bare(tokenizer.decode(encoded.ids)) == _bare(rendered.text):
+    if bare(tokenizer.decode(encoded.ids)) == bare(rendered.text):
         role = span.role.name.lower()
         shown = rendered.text[span.start : span.end][:40]
         raise RowError(f"the tokens of its {role} {shown!r} decode to other text: a role leaks")
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """Return `text` without white space."""
     return "".join(text.split())

@@ -102,11 +102,17 @@ def frame_of(template: str) -> Frame | None:
 def _filled(form: str, parts: Mapping[str, str]) -> list[Piece]:
     """Return a form's fixed text as boilerplate, with the parts of a row in place of braces."""
     found: list[Piece] = []
-    for fixed, name, *_ in string.Formatter().parse(form):
+    for fixed, name in _fields(form):
         found.append((fixed, Role.BOILERPLATE))
         if name is not None:
             found.append((parts[name], role_of(name)))
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _fields(form: str) -> list[tuple[str, str | None]]:
+    """Return a form as pairs of fixed text and the part behind it."""
+    return [(fixed, name) for fixed, name, *_ in string.Formatter().parse(form)]
 
 
 def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
@@ -185,9 +191,9 @@ def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
 
 def _answer(turn: Turn, tokenizer: Tokenizer) -> list[Piece]:
     text = stopped(turn.parts[0][1], tokenizer.stop).removesuffix(tokenizer.stop)
-    kinds = [
-        dataclasses.replace(kind_of(r), weight=turn.weight) for r in (Role.COMPLETION, Detail.STOP)
-    ]
+    kinds = [kind_of(Role.COMPLETION), kind_of(Detail.STOP)]
+    if turn.weight != 1:
+        kinds = [dataclasses.replace(kind, weight=turn.weight) for kind in kinds]
     return list(zip((text, tokenizer.stop), kinds, strict=True))
 
 

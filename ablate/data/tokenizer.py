@@ -7,7 +7,7 @@ offsets, and the folder's chat template in the sandbox that transformers would u
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,25 @@ class Tokenizer:
         found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [self._encoded(each) for each in found]
 
+    def encode_flat(self, texts: Sequence[str]) -> tuple[Encoded, np.ndarray]:
+        """Return `encode` of every text, one behind the other, and their sizes, int64 (N,)."""
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        of_all = itertools.chain.from_iterable
+        ids = np.fromiter(of_all(each.ids for each in found), dtype=np.int32)
+        flat = np.fromiter(of_all(of_all(each.offsets for each in found)), dtype=np.int64)
+        starts, ends = flat.reshape(-1, 2).T
+        sizes = np.fromiter((len(each) for each in found), dtype=np.int64, count=len(found))
+        if self._trims:
+            before = np.concatenate([[0], ends[:-1]])[: len(ends)]
+            before[(np.cumsum(sizes) - sizes)[sizes > 0]] = 0
+            starts = np.minimum(starts, before)
+        return Encoded(ids, starts, ends), sizes
+
+    @functools.cached_property
+    def bare_pieces(self) -> "_BarePieces":
+        """The text of every token by itself, without white space, by its id."""
+        return _BarePieces(self.decode)
+
     def _encoded(self, found: Any) -> Encoded:
         starts, ends = np.asarray(found.offsets, dtype=np.int64).reshape(-1, 2).T
         if self._trims:
@@ -184,6 +203,17 @@ class Tokenizer:
         if half := half_pair(text):
             raise RowError(f"its text holds {half}")
         return text
+
+
+class _BarePieces(dict[int, str]):
+    """Texts of tokens by id, each decoded when it is first asked for."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+
+    def __missing__(self, number: int) -> str:
+        self[number] = "".join(self._decode([number]).split())
+        return self[number]
 
 
 def _templates(folder: Path, override: str | Path | None) -> dict[str, str]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ablate.evaluate.lanes import beside, share
 from ablate.evaluate.passes import TOKENS, batches, likelihoods, of_lanes
+from ablate.evaluate.split import over_processes
+from ablate.training.distributed import processes
 
 CONTEXT, PAD = 0, -1  # segments of a row; its answers are 1, 2, ...
 MOST_ANSWERS = 16  # per row: the mask grows with the square of the row's length
@@ -99,14 +101,29 @@ def _by_lane(
     device = next(model.parameters()).device
     total = torch.zeros(lanes, requests, dtype=torch.float64, device=device)
     wrong = torch.zeros(lanes, requests, dtype=torch.long, device=device)
-    for some in batches([row.length for row in asked], **most):
-        batch = _layout([asked[i] for i in some], device)
-        asked_of = _inputs(model, batch), batch.index_N, batch.target_N
-        logp_N, first_N = likelihoods(model, *of_lanes(*asked_of, lanes=lanes))
-        total.index_add_(1, batch.request_N, logp_N.double().view(lanes, -1))
-        wrong.index_add_(1, batch.request_N, (~first_N).long().view(lanes, -1))
+    parts = list(batches([row.length for row in asked], **most))
+
+    def found(numbers: list[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [_read(model, [asked[i] for i in parts[n]], device, lanes) for n in numbers]
+
+    for request_N, logp_N, wrong_N in over_processes([[n] for n in range(len(parts))], found):
+        total.index_add_(1, request_N.to(device), logp_N.to(device))
+        wrong.index_add_(1, request_N.to(device), wrong_N.to(device))
     pairs = zip(total.tolist(), (wrong == 0).tolist(), strict=True)
     return [list(zip(*pair, strict=True)) for pair in pairs]
+
+
+def _read(
+    model: nn.Module, some: list[AnswerRow], device: torch.device, lanes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each scored token of a batch its request (N,), and by lane its log-probability and
+    whether another one is likelier (M, N).
+    """
+    batch = _layout(some, device)
+    asked_of = _inputs(model, batch), batch.index_N, batch.target_N
+    logp_N, first_N = likelihoods(model, *of_lanes(*asked_of, lanes=lanes))
+    found = batch.request_N, logp_N.double().view(lanes, -1), (~first_N).long().view(lanes, -1)
+    return found if processes() == 1 else tuple(t.cpu() for t in found)  # type: ignore[return-value]
 
 
 def _inputs(model: nn.Module, batch: Layout) -> dict[str, Tensor]:

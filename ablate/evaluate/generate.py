@@ -24,6 +24,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ablate.evaluate.lanes import beside
 from ablate.evaluate.passes import TOKENS, batches
 from ablate.evaluate.shapes import short_ways
+from ablate.evaluate.split import over_processes
 from ablate.evaluate.static import StaticDecoding
 
 COMPACT_BELOW = 0.9  # share of running rows at which the ended ones leave the batch
@@ -91,15 +92,21 @@ def answers(
     in_lanes = functools.partial(greedy, batch_tokens=batch_tokens)
     decode = in_lanes if short_ways(model) else _by_transformers
     ends = stops if isinstance(stops, Ends) else Ends(tuple(stops))
-    found: dict[int, list[int]] = {}
     device = next(model.parameters()).device
     lengths = [len(prompt) + max_new for prompt in prompts]
-    for some in batches(lengths, rows=batch_size, tokens=batch_tokens):
-        ids_BL, mask_BL = left_padded([prompts[i] for i in some], device)
-        new_BT = decode(model, ids_BL, mask_BL, max_new=max_new, ends=ends)
-        for i, tokens in zip(some, new_BT.tolist(), strict=True):
-            found[i] = ends.before(tokens)
-    return [found[i] for i in range(len(prompts))]
+
+    def answered(numbers: list[int]) -> list[list[int]]:
+        found: dict[int, list[int]] = {}
+        sizes = [lengths[n] for n in numbers]
+        for some in batches(sizes, rows=batch_size, tokens=batch_tokens):
+            ids_BL, mask_BL = left_padded([prompts[numbers[i]] for i in some], device)
+            new_BT = decode(model, ids_BL, mask_BL, max_new=max_new, ends=ends)
+            for i, tokens in zip(some, new_BT.tolist(), strict=True):
+                found[i] = ends.before(tokens)
+        return [found[i] for i in range(len(numbers))]
+
+    every = list(batches(lengths, rows=batch_size, tokens=batch_tokens))
+    return over_processes(every, answered)
 
 
 def greedy(

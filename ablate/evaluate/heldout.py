@@ -18,6 +18,7 @@ from ablate.evaluate.lanes import Same, beside, share
 from ablate.evaluate.passes import LOGITS, TOKENS, batches, likelihoods, of_lanes
 from ablate.evaluate.scores import TaskScore, finite
 from ablate.evaluate.shapes import inner
+from ablate.evaluate.split import over_processes
 from ablate.roles import NAMES, Role
 
 WHOLE = {"cpu": 2**26}  # logits of a batch below which all are made, on this kind of device
@@ -103,9 +104,14 @@ def _by_lane(
     total = sum(map(len, parts))
     sums_MNR = np.zeros((lanes, total, len(NAMES)))
     counts_NR = np.zeros((total, len(NAMES)), dtype=np.int64)
-    for some in parts:
-        rows = [tokenised.row(i) for i in some]
-        sums_MNR[:, some], counts_NR[some] = _batch_losses(model, rows, lanes)
+
+    def found(numbers: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        batches_of_rows = ([tokenised.row(i) for i in parts[number]] for number in numbers)
+        return [_batch_losses(model, rows, lanes) for rows in batches_of_rows]
+
+    every = over_processes([[number] for number in range(len(parts))], found)
+    for some, (sums_MBR, counts_BR) in zip(parts, every, strict=True):
+        sums_MNR[:, some], counts_NR[some] = sums_MBR, counts_BR
     return [RowLosses(sums_NR, counts_NR) for sums_NR in sums_MNR]
 
 

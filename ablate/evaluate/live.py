@@ -20,6 +20,7 @@ from ablate.errors import UserError
 from ablate.evaluate import choices, generate, passes
 from ablate.evaluate.requests import chat_text
 from ablate.evaluate.shapes import inner, short_ways
+from ablate.evaluate.split import over_processes
 
 MEMO_TOKENS = 2**24  # 64 MiB of token ids; texts beyond that are tokenised anew
 Pair = tuple[list[int], list[int]]  # token ids of a context and of an answer behind it
@@ -152,7 +153,25 @@ class LiveLM(HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Return the text generated for every request, up to a stop of the task or the template."""
-        return super().generate_until([self._stopping(r) for r in requests], disable_tqdm=True)
+        asked = [self._stopping(request) for request in requests]
+        ask = super().generate_until
+        # What is drawn at random depends on what was drawn before: one process draws all of it.
+        drawn = any(_samples(request) for request in asked)
+        batches = [list(range(len(asked)))] if drawn else self._batches(asked)
+        return over_processes(batches, lambda some: ask([asked[n] for n in some], True))
+
+    def _batches(self, asked: list[Any]) -> list[list[int]]:
+        """Return the requests for generated text that lm-eval puts into one batch."""
+        alike: dict[str, list[int]] = {}
+        for number, request in enumerate(asked):
+            alike.setdefault(repr(request.args[1]), []).append(number)
+        found = []
+        for numbers in alike.values():
+            texts = {n: asked[n].args[0] for n in numbers}
+            numbers.sort(key=lambda n: (-len(self.tok_encode(texts[n])), texts[n]))
+            rows = self.batch_size
+            found += [numbers[start : start + rows] for start in range(0, len(numbers), rows)]
+        return found
 
     def _stopping(self, request: Any) -> Any:
         """Return a request that stops at the chat template's stop too."""
@@ -192,13 +211,21 @@ class LiveLM(HFLM):
         """Return what lm-eval's own way gives, in batches whose logits it can hold at once."""
         lengths = [min(self.max_length, len(c) + len(a)) for _, c, a in requests]
         tokens = min(self._tokens, passes.LOGITS // self.vocab_size)
-        if self.batch_size * max(lengths, default=0) <= tokens:
-            return super()._loglikelihood_tokens(requests, True)
-        found: dict[int, tuple[float, bool]] = {}
-        for some in passes.batches(lengths, rows=self.batch_size, tokens=tokens):
-            part = super()._loglikelihood_tokens([requests[n] for n in some], True)
-            found |= zip(some, part, strict=True)
-        return [found[n] for n in range(len(requests))]
+        at_once = self.batch_size * max(lengths, default=0) <= tokens
+        ask = super()._loglikelihood_tokens
+
+        def answered(numbers: list[int]) -> list[tuple[float, bool]]:
+            some = [requests[n] for n in numbers]
+            if at_once:
+                return ask(some, True)
+            found: dict[int, tuple[float, bool]] = {}
+            sizes = [lengths[n] for n in numbers]
+            for part in passes.batches(sizes, rows=self.batch_size, tokens=tokens):
+                found |= zip(part, ask([some[i] for i in part], True), strict=True)
+            return [found[i] for i in range(len(some))]
+
+        parts = passes.batches(lengths, rows=self.batch_size, tokens=tokens)
+        return over_processes(list(parts), answered)
 
     def _model_generate(
         self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
@@ -249,6 +276,12 @@ class LiveLM(HFLM):
         ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         decode = functools.partial(self.tokenizer.batch_decode, skip_special_tokens=True)
         return generate.Ends(ids, tuple(word for word in stop if word), decode)
+
+
+def _samples(request: Any) -> bool:
+    """Return whether a request asks for an answer that is drawn at random."""
+    settings = request.args[1]
+    return bool(settings.get("do_sample")) or (settings.get("temperature") or 0.0) > 0
 
 
 def swallowed(context: str, answer: str) -> str:

@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from ablate.config.schema import Cell
 from ablate.data.formats import Row
 from ablate.data.messages import forms, plain
-from ablate.data.rows import load_rows
+from ablate.data.rows import FEW, load_rows
 from ablate.data.templates import render
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import RowError, UserError
@@ -51,7 +51,7 @@ def check(wanted: Sequence[Wanted]) -> None:
             where = f"dataset.path={cell.dataset.path}"
             _check_ids(ours, theirs, _rows(cell, ours), where)
             if cell.dataset.template == "chat":
-                _check_prompts(ours, theirs, load_rows(cell.dataset, "train")[:TEXTS], where)
+                _check_prompts(ours, theirs, load_rows(cell.dataset, "train", FEW)[:TEXTS], where)
         _check_task(one, ours, theirs)
 
 
@@ -81,7 +81,7 @@ def _scored(instance: Any, encode: PromptEncoder) -> list[int]:
 
 def _rows(cell: Cell, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield the text of rows as they are trained on."""
-    for row in load_rows(cell.dataset, "train")[:TEXTS]:
+    for row in load_rows(cell.dataset, "train", FEW)[:TEXTS]:
         try:
             yield render(row, cell.dataset, tokenizer).text
         except RowError:  # a row that is left out

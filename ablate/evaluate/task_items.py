@@ -97,6 +97,6 @@ def _rows(file: Path) -> int | None:
 @functools.lru_cache(maxsize=256)
 def _count(file: Path, changed: int) -> int | None:
     try:
-        return len(read_file(file))
+        return sum(1 for _ in read_file(file))
     except UserError:  # told where it is scored
         return None

@@ -25,6 +25,7 @@ from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
 from ablate.micro import tasks
 from ablate.paths import cache_dir, check_file, check_name
+from ablate.results.files import sha256
 
 MEASURES: dict[str, str] = {
     "weight_distance": "how far the weights moved from the base, relative Frobenius norm",
@@ -256,7 +257,7 @@ def _read(file: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=64)
 def _files_hash(path: Path) -> str:
     digest = hashlib.sha256(path.name.encode())
-    content = {(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in _used(path)}
+    content = {(f.name, sha256(f)) for f in _used(path)}
     for name, own in sorted(content):
         digest.update(f"{name}\0{own}\0".encode())
     return digest.hexdigest()[:16]

@@ -11,8 +11,13 @@ def tokenizer_of(cell: Cell) -> Tokenizer:
     return Tokenizer(resolve(cell.model).folder, cell.model.chat_template)
 
 
-def tokenised(cell: Cell, part: str) -> Tokenised:
+def tokenised(cell: Cell, part: str, first: int | None = None) -> Tokenised:
     """Return the tokenised train, validation or test `part` of the cell's data set.
+
+    Args:
+        cell: the cell.
+        part: train, validation or test.
+        first: the first so many records are enough.
 
     Raises:
         UserError: the model or the rows cannot be read, or no row is left after truncation.
@@ -24,4 +29,5 @@ def tokenised(cell: Cell, part: str) -> Tokenised:
         tokenizer=tokenizer_of(cell),
         max_length=train.max_length,
         boundary=train.boundary,
+        first=first,
     )

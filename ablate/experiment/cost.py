@@ -67,9 +67,9 @@ class Cost:
         """The share of training in `gpu_hours`."""
         return sum(one.train for one in self.gpu_seconds) / 3600
 
-    def hours_on(self, gpus: int) -> float:
-        """Return the hours on several GPUs, each of which carries out whole runs."""
-        return _span([one.total for one in self.gpu_seconds], gpus) / 3600
+    def hours_on(self, gpus: int, *, devices: int = 1) -> float:
+        """Return the hours on several GPUs, so many of which carry out a run together."""
+        return _span([one.total / devices for one in self.gpu_seconds], gpus // devices) / 3600
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,11 @@
                   `training.head` takes for a tile of them where they are many
     reference     of `regulariser.kl`: a copy of what trains of the base, and the base's predictions
     step          gradients of the masters, where that is more than a forward pass takes
+    gathered      of a model in parts: two blocks as a whole, and what is in no block
+
+A cell on several devices (`execution.devices`) has on each its share of a step's rows. With
+`execution.sharding=none` all else is there as a whole; with full weights, gradients, moments and
+masters are divided by the number of devices.
 
 Cells that train side by side (`execution.lanes`) share the base and have all else each.
 
@@ -88,6 +93,8 @@ def largest_pass(cell: Cell, data: Summary, *, rows: int | None = None) -> Pass:
         all_rows = max(1, round(train.batch_size / data.mean_length))
     else:
         all_tokens, all_rows = train.batch_size * data.mean_length, train.batch_size
+    share = math.ceil(all_rows / run.devices)
+    all_tokens, all_rows = all_tokens * share / all_rows, share
     asked = run.micro_batch_size if isinstance(run.micro_batch_size, int) else all_rows
     rows = min(rows or asked, all_rows)
     tokens, packed = float(rows * longest), is_packed(cell)
@@ -95,8 +102,8 @@ def largest_pass(cell: Cell, data: Summary, *, rows: int | None = None) -> Pass:
         tokens = min(tokens, all_tokens)
     if (most := run.micro_batch_tokens) is not None:
         tokens = min(tokens, max(most, longest))
-    share = supervised(objective_of(cell), data) / (sum(data.counts.values()) or 1)
-    return Pass(rows, tokens, tokens * min(1.0, share), packed)
+    weighed = supervised(objective_of(cell), data) / (sum(data.counts.values()) or 1)
+    return Pass(rows, tokens, tokens * min(1.0, weighed), packed)
 
 
 def is_packed(cell: Cell) -> bool:
@@ -128,7 +135,19 @@ def weights_held(cell: Cell, files: ModelFiles) -> float:
 
 
 def _fixed(cell: Cell, files: ModelFiles) -> dict[str, float]:
-    """Return what is there from the first step to the last."""
+    """Return what is there from the first step to the last, on one device."""
+    whole = _whole(cell, files)
+    if cell.execution.sharding == "none":
+        return whole
+    linear = sum(d * k for d, k in files.linear_shapes.values())
+    block, ends = linear / max(1, files.blocks), files.parameters - linear
+    gathered = STORED.get(cell.base_precision, EXACT) * 2 * block + _carried_in(cell) * ends
+    parts = {name: size / cell.execution.devices for name, size in whole.items()}
+    return parts | {"gathered": gathered}
+
+
+def _whole(cell: Cell, files: ModelFiles) -> dict[str, float]:
+    """Return what is there from the first step to the last of a whole model."""
     cells = side_by_side(cell)
     base = registry.trained_of_base(cell, files)
     own = cells * (registry.trainable_parameters(cell, files) - base)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.adapters import compatibility, registry
+from ablate.adapters.devices import draws_by_device
 from ablate.adapters.init.spec import init_of
 from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import decays_to_start
@@ -244,6 +245,8 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         schedule["packed"] = "bf16"  # of the 4-bit layers, which once computed in fp32 regardless
     if decays_to_start(cell):
         schedule["decay"] = "to the start"
+    if draws_by_device(cell, base_drops=files.drops):
+        schedule["devices"] = cell.execution.devices
     if cell.loss.scope == "microbatch":  # only here does the split of a step change the objective
         rows = cell.execution.micro_batch_size
         schedule["micro_batch_size"] = None if rows == "auto" else rows  # both: the whole step
@@ -266,9 +269,11 @@ def _around(cell: Cell, files: ModelFiles) -> tuple[Any, ...]:
     """Return all that the capacity of an adapter and its compatibility depend on."""
     factors = (cell.init, cell.optimizer, cell.placement, cell.base_precision)
     execution = cell.execution
-    run = (execution.layout, execution.device, execution.offload_optimizer)
+    run = (execution.layout, execution.device, execution.offload_optimizer, execution.compile)
+    acting = repr(cell.regulariser) if execution.sharding == "full" else ""
+    spread = (execution.devices, execution.sharding, cell.loss.scope, acting)
     text = (cell.dataset.template, cell.dataset.format)
-    return (cell.rank, files.content_hash, *run, *text, *map(repr, factors))
+    return (cell.rank, files.content_hash, *run, *spread, *text, *map(repr, factors))
 
 
 def _asked(cell: Cell, files: ModelFiles, memo: Memo) -> tuple[Asked, ...]:

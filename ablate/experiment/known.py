@@ -9,7 +9,7 @@ of its rows at `CHARACTERS` a token. It keeps what it assumed, in words.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablate import hub
@@ -28,7 +28,11 @@ TAGS = {"chat": 12, "plain": 2}  # tokens around a row: role tags of two turns, 
 
 
 class Here:
-    """Models and data as they are."""
+    """Models and data as they are; of the data the first records alone where those are enough."""
+
+    def __init__(self, first: int | None = None) -> None:
+        """Take the first so many records of every data set, or all."""
+        self.first = first
 
     def files(self, model: Model) -> ModelFiles:
         """Return the files of a base model."""
@@ -43,6 +47,7 @@ class Here:
             chat_template=cell.model.chat_template,
             max_length=cell.train.max_length,
             boundary=cell.train.boundary,
+            first=self.first,
         )
 
     def steps(self, cell: Cell, files: ModelFiles, data: Summary) -> int:
@@ -55,13 +60,14 @@ class Here:
         from ablate.streams import Streams
 
         stream = Streams(cell.seed, cell.sham).numpy("order")
-        return len(order(tokenised(cell, "train"), train=train, generator=stream))
+        return len(order(tokenised(cell, "train", self.first), train=train, generator=stream))
 
 
 class Assumed(Here):
     """The same with published sizes for what is not on this machine; `said` names each of them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.said: dict[str, None] = {}
         self._made: set[str] = set()  # summaries, by content
 
@@ -146,7 +152,7 @@ def _share(dataset: Dataset, part: str, rows: int) -> int:
     return found
 
 
-def _counted(rows: list[Row]) -> dict[str, float]:
+def _counted(rows: Sequence[Row]) -> dict[str, float]:
     """Return the mean lengths of rows, as `dataset.published` has them."""
     characters: dict[str, int] = {}
     for row in rows:

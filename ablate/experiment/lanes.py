@@ -32,6 +32,7 @@ def obstacle(cell: Cell) -> str:
         ),
         f"embeddings={cell.embeddings}": cell.embeddings != "frozen",
         "execution.compile=true": cell.execution.compile,
+        f"execution.devices={cell.execution.devices}": cell.execution.devices > 1,
         "execution.layout=packed": cell.execution.layout == "packed",
     }
     return next((setting for setting, holds in found.items() if holds), "")

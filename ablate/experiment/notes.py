@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ablate.adapters import registry
 from ablate.adapters.compatibility import lacking_here
+from ablate.adapters.devices import draws_by_device
 from ablate.adapters.init.spec import init_of
 from ablate.adapters.stored import weights_bytes
 from ablate.config.schema import Cell, Evaluate
@@ -36,7 +37,25 @@ def notes(runs: Iterable[Named], aliases: Iterable[Named] = ()) -> list[str]:
     lacking = lacking_here(run.cell for run in every)
     levels = list(dict.fromkeys(levels))
     nothing = [*_nothing_scored(runs), *idle(runs, aliases)]
-    return [*lacking, *_of_rows(runs), *scores, *levels, *nothing, *lanes, *_not_kept(runs)]
+    few = _of_devices(runs)
+    return [*lacking, *_of_rows(runs), *scores, *levels, *nothing, *lanes, *few, *_not_kept(runs)]
+
+
+def _of_devices(runs: Sequence[Named]) -> list[str]:
+    """Return a line for each thing that runs on several devices do otherwise than on one."""
+    found: list[str] = []
+    for run in runs:
+        cell, execution = run.cell, run.cell.execution
+        setting, rows = f"execution.devices={execution.devices}", cell.train.batch_size
+        if execution.sharding == "full" and execution.checkpoint_minutes is not None:
+            found.append(
+                "execution.sharding=full: no checkpoints; a run that is stopped starts again"
+            )
+        if draws_by_device(cell, base_drops=run.identity.files.drops):
+            found.append(f"{setting}: each device draws dropout and noise of its own: another run")
+        if cell.train.batch_unit == "examples" and rows < execution.devices:
+            found.append(f"{setting}: a step has {rows} rows (train.batch_size), so devices idle")
+    return list(dict.fromkeys(found))
 
 
 def _nothing_scored(runs: Sequence[Named]) -> list[str]:

@@ -31,6 +31,7 @@ def summarise(request: Request) -> dict[str, Any]:
     failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
     size, told = gpu_size(request.settings["gpu_gb"])
     estimate = cost((named[0] for named in todo.values()), store, gpu_bytes=size)
+    devices = max((named.cell.execution.devices for named in plan.cells), default=1)
     aliases = [_alias(plan, named) for named in plan.cells if named.alias]
     return {
         "study": plan.study,
@@ -58,7 +59,8 @@ def summarise(request: Request) -> dict[str, Any]:
         "core_seconds_parts": {k: round(v, 1) for k, v in asdict(estimate.parts).items()},
         "core_seconds_a_run": round(max(estimate.by_run, default=0.0), 1),
         "on_gpu": estimate.on_gpu,
-        **_gpu(estimate),
+        "devices": devices,
+        **_gpu(estimate, devices),
         "gpu_limit_mb": round(size / 1e6),
         "gpu_limit_from": told,
         "download_mb": round(estimate.download_bytes / 1e6),
@@ -73,14 +75,16 @@ def summarise(request: Request) -> dict[str, Any]:
     }
 
 
-def _gpu(estimate: Cost) -> dict[str, Any]:
+def _gpu(estimate: Cost, devices: int) -> dict[str, Any]:
     largest = estimate.largest
     return {
         "gpu": CARD,
         "gpu_hours": float(f"{estimate.gpu_hours:.3g}"),
         "gpu_training_hours": float(f"{estimate.gpu_training_hours:.3g}"),
         "gpu_measured": estimate.gpu_measured,
-        "hours_on_gpus": {n: float(f"{estimate.hours_on(n):.3g}") for n in GPUS},
+        "hours_on_gpus": {
+            n: float(f"{estimate.hours_on(n, devices=devices):.3g}") for n in GPUS if n >= devices
+        },
         "gpu_memory_mb": round(largest.total / 1e6),
         "gpu_memory_parts_mb": {k: round(v / 1e6) for k, v in largest.parts.items()},
         "gpu_scoring_parts_mb": {k: round(v / 1e6) for k, v in largest.scoring.items()},

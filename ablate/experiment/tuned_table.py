@@ -20,6 +20,7 @@ from ablate.config.schema import Cell, Dataset, Model
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 from ablate.models.files import resolve
+from ablate.results.spreadsheet import guarded, unguarded
 
 NEEDED = ("model", "dataset", "adapter", "rank", "lr")
 AROUND = {"init": "default", "optimizer": "adamw"}  # and the defaults of these columns
@@ -136,7 +137,8 @@ def put(rows: Iterable[Tuned], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(map(asdict, kept))
+        for row in kept:
+            table.writerow({name: guarded(value) for name, value in asdict(row).items()})
 
 
 def _rows(path: Path) -> list[Tuned]:
@@ -145,7 +147,8 @@ def _rows(path: Path) -> list[Tuned]:
             lines = csv.DictReader(file)
             if not set(NEEDED) <= set(lines.fieldnames or ()):
                 raise KeyError
-            return [_row(line, f"{path}: line {lines.line_num}") for line in lines]
+            rows = ({k: unguarded(v) for k, v in line.items()} for line in lines)
+            return [_row(row, f"{path}: line {lines.line_num}") for row in rows]
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
     except (KeyError, TypeError, csv.Error) as error:

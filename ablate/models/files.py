@@ -21,8 +21,10 @@ from ablate import hub
 from ablate.config.schema import Model
 from ablate.errors import UserError, brief
 from ablate.paths import cache_dir, check_name
+from ablate.results.files import sha256
 
 _MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
+SHARD = ".safetensors"
 _DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Encoders whose architecture names look like those of causal language models.
@@ -51,6 +53,7 @@ class ModelFiles:
     vocab_size: int
     max_positions: int
     architecture: str
+    drops: bool = False  # whether its configuration asks for dropout while it trains
     # Numbers that stand for a token between two blocks: the most frequent input size.
     width: int = field(init=False)
     blocks: int = field(init=False)  # of the decoder
@@ -165,6 +168,9 @@ def _weight_files(folder: Path) -> list[Path]:
         if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
             raise UserError(f"model: {index} has no weight_map of tensors and files")
         names = sorted(set(placed.values()))
+        for name in names:
+            if Path(name).name != name or Path(name).suffix != SHARD:
+                raise UserError(f"model: {index} names {name}, which is no {SHARD} file beside it")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(f"model: {index} names {missing[0]}, which is not there")
@@ -235,7 +241,15 @@ def sizes(
         "norm_parameters": _norms(shapes),
         "vocab_size": vocabulary,
         "max_positions": _number(settings, positions, place, default=NO_LIMIT),
+        "drops": any(_is_dropout(name, value) for name, value in settings.items()),
     }
+
+
+def _is_dropout(name: str, value: object) -> bool:
+    """Return whether a setting is a share of numbers that a causal model drops in training."""
+    other = name.startswith(("classifier", "summary"))  # heads for other tasks
+    given = isinstance(value, float | int) and not isinstance(value, bool) and value > 0
+    return given and not other and ("dropout" in name or "pdrop" in name)
 
 
 def _architecture(settings: dict[str, Any], folder: Path) -> str:
@@ -358,8 +372,7 @@ def file_hash(path: Path) -> str:
         known = stored.read_text()
         if len(known) == 64:
             return known
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         stored.parent.mkdir(parents=True, exist_ok=True)
         draft = stored.with_name(f"{stamp}.{os.getpid()}")

@@ -23,7 +23,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as progress
 
-from ablate.data.backend import transformers_tokenizer
+from ablate.data.backend import SAFE, transformers_tokenizer
 from ablate.errors import UserError
 from ablate.models.files import TEXT_KEYS, has_text_part
 from ablate.models.gpu import no_gpu
@@ -131,10 +131,12 @@ def computing_in(model: Any, precision: str) -> Iterator[None]:
 def _read(folder: Path, **settings: Any) -> PreTrainedModel:
     try:
         if has_text_part(folder):
-            text = AutoConfig.from_pretrained(folder).get_text_config()
+            text = AutoConfig.from_pretrained(folder, **SAFE).get_text_config()
             settings |= {"config": text, "key_mapping": TEXT_KEYS}
         with quiet():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, **settings)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, **SAFE, **settings
+            )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={folder}: no causal language model ({first})") from None

@@ -32,7 +32,10 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     address = settings["address"]
     try:
         _check_address(address)
-        ray.init(address=address or "local", log_to_driver=True, **(settings["init"] or {}))
+        # Whoever reaches a dashboard may run code; a cluster of a sweep's own needs none.
+        own = {} if address else {"include_dashboard": False}
+        given = own | dict(settings["init"] or {})
+        ray.init(address=address or "local", log_to_driver=True, **given)
     except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"hydra.launcher.address={address}: {text}") from None

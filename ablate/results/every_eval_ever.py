@@ -8,6 +8,7 @@ what stands for an item's input.
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def write(store: Store, keys: Sequence[str], to: Path) -> None:
         name = str(_uuid(key))
         about = _about(key, record)
         organisation, _, model = about["model_info"]["id"].partition("/")
-        folder = to / "data" / NAME / organisation / model
+        folder = to / "data" / NAME / _folder_name(organisation) / _folder_name(model)
         folder.mkdir(parents=True, exist_ok=True)
         lines = list(_instances(read_items(store, key, record), scores, about))
         if lines:
@@ -48,6 +49,11 @@ def write(store: Store, keys: Sequence[str], to: Path) -> None:
         about["evaluation_results"] = [_result(score) for score in scores]
         text = json.dumps(about, indent=1, allow_nan=False)
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _folder_name(words: str) -> str:
+    """Return words of a record as the name of one folder: they may come from anybody."""
+    return re.sub(r"[^\w.+@-]", "_", words) if words.strip(".") else "unknown"
 
 
 def _is_written(score: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ablate import interrupts
@@ -15,6 +15,7 @@ _lost: set[tuple[str, str]] = set()
 _lock = threading.RLock()
 _beating: threading.Thread | None = None
 _current: tuple[str, str] | None = None
+_relay: Callable[[str], None] | None = None
 
 
 def _name(folder: Path, key: str) -> tuple[str, str]:
@@ -59,6 +60,12 @@ def work_on(folder: Path, key: str | None) -> None:
     _current = None if key is None else _name(folder, key)
 
 
+def relay(to: Callable[[str], None]) -> None:
+    """Tell `to` too what `at` is told, in a process that works for the one with the leases."""
+    global _relay
+    _relay = to
+
+
 def at(place: str) -> None:
     """Say how far the work on the cell is, for whoever finds this process dead.
 
@@ -67,6 +74,8 @@ def at(place: str) -> None:
         Interrupted: this one was asked to stop.
     """
     interrupts.check()
+    if _relay is not None:
+        _relay(place)
     with _lock:
         for name, lease in _held.items():
             if _current in (None, name):

@@ -29,6 +29,10 @@ def merge(into: Store, source: Store) -> Iterator[str]:
         if found is None:
             yield f"{folder}: is damaged ({fault}): not taken"
             continue
+        if links := [path for path in folder.rglob("*") if path.is_symlink()]:
+            # what it leads to may be any file of this machine, and would be shared as a result
+            yield f"{folder}: {links[0].relative_to(folder)} is a link: not taken"
+            continue
         yield from _take(into, key, folder, upgraded(found))
     yield from _designs(into, source)
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -167,9 +168,17 @@ def _fault_of_seal(record: dict[str, Any]) -> str:
     seal = record.get("seal")
     if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
         return f"{RECORD} has no seal"
+    if outside := next((name for name in seal["files"] if not _is_inside(name)), None):
+        return f"{RECORD} is no record: {outside} is not below it"
     body = {k: v for k, v in record.items() if k != "seal"}
     same = digest(body | {"files": seal["files"]}) == seal.get("sha256")
     return "" if same else f"{RECORD} has been changed"
+
+
+def _is_inside(name: str) -> bool:
+    """Return whether a name is that of a file below a folder, wherever the folder is."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:

@@ -38,18 +38,22 @@ from ablate.training.ledger import Ledger
 from ablate.training.loss import TokenLossModel
 from ablate.training.passes import Maker, Passes
 from ablate.training.room import room
+from ablate.training.sharding import over_devices
 
 
 @functools.cache
 def process_accelerator(device_type: str) -> Any:
     """Return the process's accelerator for "cpu" or "cuda", built when first needed."""
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
+    # Buffers are equal at the start, and what changes them later does so alike in every process.
+    copies = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     # Explicit: values that `accelerate launch` sets in the environment would change the objective.
     return Accelerator(
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[copies],
         cpu=device_type == "cpu",
     )
 
@@ -104,46 +108,47 @@ def train(
     ledger = Ledger(result, device, functools.partial(memory_mb, device))
     dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
     underway = Underway(model, steps, hooks, permute=permute, room=space, result=result)
-    single = accelerator.num_processes == 1
-    keeper = Keeper(checkpoints if single else None, underway, ledger, device)
+    whole = execution.sharding == "none"
+    keeper = Keeper(checkpoints if whole else None, underway, ledger, device)
     saved = keeper.newest()
     place = Progress(**saved["place"]) if saved else Progress()
     with _training(model, execution, accelerator, segments=segments), dropout, _told(ledger):
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             if stage < place.stage:
                 continue
-            optimizer = optim.optimizer(model, settings, make_optimizer)
             wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
-            wrapped, optimizer = accelerator.prepare(wrapped, optimizer)
-            schedule = optim.schedule(optimizer.optimizer, settings, steps=len(stage_steps))
-            params = optim.trainable(wrapped)
-            if saved:
-                underway.restore(saved, optimizer.optimizer, schedule, device)
-                started, saved = time.perf_counter() - result.train_seconds, None
-            for number in range(place.done if stage == place.stage else 0, len(stage_steps)):
-                rows, at = stage_steps[number], (number, len(stage_steps))
-                passed = passes(wrapped, optimizer, rows, at, share=shares(place.taken))
-                hooks.after_backward(passed.context)
-                norm = accelerator.clip_grad_norm_(params, settings.clip or math.inf)
-                place = Progress(stage, number + 1, place.taken + 1)
-                entry = functools.partial(
-                    _entry,
-                    place.taken,
-                    stage,
-                    lr=float(optimizer.param_groups[0]["lr"]),
-                    counts=passed.counts,
-                    clip=settings.clip,
-                )
-                ledger.add(torch.cat([passed.sums_S, _scalar(norm, passed.sums_S)]), entry)
-                optimizer.step()
-                hooks.after_step(passed.context)
-                optimizer.zero_grad()
-                schedule.step()
-                if tick:
-                    tick(number + 1, len(stage_steps))
-                part = (optimizer.optimizer, schedule)
-                started += keeper.after_step(place, *part, time.perf_counter() - started)
-            ledger.write()
+            with over_devices(wrapped, model, accelerator, execution.sharding) as spread:
+                made = optim.optimizer(model, settings, make_optimizer)
+                optimizer = accelerator.prepare_optimizer(made)
+                schedule = optim.schedule(made, settings, steps=len(stage_steps))
+                params = optim.trainable(spread)
+                if saved:
+                    underway.restore(saved, made, schedule, device)
+                    started, saved = time.perf_counter() - result.train_seconds, None
+                for number in range(place.done if stage == place.stage else 0, len(stage_steps)):
+                    rows, at = stage_steps[number], (number, len(stage_steps))
+                    passed = passes(spread, optimizer, rows, at, share=shares(place.taken))
+                    hooks.after_backward(passed.context)
+                    norm = accelerator.clip_grad_norm_(params, settings.clip or math.inf)
+                    place = Progress(stage, number + 1, place.taken + 1)
+                    entry = functools.partial(
+                        _entry,
+                        place.taken,
+                        stage,
+                        lr=float(optimizer.param_groups[0]["lr"]),
+                        counts=passed.counts,
+                        clip=settings.clip,
+                    )
+                    ledger.add(torch.cat([passed.sums_S, _scalar(norm, passed.sums_S)]), entry)
+                    optimizer.step()
+                    hooks.after_step(passed.context)
+                    optimizer.zero_grad()
+                    schedule.step()
+                    if tick:
+                        tick(number + 1, len(stage_steps))
+                    part = (made, schedule)
+                    started += keeper.after_step(place, *part, time.perf_counter() - started)
+                ledger.write()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     result.train_seconds = time.perf_counter() - started

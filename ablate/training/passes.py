@@ -21,6 +21,7 @@ from torch import Tensor
 from ablate.config.schema import Train
 from ablate.data.batches import Batch
 from ablate.objective import Objective
+from ablate.training.distributed import summed
 from ablate.training.hooks import Hooks, StepContext
 from ablate.training.room import Draws, Room, out_of_memory
 from ablate.training.weighed import Weighed, weigh
@@ -102,7 +103,7 @@ class Passes:
         share: bool,
     ) -> Passed:
         accelerator = self.accelerator
-        counts: list[float] = self._summed([work.sums_C for work in works]).tolist()
+        counts: list[float] = _summed([work.sums_C for work in works]).tolist()
         divisor = counts[0] or 1.0
         sums: list[Tensor] = []
         for i, work in enumerate(works, start=1):
@@ -116,14 +117,12 @@ class Passes:
                     extra = self.hooks.extra_loss(context)
                 accelerator.backward(loss.total * (accelerator.num_processes / divisor) + extra)
             sums.append(loss.sums_S)
-        return Passed(self._summed(sums), counts, context)
+        return Passed(_summed(sums), counts, context)
 
-    def _summed(self, parts: list[Tensor]) -> Tensor:
-        """Return the sum of `parts` over all processes; a single one has nothing to send."""
-        total = functools.reduce(torch.add, parts)
-        if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total.to(self.accelerator.device), "sum")
-        return total
+
+def _summed(parts: list[Tensor]) -> Tensor:
+    """Return the sum of `parts` over all processes."""
+    return summed(functools.reduce(torch.add, parts).clone())
 
 
 def autocast(settings: Train, device: torch.device) -> torch.autocast:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablate.results.spreadsheet import read_back
 from analysis.report import lost_rows, words
 from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
@@ -265,7 +266,7 @@ def _rates(cells: pd.DataFrame, folder: Path | None) -> list[Block]:
         note = "Chosen by the loss on a validation split and with a seed that no report uses."
         title = "How the learning rates were chosen"
         heads = {"lr": "learning rate", "loss": "validation loss", "edge": "at the edge"}
-        table = Table("tuning", title, pd.read_csv(tuned), note, heads, {"loss": ".4f"})
+        table = Table("tuning", title, read_back(pd.read_csv(tuned)), note, heads, {"loss": ".4f"})
         blocks.append(Sheet(table))
     names = [n for n in ("dataset", "adapter", "rank", "lr") if n in cells]
     if "lr" in names:

@@ -1,5 +1,7 @@
 """Sections of a report and how they become one self-contained page with its files beside it."""
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ablate.results.spreadsheet import write_csv
 from analysis.report import style
 from analysis.report.tables import Table, html_table, latex
 
@@ -101,6 +104,9 @@ class Section:
     summary: str = ""  # one line, beside the title of the folded section
 
 
+_POLICY = "SECURITY-POLICY"  # stands in the template for what `_policy` returns
+
+
 @dataclass(frozen=True)
 class Page:
     """All that the page shows."""
@@ -124,7 +130,7 @@ def write(page: Page, out: Path) -> Path:
     for block in [block for section in _every(page) for block in section.blocks]:
         if isinstance(block, Sheet):
             stem = out / "tables" / block.table.name
-            block.table.frame.to_csv(f"{stem}.csv", index=False)
+            write_csv(block.table.frame, Path(f"{stem}.csv"))
             Path(f"{stem}.tex").write_text(latex(block.table), encoding="utf-8")
         elif isinstance(block, Plate):
             svg, _ = style.save(block.figure, out / "figures" / block.name)
@@ -177,7 +183,18 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         about=page.about, trusted=page.trusted,
         places={name: i for i, name in enumerate(sheets, start=1)},
     )  # fmt: skip
-    return re.sub(r"\n\s*\n+", "\n", text) + "\n"
+    text = re.sub(r"\n\s*\n+", "\n", text) + "\n"
+    return text.replace(_POLICY, _policy(text), 1)
+
+
+def _policy(text: str) -> str:
+    """Return a content security policy under which a browser runs the page's own script alone."""
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def summary_of(section: Section) -> str:

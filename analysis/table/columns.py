@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_hashable
 
+from ablate.results.spreadsheet import read_back
 from analysis.errors import AnalysisError
 
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
@@ -44,7 +45,7 @@ def read_text(file: Path, separator: str) -> pd.DataFrame:
             settled = ours and "." in str(name) and not _names(table[name]) and not _off(text[name])
             if not settled and text[name].notna().any():
                 table[name] = text[name]
-    return table
+    return read_back(table)
 
 
 def _names(column: "pd.Series[Any]", settings: bool = False) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from tokenizers import AddedToken
 
 from ablate.config.schema import Dataset, Splits
-from ablate.data.formats import parse
+from ablate.data.formats import reader
 from ablate.data.sources import Record
 from ablate.data.spans import token_roles
 from ablate.data.templates import render
@@ -677,7 +677,7 @@ def folder_of(shape: Shape, marks: bool, kind: str, path: Path) -> Path:
 
 def row_of(messages: list[dict[str, Any]], tools: bool, dataset: Dataset) -> Any:
     fields = {"messages": messages} | ({"tools": [ADD]} if tools else {})
-    return parse([Record(fields=fields, place="line 1")], dataset)[0][0]
+    return reader(dataset, set(fields))(Record(fields=fields, place="line 1"))
 
 
 DATASET = Dataset(

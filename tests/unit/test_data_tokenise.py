@@ -344,11 +344,19 @@ def test_a_damaged_entry_is_made_again(make_bytes: Make, tmp_path: Path) -> None
     folder = make_bytes("</s>", eos_token="</s>")
     path = write(tmp_path / "d.jsonl", [{"prompt": "abc", "completion": "d"}])
     first = made(dataset(path), folder)
-    (entry,) = (tmp_path / "cache" / "tokens").glob("*.npz")
-    entry.write_bytes(entry.read_bytes()[:100])
-    again = made(dataset(path), folder)
-    np.testing.assert_array_equal(first.ids, again.ids)
-    assert len(entry.read_bytes()) > 100
+    entries = sorted((tmp_path / "cache" / "tokens").glob("*.npy"))
+    assert len(entries) == 5  # no weights: all are 1
+    before = first.ids.copy()
+    for entry in entries:
+        whole = entry.read_bytes()
+        changed = whole[:-1] + bytes([whole[-1] ^ 1])
+        for broken in (b"", whole[:100], whole[:-1], changed, None):
+            entry.unlink()  # a file that is mapped is replaced, never written to
+            if broken is not None:
+                entry.write_bytes(broken)
+            again = made(dataset(path), folder)
+            np.testing.assert_array_equal(before, again.ids)
+            assert entry.read_bytes() == whole
 
 
 def test_the_summary_is_that_of_the_tokens_and_reads_neither_rows_nor_tokenizer_when_warm(
@@ -412,7 +420,7 @@ def test_processes_that_make_the_same_entry_at_once_agree(
     assert {job.returncode for job in jobs} == {0}
     assert said == {f"{made(dataset(path), tokenizer_folders['bos']).content_hash} 3000 False"}
     names = sorted(p.suffix for p in (tmp_path / "cache" / "tokens").iterdir())
-    assert names == [".json", ".npz"]
+    assert names == [".json", *[".npy"] * 5]
 
 
 def test_an_unwritable_cache_is_one_line(

@@ -14,7 +14,7 @@ from rich.console import Console
 from ablate.commands import token_view as module
 from ablate.commands.token_page import html
 from ablate.commands.token_text import preview
-from ablate.commands.token_view import look, visible
+from ablate.commands.token_view import facts, look, visible
 from ablate.config.schema import (
     Adapter,
     Cell,
@@ -59,6 +59,20 @@ def cell(
         evaluate=Evaluate(name="e"),
         execution=Execution(),
     )
+
+
+def test_of_a_long_data_set_the_first_records_are_enough(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FEW", 3)
+    seen = look(cell, 2)
+    assert seen.summary.rows == 3
+    assert facts(seen)[0] == ("of", "the first 3 records; ablate plan counts all")
+    whole = cell_data.tokenised(cell, "train")
+    seen = look(cell, 2)  # what is known anyway is shown
+    assert seen.summary == whole.summary
+    assert seen.summary.rows == 5
+    assert facts(seen)[0][0] == "rows"
 
 
 def test_every_token_has_its_role_and_weight(cell: Cell) -> None:

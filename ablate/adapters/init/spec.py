@@ -31,6 +31,7 @@ class InitMethod:
         weights lack of the base's.
     decomposes: whether it takes minutes on a large base, whose weights alone it depends on: such
         starts are kept between cells (`init.kept`).
+    shards: whether a model that starts so trains with a part of every weight on each device.
     control: of a start that is one, what its cells show.
     """
 
@@ -43,6 +44,7 @@ class InitMethod:
     starts_at_base: Condition = True
     starts_nonzero: bool = False
     decomposes: Condition = False
+    shards: bool = True
     control: str = ""
 
 

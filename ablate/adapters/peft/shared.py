@@ -125,6 +125,7 @@ ROWS = {
         starts_at_base=False,
         precisions=PRECISIONS,
         has_delta=True,
+        shards=False,
     ),
     "unilora": Method(
         paper="2506.00799",
@@ -138,6 +139,7 @@ ROWS = {
         precisions=UNQUANTISED,  # PEFT casts its scales to the weight's type: an integer is zero
         has_delta=True,
         vectors_only=True,
+        shards=False,
     ),
     "tinylora": Method(
         paper="2602.04118",
@@ -155,5 +157,6 @@ ROWS = {
         precisions=UNQUANTISED,
         has_delta=True,
         vectors_only=True,
+        shards=False,
     ),
 }

@@ -208,5 +208,6 @@ ROWS = {
         has_delta=True,
         vectors_only=True,
         start="ablate.adapters.three_factor.start:draw",
+        shards=False,
     ),
 }

@@ -12,6 +12,7 @@ from ablate.results.log import say
 from ablate.training import stop
 from ablate.training.checkpoints import files
 from ablate.training.checkpoints.snapshot import Progress, Underway, Unfit
+from ablate.training.distributed import any_of, is_first
 from ablate.training.ledger import Ledger
 
 LEAST_SHARE = 20  # training lasts at least this many times what the last checkpoint took
@@ -91,11 +92,13 @@ class Keeper:
         Raises:
             TrainingStopped: the run was asked to stop.
         """
-        if not (self._intervals.over() or stop.stop_requested()):
+        if not any_of(self._intervals.over() or stop.stop_requested()):
             return 0.0
         began = time.monotonic()
         kept = self.write(place, optimizer, schedule, seconds)
         kept_to = ", from which the same command goes on" if kept else ""
+        if any_of(stop.stop_requested()):  # of several processes all stop here
+            stop.request_stop()
         stop.check(f"stopped after step {place.taken}{kept_to}")
         return self._intervals.begin(time.monotonic() - began)
 
@@ -111,6 +114,8 @@ class Keeper:
         began = time.monotonic()
         try:
             tree = self._underway.snapshot(optimizer, schedule, place, self._device)
+            if not is_first():  # of several processes, which all give their random states
+                return False
             size = files.write(tree, self.asked.folder, step=place.taken)
         except (OSError, TypeError) as error:
             say(f"NO CHECKPOINT after step {place.taken}: {error}")

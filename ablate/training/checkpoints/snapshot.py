@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from ablate.training.distributed import gathered, process, processes
 from ablate.training.history import Result
 from ablate.training.hooks import Hooks, Steps
 from ablate.training.room import Room, generators
@@ -69,7 +70,7 @@ class Underway:
             place: between which steps.
             device: that trains.
         """
-        draws = generators(device, self.hooks.draws)
+        draws = [g.get_state() for g in generators(device, self.hooks.draws)]
         if device.type == "cuda":  # moments in memory of the host may still be written
             torch.cuda.synchronize(device)
         return {
@@ -79,7 +80,8 @@ class Underway:
             "model": dict(self._changed()),
             "optimizer": _read_optimizer(optimizer, self.model),
             "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
-            "draws": [generator.get_state() for generator in draws],
+            "draws": draws if processes() == 1 else gathered(draws),  # of every process
+            "processes": processes(),
             "permute": self.permute.bit_generator.state,
             "hooks": [memory.read(self.model) for memory in self.hooks.memories],
             "room": {name: getattr(self.room, name) for name in ROOM},
@@ -103,6 +105,8 @@ class Underway:
         trained = {name for name, tensor in own.items() if tensor.requires_grad}
         if tree["device"] != device.type:
             raise Unfit(f"is of a run on {tree['device']}, not on {device.type}")
+        if tree.get("processes", 1) != processes():
+            raise Unfit(f"is of a run on {tree['processes']} devices, not on {processes()}")
         if tree["rows"] != self._rows:
             raise Unfit("is of other rows")
         if not trained <= tree["model"].keys() <= own.keys():
@@ -126,8 +130,9 @@ class Underway:
         _write_optimizer(tree["optimizer"], optimizer, self.model)
         schedule.__dict__.update(tree["schedule"])
         if self._drawn:
+            draws = tree["draws"] if processes() == 1 else tree["draws"][process()]
             used = generators(device, self.hooks.draws)
-            for generator, state in zip(used, tree["draws"], strict=True):
+            for generator, state in zip(used, draws, strict=True):
                 generator.set_state(state)
         self.permute.bit_generator.state = tree["permute"]
         for memory, held in zip(self.hooks.memories, tree["hooks"], strict=True):
