@@ -3,6 +3,7 @@
 import argparse
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from ablate.commands.sweep import sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
 from ablate.experiment.tuned import OWN
 from ablate.experiment.tuned_table import Arm, Tuned, put
-from ablate.paths import check_folder, conf_dir, in_checkout
+from ablate.paths import check_file, check_folder, conf_dir, in_checkout
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def tune(
     settings = command([word for word in overrides if key_of(word) in ("out", "rates")])
     out = Path(settings["out"] if "out" in named else OUT)
     own = Path(settings["rates"] or OWN)
+    if os.path.lexists(own):
+        check_file("rates", own)
     asked = [
         *["study=tuning"] * ("study" not in named), *[f"out={OUT}"] * ("out" not in named),
         *(word for word in overrides if key_of(word) != "rates"),
