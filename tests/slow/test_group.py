@@ -110,8 +110,8 @@ def test_a_cell_on_two_devices_is_recorded_as_on_one(tmp_path):
 
 def test_what_fails_in_a_process_is_the_failure_of_the_cell(tmp_path):
     rows = tmp_path / "rows.jsonl"
-    row = json.dumps({"prompt": "Where does Ana live?", "completion": "In Oslo."})
-    rows.write_text(f"{row}\n" * 40)
+    made = ({"prompt": f"What is {n} and one?", "completion": f"{n + 1}."} for n in range(100))
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
     own = ("dataset=local", f"dataset.path={rows}", "evaluate=none", "execution.device=cpu")
     cells = plan_grid([*ASKED[:4], *own, "execution.devices=2"]).design.cells
     (named,) = (one for one in cells if not one.cell.is_base)
