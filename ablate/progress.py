@@ -32,6 +32,7 @@ class Shown(Watch):
         """
         self.group = {key: number for number, keys in enumerate(beside) for key in keys}
         self.console, self.seconds, self.workers = console, seconds or {}, workers
+        self.usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
         self.started = time.monotonic()
         self.first: frozenset[str] | None = None
         self.said = float("-inf")
@@ -81,8 +82,7 @@ class Shown(Watch):
         return (remaining - half) * spent / (sum(map(self._expected, new)) + ending + half)
 
     def _expected(self, key: str) -> float:
-        usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
-        return self.seconds.get(key, usual)
+        return self.seconds.get(key, self.usual)
 
     def tell(self, line: str) -> None:
         """Print a line above the bar."""

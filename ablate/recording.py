@@ -24,9 +24,11 @@ from ablate.experiment.identity import Identity
 from ablate.objective import Counted, Objective, objective_of, supervised
 from ablate.results import files, provenance
 from ablate.results.items import with_score_keys
-from ablate.results.record import COSTS, RECORD, SCHEMA, text
+from ablate.results.record import COSTS, RECORD, SCHEMA, draft_text
 from ablate.training.history import Entry, Result
 
+# libyaml writes the same and takes a fifth of the time, where it was built with PyYAML.
+YAML: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 HISTORY, ITEMS = "history.parquet", "items.parquet"
 ITEM_COLUMNS = {
     "task": "str", "metric": "str", "doc_id": "int32", "score": "float32", "score_key": "str",
@@ -179,11 +181,13 @@ def with_scores(
 
 def write_trained(record: dict[str, Any], course: Result, folder: Path) -> None:
     """Write the record of a trained run, its configuration and the course of its training."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(record["config"], sort_keys=False))
+    (folder / "config.yaml").write_text(
+        yaml.dump(record["config"], Dumper=YAML, sort_keys=False)  # the words of safe_dump
+    )
     steps = pd.DataFrame(course.history)
     unknown = steps.columns[steps.dtypes == "object"]  # of a role that never occurs: no values
     steps.astype(dict.fromkeys(unknown, float)).to_parquet(folder / HISTORY, index=False)
-    (folder / RECORD).write_bytes(text(record))
+    (folder / RECORD).write_bytes(draft_text(record))
 
 
 def read_history(folder: Path) -> list[Entry]:
@@ -195,7 +199,8 @@ def read_history(folder: Path) -> list[Entry]:
 def write(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> None:
     """Write a scored record and the table of its items, in place of what `folder` has."""
     items(scores).to_parquet(folder / ITEMS, index=False, compression="zstd")
-    files.write(folder / RECORD, text(record))  # the old file may be shared: Store.keep_trained
+    # The old file may be shared: Store.keep_trained.
+    files.write(folder / RECORD, draft_text(record), durable=False)
 
 
 def amend(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> None:
@@ -207,5 +212,5 @@ def amend(record: dict[str, Any], scores: Sequence[TaskScore], folder: Path) -> 
     new = items(scores)
     kept = known[~known["score_key"].isin(new["score_key"].unique())]
     table = pd.concat([kept, new]).to_parquet(index=False, compression="zstd")
-    files.write(folder / ITEMS, table)
-    files.write(folder / RECORD, text(record))
+    files.write(folder / ITEMS, table, durable=False)
+    files.write(folder / RECORD, draft_text(record), durable=False)

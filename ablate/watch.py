@@ -3,11 +3,12 @@
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablate.experiment.design import Design
+from ablate.results.record import RECORD
 from ablate.results.store import RETRIED, Store
 
 POLL_SECONDS = 0.5
@@ -23,6 +24,8 @@ class Watch:
         """Return the context in which the sweep is observed."""
         self.store, self.plan = store, plan
         self.bundles: Sequence[Path] = ()
+        self._recorded: set[str] = set()
+        self._given_up: dict[tuple[str, int], bool] = {}  # by key and number of attempts
         return self
 
     def __enter__(self) -> "Watch":
@@ -47,10 +50,15 @@ class Watch:
 
     def _look(self) -> None:
         keys = list(self.plan.runs)
-        done = [key for key in keys if (self.store.folder(key) / "record.json").exists()]
-        tried = self.store.attempted()
-        failed = [key for key in keys if key in tried and self.store.given_up(key)]
-        for line in self._interrupted([key for key in keys if key in tried]):
+        done = self._done(keys)
+        tried = {key: n for key, n in self.store.attempted().items() if key in self.plan.runs}
+        fresh = tried.items() - self._given_up.keys()
+        known = {mark: it for mark, it in self._given_up.items() if mark in tried.items()}
+        self._given_up = known | {mark: self.store.given_up(mark[0]) is not None for mark in fresh}
+        failed = [key for key in keys if key in tried and self._given_up[key, tried[key]]]
+        for line in self._interrupted(
+            tried, [key for key in keys if (key, tried.get(key)) in fresh]
+        ):
             self.tell(line)
         self.show(done, failed, len(keys))
         if self._before is None:
@@ -59,15 +67,30 @@ class Watch:
         if self.stop_after and not set(trained) - self._before and not self.stopped:
             self._judge([key for key in failed if key not in self._before])
 
-    def _interrupted(self, tried: Sequence[str]) -> Iterator[str]:
-        """Yield a line for each attempt that ended since, and not by an error of the cell."""
+    def _done(self, keys: Sequence[str]) -> list[str]:
+        """Return the runs that are recorded; a look costs what is new, not what is there."""
+        present = self.plan.runs.keys() & set(self.store.present())
+        self._recorded &= present
+        for key in present - self._recorded:
+            if (self.store.folder(key) / RECORD).exists():
+                self._recorded.add(key)
+        return [key for key in keys if key in self._recorded]
+
+    def _interrupted(self, tried: Collection[str], fresh: Sequence[str]) -> Iterator[str]:
+        """Yield a line for each attempt that ended since, and not by an error of the cell.
+
+        Args:
+            tried: the runs with attempts.
+            fresh: those of them with others than at the last look.
+        """
         found = {
             (key, number): str(failure["error"])
-            for key in tried
+            for key in fresh
             for number, failure in enumerate(self.store.failures(key))
             if failure["kind"] in RETRIED
         }
-        known, self._told = self._told, set(found)
+        known, self._told = self._told, {*(self._told or ()), *found}
+        self._told = {mark for mark in self._told if mark[0] in tried}
         if known is None:  # of earlier sweeps
             return
         for (key, number), error in found.items():

@@ -6,6 +6,7 @@ more can be computed in its process. Only this side imports torch.
 """
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -57,9 +58,7 @@ def work(bundle: Path) -> bool:
     from ablate.beside import scored_beside, train_beside  # only workers import torch
     from ablate.run import keep_beside, run_cells
 
-    if not gc.get_freeze_count():
-        gc.freeze()  # what was imported stays: looking for garbage in it takes 0.2 s a cell
-
+    _freeze()
     with interrupts.raised(), contextlib.chdir(content["here"]):
         store, runs = Store(Path(content["out"])), content["runs"]
         interrupts.follow(leader, store.claims)
@@ -80,6 +79,12 @@ def work(bundle: Path) -> bool:
                 _leave(leader)
             whole = whole and len(mine) == len(keys)
     return whole
+
+
+@functools.cache
+def _freeze() -> None:
+    """Keep what was imported from the search for garbage, which takes 0.2 s a cell there."""
+    gc.freeze()
 
 
 @contextlib.contextmanager

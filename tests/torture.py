@@ -31,6 +31,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
+from ablate import interrupts
 from ablate.errors import UserError
 from ablate.experiment.status import states
 from ablate.results import leases
@@ -46,10 +47,12 @@ LONG = [
 ]  # fmt: skip
 NOISE = ("costs", "provenance", "seal")  # time, host and process, and the hashes of these
 MARK = "ABLATE_TORTURE"
-LEASE_SECONDS = 12
+# A busy machine wants more: a worker that cannot say so for that long counts as stopped.
+LEASE_SECONDS = float(os.environ.get("ABLATE_LEASE_SECONDS") or 12)
+END_SECONDS = 10.0  # from the request to stop until a sweep has ended
 # Each process writes what it trains, and its clock is wrong where it is told so.
 CUSTOM = """
-import logging, os, random, re, time
+import faulthandler, logging, os, random, re, signal, time
 
 class Count(logging.Handler):
     def emit(self, record):
@@ -64,6 +67,8 @@ class Count(logging.Handler):
 
 if "TORTURE_LOG" in os.environ:
     logging.getLogger("ablate").addHandler(Count(logging.INFO))
+    stacks = open(os.path.join(os.path.dirname(os.environ["TORTURE_LOG"]), "stacks.txt"), "a")
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 if "TORTURE_CLOCK" in os.environ:
     real, off = time.time, random.uniform(-3600, 3600)
     time.time = lambda: real() + off + random.choice([0, 0, 0, random.uniform(-3600, 3600)])
@@ -75,6 +80,7 @@ class Bench:
 
     def __init__(self, home: Path, name: str, *, clock: bool = False) -> None:
         self.home, self.out, self.log = home, home / name / "out", home / name / "trained.log"
+        self.stacks = home / name / "stacks.txt"
         (home / name).mkdir()
         (home / "custom").mkdir(exist_ok=True)
         (home / "custom" / "sitecustomize.py").write_text(CUSTOM)
@@ -82,7 +88,7 @@ class Bench:
         path = os.pathsep.join([str(home / "custom"), os.environ.get("PYTHONPATH", os.getcwd())])
         self.environment = os.environ | {
             "PYTHONPATH": path, "TORTURE_LOG": str(self.log), MARK: self.id,
-            "ABLATE_LEASE_SECONDS": str(LEASE_SECONDS), "HF_HUB_OFFLINE": "1",
+            "ABLATE_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         if clock:
             self.environment["TORTURE_CLOCK"] = "1"
@@ -106,6 +112,25 @@ class Bench:
         if told.strip():
             self.said.append(f"[{process.returncode}] {told.strip()}")
         return process.returncode
+
+    @contextlib.contextmanager
+    def watched(self, seconds: float):
+        """Write what every process does into stacks.txt if the block takes longer than that."""
+        late = threading.Timer(seconds, self._dump)
+        late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+
+    def _dump(self) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                about = f"{process.pid} {process.status()} {' '.join(process.cmdline())[-200:]}"
+                with self.stacks.open("a") as file:
+                    file.write(f"\n--- {time.strftime('%T')} {about}\n")
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(0.2)
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes of the bench that live."""
@@ -262,10 +287,18 @@ def signals(home: Path, expected: dict[str, tuple], count: int) -> Figures:
                 process = bench.start()
                 figures["commands"] += 1
                 ended, asked = harass(process, bench, rng, sent, count)
-                status = bench.ended(process)
-                wait = bench.alone()
+                with bench.watched(END_SECONDS) if asked else contextlib.nullcontext():
+                    status = bench.ended(process)
+                    told = time.monotonic()
+                    wait = bench.alone()
                 slowest = max(slowest, wait)
-                ends = max(ends, time.monotonic() - asked if asked else 0.0)
+                if asked:
+                    took = time.monotonic() - asked
+                    ends = max(ends, took)
+                    figures.must(took < 3 * END_SECONDS, f"{took:.0f} s to end after {ended}")
+                    if took > END_SECONDS:
+                        parts = f"{told - asked:.1f} s to the sweep's end, {wait:.1f} s after it"
+                        print(f"slow end: {parts}, {ended}, {bench.stacks}", flush=True)
                 ok = status in (0, *ended)
                 figures.must(ok, f"status {status} after {ended}: {bench.said[-1:]}")
                 if not ok:
@@ -424,6 +457,9 @@ def main() -> int:
     asked.add_argument("--signals", type=int, default=200)
     asked.add_argument("--keep", action="store_true", help="leave the folder of results")
     given = asked.parse_args()
+    for number in interrupts.SIGNALS:  # nohup, or a shell's &, may have had them ignored
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
     home, began = Path(tempfile.mkdtemp(prefix="torture-")), time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     undisturbed = Bench(home, "undisturbed")

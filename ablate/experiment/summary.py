@@ -28,7 +28,8 @@ def summarise(request: Request) -> dict[str, Any]:
     """Return the summary of a request as JSON-ready values."""
     plan, store = request.design, Store(request.out)
     todo = (unrecorded if request.settings["retry_failed"] else missing)(plan, store)
-    failed = {k for k in store.attempted() & plan.runs.keys() if store.given_up(k)} - todo.keys()
+    tried = store.attempted().keys() & plan.runs.keys()
+    failed = {key for key in tried if store.given_up(key)} - todo.keys()
     size, told = gpu_size(request.settings["gpu_gb"])
     estimate = cost((named[0] for named in todo.values()), store, gpu_bytes=size)
     devices = max((named.cell.execution.devices for named in plan.cells), default=1)

@@ -54,8 +54,13 @@ def link(source: Path, target: Path) -> None:
             shutil.copy2(path, made)
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: of the file.
+        content: of it.
+        durable: flush it to the disk; not needed in a draft that is flushed as a whole.
 
     Raises:
         OSError: also where something that is no file has its name.
@@ -63,7 +68,8 @@ def write(path: Path, content: bytes) -> None:
     draft = draft_of(path)
     try:
         draft.write_bytes(content)
-        sync(draft)
+        if durable:
+            sync(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

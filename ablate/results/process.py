@@ -48,8 +48,12 @@ class Process:
 
 def here() -> Process:
     """Return this process."""
-    pid = os.getpid()
-    return Process(socket.gethostname(), node(), pid, _start(pid))
+    return _here(os.getpid())  # a forked child is another one
+
+
+@functools.cache
+def _here(pid: int) -> Process:
+    return of_pid(pid)
 
 
 def of_pid(pid: int) -> Process:

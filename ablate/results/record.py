@@ -137,6 +137,11 @@ def text(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, indent=1, allow_nan=False).encode()
 
 
+def draft_text(record: Mapping[str, Any]) -> bytes:
+    """Return the content of a record that is not sealed yet: the same, on one line."""
+    return json.dumps(record, allow_nan=False).encode()  # several times as fast as with an indent
+
+
 def digest(body: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a JSON-ready value; the order of its entries does not matter."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))

@@ -20,6 +20,7 @@ holder left half written and, where the holder alone died, records a killed atte
 """
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -121,7 +122,10 @@ class Store:
 
     def present(self) -> list[str]:
         """Return the names of all that stands where records stand, damaged or not."""
-        return sorted(p.name for p in self.cells.glob("[!.]*"))
+        try:
+            return sorted(name for name in os.listdir(self.cells) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def newest(self, count: int) -> list[str]:
         """Return the keys of the records that were written last."""
@@ -339,7 +343,7 @@ class Store:
     def amend(self, key: str, record: Mapping[str, Any]) -> None:
         """Replace what the record of `key` says; its files stay."""
         with self.amending(key) as draft:
-            write(draft / RECORD, text(record))
+            write(draft / RECORD, text(record), durable=False)
 
     @contextlib.contextmanager
     def claim(self, key: str, *, sweep: str = "") -> Iterator[bool]:
@@ -410,19 +414,29 @@ class Store:
         """Write one failed attempt at `key`, beside the records."""
         heart.check(self.claims, key)
         self.failed.mkdir(parents=True, exist_ok=True)
-        number = len(self.failures(key))
+        number = next(n for n in itertools.count() if _failure(self._failure_file(key, n)) is None)
         body = {"train_key": key, "time": time.time()} | what
-        write(self.failed / f"{key}-{number}.json", json.dumps(body, indent=1).encode())
+        write(self._failure_file(key, number), json.dumps(body, indent=1).encode())
 
     def failures(self, key: str) -> list[dict[str, Any]]:
         """Return the failed attempts at `key`, oldest first."""
-        named = ((p.stem.rpartition("-")[2], p) for p in self.failed.glob(f"{key}-*.json"))
-        files = sorted((int(number), p) for number, p in named if number.isdecimal())
-        return [found for _, path in files if (found := _failure(path))]
+        return [found for path in self._failure_files(key) if (found := _failure(path))]
 
-    def attempted(self) -> frozenset[str]:
-        """Return the keys with failed attempts, from one listing of the folder."""
-        return frozenset(p.stem.rsplit("-", 1)[0] for p in self.failed.glob("*-*.json"))
+    def _failure_file(self, key: str, number: int) -> Path:
+        return self.failed / f"{key}-{number}.json"
+
+    def _failure_files(self, key: str) -> list[Path]:
+        """Return the files of failed attempts at `key`, by name: a listing would be of all keys."""
+        files = (self._failure_file(key, number) for number in itertools.count())
+        return list(itertools.takewhile(os.path.lexists, files))
+
+    def attempted(self) -> dict[str, int]:
+        """Return how many files of failed attempts each key has, from one listing of the folder."""
+        try:
+            names = os.listdir(self.failed)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return Counter(n.rpartition("-")[0] for n in names if n.endswith(".json") and n[0] != ".")
 
     def given_up(self, key: str) -> dict[str, Any] | None:
         """Return the failure because of which `key` is not tried again, or None.
@@ -439,7 +453,7 @@ class Store:
 
     def clear_failures(self, key: str) -> None:
         """Remove the failed attempts at `key` and at its scores, so that they are tried again."""
-        for path in self.failed.glob(f"{key}-*.json"):
+        for path in self._failure_files(key):
             path.unlink(missing_ok=True)
         record = self.record(key)
         if record and record.get("unscored"):
@@ -487,7 +501,7 @@ def _seal(draft: Path) -> None:
     """Write into the record in `draft` what its files are, and give these the user's umask."""
     open_up(draft)
     record = json.loads((draft / RECORD).read_text())
-    write(draft / RECORD, text(seal.sealed(record, draft)))
+    write(draft / RECORD, text(seal.sealed(record, draft)), durable=False)
 
 
 @contextlib.contextmanager

@@ -160,14 +160,14 @@ def test_ray_starts_a_cluster_of_its_own(tmp_path):
 @needs("ray")
 def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray = str(Path(sys.executable).with_name("ray"))
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
     port = str(20_000 + os.getpid() % 20_000)
     where = f"127.0.0.1:{port}"
     plain = {"num-cpus": "1", "disable-usage-stats": None}
     words = [w for k, v in plain.items() for w in ([f"--{k}"] if v is None else [f"--{k}={v}"])]
-    subprocess.run([ray, "start", "--head", f"--port={port}", *words], check=True)
+    subprocess.run([*ray, "start", "--head", f"--port={port}", *words], check=True)
     try:
-        subprocess.run([ray, "start", f"--address={where}", *words], check=True)
+        subprocess.run([*ray, "start", f"--address={where}", *words], check=True)
         more = [f"hydra.launcher.address={where}", "hydra.launcher.n_jobs=2"]
         process = sweep(tmp_path, "ray", *more)
         wait_until(lambda: len(records(tmp_path)) > 3)
@@ -175,7 +175,7 @@ def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, 
             pilot.send_signal(signal.SIGKILL)
         ended(process)
     finally:
-        subprocess.run([ray, "stop", "--force"], check=True)
+        subprocess.run([*ray, "stop", "--force"], check=True)
     assert_whole(tmp_path)
 
 

@@ -163,6 +163,17 @@ def test_kills_at_one_place_are_counted_errors_are_not_tried_again(store):
     assert store.record(KEY) is None  # a failure never takes the cell's place
 
 
+def test_an_attempt_takes_the_place_of_a_damaged_one_and_of_no_other(store):
+    for text in ("first", "second", "third"):
+        store.fail(KEY, {"kind": "error", "error": text})
+    (store.failed / f"{KEY}-1.json").write_text("{")
+    assert store.attempted() == {KEY: 3}
+    store.fail(KEY, {"kind": "error", "error": "fourth"})
+    assert [f["error"] for f in store.failures(KEY)] == ["first", "fourth", "third"]
+    store.clear_failures(KEY)
+    assert not list(store.failed.iterdir())
+
+
 def test_scores_that_failed_are_named_and_tried_again_on_request(store):
     lost = {"asked": "quiz", "score_key": "t", "error": "ValueError: no"}
     write(store, score_keys=["s", "t"], unscored=[lost])

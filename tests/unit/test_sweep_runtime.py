@@ -1,9 +1,11 @@
 """What ends a sweep before its time, and what does not: signals, dead workers, faults, failures."""
 
+import collections
 import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from ablate import interrupts, pool, work
 from ablate.app import halted
 from ablate.errors import Halted, UserError
 from ablate.evaluate.scoring import _tried
 from ablate.machine import MachineFault, fault
+from ablate.progress import Shown
 from ablate.results import process
 from ablate.results.log import logged, say
 from ablate.results.store import Store
@@ -252,6 +256,43 @@ def test_a_sweep_stops_where_its_first_runs_all_fail_alike(store):
     assert not bundle.exists()  # so no worker begins another cell
 
 
+def test_a_look_costs_what_is_new_and_not_what_is_there(store, monkeypatch):
+    watch, _ = watched(store, None, recorded=3, failed=4)
+    shown = []
+    monkeypatch.setattr(watch, "show", lambda *about: shown.append(about))
+    asked = collections.Counter()
+    for name in ("folder", "given_up"):
+        usual = getattr(store, name)
+        count = lambda key, name=name, usual=usual: (asked.update([name]), usual(key))[1]  # noqa: E731
+        monkeypatch.setattr(store, name, count)
+    watch._look()
+    assert asked == {}
+    keys = list(watch.plan.runs)
+    store.fail(keys[8], {"kind": "error", "error": "ValueError"})
+    shutil.rmtree(store.cells / keys[0])  # somebody takes a record away
+    watch._look()
+    assert asked == {"given_up": 1}
+    assert shown == [(keys[:4], keys[4:8], 9), (keys[1:4], keys[4:9], 9)]
+
+
+def test_the_time_left_of_a_large_sweep_is_found_in_one_pass(store):
+    class Seconds(dict):
+        passes = 0
+
+        def values(self):
+            Seconds.passes += 1
+            return super().values()
+
+    design, keys = plan(others=400)
+    shown = Shown(Console(), Seconds.fromkeys(keys, 2.0), workers=2)
+    shown.over(store, design)
+    shown.first = frozenset(keys[:10])
+    # 110 seconds went on 100 runs of 2 each and half of two more; all but that half of 281 is left.
+    left = shown.left(keys[:110], keys[110:120], spent=110)
+    assert left == pytest.approx((2 * 281 - 2) * 110 / (2 * 100 + 2))
+    assert Seconds.passes <= 3
+
+
 @pytest.mark.parametrize(
     ("stop_after", "more"), [(5, {"failed": 4}), (5, {"recorded": 1}), (None, {})]
 )
@@ -364,7 +405,7 @@ def test_an_interrupted_sweep_ends_workers_that_do_not_listen(store, pooled, mon
     assert all(worker.process.returncode is not None for worker in own.workers)
     store.reap_all()
     assert list(store.claims.iterdir()) == []
-    assert store.attempted() == frozenset()
+    assert not store.attempted()
 
 
 def test_bundles_that_are_gone_end_the_workers(store, pooled, monkeypatch):
