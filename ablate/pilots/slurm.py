@@ -5,13 +5,15 @@ preempted or whose node fails is queued again by Slurm. Which jobs are still the
 `squeue`, for `sacct` needs Slurm's accounting, and without it a killed job looks as if it ran.
 """
 
+import contextlib
 import getpass
+import io
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ ARRAY_TASKS = 1000  # where Slurm does not say how many an array may have
 
 
 def run(order: Path, count: int, settings: dict[str, Any]) -> None:
-    """Submit `count` pilots and return when none is left in the queue.
+    """Submit `count` pilots and return when none is left in the queue, or nothing for them.
 
     Args:
         order: the list of bundles.
@@ -38,7 +40,8 @@ def run(order: Path, count: int, settings: dict[str, Any]) -> None:
     poll = float(given.pop("poll_seconds", POLL_SECONDS))
     numbers = submit(order, count, given)
     try:
-        _wait(numbers, poll)
+        _wait(numbers, poll, [Path(line) for line in order.read_text().splitlines()])
+        _slurm("scancel", "--quiet", *sorted(numbers))  # tasks that are suspended have nothing left
     except BaseException:
         _slurm("scancel", *sorted(numbers))
         raise
@@ -48,11 +51,15 @@ def engine() -> Any:
     """Return the module submitit.
 
     Raises:
-        UserError: it or Slurm is not installed.
+        UserError: it or Slurm is not installed, or no controller of Slurm answers.
     """
     submitit = imported("submitit", extra="slurm")
     if shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=slurm: there is no sbatch here; start it on a login node")
+    done = _slurm("scontrol", "ping")
+    if done.returncode and " UP" not in done.stdout:  # of several one may be down
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["scontrol ping failed"]
+        raise UserError(f"hydra/launcher=slurm: no controller of Slurm answers: {lines[0]}")
     return submitit
 
 
@@ -67,15 +74,16 @@ def submit(order: Path, count: int, settings: dict[str, Any]) -> set[str]:
         numbers = set()
         most = array_tasks()
         for start in range(0, count, most):
-            with executor.batch():
+            # What sbatch says of a fault is in the error, and submitit prints it as well.
+            with contextlib.redirect_stderr(io.StringIO()), executor.batch():
                 jobs = [
                     executor.submit(Pilot(), str(order), number, count)
                     for number in range(start, min(start + most, count))
                 ]
             numbers |= {job.job_id.split("_")[0] for job in jobs}
     except (FileNotFoundError, RuntimeError, submitit.core.utils.FailedJobError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"hydra/launcher=slurm: {text}") from None
+        text = " ".join(str(error).removeprefix("sbatch: error: ").split())
+        raise UserError(f"hydra/launcher=slurm: sbatch: {text}") from None
     return numbers
 
 
@@ -86,9 +94,10 @@ def array_tasks() -> int:
     return max(1, int(found[1]) - 1) if found else ARRAY_TASKS
 
 
-def _wait(numbers: Iterable[str], poll_seconds: float) -> None:
+def _wait(numbers: Iterable[str], poll_seconds: float, bundles: Sequence[Path]) -> None:
+    """Return when none of the jobs is in the queue, or all bundles are done."""
     left, told = set(numbers), False
-    while left:
+    while left and any(bundle.exists() for bundle in bundles):
         time.sleep(poll_seconds)
         done = _slurm("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F")
         if done.returncode:  # the controller does not answer: the jobs may well be there

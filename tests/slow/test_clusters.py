@@ -3,9 +3,11 @@
 docs/clusters.md says how to install them. Slurm is started by `tests/clusters/slurm.sh`, as root.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ablate.results import leases
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[1] / "clusters" / "slurm.sh"
@@ -24,6 +28,10 @@ CELLS = [
     "seed=0,1,2,3,4,5", "train.lr=1e-3", "train.max_steps=3", "evaluate=none", "report=false",
 ]  # fmt: skip
 RUNS = 24
+LONG = [
+    "dataset=micro", "masking=none", "plw=0.1", "adapter=lora", "train.lr=1e-3",
+    "train.max_steps=1500", "evaluate=none", "report=false",
+]  # fmt: skip
 
 
 def sweep(out, launcher, *more, cells=CELLS):
@@ -33,7 +41,7 @@ def sweep(out, launcher, *more, cells=CELLS):
     )
 
 
-def ended(process, seconds=500):
+def ended(process, seconds=1500):
     told, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, told[-3000:]
     return told
@@ -43,9 +51,12 @@ def records(out):
     return sorted(path.parent.name for path in (out / "cells").glob("*/record.json"))
 
 
-def wait_until(condition, seconds=300):
+def wait_until(condition, process=None, seconds=900):
+    """Wait until the condition holds; the sweep's end ends the wait, so that no clock has to."""
     until = time.monotonic() + seconds
     while not condition():
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate()[0][-3000:])
         assert time.monotonic() < until
         time.sleep(0.2)
 
@@ -67,14 +78,23 @@ def slurm(tmp_path_factory):
         pytest.skip("needs Slurm's packages and root: tests/clusters/slurm.sh install")
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm")
+    ports = {"ABLATE_SLURM_PORT": str(17_000 + 3 * (os.getpid() % 1000))}
     before = os.environ.get("SLURM_CONF")
-    subprocess.run([SCRIPT, "start", folder], check=True)
+    subprocess.run([SCRIPT, "start", folder], check=True, env=os.environ | ports)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     yield ["hydra.launcher.n_jobs=3", "hydra.launcher.poll_seconds=0.5"]
     subprocess.run([SCRIPT, "stop", folder], check=True)
     os.environ.pop("SLURM_CONF")
     if before:
         os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(scope="module")
+def second(slurm):
+    """Return settings by which tasks run on node b, which is as another machine is."""
+    if not Path(os.environ["SLURM_CONF"]).with_name("second").exists():
+        pytest.skip("needs unshare: node b has no host name and process ids of its own here")
+    return ["hydra.launcher.poll_seconds=0.5", "+hydra.launcher.additional_parameters.nodelist=b"]
 
 
 def slurm_said(*words):
@@ -92,13 +112,13 @@ def pilots():
 
 def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm)
-    wait_until(lambda: len(records(tmp_path)) > 2)
+    wait_until(lambda: len(records(tmp_path)) > 2, process)
     job = slurm_said("squeue", "-h", "-o", "%F").split()[0]
     slurm_said("scancel", f"{job}_0")
-    wait_until(lambda: len(records(tmp_path)) > 5)
+    wait_until(lambda: len(records(tmp_path)) > 5, process)
     for pilot in pilots()[:1]:
         pilot.send_signal(signal.SIGKILL)
-    wait_until(lambda: len(records(tmp_path)) > 8)
+    wait_until(lambda: len(records(tmp_path)) > 8, process)
     slurm_said("scontrol", "update", "nodename=b", "state=drain", "reason=test")
     try:
         ended(process)
@@ -109,36 +129,173 @@ def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, tmp_path):
 
 def test_a_time_limit_queues_the_pilot_again(slurm, tmp_path):
     """Slurm's shortest limit is a minute; what is queued again waits for two: some 8 minutes."""
-    cells = ["dataset=micro", "masking=none", "plw=0.1", "adapter=lora", "train.lr=1e-3",
-             "train.max_steps=1500", "evaluate=none", "report=false"]  # fmt: skip
     limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=20"]
     settings = [*slurm[1:], "hydra.launcher.n_jobs=1", *limits]
-    told = ended(sweep(tmp_path, "slurm", *settings, cells=cells), seconds=1500)
+    told = ended(sweep(tmp_path, "slurm", *settings, cells=LONG), seconds=3000)
     logs = "".join(path.read_text() for path in (tmp_path / "slurm").rglob("*_log.*"))
     assert "Requeued" in logs, (told, logs[-2000:])
     assert_whole(tmp_path, runs=1)
-    (key,) = [k for k in records(tmp_path) if (tmp_path / "cells" / k / "weights").exists()]
-    record = json.loads((tmp_path / "cells" / key / "record.json").read_text())
-    assert record["provenance"]["resumed"], "it began anew instead of going on"
+    assert resumed(tmp_path), "it began anew instead of going on"
 
 
 def test_an_interrupted_sweep_takes_its_jobs_back(slurm, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm)
-    wait_until(lambda: len(records(tmp_path)) > 1)
+    wait_until(lambda: len(records(tmp_path)) > 1, process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT
-    wait_until(lambda: not slurm_said("squeue", "-h", "-o", "%F").split(), 60)
+    wait_until(lambda: not slurm_said("squeue", "-h", "-o", "%F").split())
     ended(sweep(tmp_path, "slurm", *slurm))
     assert_whole(tmp_path)
 
 
 def test_wrong_settings_of_slurm_are_one_line(slurm, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm, "hydra.launcher.partition=none_such")
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=600)
     assert process.returncode == 2
-    assert "hydra/launcher=slurm" in told
     assert "Traceback" not in told
+    [line] = [line for line in told.splitlines() if "sbatch" in line]
+    assert line.startswith("ablate: hydra/launcher=slurm: sbatch: ")
+    assert "invalid partition" in line
+
+
+def test_without_a_controller_there_is_one_line_and_nothing_is_made(slurm, tmp_path, monkeypatch):
+    settings = tmp_path / "slurm.conf"
+    text = Path(os.environ["SLURM_CONF"]).read_text()
+    settings.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
+    monkeypatch.setenv("SLURM_CONF", str(settings))
+    process = sweep(tmp_path / "out", "slurm", *slurm)
+    told, _ = process.communicate(timeout=600)
+    assert process.returncode == 2
+    [line] = told.splitlines()
+    assert "hydra/launcher=slurm: no controller of Slurm answers" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_preempted_goes_on_from_its_checkpoint(slurm, tmp_path):
+    """A job of a partition that goes before takes the slots; the pilot is queued again."""
+    settings = ["hydra.launcher.poll_seconds=0.5", "hydra.launcher.n_jobs=1"]
+    settings += ["hydra.launcher.cpus_per_task=2", "execution.checkpoint_minutes=0.02"]
+    process = sweep(tmp_path, "slurm", *settings, cells=LONG)
+    wait_until(lambda: list(tmp_path.glob("checkpoints/*/step-*")), process)
+    job, node = slurm_said("squeue", "-h", "-o", "%i %N").split()
+    urgent = ["sbatch", "-p", "urgent", "-c", "2", "-w", node, "-o", "/dev/null", "--wrap", "true"]
+    slurm_said(*urgent)
+    wait_until(lambda: " PREEMPTED" in (shown := state(job)) or " PENDING" in shown, process)
+    wait_until(lambda: len(slurm_said("squeue", "-h", "-o", "%i").split()) == 1, process)
+    slurm_said("scontrol", "update", f"jobid={job}", "starttime=now")  # else after two minutes
+    ended(process)
+    assert_whole(tmp_path, runs=1)
+    assert resumed(tmp_path), "it began anew instead of going on"
+
+
+def state(job):
+    return " " + slurm_said("squeue", "-h", "-j", job, "-o", "%T")
+
+
+def resumed(out):
+    """Return after which steps the trained cell went on from a checkpoint."""
+    found = [json.loads((out / "cells" / key / "record.json").read_text()) for key in records(out)]
+    [one] = [record for record in found if record["training"]["steps"]]
+    return one["provenance"]["resumed"]
+
+
+# -- Another machine ------------------------------------------------------------------------------
+
+
+def there(held):
+    """Return the process of a holder on node b: here it has another number than there."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            numbers = re.search(r"NSpid:(.*)", status)[1].split()
+            if len(numbers) > 1 and int(numbers[-1]) == held.process.pid:
+                return process
+    return None
+
+
+def holders(out):
+    """Return the holders of cells that are on node b."""
+    found = leases.holders(out / "claims")
+    return [one for one in found if one.process.host == "second" and one.sweep]
+
+
+LEASE = 15.0
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+def test_workers_on_another_machine_stop_when_their_sweep_is_killed(second, tmp_path):
+    process = sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=LONG)
+    wait_until(lambda: holders(tmp_path), process)
+    [held] = holders(tmp_path)
+    worker = there(held)
+    process.kill()
+    process.communicate()
+    began = time.monotonic()
+    wait_until(lambda: not worker.is_running())
+    print(f"the worker noticed after {time.monotonic() - began:.0f} s")
+    wait_until(lambda: not slurm_said("squeue", "-h", "-o", "%F").split())
+    assert not records(tmp_path)[1:]  # the untouched base alone may have been done
+    ended(sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=LONG))
+    assert_whole(tmp_path, runs=1)
+    assert not list((tmp_path / "failures").iterdir())
+
+
+def test_a_killed_and_a_stopped_worker_on_another_machine_are_replaced(
+    slurm, second, tmp_path, monkeypatch
+):
+    """One worker is here and one there, whose clock is an hour ahead where libfaketime is."""
+    monkeypatch.setenv("ABLATE_LEASE_SECONDS", str(LEASE))
+    ahead = f"[ $(hostname) != second ] || export LD_PRELOAD={FAKETIME} FAKETIME=+1h"
+    clock = [f'hydra.launcher.setup=["{ahead}"]'] if FAKETIME.exists() else []
+    both = ["hydra.launcher.poll_seconds=0.5", "hydra.launcher.n_jobs=2"]
+    process = sweep(tmp_path, "slurm", *both, "hydra.launcher.cpus_per_task=2", *clock)
+    try:
+        stopped = taken_over(process, tmp_path, signal.SIGSTOP)
+        while_stopped = set(records(tmp_path))
+        stopped.send_signal(signal.SIGCONT)
+        wait_until(lambda: set(records(tmp_path)) != while_stopped, process)
+        taken_over(process, tmp_path, signal.SIGKILL)
+    finally:
+        for pilot in pilots():
+            with contextlib.suppress(psutil.Error):
+                pilot.send_signal(signal.SIGCONT)
+    ended(process)
+    assert_whole(tmp_path)
+    logs = "".join(path.read_text() for path in (tmp_path / "slurm").rglob("*_log.err"))
+    assert "another worker has taken it over; this one gives way" in logs
+    about = [json.loads(path.read_text()) for path in (tmp_path / "failures").iterdir()]
+    assert len(about) <= 2  # of the two whose workers did not answer, none is given up
+    made = [tmp_path / "cells" / key / "record.json" for key in records(tmp_path)]
+    when = {json.loads(path.read_text())["provenance"]["finished"] for path in made}
+    if clock:
+        assert max(when) - min(when) > 3000, "the clock there was not ahead"
+
+
+def taken_over(process, out, number):
+    """Signal a worker on node b that trains; return it once another holds its cell."""
+
+    def caught():
+        for held in holders(out):
+            worker = there(held)
+            if worker is None or "step" not in held.place:
+                continue
+            worker.send_signal(signal.SIGSTOP)  # the cell may have ended meanwhile: look again
+            if any((one.key, one.number) == (held.key, held.number) for one in holders(out)):
+                found.append((held, worker))
+                return True
+            worker.send_signal(signal.SIGCONT)
+        return False
+
+    found = []
+    wait_until(caught, process)
+    [(held, worker)] = found
+    if number != signal.SIGSTOP:
+        worker.send_signal(number)
+    mark = held.key, held.number
+    held_by = lambda: {(one.key, one.number) for one in leases.holders(out / "claims")}  # noqa: E731
+    wait_until(lambda: mark not in held_by(), process)
+    return worker
 
 
 # -- Ray and Parsl ------------------------------------------------------------------------------
@@ -170,7 +327,7 @@ def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, 
         subprocess.run([*ray, "start", f"--address={where}", *words], check=True)
         more = [f"hydra.launcher.address={where}", "hydra.launcher.n_jobs=2"]
         process = sweep(tmp_path, "ray", *more)
-        wait_until(lambda: len(records(tmp_path)) > 3)
+        wait_until(lambda: len(records(tmp_path)) > 3, process)
         for pilot in pilots()[:1]:
             pilot.send_signal(signal.SIGKILL)
         ended(process)
@@ -182,7 +339,7 @@ def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, 
 @needs("ray")
 def test_no_cluster_at_the_address_is_one_line(tmp_path):
     process = sweep(tmp_path, "ray", "hydra.launcher.address=127.0.0.1:1", cells=SMALL)
-    told, _ = process.communicate(timeout=200)
+    told, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "hydra.launcher.address=127.0.0.1:1" in told.splitlines()[-1]
 

@@ -4,11 +4,13 @@ Slurm's commands are scripts here that answer as Slurm 22.05 does; the real ones
 `tests/slow/test_clusters.py`.
 """
 
+import contextlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,6 +20,9 @@ from ablate.errors import Halted, UserError
 from ablate.machine import MachineFault
 from ablate.pilots import __main__ as process
 from ablate.pilots import pilot, slurm
+from ablate.results import leases
+from ablate.results.process import Process
+from ablate.results.store import Store
 
 SBATCH = """
 echo "$@" >> $LOG
@@ -41,7 +46,7 @@ def commands(tmp_path, monkeypatch):
     scripts = {
         "sbatch": SBATCH,
         "squeue": SQUEUE,
-        "scancel": 'for job in "$@"; do rm $STATE/$job; done',
+        "scancel": 'for job in "$@"; do [[ $job == -* ]] || rm $STATE/$job; done',
         "scontrol": 'echo "MaxArraySize            = 4"',
     }
     for name, text in scripts.items():
@@ -76,10 +81,48 @@ def test_a_pilot_begins_at_its_part_and_goes_once_through_all(order, monkeypatch
     assert not list(order.parent.glob("*.json"))
 
 
-def test_a_bundle_that_others_work_on_stays(order, monkeypatch):
-    monkeypatch.setattr("ablate.work.work", lambda bundle: bundle.stem != "3")
-    assert process.main(order, 0, 1) == 0
+@pytest.fixture
+def held(order, monkeypatch):
+    """Return the lease of a process elsewhere on the cell of bundle 3, whose counter stands."""
+    monkeypatch.setenv("ABLATE_LEASE_SECONDS", "1.2")
+    store = Store(order.parent.parent)
+    store.prepare()
+    elsewhere = Process("second", "0" * 12, 7, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "here", lambda: elsewhere)
+        lease = leases.take(store.claims, "cell")
+
+    def work(bundle):
+        with store.claim("cell") if bundle.stem == "3" else contextlib.nullcontext(True) as mine:
+            return mine
+
+    monkeypatch.setattr("ablate.work.work", work)
+    return lease
+
+
+def test_a_bundle_that_others_work_on_stays(order, held):
+    """However long they work: a pilot that has nothing left ends, and leaves its slot to others."""
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(0.02):
+            held.write(beat=True)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert process.main(order, 0, 1) == 0
+    finally:
+        ended.set()
+        thread.join()
     assert [path.stem for path in order.parent.glob("*.json")] == ["3"]
+    assert held.held()
+
+
+def test_a_pilot_takes_over_what_a_dead_worker_elsewhere_held(order, held):
+    assert process.main(order, 0, 1) == 0
+    assert not list(order.parent.glob("*.json"))
+    assert not held.held()
 
 
 def test_a_fault_of_a_pilots_machine_stops_the_sweep_in_its_words(order, monkeypatch):
@@ -141,7 +184,7 @@ def test_a_controller_that_is_away_for_a_moment_ends_no_job(order, commands, cap
     (commands / "7").touch()
     ended = subprocess.Popen(["bash", "-c", f"sleep 1; rm {commands}/7"])
     started = time.monotonic()
-    slurm._wait({"7"}, 0.05)
+    slurm._wait({"7"}, 0.05, [order])
     assert time.monotonic() - started > 0.5
     ended.wait()
     assert "squeue: slurm_load_jobs error: down" in capfd.readouterr().err
@@ -153,6 +196,14 @@ def test_an_interrupted_sweep_cancels_its_jobs_alone(order, commands, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         slurm.run(order, 3, {"time": 5, "partition": None, "poll_seconds": 1.0})
     assert [path.name for path in commands.iterdir()] == ["1"]
+
+
+def test_jobs_that_have_nothing_left_are_not_waited_for(order, commands, monkeypatch):
+    """A task may be suspended, or wait in the queue, while others do all."""
+    for bundle in order.parent.glob("*.json"):
+        bundle.unlink()
+    slurm.run(order, 3, {"time": 5, "poll_seconds": 0.01})
+    assert not list(commands.iterdir())
 
 
 def test_where_slurm_is_not_is_one_line(order, monkeypatch):
