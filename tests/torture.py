@@ -49,6 +49,7 @@ NOISE = ("costs", "provenance", "seal")  # time, host and process, and the hashe
 MARK = "ABLATE_TORTURE"
 # A busy machine wants more: a worker that cannot say so for that long counts as stopped.
 LEASE_SECONDS = float(os.environ.get("ABLATE_LEASE_SECONDS") or 12)
+USUAL_SECONDS = 25.0  # of the undisturbed sweep where nothing else runs
 END_SECONDS = 10.0  # from the request to stop until a sweep has ended
 # Each process writes what it trains, and its clock is wrong where it is told so.
 CUSTOM = """
@@ -272,8 +273,8 @@ def judge(bench: Bench, expected: dict[str, tuple], figures: Figures, *, once: b
     figures.must(not traces, f"a traceback: {traces[:1]}")
 
 
-def signals(home: Path, expected: dict[str, tuple], count: int) -> Figures:
-    """Send so many signals to sweeps of four workers."""
+def signals(home: Path, expected: dict[str, tuple], count: int, pace: float) -> Figures:
+    """Send so many signals to sweeps of four workers, `pace` times as far apart as usual."""
     figures, rng = Figures(), random.Random(count)
     sent: collections.Counter[str] = collections.Counter()
     folder = 0
@@ -286,7 +287,7 @@ def signals(home: Path, expected: dict[str, tuple], count: int) -> Figures:
             while status != 0:
                 process = bench.start()
                 figures["commands"] += 1
-                ended, asked = harass(process, bench, rng, sent, count)
+                ended, asked = harass(process, bench, rng, sent, count, pace)
                 with bench.watched(END_SECONDS) if asked else contextlib.nullcontext():
                     status = bench.ended(process)
                     told = time.monotonic()
@@ -307,17 +308,18 @@ def signals(home: Path, expected: dict[str, tuple], count: int) -> Figures:
         figures["status asked"] += asker.asked
         figures.must(not asker.wrong, f"status: {asker.wrong[:3]}")
         judge(bench, expected, figures, once=False)
-        print(f"signals {sum(sent.values())}: {dict(sent)}", flush=True)
+        print(f"signals {sum(sent.values())}: {dict(sent)} {dict(figures)}", flush=True)
     figures |= {f"sent {name}": number for name, number in sorted(sent.items())}
     figures["seconds until workers noticed, at most"] = round(slowest, 1)
     figures["seconds from SIGTERM to the end, at most"] = round(ends, 1)
     return figures
 
 
-def harass(process, bench, rng, sent, count) -> tuple[tuple[int, ...], float]:
+def harass(process, bench, rng, sent, count, pace) -> tuple[tuple[int, ...], float]:
     """Send signals until the sweep ends; return statuses that are right, and when it was asked."""
     while process.poll() is None and sum(sent.values()) < count:
-        until = time.monotonic() + rng.choice([rng.uniform(0, 0.5), rng.uniform(0.2, 3)])
+        rest = rng.choice([rng.uniform(0, 0.5), rng.uniform(0.2, 3)])
+        until = time.monotonic() + pace * rest
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         workers = bench.busy() if rng.random() < 0.9 else bench.workers()
@@ -464,12 +466,14 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     undisturbed = Bench(home, "undisturbed")
     assert undisturbed.ended(undisturbed.start(workers=2)) == 0, undisturbed.said
+    pace = max(1.0, (time.monotonic() - began) / USUAL_SECONDS)
+    print(f"undisturbed {time.monotonic() - began:.0f} s", flush=True)
     expected = records(undisturbed.out)
     parts = {
         "beside": lambda: beside(home, expected),
         "disk": lambda: disk(home, expected),
         "ctrl-c": lambda: ctrl_c(home),
-        "signals": lambda: signals(home, expected, given.signals),
+        "signals": lambda: signals(home, expected, given.signals, pace),
     }
     faults = []
     for name in given.parts:

@@ -175,8 +175,10 @@ def test_without_a_controller_there_is_one_line_and_nothing_is_made(slurm, tmp_p
 def test_what_is_preempted_goes_on_from_its_checkpoint(slurm, tmp_path):
     """A job of a partition that goes before takes the slots; the pilot is queued again."""
     settings = ["hydra.launcher.poll_seconds=0.5", "hydra.launcher.n_jobs=1"]
-    settings += ["hydra.launcher.cpus_per_task=2", "execution.checkpoint_minutes=0.02"]
-    process = sweep(tmp_path, "slurm", *settings, cells=LONG)
+    settings += ["hydra.launcher.cpus_per_task=2", "execution.checkpoint_minutes=0"]
+    settings += ["train.max_steps=60"]
+    cells = [word for word in LONG if "max_steps" not in word]
+    process = sweep(tmp_path, "slurm", *settings, cells=cells)
     wait_until(lambda: list(tmp_path.glob("checkpoints/*/step-*")), process)
     job, node = slurm_said("squeue", "-h", "-o", "%i %N").split()
     urgent = ["sbatch", "-p", "urgent", "-c", "2", "-w", node, "-o", "/dev/null", "--wrap", "true"]
