@@ -3,7 +3,7 @@
 import contextlib
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ class Watch:
         """Return the context in which the sweep is observed."""
         self.store, self.plan = store, plan
         self.bundles: Sequence[Path] = ()
+        self._before: frozenset[str] | None = None
+        self._told: set[tuple[str, int]] | None = None  # attempts that were interrupted
         self._recorded: set[str] = set()
         self._given_up: dict[tuple[str, int], bool] = {}  # by key and number of attempts
         return self
 
     def __enter__(self) -> "Watch":
-        self._before: frozenset[str] | None = None
-        self._told: set[tuple[str, int]] | None = None  # attempts that were interrupted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
@@ -56,9 +56,8 @@ class Watch:
         known = {mark: it for mark, it in self._given_up.items() if mark in tried.items()}
         self._given_up = known | {mark: self.store.given_up(mark[0]) is not None for mark in fresh}
         failed = [key for key in keys if key in tried and self._given_up[key, tried[key]]]
-        for line in self._interrupted(
-            tried, [key for key in keys if (key, tried.get(key)) in fresh]
-        ):
+        changed = [key for key in keys if (key, tried.get(key)) in fresh]
+        for line in self._interrupted(changed):
             self.tell(line)
         self.show(done, failed, len(keys))
         if self._before is None:
@@ -76,21 +75,18 @@ class Watch:
                 self._recorded.add(key)
         return [key for key in keys if key in self._recorded]
 
-    def _interrupted(self, tried: Collection[str], fresh: Sequence[str]) -> Iterator[str]:
+    def _interrupted(self, tried: Sequence[str]) -> Iterator[str]:
         """Yield a line for each attempt that ended since, and not by an error of the cell.
 
-        Args:
-            tried: the runs with attempts.
-            fresh: those of them with others than at the last look.
+        `tried` are the runs with other attempts than at the last look.
         """
         found = {
             (key, number): str(failure["error"])
-            for key in fresh
+            for key in tried
             for number, failure in enumerate(self.store.failures(key))
             if failure["kind"] in RETRIED
         }
         known, self._told = self._told, {*(self._told or ()), *found}
-        self._told = {mark for mark in self._told if mark[0] in tried}
         if known is None:  # of earlier sweeps
             return
         for (key, number), error in found.items():
