@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ablate.results.items import with_score_keys
+from ablate.results.spreadsheet import write_csv
 from ablate.results.store import Store
 
 Record = Mapping[str, Any]
@@ -40,7 +41,7 @@ def parquet(store: Store, keys: Sequence[str], to: Path) -> None:
 def as_csv(table: Path) -> Path:
     """Return `CSV` beside a table of scores, newly written in the table's place."""
     path = table.with_name(CSV)
-    pd.read_parquet(table).to_csv(path, index=False)
+    write_csv(pd.read_parquet(table), path)
     table.unlink()
     return path
 

@@ -1,5 +1,6 @@
 """`ablate store`: checked, repaired, merged and exported folders of results."""
 
+import csv
 import json
 import os
 import shutil
@@ -211,10 +212,15 @@ def test_an_export_does_not_write_over_anything(tmp_path):
 
 def test_a_table_that_is_exported_as_csv_is_read_as_it_was(tmp_path):
     whole = fake_results(plws=(0.0, 1.0), controls=False).head(40)
+    whole.loc[whole.index[::2], "dataset"] = "=1+1"  # a spreadsheet would run it
     whole.to_parquet(tmp_path / exports.SCORES, index=False)
     path = exports.as_csv(tmp_path / exports.SCORES)
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+    with path.open(newline="", encoding="utf-8") as file:
+        cells = {row["dataset"] for row in csv.DictReader(file)}
+    assert cells == {"'=1+1", *whole["dataset"]} - {"=1+1"}
     back = read(path)
+    assert back["dataset"].tolist() == whole["dataset"].tolist()
     assert list(back.columns) == list(whole.columns)
     assert back["value"].tolist() == whole["value"].tolist()
     assert back["train_key"].tolist() == whole["train_key"].tolist()
