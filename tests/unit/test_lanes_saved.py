@@ -50,7 +50,7 @@ def weights(model):
 
 def stopped(monkeypatch, model, names, folder, step):
     """Train lanes side by side up to a step after which the process is asked to stop."""
-    usual, calls = lanes.Group.after_step, []
+    usual, calls = lanes.SavedTogether.after_step, []
 
     def after_step(self, writes):
         calls.append(None)
@@ -60,7 +60,7 @@ def stopped(monkeypatch, model, names, folder, step):
 
     some = made(model, names, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(lanes.Group, "after_step", after_step)
+        patched.setattr(lanes.SavedTogether, "after_step", after_step)
         with pytest.raises(stop.TrainingStopped) as told:
             lanes.train(model, some, execution=EXECUTION)
     return told.value.line

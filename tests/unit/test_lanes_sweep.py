@@ -166,7 +166,7 @@ def test_a_group_that_is_stopped_goes_on_side_by_side_from_its_checkpoints(tmp_p
     line = [*LINE, "execution.lanes=16", "execution.checkpoint_minutes=0", "evaluate=none"]
     plan, store = planned(line), Store(tmp_path)
     store.prepare()
-    usual, calls = beside.loop.Group.after_step, []
+    usual, calls = beside.loop.SavedTogether.after_step, []
 
     def after_step(self, writes):
         calls.append(len(writes))
@@ -174,7 +174,7 @@ def test_a_group_that_is_stopped_goes_on_side_by_side_from_its_checkpoints(tmp_p
             stop.request_stop()
         return usual(self, writes)
 
-    monkeypatch.setattr(beside.loop.Group, "after_step", after_step)
+    monkeypatch.setattr(beside.loop.SavedTogether, "after_step", after_step)
     bundles = sweep.write_bundles(dict(plan.runs), tmp_path, workers=sweep.Workers())
     [group] = [bundle for bundle in bundles if json.loads(bundle.read_text())["beside"]]
     with pytest.raises(KeyboardInterrupt, match=r"stopped; (\d+) of \1 cells side by side go on"):

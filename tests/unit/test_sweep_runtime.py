@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from ablate import interrupts, pool, work
+from ablate import child, interrupts, pool, work
 from ablate.app import halted
 from ablate.errors import Halted, UserError
 from ablate.evaluate.scoring import _tried
@@ -344,8 +344,8 @@ for line in orders:
 
 @pytest.fixture
 def pooled(store, monkeypatch):
-    start = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
-    monkeypatch.setattr(pool, "CODE", start + SCRIPT)
+    start = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); sys.argv.pop(1);"
+    monkeypatch.setattr(child, "CODE", start + SCRIPT)
     monkeypatch.setenv("ABLATE_LEASE_SECONDS", "6")
 
     def make(*does):

@@ -30,7 +30,7 @@ from ablate.training.checkpoints.keeper import Checkpoints
 from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
-from ablate.training.lanes.saved import Group, Saved, saved
+from ablate.training.lanes.saved import Saved, SavedTogether, saved
 from ablate.training.lanes.stack import RowPlace, Stack
 from ablate.training.ledger import Ledger
 from ablate.training.loop import check_supervised, memory_mb
@@ -140,7 +140,7 @@ def train(
         for number, owned, places in zip(numbers, stack.owned(), stack.places(), strict=True)
     ]
     room, courses = _room(stack, lanes, execution), every
-    group = Group([course.saved for course in every])
+    group = SavedTogether([course.saved for course in every])
     try:
         with _training(stack, every, execution) as clock:
             courses = _left(stack, courses)  # without those that had ended by their checkpoints

@@ -107,7 +107,7 @@ def saved(
     return Saved(model, settings, optimizer, schedule, places, keeper, underway, device)
 
 
-class Group:
+class SavedTogether:
     """When the checkpoints of lanes that train side by side are written."""
 
     def __init__(self, lanes: Sequence[Saved]) -> None:
