@@ -37,8 +37,7 @@ VERB = Verb(
     ),
     examples=(
         "ablate export results/mine/cells/3f2a --to adapter",
-        "ablate export 3f2a results/mine --to adapter    # the same",
-        "ablate export results/mine/cells/3f2a --merge --to model",
+        "ablate export 3f2a results/mine --merge --to model",
         "ablate export results/mine/cells/3f2a --retrain --to adapter",
     ),
     run=_run,

@@ -4,11 +4,12 @@ import argparse
 
 from ablate.commands.sweep import QUESTIONS, answered, sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Verb
-from ablate.config.overrides import key_of
 from ablate.errors import UserError
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from ablate.config.overrides import key_of
+
     status = answered(rest, given)
     if status is not None:
         return status

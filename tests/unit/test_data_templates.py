@@ -393,7 +393,7 @@ def test_a_text_template_that_is_none_is_one_line(
     with pytest.raises(UserError, match=message) as error:
         render(alpaca("a", "", "b"), dataset(str(file)), Tokenizer(tokenizer_folders["bos"]))
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="none.yaml: no such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         render(alpaca("a", "", "b"), dataset("none.yaml"), Tokenizer(tokenizer_folders["bos"]))
     with pytest.raises(UserError, match="Did you mean 'alpaca'"):
         dataset("alpca")
