@@ -175,7 +175,7 @@ def start(store):
     ready, told = context.Event(), context.Event()
     worker = context.Process(target=beating, args=(store.out, ready, told))
     worker.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     return worker, told
 
 
@@ -199,8 +199,8 @@ def test_a_stopped_worker_that_comes_back_gives_way_without_writing(tmp_path, qu
     with store.claim(KEY) as mine:
         assert mine
         os.kill(worker.pid, signal.SIGCONT)
-        assert told.wait(30)
-        worker.join(30)
+        assert told.wait(300)
+        worker.join(300)
         assert store.record(KEY) is None
         assert store.failures(KEY) == []
         assert store.claimed(KEY).process == process.here()  # it took nothing with it

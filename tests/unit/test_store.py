@@ -104,7 +104,7 @@ def killed_holder(store, sweep="mine"):
     ready = context.Event()
     worker = context.Process(target=hold, args=(store.out, ready, sweep))
     worker.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     assert store.claimed(KEY).process.pid == worker.pid
     assert not store.reap(KEY, sweep="mine")  # it lives
     assert (_state(store, KEY, {}).state, "step 3 of 8" in _state(store, KEY, {}).detail) == (

@@ -209,7 +209,7 @@ def test_a_worker_notices_that_its_sweep_is_gone(tmp_path):
     worker = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert worker.stdout.readline() == "ready\n"
     leader.kill()  # not waited for: only its exit is left of it
-    assert worker.communicate(timeout=30)[0] == "stopped\n"
+    assert worker.communicate(timeout=300)[0] == "stopped\n"
     leader.wait()
 
 
