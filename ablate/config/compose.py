@@ -17,6 +17,7 @@ from ablate.config.parts import Part, Tree
 from ablate.errors import UserError
 
 CELLS_A_MINUTE = 120_000  # that are planned, measured on one core
+MOST_CELLS = 10_000_000  # of one request: planning them takes more than an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def expand(
     every factor of the study with the same key. Equal cells are kept once, in order.
 
     Raises:
-        UserError: the request is wrong, or asks for more than `most` cells.
+        UserError: the request is wrong, or asks for more than `most` or `MOST_CELLS` cells.
     """
     loader = loader or config_loader()
     composer, lines = _composer(overrides, loader)
@@ -65,6 +66,8 @@ def expand(
     study, settings = composer.study, composer.command
     found = products(study, str(settings["scale"]), asked)
     count = sum(math.prod(map(len, factors.values())) for factors in found)
+    if count > MOST_CELLS:
+        raise UserError(f"{count:,} cells: at most {MOST_CELLS:,} may be asked for at once")
     if most is not None and count > most:
         minutes = math.ceil(count / CELLS_A_MINUTE)
         raise UserError(

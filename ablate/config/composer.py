@@ -8,6 +8,7 @@ full. A test compares the two ways on random cells.
 """
 
 import contextlib
+import copy
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -30,11 +31,13 @@ from ablate.config.command import Command, Study
 from ablate.config.overrides import key_of, normal, one_line_errors, parse, top_of
 from ablate.config.parts import Interned, Part, Tree, flatten, named
 from ablate.config.schema import Cell
+from ablate.config.shipped import Base, is_plain, shared
 from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
 from ablate.paths import check_file, conf_dir
 
 MOST_JOBS = 4096  # workers
+MOST_BYTES = 1_000_000  # of the file of a level
 CELL_KEYS = tuple(field.name for field in dataclasses.fields(Cell))
 # Launcher and sweeper say where cells run; the plain ones keep a plan free of plugins.
 _PLAIN_HYDRA = ["hydra/launcher=basic", "hydra/sweeper=basic"]
@@ -63,10 +66,12 @@ def _check_names(folder: Path) -> None:
     """
     for path in sorted(folder.glob("*/*.yaml")):
         name = path.relative_to(folder)
-        check_file(f"{name.parent}={name.stem}: its file", path)
+        place = f"{name.parent}={name.stem}: its file"
+        check_file(place, path)
         with contextlib.suppress(OSError, ValueError):  # said where the level is chosen
-            text = path.read_text(encoding="utf-8")
-            check_yaml_size(f"{name.parent}={name.stem}: its file", text)
+            if (size := path.stat().st_size) > MOST_BYTES:
+                raise UserError(f"{place}: has {size:,} bytes; at most {MOST_BYTES:,} are read")
+            check_yaml_size(place, path.read_text(encoding="utf-8"))
         shipped = conf_dir() / name
         if shipped.is_file() and not path.samefile(shipped):
             raise UserError(
@@ -101,14 +106,14 @@ class Composer:
         """Compose the base tree; of the override `lines` those about the command are applied."""
         self._loader = loader
         self._settings: dict[str, _Setting] = {}
-        self._options: dict[tuple[str, str], DictConfig | None] = {}
         self._parts: dict[tuple[str, str | None, tuple[str, ...]], Part | None] = {}
         self._interned = Interned()
         search = [line for line in lines if key_of(line) == "hydra.searchpath"]
         for line in search:
             _check_search(line)
         with one_line_errors():
-            _, self._repository = loader._parse_overrides_and_create_caching_repo("config", search)
+            self._shared = shared(loader, search)
+        self._repository = self._shared.repository
         mine = [line for line in lines if line not in search and self.is_about_command(line)]
         for line in mine:
             if parse(line).is_sweep_override():
@@ -116,8 +121,30 @@ class Composer:
             if self.is_group(line):
                 self._option_name(line)
         self._command_lines = [*_PLAIN_HYDRA, *search, *mine]
+        if all(is_plain(line, group=self.is_group(line)) for line in mine):
+            self._base = self._known_base(search, mine)
+        else:
+            self._base = self._new_base(search, mine)
+            self._known = Base(self._base)
+
+    def _known_base(self, search: list[str], mine: list[str]) -> DictConfig:
+        """Return the base tree of this study, composed once, with the values of `mine` set."""
+        groups = tuple(line for line in mine if self.is_group(line))
+        if groups not in self._shared.bases:
+            self._shared.bases[groups] = Base(self._compose([*_PLAIN_HYDRA, *search, *groups]))
+        self._known = self._shared.bases[groups]
+        self._base = self._known.tree
+        if values := [line for line in mine if line not in groups]:
+            base = copy.deepcopy(self._base)
+            for line in values:
+                self._apply(line, base)
+            return base
+        return self._base
+
+    def _new_base(self, search: list[str], mine: list[str]) -> DictConfig:
+        """Return the base tree as Hydra composes it."""
         try:
-            self._base = self._load([])
+            return self._load([])
         except UserError:
             self._command_lines = [*_PLAIN_HYDRA, *search]
             self._base = self._load([])
@@ -274,6 +301,9 @@ class Composer:
         node = self._base.get(name) if option is None else self._option(name, option)
         if node is None and option is not None:
             return None
+        key = (name, option)
+        if not lines and key in self._known.plain:
+            return self._interned.part(name, self._known.plain[key])
         tree = OmegaConf.create({name: node} if name in self._base else {})
         OmegaConf.set_struct(tree, True)
         for line in lines:
@@ -282,7 +312,10 @@ class Composer:
             plain: Any = OmegaConf.to_container(tree, resolve=False)
         if name not in plain:  # ~key took it away; `config.build` says what is missing
             return None
-        return self._interned.part(name, named(name, plain[name], option, lines))
+        value = named(name, plain[name], option, lines)
+        if not lines:
+            self._known.plain[key] = value
+        return self._interned.part(name, value)
 
     def _apply(self, line: str, tree: DictConfig) -> None:
         """Set one value in `tree` as Hydra does."""
@@ -307,10 +340,10 @@ class Composer:
     def _option(self, group: str, option: str) -> DictConfig | None:
         """Return what an option makes of its group, or None if it also writes elsewhere."""
         key = (group, option)
-        if key not in self._options:
+        if key not in self._known.options:
             node = self._own_package(group, option) or self._composed_package(group, option)
-            self._options[key] = node
-        return self._options[key]
+            self._known.options[key] = node
+        return self._known.options[key]
 
     def _own_package(self, group: str, option: str) -> DictConfig | None:
         """Return the group's defaults under the option's file, where that is all there is to it."""

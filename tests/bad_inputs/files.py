@@ -271,11 +271,12 @@ def _levels(root: Path) -> None:
     }.items():
         content = text if isinstance(text, bytes) else text.encode()
         (folder / f"{name}.yaml").write_bytes(content)
-    for name in ("pipe", "folder", "aliases"):  # what is wrong whichever level is chosen
+    for name in ("pipe", "folder", "aliases", "long"):  # wrong whichever level is chosen
         (root / f"levels_{name}" / "masking").mkdir(parents=True)
     os.mkfifo(root / "levels_pipe" / "masking" / "pipe.yaml")
     (root / "levels_folder" / "masking" / "folder.yaml").mkdir()
     (root / "levels_aliases" / "masking" / "aliases.yaml").write_text(_bomb())
+    (root / "levels_long" / "masking" / "long.yaml").write_text("a: 1\n" * 250_000)
 
 
 def _bomb() -> str:

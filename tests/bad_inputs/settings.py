@@ -210,6 +210,8 @@ GRAMMAR = {
     "plan 'seed=range(5,0)'": "no level",
     "plan 'seed=range(0,5,0)'": "range.. arg 3 must not be zero",
     "plan 'seed=range(0,1000000000000)'": "more than 1,000,000 levels",
+    "plan 'seed=range(0,4000)' 'rank=range(1,4001)'": "16,000,000 cells: at most 10,000,000",
+    "sweep 'seed=range(0,4000)' 'rank=range(1,4001)'": "16,000,000 cells: at most 10,000,000",
     "plan 'seed=foo(3)'": "not an override",
     "plan 'seed=int(a)'": "not an override|seed=int",
     "plan 'masking=tag(a,1)'": "masking=.*",

@@ -47,6 +47,7 @@ OPTIONS = {
     "sweep --config-dir=FILES/levels masking=digits": "masking=digits: ",
     "sweep --config-dir=FILES/levels masking=twice": "masking=twice: .*duplicate key",
     "sweep --config-dir=FILES/levels_aliases": "masking=aliases: its file: says more",
+    "sweep --config-dir=FILES/levels_long": "masking=long: its file: has 1,250,000 bytes; at most",
     "sweep --config-dir=FILES/levels_folder": "masking=folder: its file=.*is a folder",
     "tokens --rows abc": "--rows=abc: must be a whole number above 0",
     "tokens --rows=-1": "--rows=-1: must be a whole number above 0",
