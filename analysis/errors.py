@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST_PATH = 300  # characters of a path that an error shows in full
+
 
 class AnalysisError(Exception):
     """A table, column, formula or model that cannot be analysed as asked."""
@@ -46,8 +48,10 @@ def as_file(name: str, value: object) -> Path:
 
 
 def told(value: object) -> str:
-    """Return a value as an error shows it: short ones as they are, others by their type."""
+    """Return a value as an error shows it: short ones and paths as they are, others by type."""
     text = str(value)
+    if isinstance(value, os.PathLike) and "\n" not in text:
+        return text if len(text) < LONGEST_PATH else f"{text[:60]} ... {text[-60:]}"
     return text if len(text) < 60 and "\n" not in text else type(value).__name__
 
 

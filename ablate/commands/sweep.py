@@ -22,9 +22,18 @@ def sweep(overrides: Sequence[str], given: argparse.Namespace) -> int:
     Args:
         overrides: in Hydra's grammar.
         given: the values of `CONFIG_DIR` and `RETRY_FAILED`.
+
+    Raises:
+        UserError: a setting of the command is wrong, or stands beside the option of that name.
     """
-    retry = ["retry_failed=true"] if given.retry_failed else []
-    return _application(["-m"], [*overrides, *retry], given)
+    if not given.retry_failed:
+        return _application(["-m"], overrides, given)
+    from ablate.config.overrides import key_of
+
+    for line in overrides:
+        if key_of(line) == "retry_failed":
+            raise UserError(f"{line}: is given twice: --retry-failed says retry_failed=true")
+    return _application(["-m"], [*overrides, "retry_failed=true"], given)
 
 
 def answered(overrides: Sequence[str], given: argparse.Namespace) -> int | None:

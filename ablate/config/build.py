@@ -123,7 +123,7 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
         except OverflowError:
             value = math.copysign(math.inf, value)
     if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{path}={_typed(value)}: must be a finite number")
+        raise _OutOfRange(f"{path}={_typed(value)}: must be a finite number")
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -131,7 +131,8 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         raise UserError(f"{path}={brief(value)}: is no text: it has a NUL or half a surrogate pair")
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise _OutOfRange(f"{path}={brief(value)}: must be at most {LARGEST}")
+        most = f"at most {LARGEST}" if value > 0 else f"at least -{LARGEST}"
+        raise _OutOfRange(f"{path}={brief(value)}: must be {most}")
     return value
 
 

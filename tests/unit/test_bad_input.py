@@ -28,7 +28,7 @@ EVERYWHERE = {
     "bundle=foo": "bundle=foo.*left out",
     "pretrain.hidden_size=8": "pretrain.hidden_size=8.*pretrain",
     "hydra.sweeper=foo": "hydra.sweeper=foo.*hydra/launcher",
-    "hydra/launcher=foo": "hydra/launcher=foo: not one of .*joblib",
+    "hydra/launcher=foo": "hydra/launcher=foo: (not one of .*joblib|ablate run computes)",
     "hydra.launcher.n_jobs=0": "n_jobs",
     "out=FILES/good.jsonl/x": "good.jsonl is no folder",
     "out=": "out=: must be a folder",
@@ -148,4 +148,4 @@ def test_a_thousand_turns_are_read(files, tmp_path, capsys):
     words += ["dataset.splits={train: [0, 1], validation: [1, 1], test: [1, 1]}"]
     words += ["model=local", f"model.path={files}/chat", f"out={tmp_path}/out"]
     assert cli.main(["tokens", *words, "--rows", "1"]) == 0, capsys.readouterr().err
-    assert "Say " in capsys.readouterr().out
+    assert "·Say|·|" in capsys.readouterr().out
