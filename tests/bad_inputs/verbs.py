@@ -80,7 +80,6 @@ OPTIONS = {
     "report FILES/good.csv --formula 'score ~ b'": "b",
     "report FILES/good.csv --formula 'score ~ a + (1 | '": "formula",
     "report FILES/good.csv --formula 'score ~ __import__(\"os\")'": "formula|__import__",
-    f"report FILES/good.csv --formula 'score ~ {'(' * 5000}a{')' * 5000}'": "formula",
     "report FILES/good.csv --formula '\udcff ~ a'": "is no text",
     "report FILES/good.csv --frozen FILES/nowhere.json": "nowhere.json",
     "report FILES/good.csv --frozen FILES/notjson.json": "notjson.json",
