@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ablate.commands import planning
+from ablate.commands.plan_view import render
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
 from ablate.models.gpu import check_driver
 from ablate.paths import check_folder
@@ -21,7 +22,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     planning.check(given)
     if _asks_for_gpu(rest):
         check_driver()  # before the cells are built
-    from ablate.commands.plan_view import render
     from ablate.experiment.known import Assumed
     from ablate.experiment.request import check_gpu, plan_grid
     from ablate.experiment.summary import summarise

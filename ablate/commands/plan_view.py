@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.commands import planning
-from ablate.experiment.gpu_fit import LEAVE_OUT
 from ablate.terminal import duration, paragraph
 
 USUAL = {"placement": "all", "optimizer": "adamw"}  # what an adapter's row need not say
@@ -194,6 +193,8 @@ def _memory(summary: dict[str, Any]) -> Iterator[str]:
 
 def _too_large(summary: dict[str, Any]) -> Iterator[str]:
     """Yield the runs that no GPU of that size holds, those with the same cures in one line."""
+    from ablate.experiment.gpu_fit import LEAVE_OUT  # not where `--help` of a verb is answered
+
     alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in summary["too_large"]:
         alike.setdefault((one["untouched"], *one["fits_with"]), []).append(one)

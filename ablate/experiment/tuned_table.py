@@ -40,6 +40,9 @@ class Arm(NamedTuple):
     dataset_content: str
 
 
+NUMBERS = ("rank", "lr", "loss", "tried")
+
+
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """One row of a table: the learning rate of an arm."""
@@ -159,8 +162,11 @@ def _row(line: dict[str, Any], place: str) -> Tuned:
     """Return a row of a table; the error names its place."""
     try:
         row = _tuned(line)
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from None
+    except ValueError:
+        said = ", ".join(f"{n}={line[n]}" for n in NUMBERS if line.get(n))
+        raise UserError(
+            f"{place}: {said}: rank and tried are whole numbers, lr and loss numbers"
+        ) from None
     if not row.edge and not (0 < row.lr < math.inf and row.rank > 0):
         raise UserError(f"{place}: lr={row.lr}, rank={row.rank}: must be above 0")
     return row

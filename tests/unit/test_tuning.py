@@ -194,12 +194,20 @@ def test_no_table_at_all(cell, tmp_path):
     assert tuned_lr(cell, tmp_path) is None
 
 
+COLUMNS = "needs the columns model, dataset, adapter, rank, lr"
+
+
 @pytest.mark.parametrize(
-    "text", ["model,lr\nmicro,fast\n", "a,b\n", TABLE + "micro,micro,lora,x,y,"]
+    ("text", "said"),
+    [
+        ("model,lr\nmicro,fast\n", COLUMNS),
+        ("a,b\n", COLUMNS),
+        (TABLE + "micro,micro,lora,x,y,", "line [0-9]+: rank=x, lr=y: rank and tried are whole"),
+    ],
 )
-def test_broken_table(cell, tmp_path, text):
+def test_broken_table(cell, tmp_path, text, said):
     (tmp_path / "mine.csv").write_text(text)
-    with pytest.raises(UserError, match="needs the columns model, dataset, adapter, rank, lr"):
+    with pytest.raises(UserError, match=said):
         tuned_lr(cell, tmp_path)
 
 
