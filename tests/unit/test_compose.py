@@ -162,6 +162,30 @@ def test_own_level_varies_in_a_grid(own):
     assert [point.tree["rank"] for point in found.points] == [3, 3, 8, 8]
 
 
+def test_a_request_does_not_change_what_later_ones_share():
+    """The shipped settings are composed once in a process, whatever is asked for in between."""
+
+    def asked(*lines):
+        found = expand(lines)
+        return [point.tree for point in found.points], found.settings, found.study
+
+    before = asked("rank=3")
+    changed = asked("out=elsewhere", "report=false", "rank=3")
+    assert (changed[1]["out"], changed[1]["report"]) == ("elsewhere", False)
+    assert asked("study=plw", "scale=micro", "masking=none")[2]["name"] == "plw"
+    assert asked("train.lr=1e-3", "adapter=mora")[0] != before[0]
+    assert asked("rank=3") == before
+
+
+def test_own_levels_are_read_anew(tmp_path):
+    """A user's file may change between two requests of one process, in a notebook, say."""
+    (tmp_path / "masking").mkdir()
+    for weight in (0.25, 0.5):
+        (tmp_path / "masking" / "own.yaml").write_text(f"weights: {{input: {weight}}}\n")
+        (point,) = expand(["masking=own"], loader=config_loader([tmp_path])).points
+        assert point.tree["masking"]["weights"]["input"] == weight
+
+
 def test_level_is_named_after_its_file(tmp_path):
     (tmp_path / "masking").mkdir()
     (tmp_path / "masking" / "copy.yaml").write_text("name: none\nweights: {}\n")
