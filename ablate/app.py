@@ -34,7 +34,7 @@ from ablate.micro.tasks import TASKS as MICRO
 from ablate.models import gpu_slots
 from ablate.paths import conf_dir
 from ablate.progress import Shown
-from ablate.results import seal
+from ablate.results import repairs, seal
 from ablate.results.files import set_aside
 from ablate.results.store import Store
 from ablate.sweep import Launch, Outcome, Workers, carry_out, side_by_side
@@ -121,7 +121,7 @@ def sweep_grid(
     request = plan_grid(overrides, loader=loader)
     store = Store(request.out)
     store.prepare()
-    for line in (*store.take_kept(), *store.set_damaged_aside(request.design.runs)):
+    for line in (*repairs.take_kept(store), *repairs.set_damaged_aside(store, request.design.runs)):
         CONSOLE.print(line, soft_wrap=True, markup=False)
     chosen = _workers(request, workers, elsewhere=elsewhere)
     absent = missing(request.design, store)

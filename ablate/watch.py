@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.experiment.design import Design
+from ablate.results.failures import RETRIED
 from ablate.results.record import RECORD
-from ablate.results.store import RETRIED, Store
+from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ablate.errors import UserError
 from ablate.experiment.design import Design, Named, damaged_designs, names
+from ablate.results import repairs
 from ablate.results.leases import Holder
 from ablate.results.store import Store
 
@@ -65,7 +66,7 @@ def _running(holder: Holder) -> str:
 
 def notices(out: Path) -> list[str]:
     """Return what else must be known of a folder: names that are damaged, results set aside."""
-    kept = [path.name for path in Store(out).kept_results()]
+    kept = [path.name for path in repairs.kept_results(Store(out))]
     return [
         *damaged_designs(out),
         *(f"kept/{name} is a result that could not have its place in cells/" for name in kept),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ablate.errors import UserError
 from ablate.experiment.design import collect, damaged_designs, names
-from ablate.results import every_eval_ever, exports, files
+from ablate.results import every_eval_ever, exports, failures, files, repairs
 from ablate.results.merge import merge as merge_records
 from ablate.results.store import Store
 
@@ -18,8 +18,8 @@ def check(out: Path) -> list[str]:
     return [
         *(f"cells/{key} is damaged: {fault}" for key, fault in found if fault),
         *damaged_designs(out),
-        *(f"failures/{path.name} is damaged" for path in store.damaged_failures()),
-        *(f"kept/{p.name} could not have its place in cells/" for p in store.kept_results()),
+        *(f"failures/{path.name} is damaged" for path in failures.damaged(store.failed)),
+        *(f"kept/{p.name} could not have its place in cells/" for p in repairs.kept_results(store)),
     ]
 
 
@@ -30,13 +30,13 @@ def repair(out: Path) -> Iterator[str]:
     """
     store = folder_of_results(out)
     store.prepare()
-    yield from store.take_kept()
-    yield from store.set_damaged_aside(store.present(), every_byte=True)
+    yield from repairs.take_kept(store)
+    yield from repairs.set_damaged_aside(store, store.present(), every_byte=True)
     broken = [out / "designs" / line.split()[0].split("/")[1] for line in damaged_designs(out)]
-    for path in (*broken, *store.damaged_failures()):
+    for path in (*broken, *failures.damaged(store.failed)):
         place = files.set_aside(path, store.damaged)
         yield f"damaged: {path.relative_to(out)} was moved to damaged/{place.name}"
-    older = [key for key in store.present() if store.migrate(key)]
+    older = [key for key in store.present() if repairs.migrate(store, key)]
     if older:
         yield f"{len(older)} records of an older schema have a seal now"
     if names(out):

@@ -235,3 +235,9 @@ def is_dead(folder: Path, one: Holder, after: float | None = None) -> bool:
     still = still + min(now - last, beat_seconds()) if count == one.count else 0.0
     _seen[key] = (one.count, still, now)
     return still >= (stale_seconds() if after is None else after)
+
+
+def living(folder: Path, key: str) -> Holder | None:
+    """Return who holds the lease on `key` and is not known to be dead, or None."""
+    found = holder(folder, key)
+    return None if found is None or is_dead(folder, found) else found

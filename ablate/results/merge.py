@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.results import files, seal
+from ablate.results import files, repairs, seal
 from ablate.results.items import SCORE_KEY, with_score_keys
 from ablate.results.record import RECORD, text, upgraded
 from ablate.results.store import Store
@@ -40,7 +40,7 @@ def merge(into: Store, source: Store) -> Iterator[str]:
 def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Iterator[str]:
     ours = into.record(key)
     if ours is None:
-        yield from into.set_damaged_aside([key])
+        yield from repairs.set_damaged_aside(into, [key])
         with into.claim(key) as mine:
             if mine:
                 into.take(key, folder)

@@ -11,9 +11,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # 1: scores without a unit. 2: every score states its unit. 3: a seal, and items state their score.
 # Records of all are read.
@@ -236,6 +237,8 @@ def rows_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[d
 
 def table(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Return the long table as the content of a parquet file."""
+    import pandas as pd  # not where records are only looked for: it takes long
+
     made = list(rows)
     known = set(RESULT_COLUMNS)
     others = dict.fromkeys(name for row in made for name in row if name not in known)
@@ -252,6 +255,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 def _one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return a setting's column as text where any of its values is text, else as it is."""
+    import pandas as pd
+
     known = column.dropna()
     if not any(isinstance(value, str) for value in known):
         return column

@@ -20,38 +20,20 @@ holder left half written and, where the holder alone died, records a killed atte
 """
 
 import contextlib
-import itertools
-import json
 import os
-import secrets
 import shutil
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import UserError
-from ablate.results import heart, leases, process, seal
-from ablate.results.files import (
-    DRAFT,
-    draft_of,
-    link,
-    open_up,
-    put_back,
-    set_aside,
-    swap,
-    sync,
-    write,
-)
+from ablate.results import drafts, failures, heart, leases, seal, trained
+from ablate.results.files import DRAFT, link, put_back, set_aside, swap, sync, write
 from ablate.results.leases import Holder
 from ablate.results.log import LOG, last_lines, say
 from ablate.results.record import RECORD, text, upgraded
 
-DRAFT_SECONDS = 86400.0  # after which a file that another machine has not finished is left over
-MAX_KILLS = 3  # of RETRIED at one place, after which a cell counts as failed
-RETRIED = ("killed", "device")  # kinds of failure that say nothing about the cell
 OTHERS = ("designs", "bundles")  # folders beside those of a store, where drafts may be left
 
 
@@ -92,8 +74,8 @@ class Store:
         own = (self.cells, self.trained, self.failed, self.claims)
         for folder in (*own, self.out, *(self.out / name for name in OTHERS)):
             for draft in folder.glob(f"{DRAFT}*"):
-                if self._abandoned(draft):
-                    _remove(draft)
+                if drafts.is_abandoned(draft, self.claims):
+                    drafts.remove(draft)
         for state in (*self.trained.glob("[!.]*"), *self.checkpointed.glob("*")):
             if self.record(state.name) is not None:
                 self._forget(state.name)
@@ -142,25 +124,14 @@ class Store:
         It holds what an earlier attempt kept by `keep_trained`, else nothing. What a second writer
         of the same key wrote is discarded: equal keys mean equal records.
         """
-        with _draft(self.cells, key) as draft:
+        with drafts.new(self.cells, key) as draft:
             if self.is_trained(key):
-                self._go_on(key, draft)
+                trained.go_on(self.trained, key, draft, damaged=self.damaged)
             yield draft
-            _seal(draft)
-            _flush(draft)
+            drafts.finish(draft)
             heart.check(self.claims, key)
             self._settle(draft, key)
         self._forget(key)
-
-    def _go_on(self, key: str, draft: Path) -> None:
-        """Put into `draft` what `keep_trained` kept of `key`, unless that is damaged."""
-        state = self.trained / key
-        _, fault = seal.read(state, key)
-        if fault:
-            place = set_aside(state, self.damaged)
-            say(f"trained/{key} is damaged ({fault}): moved to damaged/{place.name}")
-        else:
-            link(state, draft)
 
     def _settle(self, draft: Path, key: str) -> None:
         """Give `draft` its place, unless another writer was first.
@@ -210,85 +181,16 @@ class Store:
 
     def take(self, key: str, folder: Path) -> None:
         """Make a copy of the record of `key` in `folder`, of another store, ours."""
-        with _draft(self.cells, key) as draft:
+        with drafts.new(self.cells, key) as draft:
             shutil.copytree(folder, draft, dirs_exist_ok=True)
-            _seal(draft)
-            _flush(draft)
+            drafts.finish(draft)
             self._settle(draft, key)
-
-    def migrate(self, key: str) -> bool:
-        """Write the record of `key` in today's schema if it is an older one; say whether it was."""
-        found = seal.raw(self.folder(key)) or {}
-        if "seal" in found or self.record(key) is None:
-            return False
-        with self.claim(key) as mine:
-            if mine and (record := self.record(key)):
-                self.amend(key, record)
-        return mine
-
-    def kept_results(self) -> list[Path]:
-        """Return what is under `kept/`."""
-        return sorted(self.kept.glob("*"))
-
-    def damaged_failures(self) -> list[Path]:
-        """Return the files of failed attempts that say nothing."""
-        return [path for path in sorted(self.failed.glob("[!.]*")) if _failure(path) is None]
-
-    def take_kept(self) -> list[str]:
-        """Give results under `kept/` their places; return a line for each."""
-        told = []
-        for state in self.kept_results():
-            key = str((seal.raw(state) or {}).get("train_key", ""))
-            if not key or seal.read(state, key)[0] is None or self.record(key) is not None:
-                continue
-            with self.claim(key) as mine, contextlib.suppress(OSError):
-                if mine:
-                    if os.path.lexists(self.folder(key)):
-                        set_aside(self.folder(key), self.damaged)
-                    os.rename(state, self.folder(key))
-                    told.append(f"kept/{state.name} was given its place in cells/")
-        return told
-
-    def set_damaged_aside(self, keys: Iterable[str], *, every_byte: bool = False) -> list[str]:
-        """Move damaged records of `keys` to `damaged/`; return a line for each.
-
-        Those that another worker holds are its own to replace.
-
-        Raises:
-            UserError: one may not be read or moved by this user.
-        """
-        told = []
-        for key in keys:
-            found, fault = seal.read(self.folder(key), key, every_byte=every_byte)
-            if found is not None:
-                with contextlib.suppress(OSError):
-                    seal.retime(found, self.folder(key))
-            if seal.DENIED in fault:
-                raise UserError(
-                    f"{self.folder(key)}: {fault}; its owner may allow it by chmod -R a+rX"
-                )
-            if not fault:
-                continue
-            with self.claim(key) as mine:
-                if mine and self.fault(key, every_byte=every_byte):
-                    told.append(f"{self._aside(key)} ({fault})")
-        return told
-
-    def _aside(self, key: str) -> str:
-        try:
-            place = set_aside(self.folder(key), self.damaged)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder(key)}: is damaged and cannot be moved to {self.damaged} "
-                f"({error.strerror})"
-            ) from None
-        return f"damaged: cells/{key} was moved to damaged/{place.name}"
 
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
         """Give an empty folder, which is removed at the end; `keep_trained` keeps what it holds."""
         self.trained.mkdir(exist_ok=True)
-        with _draft(self.trained, key) as draft:
+        with drafts.new(self.trained, key) as draft:
             yield draft
 
     def keep_trained(self, key: str, draft: Path) -> None:
@@ -296,15 +198,7 @@ class Store:
 
         Files are shared with the draft: replace one to change it.
         """
-        self.trained.mkdir(exist_ok=True)
-        with _draft(self.trained, key) as state:
-            link(draft, state)
-            _seal(state)
-            for file in (path for path in state.rglob("*") if path.is_file()):
-                sync(file)  # the folders may wait: without them there is no state, not a half one
-            heart.check(self.claims, key)
-            with contextlib.suppress(OSError):  # another writer was first
-                os.rename(state, self.trained / key)
+        trained.keep(self.trained, key, draft, claims=self.claims)
 
     def is_trained(self, key: str) -> bool:
         """Return whether an attempt at `key` ended after training and before its record."""
@@ -317,11 +211,7 @@ class Store:
     def _forget(self, key: str) -> None:
         """Remove what `keep_trained` kept, in one step, and checkpoints."""
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
-        if self.is_trained(key):
-            gone = draft_of(self.trained / f"{key}-gone")
-            with contextlib.suppress(OSError):
-                os.rename(self.trained / key, gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        trained.forget(self.trained, key)
 
     @contextlib.contextmanager
     def amending(self, key: str) -> Iterator[Path]:
@@ -330,13 +220,12 @@ class Store:
         That is one step: readers find the old record or the new one. Files are shared with the old
         record: replace one to change it. If the block raises, the old record stays.
         """
-        with _draft(self.cells, key) as draft:
+        with drafts.new(self.cells, key) as draft:
             link(self.folder(key), draft)
             if (draft / LOG).is_dir():  # in place of the log
                 shutil.rmtree(draft / LOG)
             yield draft
-            _seal(draft)
-            _flush(draft)
+            drafts.finish(draft)
             heart.check(self.claims, key)
             swap(draft, self.folder(key))  # the draft is the old record now, and removed
 
@@ -361,8 +250,7 @@ class Store:
 
     def claimed(self, key: str) -> Holder | None:
         """Return the worker that holds `key` and is not known to be dead, or None."""
-        found = leases.holder(self.claims, key)
-        return None if found is None or leases.is_dead(self.claims, found) else found
+        return leases.living(self.claims, key)
 
     def reap(self, key: str, *, sweep: str = "", how: str = "") -> bool:
         """Return whether the holder of `key` was dead; if so, nothing of it is left.
@@ -378,11 +266,12 @@ class Store:
         if lease is None:
             return False
         with heart.holding(lease):
-            left = list(self._drafts(key, dead.process.mark))
+            left = drafts.of((self.cells, self.trained), key, dead.process.mark)
             if sweep and dead.sweep == sweep and self.record(key) is None:
-                self.fail(key, _killed(dead, how, [line for d in left for line in last_lines(d)]))
+                log = [line for draft in left for line in last_lines(draft)]
+                self.fail(key, failures.killed(dead, how, log))
             for draft in left:
-                _remove(draft)
+                drafts.remove(draft)
         return True
 
     def reap_all(self, *, sweep: str = "", how: str = "") -> None:
@@ -390,134 +279,29 @@ class Store:
         for found in leases.holders(self.claims):
             self.reap(found.key, sweep=sweep, how=how)
 
-    def _drafts(self, key: str, mark: str) -> Iterator[Path]:
-        for folder in (self.cells, self.trained):
-            yield from folder.glob(f"{DRAFT}{mark}-{key}-*")
-
-    def _abandoned(self, draft: Path) -> bool:
-        """Return whether the writer of a draft, which its name tells, is dead or was taken over.
-
-        On another machine a folder's writer is who holds its cell; a file is written in an instant.
-        """
-        mark, _, rest = draft.name.removeprefix(DRAFT).partition("-")
-        writer = process.of_mark(mark)
-        if writer is None or writer.has_ended:
-            return True
-        if writer.is_here:
-            return False
-        if not draft.is_dir():
-            return _age(draft) > DRAFT_SECONDS
-        holder = self.claimed(rest.partition("-")[0])
-        return holder is None or holder.process.mark != mark
-
-    def fail(self, key: str, what: dict[str, Any]) -> None:
+    def fail(self, key: str, what: Mapping[str, Any]) -> None:
         """Write one failed attempt at `key`, beside the records."""
         heart.check(self.claims, key)
-        self.failed.mkdir(parents=True, exist_ok=True)
-        number = next(n for n in itertools.count() if _failure(self._failure_file(key, n)) is None)
-        body = {"train_key": key, "time": time.time()} | what
-        write(self._failure_file(key, number), json.dumps(body, indent=1).encode())
+        failures.add(self.failed, key, what)
 
     def failures(self, key: str) -> list[dict[str, Any]]:
         """Return the failed attempts at `key`, oldest first."""
-        return [found for path in self._failure_files(key) if (found := _failure(path))]
-
-    def _failure_file(self, key: str, number: int) -> Path:
-        return self.failed / f"{key}-{number}.json"
-
-    def _failure_files(self, key: str) -> list[Path]:
-        """Return the files of failed attempts at `key`, by name: a listing would be of all keys."""
-        files = (self._failure_file(key, number) for number in itertools.count())
-        return list(itertools.takewhile(os.path.lexists, files))
+        return failures.of(self.failed, key)
 
     def attempted(self) -> dict[str, int]:
         """Return how many files of failed attempts each key has, from one listing of the folder."""
-        try:
-            names = os.listdir(self.failed)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        return Counter(n.rpartition("-")[0] for n in names if n.endswith(".json") and n[0] != ".")
+        return failures.attempted(self.failed)
 
     def given_up(self, key: str) -> dict[str, Any] | None:
-        """Return the failure because of which `key` is not tried again, or None.
-
-        After an error a cell is tried again only on request. A kill, or the loss of a GPU, says
-        nothing about the cell until it has happened `MAX_KILLS` times at the same place.
-        """
-        attempts = self.failures(key)
-        errors = [f for f in attempts if f["kind"] not in RETRIED]
-        if errors:
-            return errors[-1]
-        places = Counter((f["kind"], f.get("place")) for f in attempts)
-        return attempts[-1] if max(places.values(), default=0) >= MAX_KILLS else None
+        """Return the failure because of which `key` is not tried again, or None."""
+        return failures.given_up(self.failures(key))
 
     def clear_failures(self, key: str) -> None:
         """Remove the failed attempts at `key` and at its scores, so that they are tried again."""
-        for path in self._failure_files(key):
-            path.unlink(missing_ok=True)
+        failures.clear(self.failed, key)
         record = self.record(key)
         if record and record.get("unscored"):
             lost = {one["score_key"] for one in record["unscored"]}
             left = [known for known in record["score_keys"] if known not in lost]
             changed = record | {"unscored": [], "score_keys": left}
             self.amend(key, changed)
-
-
-def _failure(path: Path) -> dict[str, Any] | None:
-    """Return what a file says of a failed attempt; None where it is damaged and says nothing."""
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    parts = ("kind", "error", "train_key")
-    whole = isinstance(found, dict) and all(isinstance(found.get(part), str) for part in parts)
-    return found if whole else None
-
-
-def _killed(dead: Holder, how: str, log: list[str]) -> dict[str, Any]:
-    """Return the failure of an attempt whose process died."""
-    place = f" at {dead.place}" if dead.place else ""
-    text = f"the worker was killed{place}{f' ({how})' if how else ''}"
-    return {"kind": "killed", "error": text, "place": dead.place, "log": log}
-
-
-def _age(path: Path) -> float:
-    """Return how old a file is, in seconds of the file system's own clock."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=DRAFT) as new:
-        try:
-            return os.stat(new.name).st_mtime - path.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
-
-def _remove(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft, ignore_errors=True)
-    else:
-        draft.unlink(missing_ok=True)
-
-
-def _seal(draft: Path) -> None:
-    """Write into the record in `draft` what its files are, and give these the user's umask."""
-    open_up(draft)
-    record = json.loads((draft / RECORD).read_text())
-    write(draft / RECORD, text(seal.sealed(record, draft)), durable=False)
-
-
-@contextlib.contextmanager
-def _draft(parent: Path, key: str) -> Iterator[Path]:
-    """Give a new folder in `parent` whose name tells its writer; it is removed at the end."""
-    draft = draft_of(parent / f"{key}-{secrets.token_hex(4)}")
-    draft.mkdir()  # under the user's umask
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _flush(draft: Path) -> None:
-    """Flush `draft` to the disk; what has a second link `keep_trained` has flushed already."""
-    for file in draft.rglob("*"):
-        if file.is_dir() or file.stat().st_nlink == 1:
-            sync(file)
-    sync(draft)

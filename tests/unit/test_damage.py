@@ -19,7 +19,7 @@ from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
 from ablate.experiment.status import damaged_lines, states
 from ablate.experiment.summary import summarise
-from ablate.results import files
+from ablate.results import files, repairs
 from ablate.results.store import Store
 from ablate.terminal import CONSOLE
 from tests import stored
@@ -201,10 +201,10 @@ def test_a_result_that_cannot_have_its_place_is_kept_and_taken_by_the_next_sweep
         patch.setattr("ablate.results.store.set_aside", stuck)
         with pytest.raises(UserError, match=r"Device or resource busy.*kept in"):
             recorded([whole.design.runs[key][0].cell], key, store)
-    assert [path.name for path in store.kept_results()] == [key]
+    assert [path.name for path in repairs.kept_results(store)] == [key]
     said = check(at(whole, out), whole, monkeypatch, again=[])  # it is not made again
     assert f"kept/{key} was given its place in cells/" in said
-    assert not store.kept_results()
+    assert not repairs.kept_results(store)
 
 
 def test_there_are_sixty_states():

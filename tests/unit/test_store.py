@@ -15,8 +15,10 @@ from ablate.errors import UserError
 from ablate.experiment.status import _state, unscored_text
 from ablate.models.gpu import lost_device
 from ablate.results import files, leases, process, record
+from ablate.results.drafts import DRAFT_SECONDS
+from ablate.results.failures import MAX_KILLS
 from ablate.results.record import SCHEMA
-from ablate.results.store import DRAFT_SECONDS, MAX_KILLS, Store
+from ablate.results.store import Store
 from tests import stored
 
 KEY = "0123456789abcdef"
