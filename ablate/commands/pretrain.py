@@ -50,6 +50,8 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
     if (folder / "model.safetensors").exists():
         raise UserError(f"out={folder}: there is a model already; choose another folder")
     check_folder("out", folder)
+    if (folder / "cells").exists() or (folder / "designs").exists():
+        raise UserError(f"out={folder}: is a folder of results; choose another for a model")
     if cell.execution.devices > 1:
         raise UserError(
             f"execution.devices={cell.execution.devices}: must be 1 for ablate pretrain"

@@ -54,13 +54,15 @@ def _merge(folders: list[Path], _: argparse.Namespace) -> int:
 
 
 def _export(folders: list[Path], given: argparse.Namespace) -> int:
-    from ablate.experiment.upkeep import export
+    from ablate.experiment.upkeep import check, export
 
     if given.to is None:
         raise UserError("ablate store export: needs a folder to write: --to DIR")
+    left_out = check(folders[0])  # every byte: what is handed on should be as it was written
     count = export(folders[0], Path(given.to), given.format or FORMATS[0])
+    _print(left_out)
     CONSOLE.print(f"written: {count} records to {given.to}", soft_wrap=True)
-    return 0
+    return 1 if left_out else 0
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -74,7 +76,7 @@ VERB = Verb(
     about=(
         "check reads every byte of a folder of results and names what is damaged; repair moves "
         "that to damaged/, for the next sweep to train again; merge takes what other folders have; "
-        "export writes it for other programs. Exit status 1 where check found damage."
+        "export writes it for other programs. Exit status 1 where check or export found damage."
     ),
     words="check|repair|merge|export DIR [DIR ...]",
     options=(

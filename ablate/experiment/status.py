@@ -115,4 +115,5 @@ def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
 
 def is_kept(key: str, store: Store) -> bool:
     """Return whether a run's trained weights are here, so that it is scored without training."""
-    return store.is_trained(key) or (store.folder(key) / "weights").is_dir()
+    whole = store.record(key) is not None  # what is damaged is trained again
+    return store.is_trained(key) or (whole and (store.folder(key) / "weights").is_dir())

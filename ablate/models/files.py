@@ -197,12 +197,42 @@ def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
     if settings.get("model_type") in TEXT_PARTS:
         settings, tensors = _text_part(settings, tensors)
     architecture = _architecture(settings, folder)
+    _check_fit(tensors, settings, str(path))
     return ModelFiles(
         folder=folder,
         content_hash=_combined([*hashed, *weights]),
         architecture=architecture,
         **sizes(tensors, settings, place=str(path)),
     )
+
+
+def _check_fit(tensors: Mapping[str, Shape], settings: Mapping[str, Any], place: str) -> None:
+    """Check that a configuration is that of the weights: blocks, width and heads.
+
+    Raises:
+        UserError: it is not. transformers would draw what is missing at random.
+    """
+    numbers = (next((p for p in name.split(".") if p.isdigit()), None) for name in tensors)
+    blocks = len({int(number) for number in numbers if number is not None})
+    for name in ("num_hidden_layers", "n_layer", "n_layers"):
+        if name in settings and blocks and settings[name] != blocks:
+            said = brief(settings[name])
+            raise UserError(f"model: {place}: {name}={said}: the weights have {blocks} blocks")
+    for name in ("hidden_size", "n_embd", "d_model"):
+        width, known = settings.get(name), {n for shape in tensors.values() for n in shape}
+        if isinstance(width, int) and width not in known:
+            raise UserError(f"model: {place}: {name}={brief(width)}: no weight has this size")
+    heads = settings.get("num_attention_heads", settings.get("n_head"))
+    if heads is None:
+        return
+    queries = {shape[0] for name, shape in tensors.items() if name.endswith("q_proj.weight")}
+    size = settings.get("head_dim") or 1
+    whole = isinstance(heads, int) and heads > 0 and isinstance(size, int)
+    if not whole or any(rows % (heads * size) for rows in queries):
+        said = f"num_attention_heads={brief(heads)}"
+        raise UserError(
+            f"model: {place}: {said}: the query projections have {max(queries, default=0)} rows"
+        )
 
 
 def _text_part(

@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import ablate.micro
 from ablate.config.schema import Model
 from ablate.errors import UserError
 from ablate.models import files
@@ -185,7 +188,7 @@ def old_format(folder):
 
 
 def lost_shard(folder):
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "part-2"}}')
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}')
 
 
 REFUSED = [
@@ -193,7 +196,7 @@ REFUSED = [
     (remove("config.json"), "no config.json in"),
     (remove("model.safetensors"), "no model.safetensors in"),
     (old_format, "pytorch_model.bin alone is not read"),
-    (lost_shard, "names part-2, which is not there"),
+    (lost_shard, "names part-2.safetensors, which is not there"),
     (write("config.json", "{"), "config.json is not valid JSON"),
     (write("config.json", "[]"), "config.json is not a table of settings"),
     (write("model.safetensors", "x" * 100), "is not a safetensors file"),
@@ -257,3 +260,23 @@ def test_hub_model_that_is_here_needs_no_network(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", here)
     found = resolve(Model(name="hub", source="hub", path="me/here", revision="abc"))
     assert found == resolve(local(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_hidden_layers": 1000}, "num_hidden_layers=1000: the weights have 3 blocks"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers=2: the weights have 3 blocks"),
+        ({"hidden_size": 10**9}, "hidden_size=1000000000: no weight has this size"),
+        ({"num_attention_heads": 7}, "num_attention_heads=7: the query projections have 64"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0: the query projections have 64"),
+    ],
+)
+def test_a_configuration_of_other_weights_is_refused(settings, said, tmp_path):
+    """transformers would draw what the weights lack at random, or fail in a worker."""
+    shipped = Path(ablate.micro.__file__).parent / "checkpoints" / "micro_0"
+    folder = shutil.copytree(shipped, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(UserError, match=said):
+        resolve(Model(name="local", source="local", path=str(folder)))
