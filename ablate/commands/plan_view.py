@@ -80,7 +80,7 @@ def _amounts(summary: dict[str, Any]) -> Iterator[str]:
             f"{about}{one['steps']:,} steps of {batch}{epochs}, {one['tokens_trained']:,} tokens"
         )
     if len(entries) > SHOWN:
-        yield f"  and {len(entries) - SHOWN} more data sets, models and schedules"
+        yield f"  and {len(entries) - SHOWN} more combinations of data, model and schedule"
 
 
 def _rescored(summary: dict[str, Any]) -> str:
@@ -114,6 +114,9 @@ def _count(one: dict[str, Any]) -> str:
 
 def _costs(summary: dict[str, Any]) -> Iterator[str]:
     """Yield lines on time, the memory of a GPU and disk; first the machine that runs belong on."""
+    if not summary["to_do"]:
+        yield "nothing is left to do"
+        return
     yield from _gpu_time(summary) if summary["on_gpu"] else _worker_time(summary)
     for failed in summary.get("not_probed", ()):
         yield f"  not probed: {failed}"

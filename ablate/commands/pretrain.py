@@ -61,8 +61,14 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
             f"train.max_length={cell.train.max_length}: must be at most "
             f"pretrain.max_position_embeddings={shape['max_position_embeddings']}"
         )
-    with Progress(console=CONSOLE) as bar:
-        task = bar.add_task("pretraining", total=None)
+    bar = Progress(console=CONSOLE)
+    task = bar.add_task("pretraining", total=None)
+
+    def tick(done: int, steps: int) -> None:
+        bar.start()  # at the first step: what is wrong before it is one line without a bar
+        bar.update(task, completed=done, total=steps)
+
+    try:
         course = pretrain(
             folder,
             cell.dataset,
@@ -70,8 +76,10 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
             shape=shape,
             seed=cell.seed,
             execution=cell.execution,
-            tick=lambda done, steps: bar.update(task, completed=done, total=steps),
+            tick=tick,
         )
+    finally:
+        bar.stop()
     if course.resumed:
         CONSOLE.print(f"went on after step {course.resumed[-1]}, from a checkpoint")
     CONSOLE.print(

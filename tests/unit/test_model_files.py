@@ -188,7 +188,9 @@ def old_format(folder):
 
 
 def lost_shard(folder):
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}')
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "part-2.safetensors"}}'
+    )
 
 
 REFUSED = [
