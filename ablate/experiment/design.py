@@ -160,9 +160,11 @@ def _rated(cell: Cell, memo: Memo, rates: Rates) -> Train:
 
 def _given(cell: Cell, memo: Memo) -> Train:
     """Return the cell's training at its given rate, marked where that is one of full tuning."""
-    if not is_full_rate(cell, memo.files(cell.model)):
+    try:
+        files = memo.files(cell.model)
+    except UserError:  # told where the cell's identity is made
         return cell.train
-    return replace(cell.train, full_rate=True)
+    return replace(cell.train, full_rate=True) if is_full_rate(cell, files) else cell.train
 
 
 def _dropping(cell: Cell, share: float, memo: Memo) -> Adapter:
