@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ablate.commands.verb import Flag, Verb, number
+from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError
 from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
@@ -83,7 +83,7 @@ VERB = Verb(
         ),
         Flag("--weights", "a column: trials of a binomial, else weights of rows", "COLUMN"),
         Flag("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
-        Flag("--margin", "an effect within +- this counts as none", "POINTS", number),
+        Flag("--margin", "an effect within +- this counts as none", "POINTS", float),
         Flag("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
     ),
     examples=(

@@ -162,13 +162,6 @@ def folder(text: str) -> str:
     return text
 
 
-def number(text: str) -> float:
-    """Return a finite number; a ValueError where `text` is none."""
-    if not math.isfinite(float(text)):
-        raise ValueError(text)
-    return float(text)
-
-
 def whole(text: str) -> int:
     """Return a whole number from 1 to `LARGEST`; a ValueError where `text` is none."""
     if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text) or not 1 <= int(text) <= LARGEST:
@@ -185,7 +178,7 @@ def wholes(text: str) -> list[int]:
 
 
 _KINDS: dict[Callable[[str], Any], str] = {
-    number: "must be a number",
+    float: "must be a number",
     above_0: "must be a number above 0",
     folder: "no such folder",
     whole: f"must be a whole number above 0 and at most {LARGEST:,}",

@@ -115,5 +115,7 @@ def unrecorded(plan: Design, store: Store) -> dict[str, list[Named]]:
 
 def is_kept(key: str, store: Store) -> bool:
     """Return whether a run's trained weights are here, so that it is scored without training."""
-    whole = store.record(key) is not None  # what is damaged is trained again
-    return store.is_trained(key) or (whole and (store.folder(key) / "weights").is_dir())
+    if store.is_trained(key):
+        return True
+    has_weights = (store.folder(key) / "weights").is_dir()
+    return has_weights and store.record(key) is not None  # what is damaged is trained again

@@ -218,9 +218,9 @@ def _check_fit(tensors: Mapping[str, Shape], settings: Mapping[str, Any], place:
         if name in settings and blocks and settings[name] != blocks:
             said = brief(settings[name])
             raise UserError(f"model: {place}: {name}={said}: the weights have {blocks} blocks")
+    known = {size for shape in tensors.values() for size in shape}
     for name in ("hidden_size", "n_embd", "d_model"):
-        width, known = settings.get(name), {n for shape in tensors.values() for n in shape}
-        if isinstance(width, int) and width not in known:
+        if isinstance(width := settings.get(name), int) and width not in known:
             raise UserError(f"model: {place}: {name}={brief(width)}: no weight has this size")
     heads = settings.get("num_attention_heads", settings.get("n_head"))
     if heads is None:

@@ -18,6 +18,7 @@ CLEAR = "distinguishable"
 UNCLEAR = "not distinguishable"
 WITHIN = "no effect beyond the margin"
 UNKNOWN = "could not be estimated"
+SUPPORTED, CONTRADICTED = "supported", "contradicted"  # of a claim that others made
 VERDICTS = (CLEAR, UNCLEAR, WITHIN, UNKNOWN)
 ONE_SEED = "one seed a cell, which cannot tell what cells differ in from what seeds differ in"
 SAME = (WITHIN, "a small effect")  # of the test of equivalence

@@ -11,7 +11,8 @@ from analysis.table.factors import FULL, level_columns, stratum_names
 
 ARM = ("adapter", "rank")
 DERIVED = (  # columns of a prepared frame that a run has one level of, beside its levels
-    "wp", "effective_plw", "mode", "curved", "log2_rank", "method", "rg", "dataset_type", "cell",
+    "wp", "effective_plw", "mode", "curved", "log2_rank", "method", "rg", "train_rows",
+    "dataset_type", "cell",
 )  # fmt: skip
 
 

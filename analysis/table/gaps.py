@@ -3,13 +3,17 @@
 Runs of a pair share data, order of the rows and start, so that what these do to a score cancels.
 """
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from analysis.table.factors import factors_of, joined
+from analysis.table.factors import Part, factors_of, joined
 
-DOSE = ("masking", "plw", "wp", "effective_plw", "mode", "curved", "cell", "normaliser", "scope")
+SHARED: tuple[Part, ...] = (
+    "stratum",
+    "arm",
+    "setting",
+    "replicate",
+    "control",
+)  # parts of the design, without dose
 
 
 def gaps(
@@ -18,18 +22,18 @@ def gaps(
     minus: "pd.Series[bool]",
     *,
     value: str = "score",
-    apart: Sequence[str] = DOSE,
 ) -> pd.DataFrame:
     """Return one row per pair: the run of `plus` with `gap`, its value less that of `minus`.
+
+    The two share every factor but masking and prompt loss weight.
 
     Args:
         runs: one row per run.
         plus: which runs are on the one side.
         minus: which are on the other; a run without a partner is left out.
         value: the column of numbers.
-        apart: the columns in which the two may differ; all other factors are shared.
     """
-    names = [n for n in factors_of(runs).columns() if n in runs and n not in apart]
+    names = [n for n in factors_of(runs).columns(*SHARED) if n in runs]
     pair = joined(runs, names)
     theirs = runs.assign(pair=pair)[minus].groupby("pair", observed=True)[value].mean()
     found = runs.assign(pair=pair)[plus]

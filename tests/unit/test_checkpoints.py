@@ -246,6 +246,13 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(tmp_path, monkeypatch):
     assert not store.checkpointed.exists() or not list(store.checkpointed.glob("*/*"))
 
 
+def test_the_status_of_a_stopped_run_is_that_of_its_signal():
+    stop.request_stop(signal.SIGUSR1)
+    with pytest.raises(stop.TrainingStopped, match="there") as told:
+        keeper.Intervals(None).after_step(lambda: "there")
+    assert told.value.status == 128 + signal.SIGUSR1
+
+
 def test_a_run_that_is_asked_to_stop_ends_between_steps_with_a_checkpoint(tmp_path, monkeypatch):
     asked = ("adapter=lora", "regulariser=adapter_dropout", "execution.checkpoint_minutes=30")
     named, store = planned(*asked), Store(tmp_path / "stopped")

@@ -9,7 +9,6 @@ from analysis.questions.when_to_mask.estimate import (
     RATIO,
     ROWS,
     changes,
-    effects,
     summaries,
     surfaces,
 )
@@ -61,7 +60,7 @@ def test_a_summary_is_contradicted_by_a_change_the_other_way_round(study):
 
 
 def test_effects_have_both_kinds_of_intervals_and_the_plain_means(study):
-    table = effects(surfaces(study)[0])
+    table = surfaces(study)[0].effects
     assert len(table) == len(RG) * len(SIZES)
     assert (table["all_low"] <= table["low"]).all()
     assert np.corrcoef(table["estimate"], table["observed"])[0, 1] > 0.8

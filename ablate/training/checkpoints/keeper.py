@@ -1,6 +1,7 @@
 """When a run writes its checkpoints, and where it goes on from one."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,32 @@ class Intervals:
         """Begin with the first interval; where `minutes` is None it never ends."""
         self._minutes, self._began, self._took = minutes, time.monotonic(), 0.0
 
-    def over(self) -> bool:
+    def after_step(self, write: Callable[[], str]) -> float:
+        """Have checkpoints written if it is time for one; return how many seconds that took.
+
+        Args:
+            write: writes what is asked for, and returns the line of a run that stops there.
+
+        Raises:
+            TrainingStopped: the process was asked to stop.
+        """
+        if not any_of(self._over() or stop.stop_requested()):
+            return 0.0
+        began = time.monotonic()
+        line = write()
+        if any_of(stop.stop_requested()) and not stop.stop_requested():
+            stop.request_stop()  # of several processes all stop here
+        stop.check(line)
+        self._began = time.monotonic()
+        self._took = self._began - began
+        return self._took
+
+    def _over(self) -> bool:
         """Return whether training has lasted long enough since the last checkpoint."""
         if self._minutes is None:
             return False
         least = max(60 * self._minutes, LEAST_SHARE * self._took)
         return time.monotonic() - self._began >= least
-
-    def begin(self, took: float) -> float:
-        """Begin the next interval after a checkpoint that took so many seconds; return them."""
-        self._began, self._took = time.monotonic(), took
-        return took
 
 
 class Keeper:
@@ -92,15 +108,13 @@ class Keeper:
         Raises:
             TrainingStopped: the run was asked to stop.
         """
-        if not any_of(self._intervals.over() or stop.stop_requested()):
-            return 0.0
-        began = time.monotonic()
-        kept = self.write(place, optimizer, schedule, seconds)
-        kept_to = ", from which the same command goes on" if kept else ""
-        if any_of(stop.stop_requested()):  # of several processes all stop here
-            stop.request_stop()
-        stop.check(f"stopped after step {place.taken}{kept_to}")
-        return self._intervals.begin(time.monotonic() - began)
+
+        def write() -> str:
+            kept = self.write(place, optimizer, schedule, seconds)
+            kept_to = ", from which the same command goes on" if kept else ""
+            return f"stopped after step {place.taken}{kept_to}"
+
+        return self._intervals.after_step(write)
 
     def write(self, place: Progress, optimizer: Any, schedule: Any, seconds: float) -> bool:
         """Write a checkpoint if any are asked for; return whether that could be done.

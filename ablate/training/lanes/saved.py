@@ -6,7 +6,6 @@ cell may go on alone, or beside other cells than before. It then ends as it woul
 rounding by which lanes differ from cells alone.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.config.schema import Train
-from ablate.training import optim, stop
+from ablate.training import optim
 from ablate.training.checkpoints.keeper import Checkpoints, Intervals, Keeper
 from ablate.training.checkpoints.snapshot import Progress, Underway
 from ablate.training.history import Result
@@ -125,12 +124,12 @@ class SavedTogether:
         Raises:
             TrainingStopped: the process was asked to stop.
         """
-        if not (self._intervals.over() or stop.stop_requested()):
-            return 0.0
-        began = time.monotonic()
-        kept = sum([write() for write in writes])
-        stop.check(f"stopped; {kept} of {len(writes)} cells side by side go on from a checkpoint")
-        return self._intervals.begin(time.monotonic() - began)
+
+        def write() -> str:
+            kept = sum([one() for one in writes])
+            return f"stopped; {kept} of {len(writes)} cells side by side go on from a checkpoint"
+
+        return self._intervals.after_step(write)
 
 
 def _rows(optimizer: Any) -> list[Tensor]:

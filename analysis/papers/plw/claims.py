@@ -26,13 +26,12 @@ from analysis.regression.model import MARGIN
 from analysis.regression.panels import DoseCurve
 from analysis.regression.study import Study
 from analysis.report import words
+from analysis.report.headline import CONTRADICTED, SUPPORTED
+from analysis.report.headline import UNCLEAR as UNDECIDED
 from analysis.table.frame import SCORED
 from analysis.table.level_means import Levels, level_means
 from analysis.table.run_panels import key_of
 
-SUPPORTED = "supported"
-CONTRADICTED = "contradicted"
-UNDECIDED = "not distinguishable"
 UNTESTABLE = "not testable here"
 SMALL, NEAR = 0.01, 0.1  # "small PLW" and the end of the near range, as the paper has them
 # A measure's first metric, where it has several under other names than its own.

@@ -17,6 +17,7 @@ is the other way round.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from analysis.curve.surface import Surface, surface
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
 from analysis.regression.study import OF_THE_DATA, Study
-from analysis.report.headline import CLEAR, judged
+from analysis.report.headline import CLEAR, CONTRADICTED, SUPPORTED, UNCLEAR, judged
 from analysis.table.cells import run_means
 from analysis.table.gaps import gaps
 
@@ -37,10 +38,9 @@ SUMMARIES = {
     "short and small": {RATIO: -1, ROWS: -1},
     "long and large": {RATIO: 1, ROWS: 1},
 }
-SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "not distinguishable"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mask:
     """The effect of training on the prompt in one group of tasks, at one weight."""
 
@@ -53,6 +53,16 @@ class Mask:
         """The pairs of Rg and rows that were run."""
         return [(float(r), float(n)) for r, n in self.found.cells[[RATIO, ROWS]].to_numpy()]
 
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """The effect at every place that was run: as fitted, and as the pairs' plain mean."""
+        table = self.found.together(self.places)
+        plain = self.found.cells["gap"].to_numpy(dtype=float)
+        better = (table["all_low"] > 0).map({True: "pays", False: ""})
+        worse = (table["all_high"] < 0).map({True: "costs", False: ""})
+        said = (better + worse).replace("", UNCLEAR)
+        return table.assign(observed=plain, n=self.found.cells["pairs"].to_numpy(), verdict=said)
+
 
 def surfaces(study: Study) -> list[Mask]:
     """Return the surface of every masking mode, weight and group of tasks.
@@ -64,7 +74,7 @@ def surfaces(study: Study) -> list[Mask]:
 
 def _surfaces(rows: pd.DataFrame) -> Iterator[Mask]:
     for group, own in rows.groupby("task_group", observed=True, sort=False):
-        runs = run_means(own).merge(_sizes(own), on="run")
+        runs = run_means(own)
         masked = runs["wp"] == 0
         trained = runs[runs["wp"] > 0]
         for (mode, plw), _ in trained.groupby(["mode", "plw"], observed=True):
@@ -76,11 +86,6 @@ def _surfaces(rows: pd.DataFrame) -> Iterator[Mask]:
                 continue
             labels = {"mode": str(mode), "plw": f"{float(str(plw)):g}", "task_group": str(group)}
             yield Mask(labels, found, len(pairs))
-
-
-def _sizes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the number of training rows of every run."""
-    return rows.groupby("run", observed=True, sort=False)[[ROWS]].first().reset_index()
 
 
 def changes(found: list[Mask], margin: float, *, questions: int = 1) -> pd.DataFrame:
@@ -106,17 +111,7 @@ def summaries(table: pd.DataFrame) -> pd.DataFrame:
         for name, wanted in SUMMARIES.items():
             against = any(signs.get(n, sign) != sign for n, sign in wanted.items())
             whole = all(signs.get(n) == sign for n, sign in wanted.items())
-            said = CONTRADICTED if against else SUPPORTED if whole else UNDECIDED
+            said = CONTRADICTED if against else SUPPORTED if whole else UNCLEAR
             head = dict(zip(("mode", "plw", "task_group"), labels, strict=True))
             made.append(head | {"summary": name, "verdict": said})
     return pd.DataFrame(made)
-
-
-def effects(mask: Mask) -> pd.DataFrame:
-    """Return the effect at every place that was run: as fitted, and as the pairs' plain mean."""
-    table = mask.found.together(mask.places)
-    plain = mask.found.cells["gap"].to_numpy(dtype=float)
-    better = (table["all_low"] > 0).map({True: "pays", False: ""})
-    worse = (table["all_high"] < 0).map({True: "costs", False: ""})
-    said = (better + worse).replace("", UNDECIDED)
-    return table.assign(observed=plain, n=mask.found.cells["pairs"].to_numpy(), verdict=said)

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from analysis.questions.when_to_mask.estimate import RATIO, ROWS, Mask, effects
+from analysis.questions.when_to_mask.estimate import RATIO, ROWS, Mask
 from analysis.report import draw, style, words
 from analysis.report.style import BLUE, INK, PAPER, VERMILION
 
@@ -30,7 +30,7 @@ def maps(found: Sequence[Mask]) -> Figure:
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(style.PAGE, 0.5 + 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    most = max(abs(effects(mask)["estimate"]).max() for mask in found)
+    most = max(abs(mask.effects["estimate"]).max() for mask in found)
     norm = TwoSlopeNorm(0.0, -max(most, 0.1), max(most, 0.1))
     for axis, mask in zip(axes.flat, found, strict=False):
         _map(axis, mask, norm)
@@ -53,7 +53,7 @@ def _map(axis: Axes, mask: Mask, norm: TwoSlopeNorm) -> None:
     axis.pcolormesh(2.0**x, 2.0**y, gain, cmap=GAIN, norm=norm, shading="gouraud", rasterized=True)
     if gain.min() < 0 < gain.max():
         axis.contour(2.0**x, 2.0**y, gain, levels=[0.0], colors=[INK], linewidths=0.9)
-    for row in effects(mask).to_dict("records"):
+    for row in mask.effects.to_dict("records"):
         clear = row["verdict"] in ("pays", "costs")
         number = f"{row['estimate']:+.1f}" if clear else f"({row['estimate']:.1f})"
         text = number.replace("-", "−")

@@ -9,7 +9,6 @@ from analysis.questions.when_to_mask.estimate import (
     ROWS,
     Mask,
     changes,
-    effects,
     summaries,
     surfaces,
 )
@@ -109,7 +108,7 @@ def _change_sheet(table: pd.DataFrame) -> Table:
 
 
 def _effect_sheet(found: list[Mask]) -> Table:
-    parts = [effects(mask).assign(**mask.labels) for mask in found]
+    parts = [mask.effects.assign(**mask.labels) for mask in found]
     table = pd.concat(parts, ignore_index=True)
     labels = list(found[0].labels)
     table = table[[*labels, *(n for n in table if n not in labels)]]
