@@ -54,9 +54,10 @@ PARTS = {  # of a module, what is measured under which name; the outermost count
     "ablate.results.log": {"logged": "log"},
     "ablate.results.store": {
         "Store.record": "look for a record", "Store.given_up": "look for failures",
-        "Store.keep_trained": "keep what is trained", "_seal": "seal", "_flush": "flush",
-        "Store._settle": "put in its place", "Store._forget": "put in its place",
+        "Store.keep_trained": "keep what is trained", "Store._settle": "put in its place",
+        "Store._forget": "put in its place",
     },
+    "ablate.results.drafts": {"write_seal": "seal", "flush": "flush"},
     "ablate.app": {
         "plan_grid": "plan", "cost": "estimate", "check_disk": "estimate", "missing": "list",
         "conclude": "conclude",

@@ -4,7 +4,7 @@ What `spans.token_roles` says of one row is said here of all tokens of a chunk b
 arrays; a row of which anything is unusual is handed to `token_roles` itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,8 @@ def chunk(some: Sequence[tuple[Row, Rendered]], tokenizer: Tokenizer, boundary: 
     tokens, sizes = tokenizer.encode_flat([each.text for each in rendered])
     bounds = np.cumsum([0, *sizes])
     owners, odd = _owners(rendered, tokens, bounds, tokenizer)
-    kinds = [span.kind for each in rendered for span in each.spans]
-    roles = np.array([kind.role for kind in kinds], dtype=np.uint8)[owners]
+    kinds = _columns([span.kind for each in rendered for span in each.spans])
+    roles = kinds.roles[owners]
     firsts = np.cumsum([0, *(len(each.spans) for each in rendered)])
     refused: list[tuple[str, str]] = []
     kept = np.ones(len(some), dtype=bool)
@@ -69,67 +69,127 @@ def _owners(
     """
     sizes = np.array([len(each.text) for each in rendered], dtype=np.int64)
     before = np.cumsum(sizes) - sizes  # characters of the rows before
-    text = "".join(each.text for each in rendered)
-    following = _next_visible(text)
+    text = "".join([each.text for each in rendered])
+    visible = ~_blank(text)
+    following = _next(visible)
     counts = np.diff(bounds)
-    starts = np.repeat(before, counts) + np.minimum(tokens.starts, np.repeat(sizes - 1, counts))
+    moved, most = np.repeat(before, counts), np.repeat(sizes, counts)
+    starts = moved + np.minimum(tokens.starts, most - 1)
     first = following[starts]
-    first = np.where(first < np.repeat(before, counts) + tokens.ends, first, starts)
-    span_ends = np.concatenate(
-        [
-            np.array([span.end for span in each.spans], dtype=np.int64) + start
-            for each, start in zip(rendered, before, strict=True)
-        ]
-    )
+    first = np.where(first < moved + tokens.ends, first, starts)
+    spans = np.array([len(each.spans) for each in rendered], dtype=np.int64)
+    span_ends = np.array([span.end for each in rendered for span in each.spans], dtype=np.int64)
+    span_ends += np.repeat(before, spans)
     owners = np.searchsorted(span_ends, first, side="right")
     rows = np.repeat(np.arange(len(rendered)), counts)
     odd = np.zeros(len(rendered), dtype=bool)
     odd[rows[1:][np.diff(owners) < 0]] = True
-    for row in _misread(rendered, tokens, np.bincount(owners, minlength=len(span_ends)), tokenizer):
-        odd[row] = True
+    characters = moved + np.minimum(tokens.starts, most), moved + np.minimum(tokens.ends, most)
+    owned = np.bincount(owners, minlength=len(span_ends))
+    misread = _Reading(text, visible, tokens.ids, tokenizer).misread(
+        characters, (before, before + sizes), bounds, owned, spans
+    )
+    odd[misread] = True
     return owners, odd
 
 
-def _next_visible(text: str) -> np.ndarray:
-    """Return where the next character from each on is that is no white space, int64 (C,)."""
+def _blank(text: str) -> np.ndarray:
+    """Return which characters are white space, bool (C,)."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    blank = _BLANK[np.minimum(points, len(_BLANK) - 1)] & (points < len(_BLANK))
-    places = np.where(blank, len(text), np.arange(len(text)))
+    return _BLANK[np.minimum(points, len(_BLANK) - 1)] & (points < len(_BLANK))
+
+
+def _next(marked: np.ndarray) -> np.ndarray:
+    """Return where the next marked place from each on is, int64 (C,); C where there is none."""
+    size = len(marked)
+    places = np.where(marked, np.arange(size), size)
     return np.minimum.accumulate(places[::-1])[::-1]
 
 
-def _misread(
-    rendered: Sequence[Rendered], tokens: Encoded, counts: np.ndarray, tokenizer: Tokenizer
-) -> Iterator[int]:
-    """Yield the rows with a span whose tokens do not read as the characters they stand for.
+class _Reading:
+    """The tokens of a chunk, read one by one beside the text that they stand for."""
 
-    The tokens are first read one by one, and decoded together where that is other text: a token
-    may be a part of a character.
-    """
-    ids, pieces = tokens.ids.tolist(), tokenizer.bare_pieces
-    starts, ends = tokens.starts.tolist(), tokens.ends.tolist()
-    high, sizes = 0, iter(counts.tolist())
-    for row, each in enumerate(rendered):
-        fits = True
-        for _ in each.spans:
-            low, high = high, high + next(sizes)
-            if low == high:
-                continue
-            stretch = bare(each.text[starts[low] : ends[high - 1]])
-            if "".join(map(pieces.__getitem__, ids[low:high])) != stretch:
-                fits = fits and bare(tokenizer.decode(ids[low:high])) == stretch
-        if not fits:
-            yield row
+    def __init__(
+        self, text: str, visible: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer
+    ) -> None:
+        self.text, self.decode = text, tokenizer.decode
+        self.ids = ids.tolist()
+        self.pieces = list(map(tokenizer.bare_pieces.__getitem__, self.ids))
+        # Characters that are no white space, before each token and before each character.
+        self.read = np.cumsum([0, *map(len, self.pieces)])
+        self.seen = np.concatenate([[0], np.cumsum(visible)])
+
+    def misread(
+        self,
+        characters: tuple[np.ndarray, np.ndarray],
+        rows: tuple[np.ndarray, np.ndarray],
+        bounds: np.ndarray,
+        counts: np.ndarray,
+        spans: np.ndarray,
+    ) -> list[int]:
+        """Return the rows with a span whose tokens do not read as what they stand for.
+
+        A row whose tokens read as its text, every span beginning and ending at the same character
+        in both, is right; of any other each span is looked at by itself.
+
+        Args:
+            characters: where each token begins and ends in the text, int64 (T,).
+            rows: where each row begins and ends in it, int64 (R,).
+            bounds: the first token of every row, and the end of the last, int64 (R+1,).
+            counts: tokens per span, int64 (S,).
+            spans: spans per row, int64 (R,).
+        """
+        highs = np.cumsum(counts)
+        lows = highs - counts
+        used = np.flatnonzero(counts)
+        owner = np.repeat(np.arange(len(spans)), spans)[used]  # the row of each span
+        lows, highs = lows[used], highs[used]
+        begins, ends = characters[0][lows], characters[1][highs - 1]
+        ahead = self.read[bounds[owner]] - self.seen[rows[0][owner]]
+        apart = (self.read[lows] - self.seen[begins] != ahead) | (
+            self.read[highs] - self.seen[ends] != ahead
+        )
+        doubtful = np.zeros(len(spans), dtype=bool)
+        doubtful[owner[apart]] = True
+        whole = bare(self.text)
+        edges = zip(
+            bounds[:-1].tolist(), bounds[1:].tolist(),
+            self.seen[rows[0]].tolist(), self.seen[rows[1]].tolist(), strict=True,
+        )  # fmt: skip
+        for row, (low, high, start, end) in enumerate(edges):
+            if "".join(self.pieces[low:high]) != whole[start:end]:
+                doubtful[row] = True
+        found = {
+            int(owner[span])
+            for span in np.flatnonzero(doubtful[owner])
+            if not self._fits(lows[span], highs[span], self.text[begins[span] : ends[span]])
+        }
+        return sorted(found)
+
+    def _fits(self, low: int, high: int, text: str) -> bool:
+        """Return whether tokens read as `text`, one by one or, as parts of characters, together."""
+        stretch = bare(text)
+        if "".join(self.pieces[low:high]) == stretch:
+            return True
+        return bare(self.decode(self.ids[low:high])) == stretch
 
 
-def _labels(
-    kinds: Sequence[Kind], roles: np.ndarray, owners: np.ndarray, weights: np.ndarray
-) -> Labels:
-    own = np.array([kind.role for kind in kinds], dtype=np.uint8)[owners] == roles
-    details = np.array([kind.detail for kind in kinds], dtype=np.uint8)[owners]
-    answers = np.array([kind.answer for kind in kinds], dtype=np.int16)[owners]
-    said = np.array([kind.weight for kind in kinds], dtype=np.float32)[owners]
-    return Labels(roles, np.where(own, details, np.uint8(0)), answers, said * weights)
+def _columns(kinds: Sequence[Kind]) -> Labels:
+    """Return what kinds say, as arrays (S,); the few that there are, are looked at once."""
+    number = {kind: place for place, kind in enumerate(dict.fromkeys(kinds))}
+    places = np.fromiter(map(number.__getitem__, kinds), dtype=np.int64, count=len(kinds))
+    return Labels(
+        np.array([kind.role for kind in number], dtype=np.uint8)[places],
+        np.array([kind.detail for kind in number], dtype=np.uint8)[places],
+        np.array([kind.answer for kind in number], dtype=np.int16)[places],
+        np.array([kind.weight for kind in number], dtype=np.float32)[places],
+    )
+
+
+def _labels(kinds: Labels, roles: np.ndarray, owners: np.ndarray, weights: np.ndarray) -> Labels:
+    """Return the labels of tokens, which have the detail of their span where they have its role."""
+    details = np.where(kinds.roles[owners] == roles, kinds.details[owners], np.uint8(0))
+    return Labels(roles, details, kinds.answers[owners], kinds.weights[owners] * weights)
 
 
 def _behind_bos(

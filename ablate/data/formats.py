@@ -83,12 +83,15 @@ def reader(dataset: Dataset, columns: set[str]) -> Callable[[Record], Row]:
     def row_of(record: Record) -> Row:
         fields = record.fields
         for column in used:
-            _check_depth(fields.get(column), column)
+            if not isinstance(value := fields.get(column), str):
+                _check_depth(value, column)
         row = read(_without(fields, left_out) if left_out else fields, theirs)
         turns = row.turns
         if ignored:
             turns = tuple(dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in turns)
-        meta = {"place": record.place, **{k: v for k, v in fields.items() if k not in used}}
+        meta = {"place": record.place}
+        if not fields.keys() <= used:
+            meta |= {key: value for key, value in fields.items() if key not in used}
         weighs = row.weight if weight is None else _row_weight(fields, weight)
         return Row(turns, row.text, row.tools, meta, weighs)
 
@@ -115,6 +118,8 @@ def _without(extra: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
 
 def _text_of(fields: Mapping[str, Any], column: str, *, optional: bool = False) -> str:
     value = fields.get(column)
+    if type(value) is str and value.isascii():  # nearly always: no further look
+        return value
     if value is None and optional:
         return ""
     if value is None:
@@ -173,6 +178,8 @@ def _earlier(value: Any, name: str) -> tuple[Turn, ...]:
 
     Anything but a list is a column of another meaning.
     """
+    if value is None:
+        return ()
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _listed(value, name)
     turns: list[Turn] = []

@@ -1,7 +1,8 @@
 """Pieces of a row's text, each with one role, and the text that they are joined to."""
 
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from ablate.roles import NAMES, ROLE_OF, Detail, Role
 
@@ -14,6 +15,14 @@ class Kind:
     detail: Detail = Detail.NONE
     answer: int = -1  # which answer of the row it belongs to, from 0; -1: none
     weight: float = 1.0  # of the message, times that of the row
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = hash((self.role, self.detail, self.answer, self.weight))
+        object.__setattr__(self, "_hash", found)
+
+    def __hash__(self) -> int:  # computed once: kinds are looked up for every row
+        return self._hash
 
 
 Piece = tuple[str, Role | Detail | Kind]
@@ -56,39 +65,56 @@ def kind_of(role: Role | Detail | Kind) -> Kind:
     return _OF_DETAILS[role] if isinstance(role, Detail) else _KINDS[role]
 
 
-def joined(pieces: list[Piece], *, add_bos: bool) -> Rendered:
+def joined(pieces: Sequence[Piece], *, add_bos: bool) -> Rendered:
     """Return the pieces as one text; empty pieces vanish, neighbours of one kind are one span."""
+    said = [piece for piece in pieces if piece[0]]
     spans: list[Span] = []
     end = 0
-    for text, role in pieces:
-        kind = kind_of(role)
+    for (text, _), (kind, goes_on) in zip(said, _laid(_kinds(said)), strict=True):
         start, end = end, end + len(text)
-        if spans and text and spans[-1].kind == kind:
-            spans[-1] = Span(spans[-1].start, end, kind)
-        elif text:
-            spans.append(Span(start, end, kind))
-    return Rendered("".join(text for text, _ in pieces), tuple(spans), add_bos)
+        if goes_on:
+            start = spans.pop().start
+        spans.append(Span(start, end, kind))
+    return Rendered("".join([text for text, _ in said]), tuple(spans), add_bos)
 
 
-def numbered(pieces: list[Piece]) -> list[Piece]:
-    """Return the pieces with every answer's number, in order.
+def numbered(pieces: Sequence[Piece]) -> list[tuple[str, Kind]]:
+    """Return the pieces with every answer's number, in order; empty pieces vanish.
 
     An answer is what one turn says, where pieces come with the number of their turn; else it is a
     stretch of completion.
     """
-    found: list[Piece] = []
+    said = [piece for piece in pieces if piece[0]]
+    kinds = _with_answers(_kinds(said))
+    return [(text, kind) for (text, _), kind in zip(said, kinds, strict=True)]
+
+
+def _kinds(pieces: Sequence[Piece]) -> tuple[Kind, ...]:
+    return tuple([kind_of(role) for _, role in pieces])
+
+
+# Rows of one data set have few shapes: what depends on a shape alone is found once.
+
+
+@functools.lru_cache(maxsize=1024)
+def _laid(kinds: tuple[Kind, ...]) -> list[tuple[Kind, bool]]:
+    """Return the kinds of pieces, each with whether it goes on with the span before it."""
+    before = (None, *kinds[:-1])
+    return [(kind, kind == last) for kind, last in zip(kinds, before, strict=True)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_answers(kinds: tuple[Kind, ...]) -> list[Kind]:
+    found: list[Kind] = []
     answer, last, within = -1, -1, False
-    for text, role in pieces:
-        kind = kind_of(role)
-        if not text:
-            continue
+    for kind in kinds:
         answers = kind.role == Role.COMPLETION
         if answers:
             answer += kind.answer != last or (last < 0 and not within)
             last = kind.answer
         within = answers
         own = answer if answers else -1
-        found.append((text, kind if kind.answer == own else _numbered(kind, own)))
+        found.append(kind if kind.answer == own else _numbered(kind, own))
     return found
 
 
@@ -97,11 +123,11 @@ def _numbered(kind: Kind, answer: int) -> Kind:
     return replace(kind, answer=answer)
 
 
-def last_only(pieces: list[Piece]) -> list[Piece]:
+def last_only(pieces: Sequence[Piece]) -> list[Piece]:
     """Return the pieces with every answer but the last counted as instruction (`turns=last`)."""
     found = numbered(pieces)
-    last = max((kind_of(role).answer for _, role in found), default=-1)
-    return [(t, Role.INSTRUCTION if -1 < kind_of(r).answer < last else r) for t, r in found]
+    last = max((kind.answer for _, kind in found), default=-1)
+    return [(t, Role.INSTRUCTION if -1 < kind.answer < last else kind) for t, kind in found]
 
 
 def role_of(part: str) -> Role:

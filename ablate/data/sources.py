@@ -5,6 +5,7 @@ Nothing here knows what the columns mean; that is `ablate.data.rows`.
 """
 
 import csv
+import functools
 import itertools
 import json
 from collections import Counter
@@ -194,7 +195,7 @@ def _json(file: Path) -> Iterator[Record]:
 def _listed(file: Path) -> Iterator[Any]:
     """Yield the elements of a JSON list one by one: as text they take a tenth of the memory."""
     text = file.read_text(encoding="utf-8-sig")
-    decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
+    decode = _DECODER.raw_decode
     at = _visible(text, text.index("[") + 1)
     more = text[at : at + 1] != "]"
     while more:
@@ -228,7 +229,7 @@ def _jsonl(file: Path) -> Iterator[Record]:
 def _parsed(file: Path, text: str, place: str | None = None) -> Any:
     """Return what JSON text holds; `place` is its place in the file, if it is not all of it."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return _DECODER.decode(text)
     except _KeyTwice as error:
         at = f"{place}: " if place else ""
         raise UserError(f"dataset.path={file}: {at}has the key {str(error)!r} twice") from None
@@ -250,6 +251,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # one for all lines
+
+
 def _checked(file: Path, record: Record) -> Record:
     if not isinstance(record.fields, dict):
         kind = type(record.fields).__name__
@@ -260,15 +264,17 @@ def _checked(file: Path, record: Record) -> Record:
 
 def _check_keys(file: Path, names: Iterable[str], place: str) -> None:
     """Refuse names of columns that are no text or, given in a list, are there twice."""
-    listed = list(names)
-    for name in listed:
+    if fault := _fault_of(tuple(names)):
+        raise UserError(f"dataset.path={file}: {place}: {fault}")
+
+
+@functools.lru_cache(maxsize=64)  # most rows have the same names
+def _fault_of(names: tuple[str, ...]) -> str:
+    for name in names:
         if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
-            raise UserError(
-                f"dataset.path={file}: {place}: the name {name!r} holds half of a surrogate pair, "
-                "which is no text"
-            )
-    if twice := [name for name, count in Counter(listed).items() if count > 1]:
-        raise UserError(f"dataset.path={file}: {place}: has the column {twice[0]!r} twice")
+            return f"the name {name!r} holds half of a surrogate pair, which is no text"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    return f"has the column {twice[0]!r} twice" if twice else ""
 
 
 def _csv(file: Path) -> Iterator[Record]:

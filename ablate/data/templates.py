@@ -8,7 +8,7 @@ word is learnt at once as the likeliest of any text, and a small model then begi
 import dataclasses
 import functools
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import yaml
 
 from ablate.config.schema import Dataset
 from ablate.data import chat
-from ablate.data.pieces import Piece, Rendered, joined, kind_of, last_only, numbered, role_of
+from ablate.data.pieces import Kind, Piece, Rendered, joined, kind_of, last_only, numbered, role_of
 from ablate.data.rows import Row, Turn
 from ablate.data.shown import UNSHOWN
 from ablate.data.specials import adds_bos_to, stopped
@@ -125,11 +125,13 @@ def render(row: Row, dataset: Dataset, tokenizer: Tokenizer) -> Rendered:
         return _with_bos([(stopped(row.text, tokenizer.stop), Role.TEXT)], tokenizer)
     if dataset.template == "chat":
         row = _folded(row) if dataset.system == "fold" else row
-        pieces = chat.pieces(row, tokenizer, turns=dataset.turns)
-        return joined(numbered(pieces), add_bos=False)
+        said = chat.pieces(row, tokenizer, turns=dataset.turns)
+        return joined(numbered(said), add_bos=False)
     _check_plain(row, dataset)
     frame = frame_of(dataset.template)
-    pieces = _framed(row, tokenizer, dataset, frame) if frame else _plain(row, tokenizer)
+    pieces: Sequence[Piece] = (
+        _framed(row, tokenizer, dataset, frame) if frame else _plain(row, tokenizer)
+    )
     if dataset.turns == "last":
         pieces = last_only(pieces)
     return _with_bos(pieces, tokenizer)
@@ -175,29 +177,34 @@ def _framed(row: Row, tokenizer: Tokenizer, dataset: Dataset, frame: Frame) -> l
     return [*pieces, *_answer(answer, tokenizer)]
 
 
-def _plain(row: Row, tokenizer: Tokenizer) -> list[Piece]:
+def _plain(row: Row, tokenizer: Tokenizer) -> list[tuple[str, Kind]]:
     """Return the parts one below the other; the newline after a stop token is `special`."""
-    pieces: list[Piece] = []
+    pieces: list[tuple[str, Kind]] = []
     for turn in row.turns:
-        if pieces and kind_of(pieces[-1][1]).detail == Detail.STOP:
-            pieces.append(("\n", Role.SPECIAL))
+        if pieces and pieces[-1][1].detail == Detail.STOP:
+            pieces.append(("\n", kind_of(Role.SPECIAL)))
         if turn.role == "assistant":
             pieces += _answer(turn, tokenizer)
         else:
             for part, text in turn.parts:
-                pieces += [(text, role_of(part)), ("\n", Role.BOILERPLATE)]
+                pieces += [(text, kind_of(role_of(part))), ("\n", _FIXED)]
     return pieces
 
 
-def _answer(turn: Turn, tokenizer: Tokenizer) -> list[Piece]:
-    text = stopped(turn.parts[0][1], tokenizer.stop).removesuffix(tokenizer.stop)
-    kinds = [kind_of(Role.COMPLETION), kind_of(Detail.STOP)]
+def _answer(turn: Turn, tokenizer: Tokenizer) -> list[tuple[str, Kind]]:
+    stop = tokenizer.stop
+    text = stopped(turn.parts[0][1], stop).removesuffix(stop)
+    said, end = _ANSWER
     if turn.weight != 1:
-        kinds = [dataclasses.replace(kind, weight=turn.weight) for kind in kinds]
-    return list(zip((text, tokenizer.stop), kinds, strict=True))
+        said, end = (dataclasses.replace(kind, weight=turn.weight) for kind in _ANSWER)
+    return [(text, said), (stop, end)]
 
 
-def _with_bos(pieces: list[Piece], tokenizer: Tokenizer) -> Rendered:
-    text = "".join(piece for piece, _ in pieces)
-    bos = adds_bos_to(text, tokenizer.bos_token, adds_bos=tokenizer.adds_bos)
-    return joined(numbered(pieces), add_bos=bos)
+_ANSWER = kind_of(Role.COMPLETION), kind_of(Detail.STOP)
+_FIXED = kind_of(Role.BOILERPLATE)
+
+
+def _with_bos(pieces: Sequence[Piece], tokenizer: Tokenizer) -> Rendered:
+    found = joined(numbered(pieces), add_bos=False)
+    bos = adds_bos_to(found.text, tokenizer.bos_token, adds_bos=tokenizer.adds_bos)
+    return Rendered(found.text, found.spans, add_bos=True) if bos else found
