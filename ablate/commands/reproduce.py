@@ -26,7 +26,7 @@ VERB = Verb(
     summary="a study of the list, its figures beside the published numbers",
     about=(
         "Carries out a study and ends with its figures and verdicts: plw and uuid are papers', "
-        "when_to_mask is our own. "
+        "adapters and when_to_mask are our own. "
         "scale=smoke goes through every step in minutes, micro (the default) draws conclusions "
         "on the embedded models, paper is the study at its own size."
     ),

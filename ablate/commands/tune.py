@@ -193,7 +193,7 @@ VERB = Verb(
     ),
     examples=(
         "ablate tune adapter=lora rank=8",
-        "ablate tune study=adapters scale=tuning --save",
+        "ablate tune study=adapter_screen scale=tuning --save",
         "ablate tune dataset=local dataset.path=rows.jsonl adapter=lora,full --save",
     ),
     run=_run,

@@ -10,6 +10,7 @@ import yaml
 from ablate.config import build, grid, schema
 from ablate.config.compose import expand
 from ablate.config.composer import CELL_KEYS, Composer, config_loader
+from ablate.experiment.tuned import Rates
 from ablate.paths import conf_dir
 from ablate.roles import MASKED_ROLES
 
@@ -337,3 +338,65 @@ def test_every_tuned_cell_of_a_study_has_a_row_of_the_tuning_study(loader):
 def rated(cell):
     """What a learning rate is tuned for, the rank apart."""
     return cell.dataset.name, cell.adapter.name, cell.init.name, cell.optimizer.name
+
+
+# -- adapters at their own rates ----------------------------------------------------------------
+
+STUDIED = {
+    "full", "kasa", "rslora", "dora", "waveft", "gralora", "relora", "lora", "mora",
+    "lora+orthogonal", "lora+gaussian", "lora+eva", "lora+lora_ga", "lora+pissa", "lora+milora",
+    "lora+both_random", "lora+lora_plus",
+}  # fmt: skip
+
+
+def arm_name(cell):
+    more = [n for n in (cell.init.name, cell.optimizer.name) if n not in ("default", "adamw")]
+    return "+".join([cell.adapter.name, *more])
+
+
+def rates_of(cells):
+    """Return the sorted rates of every arm and batch size."""
+    found = {}
+    for c in cells:
+        found.setdefault((arm_name(c), c.train.batch_size), set()).add(c.train.lr)
+    return {key: sorted(rates) for key, rates in found.items()}
+
+
+@pytest.mark.parametrize(("scale", "batches"), [("paper", 3), ("micro", 3), ("smoke", 2)])
+def test_adapters_have_rates_a_root_of_two_apart(loader, scale, batches):
+    cells = study(loader, "adapters", scale)
+    found = rates_of(cells)
+    arms = {arm for arm, _ in found}
+    assert arms == STUDIED if scale != "smoke" else arms < STUDIED
+    assert len(found) == len(arms) * batches
+    assert len(cells) == len(found) * 5 * 2  # rates, seeds
+    for rates in found.values():
+        steps = [b / a for a, b in itertools.pairwise(rates)]
+        assert steps == pytest.approx([math.sqrt(2)] * 4, rel=1e-3)
+    for (arm, batch), rates in found.items():  # as the square root of the batch
+        for other in (b for a, b in found if a == arm):
+            shift = found[arm, other][2] / rates[2]
+            assert shift == pytest.approx(math.sqrt(other / batch), rel=1e-3)
+    assert {c.train.epochs for c in cells} == {cells[0].train.epochs}  # as many examples at each
+    assert {c.evaluate.heldout for c in cells} == {("test", "validation")}
+
+
+def test_adapters_lie_around_the_tuned_rates_on_seeds_that_chose_nothing(loader):
+    cells = study(loader, "adapters")
+    found = rates_of(cells)
+    screen = study(loader, "adapter_screen")
+    tuned = {arm_name(c): Rates().row(c) for c in screen}
+    for arm in STUDIED:
+        assert found[arm, 16][2] == pytest.approx(tuned[arm].lr)
+    assert {c.seed for c in cells}.isdisjoint({c.seed for c in screen})
+    assert {c.seed for c in cells}.isdisjoint({c.seed for c in study(loader, "tuning")})
+    seeds = {}
+    for c in cells:
+        seeds.setdefault(c.train.batch_size, set()).add(c.seed)
+    assert len(set().union(*seeds.values())) == 2 * len(seeds)  # no seed at two batch sizes
+
+
+def test_no_arm_of_the_paper_scale_is_another(loader):
+    """At rank 16 rsLoRA's scale is LoRA's."""
+    ranks = {c.rank for c in study(loader, "adapters", "paper")}
+    assert 16 not in ranks

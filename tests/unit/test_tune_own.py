@@ -107,7 +107,7 @@ def test_rates_and_studies_that_are_given_stand(folder):
     given = ["study=tuning", *DATA, "train.lr=1e-4,1e-3"]
     assert [rates(request) for request in grids.first(given, None)] == [[1e-4, 1e-3]]
     for asked in (
-        ["study=adapters", "scale=tuning", *DATA],
+        ["study=adapter_screen", "scale=tuning", *DATA],
         ["study=tuning", "dataset=micro_short"],
     ):
         assert grids.first(asked, None) == [asked]
