@@ -18,6 +18,10 @@ class RowError(UserError):
     """A row that cannot be used, though others of its data set can."""
 
 
+class FormError(UserError):
+    """A row that cannot be used, for what others of its data set are likely to have too."""
+
+
 class Halted(Exception):
     """A sweep that ended before all was tried; printed as one line, exit status 3.
 

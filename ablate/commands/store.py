@@ -47,10 +47,11 @@ def _repair(folders: list[Path], _: argparse.Namespace) -> int:
 
 def _merge(folders: list[Path], _: argparse.Namespace) -> int:
     from ablate.experiment.upkeep import merge
+    from ablate.results.merge import NotTaken
 
     done = list(merge(folders[0], folders[1:]))
     _print(done or [f"{folders[0]}: has all of it already"])
-    return 0
+    return 1 if any(isinstance(line, NotTaken) for line in done) else 0
 
 
 def _export(folders: list[Path], given: argparse.Namespace) -> int:
@@ -76,7 +77,8 @@ VERB = Verb(
     about=(
         "check reads every byte of a folder of results and names what is damaged; repair moves "
         "that to damaged/, for the next sweep to train again; merge takes what other folders have; "
-        "export writes it for other programs. Exit status 1 where check or export found damage."
+        "export writes it for other programs. Exit status 1 where check or export found damage "
+        "and where merge left a record out."
     ),
     words="check|repair|merge|export DIR [DIR ...]",
     options=(

@@ -49,6 +49,7 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
     if tokenizer.takes.needs_tools and not row.tools:
         raise RowError("the chat template needs tools, and the row has none")
     whole = shown(row.turns, tokenizer, row.tools)
+    _check_order(row, whole)
     here = Context(row, tokenizer, whole, _generated(row, whole, tokenizer))
     tools = tool_texts(row, whole, tokenizer)
     whole = here.shown if here.generated else stopped(here)
@@ -68,6 +69,20 @@ def pieces(row: Row, tokenizer: Tokenizer, *, turns: str) -> list[Piece]:
             end, before = place.end, place.said
     found = [(piece, role) for piece, role in found if piece]
     return last_only(found) if turns == "last" else found
+
+
+def _check_order(row: Row, whole: ChatText) -> None:
+    """Raise where a request stands behind an answer that it came before."""
+    answered = -1  # the latest turn of an answer so far
+    for place in whole.places:
+        number = place.said.turn
+        role = row.turns[number].role
+        if role == "user" and number < answered:
+            raise RowError(
+                f"the chat template shows message {1 + answered}, an answer, before message "
+                f"{1 + number}, a request"
+            )
+        answered = max(answered, number) if role == "assistant" else answered
 
 
 def _generated(row: Row, found: ChatText, tokenizer: Tokenizer) -> list[Stretch] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.config.schema import Dataset
-from ablate.data.columns import WEIGHT, named
+from ablate.data.columns import FORMATS, WEIGHT, named
 from ablate.data.sources import Record
 from ablate.errors import nearest
 
@@ -85,7 +85,11 @@ def reader(dataset: Dataset, columns: set[str]) -> Callable[[Record], Row]:
         for column in used:
             if not isinstance(value := fields.get(column), str):
                 _check_depth(value, column)
-        row = read(_without(fields, left_out) if left_out else fields, theirs)
+        try:
+            row = read(_without(fields, left_out) if left_out else fields, theirs)
+        except Malformed:
+            _check_format(fields, theirs, name)
+            raise
         turns = row.turns
         if ignored:
             turns = tuple(dataclasses.replace(t, extra=_without(t.extra, ignored)) for t in turns)
@@ -96,6 +100,17 @@ def reader(dataset: Dataset, columns: set[str]) -> Callable[[Record], Row]:
         return Row(turns, row.text, row.tools, meta, weighs)
 
     return row_of
+
+
+def _check_format(fields: Mapping[str, Any], theirs: Mapping[str, str], name: str) -> None:
+    """Raise where a record has none of the columns of the format that others are in."""
+    columns = [theirs[ours] for ours in FORMATS[name][0]]
+    held = [name for name, value in fields.items() if value is not None]
+    if held and not set(columns) & set(held):
+        raise Malformed(
+            f"has {', '.join(sorted(held)[:6])}, but the rows are read by {' and '.join(columns)} "
+            f"(format {name}); name one with dataset.format=NAME"
+        )
 
 
 def reasons(refused: Sequence[tuple[str, str]]) -> dict[str, int]:

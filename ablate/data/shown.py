@@ -12,7 +12,7 @@ from ablate.data.jinja import parted
 from ablate.data.marked import CHANGES, Message, Place, located
 from ablate.data.messages import filled, forms, plain, said_in
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import RowError, UserError
+from ablate.errors import FormError, RowError
 
 # Keys of a message that tell messages and calls apart, and say nothing.
 UNSHOWN = frozenset({"id", "tool_call_id", "type", "index"})
@@ -122,7 +122,7 @@ def _check_keys(
                 continue
             dropped = turn.role == "assistant" and _reasoning(turn) == [key]
             if same and not (dropped and _reasons(tokenizer, key)):
-                raise UserError(
+                raise FormError(
                     f"dataset.template=chat: message {1 + number}: its key {key!r} makes no "
                     "difference to the chat template's text; leave it out with "
                     f"dataset.options.ignore_keys=[{key}]"

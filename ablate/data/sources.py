@@ -19,6 +19,7 @@ from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
 from ablate.paths import check_file, check_name
+from ablate.separators import separator_of
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
 TABLE_ROWS = 10_000  # of an Arrow table that are Python objects at once
@@ -280,7 +281,7 @@ def _fault_of(names: tuple[str, ...]) -> str:
 def _csv(file: Path) -> Iterator[Record]:
     csv.field_size_limit(1 << 27)  # the default of 128 KiB is shorter than some documents
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=_separator(file), strict=True)
+        reader = csv.DictReader(stream, delimiter=separator_of(file), strict=True)
         try:
             _check_keys(file, reader.fieldnames or (), "line 1")
             for fields in reader:
@@ -294,18 +295,6 @@ def _csv(file: Path) -> Iterator[Record]:
             raise UserError(
                 f"dataset.path={file}: line {reader.line_num}: broken CSV ({error})"
             ) from None
-
-
-def _separator(file: Path) -> str:
-    """Return the character that cuts the header into several columns, best as many as the rows."""
-    columns: dict[str, tuple[bool, int]] = {}
-    for separator in (",", ";", "\t", "|"):
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            first = itertools.islice(csv.reader(stream, delimiter=separator), 20)
-            counts = [len(fields) for fields in first if fields]
-        if counts and counts[0] > 1:
-            columns[separator] = len(set(counts)) == 1, counts[0]
-    return max(columns, key=lambda each: columns[each], default=",")
 
 
 def _parquet(file: Path) -> Iterator[Record]:

@@ -31,7 +31,7 @@ from ablate.data.tally import NO_ANSWER_LEFT, Tally
 from ablate.data.templates import render
 from ablate.data.tokenised import Labels, Summary, Tokenised, generation_ratio
 from ablate.data.tokenizer import Tokenizer
-from ablate.errors import RowError, UserError
+from ablate.errors import FormError, RowError, UserError
 from ablate.terminal import Counting
 
 __all__ = [
@@ -207,7 +207,7 @@ def _rendered(
             yield row, render(row, dataset, tokenizer)
         except RowError as error:
             refused.append((f"{error}{_cure(row, dataset, tokenizer)}", row.place))
-        except UserError as error:
+        except FormError as error:
             raise UserError(f"{error} ({row.place})") from None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateSyntaxError
 
 from ablate.data import backend
 from ablate.data.formats import half_pair
@@ -197,6 +198,12 @@ class Tokenizer:
         given = {"add_generation_prompt": generation_prompt, MARKS: generation_marks}
         try:
             text = rendered(template, messages, named=self.named_tokens, tools=tools, **given)
+        except TemplateSyntaxError as error:
+            file = self._override or self.folder
+            setting = "model.path" if self._override is None else "model.chat_template"
+            raise UserError(
+                f"{setting}={file}: line {error.lineno} of the chat template: {error.message}"
+            ) from None
         except Exception as error:  # a template is a program: it may fail in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowError(f"the chat template says: {reason}") from None

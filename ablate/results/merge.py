@@ -17,21 +17,28 @@ COURSE = ("final_train_loss", "grad_norm_mean", "clipped_share")  # costs that a
 APART = "apart"  # folder of records that differ from ours of the same run
 
 
+class NotTaken(str):
+    """A line about a record that was left where it is."""
+
+    __slots__ = ()
+
+
 def merge(into: Store, source: Store) -> Iterator[str]:
     """Take over what `source` has, which is not changed; yield a line for each record and design.
 
     A run that both have is kept once where its training and its common scores are equal, with the
-    scores of both. Where they differ ours stays, and theirs is copied to `apart/`.
+    scores of both. Where they differ ours stays, and theirs is copied to `apart/`. A line is a
+    `NotTaken` where a record is damaged, leads out of its folder or is being trained here.
     """
     for key in source.present():
         folder = source.folder(key)
         found, fault = seal.read(folder, key, every_byte=True)
         if found is None:
-            yield f"{folder}: is damaged ({fault}): not taken"
+            yield NotTaken(f"{folder}: is damaged ({fault}): not taken")
             continue
         if links := [path for path in folder.rglob("*") if path.is_symlink()]:
             # what it leads to may be any file of this machine, and would be shared as a result
-            yield f"{folder}: {links[0].relative_to(folder)} is a link: not taken"
+            yield NotTaken(f"{folder}: {links[0].relative_to(folder)} is a link: not taken")
             continue
         yield from _take(into, key, folder, upgraded(found))
     yield from _designs(into, source)
@@ -44,7 +51,7 @@ def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Ite
         with into.claim(key) as mine:
             if mine:
                 into.take(key, folder)
-        yield f"taken: {key}" if mine else f"{key}: is being trained here: not taken"
+        yield f"taken: {key}" if mine else NotTaken(f"{key}: is being trained here: not taken")
         return
     differs = difference(ours, theirs)
     if differs:

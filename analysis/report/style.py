@@ -7,6 +7,7 @@ Figures are made without pyplot, so that nothing depends on a global state or a 
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,15 @@ KNOWN: Mapping[str, tuple[str, str]] = {  # level -> colour, marker
 
 def _family() -> list[str]:
     installed = set(font_manager.get_font_names())
-    wanted = ("Helvetica", "Arial", "Liberation Sans", "DejaVu Sans")
+    wanted = ("Helvetica", "Arial", "Liberation Sans", "DejaVu Sans", *_FURTHER)
     return [name for name in wanted if name in installed]
+
+
+# For characters that those lack: names of levels may be Chinese, Japanese or Korean.
+_FURTHER = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "PingFang SC", "Hiragino Sans",
+    "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Micro Hei", "Arial Unicode MS",
+)  # fmt: skip
 
 
 PAPER_STYLE: Mapping[str, Any] = {
@@ -173,11 +181,13 @@ def note(axes: Axes, text: str) -> None:
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Write `stem`.svg and `stem`.png (300 dpi) and return both paths; no date is stored."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out now: once, not once per file
     paths = stem.with_suffix(".svg"), stem.with_suffix(".png")
-    figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
-    figure.savefig(paths[1], dpi=300, metadata={"Software": None})
+    with warnings.catch_warnings():  # a character that no font has is drawn as a box
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out now: once, not once per file
+        figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
+        figure.savefig(paths[1], dpi=300, metadata={"Software": None})
     return paths
 
 

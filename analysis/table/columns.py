@@ -11,8 +11,10 @@ import pandas as pd
 from pandas.api.types import is_hashable
 
 from ablate.results.spreadsheet import read_back
+from ablate.separators import separator_of
 from analysis.errors import AnalysisError
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 NEEDED = ("train_key", "task", "metric", "value")  # what makes a table one of ours
 
 
@@ -22,19 +24,29 @@ def is_results(columns: Iterable[object]) -> bool:
     return set(NEEDED) <= names and bool(names & {"plw", "effective_plw", "wp"})
 
 
-def read_text(file: Path, separator: str) -> pd.DataFrame:
+def read_text(file: Path, separator: str | None = None) -> pd.DataFrame:
     """Return the table in a text file.
+
+    Without `separator` its columns are cut where the header has several. Numbers may have a decimal
+    comma where the columns are not cut at commas.
 
     The words None, NA, null, ... are missing values in a column of numbers and levels in a column
     of names, where only an empty field is missing. In a results table `null` is the level of a
     setting that is switched off, also among numbers.
     """
+    with contextlib.suppress(csv.Error, UnicodeError):
+        separator = separator or separator_of(file)
+    separator = separator or ","
     with (
         file.open(encoding="utf-8-sig", newline="") as stream,  # pandas would rename the second
         contextlib.suppress(csv.Error),
     ):
         _check_once([name.strip() for name in next(csv.reader(stream, delimiter=separator), [])])
     table = pd.read_csv(file, sep=separator)
+    if separator != ",":
+        other = pd.read_csv(file, sep=separator, decimal=",")
+        counts = [len(t.select_dtypes("number").columns) for t in (table, other)]
+        table = other if counts[1] > counts[0] else table
     ours = set(NEEDED) <= {str(name).strip() for name in table.columns}
     holed = [i for i, name in enumerate(table.columns) if _names(table[name], ours)]
     if holed:
@@ -69,9 +81,11 @@ def plain_types(table: pd.DataFrame) -> pd.DataFrame:
     columns are one line without blanks at their ends.
 
     Raises:
-        AnalysisError: two columns have one name.
+        AnalysisError: two columns have one name, or one has a control character in its name.
     """
     names = [re.sub(r"\s*[\r\n\t]\s*", " ", str(name)).strip() for name in table.columns]
+    if odd := [name for name in names if _CONTROL.search(name)]:
+        raise AnalysisError(f"table: the column {odd[0]!r} has a control character in its name")
     _check_once(names)
     if names != list(table.columns):
         table = table.set_axis(names, axis="columns")

@@ -66,7 +66,7 @@ def read(path: str | Path) -> pd.DataFrame:
     file = file / "results.parquet" if os.path.isdir(file) else file
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": pd.read_parquet,
-        ".csv": lambda f: read_text(f, ","),
+        ".csv": read_text,
         ".tsv": lambda f: read_text(f, "\t"),
     }
     as_file("table", file)

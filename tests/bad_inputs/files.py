@@ -67,6 +67,7 @@ def _rows() -> dict[str, str | bytes]:
     weighed = jsonl([row | {"weight": 1} for row in GOOD[:2]])
     return {
         "good.jsonl": jsonl(GOOD),
+        "two_formats.jsonl": jsonl([*GOOD, {"messages": [{"role": "user", "content": "Hi."}]}]),
         "few.jsonl": jsonl(GOOD[:2]),
         "empty.jsonl": "",
         "blank.jsonl": "\n \n\t\n",
@@ -141,6 +142,7 @@ def _chats() -> dict[str, str | bytes]:
         "weight_digits.jsonl": texts["chat.jsonl"].replace('"Ho."', f'"Ho.", "weight": {HUGE}'),
         "latin.jinja": b"{{ messages }} caf\xe9",
         "broken.jinja": "{% for m in messages %}",
+        "reversed.jinja": "{% for m in messages | reverse %}{{ m.content }}</s>{% endfor %}",
         "refuses.jinja": "{{ raise_exception('no') }}",
         "endless.jinja": "{% for i in range(1000000000000) %}x{% endfor %}",
         "recursive.jinja": "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",

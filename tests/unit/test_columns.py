@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
+from analysis.errors import AnalysisError
 from analysis.mixed import fit_mixed
+from analysis.report import style
 from analysis.table.columns import plain_types
 from analysis.table.frame import from_results, from_table, load, read
 from tests.fake_results import fake_results
@@ -109,3 +112,30 @@ def test_a_parquet_of_nullable_text_fits_as_plain_text(tmp_path):
                       from_table(nullable, "score"))]  # fmt: skip
     for other in fits[1:]:
         np.testing.assert_allclose(other.fixef, fits[0].fixef)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("point", [".", ","])
+def test_what_other_programs_write_for_commas_and_points(tmp_path, separator, point):
+    """Spreadsheets of half of Europe write `;` between columns and a comma in numbers."""
+    told = f"arm{separator}score\nx{separator}1{point}5\ny{separator}-0{point}25\n"
+    path = tmp_path / "t.csv"
+    path.write_text(told if separator != point else told.replace("1,5", '"1.5"').replace(
+        "-0,25", "-0.25"
+    ))  # fmt: skip
+    table = read(path)
+    assert list(table) == ["arm", "score"]
+    assert table["score"].tolist() == [1.5, -0.25]
+
+
+@pytest.mark.parametrize("name", ["ar\x07m", "arm\x7f", "a\x85rm"])
+def test_a_column_with_a_control_character_in_its_name_is_refused(tmp_path, name):
+    with pytest.raises(AnalysisError, match="has a control character in its name"):
+        plain_types(pd.DataFrame({name: ["x"], "score": [1.0]}))
+
+
+def test_characters_that_no_font_has_are_drawn_without_a_word(tmp_path, recwarn):
+    figure = Figure()
+    figure.text(0.5, 0.5, "\x07 \ue000")
+    assert all(path.stat().st_size for path in style.save(figure, tmp_path / "f"))
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]

@@ -286,7 +286,7 @@ BAD = {
     "{{ messages[-1]['content'] }}</s>": "drops or repeats",
     "{% for m in messages %}{{ m['content'].split('y')[-1] }}</s>{% endfor %}": "drops or repeats",
     "{{ raise_exception('Only music') }}": "Only music",
-    "{% for m in messages %}": "template says",
+    "{% for m in messages %}": "line 1 of the chat template: Unexpected end",
     "{{ messages[0].content.__class__.__mro__ }}": "template says",
 }
 

@@ -131,6 +131,7 @@ def test_different_records_of_one_run_are_kept_apart(tmp_path):
     (yours.folder(KEY) / "record.json").write_text("{")
     (told,) = upkeep.merge(mine.out, [yours.out])
     assert told.endswith("is damaged (record.json is no JSON): not taken")
+    assert cli.main(["store", "merge", str(mine.out), str(yours.out)]) == 1
 
 
 @pytest.mark.parametrize("form", ["parquet", "datasets"])
