@@ -22,7 +22,7 @@ from ablate.config.schema import TEMPLATES, Dataset
 from ablate.data.hashes import file_hash, source_hash
 from ablate.errors import UserError
 
-DATA_VERSION = 15  # increase it when the same settings give other ids, roles or reasons
+DATA_VERSION = 16  # increase it when the same settings give other ids, roles or reasons
 
 Arrays = dict[str, np.ndarray]
 _keys: dict[tuple[str, ...], str] = {}
