@@ -56,6 +56,7 @@ STRATUM = ("dataset", "model")
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 OF_THE_DATA = ("rg", "train_rows")
+PAIRED = "nonzero"  # the normaliser under which a pair of weights has a scale
 FEWEST = 3  # values of both from which their effect on that of the weight is a surface
 OF_SCORES = {"task", "task_group", "task_type", "run", "side", "dataset", "model", "dataset_type"}
 
@@ -233,10 +234,19 @@ class Study(Remembering):
         )
 
     @property
+    def paired(self) -> bool:
+        """Whether both weights were varied where their scale is not divided away."""
+        if not {"plw", "completion_weight", "normaliser"} <= set(self.rows):
+            return False
+        rows = self.rows[self.rows["normaliser"].astype(str) == PAIRED]
+        return bool(rows["completion_weight"].nunique() > 1 and rows["plw"].nunique() > 1)
+
+    @property
     def questions(self) -> int:
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
-        return max(1, sum((self.dosed, self.sized, len(arms) > 1, bool(self.varied))))
+        asked = (self.dosed, self.sized, self.paired, len(arms) > 1, bool(self.varied))
+        return max(1, sum(asked))
 
     @property
     def adjusted(self) -> str:

@@ -33,6 +33,7 @@ from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
+from analysis.questions.weight_pairs import section as weight_pairs
 from analysis.questions.when_to_mask import section as when_to_mask
 from analysis.regression import external, headlines, methods, panel_sections
 from analysis.regression.default_model import ONE_SEED
@@ -62,6 +63,7 @@ PARTS = (
     Part(paper.section),
     Part(lambda study: overview.section(study.raw, study.folder)),
     Part(when_to_mask.section, when_to_mask.headlines),
+    Part(weight_pairs.section, weight_pairs.headlines),
     Part(dose.section, plw_headlines),
     Part(shape_section.section),
     Part(rank_section.section),
