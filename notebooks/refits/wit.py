@@ -28,8 +28,7 @@ from analysis.inference.multiplicity import adjusted
 from analysis.inference.winners import winner
 from analysis.mixed import MixedFit, fit_mixed
 from analysis.inference.optimum import Optimum, Quadratic, optimum
-from analysis.planning.replicates import Spread, spread
-from analysis.table.published import read
+from analysis.papers.wit.pairs import cells, chosen_elsewhere, noise, on_responses, paired, size_effect
 
 SURFACE = "lambda_p + I(lambda_p^2) + lambda_r + I(lambda_r^2) + lambda_p:lambda_r"
 CURVE = "share + I(share^2)"
@@ -38,54 +37,11 @@ CONVENTIONAL = (0.0, 1.0)
 FULL = (1.0, 1.0)
 
 
-def cells() -> pd.DataFrame:
-    """Return the 525 trained cells: model, dataset, panel, weights, share, size, ratio, score."""
-    table = read("wit_heatmap").rename(
-        columns={
-            "train_dataset": "dataset",
-            "base_model": "model",
-            "mean_5_benchmarks": "score",
-        }
-    )
-    table = table[(table["lambda_p"] > 0) | (table["lambda_r"] > 0)].reset_index(drop=True)
-    share = table["lambda_p"] / (table["lambda_p"] + table["lambda_r"])
-    return table.assign(
-        panel=table["model"] + " " + table["dataset"],
-        share=share,
-        size=np.log2(table[["lambda_p", "lambda_r"]].max(axis=1)),
-        ratio=share.map("{:.4f}".format),
-        rows=np.select([share == 0, share == 1], ["lambda_p = 0", "lambda_r = 0"], "both above 0"),
-    )
-
-
-def on_responses(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the 450 cells that put weight on the response; prompts alone are another question."""
-    return table[table["lambda_r"] > 0]
-
-
-def noise(table: pd.DataFrame) -> Spread:
-    """Return the pooled spread of cells of one panel with one ratio of the weights."""
-    return spread(table, ["panel", "ratio"])
-
-
 def noises(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """Return the noise by a column, "rows" or "model" say: sd, df."""
     found = {name: noise(part) for name, part in table.groupby(by, sort=False)}
     rows = [{by: name, "sd": n.sd, "df": n.df} for name, n in found.items()]
     return pd.DataFrame(rows)
-
-
-def size_effect(table: pd.DataFrame) -> Estimate:
-    """Return what doubling both weights does, in points, at one ratio of them."""
-    groups = table.groupby(["panel", "ratio"])
-    inside = table.assign(
-        size=table["size"] - groups["size"].transform("mean"),
-        score=table["score"] - groups["score"].transform("mean"),
-    )
-    x, y = inside["size"].to_numpy(), inside["score"].to_numpy()
-    slope, df = float(x @ y / (x @ x)), noise(table).df - 1
-    rest = float(((y - slope * x) ** 2).sum()) / df
-    return Estimate("doubling of both weights", slope, float(np.sqrt(rest / (x @ x))), df)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +213,6 @@ def settings_against_plain(table: pd.DataFrame) -> pd.DataFrame:
     """
     wide = table.groupby(["panel", "ratio"])["score"].mean().unstack()
     gains = wide.drop(columns="0.0000").sub(wide["0.0000"], axis=0)
-    rows = [_paired(str(name), gains[name].to_numpy()) for name in gains]
+    rows = [paired(str(name), gains[name].to_numpy()) for name in gains]
     found = pd.DataFrame([e.row() for e in rows]).rename(columns={"name": "share"})
     return found.assign(p_holm=adjusted(found["p"].to_numpy(), "holm"))
-
-
-def _paired(name: str, gain: Array) -> Estimate:
-    return Estimate(name, float(gain.mean()), float(stats.sem(gain)), len(gain) - 1)
-
-
-def chosen_elsewhere(table: pd.DataFrame) -> Estimate:
-    """Return the gain, over lambda_p = 0, of the ratio that was best on the other 14 panels."""
-    wide = table.groupby(["panel", "ratio"])["score"].mean().unstack()
-    relative = wide.sub(wide["0.0000"], axis=0)
-    picked = [relative.drop(index=p).mean().idxmax() for p in relative.index]
-    gain = np.array([relative.at[p, r] for p, r in zip(relative.index, picked, strict=True)])
-    return _paired("ratio chosen on the other panels", gain)

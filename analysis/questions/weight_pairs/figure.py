@@ -11,39 +11,48 @@ from analysis.questions.weight_pairs.estimate import Pairs, terms
 from analysis.report import style, words
 from analysis.report.style import BLUE, INK, MARKERS, MUTED, PALETTE
 
-COLUMNS = 3
 STEPS = 61
 
 
 @style.styled
 def shares(found: Sequence[Pairs]) -> Figure:
-    """Return a panel per group of tasks: the mean score of every pair over the prompt's share.
+    """Return a panel per group of tasks (column) and data set (row): scores over the share.
 
-    Colour and marker: the larger of the two weights. Line: the quadratic in the share, fitted to
-    the pairs with a weight on the answer.
+    Every point is the mean score of a pair over the prompt's share of its weights. Colour and
+    marker: the larger of the two weights. Line: the quadratic in the share, fitted to the pairs
+    with a weight on the answer.
     """
-    columns = min(COLUMNS, len(found))
-    rows = -(-len(found) // columns)
-    figure = Figure(figsize=(style.PAGE, 0.6 + 2.1 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for axis, one in zip(axes.flat, found, strict=False):
-        _panel(axis, one)
-    for axis in axes.flat[len(found) :]:
-        axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("prompt's share of the weights, p / (p + a)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("score, points")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    groups = list(dict.fromkeys(one.labels["task_group"] for one in found))
+    rows = list(dict.fromkeys(_row(one) for one in found))
+    told = [i for i in range(3) if i == 0 or len({row[i] for row in rows}) > 1]
+    size = style.PAGE, 0.7 + 1.6 * len(rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(groups), squeeze=False, sharex=True)
+    drawn = set()
+    for one in found:
+        place = rows.index(_row(one)), groups.index(one.labels["task_group"])
+        drawn.add(place)
+        _panel(axes[place], one)
+    for place in np.ndindex(axes.shape):
+        axes[place].set_visible(place in drawn)
+    for axis, group in zip(axes[0], groups, strict=True):
+        axis.set_title(words.group_text(group).replace(" (", "\n("))
+    for axis, row in zip(axes[:, 0], rows, strict=True):
+        axis.set_ylabel("\n".join([*(row[i] for i in told), "score, points"]))
+    figure.supxlabel("prompt's share of the weights, p / (p + a)", fontsize="medium")
+    handles, labels = axes[min(drawn)].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels),
                   title="larger weight")  # fmt: skip
     return figure
 
 
+def _row(one: Pairs) -> tuple[str, str, str]:
+    return one.labels["dataset"], one.labels["model"], one.labels["mode"]
+
+
 def _panel(axis: Axes, one: Pairs) -> None:
     cells = one.cells[one.cells["answer"] > 0]
-    scales = sorted(one.cells["scale"].unique())
-    for number, scale in enumerate(scales):
+    for number, scale in enumerate(sorted(one.cells["scale"].unique())):
         own = cells[cells["scale"] == scale]
         axis.plot(own["share"], own["score"], linestyle="", markersize=3.5,
                   marker=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)],
@@ -52,20 +61,17 @@ def _panel(axis: Axes, one: Pairs) -> None:
     b_K = np.linalg.lstsq(x_CK, cells["score"].to_numpy(dtype=float), rcond=None)[0]
     q = np.linspace(cells["share"].min(), cells["share"].max(), STEPS)
     axis.plot(q, np.column_stack([np.ones(STEPS), q, q**2]) @ b_K, color=INK, linewidth=0.9)
-    axis.set_title(", ".join(_title(one)))
-
-
-def _title(one: Pairs) -> list[str]:
-    return [one.labels["dataset"], words.group_text(one.labels["task_group"])]
 
 
 @style.styled
-def changes(here: Sequence[tuple[str, Estimate]], published: Estimate, margin: float) -> Figure:
-    """Return the change with both weights from smallest to largest: ours, and the published mean.
+def changes(
+    here: Sequence[tuple[str, Estimate]], published: tuple[str, Estimate], margin: float
+) -> Figure:
+    """Return the change with both weights from smallest to largest: ours, and the published.
 
     Band: the margin of equivalence. Bars: 95 % intervals.
     """
-    lines = [*here, ("published: 15 panels, five benchmarks", published)]
+    lines = [*here, published]
     figure = Figure(figsize=(style.PAGE, 0.7 + 0.2 * len(lines)), layout="constrained")
     axis = figure.subplots()
     axis.axvspan(-margin, margin, color=style.RULE, alpha=0.6, linewidth=0)

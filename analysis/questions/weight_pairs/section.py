@@ -1,11 +1,21 @@
 """Pairs of weights on prompt and answer: section and headlines of the report."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import Estimate
+from analysis.papers.wit import pairs as published
 from analysis.questions.weight_pairs import figure as figures
-from analysis.questions.weight_pairs import published
-from analysis.questions.weight_pairs.estimate import Pairs, pairs_of
+from analysis.questions.weight_pairs.estimate import (
+    SURFACES,
+    Pairs,
+    left_out_error,
+    pairs_of,
+    terms,
+)
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.headline import CLEAR, WITHIN, Headline, judged, of_row
@@ -14,15 +24,16 @@ from analysis.report.tables import P_VALUE, Table
 
 KEY = "weight-pairs"
 TITLE = "Two weights, or their ratio"
+PUBLISHED = "published, 15 panels"
 GROUP = "both weights raised alike"
 HEADS = words.HEADS | {
     "rmse": "error for a pair left out", "noise": "noise of a pair's mean",
-    "doublings": "doublings tried", "best": "gain of the best pair, %",
-    "chosen": "gain of the pair chosen elsewhere, %",
+    "doublings": "doublings tried",
 }  # fmt: skip
-POINTS = dict.fromkeys(
-    ("estimate", "low", "high", "mde", "rmse", "noise", "best", "chosen", "doublings"), ".2f"
-) | {"p": P_VALUE, "p_holm": P_VALUE}
+POINTS = dict.fromkeys(("estimate", "low", "high", "mde", "rmse", "noise", "doublings"), ".2f") | {
+    "p": P_VALUE,
+    "p_holm": P_VALUE,
+}
 NOTE = (
     "Change of a score, in points, with the weights of prompt and answer both raised from the "
     "smallest scale tried to the largest (so many doublings), linear in their logarithm, at "
@@ -43,7 +54,7 @@ def section(study: Study) -> Section | None:
     found = _found(study)
     if not found:
         return None
-    table, theirs = _table(study), _published(study)
+    table = _table(study)
     lines = [(_label(one), one.change) for one in found]
     raised = Table("weight_pairs", "Both weights raised alike", table, NOTE, HEADS, POINTS)
     blocks: list[Block] = [
@@ -51,10 +62,10 @@ def section(study: Study) -> Section | None:
         Sheet(raised, open=True),
         Plate(
             "weight_pairs_changes",
-            figures.changes(lines, published.change(theirs), study.margin),
+            figures.changes(lines, (PUBLISHED, _published_change()), study.margin),
             "Change with both weights raised from the smallest scale tried to the largest, with "
-            "95 % intervals; the band is the margin of equivalence. Square: arXiv 2507.07817, the "
-            "mean over its 15 panels (five times the smallest).",
+            "95 % intervals; the band is the margin of equivalence. Square: arXiv 2507.07817, "
+            "525 runs of its 15 panels (from 0.2 to 1).",
         ),
         Plate(
             "weight_pairs_shares",
@@ -62,10 +73,8 @@ def section(study: Study) -> Section | None:
             "Mean score of every pair over the prompt's share of its weights. Were a pair more "
             "than its ratio, colours would lie apart. Line: quadratic in the share.",
         ),
-        Sheet(Table("weight_pairs_errors", "How well a pair is foreseen", _errors(found, theirs),
+        Sheet(Table("weight_pairs_errors", "How well a pair is foreseen", _errors(found),
                     ERRORS, HEADS, POINTS)),
-        Sheet(Table("weight_pairs_published", "Published: the gain over the answer alone",
-                    published.gains(theirs), _picked(theirs), HEADS, POINTS)),
     ]  # fmt: skip
     return Section(KEY, TITLE, tuple(blocks), _lead(table))
 
@@ -82,10 +91,6 @@ def headlines(study: Study) -> list[Headline]:
 
 def _found(study: Study) -> list[Pairs]:
     return study.once("pairs of weights", lambda: pairs_of(study))
-
-
-def _published(study: Study) -> list[Pairs]:
-    return study.once("published pairs of weights", published.panels)
 
 
 def _label(one: Pairs) -> str:
@@ -119,22 +124,28 @@ def _lead(table: pd.DataFrame) -> str:
     ).replace("-", "−")
 
 
-def _errors(found: list[Pairs], theirs: list[Pairs]) -> pd.DataFrame:
+def _errors(found: list[Pairs]) -> pd.DataFrame:
     parts = [one.errors.assign(where=_label(one)) for one in found]
-    there = published.errors(theirs).assign(
-        where="published, 15 panels", noise=published.noise(theirs)
-    )
-    table = pd.concat([*parts, there], ignore_index=True)
-    return table[["where", "surface", "rmse", "noise"]]
+    table = pd.concat([*parts, _published_errors()], ignore_index=True)
+    return table[["where", "surface", "rmse", "noise", "pairs"]]
 
 
-def _picked(theirs: list[Pairs]) -> str:
-    table = published.gains(theirs)
-    best = published.over_panels(table["best"], "best")
-    chosen = published.over_panels(table["chosen"], "chosen")
-    return (
-        "arXiv 2507.07817, in percent of the score of the answer alone (weights 0 and 1), one "
-        f"run a pair. The best of a panel's 35 pairs gains {best:.2f} on average, which picking "
-        "on the reported scores flatters; the pair that is best on average over the 14 other "
-        f"panels gains {chosen:.2f}."
+def _published_errors() -> pd.DataFrame:
+    """Return the error of every surface in the published panels, root mean square over them."""
+    cells = published.cells()
+    answered = published.on_responses(cells).rename(
+        columns={"lambda_p": "prompt", "lambda_r": "answer", "size": "scale"}
     )
+    panels = [own for _, own in answered.groupby("panel")]
+    rows = []
+    for surface in SURFACES:
+        every = [left_out_error(terms(own, surface), own["score"].to_numpy()) for own in panels]
+        rows.append({"surface": surface, "rmse": float(np.sqrt(np.mean(np.square(every))))})
+    noise, pairs = published.noise(cells).sd, len(answered) // len(panels)
+    return pd.DataFrame(rows).assign(where=PUBLISHED, noise=noise, pairs=pairs)
+
+
+def _published_change() -> Estimate:
+    """Return what raising both weights from 0.2 to 1 does in the published runs."""
+    one, times = published.size_effect(published.cells()), math.log2(5)
+    return replace(one, estimate=one.estimate * times, se=one.se * times)

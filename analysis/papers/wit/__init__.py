@@ -1,0 +1,1 @@
+"""Weighted Instruction Tuning (Chatterjee et al., arXiv 2507.07817)."""
