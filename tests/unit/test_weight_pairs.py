@@ -15,6 +15,7 @@ from analysis.questions.weight_pairs.estimate import (
     with_ratio,
 )
 from analysis.regression.model import Request
+from analysis.regression.study import Study
 from analysis.report.build import fitted_study
 from analysis.table.frame import from_results
 from tests.fake_results import fake_results
@@ -125,10 +126,14 @@ def results(slope: float) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def study_of(slope: float) -> Study:
+    raw = results(slope)
+    return fitted_study(raw, from_results(raw), None, Request())
+
+
 @pytest.fixture(scope="module")
 def study():
-    raw = results(-3.0)
-    return fitted_study(raw, from_results(raw), None, Request())
+    return study_of(-3.0)
 
 
 def test_the_page_has_section_and_headlines(study):
