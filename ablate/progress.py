@@ -8,6 +8,7 @@ from rich.console import Console
 from ablate.terminal import bar, duration
 from ablate.watch import Watch
 
+SILENT_SECONDS = 10.0  # without a run that ended
 LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
 
 
@@ -51,8 +52,11 @@ class Shown(Watch):
             self.console.print(f"{len(done)}/{total} cells{note}")
 
     def _note(self, done: Sequence[str], failed: Sequence[str]) -> str:
-        left = self.left(done, failed, spent=time.monotonic() - self.started)
+        spent = time.monotonic() - self.started
+        left = self.left(done, failed, spent=spent)
         told = "" if left is None else f", about {duration(left)} left"
+        if left is None and spent > SILENT_SECONDS:
+            told = f", workers began {duration(spent)} ago, no run has ended yet"
         return (f", {len(failed)} failed" if failed else "") + told
 
     def left(self, done: Sequence[str], failed: Sequence[str], *, spent: float) -> float | None:

@@ -197,7 +197,7 @@ def facts(look: Look) -> list[tuple[str, str]]:
     first = [("of", f"the first {FEW:,} records; ablate plan counts all")] * (not look.whole)
     return [
         *first,
-        ("rows", f"{summary.rows:,} of {summary.rows_in:,} (left out: {dropped})"),
+        ("rows to train on", f"{summary.rows:,} of {summary.rows_in:,} (left out: {dropped})"),
         ("cut at max_length", f"{summary.truncated:,} rows"),
         ("tokens", f"{summary.tokens:,}, {summary.mean_length:.1f} a row"),
         ("supervised share", f"{look.supervised:.1%} of targets have weight"),

@@ -1,5 +1,6 @@
 """How long runs are expected to take: from recorded ones, with all that comes beside them."""
 
+import io
 import json
 import socket
 from types import SimpleNamespace
@@ -276,3 +277,14 @@ def test_a_sweep_ends_with_what_was_expected_of_it(monkeypatch):
     assert told == ("58 s from 3 probes; processor time on this machine 90 s, expected 86 s")
     monkeypatch.setattr(gpu_slots, "gpus", lambda: ["0"])
     assert expected(estimate, outcome, Workers(2, per_gpu=1)) == "58 s from 3 probes"
+
+
+def test_what_is_said_before_a_run_has_ended():
+    """Workers import their libraries first: on a slow machine that alone takes a minute."""
+    shown = Shown(Console(file=io.StringIO()))
+    shown.plan = SimpleNamespace(runs={"a": (), "b": ()})
+    shown.first = frozenset()
+    assert shown._note([], []) == ""
+    shown.started -= 65.0
+    assert shown._note([], []) == ", workers began 65 s ago, no run has ended yet"
+    assert "left" in shown._note(["a"], [])

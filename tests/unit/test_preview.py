@@ -72,7 +72,7 @@ def test_of_a_long_data_set_the_first_records_are_enough(
     seen = look(cell, 2)  # what is known anyway is shown
     assert seen.summary == whole.summary
     assert seen.summary.rows == 5
-    assert facts(seen)[0][0] == "rows"
+    assert facts(seen)[0][0] == "rows to train on"
 
 
 def test_every_token_has_its_role_and_weight(cell: Cell) -> None:
