@@ -23,22 +23,49 @@ from ablate.results import leases
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[1] / "clusters" / "slurm.sh"
+GATE = SCRIPT.with_name("gate")
 CELLS = [
     "dataset=micro", "masking=instruction,none", "plw=0.1", "adapter=lora,mora", "rank=2",
     "seed=0,1,2,3,4,5", "train.lr=1e-3", "train.max_steps=3", "evaluate=none", "report=false",
 ]  # fmt: skip
 RUNS = 24
-LONG = [
+ONE = [
     "dataset=micro", "masking=none", "plw=0.1", "adapter=lora", "train.lr=1e-3",
-    "train.max_steps=1500", "evaluate=none", "report=false",
+    "train.max_steps=6", "evaluate=none", "report=false",
 ]  # fmt: skip
 
 
-def sweep(out, launcher, *more, cells=CELLS):
-    command = [sys.executable, "-m", "ablate", "-m", f"hydra/launcher={launcher}", *cells, *more]
-    return subprocess.Popen(
-        [*command, f"out={out}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@pytest.fixture
+def sweep():
+    """Return a function that starts a sweep; what it started ends with the test, failed or not."""
+    started = []
+
+    def start(out, launcher, *more, cells=CELLS):
+        command = [sys.executable, "-m", "ablate", "-m", f"hydra/launcher={launcher}", *cells]
+        process = subprocess.Popen(
+            [*command, *more, f"out={out}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def gate(tmp_path_factory, monkeypatch):
+    """Return a folder whose files say which cells train on: see tests/clusters/gate."""
+    folder = tmp_path_factory.mktemp("gate")
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(GATE), *([before] if before else [])]))
+    monkeypatch.setenv("ABLATE_TEST_GATE", str(folder))
+    return folder
 
 
 def ended(process, seconds=1500):
@@ -52,13 +79,14 @@ def records(out):
 
 
 def wait_until(condition, process=None, seconds=900):
-    """Wait until the condition holds; the sweep's end ends the wait, so that no clock has to."""
+    """Return what the condition gives once it holds; the sweep's end ends the wait, not a clock."""
     until = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         if process is not None and process.poll() is not None:
             raise AssertionError(process.communicate()[0][-3000:])
         assert time.monotonic() < until
         time.sleep(0.2)
+    return found
 
 
 def assert_whole(out, runs=RUNS):
@@ -73,7 +101,7 @@ def assert_whole(out, runs=RUNS):
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def controller(tmp_path_factory):
     if not all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged")) or os.getuid():
         pytest.skip("needs Slurm's packages and root: tests/clusters/slurm.sh install")
     pytest.importorskip("submitit")
@@ -82,14 +110,23 @@ def slurm(tmp_path_factory):
     before = os.environ.get("SLURM_CONF")
     subprocess.run([SCRIPT, "start", folder], check=True, env=os.environ | ports)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield ["hydra.launcher.n_jobs=3", "hydra.launcher.poll_seconds=0.5"]
+    yield
     subprocess.run([SCRIPT, "stop", folder], check=True)
     os.environ.pop("SLURM_CONF")
     if before:
         os.environ["SLURM_CONF"] = before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def slurm(controller):
+    """Return a launcher's settings; no job is left behind by a test, failed or not."""
+    yield ["hydra.launcher.n_jobs=3", "hydra.launcher.poll_seconds=0.5"]
+    if in_queue():
+        slurm_said("scancel", "--user=root")
+        wait_until(lambda: not in_queue(), seconds=120)
+
+
+@pytest.fixture
 def second(slurm):
     """Return settings by which tasks run on node b, which is as another machine is."""
     if not Path(os.environ["SLURM_CONF"]).with_name("second").exists():
@@ -101,22 +138,32 @@ def slurm_said(*words):
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def pilots():
-    """Return the processes of pilots that work through bundles."""
+def in_queue():
+    """Return the numbers of the jobs that are queued or run."""
+    return slurm_said("squeue", "-h", "-o", "%F").split()
+
+
+def logs(out):
+    return "".join(path.read_text() for path in (out / "slurm").rglob("*_log.*"))
+
+
+def pilots(out):
+    """Return the processes of pilots that work through bundles under `out`."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "ablate.pilots" in (process.info["cmdline"] or []):
+        words = process.info["cmdline"] or []
+        if "ablate.pilots" in words and any(word.startswith(f"{out}/") for word in words):
             found.append(process)
     return found
 
 
-def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, tmp_path):
+def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, sweep, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm)
     wait_until(lambda: len(records(tmp_path)) > 2, process)
-    job = slurm_said("squeue", "-h", "-o", "%F").split()[0]
+    job = in_queue()[0]
     slurm_said("scancel", f"{job}_0")
     wait_until(lambda: len(records(tmp_path)) > 5, process)
-    for pilot in pilots()[:1]:
+    for pilot in pilots(tmp_path)[:1]:
         pilot.send_signal(signal.SIGKILL)
     wait_until(lambda: len(records(tmp_path)) > 8, process)
     slurm_said("scontrol", "update", "nodename=b", "state=drain", "reason=test")
@@ -127,29 +174,39 @@ def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, tmp_path):
     assert_whole(tmp_path)
 
 
-def test_a_time_limit_queues_the_pilot_again(slurm, tmp_path):
-    """Slurm's shortest limit is a minute; what is queued again waits for two: some 8 minutes."""
+def test_a_time_limit_queues_the_pilot_again(slurm, sweep, gate, tmp_path):
+    """Slurm's shortest limit is a minute; the cell waits at a step until it is reached."""
     limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=20"]
     settings = [*slurm[1:], "hydra.launcher.n_jobs=1", *limits]
-    told = ended(sweep(tmp_path, "slurm", *settings, cells=LONG), seconds=3000)
-    logs = "".join(path.read_text() for path in (tmp_path / "slurm").rglob("*_log.*"))
-    assert "Requeued" in logs, (told, logs[-2000:])
+    process = sweep(tmp_path, "slurm", *settings, cells=ONE)
+    wait_until(lambda: trains(tmp_path), process)
+    wait_until(lambda: "Requeued" in logs(tmp_path), process)
+    go_on(process, gate)
     assert_whole(tmp_path, runs=1)
     assert resumed(tmp_path), "it began anew instead of going on"
 
 
-def test_an_interrupted_sweep_takes_its_jobs_back(slurm, tmp_path):
+def go_on(process, gate):
+    """Let the one job that was queued again start at once, not after two minutes, and end."""
+    wait_until(lambda: slurm_said("squeue", "-h", "-o", "%T").split() == ["PENDING"], process)
+    (gate / "all").touch()
+    [job] = slurm_said("squeue", "-h", "-o", "%i").split()
+    slurm_said("scontrol", "update", f"jobid={job}", "starttime=now")
+    ended(process)
+
+
+def test_an_interrupted_sweep_takes_its_jobs_back(slurm, sweep, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm)
     wait_until(lambda: len(records(tmp_path)) > 1, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT
-    wait_until(lambda: not slurm_said("squeue", "-h", "-o", "%F").split())
+    wait_until(lambda: not in_queue())
     ended(sweep(tmp_path, "slurm", *slurm))
     assert_whole(tmp_path)
 
 
-def test_wrong_settings_of_slurm_are_one_line(slurm, tmp_path):
+def test_wrong_settings_of_slurm_are_one_line(slurm, sweep, tmp_path):
     process = sweep(tmp_path, "slurm", *slurm, "hydra.launcher.partition=none_such")
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 2
@@ -159,7 +216,9 @@ def test_wrong_settings_of_slurm_are_one_line(slurm, tmp_path):
     assert "invalid partition" in line
 
 
-def test_without_a_controller_there_is_one_line_and_nothing_is_made(slurm, tmp_path, monkeypatch):
+def test_without_a_controller_there_is_one_line_and_nothing_is_made(
+    slurm, sweep, tmp_path, monkeypatch
+):
     settings = tmp_path / "slurm.conf"
     text = Path(os.environ["SLURM_CONF"]).read_text()
     settings.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
@@ -172,21 +231,17 @@ def test_without_a_controller_there_is_one_line_and_nothing_is_made(slurm, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_preempted_goes_on_from_its_checkpoint(slurm, tmp_path):
+def test_what_is_preempted_goes_on_from_its_checkpoint(slurm, sweep, gate, tmp_path):
     """A job of a partition that goes before takes the slots; the pilot is queued again."""
     settings = ["hydra.launcher.poll_seconds=0.5", "hydra.launcher.n_jobs=1"]
     settings += ["hydra.launcher.cpus_per_task=2", "execution.checkpoint_minutes=0"]
-    settings += ["train.max_steps=60"]
-    cells = [word for word in LONG if "max_steps" not in word]
-    process = sweep(tmp_path, "slurm", *settings, cells=cells)
+    process = sweep(tmp_path, "slurm", *settings, cells=ONE)
     wait_until(lambda: list(tmp_path.glob("checkpoints/*/step-*")), process)
     job, node = slurm_said("squeue", "-h", "-o", "%i %N").split()
     urgent = ["sbatch", "-p", "urgent", "-c", "2", "-w", node, "-o", "/dev/null", "--wrap", "true"]
     slurm_said(*urgent)
     wait_until(lambda: " PREEMPTED" in (shown := state(job)) or " PENDING" in shown, process)
-    wait_until(lambda: len(slurm_said("squeue", "-h", "-o", "%i").split()) == 1, process)
-    slurm_said("scontrol", "update", f"jobid={job}", "starttime=now")  # else after two minutes
-    ended(process)
+    go_on(process, gate)
     assert_whole(tmp_path, runs=1)
     assert resumed(tmp_path), "it began anew instead of going on"
 
@@ -216,86 +271,84 @@ def there(held):
     return None
 
 
-def holders(out):
-    """Return the holders of cells that are on node b."""
-    found = leases.holders(out / "claims")
-    return [one for one in found if one.process.host == "second" and one.sweep]
+def trains(out, *, second=False):
+    """Return the holders of cells that are at a step of training, of node b alone if asked."""
+    found = [one for one in leases.holders(out / "claims") if one.place.startswith("step ")]
+    return [one for one in found if not second or one.process.host == "second"]
 
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
-def test_workers_on_another_machine_stop_when_their_sweep_is_killed(second, tmp_path):
-    process = sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=LONG)
-    wait_until(lambda: holders(tmp_path), process)
-    [held] = holders(tmp_path)
+def test_workers_on_another_machine_stop_when_their_sweep_is_killed(second, sweep, gate, tmp_path):
+    process = sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=ONE)
+    [held] = wait_until(lambda: trains(tmp_path, second=True), process)
     worker = there(held)
     process.kill()
     process.communicate()
     began = time.monotonic()
     wait_until(lambda: not worker.is_running())
     print(f"the worker noticed after {time.monotonic() - began:.0f} s")
-    wait_until(lambda: not slurm_said("squeue", "-h", "-o", "%F").split())
+    wait_until(lambda: not in_queue())
     assert not records(tmp_path)[1:]  # the untouched base alone may have been done
-    ended(sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=LONG))
+    (gate / "all").touch()
+    ended(sweep(tmp_path, "slurm", *second, "hydra.launcher.n_jobs=2", cells=ONE))
     assert_whole(tmp_path, runs=1)
+    assert resumed(tmp_path), "it stopped without a checkpoint"
     assert not list((tmp_path / "failures").iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_what_a_worker_on_another_machine_held_is_taken_over(second, tmp_path, monkeypatch, number):
-    """One worker is here and one there, whose clock is an hour ahead where libfaketime is."""
+def test_what_a_worker_on_another_machine_held_is_taken_over(
+    second, sweep, gate, tmp_path, monkeypatch, number
+):
+    """One worker is here and one there, whose clock is an hour ahead where libfaketime is.
+
+    Both wait at a step of their first cell. The one there does that cell and is caught in the next;
+    then the one here does all others and what the first held.
+    """
     monkeypatch.setenv("ABLATE_LEASE_SECONDS", "15")
     ahead = f"[ $(hostname) != second ] || export LD_PRELOAD={FAKETIME} FAKETIME=+1h"
     clock = [f'hydra.launcher.setup=["{ahead}"]'] if FAKETIME.exists() else []
     both = ["hydra.launcher.poll_seconds=0.5", "hydra.launcher.n_jobs=2"]
     few = [word for word in CELLS if not word.startswith(("seed", "train.max_steps"))]
-    cells = [*few, "seed=0,1", "train.max_steps=60"]
+    cells = [*few, "seed=0,1", "train.max_steps=6"]
     more = [*both, "hydra.launcher.cpus_per_task=2", *clock]
     process = sweep(tmp_path, "slurm", *more, cells=cells)
-    worker = taken_over(process, tmp_path, number)
-    with contextlib.suppress(psutil.Error):
+    held = caught(process, tmp_path, gate)
+    worker = there(held)
+    worker.send_signal(number)
+    (gate / f"{held.key}.shut").touch()
+    (gate / "all").touch()
+    others = lambda: [one.key for one in trains(tmp_path) if one.process != held.process]  # noqa: E731
+    wait_until(lambda: others() == [held.key], process)
+    if number == signal.SIGSTOP:
         worker.send_signal(signal.SIGCONT)
+        gives_way = f"{held.key}: another worker has taken it over; this one gives way"
+        wait_until(lambda: gives_way in logs(tmp_path), process)
+    (gate / f"{held.key}.shut").unlink()
     ended(process)
     assert_whole(tmp_path, runs=8)
     killed = [json.loads(path.read_text()) for path in (tmp_path / "failures").iterdir()]
     assert [one["kind"] for one in killed] in ([], ["killed"])  # and tried again
-    if number == signal.SIGSTOP:
-        logs = "".join(path.read_text() for path in (tmp_path / "slurm").rglob("*_log.*"))
-        assert "another worker has taken it over; this one gives way" in logs
     made = [
         json.loads((tmp_path / "cells" / k / "record.json").read_text()) for k in records(tmp_path)
     ]
-    hosts = {one["provenance"]["hardware"]["host"] for one in made}
-    when = [one["provenance"]["finished"] for one in made]
-    if clock and "second" in hosts:
-        assert max(when) - min(when) > 3000, "the clock there was not ahead"
+    by = {one["train_key"]: one["provenance"] for one in made}
+    assert by[held.key]["hardware"]["host"] != "second"
+    there_too = [one for one in by.values() if one["hardware"]["host"] == "second"]
+    assert there_too
+    when = [one["finished"] for one in by.values()]
+    assert not clock or max(when) - min(when) > 3000, "the clock there was not ahead"
 
 
-def taken_over(process, out, number):
-    """Signal a worker on node b that trains; return it once another holds its cell."""
-
-    def caught():
-        for held in holders(out):
-            worker = there(held)
-            if worker is None or "step" not in held.place:
-                continue
-            worker.send_signal(signal.SIGSTOP)  # the cell may have ended meanwhile: look again
-            if any((one.key, one.number) == (held.key, held.number) for one in holders(out)):
-                found.append((held, worker))
-                return True
-            worker.send_signal(signal.SIGCONT)
-        return False
-
-    found = []
-    wait_until(caught, process)
-    [(held, worker)] = found
-    if number != signal.SIGSTOP:
-        worker.send_signal(number)
-    mark = held.key, held.number
-    held_by = lambda: {(one.key, one.number) for one in leases.holders(out / "claims")}  # noqa: E731
-    wait_until(lambda: mark not in held_by(), process)
-    return worker
+def caught(process, out, gate):
+    """Return the holder on node b that waits at a step of a cell, once it has trained another."""
+    [first] = wait_until(lambda: trains(out, second=True), process)
+    (gate / first.key).touch()
+    later = lambda: [one for one in trains(out, second=True) if one.key != first.key]  # noqa: E731
+    [held] = wait_until(later, process)
+    return held
 
 
 # -- Ray and Parsl ------------------------------------------------------------------------------
@@ -309,13 +362,13 @@ SMALL = [word for word in CELLS if not word.startswith("seed")] + ["seed=0"]
 
 
 @needs("ray")
-def test_ray_starts_a_cluster_of_its_own(tmp_path):
+def test_ray_starts_a_cluster_of_its_own(sweep, tmp_path):
     ended(sweep(tmp_path, "ray", "hydra.launcher.n_jobs=2", cells=SMALL))
     assert_whole(tmp_path, runs=4)
 
 
 @needs("ray")
-def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, monkeypatch):
+def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     port = str(20_000 + os.getpid() % 20_000)
@@ -328,7 +381,7 @@ def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, 
         more = [f"hydra.launcher.address={where}", "hydra.launcher.n_jobs=2"]
         process = sweep(tmp_path, "ray", *more)
         wait_until(lambda: len(records(tmp_path)) > 3, process)
-        for pilot in pilots()[:1]:
+        for pilot in pilots(tmp_path)[:1]:
             pilot.send_signal(signal.SIGKILL)
         ended(process)
     finally:
@@ -337,7 +390,7 @@ def test_ray_joins_a_cluster_of_two_nodes_and_survives_a_killed_pilot(tmp_path, 
 
 
 @needs("ray")
-def test_no_cluster_at_the_address_is_one_line(tmp_path):
+def test_no_cluster_at_the_address_is_one_line(sweep, tmp_path):
     process = sweep(tmp_path, "ray", "hydra.launcher.address=127.0.0.1:1", cells=SMALL)
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 2
@@ -345,6 +398,6 @@ def test_no_cluster_at_the_address_is_one_line(tmp_path):
 
 
 @needs("parsl")
-def test_parsl_works_through_a_sweep(tmp_path):
+def test_parsl_works_through_a_sweep(sweep, tmp_path):
     ended(sweep(tmp_path, "parsl", "hydra.launcher.n_jobs=2", cells=SMALL))
     assert_whole(tmp_path, runs=4)
