@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def work(bundle: Path) -> bool:
 
     Returns:
         Whether all of them were this worker's to run or had been run; False where others work on
-        some.
+        some, or have taken some over from this one.
 
     Raises:
         Halted: the machine cannot go on, or has fewer GPUs than a cell is to have.
@@ -72,12 +73,14 @@ def work(bundle: Path) -> bool:
                 if content["minutes"] is None:  # one cell's minutes would be spent for all
                     claims.enter_context(scored_beside(runs, beside))
                 limited = _limited(run_cells, content["minutes"])
-                lost = any(
-                    _attempt(limited, store, key, runs[key], beside.pop(key, None)) for key in mine
-                )
-            if lost:
+                ends = set[End]()
+                for key in mine:
+                    ends.add(_attempt(limited, store, key, runs[key], beside.pop(key, None)))
+                    if End.GPU_LOST in ends:
+                        break
+            if End.GPU_LOST in ends:
                 _leave(leader)
-            whole = whole and len(mine) == len(keys)
+            whole = whole and len(mine) == len(keys) and End.GAVE_WAY not in ends
     return whole
 
 
@@ -139,6 +142,14 @@ def _beside(
         return {}
 
 
+class End(Enum):
+    """What became of an attempt at a run."""
+
+    RECORDED = auto()  # or its failure was
+    GAVE_WAY = auto()  # to another worker, which has it now
+    GPU_LOST = auto()
+
+
 class TimeOut(BaseException):
     """A cell took longer than `cell_minutes`."""
 
@@ -167,12 +178,12 @@ def _limited(run_cells: Callable[..., None], minutes: float | None) -> Callable[
 
 def _attempt(
     run_cells: Callable[..., None], store: Store, key: str, trees: list[Any], beside: Any = None
-) -> bool:
-    """Carry out one run or record why it failed; return whether the GPU was lost on the way."""
+) -> End:
+    """Carry out one run or record why it failed."""
     heart.work_on(store.claims, key)
     try:
         run_cells([build(tree) for tree in trees], key, store, beside=beside)
-        return False
+        return End.RECORDED
     except (KeyboardInterrupt, SystemExit):
         raise
     except LeaseLost:
@@ -186,13 +197,13 @@ def _attempt(
             return _gave_way(key)
 
 
-def _gave_way(key: str) -> bool:
+def _gave_way(key: str) -> End:
     print(f"{key}: another worker has taken it over; this one gives way", file=sys.stderr)
-    return False
+    return End.GAVE_WAY
 
 
-def _fail(store: Store, key: str, tree: Any, error: BaseException) -> bool:
-    """Record why a run failed; return whether the GPU was lost."""
+def _fail(store: Store, key: str, tree: Any, error: BaseException) -> End:
+    """Record why a run failed."""
     of_member: dict[str, Any] | None = getattr(error, "told", None)
     store.fail(key, {**(of_member or described(error)), "config": tree})
-    return of_member is None and lost_device(error)
+    return End.GPU_LOST if of_member is None and lost_device(error) else End.RECORDED

@@ -53,9 +53,8 @@ def sweep():
 
     yield start
     for process in started:
-        if process.poll() is None:
+        with process:  # waits for it, and closes its pipes
             process.kill()
-        process.communicate()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Slurm's commands are scripts here that answer as Slurm 22.05 does; the real ones
 """
 
 import contextlib
+import json
 import os
 import pickle
 import signal
@@ -20,9 +21,10 @@ from ablate.errors import Halted, UserError
 from ablate.machine import MachineFault
 from ablate.pilots import __main__ as process
 from ablate.pilots import pilot, slurm
-from ablate.results import leases
-from ablate.results.process import Process
+from ablate.results import heart, leases
+from ablate.results.process import Process, here
 from ablate.results.store import Store
+from ablate.work import work
 
 SBATCH = """
 echo "$@" >> $LOG
@@ -123,6 +125,27 @@ def test_a_pilot_takes_over_what_a_dead_worker_elsewhere_held(order, held):
     assert process.main(order, 0, 1) == 0
     assert not list(order.parent.glob("*.json"))
     assert not held.held()
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_the_bundle_of_a_worker_that_gave_way_is_not_done(order, monkeypatch, taken_over):
+    """Else the sweep takes all for done, and cancels the job that has taken the cell over."""
+    store, bundle = Store(order.parent.parent), order.with_name("0.json")
+    store.prepare()
+    content = {"sweep": here().plain(), "here": str(order.parent), "out": str(store.out), "gpu": 0}
+    content |= {"devices": 1, "minutes": None, "beside": False, "runs": {"cell": [], "next": []}}
+    bundle.write_text(json.dumps(content))
+    tried = []
+
+    def run_cells(cells, key, store, beside):
+        tried.append(key)
+        if taken_over and key == "cell":
+            leases.take(store.claims, key, over=leases.holder(store.claims, key)).release()
+        heart.check(store.claims, key)
+
+    monkeypatch.setattr("ablate.run.run_cells", run_cells)
+    assert work(bundle) is not taken_over
+    assert tried == ["cell", "next"]
 
 
 def test_a_fault_of_a_pilots_machine_stops_the_sweep_in_its_words(order, monkeypatch):
