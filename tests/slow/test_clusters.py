@@ -174,12 +174,17 @@ def test_slurm_loses_nothing_to_scancel_kill_or_drain(slurm, sweep, tmp_path):
 
 
 def test_a_time_limit_queues_the_pilot_again(slurm, sweep, gate, tmp_path):
-    """Slurm's shortest limit is a minute; the cell waits at a step until it is reached."""
-    limits = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=20"]
+    """The limit is lowered while the cell waits at a step: a worker may take any time to start."""
+    limits = ["hydra.launcher.time=10", "hydra.launcher.signal_delay_s=20"]
     settings = [*slurm[1:], "hydra.launcher.n_jobs=1", *limits]
     process = sweep(tmp_path, "slurm", *settings, cells=ONE)
     wait_until(lambda: trains(tmp_path), process)
+    job, used = slurm_said("squeue", "-h", "-o", "%i %M").split()
+    minutes, seconds = map(int, used.split(":"))
+    later = minutes + (2 if seconds > 20 else 1)  # so that some of the warning's seconds are left
+    slurm_said("scontrol", "update", f"jobid={job}", f"timelimit={later}")
     wait_until(lambda: "Requeued" in logs(tmp_path), process)
+    assert "timed-out" in logs(tmp_path)
     go_on(process, gate)
     assert_whole(tmp_path, runs=1)
     assert resumed(tmp_path), "it began anew instead of going on"
@@ -190,7 +195,7 @@ def go_on(process, gate):
     wait_until(lambda: slurm_said("squeue", "-h", "-o", "%T").split() == ["PENDING"], process)
     (gate / "all").touch()
     [job] = slurm_said("squeue", "-h", "-o", "%i").split()
-    slurm_said("scontrol", "update", f"jobid={job}", "starttime=now")
+    slurm_said("scontrol", "update", f"jobid={job}", "starttime=now", "timelimit=60")
     ended(process)
 
 
