@@ -14,6 +14,9 @@ where `num` is the masking mode at its PLW and completion weight, and `den` is t
 
 Two cells with the same data are the same run if their tables agree on the roles that occur in it,
 after dividing both tables by the largest `den`: such cells are aliases of one run.
+
+A token rule replaces loss_t by a function of the token's own probability or of the model's entropy
+there, and leaves `den` as it is (`training.token_rules`).
 """
 
 import math
@@ -21,11 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ablate.config.schema import Cell, Loss, Masking
+from ablate.config.schema import TOKEN_RULES, Cell, Loss, Masking
 from ablate.errors import UserError
-from ablate.roles import DETAILS, NAMES, ROLE_OF, Detail, Role
+from ablate.roles import ANSWERS, DETAILS, NAMES, ROLE_OF, Detail, Role
 
 RoleTable = tuple[float, ...]  # one number per role, indexed by `Role`
+GATES = {  # by token rule, what the gradient of a token's cross entropy is multiplied by
+    "dft": "p", "power": "p", "focal": "focal", "focal_detached": "1 - p", "eaft": "entropy",
+}  # fmt: skip
 
 
 class Counted(Protocol):
@@ -42,6 +48,15 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRule:
+    """What a token's loss is, where that is another function of its probability than -log p."""
+
+    kind: str  # a key of `GATES`
+    exponent: float  # above 0
+    scope: str = "all"  # completion: on the tokens of `ANSWERS` alone
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """The weighted loss: numerator and divisor weight of a target by its role."""
 
@@ -54,6 +69,7 @@ class Objective:
     normaliser: str = "weight"
     details: tuple[tuple[Detail, float, float], ...] = ()  # with a num and den of their own
     turns: str | tuple[int, ...] = "all"  # answers left out weigh as instructions do
+    token_rule: TokenRule | None = None  # None: a token's loss is its cross entropy
 
     @property
     def per_example(self) -> bool:
@@ -102,7 +118,17 @@ def make_objective(masking: Masking, plw: float, completion_weight: float, loss:
             for detail, weight in details.items()
         ),
         turns=masking.turns,
+        token_rule=token_rule_of(loss),
     )
+
+
+def token_rule_of(loss: Loss) -> TokenRule | None:
+    """Return the token rule of a loss; None where it leaves the cross entropy as it is."""
+    exponent = loss.token_rule_exponent
+    exponent = TOKEN_RULES[loss.token_rule] if exponent is None else exponent
+    if loss.token_rule == "none" or exponent == 0:  # anything to the power of 0 is 1
+        return None
+    return TokenRule(loss.token_rule, exponent, loss.token_rule_scope)
 
 
 def _divisor_of(weight: float, usual: float, normaliser: str) -> float:
@@ -128,8 +154,9 @@ def canonical(objective: Objective, data: Counted) -> dict[str, object]:
 
     Roles that do not occur are dropped, both tables are divided by the largest divisor weight, and
     a permutation of equal weights is no permutation. Details that do not occur or weigh as their
-    role does are dropped as well, and a choice of turns where no row has two answers. Equal results
-    mean equal training.
+    role does are dropped as well, and a choice of turns where no row has two answers. A token rule
+    is told by what it does to gradients, where it does something. Equal results mean equal
+    training.
     """
     counts = data.counts
     present = [role for role in Role if counts.get(role.name.lower(), 0) > 0]
@@ -154,15 +181,30 @@ def canonical(objective: Objective, data: Counted) -> dict[str, object]:
     if told_apart:
         told_apart["kinds"] = data.kinds_hash
     uniform = not told_apart and len(set(zip(num.values(), den.values(), strict=True))) <= 1
+    permute = objective.permute and not uniform
+    weighted = {role for role in present if objective.num[role] > 0}
+    weighted |= {ROLE_OF[detail] for detail, own, _ in apart if own > 0}
+    if chosen != "all" and objective.num[Role.INSTRUCTION] > 0:
+        weighted.add(Role.COMPLETION)  # the answers that are left out
+    rule = _canonical_rule(objective.token_rule, set(present) if permute else weighted)
     return {
         "num": {name: _rounded(w / top) for name, w in num.items()},
         "den": {name: _rounded(w / top) for name, w in den.items()},
         "scope": objective.scope,
-        "permute": objective.permute and not uniform,
+        "permute": permute,
         "first_header_only": objective.first_header_only and counts.get("special", 0) > 0,
         "label_smoothing": objective.label_smoothing,
         **told_apart,
+        **({"token_rule": rule} if rule else {}),
     }
+
+
+def _canonical_rule(rule: TokenRule | None, weighted: set[Role]) -> list[object] | None:
+    """Return what a token rule does to gradients, given the roles of tokens that have a weight."""
+    if rule is None or (rule.scope == "completion" and not weighted & ANSWERS):
+        return None
+    scope = rule.scope if weighted - ANSWERS else "all"
+    return [GATES[rule.kind], _rounded(rule.exponent), scope]
 
 
 def _rounded(weight: float) -> float:

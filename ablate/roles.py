@@ -45,6 +45,7 @@ ROLE_OF: Mapping[Detail, Role] = {
     Detail.TOOLS: Role.SYSTEM,
 }
 NAMES: tuple[str, ...] = tuple(role.name.lower() for role in Role)
+ANSWERS = frozenset({Role.COMPLETION, Role.TEXT})  # what a model is taught to write
 # Roles whose weight a masking mode sets; TEXT is always trained and PAD never.
 MASKED_ROLES: tuple[str, ...] = tuple(
     NAMES[role] for role in Role if role not in (Role.TEXT, Role.PAD)

@@ -3,6 +3,7 @@
 One example at a time, one token at a time, unpadded; slow and easy to read.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,36 @@ def token_losses(model: Any, ids: Sequence[int], label_smoothing: float = 0.0) -
         exps = torch.exp(logits_LV[t - 1] - logits_LV[t - 1].max())
         logs = torch.log(exps / exps.sum())
         losses.append(-(1 - label_smoothing) * logs[ids[t]] - label_smoothing * logs.mean())
+    return losses
+
+
+def ruled_losses(
+    model: Any, example: Example, rule: str, exponent: float, *, scope: str = "all"
+) -> list[Any]:
+    """Return each token's loss under a token rule, as its source writes it, for autograd.
+
+    DFT (arXiv 2508.05629, equation 9), -p^a (2510.00526, equation 4), the focal loss (1708.02002,
+    equation 4) with and without a gradient through its weight, and EAFT (2601.02151).
+    """
+    ids, roles = example
+    logits_LV = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].double()
+    losses: list[Any] = [None]
+    for t in range(1, len(ids)):
+        probs = torch.softmax(logits_LV[t - 1], 0)
+        p = probs[ids[t]]
+        top = probs.sort(descending=True).values[:20]
+        top = top / top.sum()
+        share = (-top * top.log()).sum() / math.log(len(top))
+        ruled = {
+            "none": -p.log(),
+            "dft": -(p**exponent).detach() * p.log(),
+            "power": (1 - p**exponent) / exponent,
+            "focal": -((1 - p) ** exponent) * p.log(),
+            "focal_detached": -((1 - p) ** exponent).detach() * p.log(),
+            "eaft": -(share**exponent).detach() * p.log(),
+        }
+        answer = roles[t] in (Role.COMPLETION, Role.TEXT)
+        losses.append(ruled[rule if scope == "all" or answer else "none"])
     return losses
 
 

@@ -84,6 +84,8 @@ def look(cell: Cell, n: int) -> Look:
         f"plw={cell.plw:g} completion_weight={cell.completion_weight:g} "
         f"normaliser={cell.loss.normaliser} scope={cell.loss.scope}"
     )
+    if objective.token_rule is not None:  # its factors depend on the model as it trains
+        title += f" token_rule={cell.loss.token_rule}: weights are those before its factors"
     lines = _role_lines(data, objective, root)
     carrying = sum(line.carrying for line in lines)
     return Look(title, data.summary, lines, carrying, examples, data.whole)

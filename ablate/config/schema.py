@@ -21,7 +21,11 @@ LONGEST_ANSWER = 2**17  # tokens, as long as the longest contexts
 MOST_SHOTS = 1000
 MOST_THREADS = 1024
 MOST_LANES = 1024
+LARGEST_EXPONENT = 100  # of a token rule: with it a token of probability 0.95 has a factor of 0.006
 SIZES = ("rows", "prompt", "completion", "text")  # of a data set; the last three mean tokens a row
+TOKEN_RULES = {  # `loss.token_rule`: the exponent that it has in its source
+    "none": 0.0, "dft": 1.0, "power": 10.0, "focal": 2.0, "focal_detached": 2.0, "eaft": 1.0,
+}  # fmt: skip
 
 
 def require(ok: bool, setting: str, value: object, allowed: str) -> None:
@@ -64,15 +68,28 @@ class Masking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What the summed token losses are divided by, and over how many examples."""
+    """What the summed token losses are divided by, over how many examples, and each token's loss.
+
+    A token rule (`ablate.objective.TokenRule`) acts on the weighted tokens of its scope.
+    """
 
     normaliser: Literal["weight", "completion", "tokens", "nonzero", "examples"] = "weight"
     scope: Literal["batch", "example", "microbatch"] = "batch"
     label_smoothing: float = 0.0
+    token_rule: Literal["none", "dft", "power", "focal", "focal_detached", "eaft"] = "none"
+    token_rule_exponent: float | None = None  # None: as in the rule's source, `TOKEN_RULES`
+    token_rule_scope: Literal["all", "completion"] = "all"
 
     def __post_init__(self) -> None:
         ok = 0 <= self.label_smoothing < 1
         require(ok, "loss.label_smoothing", self.label_smoothing, "in [0, 1)")
+        exponent = self.token_rule_exponent
+        ok = exponent is None or 0 <= exponent <= LARGEST_EXPONENT
+        allowed = f"at least 0 and at most {LARGEST_EXPONENT}, or null: as in the rule's source"
+        require(ok, "loss.token_rule_exponent", exponent, allowed)
+        ok = self.token_rule == "none" or not self.label_smoothing
+        allowed = f"0 with loss.token_rule={self.token_rule}, which knows one right token"
+        require(ok, "loss.label_smoothing", self.label_smoothing, allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,7 +257,7 @@ def _entry(named: Named, study: str) -> dict[str, Any]:
     settings = record.flattened(plain(named.cell))
     levels = record.levels_of(settings, study)
     if named.cell.is_base:  # the base is not trained: no loss, no rate
-        levels |= {"masking": "none", "plw": 0.0, "lr": None}
+        levels |= {"masking": "none", "plw": 0.0, "token_rule": "none", "lr": None}
     return {
         "levels": levels,
         "settings": settings,
@@ -292,7 +292,9 @@ def names(out: Path) -> list[dict[str, Any]]:
     asked: set[str] = set()
     for design in _designs(out)[0]:
         asked |= set(design.get("asked", ()))
-        entries += [name | {"settings": _settings(name, design, store)} for name in design["names"]]
+        for name in design["names"]:
+            whole = {"levels": record.SINCE | name["levels"]}
+            entries.append(name | whole | {"settings": _settings(name, design, store)})
     found: dict[str, dict[str, Any]] = {}
     for name in _with_columns(entries, asked):
         known = found.setdefault(digest([name["levels"], name["train_key"]]), name)

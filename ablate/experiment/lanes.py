@@ -11,6 +11,7 @@ from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import changes_base, decays_to_start
 from ablate.config.schema import Cell, Execution
 from ablate.experiment.regularisers import left
+from ablate.objective import token_rule_of
 
 ACTING = ("rank_dropout", "attention_dropout", "neftune", "minkowski", "kl")
 
@@ -48,10 +49,11 @@ def shared(cell: Cell) -> Hashable:
     train = cell.train
     steps = (train.epochs, train.max_steps, train.batch_size, train.batch_unit)
     split = (cell.loss.scope == "microbatch", cell.loss.label_smoothing)
+    rule = token_rule_of(cell.loss)
     text = (train.max_length, train.boundary, train.precision)
     whole = registry.method(cell.adapter).trains_base
     parts: tuple[Any, ...] = (whole, cell.model, cell.dataset, cell.placement, cell.execution)
-    return (*map(repr, parts), cell.base_precision, *steps, *split, *text)
+    return (*map(repr, parts), cell.base_precision, *steps, *split, rule, *text)
 
 
 def groups(cells: Mapping[str, Cell]) -> list[list[str]]:

@@ -27,7 +27,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 SHOWN = {  # what a reader asks of a training run: its words, and where the configuration has it
     "base model": "model.path", "data": "dataset.path", "template": "dataset.template",
     "masking": "masking.name", "prompt loss weight": "plw", "loss divided by": "loss.normaliser",
-    "loss scope": "loss.scope", "adapter": "adapter.name", "rank": "rank", "start": "init.name",
+    "loss scope": "loss.scope", "token rule": "loss.token_rule", "adapter": "adapter.name",
+    "rank": "rank", "start": "init.name",
     "embeddings": "embeddings", "base precision": "base_precision",
     "optimizer": "optimizer.name", "learning rate": "train.lr", "schedule": "train.schedule",
     "weight decay": "train.weight_decay", "epochs at most": "train.epochs",
@@ -104,8 +105,8 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        config = config[part]
+    for part in path.split("."):  # of an older record some settings are not there
+        config = config.get(part) if isinstance(config, Mapping) else None
     return config
 
 

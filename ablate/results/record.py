@@ -27,7 +27,8 @@ WP_EXPONENT = math.log10(2)
 
 LEVEL_PATHS = {  # column of the table: where its level stands in the configuration
     "masking": "masking.name", "plw": "plw", "completion_weight": "completion_weight",
-    "normaliser": "loss.normaliser", "scope": "loss.scope", "adapter": "adapter.name",
+    "normaliser": "loss.normaliser", "scope": "loss.scope", "token_rule": "loss.token_rule",
+    "adapter": "adapter.name",
     "rank": "rank", "init": "init.name", "optimizer": "optimizer.name",
     "placement": "placement.name", "regulariser": "regulariser.name",
     "base_precision": "base_precision", "embeddings": "embeddings", "dataset": "dataset.name",
@@ -35,6 +36,7 @@ LEVEL_PATHS = {  # column of the table: where its level stands in the configurat
     "sham": "sham", "shuffle_prompts": "dataset.shuffle_prompts",
 }  # fmt: skip
 LEVELS = ("study", *LEVEL_PATHS)
+SINCE = {"token_rule": "none"}  # levels that older configurations do not state, and what they had
 FACTS = (
     "effective_plw", "wp", "rg", "dataset_type", "trainable_parameters", "total_parameters",
     "budget_asked", "budget", "train_rows", "train_key", "alias", "status", "untuned",
@@ -73,7 +75,9 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def levels_of(settings: Mapping[str, Any], study: str) -> dict[str, Any]:
     """Return the levels of a cell's flattened configuration, as the table names them."""
-    return {"study": study} | {name: settings.get(path) for name, path in LEVEL_PATHS.items()}
+    return {"study": study} | {
+        name: settings.get(path, SINCE.get(name)) for name, path in LEVEL_PATHS.items()
+    }
 
 
 def setting_columns(

@@ -31,8 +31,14 @@ class HeadLoss:
     """A weighted sum of losses, and the losses it is made of."""
 
     total: Tensor  # () sum of u_t loss_t, differentiable in hidden states, weight and bias
-    losses_K: Tensor  # detached
+    losses_K: Tensor  # detached; under a token rule the cross entropies
     norms_K: Tensor  # |d loss_t / d logits_t|_2 where the term was asked for it, else zero
+    ruled_K: Tensor | None = None  # detached loss_t, where a token rule makes it of `losses_K`
+
+    @property
+    def values_K(self) -> Tensor:
+        """What is weighted and summed, detached."""
+        return self.losses_K if self.ruled_K is None else self.ruled_K
 
 
 def weighted_sum(
@@ -84,16 +90,16 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, job: _Job
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weighted sum, the losses and the gradient norms."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return the fields of `HeadLoss`."""
         with torch.autocast(hidden_KD.device.type, enabled=False):
             needs = [job.gradients and need for need in ctx.needs_input_grad[:3]]
             head = Head(weight_VD, bias_V, job.scale).to(job.dtype)
             sums = _over_tiles(hidden_KD.detach().to(job.dtype), head, job, needs)
-        total, losses_K, norms_K, ctx.gradients = sums
+        found, ctx.gradients = sums
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden_KD, weight_VD, bias_V)]
-        ctx.mark_non_differentiable(losses_K, norms_K)
-        return total, losses_K, norms_K
+        ctx.mark_non_differentiable(*(t for t in found[1:] if t is not None))
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -113,11 +119,12 @@ class _Tiled(torch.autograd.Function):
 
 def _over_tiles(
     hidden_KD: Tensor, head: Head, job: _Job, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
-    """Return sum, losses, norms, and the gradients in hidden states, weight and bias if needed."""
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor | None], list[Tensor | None]]:
+    """Return `HeadLoss`, and the gradients in hidden states, weight and bias if needed."""
     term, precise = job.term.to(job.dtype), torch.promote_types(job.dtype, torch.float32)
     weights_K = job.weights_K.to(precise)
     losses_K, norms_K = (torch.zeros_like(weights_K) for _ in range(2))
+    ruled_K: Tensor | None = None
     empty = torch.empty_like if len(hidden_KD) else torch.zeros_like
     hidden_grad = empty(hidden_KD) if needs[0] else None
     weight_grad = empty(head.weight_VD) if needs[1] else None
@@ -126,9 +133,15 @@ def _over_tiles(
         rows = slice(start, start + job.rows)
         hidden_CD = hidden_KD[rows]
         factors_C = weights_K[rows] * job.scale if any(needs) else None
-        losses_K[rows], norms_C, gradient_CV = term.tile(head.logits(hidden_CD), rows, factors_C)
+        losses_C, gradient_CV, norms_C, values_C = term.tile(
+            head.logits(hidden_CD), rows, factors_C
+        )
+        losses_K[rows] = losses_C
         if norms_C is not None:
             norms_K[rows] = norms_C
+        if values_C is not None:
+            ruled_K = torch.zeros_like(losses_K) if ruled_K is None else ruled_K
+            ruled_K[rows] = values_C
         if hidden_grad is not None:
             torch.mm(gradient_CV, head.weight_VD, out=hidden_grad[rows])
         if weight_grad is not None:
@@ -136,7 +149,8 @@ def _over_tiles(
         if bias_grad is not None:
             bias_grad += gradient_CV.sum(0, dtype=precise)
         del gradient_CV  # before the next tile's logits are made
-    return (losses_K * weights_K).sum(), losses_K, norms_K, [hidden_grad, weight_grad, bias_grad]
+    total = ((losses_K if ruled_K is None else ruled_K) * weights_K).sum()
+    return (total, losses_K, norms_K, ruled_K), [hidden_grad, weight_grad, bias_grad]
 
 
 def _graph_is_kept() -> bool:

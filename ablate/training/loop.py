@@ -116,7 +116,7 @@ def train(
         for stage, stage_steps in enumerate(hooks.stages(model, steps)):
             if stage < place.stage:
                 continue
-            wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
+            wrapped = TokenLossModel(model, objective)
             with over_devices(wrapped, model, accelerator, execution.sharding) as spread:
                 made = optim.optimizer(model, settings, make_optimizer)
                 optimizer = accelerator.prepare_optimizer(made)

@@ -30,6 +30,7 @@ Kind = Literal["categories", "number", "log number"]
 PARTS: Mapping[str, Part] = {
     "dataset": "stratum", "model": "stratum", "masking": "dose", "plw": "dose", "adapter": "arm",
     "rank": "arm", "init": "arm", "optimizer": "arm", "normaliser": "setting", "scope": "setting",
+    "token_rule": "setting",
     "embeddings": "arm", "placement": "arm", "regulariser": "setting", "base_precision": "arm",
     "completion_weight": "setting", "train": "setting", "lr": "setting", "rate": "setting",
     "seed": "replicate", "sham": "control", "shuffle_prompts": "control", "control": "control",
@@ -46,7 +47,8 @@ CARRIED = {  # group or level: the column of a prepared frame that carries it
 }  # fmt: skip
 DEFAULTS = {  # the level that a name need not mention, and that a tie between levels goes to
     "init": "default", "optimizer": "adamw", "normaliser": "weight", "scope": "batch",
-    "embeddings": "frozen", "placement": "all", "regulariser": "none", "base_precision": "fp32",
+    "token_rule": "none", "embeddings": "frozen", "placement": "all", "regulariser": "none",
+    "base_precision": "fp32",
     "completion_weight": "1", "sham": "a", "shuffle_prompts": "False",
 }  # fmt: skip
 NAMES = {"plw": "prompt loss weight", "dataset": "data set", "model": "base model",

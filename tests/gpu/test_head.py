@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ablate.config.schema import Loss
+from ablate.config.schema import TOKEN_RULES, Loss
 from ablate.data.batches import micro_batches
 from ablate.objective import make_objective
 from ablate.training import head_terms, predict
@@ -126,12 +126,18 @@ def peak(make: Any, given: list[Tensor]) -> int:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    "loss",
+    [{"label_smoothing": 0.1}]
+    + [{"token_rule": rule, "token_rule_scope": "completion"} for rule in TOKEN_RULES],
+    ids=str,
+)
 def test_a_model_in_tiles_is_that_with_all_logits(
-    monkeypatch: pytest.MonkeyPatch, autocast: bool
+    monkeypatch: pytest.MonkeyPatch, loss: dict[str, Any], autocast: bool
 ) -> None:
     model = toys.llama().float().cuda()
     rows = toys.examples()
-    objective = make_objective(toys.masking("none"), 0.25, 1.0, Loss())
+    objective = make_objective(toys.masking("none"), 0.25, 1.0, Loss(**loss))
     (part,) = micro_batches(
         toys.tokenised(rows), np.arange(len(rows)), objective=objective, execution=toys.execution()
     )
@@ -140,7 +146,7 @@ def test_a_model_in_tiles_is_that_with_all_logits(
     for least in (10**9, 0):
         monkeypatch.setattr(predict, "TILED_FROM", least)
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-            loss = TokenLossModel(model, label_smoothing=0.1)(work, with_grad_norm=True)
+            loss = TokenLossModel(model, objective)(work, with_grad_norm=True)
         found.append([loss.sums_S, *torch.autograd.grad(loss.total, list(model.parameters()))])
     tolerance = {"rtol": 0.02, "atol": 0.02} if autocast else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(found[1], found[0], **tolerance)

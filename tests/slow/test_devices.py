@@ -58,6 +58,7 @@ LONG = {  # of 20 steps
 OTHERS = {  # of 4, the last of one row
     "scope example": cell("lora", loss=Loss(scope="example", normaliser="completion")),
     "normaliser examples": cell("lora", loss=Loss(normaliser="examples"), execution=SPLIT),
+    "token rule": cell("full", loss=Loss(token_rule="focal"), execution=SPLIT),
     "embeddings": cell("lora", embeddings="trained"),
     "checkpointing": cell("full", execution={"gradient_checkpointing": True, **SPLIT}),
     "lora plus": levels._with("lora_plus", "optimizer"),

@@ -30,12 +30,12 @@ DATA = toys.tokenised(toys.examples(23))
 def cell(level="lora", *, plw=0.1, mode="none", normaliser="weight", scope="batch", **changes):
     train = {"batch_size": 5, "max_steps": STEPS, "lr": 0.01, "schedule": "cosine", "clip": 1.0}
     train |= {key: changes.pop(key) for key in [*changes] if key in schema.Train.__annotations__}
-    options = changes.pop("options", {})
+    options, rule = changes.pop("options", {}), changes.pop("rule", "none")
     return levels.cell(
         levels.adapter(level, options=options),
         plw=plw,
         masking=toys.masking(mode),
-        loss=schema.Loss(normaliser=normaliser, scope=scope),
+        loss=schema.Loss(normaliser=normaliser, scope=scope, token_rule=rule),
         train=toys.train_settings(**train),
         **changes,
     )
@@ -370,6 +370,7 @@ def test_cells_that_share_too_little_stand_apart():
         replace(first, model=replace(first.model, path="other")),
         replace(first, dataset=replace(first.dataset, max_rows=5)),
         replace(first, loss=replace(first.loss, label_smoothing=0.1)),
+        replace(first, loss=replace(first.loss, token_rule="dft")),
     )
     for other in others:
         assert groups({"a": first, "b": other}) == [["a"], ["b"]]

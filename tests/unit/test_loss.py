@@ -53,7 +53,7 @@ def step(
         permute_generator=np.random.default_rng(5),
     )
     works = [weigh(part, objective) for part in parts]
-    wrapped = TokenLossModel(model, label_smoothing=objective.label_smoothing)
+    wrapped = TokenLossModel(model, objective)
     loss = sum(wrapped(work).total for work in works) / sum(work.divisor for work in works)
     return loss.detach(), gradient(loss, model)
 

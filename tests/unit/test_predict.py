@@ -120,12 +120,14 @@ def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablate.training.head.FEWEST_ROWS", 1)
 
 
-def both_ways(model: Any, work: Weighed, smoothing: float = 0.0) -> tuple[list[Tensor], ...]:
+def both_ways(
+    model: Any, work: Weighed, objective: Objective | None = None
+) -> tuple[list[Tensor], ...]:
     """Return the sums and all gradients, from all logits and in tiles."""
     found = []
     for least in (10**9, 0):
         predict.TILED_FROM = least
-        loss = TokenLossModel(model, label_smoothing=smoothing)(work, with_grad_norm=True)
+        loss = TokenLossModel(model, objective)(work, with_grad_norm=True)
         params = [p for p in model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(loss.total / 3, params, allow_unused=True)
         found.append([loss.sums_S, *(g for g in grads if g is not None)])
@@ -141,7 +143,7 @@ def test_loss_and_gradient_in_tiles_are_those_of_all_logits(name: str) -> None:
     assert (found is None) == (name in SOFTCAPPED)
     if found:
         assert found.head.scale == SCALED.get(name, 1.0)
-    logits, tiles = both_ways(model, work, smoothing=0.1)
+    logits, tiles = both_ways(model, work, objective_with("none", label_smoothing=0.1))
     torch.testing.assert_close(tiles, logits, **EXACT)
 
 

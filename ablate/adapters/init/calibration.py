@@ -109,7 +109,7 @@ class Calibration:
 
         It is added to `grad` of every parameter that requires a gradient.
         """
-        model = TokenLossModel(self.model, label_smoothing=self._objective.label_smoothing)
+        model = TokenLossModel(self.model, self._objective)
         steps = self.batches(count, whole=False)
         with evaluating(self.model), torch.enable_grad():
             for step in steps:

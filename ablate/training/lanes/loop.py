@@ -123,8 +123,8 @@ def train(
 
     Args:
         base: the model on whose `shell`s those of the lanes were built, on its device.
-        lanes: cells of one label smoothing and precision, whose adapters change the same layers;
-            dropout and hooks have no effect.
+        lanes: cells of one label smoothing, token rule and precision, whose adapters change the
+            same layers; dropout and hooks have no effect.
         execution: rows and tokens of a micro-batch are those of one lane; rows are padded.
 
     Raises:
@@ -295,10 +295,7 @@ def _through(
         stack.spread()
         with autocast(first.lane.settings, device):
             total, part_NS = lane_losses(
-                stack.model,
-                step,
-                label_smoothing=first.lane.objective.label_smoothing,
-                with_grad_norm=shares(first.taken),
+                stack.model, step, first.lane.objective, with_grad_norm=shares(first.taken)
             )
         total.backward()
         sums.append(part_NS)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ablate.objective import Objective
 from ablate.roles import Role
 from ablate.training.loss import target_losses
 from ablate.training.weighed import Weighed
@@ -57,19 +58,20 @@ def stacked(works: Sequence[Weighed], divisors: Sequence[float]) -> Stacked:
 
 
 def lane_losses(
-    model: Any, step: Stacked, *, label_smoothing: float, with_grad_norm: bool
+    model: Any, step: Stacked, objective: Objective, *, with_grad_norm: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of all lanes' losses (), differentiable, and of each its sums (N, S).
 
-    The sums are those of `TokenLoss.sums_S`, their weights divided by W.
+    The sums are those of `TokenLoss.sums_S`, their weights divided by W. Of the objective, any
+    lane's, label smoothing and token rule are read, which lanes share.
     """
     work = step.work
-    found = target_losses(model, work, label_smoothing=label_smoothing, with_norms=with_grad_norm)
+    found = target_losses(model, work, objective, with_norms=with_grad_norm)
     plain_K, norm_K = found.losses_K, found.norms_K
     weights_K = work.weights_K.to(plain_K.dtype)
     role_KR = F.one_hot(work.roles_K, len(Role)).to(plain_K.dtype)
     columns = (
-        (plain_K * weights_K)[:, None],
+        (found.values_K * weights_K)[:, None],
         plain_K[:, None] * role_KR,
         role_KR,
         (weights_K * norm_K)[:, None] * role_KR,
