@@ -287,7 +287,7 @@ def _with_factors(table: pd.DataFrame) -> pd.DataFrame:
 
 def rates(frame: pd.DataFrame) -> pd.Series:
     """Return the learning rate where it is a factor, 0 where every arm has its own tuned one."""
-    levels = ("adapter", "rank", "init", "optimizer", "dataset", "model", "train")
+    levels = ("adapter", "rank", "init", "optimizer", "token_rule", "dataset", "model", "train")
     arm = [n for n in level_columns(frame) if n in levels or is_setting(n)]
     own = frame.groupby(arm, observed=True, dropna=False)["lr"] if arm and "lr" in frame else None
     if own is None or own.nunique().max() < 2:
