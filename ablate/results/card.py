@@ -105,9 +105,10 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
+    found: Any = config
     for part in path.split("."):  # of an older record some settings are not there
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _scores(record: Mapping[str, Any], items: pd.DataFrame) -> str:
