@@ -83,7 +83,7 @@ VALUES = {
     "plan loss.token_rule=dtf": "loss.token_rule=dtf: not one of .*Did you mean 'dft'",
     "plan loss.token_rule_exponent=-1": "loss.token_rule_exponent=-1.0: must be at least 0",
     "plan loss.token_rule_scope=prompt": "completion",
-    "plan loss.token_rule=dft regulariser=label_smoothing": "0.1: must be 0 with loss.token_rule=dft",
+    "plan loss.token_rule=dft regulariser=label_smoothing": "=0.1: must be 0 with loss.token_rule",
     "plan loss=3": "loss=3: must be a group",
     "plan loss=null": "loss=null: must be a group",
     "plan masking.permute=maybe": "masking.permute=maybe.*true or false",
