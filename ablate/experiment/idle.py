@@ -34,7 +34,7 @@ def _found(runs: Iterable[Named], asked: set[str]) -> dict[str, list[tuple[str, 
     for run in runs:
         cell = run.cell
         parts = (cell.adapter, cell.optimizer, cell.masking, cell.regulariser, cell.train,
-                 cell.evaluate, cell.execution)  # fmt: skip
+                 cell.evaluate, cell.execution, cell.loss)  # fmt: skip
         mark = (*map(id, parts), cell.rank, cell.plw, cell.embeddings == "trained")
         if mark not in known:
             known[mark] = list(_idle(cell, asked))
@@ -86,6 +86,10 @@ def _no_moments(cell: Cell) -> str:
     return "" if used else f"optimizer={cell.optimizer.name} does not use it"
 
 
+def _no_rule(cell: Cell) -> str:
+    return "loss.token_rule=none" if cell.loss.token_rule == "none" else ""
+
+
 # Settings that a command gives, and why one does nothing in a cell; "" where it does.
 UNLESS: Mapping[str, Callable[[Cell], str]] = {
     "plw": lambda c: (
@@ -99,6 +103,8 @@ UNLESS: Mapping[str, Callable[[Cell], str]] = {
     ),
     "train.betas": _no_moments,
     "train.eps": _no_moments,
+    "loss.token_rule_exponent": _no_rule,
+    "loss.token_rule_scope": _no_rule,
     "regulariser.minkowski_p": lambda c: (
         "" if c.regulariser.minkowski else "regulariser.minkowski=0"
     ),
