@@ -211,6 +211,7 @@ IDLE = [
     ("rank=4 adapter=full", "rank=4: has no effect (adapter=full has no rank)"),
     ("train.epochs=2 train.max_steps=9", "train.epochs=2: has no effect (train.max_steps=9"),
     ("optimizer=adafactor train.eps=1e-6", "train.eps=1e-06: has no effect (optimizer=adafactor"),
+    ("loss.token_rule_exponent=3", "exponent=3: has no effect (loss.token_rule=none)"),
     ("evaluate=none evaluate.limit=5", "evaluate.limit=5: has no effect (no benchmark is scored)"),
     ("evaluate=none evaluate.heldout=[] evaluate.heldout_rows=9",
      "evaluate.heldout_rows=9: has no effect (evaluate.heldout=[])"),
