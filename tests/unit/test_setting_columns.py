@@ -127,6 +127,17 @@ def test_an_older_design_takes_its_settings_from_the_record(tmp_path):
     assert levels == [settings()["train.warmup_ratio"], 0.5]
 
 
+def test_a_level_that_older_names_do_not_state_is_what_they_had(tmp_path):
+    """A name from before there were token rules, and the same cell asked for again, are one."""
+    old, new = entry("a"), entry("a")
+    del old["levels"]["token_rule"], old["settings"]["loss.token_rule"]
+    write_design(tmp_path, [old], when=1, asked=[], common={})
+    write_design(tmp_path, [new, entry("b", loss__token_rule="dft")], when=2, asked=[], common={})
+    found = [(n["train_key"], n["levels"]["token_rule"]) for n in design.names(tmp_path)]
+    assert found == [("a", "none"), ("b", "dft")]
+    assert levels_of(old["settings"], "s")["token_rule"] == "none"
+
+
 def test_names_that_differ_in_execution_alone_are_two_names_of_one_run(tmp_path):
     both = [entry("a", execution__threads=t) for t in (1, 2)]
     write_design(tmp_path, both, when=1, asked=["execution.threads"], common={})
