@@ -57,7 +57,7 @@ UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the 
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 OF_THE_DATA = ("rg", "train_rows")
 PAIRED = "nonzero"  # the normaliser under which a pair of weights has a scale
-FEWEST = 3  # values of both from which their effect on that of the weight is a surface
+FEWEST = 3  # values from which an effect is a surface over two numbers, or a curve over rates
 OF_SCORES = {"task", "task_group", "task_type", "run", "side", "dataset", "model", "dataset_type"}
 
 
@@ -233,6 +233,18 @@ class Study(Remembering):
             >= FEWEST
         )
 
+    @cached_property
+    def rated(self) -> bool:
+        """Whether several arms ran at several learning rates with a validation loss to choose by.
+
+        Arms are then compared at their own best rates, and in no other way.
+        """
+        if "rate" not in self.main:
+            return False
+        rates = without_rank(self.main).groupby(list(ARM), observed=True)["rate"].nunique()
+        held = self.raw["task"].astype(str).str.contains("validation").any()
+        return bool((rates >= FEWEST).sum() > 1 and held)
+
     @property
     def paired(self) -> bool:
         """Whether both weights were varied where their scale is not divided away."""
@@ -245,7 +257,8 @@ class Study(Remembering):
     def questions(self) -> int:
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
-        asked = (self.dosed, self.sized, self.paired, len(arms) > 1, bool(self.varied))
+        settings = bool(self.varied) and not self.rated
+        asked = (self.dosed, self.sized, self.paired, len(arms) > 1, settings)
         return max(1, sum(asked))
 
     @property

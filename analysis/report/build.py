@@ -26,6 +26,7 @@ from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
 from analysis.questions.leaderboard import section as leaderboard
 from analysis.questions.noise import section as items
+from analysis.questions.own_rate import section as own_rate
 from analysis.questions.plw import rank_section, shape_section
 from analysis.questions.plw import section as dose
 from analysis.questions.plw.headline_section import headlines as plw_headlines
@@ -64,6 +65,7 @@ PARTS = (
     Part(lambda study: overview.section(study.raw, study.folder)),
     Part(when_to_mask.section, when_to_mask.headlines),
     Part(weight_pairs.section, weight_pairs.headlines),
+    Part(own_rate.section, own_rate.headlines),
     Part(dose.section, plw_headlines),
     Part(shape_section.section),
     Part(rank_section.section),

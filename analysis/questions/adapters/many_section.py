@@ -28,7 +28,7 @@ HEADS = {
 
 def section(study: Study) -> Section | None:
     """Return the section on many arms; None where there are few, or no base to compare with."""
-    if not many(study):
+    if not many(study) or study.rated:
         return None
     blocks: list[Block] = []
     for (dataset, model), table in arm_tables(study):

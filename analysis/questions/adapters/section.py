@@ -29,7 +29,11 @@ def many(study: Study) -> bool:
 
 
 def adapters(study: Study) -> Section | None:
-    """Return the section on adapters and ranks, or None where there is one arm alone."""
+    """Return the section on adapters and ranks; None where there is one arm alone, or where arms
+    are compared at their own rates (`questions.own_rate`).
+    """
+    if study.rated:
+        return None
     found = list(sides(study.main, df=study.df))
     if not found or len(found[0][1].table) < 2:
         return None
@@ -153,6 +157,8 @@ def _differences(study: Study) -> list[Block]:
 
 def headlines(study: Study) -> list[Headline]:
     """Return every arm less its reference, by data set, base model and side of the tasks."""
+    if study.rated:
+        return []
     found = []
     for row in arm_differences(study).to_dict("records"):
         arms = (str(row["arm"]), str(row["against"]))

@@ -1,0 +1,1 @@
+"""Arms compared at their own best learning rates: a curve over rates for each."""

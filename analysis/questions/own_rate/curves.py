@@ -1,0 +1,210 @@
+"""The runs of every arm over its learning rates, and the rate that its validation loss chooses.
+
+At one place (one level of every other setting, such as the batch size) an arm ran at K rates under
+S seeds. With x = log2(rate) less its mean over the K rates, its loss on the validation rows and its
+score on the benchmarks are a quadratic each, by least squares over rates and seeds:
+
+    loss  = b0 + b1 x + b2 x^2        score = c0 + c1 x + c2 x^2
+
+The chosen rate is the minimum of the first within the rates tried, x* = -b1 / (2 b2), or the better
+end; the score is that of the second at x*. A seed's part in it, to first order, is
+
+    theta_s = score_s(x*) + (c1 + 2 c2 x*) (dx*/db) (b_s - b)
+
+with score_s and b_s from the seed's own runs. The mean over seeds is the score at x*, and what
+theta_s differ in is the noise of the runs and of the chosen rate together (the delta method).
+
+Letters in names: S seeds, K rates, R runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.curve.lack_of_fit import FTest, any_curve_test
+from analysis.curve.level_curve import Curve
+from analysis.engine.linalg import Array
+from analysis.inference.estimates import LEVEL
+from analysis.inference.optimum import Quadratic, fieller_set
+
+FEWEST = 3  # rates that a quadratic needs
+LOW, HIGH = "at the lowest rate tried", "at the highest rate tried"
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """The runs of one arm at one place: loss and score by seed and rate."""
+
+    arm: str
+    place: str
+    rate_K: Array  # ascending
+    seeds: tuple[str, ...]
+    loss_SK: Array  # nats a token, of the validation rows
+    score_SK: Array  # points, mean over tasks
+    run_SK: tuple[tuple[str, ...], ...]
+
+    @property
+    def middle(self) -> float:
+        """log2(rate) where x is 0."""
+        return float(np.log2(self.rate_K).mean())
+
+    @cached_property
+    def x_K(self) -> Array:
+        """log2(rate), centred."""
+        return np.asarray(np.log2(self.rate_K) - self.middle)
+
+    @cached_property
+    def solve_3K(self) -> Array:
+        """What turns numbers at the K rates into the coefficients of their quadratic."""
+        return np.asarray(np.linalg.pinv(np.vander(self.x_K, 3, increasing=True)))
+
+    @cached_property
+    def loss(self) -> Quadratic:
+        """The quadratic of the loss, its covariance from what the seeds' own curves differ in."""
+        b_S3 = self.loss_SK @ self.solve_3K.T
+        cov = np.full((2, 2), np.nan)
+        if len(b_S3) > 1:
+            cov = np.atleast_2d(np.cov(b_S3[:, 1:].T)) / len(b_S3)
+        _, b1, b2 = b_S3.mean(axis=0)
+        return Quadratic(float(b1), float(b2), cov, max(len(b_S3) - 1.0, 1.0))
+
+    def thinned(self, keep_K: Sequence[bool]) -> "RateCurve":
+        """Return the curve of some of the rates."""
+        kept = np.asarray(keep_K, bool)
+        runs = tuple(tuple(np.asarray(own)[kept].tolist()) for own in self.run_SK)
+        parts = (self.rate_K[kept], self.seeds, self.loss_SK[:, kept], self.score_SK[:, kept])
+        return RateCurve(self.arm, self.place, *parts, runs)
+
+    def weights_K(self, x: float) -> Array:
+        """Return what each rate counts in the fitted score at x."""
+        return np.asarray(np.array([1.0, x, x * x]) @ self.solve_3K)
+
+    def score(self, x: float) -> float:
+        """Return the fitted score at x."""
+        return float(self.weights_K(x) @ self.score_SK.mean(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The rate that was chosen for an arm at a place, and every seed's part in its score."""
+
+    curve: RateCurve
+    x: float  # of the chosen rate, in the curve's own scale
+    end: str  # LOW or HIGH where the best rate lies at an end of those tried, else ""
+    theta_S: Array  # points
+    weights_K: Array  # of the scores at the K rates in the score at x
+
+    @property
+    def rate(self) -> float:
+        """The chosen rate."""
+        return float(2.0 ** (self.x + self.curve.middle))
+
+    @property
+    def estimate(self) -> float:
+        """The score at the chosen rate."""
+        return float(self.theta_S.mean())
+
+
+def at_optimum(curve: RateCurve) -> Chosen:
+    """Return the optimum of the curve of the validation loss, and the score there."""
+    b1, b2 = curve.loss.b1, curve.loss.b2
+    x, end = vertex(b1, b2, curve.x_K)
+    weights_K = curve.weights_K(x)
+    theta_S = curve.score_SK @ weights_K
+    if not end:
+        _, c1, c2 = curve.solve_3K @ curve.score_SK.mean(axis=0)
+        moved_3 = np.array([0.0, -1 / (2 * b2), -x / b2])  # dx* / db
+        shift_S = (curve.loss_SK - curve.loss_SK.mean(axis=0)) @ curve.solve_3K.T @ moved_3
+        theta_S = theta_S + (c1 + 2 * c2 * x) * shift_S
+    return Chosen(curve, x, end, theta_S, weights_K)
+
+
+def vertex(b1: float, b2: float, x_K: Array) -> tuple[float, str]:
+    """Return where b1 x + b2 x^2 is lowest within the x tried, and which end that is, if one."""
+    low, high = float(x_K[0]), float(x_K[-1])
+    if b2 > 0 and low < -b1 / (2 * b2) < high:
+        return -b1 / (2 * b2), ""
+    return (low, LOW) if b1 * low + b2 * low**2 <= b1 * high + b2 * high**2 else (high, HIGH)
+
+
+def best_tried(curve: RateCurve) -> Chosen:
+    """Return the rate of lowest mean validation loss among those tried, and the score there."""
+    k = int(curve.loss_SK.mean(axis=0).argmin())
+    end = {0: LOW, len(curve.x_K) - 1: HIGH}.get(k, "")
+    weights_K = np.eye(len(curve.x_K))[k]
+    return Chosen(curve, float(curve.x_K[k]), end, curve.score_SK[:, k], weights_K)
+
+
+def pooled_covariance(curves: Sequence[RateCurve]) -> tuple[Array, float]:
+    """Return the covariance of a seed's (b1, b2) of the loss, over all curves, and its df.
+
+    In units of the curve's own x, which all curves with equally spaced rates share.
+    """
+    total, df = np.zeros((2, 2)), 0
+    for curve in curves:
+        own = len(curve.seeds) - 1
+        if own and np.isfinite(curve.loss.cov_22).all():
+            total += own * len(curve.seeds) * curve.loss.cov_22
+            df += own
+    return total / max(df, 1), float(df)
+
+
+def rate_interval(curve: RateCurve, cov_22: Array, df: float) -> tuple[float, float]:
+    """Return Fieller's 95 % interval of the optimum as rates, cut to the rates tried.
+
+    Args:
+        curve: with a minimum of the loss.
+        cov_22: covariance of a seed's (b1, b2).
+        df: its degrees of freedom.
+    """
+    if not df:
+        return float("nan"), float("nan")
+    t = float(stats.t.ppf((1 + LEVEL) / 2, df))
+    own = Quadratic(-curve.loss.b1, -curve.loss.b2, cov_22 / len(curve.seeds), df)
+    ends = np.clip(fieller_set(own, t), curve.x_K[0], curve.x_K[-1])
+    low, high = 2.0 ** (ends + curve.middle)
+    return float(low), float(high)
+
+
+def lack_of_fit(curve: RateCurve, value_SK: Array) -> FTest:
+    """Return the F test of a quadratic through the means over seeds within any curve.
+
+    The noise is that of rates within seeds: what all rates of a seed share bends no curve.
+    """
+    seeds, rates = value_SK.shape
+    own_SK = value_SK - value_SK.mean(axis=1, keepdims=True)
+    rest_SK = own_SK - own_SK.mean(axis=0)
+    df = (seeds - 1) * (rates - 1)
+    noise = float((rest_SK**2).sum()) / df if df else float("nan")
+    # Contrasts of the means with independent errors: an orthonormal basis without the constant.
+    basis_MK = np.linalg.qr(np.vander(curve.x_K, increasing=True))[0][:, 1:].T
+    lower_KM = np.tril(np.ones((rates, rates - 1)), -1)
+    means_M = basis_MK @ value_SK.mean(axis=0)
+    return any_curve_test(Curve(curve.x_K, means_M, basis_MK @ lower_KM, noise / seeds, df))
+
+
+def rate_curves(runs: pd.DataFrame) -> Iterator[RateCurve]:
+    """Yield the curve of every arm and place that ran under some seed at three rates or more.
+
+    Args:
+        runs: one row per run: arm, place, seed, rate, loss, score, run. Seeds that lack one of the
+            rates of their arm and place are left out.
+    """
+    for (arm, place), own in runs.groupby(["arm", "place"], sort=False):
+        wide = {
+            name: own.pivot_table(index="seed", columns="rate", values=name, aggfunc="first")
+            for name in ("loss", "score", "run")
+        }
+        whole = wide["loss"].notna().all(axis=1) & wide["score"].notna().all(axis=1)
+        rates = wide["loss"].columns.to_numpy(dtype=float)
+        if whole.any() and len(rates) >= FEWEST:
+            kept = {name: table[whole] for name, table in wide.items()}
+            yield RateCurve(
+                str(arm), str(place), rates, tuple(map(str, kept["loss"].index)),
+                kept["loss"].to_numpy(dtype=float), kept["score"].to_numpy(dtype=float),
+                tuple(map(tuple, kept["run"].to_numpy(dtype=str).tolist())),
+            )  # fmt: skip

@@ -1,0 +1,155 @@
+"""The noise of scores at chosen rates: of the runs, moderated over arms, and of the items.
+
+Runs of one seed share the order of the rows, so seeds are blocks: what a seed does to all arms at a
+place cancels between arms and is taken out. What is left of an arm's theta_s (`curves`) varies
+from seed to seed by the arm's own variance. Few seeds say little about it, and arms are not
+equally steady, so the variances are moderated over the arms (`inference.moderated`).
+
+Seeds that ran at the same places form a stratum; the variance of an arm's mean over places is the
+sum over strata of n / (n - 1) sum_s psi_s^2, psi_s the seed's part in the mean. Seeds of their own
+at every place and seeds that ran at all places are both special cases.
+
+Letters in names: A arms, S seeds, I items, R runs, K rates.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError
+from analysis.inference.moderated import moderated
+from analysis.questions.noise.paired import items_variance, rest_variance
+from analysis.questions.own_rate.curves import Chosen
+from analysis.table.items import Items, item_weights
+
+Key = tuple[str, str]  # arm, place
+Rest = dict[str, float]  # by seed
+K = TypeVar("K", str, Key)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A variance, its degrees of freedom and the most that a sum with others like it can have."""
+
+    variance: float
+    df: float
+    most: float = float("inf")
+
+
+NONE = Spread(float("nan"), float("nan"))
+
+
+def run_noise(chosen: Mapping[Key, Chosen]) -> tuple[dict[str, Spread], dict[Key, Spread]]:
+    """Return the variance of every arm's mean over places, and of its mean at every place.
+
+    `NONE` where no place has two seeds of the arm, or fewer than two arms share a place.
+    """
+    rest = _residuals(chosen)
+    arms = list(dict.fromkeys(arm for arm, _ in chosen))
+    over = {arm: _over_places([r for (a, _), r in rest.items() if a == arm]) for arm in arms}
+    at = {key: _over_places([own]) for key, own in rest.items()}
+    sizes = {p: len({a for a, q in rest if q == p}) for _, p in rest}
+    return (
+        _moderated({a: (*v, min(sizes[p] for b, p in rest if b == a)) for a, v in over.items()}),
+        _moderated({key: (*v, sizes[key[1]]) for key, v in at.items()}),
+    )
+
+
+def _residuals(chosen: Mapping[Key, Chosen]) -> dict[Key, Rest]:
+    """Return every theta_s less its arm's mean and less what its seed does to all arms."""
+    found: dict[Key, Rest] = {}
+    for place in dict.fromkeys(place for _, place in chosen):
+        own = {a: c for (a, p), c in chosen.items() if p == place}
+        parts = {a: dict(zip(c.curve.seeds, c.theta_S - c.estimate, strict=True))
+                 for a, c in own.items()}  # fmt: skip
+        seeds = dict.fromkeys(s for rest in parts.values() for s in rest)
+        block = {s: np.mean([rest[s] for rest in parts.values() if s in rest]) for s in seeds}
+        for arm, rest in parts.items():
+            found[arm, place] = {s: float(r - block[s]) for s, r in rest.items()}
+    return found
+
+
+def _over_places(rest: Sequence[Rest]) -> tuple[float, float]:
+    """Return the variance of one arm's mean over places, and its df; 0, 0 without replicates."""
+    strata: dict[tuple[bool, ...], list[float]] = {}
+    for seed in dict.fromkeys(s for own in rest for s in own):
+        psi = sum(own[seed] / len(own) for own in rest if seed in own) / len(rest)
+        strata.setdefault(tuple(seed in own for own in rest), []).append(psi)
+    variance, df = 0.0, 0
+    for psi_S in (np.array(own) for own in strata.values()):
+        if len(psi_S) > 1:
+            variance += len(psi_S) / (len(psi_S) - 1) * float(psi_S @ psi_S)
+            df += len(psi_S) - 1
+    return variance, float(df)
+
+
+def _moderated(found: Mapping[K, tuple[float, float, int]]) -> dict[K, Spread]:
+    """Return moderated variances: the seeds' common part took 1 / A of each and of its df."""
+    known = {k: (v, df, n) for k, (v, df, n) in found.items() if df > 0 and n > 1}
+    made = dict.fromkeys(found, NONE)
+    if not known:
+        return made
+    share_A = np.array([(n - 1) / n for _, _, n in known.values()])
+    variance_A = np.array([v for v, _, _ in known.values()]) / share_A
+    try:
+        drawn = moderated(variance_A, np.array([df for _, df, _ in known.values()]) * share_A)
+    except AnalysisError:
+        return made
+    pairs = zip(drawn.variance_G.tolist(), drawn.df_G.tolist(), strict=True)
+    spreads = [Spread(v, df, max(drawn.most, df)) for v, df in pairs]
+    return made | dict(zip(known, spreads, strict=True))
+
+
+def together(parts: Sequence[Spread]) -> Spread:
+    """Return the sum of variances with Satterthwaite's degrees of freedom."""
+    total = sum(one.variance for one in parts)
+    if not total > 0:
+        return NONE
+    df = total**2 / sum(one.variance**2 / one.df for one in parts if one.variance > 0)
+    most = max(one.most for one in parts)
+    return Spread(total, min(df, most), most)
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """The items' scores by run, for the items' share in the noise of a difference."""
+
+    scores_RI: Array
+    row: Mapping[str, int]
+    weight_I: Array
+    task_I: npt.NDArray[np.str_]
+
+    @classmethod
+    def of(cls, items: Items) -> "ItemScores":
+        """Return the items that every run was scored on."""
+        known = ~np.isnan(items.scores_RI).any(axis=0)
+        table = items.items[pd.Series(known)].reset_index(drop=True)
+        kept = Items(items.scores_RI[:, known], items.runs, table)
+        rows = {str(run): i for i, run in enumerate(items.runs["run"])}
+        scores_RI = kept.scores_RI.astype(np.float64)
+        return cls(scores_RI, rows, item_weights(kept), table["task"].to_numpy(str))
+
+    def at(self, one: Chosen) -> Array:
+        """Return the items' scores at the chosen rate by seed, (S, I)."""
+        rows_SK = np.array([[self.row[run] for run in own] for own in one.curve.run_SK])
+        return np.asarray(np.einsum("k,ski->si", one.weights_K, self.scores_RI[rows_SK]))
+
+    def variance(self, pairs: Sequence[tuple[Chosen, Chosen]]) -> Spread:
+        """Return what other items would add to the variance of a mean difference over places.
+
+        The variance over items less what the runs' own noise on single items adds to it.
+
+        Args:
+            pairs: an arm and the one it is compared with, at every place, of the same seeds.
+        """
+        gaps = [self.at(one) - self.at(other) for one, other in pairs]
+        mean_I = np.mean([gap_SI.mean(axis=0) for gap_SI in gaps], axis=0)
+        variance = items_variance(mean_I, self.weight_I, self.task_I)
+        noise = [rest_variance(gap_SI, self.weight_I) for gap_SI in gaps if len(gap_SI) > 1]
+        own = variance - sum(noise) / len(gaps) ** 2
+        return Spread(max(own, 0.0), float(len(mean_I) - len(np.unique(self.task_I))))
