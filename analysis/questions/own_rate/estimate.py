@@ -99,13 +99,20 @@ class Difference:
         """
         if not self.runs.variance > 0:
             return float("nan")
-        for seeds in range(2 * len(self.by_place), MOST_SEEDS):
-            scale = self.seeds / seeds
-            runs = Spread(self.runs.variance * scale, self.runs.df / scale)
-            both = together([runs, self.items] if self.items.variance > 0 else [runs])
-            if stats.t.ppf((1 + LEVEL) / 2, both.df) * np.sqrt(both.variance) <= WIDTH:
-                return float(seeds)
-        return float("inf")
+        low, high = 2 * len(self.by_place) - 1, MOST_SEEDS
+        if self._half_width(high) > WIDTH:
+            return float("inf")
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._half_width(middle) <= WIDTH else (middle, high)
+        return float(high)
+
+    def _half_width(self, seeds: int) -> float:
+        """Return half of the interval's length with so many seeds over all places."""
+        scale = self.seeds / seeds
+        runs = Spread(self.runs.variance * scale, self.runs.df / scale)
+        both = together([runs, self.items] if self.items.variance > 0 else [runs])
+        return float(stats.t.ppf((1 + LEVEL) / 2, both.df) * np.sqrt(both.variance))
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ def _curve(axis: Axes, one: Chosen, look: tuple[str, str, object], base: float) 
     axis.plot(2.0 ** (x + curve.middle), fitted, color=color, linestyle=line, linewidth=1.0)
     axis.plot(curve.rate_K, curve.score_SK.mean(axis=0) - base, marker, color=color, markersize=2.4,
               markerfacecolor=PAPER, markeredgewidth=0.7)  # fmt: skip
-    axis.plot([one.rate], [curve.score(one.x) - base], marker, color=color, markersize=5,
-              markeredgecolor=PAPER, markeredgewidth=0.5,
-              fillstyle="none" if one.end else "full")  # fmt: skip
+    face, edge = (PAPER, color) if one.end else (color, PAPER)
+    axis.plot([one.rate], [curve.score(one.x) - base], marker, markersize=5, markerfacecolor=face,
+              markeredgecolor=edge, markeredgewidth=1.1 if one.end else 0.5)  # fmt: skip
 
 
 def _rate_axis(axis: Axes) -> None:

@@ -196,10 +196,10 @@ def _needed(table: pd.DataFrame) -> str:
     wide = table[table["half_width"] > WIDTH]
     if not len(wide):
         return f", at most {WIDTH:g} for every arm"
-    most = wide["seeds_needed"].max()
-    seeds = f"{most:.0f} seeds" if math.isfinite(most) else "more items, at any number of seeds"
-    now = f"instead of {table['seeds'].max():.0f}"
-    return f"; {len(wide)} above {WIDTH:g}, for which {seeds} {now} would be needed"
+    most, now = wide["seeds_needed"].max(), table["seeds"].max()
+    if math.isfinite(most):
+        return f"; {len(wide)} above {WIDTH:g}, for which {most:.0f} seeds would do, not {now:.0f}"
+    return f"; {len(wide)} above {WIDTH:g}, for some of which no seeds would do without more items"
 
 
 def _rate_words(found: Compared) -> str:
