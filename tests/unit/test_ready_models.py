@@ -31,7 +31,8 @@ from tests import levels
 PUBLISHED = {
     "smollm2_135m": 134_515_008, "smollm2_360m": 361_821_120, "smollm2_1_7b": 1_711_376_384,
     "smollm3_3b": 3_075_098_624, "llama_1_7b": 6_738_415_616, "llama_2_7b": 6_738_415_616,
-    "llama_3_1_8b": 8_030_261_248, "llama_3_2_1b": 1_235_814_400, "llama_3_2_3b": 3_212_749_824,
+    "llama_2_13b": 13_015_864_320, "llama_3_1_8b": 8_030_261_248, "llama_3_2_1b": 1_235_814_400,
+    "llama_3_2_3b": 3_212_749_824,
     "qwen_2_5_0_5b": 494_032_768, "qwen_2_5_1_5b": 1_543_714_304, "qwen_2_5_3b": 3_085_938_688,
     "qwen_2_5_7b": 7_615_616_512, "qwen_3_0_6b": 596_049_920, "qwen_3_1_7b": 1_720_574_976,
     "qwen_3_4b": 4_022_468_096, "qwen_3_8b": 8_190_735_360, "gemma_2_2b": 2_614_341_888,
@@ -51,8 +52,8 @@ OUTSIDE = {
     "pythia_1b": 805.736448, "pythia_1_4b": 1208.602624, "pythia_2_8b": 2517.65248,
     "pythia_6_9b": 6444.163072,
 }  # fmt: skip
-UNTIED = {"llama_1_7b", "llama_2_7b", "llama_3_1_8b", "qwen_2_5_7b", "qwen_3_8b", "mistral_7b",
-          "olmo_2_1b", "olmo_2_7b"}  # fmt: skip
+UNTIED = {"llama_1_7b", "llama_2_7b", "llama_2_13b", "llama_3_1_8b", "qwen_2_5_7b", "qwen_3_8b",
+          "mistral_7b", "olmo_2_1b", "olmo_2_7b"}  # fmt: skip
 FILES = sorted((conf_dir() / "model").glob("*.yaml"))
 READY = {f.stem: read for f in FILES if (read := yaml.safe_load(f.read_text())).get("shape")}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

@@ -1,0 +1,1 @@
+"""Instruction Tuning With Loss Over Instructions (Shi et al., arXiv 2405.14394)."""
