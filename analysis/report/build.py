@@ -15,6 +15,7 @@ from typing import TypedDict, Unpack
 import pandas as pd
 
 from analysis.errors import AnalysisError, as_path
+from analysis.papers.instruction_modelling import section as modelling
 from analysis.papers.mora import section as memorised
 from analysis.papers.plw import section as paper
 from analysis.planning import section as frozen_plan
@@ -62,6 +63,7 @@ class Part:
 PARTS = (
     Part(frozen_plan.section),
     Part(paper.section),
+    Part(modelling.section),
     Part(lambda study: overview.section(study.raw, study.folder)),
     Part(when_to_mask.section, when_to_mask.headlines),
     Part(weight_pairs.section, weight_pairs.headlines),
@@ -80,7 +82,8 @@ PARTS = (
     Part(lambda study: heldout.section(study.frame, df=study.df)),
     Part(lambda study: memorised.section(study.frame)),
 )
-PAPER_STUDIES = ("plw",)  # studies whose published figures are drawn beside ours
+# Sections of published figures beside ours, each on the page of one study alone.
+OF_A_STUDY = {paper.section: "plw", modelling.section: "instruction_modelling"}
 
 
 class Asked(TypedDict, total=False):
@@ -227,7 +230,7 @@ def _question(folder: Path | None) -> str:
 
 
 def _study_page(study: Study, name: str, source: str) -> Page:
-    parts = PARTS if name in PAPER_STUDIES else [p for p in PARTS if p.section != paper.section]
+    parts = [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
     sections = [
         *(part.section(study) for part in parts),
         *panel_sections.models(

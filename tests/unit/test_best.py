@@ -7,7 +7,8 @@ import pytest
 from analysis.curve.best import IN_DOUBT, NO_CURVE, UNTESTED, best_row, objection
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED, Quadratic, optimum
 from analysis.papers.plw import section as paper
-from analysis.papers.plw.claims import SUPPORTED, UNTESTABLE, plw_claims
+from analysis.papers.plw.claims import SUPPORTED, plw_claims
+from analysis.papers.verdicts import UNTESTABLE
 from analysis.questions.plw import rank_section, section, shape_section
 from analysis.questions.plw.estimate import dose
 from analysis.questions.plw.headline_section import remarks

@@ -11,7 +11,8 @@ import pytest
 from analysis.curve.best import IN_DOUBT
 from analysis.errors import AnalysisError
 from analysis.inference.optimum import INTERIOR
-from analysis.papers.plw.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNTESTABLE, plw_claims
+from analysis.papers.plw.claims import CLAIMS, CONTRADICTED, SUPPORTED, plw_claims
+from analysis.papers.verdicts import UNTESTABLE
 from analysis.questions.adapters.section import arm_differences
 from analysis.questions.heldout import section as heldout
 from analysis.questions.plw.estimate import dose

@@ -20,6 +20,8 @@ from analysis.engine.linalg import Array
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.mean_response import Response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
+from analysis.papers.verdicts import UNDECIDED, UNTESTABLE
+from analysis.papers.verdicts import verdict as _verdict
 from analysis.questions.plw.across import Across, across_model
 from analysis.questions.plw.estimate import dose
 from analysis.regression.model import MARGIN
@@ -27,12 +29,10 @@ from analysis.regression.panels import DoseCurve
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.report.headline import CONTRADICTED, SUPPORTED
-from analysis.report.headline import UNCLEAR as UNDECIDED
 from analysis.table.frame import SCORED
 from analysis.table.level_means import Levels, level_means
 from analysis.table.run_panels import key_of
 
-UNTESTABLE = "not testable here"
 SMALL, NEAR = 0.01, 0.1  # "small PLW" and the end of the near range, as the paper has them
 # A measure's first metric, where it has several under other names than its own.
 MEASURED_BY = {"weight_distance": "relative", "prompt_bleu": "bleu", "generation_length": "tokens"}
@@ -95,32 +95,6 @@ def plw_claims(study: Study) -> pd.DataFrame:
     order = list(CLAIMS)
     lines.sort(key=lambda line: order.index(line.claim))
     return pd.DataFrame([line.row() for line in lines])
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per claim: the verdict that its panels agree on, and how they are split."""
-    rows = []
-    for claim, own in table.groupby("claim", sort=False):
-        counts = own["verdict"].value_counts()
-        split = ", ".join(f"{v} {n} of {len(own)}" for v, n in counts.items())
-        verdict = str(counts.index[0]) if len(counts) == 1 else _mixed(counts)
-        rows.append({"claim": claim, "verdict": verdict, "panels": split})
-    return pd.DataFrame(rows)
-
-
-def _mixed(counts: "pd.Series[int]") -> str:
-    for said, other in ((SUPPORTED, CONTRADICTED), (CONTRADICTED, SUPPORTED)):
-        if said in counts and other not in counts:
-            return f"{said} in part"
-    return "mixed"
-
-
-def _verdict(effect: Estimate | None, sign: int) -> str:
-    """Return the verdict on "the effect has this sign"."""
-    if effect is None:
-        return UNTESTABLE
-    low, high = sorted((sign * effect.low, sign * effect.high))
-    return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED
 
 
 def _curve_claims(study: Study) -> Iterator[Line]:

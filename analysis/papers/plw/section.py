@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.papers.plw import figure as figures
-from analysis.papers.plw.claims import measure_means, plw_claims, summary
+from analysis.papers.plw.claims import measure_means, plw_claims
+from analysis.papers.verdicts import summary
 from analysis.questions.plw.estimate import dose
 from analysis.questions.plw.section import dose_curves, dose_points, optimum_rows
 from analysis.regression.study import Study
