@@ -37,5 +37,5 @@ def gaps(
     pair = joined(runs, names)
     theirs = runs.assign(pair=pair)[minus].groupby("pair", observed=True)[value].mean()
     found = runs.assign(pair=pair)[plus]
-    found = found.assign(gap=found[value] - found["pair"].map(theirs))
+    found = found.assign(gap=found[value] - found["pair"].map(theirs).astype(float))
     return found.dropna(subset=["gap"]).reset_index(drop=True)

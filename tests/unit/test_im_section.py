@@ -21,8 +21,14 @@ from tests.unit import test_when_to_mask
 GAIN, NOISE, LATE = 2.0, 6.0, 8.0
 
 
-def moved(raw: pd.DataFrame, points: float, name: str, **levels: object) -> pd.DataFrame:
-    """Return the runs again under other levels, their scores so many points higher."""
+def moved(
+    raw: pd.DataFrame, points: float, name: str, sd: float = 0.0, **levels: object
+) -> pd.DataFrame:
+    """Return the runs again under other levels, their scores so many points higher, with noise."""
+    draw = np.random.default_rng(0)
+    points = points + raw["train_key"].map(
+        {k: sd * draw.normal() for k in raw["train_key"].unique()}
+    )
     scale = np.where(raw.groupby("metric")["value"].transform("max") > 2, 1.0, 0.01)
     scored = raw["task_type"].isin(["mc", "short", "long"])
     value = raw["value"] + np.where(scored, points * scale, 0.0)
@@ -42,8 +48,8 @@ def results() -> pd.DataFrame:
     return pd.concat(
         [
             raw,
-            moved(masked[masked["train_rows"] == 200], NOISE, "-n", regulariser="neftune"),
-            moved(masked[masked["train_rows"] == 200], 0.0, "-k", regulariser="kl",
+            moved(masked[masked["train_rows"] == 200], NOISE, "-n", 0.1, regulariser="neftune"),
+            moved(masked[masked["train_rows"] == 200], 0.0, "-k", 0.1, regulariser="kl",
                   **{"regulariser.kl": 1.0}),
             moved(late[late["wp"] == 0], 0.0, "-e", **{"train.epochs": 12.0}),
             moved(late[late["wp"] > 0], LATE, "-e", **{"train.epochs": 12.0}),
@@ -109,10 +115,10 @@ def test_known_gains_have_their_verdicts(study):
 def test_an_arm_is_held_against_its_counterpart(study):
     table = compared(study).set_index(["where", "gain"])
     noise = table.xs("IT + NEFTune − IT", level="gain")
-    assert noise["estimate"].to_numpy() == pytest.approx(NOISE)
+    assert noise["estimate"].to_numpy() == pytest.approx(NOISE, abs=0.3)
     assert (noise["data_sets"] == 3).all()
     flat = table.xs("IT + KL 1 − IT", level="gain")
-    assert flat["estimate"].to_numpy() == pytest.approx(0.0, abs=1e-9)
+    assert flat["estimate"].to_numpy() == pytest.approx(0.0, abs=0.3)
 
 
 def test_a_slope_is_that_of_least_squares_within_data_sets():

@@ -59,8 +59,8 @@ def _claims(study: Study, claims: pd.DataFrame) -> Iterator[Block]:
     yield Sheet(Table("im_claims", title, claims, note, words.HEADS, FORMATS))
     note = (
         "Differences of runs with the same data, base model, seed and other settings, in points; "
-        "the data set on its base model is a random effect. The released KL of strength s is (1 − s) "
-        "of the loss and a constant: at strength 1 it has no gradient, which is the untouched base."
+        "the data set on its base model is a random effect. The released KL of strength s is "
+        "(1 − s) of the loss and a constant: at strength 1 it has no gradient: the untouched base."
     )
     title = "Every arm against its counterpart"
     yield Sheet(Table("im_arms", title, compared(study), note, HEADS, FORMATS))
@@ -86,8 +86,8 @@ def _figures(study: Study, found: list[Runs]) -> Iterator[Block]:
                 "Figure 1 as published: seven data sets, Llama 2 7B, one run each.")  # fmt: skip
     caption = (
         "Figure 2: the gain of IM in percent of IT's score. Above: here, by group of tasks, mean "
-        "over seeds and the other number. Below: published, AlpacaEval 1; WizardLM is drawn at output "
-        "over instruction there (docs/published.md)."
+        "over seeds and the other number. Below: published, AlpacaEval 1; WizardLM is drawn at "
+        "output over instruction there (docs/published.md)."
     )
     if {RATIO, ROWS} <= set(found[0].table):
         yield Plate("im_gains", figures.gains(found), caption)
