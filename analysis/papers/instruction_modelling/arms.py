@@ -9,9 +9,10 @@ data, base, seed and every other setting (`table.gaps`), in each group of tasks:
 so that the data set is the unit, as it is for the published pairs (`published.gain`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def arms(runs: pd.DataFrame) -> list[str]:
     return [_arm(row) for row in runs.to_dict("records")]
 
 
-def _arm(row: dict[str, object]) -> str:
+def _arm(row: Mapping[Any, Any]) -> str:
     mode = str(row["masking"])
     name = IT if _number(row, "wp") == 0 else MODES.get(mode, mode)
     if name not in (IT, MODES["im_released"]) and _number(row, "plw", 1.0) != 1:
@@ -94,7 +95,7 @@ def _arm(row: dict[str, object]) -> str:
     return name if weight == 1 else f"{name} + released KL {1 - weight:.3g}"
 
 
-def _number(row: dict[str, object], name: str, usual: float = float("nan")) -> float:
+def _number(row: Mapping[Any, Any], name: str, usual: float = float("nan")) -> float:
     value = row.get(name, usual)
     return float(str(value)) if value is not None and value is not pd.NA else usual
 
