@@ -10,10 +10,9 @@ not testable here    what the claim is about was not run or not measured
 import pandas as pd
 
 from analysis.inference.estimates import Estimate, equivalence
-from analysis.report.headline import CONTRADICTED, SUPPORTED, WITHIN
-from analysis.report.headline import UNCLEAR as UNDECIDED
+from analysis.report.headline import CONTRADICTED, SUPPORTED, UNCLEAR, WITHIN
 
-UNTESTABLE = "not testable here"
+UNTESTABLE, UNDECIDED = "not testable here", UNCLEAR
 ALPHA = 0.05
 
 

@@ -83,7 +83,10 @@ PARTS = (
     Part(lambda study: memorised.section(study.frame)),
 )
 # Sections of published figures beside ours, each on the page of one study alone.
-OF_A_STUDY = {paper.section: "plw", modelling.section: "instruction_modelling"}
+OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
+    paper.section: "plw",
+    modelling.section: "instruction_modelling",
+}
 
 
 class Asked(TypedDict, total=False):

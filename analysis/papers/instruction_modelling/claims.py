@@ -111,7 +111,7 @@ def _comparisons(runs: Runs) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
     """Yield pairs of arms, the runs they are in, and in words where that is not the usual place."""
     here, im = runs.at(), main_mode(runs)
     yield im, IT, here, ""
-    for other in (*MODES.values(), "IM as written"):
+    for other in MODES.values():
         if other != im and other in set(here["arm"]):
             yield other, IT, here, ""
     if BOILERPLATE in set(here["arm"]):
@@ -122,9 +122,9 @@ def _comparisons(runs: Runs) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
             yield arm, base, here, ""
     yield im, f"{IT} + {NEFTUNE}", here, ""
     for scope in sorted(set(runs.table["scope"].astype(str)) - {runs.usual["scope"]}):
-        other = runs.at(scope=scope)
-        for arm in (a for a in MODES.values() if a in set(other["arm"])):
-            yield arm, IT, other, f" at loss.scope={scope}"
+        there = runs.at(scope=scope)
+        for arm in (a for a in MODES.values() if a in set(there["arm"])):
+            yield arm, IT, there, f" at loss.scope={scope}"
     for model in sorted(set(runs.table["model"].astype(str)) - {runs.usual["model"]}):
         yield im, IT, runs.at(model=model), f" on {model}"
 

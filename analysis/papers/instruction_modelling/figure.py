@@ -163,10 +163,10 @@ def losses(here: pd.DataFrame) -> Figure:
     told = read("im_scores")
     told = told[told["measure"].isin(["train_loss", "test_loss"])]
     wide = told.pivot(index=["dataset", "measure"], columns="method", values="value").sort_index()
-    for place, row in enumerate(wide.itertuples()):
-        right.plot([row.IT, row.IM], [place, place], color=MUTED, linewidth=0.8)
-        right.plot(row.IT, place, "s", color=MUTED, markersize=4, mfc="white")
-        right.plot(row.IM, place, "o", color=MUTED, markersize=4)
+    for place, (it, im) in enumerate(wide[["IT", "IM"]].to_numpy(dtype=float)):
+        right.plot([it, im], [place, place], color=MUTED, linewidth=0.8)
+        right.plot(it, place, "s", color=MUTED, markersize=4, mfc="white")
+        right.plot(im, place, "o", color=MUTED, markersize=4)
     labels = [f"{d}, {m.removesuffix('_loss')}" for d, m in wide.index]
     right.set_yticks(range(len(labels)), labels)
     right.set_xlabel("mean loss; open square: IT, disc: IM")
