@@ -2,8 +2,11 @@
 
 Grids have 2 arms, 7 weights and 3 seeds whose effect the arms share, with and without an effect of
 every cell's own; the truth is known. Rates must lie within what a binomial of the claimed rate
-allows (99.9 %).
+allows (99.9 %). Over GRIDS grids a test that rejects 12 % at 5 % is found in
+97 of 100 cases.
 """
+
+import functools
 
 import numpy as np
 import pandas as pd
@@ -18,7 +21,7 @@ from analysis.inference.optimum import INTERIOR, optimum
 pytestmark = pytest.mark.slow
 
 WEIGHTS = np.array([0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0])
-GRIDS = 600
+GRIDS = 400
 CURVES = {
     "flat": lambda x: 0 * x,
     "line": lambda x: 4 * x,
@@ -41,36 +44,49 @@ def grid(curve, seed, *, noise=1.0, cell_sd=0.0, seeds=3):
 
 
 def curves(name, count=GRIDS, **options):
-    return [reduced(grid(CURVES[name], 10_000 + i, **options)) for i in range(count)]
+    return (reduced(grid(CURVES[name], 10_000 + i, **options)) for i in range(count))
+
+
+@functools.cache
+def told(name, *, cell_sd=0.0, noise=1.0):
+    """Return what is said of each grid: the p values of the F tests, and of the optimum."""
+    rows = []
+    for one in curves(name, cell_sd=cell_sd, noise=noise):
+        best = optimum(one.quadratic)
+        rows.append(
+            {
+                "any curve": any_curve_test(one).p,
+                "spline": spline_test(one).p,
+                "interior": best.verdict == INTERIOR,
+                "covered": best.fieller[0] <= 0.5 <= best.fieller[1],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize("cell_sd", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["flat", "line", "peak"])
 def test_the_f_tests_reject_a_true_quadratic_at_their_level(name, cell_sd):
-    found = curves(name, cell_sd=cell_sd)
-    for test in (any_curve_test, spline_test):
-        rejected = sum(test(one).p < 0.05 for one in found)
+    found = told(name, cell_sd=cell_sd)
+    for test in ("any curve", "spline"):
+        rejected = int((found[test] < 0.05).sum())
         assert stats.binomtest(rejected, GRIDS, 0.05).pvalue > 0.001
 
 
 @pytest.mark.parametrize("name", ["flat", "line", "step", "plateau"])
 def test_a_monotone_curve_is_rejected_no_more_often_than_claimed(name):
-    found = curves(name, 300)
-    tested = [monotone_test(one, draws=199, seed=i) for i, one in enumerate(found)]
+    tested = [monotone_test(one, draws=199, seed=i) for i, one in enumerate(curves(name, 300))]
     rejected = sum(one.p_monotone < 0.05 for one in tested)
     assert stats.binomtest(rejected, 300, 0.05, alternative="greater").pvalue > 0.001
 
 
 def test_the_fieller_interval_covers_the_optimum():
-    found = curves("peak", noise=1.5)
-    best = [optimum(one.quadratic) for one in found]
-    covered = sum(one.fieller[0] <= 0.5 <= one.fieller[1] for one in best)
-    assert stats.binomtest(covered, GRIDS, 0.95).pvalue > 0.001
-    assert sum(one.verdict == INTERIOR for one in best) > 0.9 * GRIDS
+    found = told("peak", noise=1.5)
+    assert stats.binomtest(int(found["covered"].sum()), GRIDS, 0.95).pvalue > 0.001
+    assert found["interior"].mean() > 0.9
 
 
 @pytest.mark.parametrize("name", ["line", "flat"])
 def test_an_interior_optimum_is_seldom_found_where_there_is_none(name):
-    best = [optimum(one.quadratic) for one in curves(name)]
-    wrong = sum(one.verdict == INTERIOR for one in best)
+    wrong = int(told(name, cell_sd=0.0)["interior"].sum())
     assert stats.binomtest(wrong, GRIDS, 0.05, alternative="greater").pvalue > 0.001
