@@ -470,6 +470,25 @@ def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
 
 
 def _matrix(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
+    """Return the matrix of an expression, which is not to be changed: the last one is kept.
+
+    A model's ranks are looked at before it is fitted, and its parts compared after, on one table.
+    """
+    own = data[[name for name in data if str(name) in expression]]  # some too many do no harm
+    for known, table, matrix in _last:
+        if known == expression and own.equals(table):
+            return matrix
+    found = _computed(expression, data)
+    if found.size <= SMALL:
+        _last[:] = [*_last[-LAST + 1 :], (expression, own, found)]
+    return found
+
+
+LAST, SMALL = 4, 1_000_000  # matrices that are kept, numbers in one
+_last: list[tuple[str, pd.DataFrame, formulaic.ModelMatrix]] = []
+
+
+def _computed(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
     try:
         with np.errstate(all="ignore"):  # what is not finite is reported by `_finite`
             # Rows that a function has no value for are kept, so that `_finite` can name it.
@@ -480,7 +499,7 @@ def _matrix(expression: str, data: pd.DataFrame) -> formulaic.ModelMatrix:
 
 
 def _finite(matrix: pd.DataFrame, name: str) -> Array:
-    values = np.asarray(matrix, dtype=np.float64)
+    values = np.array(matrix, dtype=np.float64)  # a copy: the matrix may be asked for again
     bad = np.flatnonzero(~np.isfinite(values).all(axis=0))
     if len(bad):
         raise AnalysisError(f"{name}: {listed(matrix.columns[bad])} is not finite in every row")

@@ -261,3 +261,16 @@ def test_a_formula_cannot_reach_python(tmp_path):
         with pytest.raises(AnalysisError):
             design(parse(attempt, COLUMNS), table())
     assert not target.exists()
+
+
+def test_a_matrix_that_is_asked_for_again_is_that_of_the_table_as_it_is_now():
+    frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0.0, 1.0, 2.0], "g": ["a", "b", "a"]})
+    parsed = parse("y ~ x + g", frame.columns)
+    first = design(parsed, frame)
+    again = design(parsed, frame.assign(other=1.0))
+    np.testing.assert_array_equal(first.X_NB, again.X_NB)
+    assert not np.shares_memory(first.X_NB, again.X_NB)
+    frame.loc[0, "x"] = 5.0  # in place
+    assert design(parsed, frame).X_NB[0].tolist() == [1.0, 5.0, 0.0]
+    assert design(parsed, frame.iloc[::-1]).X_NB[-1].tolist() == [1.0, 5.0, 0.0]
+    assert first.X_NB[0].tolist() == [1.0, 0.0, 0.0]
