@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.curve.best import BEST_FORMATS, BEST_HEADS
-from analysis.questions.plw.across import across
+from analysis.questions.plw.across import MOST, across, too_many
 from analysis.questions.plw.estimate import dose
 from analysis.regression.study import Study
 from analysis.report import plots, words
@@ -197,6 +197,13 @@ def _optima(study: Study) -> list[Block]:
 
 def _across(study: Study) -> list[Block]:
     """Say whether the weight acts at all, whether a line is enough, and whether panels agree."""
+    if too_many(study):
+        return [
+            Text(
+                f"Tests over all {len(study.panels)} panels at once are left out: one model of "
+                f"more than {MOST} panels would take longer than the rest of the page."
+            )
+        ]
     table = across(study)
     if not len(table):
         return []
