@@ -57,6 +57,9 @@ UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the 
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
 OF_THE_DATA = ("rg", "train_rows")
 PAIRED = "nonzero"  # the normaliser under which a pair of weights has a scale
+# Panels up to which each has its curve drawn, and all are in one model. The time of that model
+# grows with the fourth power of their number: each has coefficients and a variance of its own.
+MANY = 64
 FEWEST = 3  # values from which an effect is a surface over two numbers, or a curve over rates
 OF_SCORES = {"task", "task_group", "task_type", "run", "side", "dataset", "model", "dataset_type"}
 
@@ -78,6 +81,11 @@ class Study(Remembering):
     df: str  # the rule for degrees of freedom
     df_reason: str
     weights: str | None
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more panels than can be looked at one by one."""
+        return len(self.panels) > MANY
 
     @property
     def models(self) -> tuple[Regression, ...]:

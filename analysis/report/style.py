@@ -181,7 +181,7 @@ def note(axes: Axes, text: str) -> None:
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Write `stem`.svg and `stem`.png (300 dpi) and return both paths; no date is stored."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = stem.with_suffix(".svg"), stem.with_suffix(".png")
+    paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     with warnings.catch_warnings():  # a character that no font has is drawn as a box
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         figure.draw_without_rendering()

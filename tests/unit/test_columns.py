@@ -137,5 +137,7 @@ def test_a_column_with_a_control_character_in_its_name_is_refused(tmp_path, name
 def test_characters_that_no_font_has_are_drawn_without_a_word(tmp_path, recwarn):
     figure = Figure()
     figure.text(0.5, 0.5, "\x07 \ue000")
-    assert all(path.stat().st_size for path in style.save(figure, tmp_path / "f"))
+    paths = style.save(figure, tmp_path / "at_0.1")  # a name with a weight in it
+    assert [path.name for path in paths] == ["at_0.1.svg", "at_0.1.png"]
+    assert all(path.stat().st_size for path in paths)
     assert not [w for w in recwarn if "Glyph" in str(w.message)]

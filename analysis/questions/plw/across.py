@@ -27,9 +27,6 @@ from analysis.regression.study import Study
 
 ANY, CURVED = "the weight acts in some panel", "the score is no line over w_p in some panel"
 AGREE = "PLW 1 − PLW 0 differs between panels"
-# Panels in one model. Its time grows with the fourth power of their number, for every panel has
-# coefficients and a variance of its own: 24 take a second, 224 took ten minutes.
-MOST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +52,8 @@ def across_model(study: Study) -> Across | None:
     return study.once("across", lambda: _model(study))
 
 
-def too_many(study: Study) -> bool:
-    """Return whether a study has more panels than one model is made of."""
-    return study.joint is None and len(study.panels) > MOST
-
-
 def _model(study: Study) -> Across | None:
-    if too_many(study):
+    if study.many:
         return None
     if study.joint is None:
         return joint_model(study.panels, study.formula)

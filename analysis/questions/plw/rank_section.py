@@ -15,7 +15,8 @@ from analysis.table.run_panels import CURVE
 
 def section(study: Study) -> Section | None:
     """Return the section, or None without an adapter that ran at several weights."""
-    found = adapter_curves(study.frame, df=study.df) if study.dosed else []
+    asked = study.dosed and not study.many
+    found = adapter_curves(study.frame, df=study.df) if asked else []
     if not any(rank for one in found for rank in one.by_rank):
         return None
     ranks = rank_table(found, study_shapes(study))

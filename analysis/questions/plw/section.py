@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.curve.best import BEST_FORMATS, BEST_HEADS
-from analysis.questions.plw.across import MOST, across, too_many
+from analysis.questions.plw.across import across
 from analysis.questions.plw.estimate import dose
-from analysis.regression.study import Study
+from analysis.regression.study import MANY, Study
 from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
@@ -31,6 +31,14 @@ def section(study: Study) -> Section | None:
     """Return the section, or None where the prompt loss weight does not vary."""
     if not len(dose(study)):
         return None
+    title = "Score against prompt loss weight"
+    if study.many:
+        told = (
+            f"{len(study.panels)} panels are too many to look at one by one: their curves, optima "
+            f"and common model are left out. Above {MANY} panels this is so."
+        )
+        alone: list[Block] = [Text(_lead(study)), Text(told), Sheet(effect_table(study))]
+        return Section("plw", title, tuple(alone))
     points, curves = dose_points(study), dose_curves(study)
     caption = (
         "Score against prompt loss weight, spaced as w_p = PLW^0.30103, by data set and group of "
@@ -47,7 +55,7 @@ def section(study: Study) -> Section | None:
         *_optima(study),
         *_across(study),
     ]
-    return Section("plw", "Score against prompt loss weight", tuple(blocks))
+    return Section("plw", title, tuple(blocks))
 
 
 def dose_points(study: Study) -> pd.DataFrame:
@@ -197,13 +205,6 @@ def _optima(study: Study) -> list[Block]:
 
 def _across(study: Study) -> list[Block]:
     """Say whether the weight acts at all, whether a line is enough, and whether panels agree."""
-    if too_many(study):
-        return [
-            Text(
-                f"Tests over all {len(study.panels)} panels at once are left out: one model of "
-                f"more than {MOST} panels would take longer than the rest of the page."
-            )
-        ]
     table = across(study)
     if not len(table):
         return []

@@ -31,7 +31,7 @@ RG_POINTS = 41
 
 def section(study: Study) -> Section | None:
     """Return the section, or None where no mode has the weights for a curve."""
-    found = study_shapes(study)
+    found = [] if study.many else study_shapes(study)
     if not found:
         return None
     blocks: list[Block] = [
