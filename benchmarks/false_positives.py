@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.questions.weight_pairs import section as weight_pairs
+from analysis.papers.wit import section as weight_pairs
 from analysis.questions.weight_pairs.estimate import with_ratio
 from analysis.questions.when_to_mask import section as when_to_mask
 from analysis.regression.model import Request

@@ -19,7 +19,7 @@ from ablate.config.schema import Dataset
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro import instructions
 from ablate.paths import check_file, check_name
-from ablate.separators import separator_of
+from ablate.results.spreadsheet import separator_of
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
 TABLE_ROWS = 10_000  # of an Arrow table that are Python objects at once

@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet must not take for a formula.
+"""CSV files: text that a spreadsheet must not take for a formula, and what separates columns.
 
 Spreadsheets run a cell that begins with = + - @, a tab or a carriage return. A name can come from
 anybody: of a level, a column, a task. So text that begins so is written behind an apostrophe, as
@@ -7,6 +7,8 @@ before such a character gets one more, so that what is read is what was written.
 as they are, as text too: a spreadsheet reads a number.
 """
 
+import csv
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -54,3 +56,22 @@ def _changed(table: "pd.DataFrame", change: Callable[[object], object]) -> "pd.D
                 kept = object if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
                 found.isetitem(place, pd.Series(made, dtype=kept).array)
     return found
+
+
+SEPARATORS = (",", ";", "\t", "|")  # a comma, or what other programs write instead
+
+
+def separator_of(file: Path) -> str:
+    """Return the character that cuts the header into several columns, best as many as the rows.
+
+    Raises:
+        csv.Error, OSError, UnicodeError: the file cannot be read.
+    """
+    columns: dict[str, tuple[bool, int]] = {}
+    for separator in SEPARATORS:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            first = itertools.islice(csv.reader(stream, delimiter=separator), 20)
+            counts = [len(fields) for fields in first if fields]
+        if counts and counts[0] > 1:
+            columns[separator] = len(set(counts)) == 1, counts[0]
+    return max(columns, key=lambda each: columns[each], default=",")

@@ -18,6 +18,7 @@ from analysis.errors import AnalysisError, as_path
 from analysis.papers.instruction_modelling import section as modelling
 from analysis.papers.mora import section as memorised
 from analysis.papers.plw import section as paper
+from analysis.papers.wit import section as weight_pairs
 from analysis.planning import section as frozen_plan
 from analysis.planning.frozen import FILE, read_frozen
 from analysis.questions.adapters import many_section
@@ -35,7 +36,6 @@ from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
-from analysis.questions.weight_pairs import section as weight_pairs
 from analysis.questions.when_to_mask import section as when_to_mask
 from analysis.regression import external, headlines, methods, panel_sections
 from analysis.regression.default_model import ONE_SEED

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_hashable
 
-from ablate.results.spreadsheet import read_back
-from ablate.separators import separator_of
+from ablate.results.spreadsheet import read_back, separator_of
 from analysis.errors import AnalysisError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.errors import AnalysisError
 from analysis.papers.wit import pairs as published
-from analysis.questions.weight_pairs import section as part
+from analysis.papers.wit import section as part
 from analysis.questions.weight_pairs.estimate import (
     left_out_error,
     pairs,
