@@ -257,12 +257,12 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_parts(rows, monkeypatch):
     monkeypatch.setattr(lanes, "CPU_TOKENS", 10**6)
     monkeypatch.setattr(room_of, "_FOUND", {})
 
-    def limited(stacked, step, **settings):
+    def limited(stacked, step, *more, **settings):
         of_lane = len(step.work.ids_BL) // step.lanes
         tried.append(of_lane)
         if of_lane > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return usual(stacked, step, **settings)
+        return usual(stacked, step, *more, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(lanes, "lane_losses", limited)
