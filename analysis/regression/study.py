@@ -247,7 +247,7 @@ class Study(Remembering):
 
         Arms are then compared at their own best rates, and in no other way.
         """
-        if "rate" not in self.main:
+        if "rate" not in self.main or "task" not in self.raw:
             return False
         rates = without_rank(self.main).groupby(list(ARM), observed=True)["rate"].nunique()
         held = self.raw["task"].astype(str).str.contains("validation").any()
