@@ -46,7 +46,7 @@ def _levels(axis: Axes, runs: Runs, x: str) -> None:
     own = table[table["arm"].isin([IT, im])].assign(arm=lambda d: d["arm"].replace(im, "IM"))
     means = level_means(own, ["arm", x], block=["seed"]).table
     for name, look in OURS.items():
-        line = means[means["arm"] == name].sort_values(x)
+        line = means[means["arm"] == name].sort_values(x, kind="stable")
         axis.plot(line[x], line["estimate"], color=look.color, linewidth=0.9)
         draw.markers(axis, line[x], line, look)
     axis.set_xscale("log")
@@ -71,7 +71,7 @@ def published_scores() -> Figure:
         wide = table[table["measure"] == measure].pivot(
             index="dataset", columns="method", values="value"
         )
-        for place, (dataset, row) in enumerate(wide.sort_values("IM").iterrows()):
+        for place, (dataset, row) in enumerate(wide.sort_values("IM", kind="stable").iterrows()):
             axis.plot([row["IT"], row["IM"]], [place, place], color=MUTED, linewidth=0.8)
             axis.plot(row["IT"], place, "s", color=MUTED, markersize=4, mfc="white")
             axis.plot(row["IM"], place, "o", color=MUTED, markersize=4)

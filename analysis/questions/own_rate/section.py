@@ -187,7 +187,7 @@ def _named(rows: pd.DataFrame) -> str:
     """Return how many arms these are, and which where they are few."""
     if not len(rows):
         return "none is"
-    names = rows.sort_values("estimate", ascending=False)["arm"].astype(str)
+    names = rows.sort_values("estimate", ascending=False, kind="stable")["arm"].astype(str)
     verb = "is" if len(rows) == 1 else "are"
     return f"{len(rows)} ({', '.join(names)}) {verb}"
 
