@@ -7,6 +7,8 @@ not distinguishable  the data do not decide; the MDE (minimum detectable effect)
 not testable here    what the claim is about was not run or not measured
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analysis.inference.estimates import Estimate, equivalence
@@ -32,6 +34,15 @@ def verdict(effect: Estimate | None, sign: int, margin: float | None = None) -> 
     if margin is not None and effect.se > 0 and equivalence(effect, margin).p < ALPHA:
         return WITHIN
     return UNDECIDED
+
+
+def row(head: Mapping[str, str], effect: Estimate | None, said: str) -> dict[str, object]:
+    """Return a claim as one row of a table: its labels, its numbers and the verdict on it."""
+    numbers = {
+        name: getattr(effect, name) if effect is not None else float("nan")
+        for name in ("estimate", "low", "high", "mde")
+    }
+    return {**head, **numbers, "verdict": said}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.curve.surface import surface
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
+from analysis.papers import verdicts
 from analysis.papers.instruction_modelling.arms import (
     BOILERPLATE,
     IM,
@@ -61,13 +62,9 @@ class Line:
 
     def row(self) -> dict[str, object]:
         """Return it as one row of a table."""
-        numbers = {
-            name: getattr(self.effect, name) if self.effect is not None else float("nan")
-            for name in ("estimate", "low", "high", "mde")
-        }
         said = verdict(self.effect, self.sign, self.margin)
         head = {"claim": CLAIMS[self.claim], "where": self.where, "measure": self.measure}
-        return head | numbers | {"verdict": said}
+        return verdicts.row(head, self.effect, said)
 
 
 def im_claims(study: Study) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from analysis.engine.linalg import Array
 from analysis.inference.estimates import Estimate, contrast, equivalence
 from analysis.inference.mean_response import Response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
+from analysis.papers import verdicts
 from analysis.papers.verdicts import UNDECIDED, UNTESTABLE
 from analysis.papers.verdicts import verdict as _verdict
 from analysis.questions.plw.across import Across, across_model
@@ -65,13 +66,8 @@ class Line:
 
     def row(self) -> dict[str, object]:
         """Return it as one row of a table."""
-        known = self.effect
-        numbers = {
-            name: getattr(known, name) if known is not None else float("nan")
-            for name in ("estimate", "low", "high", "mde")
-        }
         head = {"claim": CLAIMS[self.claim], "where": self.where, "measure": self.measure}
-        return head | numbers | {"verdict": self.verdict}
+        return verdicts.row(head, self.effect, self.verdict)
 
 
 @dataclass(frozen=True, slots=True)

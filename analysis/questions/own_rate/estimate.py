@@ -139,6 +139,11 @@ class Compared:
         """The chosen rates of the first analysis."""
         return self.chosen(ANALYSES[0])
 
+    @cached_property
+    def main_differences(self) -> list[Difference]:
+        """Every arm less `against` by the first analysis."""
+        return self.differences(self.main)
+
     def chosen(self, analysis: Analysis) -> dict[Key, Chosen]:
         """Return the chosen rate of every arm at every place."""
         thinned = {(c.arm, c.place): analysis.curve(c) for c in self.curves}
@@ -258,8 +263,8 @@ def difference_table(found: Compared, analysis: Analysis = ANALYSES[0]) -> pd.Da
     one-sided tests, by Holm over the arms), within ("±1", "±2" or ""), half_width, seeds,
     seeds_needed, ends.
     """
-    chosen = found.main if analysis is ANALYSES[0] else found.chosen(analysis)
-    own = found.differences(chosen)
+    main = analysis is ANALYSES[0]
+    own = found.main_differences if main else found.differences(found.chosen(analysis))
     named = [({"arm": d.arm, "against": d.against, "replicated": d.runs.variance > 0}, d.estimate)
              for d in own]  # fmt: skip
     table = judged(named, None)

@@ -86,7 +86,6 @@ def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
         "validation loss is lowest, hollow where that is an end of the rates tried. Scores below "
         "the 2nd percentile are cut off."
     )
-    differences = found.differences(found.main)
     against = f"Arms less {found.against}"
     sheets = (
         _sheet("own_rates", suffix, against, table, NOTE),
@@ -96,10 +95,13 @@ def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
         _sheet("own_rate_places", suffix, f"{against}, at every place", _by_place(found)),
         _sheet("own_rate_wrong", suffix, WRONG_TITLE, wrong_rate(found), _WRONG),
     )
+    apart = figures.differences(found.main_differences, table, side)
     drawn = figures.curves(found, base=_base(study, found))
     return [
         Text(f"{place}: {lead(found, table)}"),
-        Plate(f"own_rates{suffix}", figures.differences(differences, table, side), caption),
+        Plate(
+            f"own_rates{suffix}", figures.differences(found.main_differences, table, side), caption
+        ),
         Text(_rate_words(found)),
         Text(check_words(check, rates)),
         Plate(f"own_rate_curves{suffix}", drawn, by_curve),
@@ -141,7 +143,7 @@ def _by_place(found: Compared) -> pd.DataFrame:
     rows = [
         {"arm": d.arm, "place": place, "estimate": e.estimate, "low": e.low, "high": e.high,
          "p": e.p, "mde": e.mde}
-        for d in found.differences(found.main) for place, e in d.by_place.items()
+        for d in found.main_differences for place, e in d.by_place.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
