@@ -95,7 +95,6 @@ def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
         _sheet("own_rate_places", suffix, f"{against}, at every place", _by_place(found)),
         _sheet("own_rate_wrong", suffix, WRONG_TITLE, wrong_rate(found), _WRONG),
     )
-    apart = figures.differences(found.main_differences, table, side)
     drawn = figures.curves(found, base=_base(study, found))
     return [
         Text(f"{place}: {lead(found, table)}"),
