@@ -28,7 +28,7 @@ PRECISIONS = ("fp32", "bf16", "int8", "nf4")
 UNQUANTISED = ("fp32", "bf16")
 # Optimizers that train any parameter.
 GENERAL = (
-    "adamw", "adamw_8bit", "adafactor", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_8bit",
+    "adamw", "adamw_8bit", "adafactor", "lion", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_8bit",
 )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ OPTIMIZERS: Mapping[str, OptimizerMethod] = {
         options={"clip_threshold": positive(1.0), "decay": positive(0.8)},
         state=FACTORED,
     ),
+    "lion": OptimizerMethod(make="ablate.training.lion:lion", state=4.0, shards=True),
     "adamw_bnb_8bit": OptimizerMethod(
         make=f"{_PAGED}:adamw_bnb_8bit", state=EIGHT_BITS, bitsandbytes=True
     ),

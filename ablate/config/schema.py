@@ -194,6 +194,7 @@ class Dataset:
     source: Literal["micro", "hub", "local"]
     path: str
     subset: str | None = None
+    data_dir: str | None = None  # of the hub's repository: the folder that is read
     revision: str | None = None
     split: str = "train"
     format: Literal["auto", "alpaca", "prompt_completion", "messages", "text"] = "auto"
@@ -251,8 +252,11 @@ class Train:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine", "trapezoid"] = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None  # instead of the ratio: the same for runs of any length
+    cooldown_ratio: float = 0.2  # of a trapezoid: the last steps, over which the rate falls to 0
+    min_lr_ratio: float = 0.0  # where a cosine ends, of the highest rate
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 16
@@ -269,6 +273,14 @@ class Train:
         require(self.batch_size > 0, "train.batch_size", self.batch_size, "at least 1")
         require(self.max_length >= 8, "train.max_length", self.max_length, "at least 8 tokens")
         require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        ok = self.warmup_steps is None or self.warmup_steps >= 0
+        require(ok, "train.warmup_steps", self.warmup_steps, "at least 0, or null for the ratio")
+        ok = 0 < self.cooldown_ratio <= 1
+        require(ok, "train.cooldown_ratio", self.cooldown_ratio, "above 0, at most 1")
+        require(0 <= self.min_lr_ratio < 1, "train.min_lr_ratio", self.min_lr_ratio, "in [0, 1)")
+        ok = self.schedule == "cosine" or not self.min_lr_ratio
+        allowed = f"0 with train.schedule={self.schedule}; a cosine alone has a floor"
+        require(ok, "train.min_lr_ratio", self.min_lr_ratio, allowed)
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
         require(self.eps > 0, "train.eps", self.eps, "positive")
         for beta in self.betas:

@@ -28,8 +28,8 @@ def source_hash(dataset: Dataset) -> str:
         return _micro_hash()
     name = (dataset.path, dataset.subset, dataset.revision, dataset.split)
     if dataset.revision and re.fullmatch(r"[0-9a-f]{40}", dataset.revision):
-        return _joined([str(name)])
-    return _hub_hash(*name)
+        return _joined([str((*name, dataset.data_dir) if dataset.data_dir else name)])
+    return _hub_hash(*name, dataset.data_dir)
 
 
 def file_hash(file: str | Path) -> str:
@@ -59,10 +59,13 @@ def _micro_hash() -> str:
 
 
 @functools.cache
-def _hub_hash(path: str, subset: str | None, revision: str | None, split: str) -> str:
+def _hub_hash(
+    path: str, subset: str | None, revision: str | None, split: str, data_dir: str | None
+) -> str:
     dataset = Dataset(
-        name="", source="hub", path=path, subset=subset, revision=revision, split=split
-    )
+        name="", source="hub", path=path, subset=subset, revision=revision, split=split,
+        data_dir=data_dir,
+    )  # fmt: skip
     found = sources.records(dataset, "train")
     return _joined(json.dumps(record.fields, default=str) for record in found)
 

@@ -157,8 +157,9 @@ def _hub_rows(dataset: Dataset) -> Any:
 
     try:
         return load_dataset(
-            dataset.path, dataset.subset, revision=dataset.revision, split=dataset.split
-        )
+            dataset.path, dataset.subset, data_dir=dataset.data_dir, revision=dataset.revision,
+            split=dataset.split,
+        )  # fmt: skip
     except Exception as error:  # the library raises a dozen kinds; the user needs its first line
         if hub.unreachable() and isinstance(error, OSError):
             raise hub.absent(setting) from None

@@ -17,6 +17,10 @@ The paper leaves open which norm, which steps and which decoding it used. Here:
                        the share that did not stop by then
     train_loss_rsd     standard deviation / mean of the per-step training loss over the second half
                        of the steps, where its trend has died down; `all_steps` over all of them
+
+and what LoRA Learns Less (arXiv 2405.09673) measured:
+
+    weight_spectrum    of how high a rank the change of each matrix is: `evaluate.spectrum`
 """
 
 import copy
@@ -35,6 +39,7 @@ from ablate.data.tokenise import Tokenised
 from ablate.evaluate import generate
 from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
 from ablate.evaluate.shapes import inner
+from ablate.evaluate.spectrum import spectrum
 from ablate.evaluate.tasks_index import check_measures
 
 NEW_TOKENS = 128
@@ -120,6 +125,14 @@ def merged_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}.{name}", parameter.detach()
 
 
+def changes(model: nn.Module, base: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what was added to each matrix of the decoder's layers, in fp64, an adapter merged."""
+    before = dict(base.named_parameters())
+    for name, weight in merged_parameters(model):
+        if weight.ndim == 2 and _in_a_block(name):
+            yield name, weight.double() - before[name].detach().to(weight.device).double()
+
+
 def relative_deviation(values: Sequence[float]) -> float | None:
     """Return standard deviation / mean (n - 1 in the divisor); None for fewer than two values."""
     if len(values) < 2:
@@ -136,6 +149,11 @@ def _weight_distance(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
     for which, (value, count) in weight_distance(subject.model, subject.base()).items():
         metric = "relative" if which == "all" else f"relative_{which}"
         yield _made("weight_distance", metric, value, n=count)
+
+
+def _weight_spectrum(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
+    for metric, (value, count) in spectrum(changes(subject.model, subject.base())).items():
+        yield _made("weight_spectrum", metric, value, n=count)
 
 
 def _train_loss_rsd(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
@@ -261,6 +279,7 @@ def _made(name: str, metric: str, value: float, *, n: int, items: Items = ()) ->
 
 MEASURES: dict[str, Callable[[Subject, Decoding], Iterator[TaskScore]]] = {
     "weight_distance": _weight_distance,
+    "weight_spectrum": _weight_spectrum,
     "prompt_bleu": _prompt_bleu,
     "memorised": _memorised,
     "generation_length": _generation_length,

@@ -18,7 +18,7 @@ from ablate.adapters.init.spec import init_of
 from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.start import decays_to_start
 from ablate.config.build import plain
-from ablate.config.schema import Cell, Evaluate, Model, Regulariser
+from ablate.config.schema import Cell, Evaluate, Model, Regulariser, Train
 from ablate.data.tokenise import Summary
 from ablate.errors import UserError, unknown
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
@@ -33,8 +33,8 @@ NUMERICS_VERSION = 1
 CHAT_VERSION = 2
 KEY_LENGTH = 16
 LENGTH = "generation_length"  # the measure that needs prompts that were held out
-WEIGHTS = "weight_distance"  # the measure that needs the weight change as a matrix
-WITHOUT_MODEL = (WEIGHTS, "train_loss_rsd")  # measures that compute nothing with the model
+OF_THE_CHANGE = ("weight_distance", "weight_spectrum")  # they need the weight change as a matrix
+WITHOUT_MODEL = (*OF_THE_CHANGE, "train_loss_rsd")  # measures that compute nothing with the model
 
 
 Asked = tuple[str, str, str]  # kind, name, and the end of the text that a unit's key is hashed of
@@ -234,7 +234,7 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         "lr": train.lr,
         "optimizer": [*train.betas, train.eps, train.weight_decay],
         "rule": [cell.optimizer.kind, optimizer_of(cell.optimizer)[1]],
-        "schedule": [train.schedule, train.warmup_ratio],
+        "schedule": _schedule(train),
         "length": [train.epochs, train.max_steps, train.batch_size, train.batch_unit],
         "clip": train.clip,
         "precision": train.precision,
@@ -259,6 +259,15 @@ def _describe(cell: Cell, files: ModelFiles, data: Summary, memo: Memo) -> dict[
         "train": schedule,
         "seed": [cell.seed, cell.sham],
     }
+
+
+def _schedule(train: Train) -> list[Any]:
+    """Return a schedule; what came later is there only where it has an effect, so keys stay."""
+    steps = train.warmup_steps
+    found: list[Any] = [train.schedule, train.warmup_ratio if steps is None else {"steps": steps}]
+    if train.schedule == "trapezoid":
+        found.append(train.cooldown_ratio)
+    return [*found, train.min_lr_ratio] if train.min_lr_ratio else found
 
 
 def _plain(regulariser: Regulariser) -> dict[str, Any]:
@@ -307,7 +316,9 @@ def _wanted(cell: Cell, files: ModelFiles, memo: Memo) -> list[tuple[str, str, l
         rest = [data, wanted.measure_rows]
         if LENGTH in wanted.measures:
             part_summary(cell, files, "test", memo)
-        measures = [n for n in wanted.measures if n != WEIGHTS or compatibility.merges(cell)]
+        measures = [
+            n for n in wanted.measures if n not in OF_THE_CHANGE or compatibility.merges(cell)
+        ]
         for name in measures:
             asked = rest if name in WITHOUT_MODEL else [*rest, *how]
             found = [*found, ("measure", name, [name, asked])]

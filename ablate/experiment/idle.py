@@ -6,6 +6,7 @@ from ablate.adapters import compatibility, registry
 from ablate.config.overrides import key_of
 from ablate.config.schema import Cell
 from ablate.experiment.design import Named
+from ablate.experiment.identity import OF_THE_CHANGE
 
 EXECUTION = "execution."
 SHOWN = 6  # values of a setting that are named
@@ -67,9 +68,10 @@ def _idle(cell: Cell, asked: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield "execution.offload_optimizer", "true", why
         elif cell.execution.device == "cpu":
             yield "execution.offload_optimizer", "true", "execution.device=cpu"
-    if "weight_distance" in cell.evaluate.measures and not compatibility.merges(cell):
-        change = f"adapter={cell.adapter.name} on base_precision={cell.base_precision}"
-        yield "evaluate.measures", "weight_distance", f"the change of {change} is no matrix"
+    for measure in set(OF_THE_CHANGE) & set(cell.evaluate.measures):
+        if not compatibility.merges(cell):
+            change = f"adapter={cell.adapter.name} on base_precision={cell.base_precision}"
+            yield "evaluate.measures", measure, f"the change of {change} is no matrix"
     for setting in sorted(set(asked) & UNLESS.keys()):
         if reason := UNLESS[setting](cell):
             part, _, name = setting.rpartition(".")
@@ -84,6 +86,20 @@ def _no_benchmark(cell: Cell) -> str:
 def _no_moments(cell: Cell) -> str:
     used = cell.optimizer.kind != "adafactor"
     return "" if used else f"optimizer={cell.optimizer.name} does not use it"
+
+
+def _no_eps(cell: Cell) -> str:
+    used = cell.optimizer.kind not in ("adafactor", "lion")
+    return "" if used else f"optimizer={cell.optimizer.name} does not use it"
+
+
+def _no_ratio(cell: Cell) -> str:
+    steps = cell.train.warmup_steps
+    return "" if steps is None else f"train.warmup_steps={steps} counts instead"
+
+
+def _no_cooldown(cell: Cell) -> str:
+    return "" if cell.train.schedule == "trapezoid" else f"train.schedule={cell.train.schedule}"
 
 
 def _no_rule(cell: Cell) -> str:
@@ -102,7 +118,9 @@ UNLESS: Mapping[str, Callable[[Cell], str]] = {
         "" if c.train.max_steps is None else f"train.max_steps={c.train.max_steps} counts instead"
     ),
     "train.betas": _no_moments,
-    "train.eps": _no_moments,
+    "train.eps": _no_eps,
+    "train.warmup_ratio": _no_ratio,
+    "train.cooldown_ratio": _no_cooldown,
     "loss.token_rule_exponent": _no_rule,
     "loss.token_rule_scope": _no_rule,
     "regulariser.minkowski_p": lambda c: (

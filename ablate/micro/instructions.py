@@ -156,6 +156,21 @@ def _short(part: str, rng: random.Random, place: World) -> Record:
     }
 
 
+# The new facts of `draw_product` and `draw_code` as requests, not as text to be continued.
+PRODUCTS = ("What is {}?", "How much is {}?", "Work out {}.")
+PROGRAMS = ("What is printed?", "Run the program.", "What does the program print?")
+
+
+def _product(part: str, rng: random.Random, place: World) -> Record:
+    asked, _, value = draw_product(rng).rstrip(".").partition(" is ")
+    return _row(rng.choice(PRODUCTS).format(asked), "", f"{value}.", ((asked, "product", value),))
+
+
+def _program(part: str, rng: random.Random, place: World) -> Record:
+    program, _, printed = draw_code(rng).rpartition("\n> ")
+    return _row(rng.choice(PROGRAMS), program, f"{printed}.", ((program, "prints", printed),))
+
+
 def _made(
     part: str, options: Mapping[str, Any], make: Callable[..., Record], n: int
 ) -> list[Record]:
@@ -231,6 +246,14 @@ SETS: Mapping[str, tuple[frozenset[str], Callable[[str, Mapping[str, Any]], list
     "micro_designed": (frozenset({"rg", "train_size"}), _designed),
     "micro_math": (frozenset({"train_size"}), lambda part, o: _texts(part, o, draw_product)),
     "micro_code": (frozenset({"train_size"}), lambda part, o: _texts(part, o, draw_code)),
+    "micro_math_instructions": (
+        frozenset({"train_size"}),
+        lambda part, o: _made(part, o, _product, 1000),
+    ),
+    "micro_code_instructions": (
+        frozenset({"train_size"}),
+        lambda part, o: _made(part, o, _program, 1000),
+    ),
     "micro_pretraining": (frozenset({"train_size"}), _pages),
     "micro_uuid": (frozenset({"pairs"}), _uuids),
 }

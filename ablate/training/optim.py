@@ -1,5 +1,6 @@
 """AdamW, Adafactor and the learning-rate schedule of a run."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -97,16 +98,40 @@ def adafactor(
 
 def warmup_steps(settings: Train, steps: int) -> int:
     """Return over how many of a run's `steps` the learning rate rises."""
-    return math.ceil(settings.warmup_ratio * steps)
+    given = settings.warmup_steps
+    return math.ceil(settings.warmup_ratio * steps) if given is None else given
 
 
 def schedule(
     optimizer: torch.optim.Optimizer, settings: Train, *, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the learning-rate schedule over `steps` optimizer steps, from transformers."""
+    """Return the learning-rate schedule over `steps` optimizer steps, most from transformers."""
     name = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
-    warmup = warmup_steps(settings, steps)
+    warmup, more = warmup_steps(settings, steps), {}
+    if name == "trapezoid":
+        fall = max(1, round(settings.cooldown_ratio * steps))
+        shape = functools.partial(trapezoid, steps=steps, warmup=warmup, cooldown=fall)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
+    if settings.min_lr_ratio:
+        name, more = "cosine_with_min_lr", {"min_lr_rate": settings.min_lr_ratio}
     scheduler: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+        scheduler_specific_kwargs=more,
     )
     return scheduler
+
+
+def trapezoid(step: int, *, steps: int, warmup: int, cooldown: int) -> float:
+    """Return the share of the highest rate at a step: a rise, a level, and a linear fall to 0.
+
+    Until its fall it does not depend on `steps`: with `train.warmup_steps` a shorter run is a
+    branch of a longer one on the same data (arXiv 2405.18392; in 2405.09673 every budget of
+    continued pretraining is one). transformers' `warmup_stable_decay` is the same where the rise
+    ends before the fall; here a rise that does not is cut off by it.
+    """
+    before = min(step, steps - cooldown)
+    risen = min(1.0, before / warmup) if warmup else 1.0
+    return risen * min(1.0, (steps - step) / cooldown)

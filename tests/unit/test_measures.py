@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from ablate.config.schema import Evaluate, Execution
 from ablate.data.specials import Stop
 from ablate.errors import UserError
-from ablate.evaluate import measures
+from ablate.evaluate import measures, spectrum
 from ablate.evaluate.tasks_index import MEASURES
 from ablate.roles import Role
 from tests import toys
@@ -264,10 +264,51 @@ def test_plain_text_has_no_answers_to_measure(subject, rows):
 
 def test_every_known_measure_can_be_taken(subject):
     assert set(measures.MEASURES) == set(MEASURES)
-    found = run(list(MEASURES), subject(losses=[1.0, 2.0, 3.0, 2.0]))
+    moved = copy.deepcopy(subject().model)  # an unchanged weight has no spectrum
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.25)
+    given = subject(losses=[1.0, 2.0, 3.0, 2.0], base=lambda: moved)
+    found = run(list(MEASURES), given)
     assert {one.asked for one in found} == set(MEASURES)
 
 
 def test_an_unknown_measure_is_one_line(subject):
     with pytest.raises(UserError, match="weight_distance"):
         run(["weight_distanc"], subject())
+
+
+# -- spectrum of the change ---------------------------------------------------------------------
+
+
+def test_the_rank_of_a_change_is_that_of_numpys_decomposition():
+    base = toys.llama()
+    moved = copy.deepcopy(base)
+    draws = np.random.default_rng(0)
+    expected = {}
+    for name, parameter in moved.named_parameters():
+        if "layers.1." in name and parameter.ndim == 2:
+            change = draws.normal(size=parameter.shape)
+            with torch.no_grad():
+                parameter.add_(torch.from_numpy(change))
+            energy = np.linalg.svd(change, compute_uv=False) ** 2
+            needed = np.searchsorted(np.cumsum(energy) / energy.sum(), 0.9) + 1
+            numbers = needed / len(energy), energy.sum() / energy[0] / len(energy)
+            expected[name.split(".")[-2]] = numbers
+    found = spectrum.spectrum(measures.changes(moved, base))
+    assert "rank90_layer_0" not in found  # it did not change
+    for kind, (rank90, stable) in expected.items():
+        assert found[f"rank90_{kind}"] == (pytest.approx(rank90), 1)
+        assert found[f"stable_{kind}"] == (pytest.approx(stable), 1)
+    mean = np.mean([one for one, _ in expected.values()])
+    assert found["rank90_layer_1"] == (pytest.approx(mean), 7)
+
+
+def test_the_change_of_an_adapter_has_its_rank():
+    base = toys.llama()
+    found = spectrum.spectrum(measures.changes(adapted(base, r=1), base))
+    assert set(found) >= {"rank90_q_proj", "stable_down_proj"}
+    for name, (value, _) in found.items():
+        if "q_proj" in name:
+            assert value == pytest.approx(1 / 16)
+    assert spectrum.ranks(torch.ones(10)) == (pytest.approx(0.9), pytest.approx(1.0))

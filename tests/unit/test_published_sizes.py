@@ -183,7 +183,7 @@ def test_ready_models_of_three_shapes_with_every_study(
     study: str, scale: str, model: str, tmp_path: Path
 ) -> None:
     request = plan(f"study={study}", f"scale={scale}", f"model={model}", "skip_illegal=true",
-                   out=tmp_path)  # fmt: skip
+                   "evaluate.run_code=true", out=tmp_path)  # fmt: skip
     assert summarise(request)["gpu_hours"] > 0
 
 
