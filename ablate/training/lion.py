@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablate.config.schema import Train
 from ablate.training.optim import decay_groups, trainable
@@ -38,17 +38,17 @@ class Lion(torch.optim.Optimizer):
         """Make one step."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._step(params, group)
         return loss
 
-    def _step(self, params: list[nn.Parameter], group: Mapping[str, Any]) -> None:
+    def _step(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
         for parameter in params:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         moments = [self.state[parameter]["momentum"] for parameter in params]
-        gradients = [parameter.grad for parameter in params]
+        gradients = [p.grad for p in params if p.grad is not None]
         (one, two), rate = group["betas"], group["lr"]
         steps = torch._foreach_lerp(moments, gradients, 1 - one)
         torch._foreach_sign_(steps)
