@@ -93,6 +93,7 @@ Adapters' own weights are fp32 on every base. Bytes a trained parameter of a bf1
 | `adamw` | 4 | 8 | 8 |
 | `adamw_8bit` | 4 | 0 | 2.03 |
 | `adafactor` | 4 | 8 | below 0.5 |
+| `lion` | 4 | 8 | 4 |
 | `adamw_bnb_8bit` | 4 | 8 | 2.03 |
 | `paged_adamw` | 4 | 8 | 8, moved to the CPU where the GPU is full |
 | `paged_adamw_8bit` | 4 | 8 | 2.03, the same |
