@@ -103,3 +103,22 @@ def _scores(points: float) -> list[dict[str, object]]:
         {"task": task, "task_type": kind, "metric": metric, "side": side, "value": points / 100}
         for task, (kind, metric, side) in TASKS.items()
     ]
+
+
+def dose_results(curves: list[RateCurve]) -> pd.DataFrame:
+    """Return the same of full fine-tuning with the arms "masked" and "unmasked" as doses.
+
+    The masked runs have a further name under another normaliser, which does nothing to them; the
+    unmasked ones ran under it as well, as the arm "unmasked per completion".
+    """
+    raw = results(curves)
+    trained = raw["train_key"] != "base"
+    masked, other = raw["adapter"] == "masked", raw["adapter"] == "unmasked per completion"
+    plw = (trained & ~masked).astype(float)
+    raw = raw.assign(
+        masking=np.where(masked, "instruction", "none"), plw=plw, effective_plw=plw, wp=plw,
+        normaliser=np.where(other, "completion", "weight"),
+        adapter=raw["adapter"].where(~trained, "full"),
+    )  # fmt: skip
+    twice = raw[masked].assign(normaliser="completion", alias=True)
+    return pd.concat([raw, twice] if other.any() else [raw], ignore_index=True)

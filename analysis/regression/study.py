@@ -52,6 +52,7 @@ FROZEN = "The formula is the one that was frozen before the data."
 ASKED_NOTHING = Request()
 ALPHA = 0.05
 STRATUM = ("dataset", "model")
+DOSE = ("masking", "plw")
 # Verdicts of an effect that is not significant after the adjustment for multiple comparisons.
 UNADJUSTED = {"an effect": "undecided", "a small effect": "no effect beyond the margin"}
 SCREENING_SEEDS = 2  # with so few replicates a study can only screen
@@ -253,6 +254,20 @@ class Study(Remembering):
         held = self.raw["task"].astype(str).str.contains("validation").any()
         return bool((rates >= FEWEST).sum() > 1 and held)
 
+    @cached_property
+    def stepped(self) -> bool:
+        """Whether several doses of one arm ran at several learning rates with a validation loss.
+
+        Their differences are then held apart from those of their rates.
+        """
+        if "rate" not in self.rows or "task" not in self.raw:
+            return False
+        runs = without_rank(self.rows)
+        rates = runs.groupby([*ARM, *DOSE], observed=True)["rate"].nunique()
+        several = (rates >= FEWEST).groupby(list(ARM), observed=True).sum().max() > 1
+        held = self.raw["task"].astype(str).str.contains("validation").any()
+        return bool(several and held)
+
     @property
     def paired(self) -> bool:
         """Whether both weights were varied where their scale is not divided away."""
@@ -265,8 +280,8 @@ class Study(Remembering):
     def questions(self) -> int:
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
-        settings = bool(self.varied) and not self.rated
-        asked = (self.dosed, self.sized, self.paired, len(arms) > 1, settings)
+        settings = bool(self.varied) and not (self.rated or self.stepped)
+        asked = (self.dosed and not self.stepped, self.sized, self.paired, self.stepped, len(arms) > 1, settings)
         return max(1, sum(asked))
 
     @property

@@ -34,6 +34,7 @@ from analysis.questions.plw import section as dose
 from analysis.questions.plw.headline_section import headlines as plw_headlines
 from analysis.questions.plw.headline_section import remarks as plw_remarks
 from analysis.questions.settings import section as settings
+from analysis.questions.step_size import section as step_size
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
 from analysis.questions.when_to_mask import section as when_to_mask
@@ -68,6 +69,7 @@ PARTS = (
     Part(when_to_mask.section, when_to_mask.headlines),
     Part(weight_pairs.section, weight_pairs.headlines),
     Part(own_rate.section, own_rate.headlines),
+    Part(step_size.section, step_size.headlines),
     Part(dose.section, plw_headlines),
     Part(shape_section.section),
     Part(rank_section.section),

@@ -174,22 +174,23 @@ def test_empty_completions_are_an_error_dropped_or_kept(tmp_path: Path) -> None:
     assert (len(kept.rows), kept.dropped) == (21, {})
 
 
-def test_hub_rows_come_with_subset_revision_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_come_with_subset_folder_revision_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     asked: list[Any] = []
 
-    def fake(path: str, subset: str | None, *, revision: str, split: str) -> list[dict[str, str]]:
-        asked.append((path, subset, revision, split))
+    def fake(path: str, subset: str | None, **more: Any) -> list[dict[str, str]]:
+        asked.append((path, subset, more))
         return RECORDS
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
     monkeypatch.setattr("ablate.hub.unreachable", lambda: "")
     hub = Dataset(
-        name="h", source="hub", path="o/n", subset="s", revision="r", split="x", splits=WHOLE
-    )
+        name="h", source="hub", path="o/n", subset="s", data_dir="d", revision="r", split="x",
+        splits=WHOLE,
+    )  # fmt: skip
     assert len(load_rows(hub, "train")) == 20
-    assert asked == [("o/n", "s", "r", "x")]
+    assert asked == [("o/n", "s", {"data_dir": "d", "revision": "r", "split": "x"})]
 
 
 def test_a_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from analysis.inference.estimates import LEVEL
 from analysis.inference.optimum import Quadratic, fieller_set
 
 FEWEST = 3  # rates that a quadratic needs
+ROUNDING = 1e-9  # of log2(rate)
 LOW, HIGH = "at the lowest rate tried", "at the highest rate tried"
 
 
@@ -87,6 +88,18 @@ class RateCurve:
         """Return the fitted score at x."""
         return float(self.weights_K(x) @ self.score_SK.mean(axis=0))
 
+    def slope(self, x: float) -> float:
+        """Return the slope of the fitted score at x, points per log2 of the rate."""
+        _, c1, c2 = self.solve_3K @ self.score_SK.mean(axis=0)
+        return float(c1 + 2 * c2 * x)
+
+    def of_seeds(self, seeds: Sequence[str]) -> "RateCurve":
+        """Return the curve of some of the seeds, in this order."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        runs = tuple(self.run_SK[row] for row in rows)
+        parts = (self.rate_K, tuple(seeds), self.loss_SK[rows], self.score_SK[rows])
+        return RateCurve(self.arm, self.place, *parts, runs)
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -97,6 +110,7 @@ class Chosen:
     end: str  # LOW or HIGH where the best rate lies at an end of those tried, else ""
     theta_S: Array  # points
     weights_K: Array  # of the scores at the K rates in the score at x
+    shift_S: Array  # a seed's part in x, of which theta_S holds what it does to the score
 
     @property
     def rate(self) -> float:
@@ -114,13 +128,25 @@ def at_optimum(curve: RateCurve) -> Chosen:
     b1, b2 = curve.loss.b1, curve.loss.b2
     x, end = vertex(b1, b2, curve.x_K)
     weights_K = curve.weights_K(x)
-    theta_S = curve.score_SK @ weights_K
+    shift_S = np.zeros(len(curve.seeds))
     if not end:
-        _, c1, c2 = curve.solve_3K @ curve.score_SK.mean(axis=0)
         moved_3 = np.array([0.0, -1 / (2 * b2), -x / b2])  # dx* / db
         shift_S = (curve.loss_SK - curve.loss_SK.mean(axis=0)) @ curve.solve_3K.T @ moved_3
-        theta_S = theta_S + (c1 + 2 * c2 * x) * shift_S
-    return Chosen(curve, x, end, theta_S, weights_K)
+    theta_S = curve.score_SK @ weights_K + curve.slope(x) * shift_S
+    return Chosen(curve, x, end, theta_S, weights_K, shift_S)
+
+
+def at_rate_of(curve: RateCurve, other: Chosen) -> Chosen | None:
+    """Return the score of a curve at the rate that was chosen for another of the same seeds.
+
+    None where that rate lies beyond those that the curve tried.
+    """
+    x = other.x + other.curve.middle - curve.middle
+    if not curve.x_K[0] - ROUNDING <= x <= curve.x_K[-1] + ROUNDING:
+        return None
+    weights_K = curve.weights_K(x)
+    theta_S = curve.score_SK @ weights_K + curve.slope(x) * other.shift_S
+    return Chosen(curve, x, other.end, theta_S, weights_K, other.shift_S)
 
 
 def vertex(b1: float, b2: float, x_K: Array) -> tuple[float, str]:
@@ -136,7 +162,8 @@ def best_tried(curve: RateCurve) -> Chosen:
     k = int(curve.loss_SK.mean(axis=0).argmin())
     end = {0: LOW, len(curve.x_K) - 1: HIGH}.get(k, "")
     weights_K = np.eye(len(curve.x_K))[k]
-    return Chosen(curve, float(curve.x_K[k]), end, curve.score_SK[:, k], weights_K)
+    still_S = np.zeros(len(curve.seeds))
+    return Chosen(curve, float(curve.x_K[k]), end, curve.score_SK[:, k], weights_K, still_S)
 
 
 def pooled_covariance(curves: Sequence[RateCurve]) -> tuple[Array, float]:

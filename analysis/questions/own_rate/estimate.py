@@ -122,12 +122,13 @@ class Compared:
     labels: dict[str, str]  # dataset, model, side
     curves: tuple[RateCurve, ...]
     items: ItemScores | None
+    reference: str = AGAINST
 
     @cached_property
     def against(self) -> str:
-        """The arm that all are compared with: LoRA where it is there, else the first."""
+        """The arm that all are compared with: the reference where it is there, else the first."""
         arms = [c.arm for c in self.curves]
-        return AGAINST if AGAINST in arms else arms[0]
+        return self.reference if self.reference in arms else arms[0]
 
     @cached_property
     def places(self) -> list[str]:
@@ -213,12 +214,12 @@ def _compared(study: Study) -> list[Compared]:
         for labels, own in grouped(arm_runs(rows, study.raw, study.factors), STRATUM):
             curves = tuple(rate_curves(own))
             if len({c.arm for c in curves}) > 1:
-                items = _items(study, rows, {r for c in curves for s in c.run_SK for r in s})
+                items = items_of(study, rows, {r for c in curves for s in c.run_SK for r in s})
                 found.append(Compared({**labels, "side": side}, curves, items))
     return found
 
 
-def _items(study: Study, rows: pd.DataFrame, runs: set[str]) -> ItemScores | None:
+def items_of(study: Study, rows: pd.DataFrame, runs: set[str]) -> ItemScores | None:
     """Return the items of these rows' tasks; None where some run has none beside the table."""
     if study.items is None:
         return None

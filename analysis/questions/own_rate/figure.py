@@ -36,9 +36,9 @@ def curves(found: Compared, *, base: float | None = None) -> Figure:
     for axis, arm in zip(axes, arms, strict=True):
         for place, look in zip(found.places, _looks(len(found.places)), strict=True):
             if (arm, place) in found.main:
-                _curve(axis, found.main[arm, place], look, base or 0.0)
+                curve(axis, found.main[arm, place], look, base or 0.0)
         axis.set_title(arm, fontsize=7)
-        _rate_axis(axis)
+        rate_axis(axis)
     axes[0].set_ylim(*_limits(found, base or 0.0))
     handles = [
         Line2D([], [], color=color, linestyle=line, marker=marker, markersize=3.2,
@@ -59,21 +59,21 @@ def _looks(count: int) -> list[tuple[str, str, object]]:
     return [LOOKS[i % len(LOOKS)] for i in range(count)]
 
 
-def _curve(axis: Axes, one: Chosen, look: tuple[str, str, object], base: float) -> None:
+def curve(axis: Axes, one: Chosen, look: tuple[str, str, object], base: float) -> None:
     """Draw the mean score at every rate, the fitted curve and the chosen rate on it."""
     color, marker, line = look
-    curve = one.curve
-    x = np.linspace(curve.x_K[0], curve.x_K[-1], POINTS)
-    fitted = np.array([curve.score(float(v)) for v in x]) - base
-    axis.plot(2.0 ** (x + curve.middle), fitted, color=color, linestyle=line, linewidth=1.0)
-    axis.plot(curve.rate_K, curve.score_SK.mean(axis=0) - base, marker, color=color, markersize=2.4,
+    own = one.curve
+    x = np.linspace(own.x_K[0], own.x_K[-1], POINTS)
+    fitted = np.array([own.score(float(v)) for v in x]) - base
+    axis.plot(2.0 ** (x + own.middle), fitted, color=color, linestyle=line, linewidth=1.0)
+    axis.plot(own.rate_K, own.score_SK.mean(axis=0) - base, marker, color=color, markersize=2.4,
               markerfacecolor=PAPER, markeredgewidth=0.7)  # fmt: skip
     face, edge = (PAPER, color) if one.end else (color, PAPER)
-    axis.plot([one.rate], [curve.score(one.x) - base], marker, markersize=5, markerfacecolor=face,
+    axis.plot([one.rate], [own.score(one.x) - base], marker, markersize=5, markerfacecolor=face,
               markeredgecolor=edge, markeredgewidth=1.1 if one.end else 0.5)  # fmt: skip
 
 
-def _rate_axis(axis: Axes) -> None:
+def rate_axis(axis: Axes) -> None:
     """Mark a few rates on a scale of log2; labels are plain numbers."""
     axis.set_xscale("log", base=2)
     low, high = axis.get_xlim()

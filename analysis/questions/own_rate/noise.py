@@ -76,16 +76,32 @@ def _residuals(chosen: Mapping[Key, Chosen]) -> dict[Key, Rest]:
 
 def _over_places(rest: Sequence[Rest]) -> tuple[float, float]:
     """Return the variance of one arm's mean over places, and its df; 0, 0 without replicates."""
-    strata: dict[tuple[bool, ...], list[float]] = {}
+    parts = [{seed: np.array([r]) for seed, r in own.items()} for own in rest]
+    cov_11, df = covariance_over_places(parts, np.full(len(rest), 1 / max(len(rest), 1)))
+    return float(cov_11[0, 0]), df
+
+
+def covariance_over_places(
+    rest: Sequence[Mapping[str, Array]], weight_P: Array
+) -> tuple[Array, float]:
+    """Return the covariance of numbers summed over places, and its df; zeros without replicates.
+
+    Args:
+        rest: at every place each seed's parts in the numbers, less their mean over its seeds.
+        weight_P: what every place counts.
+    """
+    strata: dict[tuple[bool, ...], list[Array]] = {}
     for seed in dict.fromkeys(s for own in rest for s in own):
-        psi = sum(own[seed] / len(own) for own in rest if seed in own) / len(rest)
-        strata.setdefault(tuple(seed in own for own in rest), []).append(psi)
-    variance, df = 0.0, 0
-    for psi_S in (np.array(own) for own in strata.values()):
-        if len(psi_S) > 1:
-            variance += len(psi_S) / (len(psi_S) - 1) * float(psi_S @ psi_S)
-            df += len(psi_S) - 1
-    return variance, float(df)
+        psi = [w * own[seed] / len(own) for w, own in zip(weight_P, rest, strict=True)
+               if seed in own]  # fmt: skip
+        strata.setdefault(tuple(seed in own for own in rest), []).append(np.sum(psi, axis=0))
+    size = len(next(iter(rest[0].values()))) if rest and rest[0] else 1
+    cov, df = np.zeros((size, size)), 0
+    for psi_SN in (np.array(own) for own in strata.values()):
+        if len(psi_SN) > 1:
+            cov += len(psi_SN) / (len(psi_SN) - 1) * psi_SN.T @ psi_SN
+            df += len(psi_SN) - 1
+    return cov, float(df)
 
 
 def _moderated(found: Mapping[K, tuple[float, float, int]]) -> dict[K, Spread]:
@@ -148,8 +164,20 @@ class ItemScores:
             pairs: an arm and the one it is compared with, at every place, of the same seeds.
         """
         gaps = [self.at(one) - self.at(other) for one, other in pairs]
-        mean_I = np.mean([gap_SI.mean(axis=0) for gap_SI in gaps], axis=0)
+        return self.spread(gaps, np.full(len(gaps), 1 / len(gaps)))
+
+    def spread(self, gaps: Sequence[Array], weight_P: Array) -> Spread:
+        """Return what other items would add to the variance of a sum over places.
+
+        Args:
+            gaps: at every place what every item gives by seed, (S, I).
+            weight_P: what every place counts.
+        """
+        weighed = list(zip(weight_P, gaps, strict=True))
+        mean_I = np.sum([w * gap_SI.mean(axis=0) for w, gap_SI in weighed], axis=0)
         variance = items_variance(mean_I, self.weight_I, self.task_I)
-        noise = [rest_variance(gap_SI, self.weight_I) for gap_SI in gaps if len(gap_SI) > 1]
-        own = variance - sum(noise) / len(gaps) ** 2
-        return Spread(max(own, 0.0), float(len(mean_I) - len(np.unique(self.task_I))))
+        noise = sum(
+            w**2 * rest_variance(gap_SI, self.weight_I) for w, gap_SI in weighed if len(gap_SI) > 1
+        )
+        df = float(len(mean_I) - len(np.unique(self.task_I)))
+        return Spread(max(variance - noise, 0.0), df)

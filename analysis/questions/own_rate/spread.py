@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.questions.own_rate.curves import (
+    ROUNDING,
     RateCurve,
     lack_of_fit,
     pooled_covariance,
@@ -79,7 +80,7 @@ def _at_common(found: Compared, arm: str, place: str) -> float:
 
 def _tried(curve: RateCurve, x: float) -> bool:
     """Return whether x lies within the rates tried, but for rounding."""
-    return bool(curve.x_K[0] - 1e-9 <= x <= curve.x_K[-1] + 1e-9)
+    return bool(curve.x_K[0] - ROUNDING <= x <= curve.x_K[-1] + ROUNDING)
 
 
 def wrong_rate(found: Compared) -> pd.DataFrame:

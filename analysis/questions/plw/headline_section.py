@@ -19,7 +19,7 @@ ALPHA = 0.05
 def headlines(study: Study) -> list[Headline]:
     """Return PLW 1 less PLW 0 of every masking mode, data set and task group."""
     table = dose(study)
-    if not len(table) or not study.converged:
+    if study.stepped or not len(table) or not study.converged:
         return []
     several = table["mode"].nunique() > 1
     return [_headline(study, row, several) for row in table.to_dict("records")]

@@ -140,7 +140,7 @@ def families(runs: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
 
 def headlines(study: Study) -> list[Headline]:
     """Return every level of a setting less the usual one, by data set, side and PLW."""
-    if study.rated:  # at other rates than an arm's own a setting says little
+    if study.rated or study.stepped:  # at other rates than an arm's own a setting says little
         return []
     table = differences(study)
     found = []
