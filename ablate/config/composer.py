@@ -268,6 +268,8 @@ class Composer:
             key, top = override.key_or_group, top_of(override.key_or_group)
             if not self.is_group(line):
                 setting = _Setting(line, top, None, apart=override.package is None)
+            elif isinstance(value := override.value(), list):
+                raise unknown(key, value, self.options(key))
             elif line.startswith(("+", "~")) or override.package or key not in self.groups:
                 setting = _Setting(line, top, None, apart=False)
             else:

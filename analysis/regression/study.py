@@ -281,7 +281,8 @@ class Study(Remembering):
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
         settings = bool(self.varied) and not (self.rated or self.stepped)
-        asked = (self.dosed and not self.stepped, self.sized, self.paired, self.stepped, len(arms) > 1, settings)
+        dosed = self.dosed and not self.stepped
+        asked = (dosed, self.sized, self.paired, self.stepped, len(arms) > 1, settings)
         return max(1, sum(asked))
 
     @property

@@ -174,7 +174,7 @@ def test_empty_completions_are_an_error_dropped_or_kept(tmp_path: Path) -> None:
     assert (len(kept.rows), kept.dropped) == (21, {})
 
 
-def test_hub_rows_come_with_subset_folder_revision_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_come_with_their_whole_address(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     asked: list[Any] = []

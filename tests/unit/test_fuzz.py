@@ -1,6 +1,6 @@
 """Random input: either it works, or it is one line and exit status 2; never a traceback.
 
-The draws are the same every time; `tests/slow/test_fuzz.py` draws ten times as many, others.
+The draws are the same every time; `tests/slow/test_fuzz.py` draws ten times as many others.
 """
 
 import json
