@@ -21,6 +21,8 @@ The paper leaves open which norm, which steps and which decoding it used. Here:
 and what LoRA Learns Less (arXiv 2405.09673) measured:
 
     weight_spectrum    of how high a rank the change of each matrix is: `evaluate.spectrum`
+    spectrum_counts    how many of its singular values are above a threshold, as MoRA's figure 5
+                       counts them, and how many are not rounding: `evaluate.spectrum`
 """
 
 import copy
@@ -39,7 +41,7 @@ from ablate.data.tokenise import Tokenised
 from ablate.evaluate import generate
 from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
 from ablate.evaluate.shapes import inner
-from ablate.evaluate.spectrum import spectrum
+from ablate.evaluate.spectrum import counts, spectrum
 from ablate.evaluate.tasks_index import check_measures
 
 NEW_TOKENS = 128
@@ -154,6 +156,15 @@ def _weight_distance(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
 def _weight_spectrum(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
     for metric, (value, count) in spectrum(changes(subject.model, subject.base())).items():
         yield _made("weight_spectrum", metric, value, n=count)
+
+
+def _spectrum_counts(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
+    base = subject.base()
+    sizes = {name: float(w.detach().double().norm()) for name, w in base.named_parameters()}
+    for metric, values in counts(changes(subject.model, base), sizes).items():
+        items = tuple(enumerate(values))
+        mean = float(np.mean(values))
+        yield _made("spectrum_counts", metric, mean, n=len(values), items=items)
 
 
 def _train_loss_rsd(subject: Subject, how: Decoding) -> Iterator[TaskScore]:
@@ -280,6 +291,7 @@ def _made(name: str, metric: str, value: float, *, n: int, items: Items = ()) ->
 MEASURES: dict[str, Callable[[Subject, Decoding], Iterator[TaskScore]]] = {
     "weight_distance": _weight_distance,
     "weight_spectrum": _weight_spectrum,
+    "spectrum_counts": _spectrum_counts,
     "prompt_bleu": _prompt_bleu,
     "memorised": _memorised,
     "generation_length": _generation_length,

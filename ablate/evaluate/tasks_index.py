@@ -30,6 +30,7 @@ from ablate.results.files import sha256
 MEASURES: dict[str, str] = {
     "weight_distance": "how far the weights moved from the base, relative Frobenius norm",
     "weight_spectrum": "of how high a rank the change of the weights is, by kind of matrix",
+    "spectrum_counts": "singular values of the change above a threshold, by kind of matrix",
     "memorised": "characters of the training answers that come back in their place",
     "prompt_bleu": "memorisation: BLEU of the answers to training prompts",
     "generation_length": "tokens generated on held-out prompts",

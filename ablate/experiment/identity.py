@@ -33,7 +33,8 @@ NUMERICS_VERSION = 1
 CHAT_VERSION = 2
 KEY_LENGTH = 16
 LENGTH = "generation_length"  # the measure that needs prompts that were held out
-OF_THE_CHANGE = ("weight_distance", "weight_spectrum")  # they need the weight change as a matrix
+# They need the weight change as a matrix.
+OF_THE_CHANGE = ("weight_distance", "weight_spectrum", "spectrum_counts")
 WITHOUT_MODEL = (*OF_THE_CHANGE, "train_loss_rsd")  # measures that compute nothing with the model
 
 

@@ -218,6 +218,8 @@ IDLE = [
      "evaluate.heldout_rows=9: has no effect (evaluate.heldout=[])"),
     ("evaluate.measures=[weight_distance] adapter=alora",
      "evaluate.measures=weight_distance: has no effect (the change of adapter=alora on"),
+    ("evaluate.measures=[spectrum_counts] adapter=alora",
+     "evaluate.measures=spectrum_counts: has no effect (the change of adapter=alora on"),
 ]  # fmt: skip
 
 
