@@ -229,16 +229,19 @@ class Model:
     """A base model: a causal language model in the hub's folder format."""
 
     name: str
-    source: Literal["micro", "hub", "local"]
-    path: str
+    source: Literal["micro", "hub", "local", "untrained"]
+    path: str  # of an untrained one, the model whose tokenizer it takes
     revision: str | None = None
     chat_template: str | None = None  # a file that overrides the tokenizer's own
-    shape: Mapping[str, Any] = field(default_factory=dict)  # for a plan without the files
+    shape: Mapping[str, Any] = field(default_factory=dict)  # of a plan without the files; untrained
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "a folder or a hub id")
         check_path("model.path", self.path)
         check_path("model.chat_template", self.chat_template or "")
+        given = "given with model.source=untrained: model_type and the sizes of its configuration"
+        ok = self.source != "untrained" or "model_type" in self.shape
+        require(ok, "model.shape", dict(self.shape), given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,8 @@ def family(model: str) -> str:
 def _of_model(model: Model) -> str:
     if model.source == "local":
         return resolve(model).content_hash[:DIGITS]
+    if model.source == "untrained":
+        return _address("untrained", model.path, model.revision)
     return "" if model.source == "micro" else _address(model.path, model.revision)
 
 

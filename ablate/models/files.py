@@ -20,6 +20,7 @@ from typing import Any
 from ablate import hub
 from ablate.config.schema import Model
 from ablate.errors import UserError, brief
+from ablate.models import untrained
 from ablate.paths import cache_dir, check_name
 from ablate.results.files import sha256
 
@@ -92,6 +93,8 @@ def resolve(model: Model) -> ModelFiles:
 
 def is_here(model: Model) -> bool:
     """Return whether the files of a base model are on this machine; the network is not asked."""
+    if model.source == "untrained":
+        return _is_micro(model.path) or untrained.folder_of(model).is_dir()
     return model.source != "hub" or _copy(model.path, model.revision) is not None
 
 
@@ -109,6 +112,11 @@ def tokenizer_file(folder: Path) -> Path:
 def _folder(model: Model) -> Path:
     if model.source == "hub":
         return _download(model.path, model.revision)
+    if model.source == "untrained":
+        if not untrained.folder_of(model).is_dir():
+            of = _MICRO / model.path if _is_micro(model.path) else _tokenizer(model)
+            return untrained.made(model, of)
+        return untrained.folder_of(model)
     if model.source == "micro":
         folder = _MICRO / model.path
         if not folder.is_dir():
@@ -124,6 +132,36 @@ def _folder(model: Model) -> Path:
         kind = "a file, not a folder" if folder.exists() else "no such folder"
         raise UserError(f"model.path={model.path}: {kind}")
     return folder
+
+
+def _is_micro(name: str) -> bool:
+    return "/" not in name and (_MICRO / name).is_dir()
+
+
+def _tokenizer(model: Model) -> Path:
+    """Return a folder with the tokenizer of a model of the hub; its weights are not downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked = f"model.path={model.path}"
+    if "/" not in model.path:
+        raise UserError(f"{asked}: a tokenizer is that of OWNER/NAME on the hub, or of micro_0")
+    wanted = {"revision": model.revision, "allow_patterns": list(untrained.TOKENIZER)}
+    try:
+        folder = Path(snapshot_download(model.path, local_files_only=True, **wanted))
+        if (folder / untrained.TOKENIZER[0]).is_file():
+            return folder
+    except HFValidationError as error:
+        raise UserError(f"{asked}: no hub id; write OWNER/NAME") from error
+    except LocalEntryNotFoundError:
+        pass
+    if hub.unreachable():
+        raise hub.absent(asked)
+    try:
+        return Path(snapshot_download(model.path, **wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{asked}: cannot be downloaded ({reason})") from error
 
 
 @functools.cache
