@@ -146,9 +146,13 @@ def _tokenizer(model: Model) -> Path:
     asked = f"model.path={model.path}"
     if "/" not in model.path:
         raise UserError(f"{asked}: a tokenizer is that of OWNER/NAME on the hub, or of micro_0")
-    wanted = {"revision": model.revision, "allow_patterns": list(untrained.TOKENIZER)}
+    revision, names = model.revision, list(untrained.TOKENIZER)
     try:
-        folder = Path(snapshot_download(model.path, local_files_only=True, **wanted))
+        folder = Path(
+            snapshot_download(
+                model.path, revision=revision, allow_patterns=names, local_files_only=True
+            )
+        )
         if (folder / untrained.TOKENIZER[0]).is_file():
             return folder
     except HFValidationError as error:
@@ -158,7 +162,7 @@ def _tokenizer(model: Model) -> Path:
     if hub.unreachable():
         raise hub.absent(asked)
     try:
-        return Path(snapshot_download(model.path, **wanted))
+        return Path(snapshot_download(model.path, revision=revision, allow_patterns=names))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{asked}: cannot be downloaded ({reason})") from error
