@@ -60,13 +60,14 @@ def _draw(model: Model, folder: Path) -> None:
     """Write configuration and weights, drawn as transformers draws those of this architecture."""
     from transformers import AutoConfig  # torch
 
-    from ablate.models.load import initialise
+    from ablate.models.load import initialise, quiet
     from ablate.streams import Streams
 
     settings = dict(model.shape)
     try:
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        initialise(config, streams=Streams(SEED)).save_pretrained(folder)
+        with quiet():
+            initialise(config, streams=Streams(SEED)).save_pretrained(folder)
     except (KeyError, ValueError, TypeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.shape: no causal language model ({first})") from None
