@@ -29,7 +29,7 @@ from ablate.adapters.method import load_attribute
 from ablate.adapters.start import changes_base
 from ablate.config.schema import Cell
 from ablate.errors import UserError
-from ablate.models.load import quiet
+from ablate.models.initial import quiet
 from ablate.streams import Streams
 
 Tensors = dict[str, Tensor]

@@ -21,13 +21,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging as progress
 
 from ablate.data.backend import SAFE, transformers_tokenizer
 from ablate.errors import UserError
 from ablate.models.files import TEXT_KEYS, has_text_part
 from ablate.models.gpu import no_gpu
-from ablate.streams import Streams
+from ablate.models.initial import quiet
 
 if TYPE_CHECKING:
     from ablate.models.files import ModelFiles
@@ -144,20 +143,6 @@ def _read(folder: Path, **settings: Any) -> PreTrainedModel:
     return model
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars, and its report of weights left out, from the terminal."""
-    shown, level = progress.is_progress_bar_enabled(), progress.get_verbosity()
-    progress.disable_progress_bar()
-    progress.set_verbosity_error()
-    try:
-        yield
-    finally:
-        progress.set_verbosity(level)
-        if shown:
-            progress.enable_progress_bar()
-
-
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
     """Return the tokenizer in `folder`; `chat_template` is a file that replaces its own."""
@@ -165,13 +150,6 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
     return tokenizer
-
-
-def initialise(config: Any, *, streams: Streams) -> PreTrainedModel:
-    """Return a new float32 model of the transformers `config`, drawn from the stream "init"."""
-    with streams.global_torch("init", "base"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model
 
 
 @contextmanager

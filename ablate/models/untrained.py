@@ -60,7 +60,7 @@ def _draw(model: Model, folder: Path) -> None:
     """Write configuration and weights, drawn as transformers draws those of this architecture."""
     from transformers import AutoConfig  # torch
 
-    from ablate.models.load import initialise, quiet
+    from ablate.models.initial import initialise, quiet
     from ablate.streams import Streams
 
     settings = dict(model.shape)

@@ -23,7 +23,7 @@ from ablate.errors import UserError
 from ablate.micro.corpus import vocabulary_texts
 from ablate.micro.tokenizer import save_tokenizer, train_tokenizer
 from ablate.micro.world import world
-from ablate.models.load import initialise
+from ablate.models.initial import initialise
 from ablate.objective import make_objective
 from ablate.roles import MASKED_ROLES
 from ablate.streams import Streams

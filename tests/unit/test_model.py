@@ -8,7 +8,8 @@ import transformers
 from ablate.config import schema
 from ablate.errors import UserError
 from ablate.models import files as model_files
-from ablate.models.load import checkpointing, initialise, load, load_tokenizer
+from ablate.models.initial import initialise
+from ablate.models.load import checkpointing, load, load_tokenizer
 from ablate.models.packed import keeps_packed_apart
 from ablate.streams import Streams
 from tests import toys
