@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ablate import __version__, interrupts
 from ablate.commands import (
     export,
+    judge,
     plan,
     pretrain,
     report,
@@ -26,7 +27,7 @@ from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
 
 MODULES = (
-    run, sweep, plan, status, tokens, report, reproduce, export, store, verify, tune, pretrain
+    run, sweep, plan, status, tokens, report, reproduce, judge, export, store, verify, tune, pretrain
 )  # fmt: skip
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
 

@@ -13,12 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.questions.controls.false_positives import (
-    ALPHA,
-    clopper_pearson,
-    clustered_share,
-    relabelled,
-)
+from analysis.inference.shares import clopper_pearson, clustered_share
+from analysis.questions.controls.false_positives import ALPHA, relabelled
 from analysis.regression.study import fitted
 from analysis.table.frame import from_results, read
 from analysis.table.run_panels import PANEL, grouped

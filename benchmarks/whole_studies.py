@@ -43,7 +43,7 @@ from analysis.inference.mean_response import Response
 from analysis.inference.optimum import INTERIOR, optimum
 from analysis.inference.winners import winner
 from analysis.mixed import MixedFit, fit_mixed, with_score
-from analysis.questions.controls.false_positives import clopper_pearson
+from analysis.inference.shares import clopper_pearson
 from analysis.questions.leaderboard.estimate import cell_means
 from analysis.regression.default_model import default_formula
 from analysis.regression.panels import PanelModel, dose_curves, panel_models

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ def facts_stated(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]
     truth = {(doc["name"], relation, value) for relation, value in doc["facts"].items()}
     said = statements(results[0], doc["name"])
     return {"facts": len(truth & said) / max(len(truth), len(said))}
+
+
+SCORERS: Mapping[str, Callable[[Mapping[str, Any], list[str]], dict[str, float]]] = {
+    "chrf": sentence_chrf,
+    "facts": facts_stated,
+}  # by the metric of the task
 
 
 def statements(text: str, name: str) -> set[tuple[str, str, str]]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from ablate.data.templates import FRAMES
 from ablate.micro.instructions import life_of, shuffled_notes
 from ablate.micro.problems import held_out_sentences, held_out_sums, puzzle
+from ablate.micro.scoring import SCORERS
 from ablate.micro.wordings import LANGUAGE, QUESTIONS, SAY, SENTENCES, WRITE_LIFE, fact_sentence
 from ablate.micro.world import NUMBERS, RELATIONS, VALUES, Person, Triple, World, translate, world
 from ablate.paths import cache_dir
@@ -222,7 +223,7 @@ def _yaml(name: str, folder: str, version: str) -> str:
             "doc_to_target": "{{target}}",
             "generation_kwargs": decoding,
         }
-        functions["process_results"] = "sentence_chrf" if info.metric == "chrf" else "facts_stated"
+        functions["process_results"] = SCORERS[info.metric].__name__
     lines = [f"{key}: {json.dumps(value)}" for key, value in fields.items()]
     lines += [f"{key}: !function ablate.micro.scoring.{f}" for key, f in functions.items()]
     return "\n".join(lines) + "\n"

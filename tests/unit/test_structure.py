@@ -38,7 +38,7 @@ FLOORS = [
     {"ablate.beside"},
     {"ablate.child", "ablate.group"},  # the processes of a cell
     {"ablate.run"},
-    {"ablate.export"},
+    {"ablate.export", "ablate.judge"},
     {"ablate.probing"},
     {"ablate.failures"},
     {"ablate.member"},
@@ -88,7 +88,8 @@ TORCH_FREE = [
     "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",
     "ablate.evaluate.tasks_index", "ablate.models.shapes", "ablate.hub",
     "ablate.adapters.registry", "ablate.adapters.compatibility", "ablate.adapters.devices",
-    "ablate.group", "ablate.child",
+    "ablate.group", "ablate.child", "ablate.judge.asked", "ablate.judge.rule",
+    "ablate.judge.endpoint", "ablate.judge.arms", "ablate.judge.carried", "ablate.commands.judge",
     "ablate.adapters.start", "ablate.adapters.stored", "ablate.experiment.notes",
     "analysis.table.frame", "analysis.mixed", "analysis.questions.plw.estimate",
     "analysis.report.build", "analysis.papers.plw.figure",

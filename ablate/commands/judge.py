@@ -1,0 +1,206 @@
+"""`ablate judge`: has generated answers compared or graded by a judge."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.commands.verb import Flag, Verb, above_0, whole
+from ablate.errors import UserError
+from ablate.terminal import CONSOLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ablate.judge.asked import Judge
+    from ablate.judge.carried import Contest
+
+MODES = ("pairwise", "three_way", "grade")
+RULE, REFERENCE = "rule", "reference"
+KEY = "OPENAI_API_KEY"
+SHOWN = {  # columns of the table on the screen, and their format
+    "task": "", "arm": "", "baseline": "", "pairs": "", "win_rate": ".1%", "low": ".1%",
+    "high": ".1%", "lc_win_rate": ".1%", "lc_low": ".1%", "lc_high": ".1%",
+    "inconsistent": ".1%", "first_shown": ".1%", "unparsable": "",
+}  # fmt: skip
+SHOWN_GRADES = {
+    "task": "", "arm": "", "baseline": "", "answers": "", "grade": ".2f", "low": ".2f",
+    "high": ".2f", "difference": "+.2f", "difference_low": "+.2f", "difference_high": "+.2f",
+    "unparsable": "",
+}  # fmt: skip
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from ablate.judge import arms, carried
+    from ablate.results.store import Store
+
+    if not rest:
+        raise UserError("ablate judge: name the folder of results")
+    store = Store(Path(rest[0].removeprefix("out=")))
+    chosen = arms.levels_of(rest[1:], "")
+    words = [] if given.baseline in (None, REFERENCE) else given.baseline.split()
+    baseline = arms.levels_of(words, "--baseline ")
+    mode = given.mode or MODES[0]
+    _check(given)
+    pairs = arms.pairs(store.out, chosen, baseline)
+    judge = _judge(given, mode)
+    found = _contests(given, store, pairs)
+    if not found:
+        raise UserError("ablate judge: the runs have no prompt in common")
+    plan = carried.planned(store, judge, mode, found, references=not given.no_reference)
+    _say(plan.cost())
+    if given.dry_run:
+        return 0
+    judgments, failed = carried.carried_out(plan)
+    folder = store.out / carried.FOLDER / (given.name or _name(given, mode))
+    request = {k: v for k, v in vars(given).items() if not k.startswith("_")}
+    about = {"levels": rest[1:], "judge_identity": dict(judge.identity)}
+    carried.written(folder, judgments, request | about)
+    _tables(folder, judgments, mode)
+    if failed:
+        _say(f"{failed:,} requests got no reply, and their pairs are in no rate; the same command "
+             "asks them again")  # fmt: skip
+    _say(f"written: {folder}")
+    return 1 if failed else 0
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UserError: they do not.
+    """
+    if given.judge is None:
+        raise UserError("--judge: say who judges: rule, a model's folder or hub id, or with "
+                        "--base-url the endpoint's name of a model")  # fmt: skip
+    if given.prompts and given.tasks:
+        raise UserError("--prompts: cannot be asked together with --tasks")
+    if given.judge == RULE:
+        for option in ("prompts", "base_url", "prompt"):
+            if getattr(given, option):
+                raise UserError(f"--{option.replace('_', '-')}: --judge=rule takes none")
+    for option in ("key_env", "max_tokens", "timeout", "parallel"):
+        if getattr(given, option) is not None and not given.base_url:
+            raise UserError(f"--{option.replace('_', '-')}: belongs to --base-url")
+    if given.max_new is not None and not given.prompts:
+        raise UserError("--max-new: belongs to --prompts; what is recorded is not generated again")
+    if given.name and not re.fullmatch(r"[\w.+-]{1,80}", given.name):
+        raise UserError(f"--name={given.name}: must be letters, digits, and . _ + -")
+    if given.key_env and not re.fullmatch(r"[A-Za-z_]\w*", given.key_env):
+        raise UserError("--key-env: must be the name of an environment variable, not the key")
+
+
+def _judge(given: argparse.Namespace, mode: Any) -> "Judge":
+    from ablate.judge.asked import wording
+
+    if given.judge == RULE:
+        from ablate.judge.rule import RuleJudge
+
+        return RuleJudge()
+    form = wording(mode, Path(given.prompt) if given.prompt else None)
+    if given.base_url:
+        from ablate.judge.endpoint import EndpointJudge, Reaching
+
+        asked = {n: getattr(given, n) for n in ("key_env", "timeout", "parallel")}
+        reaching = Reaching(**{n: v for n, v in asked.items() if v is not None})
+        size = {} if given.max_tokens is None else {"max_tokens": given.max_tokens}
+        return EndpointJudge(given.base_url, given.judge, form, reaching=reaching, **size)
+    from ablate.judge.local import LocalJudge
+
+    return LocalJudge(given.judge, form)
+
+
+def _contests(given: argparse.Namespace, store: Any, pairs: Any) -> "list[Contest]":
+    from ablate.judge import answers, carried
+
+    if given.prompts:
+        prompts = answers.of_file(Path(given.prompts), given.limit)
+        size = given.max_new or answers.MAX_NEW
+        return carried.contests_of_file(store, pairs, prompts, max_new=size)
+    tasks = given.tasks.split(",") if given.tasks else []
+    if given.judge == RULE:
+        from ablate.judge.rule import check
+
+        check(tasks or answers.recorded_tasks(store, pairs[0].key))
+    text = given.judge != RULE
+    return carried.contests(store, pairs, tasks=tasks, limit=given.limit, text=text)
+
+
+def _name(given: argparse.Namespace, mode: str) -> str:
+    """Return the folder's name: who judged what, in which mode, against what."""
+    place = Path(given.prompts).stem if given.prompts else given.tasks or "tasks"
+    words = (given.judge, place, mode, given.baseline or REFERENCE)
+    return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")[-80:]
+
+
+def _tables(folder: Path, judgments: Sequence[Any], mode: str) -> None:
+    import pandas as pd
+
+    from ablate.results.spreadsheet import write_csv
+    from analysis.questions.judging.estimate import grades, win_rates
+
+    of, shown = (grades, SHOWN_GRADES) if mode == "grade" else (win_rates, SHOWN)
+    table = of(pd.DataFrame(judgments))
+    write_csv(table, folder / ("grades.csv" if mode == "grade" else "win_rates.csv"))
+    _print(table, shown)
+
+
+def _print(table: "pd.DataFrame", formats: dict[str, str]) -> None:
+    from rich.table import Table
+
+    seen = Table(box=None, pad_edge=False)
+    for name in formats:
+        seen.add_column(name.replace("_", " "), overflow="fold")
+    for row in table.to_dict("records"):
+        texts = [f"{row[n]:{spec}}" if spec else str(row[n]) for n, spec in formats.items()]
+        seen.add_row(*("–" if text.startswith("nan") else text for text in texts))
+    CONSOLE.print(seen, markup=False)
+
+
+def _say(line: str) -> None:
+    CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+VERB = Verb(
+    name="judge",
+    summary="win rates or grades of generated answers, by a rule, a model or an endpoint",
+    about=(
+        "Compares what runs generated with what a baseline's runs, or the reference answers, say "
+        "to the same prompts: in both orders, with and without the length of the answers, with "
+        "intervals. Says first how many requests that takes; what was asked once is not asked "
+        "again. Exit status 1 where requests got no reply."
+    ),
+    words="DIR [FACTOR=LEVEL ...]",
+    options=(
+        Flag("--judge", "rule (of the micro world), a folder or hub id of a model, or with "
+             "--base-url the endpoint's name of a model", "JUDGE"),
+        Flag("--mode", "pairwise (A or B), three_way (or a tie) or grade (1 to 10); default: "
+             "pairwise", "MODE", str, MODES),
+        Flag("--baseline", 'levels of the runs to compare with, as "adapter=full rank=8", or '
+             "reference (default): the right answers", "LEVELS"),
+        Flag("--tasks", "recorded tasks, parted by commas (default: all with generated answers)",
+             "NAMES"),
+        Flag("--prompts", "a file of prompts that the runs answer now: instruction, input, output",
+             "FILE"),
+        Flag("--max-new", "of --prompts: tokens of an answer, at most (default: 256)", "N", whole),
+        Flag("--limit", "the first N prompts alone", "N", whole),
+        Flag("--no-reference", "do not show the judge the reference answers"),
+        Flag("--prompt", "your wording: a text file with {prompt}, {first}, {second}, {reference}",
+             "FILE"),
+        Flag("--base-url", "of an OpenAI-compatible endpoint, as http://localhost:8000/v1", "URL"),
+        Flag("--key-env", f"the environment variable with the key (default: {KEY})", "NAME"),
+        Flag("--max-tokens", "of a reply of the endpoint, at most (default: 16)", "N", whole),
+        Flag("--timeout", "seconds that a request may take (default: 120)", "SECONDS", above_0),
+        Flag("--parallel", "requests at once (default: 4)", "N", whole),
+        Flag("--name", "of the folder in DIR/judgments/ (default: from the options)", "NAME"),
+        Flag("--dry-run", "say what it would take, and ask nothing"),
+    ),
+    examples=(
+        "ablate judge results/mine --judge rule --baseline adapter=full",
+        'ablate judge results/mine adapter=lora --judge ./judge --baseline "adapter=full plw=0"',
+        "ablate judge results/mine --judge gpt-4o-mini --base-url https://api.openai.com/v1 "
+        "--prompts alpaca_eval.json --dry-run",
+    ),
+    run=_run,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a judge said of generated answers: win rates, with and without length, and grades."""
