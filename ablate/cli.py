@@ -27,7 +27,8 @@ from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
 
 MODULES = (
-    run, sweep, plan, status, tokens, report, reproduce, judge, export, store, verify, tune, pretrain
+    run, sweep, plan, status, tokens, report, reproduce, judge, export, store, verify, tune,
+    pretrain,
 )  # fmt: skip
 VERBS = {module.VERB.name: module.VERB for module in MODULES}
 

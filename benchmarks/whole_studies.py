@@ -41,9 +41,9 @@ from analysis.errors import AnalysisError
 from analysis.inference.estimates import contrast
 from analysis.inference.mean_response import Response
 from analysis.inference.optimum import INTERIOR, optimum
+from analysis.inference.shares import clopper_pearson
 from analysis.inference.winners import winner
 from analysis.mixed import MixedFit, fit_mixed, with_score
-from analysis.inference.shares import clopper_pearson
 from analysis.questions.leaderboard.estimate import cell_means
 from analysis.regression.default_model import default_formula
 from analysis.regression.panels import PanelModel, dose_curves, panel_models

@@ -45,6 +45,10 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     _check(given)
     pairs = arms.pairs(store.out, chosen, baseline)
     judge = _judge(given, mode)
+    if given.prompts:
+        _say(_of_prompts(given, pairs, mode))
+        if given.dry_run:
+            return 0
     found = _contests(given, store, pairs)
     if not found:
         raise UserError("ablate judge: the runs have no prompt in common")
@@ -125,6 +129,19 @@ def _contests(given: argparse.Namespace, store: Any, pairs: Any) -> "list[Contes
         check(tasks or answers.recorded_tasks(store, pairs[0].key))
     text = given.judge != RULE
     return carried.contests(store, pairs, tasks=tasks, limit=given.limit, text=text)
+
+
+def _of_prompts(given: argparse.Namespace, pairs: Any, mode: str) -> str:
+    """Return in a line what a file of prompts may take, before anything is generated."""
+    from ablate.judge import answers
+
+    prompts = answers.of_file(Path(given.prompts), given.limit)
+    runs = {key for p in pairs for key in (p.key, p.baseline_key) if key is not None}
+    return (
+        f"{len(pairs):,} pairs of runs, {len(prompts):,} prompts: at most "
+        f"{2 * len(pairs) * len(prompts):,} requests, {len(runs) * len(prompts):,} answers of "
+        f"{len(runs):,} runs to generate where they are not kept"
+    )
 
 
 def _name(given: argparse.Namespace, mode: str) -> str:

@@ -1,8 +1,8 @@
 """The answers that are judged: those that a record holds, or new ones to a file of prompts.
 
-    of a task    items.parquet has the text that every run generated for every item
-    of a file    every run whose weights are kept answers each prompt greedily under its template;
-                 what was generated is kept beside the judgments, and not generated again
+of a task    items.parquet has the text that every run generated for every item
+of a file    every run whose weights are kept answers each prompt greedily under its template;
+             what was generated is kept beside the judgments, and not generated again
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -18,6 +18,7 @@ from ablate.results.record import LEVEL_PATHS, RESULT_COLUMNS
 
 REFERENCE = "reference"
 FIXED = ("dataset", "model")  # in which both sides are alike, unless they are named
+BASE = "none"  # the adapter of an untouched base model
 UNTOLD = ("seed",)
 NOTHING = "–"  # of a level that a run does not have
 
@@ -88,9 +89,14 @@ def _runs(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     file = folder / "results.parquet"
     if not file.is_file():
         raise UserError(f"{folder}: no folder of results: it has no results.parquet")
-    table = pd.read_parquet(file)
-    settings = [c for c in table.columns if c not in RESULT_COLUMNS]
-    levels = [*LEVEL_PATHS, *settings]
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not {"train_key", "status", "alias", "seed", *FIXED} <= set(table.columns):
+        raise UserError(f"{file}: is no table of results")
+    known = [c for c in LEVEL_PATHS if c in table.columns]  # older tables have fewer
+    levels = [*known, *(c for c in table.columns if c not in RESULT_COLUMNS)]
     done = table[table["status"] == "done"].sort_values("alias", kind="stable")  # own names first
     rows = done[[*levels, "train_key"]].map(_text).drop_duplicates()
     rows = rows.reset_index(drop=True)
@@ -113,6 +119,9 @@ def _text(value: Any) -> str:
 
 
 def _name(row: "pd.Series[Any]", columns: Sequence[str]) -> str:
+    if row["adapter"] == BASE:  # nothing of the training is its own
+        columns = [c for c in columns if c == "model"]
+        return " ".join(["adapter=none", *(f"{c}={row[c]}" for c in columns)])
     told = [f"{c}={row[c]}" for c in columns if row[c] != NOTHING]
     return " ".join(told) or f"adapter={row['adapter']}"
 
@@ -142,9 +151,7 @@ def _as_number(text: str) -> str:
         return text
 
 
-def _counterpart(
-    row: "pd.Series[Any]", others: pd.DataFrame, columns: Sequence[str]
-) -> Any | None:
+def _counterpart(row: "pd.Series[Any]", others: pd.DataFrame, columns: Sequence[str]) -> Any | None:
     """Return the place of the baseline's run for a run: that with most of its levels.
 
     Raises:
@@ -152,7 +159,8 @@ def _counterpart(
     """
     for name in (*FIXED, "seed"):
         if name in columns or name == "seed":
-            others = others[(others[name] == row[name]) | (others[name] == NOTHING)]
+            base = (others["adapter"] == BASE) & (name != "model")  # one, for all that is trained
+            others = others[(others[name] == row[name]) | base]
     if not len(others):
         return None
     alike = (others[list(columns)] == row[list(columns)]).sum(axis=1)

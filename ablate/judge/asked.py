@@ -7,7 +7,7 @@ all judges.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,12 +39,13 @@ PROMPTS: Mapping[str, str] = {
 }
 _OF_REFERENCE = "[Reference answer]\n{reference}\n\n"
 _FIELD = re.compile(r"\{(prompt|reference|first|second)\}")
-_LABEL = r"(?:(?:the |my )?(?:final |better )?(?:answer|verdict|assistant|output|grade|rating|score))"
+_NOUNS = "answer|verdict|assistant|output|grade|rating|score"
+_LABEL = rf"\W*(?:(?:the |my )?(?:final |better )?(?:{_NOUNS})(?: is)?)?\W*"
 _BRACKETS = re.compile(r"\[\[\s*(A|B|C|tie|\d+(?:\.\d+)?)\s*\]\]", re.IGNORECASE)
 _ALONE = {
-    "pair": re.compile(rf"\W*(?:{_LABEL}(?: is)?)?\W*(A|B|tie)\W*", re.IGNORECASE),
-    "grade": re.compile(rf"\W*(?:{_LABEL}(?: is)?)?\W*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*", re.IGNORECASE),
-}  # fmt: skip
+    "pair": re.compile(rf"{_LABEL}(A|B|tie)\W*", re.IGNORECASE),
+    "grade": re.compile(rf"{_LABEL}(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*", re.IGNORECASE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,3 @@ def read_verdict(mode: Mode, text: str | None) -> float | None:
         return number if 1 <= number <= 10 else None
     worth = WORTH.get(said.upper())
     return None if mode == "pairwise" and worth == 0.5 else worth
-
-
-Maker = Callable[[], Judge]

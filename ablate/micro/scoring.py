@@ -44,7 +44,7 @@ def facts_stated(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]
 SCORERS: Mapping[str, Callable[[Mapping[str, Any], list[str]], dict[str, float]]] = {
     "chrf": sentence_chrf,
     "facts": facts_stated,
-}  # by the metric of the task
+}
 
 
 def statements(text: str, name: str) -> set[tuple[str, str, str]]:
