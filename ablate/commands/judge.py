@@ -11,7 +11,7 @@ from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Hashable, Mapping
 
     from ablate.judge.asked import Judge
     from ablate.judge.carried import Contest
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 MODES = ("pairwise", "three_way", "grade")
 RULE, REFERENCE = "rule", "reference"
 KEY = "OPENAI_API_KEY"
-SHOWN = {  # columns of the table on the screen, and their format
-    "task": "", "arm": "", "baseline": "", "pairs": "", "win_rate": ".1%", "low": ".1%",
-    "high": ".1%", "lc_win_rate": ".1%", "lc_low": ".1%", "lc_high": ".1%",
-    "inconsistent": ".1%", "first_shown": ".1%", "unparsable": "",
-}  # fmt: skip
-SHOWN_GRADES = {
-    "task": "", "arm": "", "baseline": "", "answers": "", "grade": ".2f", "low": ".2f",
-    "high": ".2f", "difference": "+.2f", "difference_low": "+.2f", "difference_high": "+.2f",
-    "unparsable": "",
-}  # fmt: skip
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -157,22 +147,37 @@ def _tables(folder: Path, judgments: Sequence[Any], mode: str) -> None:
     from ablate.results.spreadsheet import write_csv
     from analysis.questions.judging.estimate import grades, win_rates
 
-    of, shown = (grades, SHOWN_GRADES) if mode == "grade" else (win_rates, SHOWN)
-    table = of(pd.DataFrame(judgments))
-    write_csv(table, folder / ("grades.csv" if mode == "grade" else "win_rates.csv"))
-    _print(table, shown)
-
-
-def _print(table: "pd.DataFrame", formats: dict[str, str]) -> None:
-    from rich.table import Table
-
-    seen = Table(box=None, pad_edge=False)
-    for name in formats:
-        seen.add_column(name.replace("_", " "), overflow="fold")
+    graded = mode == "grade"
+    table = (grades if graded else win_rates)(pd.DataFrame(judgments))
+    write_csv(table, folder / ("grades.csv" if graded else "win_rates.csv"))
     for row in table.to_dict("records"):
-        texts = [f"{row[n]:{spec}}" if spec else str(row[n]) for n, spec in formats.items()]
-        seen.add_row(*("–" if text.startswith("nan") else text for text in texts))
-    CONSOLE.print(seen, markup=False)
+        _say(f"{row['task']}: {row['arm']} beside {row['baseline']}")
+        _say(f"  {_grade(row) if graded else _rate(row)}")
+
+
+def _rate(row: "Mapping[Hashable, Any]") -> str:
+    """Return a win rate in a line."""
+    told = f"win rate {row['win_rate']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+    if row["lc_win_rate"] == row["lc_win_rate"]:
+        ends = f"{row['lc_low']:.1%} to {row['lc_high']:.1%}"
+        told += f", length-controlled {row['lc_win_rate']:.1%} ({ends})"
+    told += f"; {row['wins']} wins, {row['ties']} ties, {row['losses']} losses"
+    if row["inconsistent"] > 0:
+        told += f"; {row['inconsistent']:.0%} disagree with their swapped order"
+    return told + _left_out(row)
+
+
+def _grade(row: "Mapping[Hashable, Any]") -> str:
+    """Return a mean grade in a line."""
+    ends = f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"
+    return (
+        f"grade {row['grade']:.2f} ({row['low']:.2f} to {row['high']:.2f}), less the baseline's "
+        f"{row['difference']:+.2f} ({ends}){_left_out(row)}"
+    )
+
+
+def _left_out(row: "Mapping[Hashable, Any]") -> str:
+    return f"; {row['unparsable']} without a verdict" if row["unparsable"] else ""
 
 
 def _say(line: str) -> None:

@@ -116,7 +116,8 @@ def read_verdict(mode: Mode, text: str | None) -> float | None:
     """Return a verdict: 1, a half or 0 for the first answer, or a grade; None: there is none.
 
     The last [[A]], [[B]], [[C]], [[tie]] or [[7]] counts, as MT-Bench has them; without one the
-    whole reply must be the verdict, as in "B" or "Answer: B.".
+    whole reply must be the verdict, as in "B" or "Answer: B.". A tie counts in every mode of pairs,
+    also where it was not offered.
     """
     if text is None:
         return None
@@ -126,5 +127,4 @@ def read_verdict(mode: Mode, text: str | None) -> float | None:
     if mode == "grade":
         number = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0
         return number if 1 <= number <= 10 else None
-    worth = WORTH.get(said.upper())
-    return None if mode == "pairwise" and worth == 0.5 else worth
+    return WORTH.get(said.upper())

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
@@ -131,7 +132,7 @@ def length_controlled(y_N: Array, difference_N: Array, item_N: Any) -> Mapping[s
         return nothing
     theta = Estimate("theta", *found, df=count - 1.0)
     ends = (theta.estimate, theta.low, theta.high)
-    return dict(zip(nothing, (float(1 / (1 + np.exp(-x))) for x in ends), strict=True))
+    return dict(zip(nothing, (float(expit(x)) for x in ends), strict=True))
 
 
 def _logistic(y_N: Array, X_NB: Array, groups_N: Any) -> tuple[float, float] | None:
@@ -142,13 +143,13 @@ def _logistic(y_N: Array, X_NB: Array, groups_N: Any) -> tuple[float, float] | N
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):  # no maximum is told by nan
         warnings.simplefilter("ignore", PerfectSeparationWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
         fit = GLM(y_N, X_NB, family=Binomial()).fit(
             cov_type="cluster", cov_kwds={"groups": groups_N}
         )
-    eta_N = X_NB @ fit.params
-    separated = float(np.abs(y_N - 1 / (1 + np.exp(-eta_N))).max()) < 1e-3
+    separated = float(np.abs(y_N - expit(X_NB @ fit.params)).max()) < 1e-3
     if not fit.converged or separated or not np.isfinite(fit.bse[0]):
         return None
     return float(fit.params[0]), float(fit.bse[0])
