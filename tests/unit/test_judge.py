@@ -1,0 +1,301 @@
+"""Judged answers: verdicts, both orders, length control, and what an endpoint may do."""
+
+import http.server
+import json
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from ablate.cli import main
+from ablate.errors import UserError
+from ablate.judge import arms, carried
+from ablate.judge.answers import Prompt
+from ablate.judge.arms import Pair
+from ablate.judge.asked import PROMPTS, Question, Reply, filled, read_verdict
+from ablate.judge.carried import Contest
+from ablate.judge.endpoint import EndpointJudge, Reaching
+from ablate.judge.jsonl import append, rows
+from ablate.judge.rule import RuleJudge
+from ablate.micro.tasks import items
+from ablate.results.store import Store
+from analysis.questions.judging import estimate
+
+SECRET = "sk-secret-0123456789"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "verdict"),
+    [
+        ("pairwise", "A", 1.0), ("pairwise", " **B**.", 0.0), ("pairwise", "Answer: B", 0.0),
+        ("pairwise", "I first liked [[B]], but [[A]]", 1.0), ("pairwise", "A is better", None),
+        ("pairwise", "", None), ("pairwise", None, None), ("three_way", "tie", 0.5),
+        ("three_way", "[[C]]", 0.5), ("grade", "7", 7.0), ("grade", "Rating: [[8.5]]", 8.5),
+        ("grade", "9/10", 9.0), ("grade", "0", None), ("grade", "11", None), ("grade", "A", None),
+    ],
+)  # fmt: skip
+def test_verdicts(mode, text, verdict):
+    assert read_verdict(mode, text) == verdict
+
+
+def test_an_answer_that_names_fields_stays_what_it_says():
+    question = Question("pairwise", "p", ("{second}", "two"))
+    text = filled(PROMPTS["pairwise"], question)
+    assert "[Answer A]\n{second}\n" in text
+    assert "[Reference answer]" not in text
+
+
+def contests(count, *, equal=0):
+    pair = Pair("adapter=lora", "adapter=full", "0", "aa", "bb")
+    return [
+        Contest(pair, Prompt("t", i, f"prompt {i}", None), f"long answer {i}", f"answer {i}")
+        for i in range(count)
+    ] + [Contest(pair, Prompt("t", count + i, "p", None), "same", "same") for i in range(equal)]
+
+
+class Biased:
+    """Says A with probability `first`, whatever the answers are; counts what it is asked."""
+
+    name = "biased"
+    identity = {"kind": "biased"}  # noqa: RUF012
+
+    def __init__(self, first):
+        self.rng, self.first, self.asked = np.random.default_rng(3), first, 0
+
+    def ask(self, questions):
+        for number, _ in enumerate(questions):
+            self.asked += 1
+            yield number, Reply("A" if self.rng.random() < self.first else "B")
+
+
+def test_a_bias_of_position_is_found_and_makes_no_winner(tmp_path):
+    judge = Biased(0.9)
+    plan = carried.planned(
+        Store(tmp_path), judge, "pairwise", contests(400, equal=20), references=False
+    )
+    assert "420 pairs of answers, 800 requests, 20 pairs of equal texts" in plan.cost()
+    found, failed = carried.carried_out(plan)
+    row = estimate.win_rates(pd.DataFrame(found)).iloc[0]
+    assert (failed, judge.asked, row["identical"]) == (0, 800, 20)
+    # of independent verdicts: A twice .81, B twice .01, so that 82 % disagree with their swap
+    assert row["inconsistent"] == pytest.approx(0.82, abs=3 * np.sqrt(0.82 * 0.18 / 400))
+    assert row["first_low"] < 0.9 < row["first_high"]
+    assert row["first_low"] > 0.5
+    assert row["low"] < 0.5 < row["high"]
+    again = carried.planned(
+        Store(tmp_path), judge, "pairwise", contests(400, equal=20), references=False
+    )
+    assert (again.missing, carried.carried_out(again)[0]) == ([], found)
+    assert judge.asked == 800
+
+
+def test_a_torn_line_costs_that_reply_alone(tmp_path):
+    file = tmp_path / "replies.jsonl"
+    append(file, [{"id": "a"}])
+    with file.open("a") as stream:
+        stream.write('{"id": "b", "rep')
+    append(file, [{"id": "c"}])
+    assert [row["id"] for row in rows(file)] == ["a", "c"]
+
+
+def drawn(rng, prompts, *, theta, phi, seeds=1, spread=0.0):
+    """Preferences of known truth: logit p = theta + phi tanh(d / s) + an effect of the prompt."""
+    item = np.repeat(np.arange(prompts), seeds)
+    d = rng.normal(60, 100, len(item)).round()
+    effect = rng.normal(0, spread, prompts)[item]
+    p = expit(theta + phi * np.tanh(d / d.std()) + effect)
+    return (rng.random(len(item)) < p).astype(float), d, item
+
+
+def test_length_control_finds_the_truth_and_is_another_programs_fit():
+    y, d, item = drawn(np.random.default_rng(0), 4000, theta=-0.4, phi=1.5)
+    found = estimate.length_controlled(y, d, item)
+    assert y.mean() > 0.5 > found["lc_high"]  # longer answers win; at equal length they lose
+    assert found["lc_low"] < expit(-0.4) < found["lc_high"]
+    peer = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
+    peer.fit(np.tanh(d / d.std())[:, None], y)
+    assert found["lc_win_rate"] == pytest.approx(expit(peer.intercept_[0]), abs=1e-6)
+
+
+def test_length_control_says_nothing_where_nothing_is_identified():
+    d = np.arange(-20.0, 20.0)
+    item = np.arange(40)
+    for y in (np.ones(40), (d > 0).astype(float)):
+        assert np.isnan(list(estimate.length_controlled(y, d, item).values())).all()
+    half = np.tile([0.0, 1.0], 20)
+    assert estimate.length_controlled(half, 0 * d, item)["lc_win_rate"] == pytest.approx(0.5)
+
+
+def test_intervals_cover_at_two_seeds_a_prompt():
+    rng, hits = np.random.default_rng(1), np.zeros(2)
+    draws = 200
+    truth = expit(0.3 + rng.normal(0, 1.5, 200_000)).mean()  # over prompts
+    for _ in range(draws):
+        y, _, item = drawn(rng, 80, theta=0.3, phi=0.0, seeds=2, spread=1.5)
+        low, high = estimate.clustered_share(pd.Series(y), pd.Series(item))
+        mean = estimate.clustered_mean(pd.Series(y), pd.Series(item))
+        hits += (low < truth < high), (mean.low < truth < mean.high)
+    # the first is conservative; of 200 draws at 95 % fewer than 180 are seen once in 400 times
+    assert (hits >= 180).all()
+    naive = 1.96 * np.sqrt(0.25 / 160)
+    assert (high - low) / 2 > naive  # two answers to a prompt are no two prompts
+
+
+def test_a_rule_knows_who_is_better():
+    doc = items()["micro_translation"][0][0]
+    good, bad = doc["target"], "pig."
+    ask = [
+        Question("pairwise", "", (good, bad), None, "micro_translation", 0),
+        Question("pairwise", "", (bad, good), None, "micro_translation", 0),
+        Question("three_way", "", (bad, bad), None, "micro_translation", 0),
+        Question("grade", "", (good,), None, "micro_translation", 0),
+    ]
+    said = [
+        read_verdict(q.mode, r.text) for q, (_, r) in zip(ask, RuleJudge().ask(ask), strict=True)
+    ]
+    assert said == [1.0, 0.0, 0.5, 10.0]
+
+
+def chat(text):
+    body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 9}}
+    return 200, json.dumps(body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine that says one thing after the other, the last for ever."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    script, seen = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, self.headers.get("Authorization"), body))
+            status, text = script.pop(0) if len(script) > 1 else script[0]
+            if status == 0:  # hangs until the client has gone
+                threading.Event().wait(0.6)
+                return
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/v1", script, seen
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def endpoint(url, **how):
+    reaching = Reaching(timeout=how.pop("timeout", 30), tries=5, wait=0.01, parallel=1)
+    return EndpointJudge(url, "judge-1", PROMPTS["pairwise"], reaching=reaching)
+
+
+ONE = [Question("pairwise", "p", ("x", "y"))]
+
+
+def test_what_passes_is_tried_again(server):
+    url, script, seen = server
+    script += [(429, "slow"), (500, "oh"), (200, "{no json"), (200, '{"choices": []}'), chat("B")]
+    ((_, reply),) = endpoint(url).ask(ONE)
+    assert (reply.text, dict(reply.extra)) == ("B", {"prompt_tokens": 9})
+    assert len(seen) == 5
+    path, key, body = seen[-1]
+    assert (path, key, body["model"], body["temperature"]) == (
+        "/v1/chat/completions", f"Bearer {SECRET}", "judge-1", 0,
+    )  # fmt: skip
+
+
+def test_a_timeout_is_tried_again(server):
+    url, script, seen = server
+    script += [(0, ""), chat("A")]
+    ((_, reply),) = endpoint(url, timeout=0.3).ask(ONE)
+    assert (reply.text, len(seen)) == ("A", 2)
+
+
+def test_what_never_passes_is_told_and_asked_again_by_the_next(server, tmp_path):
+    url, script, _ = server
+    script.append((503, f"down, {SECRET}"))
+    plan = carried.planned(
+        Store(tmp_path), endpoint(url), "pairwise", contests(1), references=False
+    )
+    found, failed = carried.carried_out(plan)
+    assert (failed, found[0]["preference"]) == (2, None)
+    assert "HTTP 503, after 5 tries" in found[0]["errors"][0]
+    script[:] = [chat(f"A {SECRET}"), chat("B")]  # the key said back: no verdict
+    again = carried.planned(
+        Store(tmp_path), endpoint(url), "pairwise", contests(1), references=False
+    )
+    found, failed = carried.carried_out(again)
+    table = estimate.win_rates(pd.DataFrame(found))
+    assert (failed, table["unparsable"].tolist()) == (0, [1])
+    carried.written(tmp_path / "j", found, dict(again.judge.identity))
+    text = "".join(f.read_text() for f in tmp_path.rglob("*") if f.is_file())
+    assert "A ***" in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize("status", [400, 401, 302])
+def test_a_refusal_ends_it_without_the_key(server, status):
+    url, script, seen = server
+    script.append((status, f"wrong key {SECRET}"))
+    with pytest.raises(UserError, match=f"HTTP {status}") as told:
+        list(endpoint(url).ask(ONE))
+    assert SECRET not in str(told.value)
+    assert len(seen) == 1
+
+
+def folder(path):
+    """Results of two adapters with two seeds: a table, and no records."""
+    table = pd.DataFrame(
+        [
+            {"train_key": f"{a}{p}{s}", "status": "done", "alias": False, "adapter": a, "plw": p,
+             "seed": s, "dataset": "micro", "model": "micro_0", "lr": 1e-3 if a == "full" else 1e-2}
+            for a in ("full", "lora") for p in (0.0, 1.0) for s in (0, 1)
+        ]
+    )  # fmt: skip
+    path.mkdir()
+    table.to_parquet(path / "results.parquet")
+    return path
+
+
+def test_runs_are_judged_beside_those_that_share_their_levels(tmp_path):
+    out = folder(tmp_path / "r")
+    found = arms.pairs(out, {}, {"adapter": "full"})
+    assert {(p.key, p.baseline_key) for p in found} == {
+        (f"lora{p}{s}", f"full{p}{s}") for p in (0.0, 1.0) for s in (0, 1)
+    }
+    assert {p.arm for p in found} == {"plw=0 adapter=lora", "plw=1 adapter=lora"}
+    (one,) = {p.baseline_key for p in arms.pairs(out, {"seed": "1"}, {"adapter": "full", "plw": "0"})
+              if p.key == "lora1.01"}  # fmt: skip
+    assert one == "full0.01"
+    assert len(arms.pairs(out, {"adapter": "lora"}, {})) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--judge: say who judges"),
+        (["--judge", "rule", "--base-url", "http://x"], "--base-url: --judge=rule takes none"),
+        (["--judge", "m", "--timeout", "3"], "--timeout: belongs to --base-url"),
+        (["--judge", "m", "--base-url", "ftp://x"], "must begin with http"),
+        (["--judge", "m", "--base-url", "http://a:b@x"], "must hold no name, password"),
+        (["--judge", "rule", "adaptor=lora"], "adaptor: no such factor. Did you mean 'adapter'?"),
+        (["--judge", "rule", "--baseline", "adapter=mora"], "adapter=mora: no run has it"),
+        (["--judge", "rule", "--tasks", "gsm8k"], "not in gsm8k"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_line(words, said, tmp_path, capsys):
+    out = folder(tmp_path / "r")
+    assert main(["judge", str(out), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["results.parquet"]
