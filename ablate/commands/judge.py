@@ -13,7 +13,7 @@ from ablate.terminal import CONSOLE
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from ablate.judge.asked import Judge
+    from ablate.judge.asked import Judge, Mode
     from ablate.judge.carried import Contest
 
 MODES = ("pairwise", "three_way", "grade")
@@ -31,7 +31,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     chosen = arms.levels_of(rest[1:], "")
     words = [] if given.baseline in (None, REFERENCE) else given.baseline.split()
     baseline = arms.levels_of(words, "--baseline ")
-    mode = given.mode or MODES[0]
+    mode: Mode = given.mode or "pairwise"
     _check(given)
     pairs = arms.pairs(store.out, chosen, baseline)
     judge = _judge(given, mode)
@@ -85,7 +85,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError("--key-env: must be the name of an environment variable, not the key")
 
 
-def _judge(given: argparse.Namespace, mode: Any) -> "Judge":
+def _judge(given: argparse.Namespace, mode: "Mode") -> "Judge":
     from ablate.judge.asked import wording
 
     if given.judge == RULE:

@@ -26,6 +26,7 @@ from analysis.questions.adapters import section as arms
 from analysis.questions.controls import section as checks
 from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
+from analysis.questions.judging import section as judging
 from analysis.questions.leaderboard import section as leaderboard
 from analysis.questions.noise import section as items
 from analysis.questions.own_rate import section as own_rate
@@ -83,6 +84,7 @@ PARTS = (
     Part(checks.controls),
     Part(lambda study: heldout.section(study.frame, df=study.df)),
     Part(lambda study: memorised.section(study.frame)),
+    Part(lambda study: judging.section(study.folder)),
 )
 # Sections of published figures beside ours, each on the page of one study alone.
 OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
@@ -290,6 +292,7 @@ def _plain_page(
         tuning.budget(raw),
         plain.scores(frame),
         heldout.section(frame),
+        judging.section(folder),
     ]
     return Page(
         title=f"Study {name}" if name else "Study",

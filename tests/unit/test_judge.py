@@ -21,10 +21,11 @@ from ablate.judge.endpoint import EndpointJudge, Reaching
 from ablate.judge.jsonl import append, rows
 from ablate.judge.rule import RuleJudge
 from ablate.micro.tasks import items
+from ablate.results.spreadsheet import write_csv
 from ablate.results.store import Store
-from analysis.questions.judging import estimate
+from analysis.questions.judging import estimate, section
 
-SECRET = "sk-secret-0123456789"  # noqa: S105
+SECRET = "sk-secret-0123456789"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ class Biased:
     """Says A with probability `first`, whatever the answers are; counts what it is asked."""
 
     name = "biased"
-    identity = {"kind": "biased"}  # noqa: RUF012
+    identity = {"kind": "biased"}
 
     def __init__(self, first):
         self.rng, self.first, self.asked = np.random.default_rng(3), first, 0
@@ -153,9 +154,8 @@ def test_a_rule_knows_who_is_better():
         Question("three_way", "", (bad, bad), None, "micro_translation", 0),
         Question("grade", "", (good,), None, "micro_translation", 0),
     ]
-    said = [
-        read_verdict(q.mode, r.text) for q, (_, r) in zip(ask, RuleJudge().ask(ask), strict=True)
-    ]
+    replies = [reply.text for _, reply in RuleJudge().ask(ask)]
+    said = [read_verdict(q.mode, text) for q, text in zip(ask, replies, strict=True)]
     assert said == [1.0, 0.0, 0.5, 10.0]
 
 
@@ -231,7 +231,7 @@ def test_what_never_passes_is_told_and_asked_again_by_the_next(server, tmp_path)
     found, failed = carried.carried_out(plan)
     assert (failed, found[0]["preference"]) == (2, None)
     assert "HTTP 503, after 5 tries" in found[0]["errors"][0]
-    script[:] = [chat(f"A {SECRET}"), chat("B")]  # the key said back: no verdict
+    script[:] = [chat(f"{SECRET} says A"), chat("B")]  # the key said back: no verdict
     again = carried.planned(
         Store(tmp_path), endpoint(url), "pairwise", contests(1), references=False
     )
@@ -240,7 +240,7 @@ def test_what_never_passes_is_told_and_asked_again_by_the_next(server, tmp_path)
     assert (failed, table["unparsable"].tolist()) == (0, [1])
     carried.written(tmp_path / "j", found, dict(again.judge.identity))
     text = "".join(f.read_text() for f in tmp_path.rglob("*") if f.is_file())
-    assert "A ***" in text
+    assert "*** says A" in text
     assert SECRET not in text
 
 
@@ -299,3 +299,12 @@ def test_a_wrong_request_is_one_line(words, said, tmp_path, capsys):
     assert main(["judge", str(out), *words]) == 2
     assert said in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["results.parquet"]
+
+
+def test_the_page_has_what_was_judged(tmp_path):
+    assert section.section(tmp_path) is None
+    (tmp_path / "judgments" / "one").mkdir(parents=True)
+    table = pd.DataFrame({"arm": ["=lora"], "win_rate": [0.25]})
+    write_csv(table, tmp_path / "judgments" / "one" / "win_rates.csv")
+    (sheet,) = section.section(tmp_path).blocks
+    assert sheet.table.frame.to_dict("list") == {"arm": ["=lora"], "win_rate": [0.25]}

@@ -20,7 +20,7 @@ or where the two orders disagree.
 A prompt that several seeds answered is one cluster. Letters in names: N judged pairs, G prompts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -94,20 +94,20 @@ def _win_row(own: pd.DataFrame) -> dict[str, Any]:
     row["first_low"], row["first_high"] = _share(shares, decided["item"])
     row["first_shown"] = row["first_shown"] if len(decided) else float("nan")
     row |= _over_seeds(known) | length_controlled(
-        y_N.to_numpy(float), _difference(known), known["item"].to_numpy(str)
+        y_N.to_numpy(np.float64), _difference(known), known["item"].to_numpy(str)
     )
     return row | {n: float(own[n].mean()) for n in ("length", "length_baseline")}
 
 
 def _difference(rows: pd.DataFrame) -> Array:
-    return (rows["length"] - rows["length_baseline"]).to_numpy(float)
+    return (rows["length"] - rows["length_baseline"]).to_numpy(np.float64)
 
 
 def _share(values: "pd.Series[float]", item: "pd.Series[Any]") -> tuple[float, float]:
     return clustered_share(values, item) if len(values) else (float("nan"), float("nan"))
 
 
-def length_controlled(y_N: Array, difference_N: Array, item_N: Any) -> Mapping[str, float]:
+def length_controlled(y_N: Array, difference_N: Array, item_N: Any) -> dict[str, float]:
     """Return lc_win_rate with lc_low and lc_high; nan where no regression is identified.
 
     It is not below `FEWEST` prompts, where one side wins every pair, and where length and
