@@ -221,8 +221,7 @@ VERB = Verb(
     examples=(
         "ablate judge results/mine --judge rule --baseline adapter=full",
         'ablate judge results/mine adapter=lora --judge ./judge --baseline "adapter=full plw=0"',
-        "ablate judge results/mine --judge gpt-4o-mini --base-url https://api.openai.com/v1 "
-        "--prompts alpaca_eval.json --dry-run",
+        "ablate judge results/mine --judge NAME --base-url http://localhost:8000/v1 --dry-run",
     ),
     run=_run,
 )  # fmt: skip

@@ -167,6 +167,7 @@ def _answered(store: Store, key: str, prompts: Sequence[Prompt], max_new: int) -
     from lm_eval.api.instance import Instance
 
     from ablate.evaluate.live import LiveLM, TokenMemo
+    from ablate.evaluate.requests import quiet
     from ablate.models.files import resolve
     from ablate.models.load import load_tokenizer
     from ablate.run import restored
@@ -177,8 +178,9 @@ def _answered(store: Store, key: str, prompts: Sequence[Prompt], max_new: int) -
     tokenizer = load_tokenizer(resolve(cell.model).folder, cell.model.chat_template)
     model, _ = restored(cell, store.folder(key))
     chat = cell.dataset.template == "chat"
-    lm = LiveLM(model.eval(), tokenizer, batch_size=cell.execution.eval_batch_size,
-                memo=TokenMemo(), chat=chat)  # fmt: skip
+    with quiet():
+        lm = LiveLM(model.eval(), tokenizer, batch_size=cell.execution.eval_batch_size,
+                    memo=TokenMemo(), chat=chat)  # fmt: skip
     texts = list(_in_template(prompts, cell.dataset.template, tokenizer))
     room = lm.max_length - max(len(lm.tok_encode(text)) for text in texts)
     if room < 1:

@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from ablate.config.schema import Model
 from ablate.errors import UserError
 from ablate.evaluate.live import LiveLM, TokenMemo
-from ablate.evaluate.requests import chat_template
+from ablate.evaluate.requests import chat_template, quiet
 from ablate.judge.asked import OPTIONS, Question, Reply, filled
 from ablate.models.files import resolve
 from ablate.models.load import device_of, load, load_tokenizer
@@ -88,7 +88,8 @@ class LocalJudge:
             tokenizer = load_tokenizer(self._files.folder)
             model = load(self._files, device=device_of(self._device)).eval()
             chat = tokenizer.chat_template is not None
-            self._lm = LiveLM(
-                model, tokenizer, batch_size=self._batch_size, memo=TokenMemo(), chat=chat
-            )
+            with quiet():
+                self._lm = LiveLM(
+                    model, tokenizer, batch_size=self._batch_size, memo=TokenMemo(), chat=chat
+                )
         return self._lm

@@ -7,8 +7,10 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ablate.cli import main
 from ablate.errors import UserError
@@ -19,11 +21,13 @@ from ablate.judge.asked import PROMPTS, Question, Reply, filled, read_verdict
 from ablate.judge.carried import Contest
 from ablate.judge.endpoint import EndpointJudge, Reaching
 from ablate.judge.jsonl import append, rows
+from ablate.judge.local import LocalJudge
 from ablate.judge.rule import RuleJudge
 from ablate.micro.tasks import items
 from ablate.results.spreadsheet import write_csv
 from ablate.results.store import Store
 from analysis.questions.judging import estimate, section
+from tests.imports import ROOT
 
 SECRET = "sk-secret-0123456789"
 
@@ -159,6 +163,27 @@ def test_a_rule_knows_who_is_better():
     assert said == [1.0, 0.0, 0.5, 10.0]
 
 
+def test_a_local_judge_says_what_its_model_finds_likelier():
+    path = ROOT / "ablate" / "micro" / "checkpoints" / "micro_0"
+    ask = [Question("three_way", "a sum", (f"{n}", "two")) for n in ("one", "three")]
+    judge = LocalJudge(str(path), "{prompt} {first} {second} is", batch_size=2, device="cpu")
+    replies = dict(judge.ask(ask))
+    model, tokenizer = (c.from_pretrained(path) for c in (AutoModelForCausalLM, AutoTokenizer))
+    bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+    for number, question in enumerate(ask):
+        text = filled("{prompt} {first} {second} is", question)
+        found = {}
+        for option in ("A", "B", "tie"):
+            start = [tokenizer.bos_token_id] * bos
+            ids = start + tokenizer.encode(f"{text} {option}", add_special_tokens=False)
+            size = len(start) + len(tokenizer.encode(text, add_special_tokens=False))
+            with torch.no_grad():
+                logp = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            found[option] = sum(float(logp[i - 1, ids[i]]) for i in range(size, len(ids)))
+        assert dict(replies[number].extra["logprobs"]) == pytest.approx(found, abs=1e-4)
+        assert replies[number].text == max(found, key=found.get)
+
+
 def chat(text):
     body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 9}}
     return 200, json.dumps(body)
@@ -275,9 +300,8 @@ def test_runs_are_judged_beside_those_that_share_their_levels(tmp_path):
         (f"lora{p}{s}", f"full{p}{s}") for p in (0.0, 1.0) for s in (0, 1)
     }
     assert {p.arm for p in found} == {"plw=0 adapter=lora", "plw=1 adapter=lora"}
-    (one,) = {p.baseline_key for p in arms.pairs(out, {"seed": "1"}, {"adapter": "full", "plw": "0"})
-              if p.key == "lora1.01"}  # fmt: skip
-    assert one == "full0.01"
+    named = arms.pairs(out, {"seed": "1"}, {"adapter": "full", "plw": "0"})
+    assert {p.baseline_key for p in named if p.key == "lora1.01"} == {"full0.01"}
     assert len(arms.pairs(out, {"adapter": "lora"}, {})) == 4
 
 
