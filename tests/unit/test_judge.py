@@ -169,14 +169,13 @@ def test_a_local_judge_says_what_its_model_finds_likelier():
     judge = LocalJudge(str(path), "{prompt} {first} {second} is", batch_size=2, device="cpu")
     replies = dict(judge.ask(ask))
     model, tokenizer = (c.from_pretrained(path) for c in (AutoModelForCausalLM, AutoTokenizer))
-    bos = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
     for number, question in enumerate(ask):
-        text = filled("{prompt} {first} {second} is", question)
+        said = [{"role": "user", "content": filled("{prompt} {first} {second} is", question)}]
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        size = len(tokenizer.encode(text.rstrip(), add_special_tokens=False))  # as lm-eval cuts
         found = {}
         for option in ("A", "B", "tie"):
-            start = [tokenizer.bos_token_id] * bos
-            ids = start + tokenizer.encode(f"{text} {option}", add_special_tokens=False)
-            size = len(start) + len(tokenizer.encode(text, add_special_tokens=False))
+            ids = tokenizer.encode(text + option, add_special_tokens=False)
             with torch.no_grad():
                 logp = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
             found[option] = sum(float(logp[i - 1, ids[i]]) for i in range(size, len(ids)))

@@ -94,13 +94,13 @@ def _win_row(own: pd.DataFrame) -> dict[str, Any]:
     row["first_low"], row["first_high"] = _share(shares, decided["item"])
     row["first_shown"] = row["first_shown"] if len(decided) else float("nan")
     row |= _over_seeds(known) | length_controlled(
-        y_N.to_numpy(np.float64), _difference(known), known["item"].to_numpy(str)
+        np.asarray(y_N, np.float64), _difference(known), known["item"].to_numpy(str)
     )
     return row | {n: float(own[n].mean()) for n in ("length", "length_baseline")}
 
 
 def _difference(rows: pd.DataFrame) -> Array:
-    return (rows["length"] - rows["length_baseline"]).to_numpy(np.float64)
+    return np.asarray(rows["length"] - rows["length_baseline"], np.float64)
 
 
 def _share(values: "pd.Series[float]", item: "pd.Series[Any]") -> tuple[float, float]:
