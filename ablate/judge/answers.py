@@ -61,7 +61,9 @@ def recorded(
         if not len(own):
             known = ", ".join(dict.fromkeys(rows["task"])) or "none"
             raise UserError(f"--tasks={task}: cells/{key} has no generated answers of it ({known})")
-        for row in own.sort_values("doc_id", kind="stable").head(limit or len(own)).to_dict("records"):
+        for row in (
+            own.sort_values("doc_id", kind="stable").head(limit or len(own)).to_dict("records")
+        ):
             place = (task, int(row["doc_id"]))
             said[place] = str(row["output"])
             asked[place] = (str(row["prompt_hash"]), str(row["gold"]))
