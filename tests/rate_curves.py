@@ -1,16 +1,20 @@
 """Arms on rates with known optima: what the comparison at their own rates is held against.
 
 The loss of an arm is l0 + h (x - m)^2 and its score s0 - d (x - m - o)^2 at x = log2(rate): the
-best rate is 2^m by the loss, and the score at it is s0 - d o^2. A seed moves loss and score of all
-arms (block), of one arm at all rates (arm), and every run has noise of its own.
+best rate is 2^m by the loss, and the score at it is s0 - d o^2. Where training becomes unstable
+the score falls off a cliff. A seed moves loss and score of all arms (block), of one arm at all
+rates (arm), and every run has noise of its own.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
+from analysis.engine.linalg import Array
 from analysis.questions.own_rate.curves import RateCurve
 
 
@@ -22,14 +26,21 @@ class Arm:
     score: float = 30.0  # at the score's own best
     offset: float = 0.3  # of the score's best rate from the loss's
     steady: float = 1.0  # factor on its noise
+    cliff: float = math.inf  # where training becomes unstable, beyond the rate of its lowest loss
+
+    def at(self, x: Array) -> Array:
+        """The score at x without noise."""
+        fallen = DEEP * expit((x - self.best - self.cliff) / EDGE)
+        return np.asarray(self.score - FALL * (x - self.best - self.offset) ** 2 - fallen)
 
     @property
     def truth(self) -> float:
         """The score at the rate of the lowest loss."""
-        return self.score - FALL * self.offset**2
+        return float(self.at(np.array(self.best)))
 
 
 STEP, SEEDS = 0.5, 2
+DEEP, EDGE = 30.0, 0.15  # of a cliff: points, and log2 of the rate
 BEND, FALL = 0.10, 4.0  # of the loss in nats, of the score in points, per squared log2
 BLOCK, OWN, RUN = 1.0, 0.8, 1.0  # standard deviations in points
 NATS = 0.01  # nats to a point of noise; a part of it is common to loss and score
@@ -59,7 +70,7 @@ def draw(
                 noise = own[:, None] + 0.8 * shared[:1] + 0.6 * apart
                 noise_SK[:, i] = block[:, None] + arm.steady * noise
             loss_SK = 0.7 + BEND * (x_K - arm.best) ** 2 - nats * noise_SK[0]
-            score_SK = arm.score - FALL * (x_K - arm.best - arm.offset) ** 2 + noise_SK[1]
+            score_SK = arm.at(x_K) + noise_SK[1]
             runs = tuple(tuple(f"{name} {place} {s} {k}" for k in range(rates)) for s in names)
             found.append(RateCurve(name, f"batch {place}", 0.01 * 2**x_K, tuple(names),
                                    loss_SK, score_SK, runs))  # fmt: skip

@@ -16,6 +16,7 @@ from analysis.questions.own_rate.curves import (
     at_optimum,
     best_tried,
     lack_of_fit,
+    on_parabola,
     vertex,
 )
 from analysis.questions.own_rate.estimate import ANALYSES, Compared, Difference, compared
@@ -26,6 +27,7 @@ from analysis.report.build import fitted_study, study_headlines
 from analysis.table.frame import from_results
 from tests.rate_curves import FALL, OWN, Arm, draw, results
 
+ON_PARABOLA = next(a.name for a in ANALYSES if a.choose is on_parabola)
 LABELS = {"dataset": "d", "model": "m", "side": "target"}
 ARMS = {"lora": Arm(), "full": Arm(best=-0.3, score=33.0), "dora": Arm(best=0.4, offset=-0.2)}
 
@@ -83,10 +85,10 @@ def test_the_best_rate_tried_is_one_that_was_tried():
 def test_every_second_rate_is_left_out():
     curve = quiet(Arm())
     kept = [a.curve(curve) for a in ANALYSES]
-    assert [None if c is None else len(c.rate_K) for c in kept] == [5, 5, 3, 3, 2]
-    assert kept[2].rate_K == pytest.approx([0.005, 0.01, 0.02])
-    assert kept[4].rate_K == pytest.approx([0.01 / 2**0.5, 0.01 * 2**0.5])
-    assert ANALYSES[2].curve(kept[4]) is None
+    assert [None if c is None else len(c.rate_K) for c in kept] == [5, 5, 5, 3, 3, 2]
+    assert kept[3].rate_K == pytest.approx([0.005, 0.01, 0.02])
+    assert kept[5].rate_K == pytest.approx([0.01 / 2**0.5, 0.01 * 2**0.5])
+    assert ANALYSES[3].curve(kept[5]) is None
 
 
 def test_lack_of_fit_is_the_classical_f_test():
@@ -161,6 +163,28 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.915 < np.mean(inside) < 0.98
     assert np.mean(inside, axis=0).min() > 0.85
     assert family / studies < 0.12
+
+
+def test_a_cliff_beyond_the_best_rate_costs_the_intervals_little():
+    """Scores that collapse at high rates: a spline knows, a parabola through all rates does not."""
+    rng, inside = np.random.default_rng(3), {ANALYSES[0].name: [], ON_PARABOLA: []}
+    for _ in range(25):
+        places = {n: rng.uniform(-0.4, 0.4) for n in ("lora", "a", "b", "c", "d")}
+        arms = {n: Arm(best=x, offset=0.0, cliff=rng.uniform(0.6, 1.4)) for n, x in places.items()}
+        found = Compared(LABELS, tuple(draw(arms, rng)), None)
+        true = {name: arm.truth - arms["lora"].truth for name, arm in arms.items()}
+        for analysis in ANALYSES:
+            for d in found.differences(found.chosen(analysis)) if analysis.name in inside else ():
+                inside[analysis.name].append(d.estimate.low <= true[d.arm] <= d.estimate.high)
+    assert np.mean(inside[ANALYSES[0].name]) > 0.85
+    assert np.mean(inside[ON_PARABOLA]) < 0.7
+
+
+def test_a_spline_through_three_rates_is_their_parabola():
+    curve = quiet(Arm(best=0.2, offset=0.3, cliff=0.8), rates=3)
+    one, other = at_optimum(curve), on_parabola(curve)
+    assert one.estimate == pytest.approx(other.estimate)
+    assert one.weights_K == pytest.approx(other.weights_K)
 
 
 def test_items_add_what_other_items_would_and_nothing_of_the_runs_own_noise():

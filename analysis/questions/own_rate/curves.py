@@ -1,15 +1,18 @@
 """The runs of every arm over its learning rates, and the rate that its validation loss chooses.
 
 At one place (one level of every other setting, such as the batch size) an arm ran at K rates under
-S seeds. With x = log2(rate) less its mean over the K rates, its loss on the validation rows and its
-score on the benchmarks are a quadratic each, by least squares over rates and seeds:
+S seeds. With x = log2(rate) less its mean over the K rates, its loss on the validation rows is a
+quadratic, by least squares over rates and seeds,
 
-    loss  = b0 + b1 x + b2 x^2        score = c0 + c1 x + c2 x^2
+    loss = b0 + b1 x + b2 x^2
 
-The chosen rate is the minimum of the first within the rates tried, x* = -b1 / (2 b2), or the better
-end; the score is that of the second at x*. A seed's part in it, to first order, is
+The chosen rate is its minimum within the rates tried, x* = -b1 / (2 b2), or the better end. The
+score at x* is read off the cubic spline through the mean scores at the K rates (a parabola where
+there are three). A quadratic through all rates would be steadier, but scores fall off a cliff where
+training becomes unstable, and the parabola is then off by points on the near side of it. A
+seed's part in the score, to first order, is
 
-    theta_s = score_s(x*) + (c1 + 2 c2 x*) (dx*/db) (b_s - b)
+    theta_s = score_s(x*) + score'(x*) (dx*/db) (b_s - b)
 
 with score_s and b_s from the seed's own runs. The mean over seeds is the score at x*, and what
 theta_s differ in is the noise of the runs and of the chosen rate together (the delta method).
@@ -24,6 +27,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.interpolate import CubicSpline
 
 from analysis.curve.lack_of_fit import FTest, any_curve_test
 from analysis.curve.level_curve import Curve
@@ -31,7 +35,7 @@ from analysis.engine.linalg import Array
 from analysis.inference.estimates import LEVEL
 from analysis.inference.optimum import Quadratic, fieller_set
 
-FEWEST = 3  # rates that a quadratic needs
+FEWEST = 3  # rates that a quadratic needs, and a spline
 ROUNDING = 1e-9  # of log2(rate)
 LOW, HIGH = "at the lowest rate tried", "at the highest rate tried"
 
@@ -80,18 +84,22 @@ class RateCurve:
         parts = (self.rate_K[kept], self.seeds, self.loss_SK[:, kept], self.score_SK[:, kept])
         return RateCurve(self.arm, self.place, *parts, runs)
 
+    @cached_property
+    def spline(self) -> CubicSpline:
+        """The cubic spline through 1 at one rate and 0 at the others, for every rate."""
+        return CubicSpline(self.x_K, np.eye(len(self.x_K)))
+
     def weights_K(self, x: float) -> Array:
-        """Return what each rate counts in the fitted score at x."""
-        return np.asarray(np.array([1.0, x, x * x]) @ self.solve_3K)
+        """Return what each rate counts in the score at x."""
+        return np.asarray(self.spline(x))
 
     def score(self, x: float) -> float:
-        """Return the fitted score at x."""
+        """Return the score at x, between the rates tried by the spline."""
         return float(self.weights_K(x) @ self.score_SK.mean(axis=0))
 
     def slope(self, x: float) -> float:
-        """Return the slope of the fitted score at x, points per log2 of the rate."""
-        _, c1, c2 = self.solve_3K @ self.score_SK.mean(axis=0)
-        return float(c1 + 2 * c2 * x)
+        """Return the slope of the score at x, points per log2 of the rate."""
+        return float(self.spline(x, 1) @ self.score_SK.mean(axis=0))
 
     def of_seeds(self, seeds: Sequence[str]) -> "RateCurve":
         """Return the curve of some of the seeds, in this order."""
@@ -125,15 +133,29 @@ class Chosen:
 
 def at_optimum(curve: RateCurve) -> Chosen:
     """Return the optimum of the curve of the validation loss, and the score there."""
-    b1, b2 = curve.loss.b1, curve.loss.b2
-    x, end = vertex(b1, b2, curve.x_K)
+    x, end, shift_S = _optimum(curve)
     weights_K = curve.weights_K(x)
-    shift_S = np.zeros(len(curve.seeds))
-    if not end:
-        moved_3 = np.array([0.0, -1 / (2 * b2), -x / b2])  # dx* / db
-        shift_S = (curve.loss_SK - curve.loss_SK.mean(axis=0)) @ curve.solve_3K.T @ moved_3
     theta_S = curve.score_SK @ weights_K + curve.slope(x) * shift_S
     return Chosen(curve, x, end, theta_S, weights_K, shift_S)
+
+
+def on_parabola(curve: RateCurve) -> Chosen:
+    """Return the optimum of the loss, and the score there on one parabola through all rates."""
+    x, end, shift_S = _optimum(curve)
+    weights_K = np.array([1.0, x, x * x]) @ curve.solve_3K
+    slope = float(np.array([0.0, 1.0, 2 * x]) @ curve.solve_3K @ curve.score_SK.mean(axis=0))
+    return Chosen(curve, x, end, curve.score_SK @ weights_K + slope * shift_S, weights_K, shift_S)
+
+
+def _optimum(curve: RateCurve) -> tuple[float, str, Array]:
+    """Return where the loss is lowest, which end that is, if one, and a seed's part in it."""
+    b1, b2 = curve.loss.b1, curve.loss.b2
+    x, end = vertex(b1, b2, curve.x_K)
+    if end:
+        return x, end, np.zeros(len(curve.seeds))
+    moved_3 = np.array([0.0, -1 / (2 * b2), -x / b2])  # dx* / db
+    rest_SK = curve.loss_SK - curve.loss_SK.mean(axis=0)
+    return x, end, rest_SK @ curve.solve_3K.T @ moved_3
 
 
 def at_rate_of(curve: RateCurve, other: Chosen) -> Chosen | None:

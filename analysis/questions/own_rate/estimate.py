@@ -6,8 +6,9 @@ that nothing is chosen on what is reported. An arm's difference is the mean over
 score less that of the arm it is compared with, on the same seeds. Its standard error holds the
 runs, the chosen rates and the items (`noise`).
 
-The same differences by `ANALYSES`: with the best rate tried in place of the curve's optimum, and
-with every second rate left out, as a grid twice as coarse would have had it.
+The same differences by `ANALYSES`: with the best rate tried in place of the curve's optimum, with
+scores on one parabola, and with every second rate left out, as a grid twice as coarse would have
+had it.
 
 Letters in names: S seeds, K rates, A arms.
 """
@@ -28,6 +29,7 @@ from analysis.questions.own_rate.curves import (
     RateCurve,
     at_optimum,
     best_tried,
+    on_parabola,
     rate_curves,
 )
 from analysis.questions.own_rate.noise import (
@@ -65,13 +67,14 @@ class Analysis:
         """Return the curve with the rates of this analysis; None where too few are left."""
         count = len(curve.rate_K)
         keep = [(k - count // 2) % self.step == int(self.other) for k in range(count)]
-        least = FEWEST if self.choose is at_optimum else 2
+        least = 2 if self.choose is best_tried else FEWEST
         return curve.thinned(keep) if sum(keep) >= least else None
 
 
 ANALYSES = (
     Analysis("the curve's optimum, all rates", at_optimum),
     Analysis("best rate tried, all rates", best_tried),
+    Analysis("the curve's optimum, scores on one parabola", on_parabola),
     Analysis("the curve's optimum, every second rate", at_optimum, 2),
     Analysis("best rate tried, every second rate", best_tried, 2),
     Analysis("best rate tried, the other rates", best_tried, 2, True),

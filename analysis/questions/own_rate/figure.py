@@ -60,7 +60,7 @@ def _looks(count: int) -> list[tuple[str, str, object]]:
 
 
 def curve(axis: Axes, one: Chosen, look: tuple[str, str, object], base: float) -> None:
-    """Draw the mean score at every rate, the fitted curve and the chosen rate on it."""
+    """Draw the mean score at every rate, the curve through them and the chosen rate on it."""
     color, marker, line = look
     own = one.curve
     x = np.linspace(own.x_K[0], own.x_K[-1], POINTS)
@@ -123,7 +123,7 @@ def differences(found: list[Difference], table: pd.DataFrame, side: str) -> Figu
         draw.whisker(axis, row, y, look=style.Look(INK, "o"))
     draw.forest_axis(axis, ticks, [])
     axis.set_ylim(-len(order) + 0.3, 0.7)
-    _room(axis, order)
+    _room(axis, order, [e.estimate for d in found for e in d.by_place.values()])
     axis.set_xlabel(f"points less {order['against'].iloc[0]}, {side}")
     if len(places) > 1:
         handles = [
@@ -135,9 +135,9 @@ def differences(found: list[Difference], table: pd.DataFrame, side: str) -> Figu
     return figure
 
 
-def _room(axis: Axes, table: pd.DataFrame) -> None:
-    """Let the intervals fill the axis, and both bands be seen."""
-    ends = [*table["low"].dropna(), *table["high"].dropna(), *table["estimate"]]
+def _room(axis: Axes, table: pd.DataFrame, places: list[float]) -> None:
+    """Let intervals and places fill the axis, and both bands be seen."""
+    ends = [*table["low"].dropna(), *table["high"].dropna(), *table["estimate"], *places]
     low, high = min(*ends, -MARGINS[-1] * 1.2), max(*ends, MARGINS[-1] * 1.2)
     room = 0.03 * (high - low)
     axis.set_xlim(low - room, high + room)

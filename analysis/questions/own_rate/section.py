@@ -45,9 +45,10 @@ PS = dict.fromkeys(
 RATES = dict.fromkeys(("rate", "low", "high", "tried"), ".3g")
 NOTE = (
     "Each arm at the rate at which its validation loss is lowest, at every batch size and other "
-    "setting: the optimum of a quadratic in log2(rate); the score of the test items is read off a "
-    "quadratic at that rate. The interval holds the noise of runs, chosen rates and items, with "
-    "the variances of arms drawn towards each other (Smyth 2004). p is adjusted by Holm over the "
+    "setting: the optimum of a quadratic in log2(rate); the score of the test items at that rate "
+    "is read off a cubic spline through the means over seeds. The interval holds the noise of "
+    "runs, chosen rates and items, with the variances of arms drawn towards each other (Smyth "
+    "2004). p is adjusted by Holm over the "
     "arms, and so are the two one-sided tests behind “within”. Seeds: over all places. At an end: "
     "places where the best rate of one of the two is the lowest or highest tried."
 )
@@ -82,7 +83,7 @@ def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
     )
     by_curve = (
         f"{place}. Score against learning rate, over the untouched base where it was scored: means "
-        "over seeds, and the fitted quadratics. Large marks: the rate at which the arm's "
+        "over seeds, and cubic splines through them. Large marks: the rate at which the arm's "
         "validation loss is lowest, hollow where that is an end of the rates tried. Scores below "
         "the 2nd percentile are cut off."
     )
@@ -118,11 +119,12 @@ _ABOUT = (
 )
 _CHOSEN = (
     "low, high: Fieller's 95 % interval of the best rate, from what seeds differ in over all "
-    "curves, cut to the rates tried. p of fit: F test of the quadratic within any curve."
+    "curves, cut to the rates tried. p of fit: F test of a quadratic within any curve; the loss is "
+    "one here, the score is not."
 )
 _WRONG = (
     "Median over curves whose best rate lies inside those tried and which tried the other rate, "
-    "on the fitted curve of the score; below zero where the score's best rate is not the loss's."
+    "on the curve of the score; below zero where the score's best rate is not the loss's."
 )
 
 
@@ -235,9 +237,14 @@ def check_words(check: pd.DataFrame, rates: pd.DataFrame) -> str:
     poor = int((rates["loss_fit"] < ALPHA).sum()), int((rates["score_fit"] < ALPHA).sum())
     return (
         f"Other choices of the rate. {'; '.join(parts)}. Of {len(rates)} curves {ends} have their "
-        f"best rate at an end of those tried; a quadratic is rejected at the 5 % level for the "
-        f"loss of {poor[0]} and the score of {poor[1]}."
+        "best rate at an end of those tried. A quadratic, which the loss is taken for, is rejected "
+        f"at the 5 % level for the loss of {poor[0]}; scores, for which it would be rejected "
+        f"{_times(poor[1])}, follow a spline."
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times" if count else "nowhere"
 
 
 def _records(table: pd.DataFrame) -> Sequence[dict[Any, Any]]:

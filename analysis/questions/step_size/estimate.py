@@ -8,10 +8,10 @@ scores holds what the tokens teach and what the rate does:
     common  both at one rate, that of the reference (x_ref) or that of the arm (x_arm)
     share   1 - own / common: what of the difference at one rate is gone at own rates
 
-x is where the validation loss is lowest, and a score at x is read off a quadratic through all rates
-(`own_rate.curves`). Both differences come from the same runs, so their covariance is estimated
-from each seed's parts in both, that of the items likewise, and the interval of the share is
-Fieller's (1954): it has no ends where the difference at one rate may be zero.
+x is where the validation loss is lowest, and a score at x is read off a spline through the means
+at the rates tried (`own_rate.curves`). Both differences come from the same runs, so their
+covariance is estimated from each seed's parts in both, that of the items likewise, and the interval
+of the share is Fieller's (1954): it has no ends where the difference at one rate may be zero.
 
 Letters in names: S seeds, P places, I items.
 """

@@ -39,9 +39,10 @@ POINTS = dict.fromkeys(
 SHARES = dict.fromkeys(("share", "share_low", "share_high"), ".2f")
 NOTE = (
     "A rate is chosen where the validation loss is lowest, on a quadratic in log2(rate); the score "
-    "of the test items is read off a quadratic at that rate. Share: what of the difference at one "
-    "rate is gone where each has its own, with Fieller's 95 % interval; above 1 the difference "
-    "changes its sign. It has no ends where the difference at one rate may be zero."
+    "of the test items at that rate is read off a cubic spline through the means over seeds. "
+    "Share: what of the difference at one rate is gone where each has its own, with Fieller's "
+    "95 % interval; above 1 the difference changes its sign. It has no ends where the difference "
+    "at one rate may be zero."
 )
 _RATES = "The chosen rates of every dose at every setting, with Fieller's 95 % interval."
 _SETTINGS = (
@@ -87,9 +88,9 @@ def _blocks(study: Study, found: Compared, one: Gaps, text: str, suffix: str) ->
         "of one of them."
     )
     by_curve = (
-        f"{place}. Score against learning rate: means over seeds, fitted quadratics. Large marks: "
-        "the rate at which the validation loss is lowest, hollow where that is an end of the rates "
-        "tried."
+        f"{place}. Score against learning rate: means over seeds, splines through them. Large "
+        "marks: the rate at which the validation loss is lowest, hollow where that is an end of "
+        "the rates tried."
     )
     lost = [Text("Left out: " + "; ".join(one.left_out) + ".")] if one.left_out else []
     rates = rate_table(found)
