@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from ablate.results.record import LEVEL_PATHS, LEVELS, shown_settings
 from analysis.questions.adapters.section import sides
-from analysis.questions.settings.section import differences
+from analysis.questions.settings.section import differences, over_weights
 from analysis.regression.default_model import default_formula, pooled
 from analysis.regression.study import fitted
 from analysis.report import overview
@@ -275,6 +275,25 @@ def test_levels_that_never_ran_beside_the_usual_one_are_compared_with_one_anothe
     said = [text for _, text in warnings(study)]
     assert any(text.startswith("The runs do not tell these coefficients apart") for text in said)
     assert any(text.startswith(f"{EPOCHS} 1: no two runs there differ in") for text in said)
+
+
+def test_a_setting_over_all_weights_is_the_mean_of_its_pairs():
+    """A split plot: what a weight does to the setting is noise, as far as it can be told."""
+    raw = swept({EPOCHS: 1.0}, {EPOCHS: 2.0})
+    study = fitted(raw, from_results(raw))
+    found = over_weights(study)
+    assert set(found["weights"]) == {study.rows["plw"].nunique()}
+    for line in found.to_dict("records"):
+        own = study.rows[study.rows["side"] == line["side"]]
+        means = own.groupby(["seed", "plw", EPOCHS], observed=True)["score"].mean().unstack()
+        gap = means[float(line["level"])] - means[float(line["against"])]
+        assert line["estimate"] == pytest.approx(gap.mean())
+        by_weight = ttest_1samp(gap.groupby("plw").mean(), 0).pvalue
+        assert line["p"] == pytest.approx(by_weight) or line["p"] == pytest.approx(
+            ttest_1samp(gap, 0).pvalue
+        )
+    one = raw[raw["plw"] == raw["plw"].max()]
+    assert not len(over_weights(fitted(one, from_results(one))))
 
 
 def test_a_comparison_away_from_the_usual_settings_says_where_it_was_made():

@@ -58,6 +58,29 @@ def test_a_cell_far_behind_is_not_in_the_set_and_the_only_best_one_has_no_loss()
     assert (found.high_K[1:] == 0).all()
 
 
+def test_means_that_bonferroni_excludes_change_no_interval():
+    """Hsu's intervals with every critical value, which are left out where they decide nothing."""
+    rng = np.random.default_rng(5)
+    for df in (4.0, float("inf")):
+        m_K, a_KK = rng.normal(0, 2, 9), rng.normal(size=(9, 9))
+        cov_KK = a_KK @ a_KK.T / 20 + 0.2 * np.eye(9)
+        found = against_best(m_K, cov_KK, df=df)
+        se_KK = np.sqrt(np.add.outer(np.diag(cov_KK), np.diag(cov_KK)) - 2 * cov_KK)
+        d_K = []
+        for i in range(9):
+            l_CK = np.delete(np.eye(9) - np.eye(9)[i], i, axis=0)
+            c_CC, size_C = l_CK @ cov_KK @ l_CK.T, np.delete(se_KK[i], i)
+            d_K.append(one_sided_critical(0.95, df, c_CC / np.outer(size_C, size_C)))
+        high_K = [max(0.0, min(m_K[i] - m_K[j] + d_K[i] * se_KK[i, j] for j in range(9) if j != i))
+                  for i in range(9)]  # fmt: skip
+        best = [j for j in range(9) if high_K[j] > 0]
+        low_K = [0.0 if best == [i] else min(min(0.0, m_K[i] - m_K[j] - d_K[j] * se_KK[i, j])
+                 for j in best if j != i) for i in range(9)]  # fmt: skip
+        assert 1 < len(best) < 9
+        assert found.high_K == pytest.approx(high_K, abs=1e-3)
+        assert found.low_K == pytest.approx(low_K, abs=1e-3)
+
+
 def test_all_intervals_cover_together_and_the_set_holds_the_best():
     mu = np.array([0.0, 0.0, 0.4, 1.0])
     truth = np.array([mu[i] - np.delete(mu, i).max() for i in range(4)])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 from scipy import stats
 
 from analysis.errors import AnalysisError
@@ -37,6 +38,13 @@ def test_the_false_discovery_rate_is_scipys():
     found = adjusted(P, "bh")
     np.testing.assert_allclose(found[known], stats.false_discovery_control(np.array(P)[known]))
     assert np.isnan(found[2])
+
+
+def test_holm_is_that_of_statsmodels():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 40):
+        p_C = rng.choice([0.001, 0.02, 0.3, *rng.uniform(size=count)], count)  # with ties
+        np.testing.assert_allclose(holm(p_C), multipletests(p_C, method="holm")[1])
 
 
 @pytest.mark.parametrize("method", ["none", "holm", "bonferroni", "bh"])

@@ -35,6 +35,7 @@ MODES = {
 # What an arm's name holds, so that arms which differ in it are compared.
 OF_THE_ARM = ("regulariser", PENALTY, "normaliser", "completion_weight")
 DF = "kenward-roger"
+NEAR = 1.1  # a factor between ratios that are called one
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,17 @@ def _arm(row: Mapping[Any, Any]) -> str:
         name += f" + {held}"
     weight = _number(row, "completion_weight", 1.0)
     return name if weight == 1 else f"{name} + released KL {1 - weight:.3g}"
+
+
+def near_levels(ratios: "pd.Series[float]") -> "pd.Series[float]":
+    """Return ratios with those within a tenth of the next as one, their geometric mean.
+
+    Data sets that are drawn to one ratio do not have it to the last digit.
+    """
+    known = np.sort(ratios.dropna().unique())
+    group = np.cumsum(np.diff(np.log(known), prepend=-np.inf) > np.log(NEAR))
+    centre = pd.Series(np.log(known)).groupby(group).mean().map(np.exp)
+    return ratios.map(dict(zip(known, centre[group], strict=True)))
 
 
 def _number(row: Mapping[Any, Any], name: str, usual: float = float("nan")) -> float:

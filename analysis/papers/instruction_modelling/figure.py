@@ -12,7 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.papers.instruction_modelling import published
-from analysis.papers.instruction_modelling.arms import IT, RATIO, ROWS, Runs, pairs
+from analysis.papers.instruction_modelling.arms import (
+    IT,
+    RATIO,
+    ROWS,
+    Runs,
+    near_levels,
+    pairs,
+)
 from analysis.papers.instruction_modelling.claims import main_mode
 from analysis.report import draw, style, words
 from analysis.report.style import INK, MUTED, Look, styled
@@ -20,6 +27,7 @@ from analysis.table.level_means import level_means
 from analysis.table.published import read
 
 PERCENT = "gain of IM over IT (% of IT)"
+LEAST = 2.0  # points of IT, below which no percentage of them is drawn
 BLUE, VERMILION = style.PALETTE[:2]
 OURS = {IT: Look(VERMILION, "s"), "IM": Look(BLUE, "o")}
 
@@ -42,15 +50,26 @@ def scores(found: Sequence[Runs]) -> Figure:
 
 def _levels(axis: Axes, runs: Runs, x: str) -> None:
     """Draw the means of IT and IM over a number of the data, with their intervals."""
-    im, table = main_mode(runs), runs.at()
+    other = ROWS if x == RATIO else RATIO
+    table = _near(runs.at(), main_mode(runs))
+    means = level_means(table, ["arm", x], block=["seed", other]).table
+    _lines(axis, means, x)
+    axis.set_xscale("log")
+    _ticks(axis, sorted(means[x].astype(float).unique()))
+
+
+def _near(table: pd.DataFrame, im: str) -> pd.DataFrame:
+    """Return the runs of IT and IM, ratios that are nearly equal as one."""
     own = table[table["arm"].isin([IT, im])].assign(arm=lambda d: d["arm"].replace(im, "IM"))
-    means = level_means(own, ["arm", x], block=["seed"]).table
+    return own.assign(**{RATIO: near_levels(own[RATIO].astype(float))}) if RATIO in own else own
+
+
+def _lines(axis: Axes, means: pd.DataFrame, x: str) -> None:
+    """Draw a line of means with their intervals for IT and IM."""
     for name, look in OURS.items():
         line = means[means["arm"] == name].sort_values(x, kind="stable")
         axis.plot(line[x], line["estimate"], color=look.color, linewidth=0.9)
         draw.markers(axis, line[x], line, look)
-    axis.set_xscale("log")
-    _ticks(axis, sorted(means[x].astype(float).unique()))
 
 
 def _ticks(axis: Axes, places: Sequence[float]) -> None:
@@ -71,14 +90,13 @@ def published_scores() -> Figure:
         wide = table[table["measure"] == measure].pivot(
             index="dataset", columns="method", values="value"
         )
-        for place, (dataset, row) in enumerate(wide.sort_values("IM", kind="stable").iterrows()):
+        wide = wide.sort_values("IM", kind="stable")
+        for place, row in enumerate(wide.to_dict("records")):
             axis.plot([row["IT"], row["IM"]], [place, place], color=MUTED, linewidth=0.8)
             axis.plot(row["IT"], place, "s", color=MUTED, markersize=4, mfc="white")
             axis.plot(row["IM"], place, "o", color=MUTED, markersize=4)
-            axis.text(0.0, place + 0.25, str(dataset), fontsize=6, color=INK,
-                      transform=axis.get_yaxis_transform())  # fmt: skip
-        axis.set_yticks([])
-        axis.set_ylim(-0.6, len(wide))
+        axis.set_yticks(range(len(wide)), wide.index.astype(str), fontsize=6)
+        axis.set_ylim(-0.6, len(wide) - 0.4)
         axis.set_title(f"published: {name}", color=MUTED)
         axis.set_xlabel("open square: IT; disc: IM")
     return figure
@@ -99,24 +117,26 @@ def gains(found: Sequence[Runs]) -> Figure:
         axis.plot(own["x"], own["gain"], "o", color=MUTED, markersize=4)
     for axis, title in zip(axes, ("here", "here", "published", "published"), strict=True):
         axis.axhline(0, color=INK, linewidth=0.6)
-        axis.set_xscale("log")
+        draw.log_axis(axis)
         axis.set_title(title, color=MUTED if title == "published" else INK)
     for axis, label in zip(axes, 2 * ["instruction / output", "training rows"], strict=True):
         axis.set_xlabel(label)
     for axis in axes[::2]:
         axis.set_ylabel(PERCENT)
+    _ticks(axes[1], sorted({float(v) for runs in found for v in runs.at()[ROWS].unique()}))
     draw.legend(figure, looks)
     return figure
 
 
 def relative(runs: Runs, x: str) -> pd.DataFrame:
     """Return x and percent: the mean gain of IM at every value of a number, in percent of IT's
-    mean score.
+    mean score; where that is below `LEAST` there is none, for a percentage of nothing is noise.
     """
     gain = pairs(runs.at(), main_mode(runs), IT)
     theirs = gain["score"] - gain["gap"]
-    by = gain[x].astype(float)
-    percent = 100 * gain["gap"].groupby(by).mean() / theirs.groupby(by).mean()
+    by = near_levels(gain[x].astype(float)) if x == RATIO else gain[x].astype(float)
+    gap, level = gain["gap"].groupby(by).mean(), theirs.groupby(by).mean()
+    percent = 100 * gap[level >= LEAST] / level[level >= LEAST]
     return percent.rename("percent").rename_axis(x).reset_index()
 
 
@@ -131,11 +151,12 @@ def over_epochs(found: Sequence[Runs]) -> Figure:
             table = table[table[name].astype(str) == place[name]]
         sets = table.groupby("dataset", observed=True)["epochs"].nunique()
         table = table[table["dataset"].isin(sets[sets > 1].index)]
-        for arm, look in ((IT, OURS[IT]), (im, OURS["IM"])):
-            own = table[table["arm"] == arm]
-            mean = own.groupby(own["epochs"].astype(float))["score"].mean()
-            axis.plot(mean.index, mean, color=look.color, marker=look.marker, markersize=4,
-                      linewidth=0.9)  # fmt: skip
+        table = table.assign(
+            arm=table["arm"].replace(im, "IM"), epochs=table["epochs"].astype(float)
+        )
+        means = level_means(table, ["arm", "epochs"], block=["seed", "dataset"]).table
+        _lines(axis, means, "epochs")
+        axis.set_xticks(sorted(means["epochs"].unique()))
         axis.set_title(words.group_text(runs.group).replace(" (", "\n("))
         axis.set_xlabel("epochs")
     axes[0].set_ylabel("score, points")

@@ -79,15 +79,16 @@ def _published() -> Table:
 def _figures(study: Study, found: list[Runs]) -> Iterator[Block]:
     caption = (
         "Figures 1 and 6: mean scores of IT and IM over the ratio of output to instruction, and "
-        "over training rows, the other averaged out; 95 % intervals over runs."
+        "over training rows, the other averaged out; 95 % intervals over runs, the seeds and the "
+        "other number as blocks."
     )
     yield Plate("im_scores", figures.scores(found), caption)
     yield Plate("im_scores_published", figures.published_scores(),
                 "Figure 1 as published: seven data sets, Llama 2 7B, one run each.")  # fmt: skip
     caption = (
         "Figure 2: the gain of IM in percent of IT's score. Above: here, by group of tasks, mean "
-        "over seeds and the other number. Below: published, AlpacaEval 1; WizardLM is drawn at "
-        "output over instruction there (docs/published.md)."
+        "over seeds and the other number, where IT scores at least 2 points. Below: published, "
+        "AlpacaEval 1; WizardLM is drawn at output over instruction there (docs/published.md)."
     )
     if {RATIO, ROWS} <= set(found[0].table):
         yield Plate("im_gains", figures.gains(found), caption)
@@ -101,6 +102,7 @@ def _figures(study: Study, found: list[Runs]) -> Iterator[Block]:
     if found[0].table["epochs"].nunique() > 1:
         caption = (
             "Figure 4: mean scores over the number of epochs, each a training of its own, on the "
-            "data sets that ran at several. The published figure has no numbers."
+            "data sets that ran at several; 95 % intervals, data sets and seeds as blocks. The "
+            "published figure has no numbers."
         )
         yield Plate("im_epochs", figures.over_epochs(found), caption)

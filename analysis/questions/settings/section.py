@@ -40,8 +40,19 @@ def section(study: Study) -> Section | None:
     note = f"Points; p is adjusted {study.adjusted}. At: settings that are not the usual ones."
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
     formats |= {"p": P_VALUE, "p_holm": P_VALUE, "plw": ".4g"}
-    sheet = Sheet(Table("settings", "Settings", study.shown(table), note, words.HEADS, formats))
-    return Section("settings", "Other settings", (plate, sheet))
+    sheets = [Sheet(Table("settings", "Settings", study.shown(table), note, words.HEADS, formats))]
+    mean = over_weights(study)
+    if len(mean):
+        note = (
+            "As above, the mean over the prompt loss weights at which both levels ran; p is "
+            "adjusted by Holm over this table. A mean over weights is no finding for any one of "
+            "them; it sees what is common to all."
+        )
+        title = "Settings, over all prompt loss weights"
+        sheets.append(
+            Sheet(Table("settings_mean", title, study.shown(mean), note, words.HEADS, formats))
+        )
+    return Section("settings", "Other settings", (plate, *sheets))
 
 
 def at_text(at: str) -> str:
@@ -57,6 +68,36 @@ def differences(study: Study) -> pd.DataFrame:
     """
     found = [(row, gap) for row, gap in _gaps(study) if gap is not None]
     return judged(found, study.margin, questions=study.questions)
+
+
+def over_weights(study: Study) -> pd.DataFrame:
+    """Return the same over the weights of the prompt at which two levels ran; none of one weight.
+
+    Columns: those of `differences` less plw, and weights, how many there were.
+    """
+    return study.once(
+        "settings over weights", lambda: judged(list(_mean_gaps(study)), study.margin)
+    )
+
+
+def _mean_gaps(study: Study) -> Iterator[tuple[Row, Estimate]]:
+    for setting in study.varied:
+        for head, own in _strata(study, STRATUM):
+            for family in families(own, setting):
+                levels = family.groupby("plw")[setting].transform("nunique")
+                crossed = family[levels == family[setting].nunique()]
+                if crossed["plw"].nunique() < 2:
+                    continue
+                for row, gap in _family_gaps(crossed, setting, study):
+                    if gap is not None:
+                        yield head | row | {"weights": crossed["plw"].nunique()}, gap
+
+
+def _strata(study: Study, by: tuple[str, ...]) -> Iterator[tuple[Row, pd.DataFrame]]:
+    """Yield the runs of either side of the tasks by data set and what else is asked for."""
+    for side in [s for s in words.SIDES if (study.rows["side"] == s).any()]:
+        for labels, own in grouped(without_rank(run_means(study.rows, side=side)), by):
+            yield {"side": side, **labels}, own
 
 
 def not_compared(study: Study) -> list[str]:
@@ -86,13 +127,11 @@ def _gaps(study: Study) -> list[tuple[Row, Estimate | None]]:
 
 def _every_gap(study: Study) -> Iterator[tuple[Row, Estimate | None]]:
     for setting in study.varied:
-        for side in [s for s in words.SIDES if (study.rows["side"] == s).any()]:
-            runs = without_rank(run_means(study.rows, side=side))
-            for labels, own in grouped(runs, (*STRATUM, "plw")):
-                head = {"side": side, **labels, "plw": float(labels["plw"])}
-                for family in families(own, setting):
-                    for row, gap in _family_gaps(family, setting, study):
-                        yield head | row, gap
+        for head, own in _strata(study, (*STRATUM, "plw")):
+            at = head | {"plw": float(str(head["plw"]))}
+            for family in families(own, setting):
+                for row, gap in _family_gaps(family, setting, study):
+                    yield at | row, gap
 
 
 def _family_gaps(
