@@ -27,7 +27,7 @@ VERB = Verb(
     about=(
         "Carries out a study and ends with its figures and verdicts: plw, uuid and "
         "instruction_modelling are papers', "
-        "adapters, when_to_mask and wit are our own. "
+        "adapters, when_to_mask, confounds, token_rules and wit are our own. "
         "scale=smoke goes through every step in minutes, micro (the default) draws conclusions "
         "on the embedded models, paper is the study at its own size."
     ),

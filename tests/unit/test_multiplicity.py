@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from analysis.errors import AnalysisError
 from analysis.inference.multiplicity import (
