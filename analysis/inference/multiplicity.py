@@ -27,8 +27,8 @@ ADJUSTMENTS = ("none", *STATSMODELS, "tukey", "mvt")
 def adjusted(p_values: Sequence[float] | Array, method: str) -> Array:
     """Return p-values adjusted for their number, (C,), in the order given.
 
-    Computed by statsmodels' `multipletests`, whose names are in `STATSMODELS`, but for Holm's, where
-    it collects all garbage of the process at every call: half a second beside a large table.
+    By statsmodels' `multipletests`, whose names are in `STATSMODELS`, but for Holm's: there it
+    collects all garbage of the process at every call, half a second beside a large table.
 
     Args:
         p_values: (C,), each in [0, 1] or NaN; NaN stays NaN and does not count.
