@@ -35,6 +35,7 @@ TASK_TYPES = {
     "loglikelihood_rolling": "heldout",
 }
 ACCURACIES = ("acc", "acc_norm", "acc_bytes")
+PASS = "pass@"  # k: a metric that states several, under names that its task does not list
 RIGHT_OR_WRONG = (*ACCURACIES, "acc_mutual_info", "acc_all", "exact_match")
 # lm-eval's own metrics.
 UNITS: dict[str, Unit] = {
@@ -168,7 +169,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
             n=len(answered),
             of=found["n-samples"][name]["original"],
             se=standard_error([one for _, one in items]),
-            higher_is_better=better.get(metric),
+            higher_is_better=True if metric.startswith(PASS) else better.get(metric),
             chance=_chance(task, metric),
             items=items,
             answers=said[chain],
@@ -213,6 +214,8 @@ def _unit(name: str, task: Any, metric: str) -> Unit | None:
     if stated is not None:
         return _checked(name, stated)
     if name in MICRO:
+        return "fraction"
+    if metric.startswith(PASS):
         return "fraction"
     corpus = getattr(task.aggregation().get(metric), "__name__", "") == metric
     if task.config.process_results is not None and not corpus and metric not in RIGHT_OR_WRONG:
