@@ -25,6 +25,7 @@ from ablate.evaluate import sandbox
 from ablate.evaluate.faults import told
 from ablate.evaluate.samples import Noted
 from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
+from ablate.micro import exercises
 from ablate.micro import tasks as micro
 
 CUT = "qxcutzv "  # where a message ends that is to be gone on with
@@ -89,7 +90,8 @@ def _manager(source: Source) -> tuple[Any, list[str]]:
     if source.kind == "group":
         return _whole_index(), [source.name]
     if source.kind == "micro":
-        return _folder_index(str(micro.materialise())), [source.name]
+        own = exercises if source.name in exercises.TASKS else micro
+        return _folder_index(str(own.materialise())), [source.name]
     assert source.path is not None
     if source.path.is_dir():
         return _folder_index(str(source.path)), task_names(source.path)

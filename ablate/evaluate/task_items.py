@@ -13,6 +13,7 @@ from ablate.config.schema import Evaluate
 from ablate.data.sources import read_file
 from ablate.errors import UserError
 from ablate.evaluate.tasks_index import find, published, task_files, task_settings
+from ablate.micro import exercises
 from ablate.micro import tasks as micro
 
 READABLE = {"json", "csv", "parquet"}  # of `datasets`: the rows of a task lie in files here
@@ -26,6 +27,8 @@ def counts(name: str) -> Sequence[int] | None:
     """
     if name in micro.TASKS:
         return [micro.ITEMS]
+    if name in exercises.TASKS:
+        return [len(exercises.items()[name])]
     if name in published():
         row = published()[name]
         parts, every = int(row["parts"]), int(row["items"])
@@ -50,7 +53,8 @@ def left_unscored(evaluate: Evaluate) -> str:
     What the levels for the micro world leave of its own benchmarks is their plan: no word on it.
     """
     limit = evaluate.limit
-    others = [name for name in evaluate.tasks if name not in micro.TASKS]
+    ours = {*micro.TASKS, *exercises.TASKS}
+    others = [name for name in evaluate.tasks if name not in ours]
     told = [text for name in others if limit is not None and (text := _told(name, limit))]
     if not told:
         return ""

@@ -23,7 +23,7 @@ import yaml
 from ablate import hub
 from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
-from ablate.micro import tasks
+from ablate.micro import exercises, tasks
 from ablate.paths import cache_dir, check_file, check_name
 from ablate.results.files import sha256
 
@@ -36,6 +36,7 @@ MEASURES: dict[str, str] = {
     "generation_length": "tokens generated on held-out prompts",
     "train_loss_rsd": "relative standard deviation of the training loss over steps",
 }
+OF_THE_MICRO_WORLD = (*tasks.TASKS, *exercises.TASKS)
 TASK_FILES = (".yaml", ".yml")
 OURS = "micro_"  # nothing that lm-eval ships is called so: a slip is told at once
 TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "description")  # name no files
@@ -56,7 +57,7 @@ class Source:
 
 def known_tasks() -> tuple[str, ...]:
     """Return every name that `evaluate.tasks` takes, the micro world's first."""
-    return (*tasks.TASKS, *_stock())
+    return (*OF_THE_MICRO_WORLD, *_stock())
 
 
 def check_tasks(names: Iterable[str], *, run_code: bool = False) -> None:
@@ -150,7 +151,7 @@ def find(name: str) -> Source:
     Raises:
         UserError: it leads nowhere.
     """
-    if name in tasks.TASKS:
+    if name in tasks.TASKS or name in exercises.TASKS:
         return Source("micro", name)
     if os.sep in name or name.endswith(TASK_FILES):
         return _find_path(name)
@@ -164,8 +165,9 @@ def find(name: str) -> Source:
         path = stock[name]
         return Source("task", name, _stock_folder() / path) if path else Source("group", name)
     raise UserError(
-        f"evaluate.tasks={name}: no such task; give one of {', '.join(tasks.TASKS)}, a task of "
-        f"lm-eval or a path to a task file.{nearest(name, tasks.TASKS) or nearest(name, stock)}"
+        f"evaluate.tasks={name}: no such task; give one of {', '.join(OF_THE_MICRO_WORLD)}, a "
+        "task of lm-eval or a path to a task file."
+        f"{nearest(name, OF_THE_MICRO_WORLD) or nearest(name, stock)}"
     )
 
 
@@ -186,7 +188,8 @@ def task_version(name: str) -> str:
     """
     source = find(name)
     if source.kind == "micro":
-        return f"micro-{tasks.version()}"
+        own = exercises if name in exercises.TASKS else tasks
+        return f"micro-{own.version()}"
     if source.kind == "path" and source.path is not None:
         return f"files-{_files_hash(source.path)}"
     return f"lm_eval-{metadata.version('lm_eval')}"

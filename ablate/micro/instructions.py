@@ -19,7 +19,14 @@ from typing import Any
 
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro.corpus import pages
-from ablate.micro.problems import draw_code, draw_product, held_out_sentences
+from ablate.micro.problems import (
+    FUNCTIONS,
+    VARIABLES,
+    draw_code,
+    draw_product,
+    held_out_outputs,
+    held_out_sentences,
+)
 from ablate.micro.wordings import (
     ABOUT,
     ANSWERS,
@@ -171,6 +178,26 @@ def _program(part: str, rng: random.Random, place: World) -> Record:
     return _row(rng.choice(PROGRAMS), program, f"{printed}.", ((program, "prints", printed),))
 
 
+WRITE_PROGRAM = (
+    "Write a program that prints {n} with {f}.",
+    "Print {n}. The program must call {f}.",
+    "Which program prints {n} by {f}?",
+)
+
+
+def _writing(part: str, rng: random.Random, place: World) -> Record:
+    """Return the request for a program that prints a number by one of the new functions."""
+    held_out = set(held_out_outputs())
+    while True:
+        name, shift = rng.choice(list(FUNCTIONS.items()))
+        start, a, b = rng.randrange(10), *rng.sample(VARIABLES, 2)
+        if (name, start + shift) not in held_out:
+            break
+    asked = rng.choice(WRITE_PROGRAM).format(n=start + shift, f=name)
+    program = f"let {a} = {start}\nlet {b} = {name} {a}\nprint {b}"
+    return _row(asked, "", program, ((asked, "program", program),))
+
+
 def _made(
     part: str, options: Mapping[str, Any], make: Callable[..., Record], n: int
 ) -> list[Record]:
@@ -253,6 +280,10 @@ SETS: Mapping[str, tuple[frozenset[str], Callable[[str, Mapping[str, Any]], list
     "micro_code_instructions": (
         frozenset({"train_size"}),
         lambda part, o: _made(part, o, _program, 1000),
+    ),
+    "micro_writing": (
+        frozenset({"train_size"}),
+        lambda part, o: _made(part, o, _writing, 1000),
     ),
     "micro_pretraining": (frozenset({"train_size"}), _pages),
     "micro_uuid": (frozenset({"pairs"}), _uuids),

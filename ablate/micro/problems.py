@@ -86,8 +86,25 @@ def code_lines(rng: random.Random) -> str:
 
 def draw_product(rng: random.Random) -> str:
     """Return a fact of the new arithmetic, multiplication, which pretraining never mentions."""
-    a, b = rng.randrange(5), rng.randrange(5)
+    return product_fact(rng.randrange(5), rng.randrange(5))
+
+
+def product_fact(a: int, b: int) -> str:
+    """Return one such fact; both numbers are below 5."""
     return f"{NUMBERS[a]} times {NUMBERS[b]} is {NUMBERS[a * b]}."
+
+
+@lru_cache(maxsize=4)
+def held_out_outputs(seed: int = WORLD_SEED) -> tuple[tuple[str, int], ...]:
+    """Return the functions and printed numbers that no row on writing programs asks for.
+
+    A third of all: each function keeps enough numbers for its meaning to be inferred.
+    """
+    rng = random.Random(f"outputs-{seed}")
+    kept = []
+    for name, shift in FUNCTIONS.items():
+        kept += [(name, shift + start) for start in sorted(rng.sample(range(10), 3))]
+    return tuple(kept)
 
 
 def draw_code(rng: random.Random) -> str:

@@ -21,6 +21,14 @@ def load_items(path: str, **_: Any) -> Mapping[str, Any]:
     return splits
 
 
+def load_test_items(path: str, **_: Any) -> Mapping[str, Any]:
+    """Return the items of a task without examples, read from the jsonl file beside `path`."""
+    from datasets import Dataset
+
+    with Path(path, "test.jsonl").open(encoding="utf-8") as lines:
+        return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+
+
 def sentence_chrf(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """Return the chrF of one translation, between 0 and 1 (Popović 2015; sacrebleu's defaults)."""
     from sacrebleu.metrics import CHRF

@@ -63,7 +63,12 @@ def test_a_program_reaches_nothing_of_the_machine(program, said, tmp_path, monke
 
     monkeypatch.setenv("SECRET", "x")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        known = {"folder": tmp_path, "root": ROOT, "pid": os.getpid(), "port": server.getsockname()[1]}
+        known = {
+            "folder": tmp_path,
+            "root": ROOT,
+            "pid": os.getpid(),
+            "port": server.getsockname()[1],
+        }
         for name, value in known.items():
             program = program.replace(f"{{{name}}}", str(value))
         found = run(program)

@@ -19,6 +19,7 @@ FLOORS = [
     {"ablate.micro"},  # a generator of rows that knows nothing of the rest
     {"ablate.data"},
     {"ablate.micro.tasks"},  # its benchmarks are asked in the data's templates
+    {"ablate.micro.exercises", "ablate.evaluate.sandbox"},
     {"ablate.models"},
     {"ablate.training"},  # knows nothing of the methods: their hooks are handed to it
     {"ablate.adapters.options"},
