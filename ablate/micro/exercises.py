@@ -2,7 +2,7 @@
 
     micro_products   a product in words; exact match of the answer, read by a filter as of GSM8K
     micro_programs   what a program prints; the same
-    micro_writing    a program that prints a number by a given function; run by `ran`, several
+    micro_writing    a program that prints a number by adding to another; run by `ran`, several
                      answers are drawn, pass@1 and pass@8
 
 They are in no study of `evaluate=micro`, and have versions of their own.
@@ -71,10 +71,10 @@ def _programs(rng: random.Random) -> list[Item]:
 
 def _writing(rng: random.Random) -> list[Item]:
     return [
-        {"prompt": FRAMES[TEMPLATE].asked(rng.choice(WRITE_PROGRAM).format(n=number, f=name)),
-         "target": f"let a = {number - FUNCTIONS[name]}\nlet b = {name} a\nprint b",
-         "function": name, "printed": number}
-        for name, number in held_out_outputs()
+        {"prompt": FRAMES[TEMPLATE].asked(form.format(a=start, n=printed)),
+         "target": f"let a = {start}\nlet b = a + {printed - start}\nprint b",
+         "start": start, "printed": printed}
+        for start, printed in held_out_outputs() for form in WRITE_PROGRAM
     ]  # fmt: skip
 
 
@@ -169,14 +169,13 @@ def materialise() -> Path:
 def programs_that_print(doc: Mapping[str, Any], results: list[list[str]]) -> dict[str, float]:
     """Return pass@1 and pass@k of the k programs that were written.
 
-    One passes if it prints the number and calls the function that were asked for; it is run by the
-    interpreter of the code language, never as Python.
+    One passes if it prints the number that was asked for and adds to the one it was to add to; it
+    is run by the interpreter of the code language, never as Python.
     """
     (programs,) = results
+    wanted = {str(doc["start"]), "+"}
     right = [ran(text) for text in programs]
-    passed = sum(
-        printed == doc["printed"] and doc["function"] in called for printed, called in right
-    )
+    passed = sum(printed == doc["printed"] and wanted <= used for printed, used in right)
     count = len(programs)
     return {f"pass@{k}": pass_at_k(count, passed, k) for k in (1, count)}
 
@@ -186,25 +185,28 @@ _PRINT = re.compile(r"print ([a-h])")
 
 
 def ran(program: str) -> tuple[int | None, frozenset[str]]:
-    """Return what a program of the code language prints, and the functions that it called.
+    """Return what a program of the code language prints, and what it used.
 
-    None where it is no program: a line of another form, a variable without a value, an unknown
+    Used are the numbers that variables were set to, the functions called, and "+". What is printed
+    is None where it is no program: a line of another form, a variable without a value, an unknown
     function, or nothing or several things printed.
     """
     known: dict[str, int] = {}
     printed: list[int] = []
-    called = set()
+    used = set()
     for line in program.strip().split("\n"):
         match, shown = _LET.fullmatch(line.strip()), _PRINT.fullmatch(line.strip())
         if shown and shown[1] in known:
             printed.append(known[shown[1]])
         elif match and match[2]:
             known[match[1]] = int(match[2])
+            used.add(match[2])
         elif match and match[3] in FUNCTIONS and match[4] in known:
             known[match[1]] = known[match[4]] + FUNCTIONS[match[3]]
-            called.add(match[3])
+            used.add(match[3])
         elif match and match[5] in known:
             known[match[1]] = known[match[5]] + int(match[6])
+            used.add("+")
         else:
-            return None, frozenset(called)
-    return (printed[0] if len(printed) == 1 else None), frozenset(called)
+            return None, frozenset(used)
+    return (printed[0] if len(printed) == 1 else None), frozenset(used)

@@ -20,7 +20,6 @@ from typing import Any
 from ablate.errors import UserError, nearest, unknown
 from ablate.micro.corpus import pages
 from ablate.micro.problems import (
-    FUNCTIONS,
     VARIABLES,
     draw_code,
     draw_product,
@@ -179,22 +178,21 @@ def _program(part: str, rng: random.Random, place: World) -> Record:
 
 
 WRITE_PROGRAM = (
-    "Write a program that prints {n} with {f}.",
-    "Print {n}. The program must call {f}.",
-    "Which program prints {n} by {f}?",
+    "Write a program that adds to {a} and prints {n}.",
+    "Print {n} by adding to {a}.",
+    "Which program adds to {a} and prints {n}?",
 )
 
 
 def _writing(part: str, rng: random.Random, place: World) -> Record:
-    """Return the request for a program that prints a number by one of the new functions."""
+    """Return the request for a program that prints a number by adding to another one."""
     held_out = set(held_out_outputs())
     while True:
-        name, shift = rng.choice(list(FUNCTIONS.items()))
-        start, a, b = rng.randrange(10), *rng.sample(VARIABLES, 2)
-        if (name, start + shift) not in held_out:
+        start, added, (a, b) = rng.randrange(10), rng.randrange(10), rng.sample(VARIABLES, 2)
+        if (start, start + added) not in held_out:
             break
-    asked = rng.choice(WRITE_PROGRAM).format(n=start + shift, f=name)
-    program = f"let {a} = {start}\nlet {b} = {name} {a}\nprint {b}"
+    asked = rng.choice(WRITE_PROGRAM).format(a=start, n=start + added)
+    program = f"let {a} = {start}\nlet {b} = {a} + {added}\nprint {b}"
     return _row(asked, "", program, ((asked, "program", program),))
 
 

@@ -45,45 +45,46 @@ def test_programs_print_what_their_target_says():
 
 
 @pytest.mark.parametrize(
-    ("program", "printed", "called"),
+    ("program", "printed", "used"),
     [
-        ("let a = 3\nlet b = zum a\nprint b", 3 + FUNCTIONS["zum"], {"zum"}),
-        ("let a = 3\nlet b = a + 4\nprint b", 7, set()),
-        (" let a = 3 \nprint a\n", 3, set()),
-        ("let a = 3\nlet b = zum c\nprint b", None, set()),  # c has no value
-        ("let a = 3\nlet b = wat a\nprint b", None, set()),
-        ("let a = 3", None, set()),  # prints nothing
-        ("let a = 3\nprint a\nprint a", None, set()),
+        ("let a = 3\nlet b = zum a\nprint b", 3 + FUNCTIONS["zum"], {"3", "zum"}),
+        ("let a = 3\nlet b = a + 4\nprint b", 7, {"3", "+"}),
+        (" let a = 3 \nprint a\n", 3, {"3"}),
+        ("let a = 3\nlet b = zum c\nprint b", None, {"3"}),  # c has no value
+        ("let a = 3\nlet b = wat a\nprint b", None, {"3"}),
+        ("let a = 3", None, {"3"}),  # prints nothing
+        ("let a = 3\nprint a\nprint a", None, {"3"}),
         ("print 7", None, set()),
         ("import os", None, set()),
         ("", None, set()),
     ],
 )
-def test_the_code_language_is_run_by_its_own_rules(program, printed, called):
-    assert ran(program) == (printed, frozenset(called))
+def test_the_code_language_is_run_by_its_own_rules(program, printed, used):
+    assert ran(program) == (printed, frozenset(used))
 
 
-def test_a_program_must_call_the_function_that_was_asked_for():
-    doc = {"function": "zum", "printed": 4}
-    right = f"let a = {4 - FUNCTIONS['zum']}\nlet b = zum a\nprint b"
-    plain = "let a = 4\nprint a"
-    other = f"let a = {5 - FUNCTIONS['zum']}\nlet b = zum a\nprint b"
+def test_a_program_must_add_to_what_was_asked_for():
+    doc = {"start": 3, "printed": 7}
+    right = "let a = 3\nlet b = a + 4\nprint b"
+    plain, other = "let a = 7\nprint a", "let a = 2\nlet b = a + 5\nprint b"
     assert programs_that_print(doc, [[right, plain, other, ""]]) == {"pass@1": 0.25, "pass@4": 1.0}
 
 
 def test_no_row_asks_for_a_program_that_the_benchmark_asks_for():
-    asked = {(item["function"], item["printed"]) for item in items()["micro_writing"]}
-    assert len(asked) == 3 * len(FUNCTIONS)
+    asked = {(item["start"], item["printed"]) for item in items()["micro_writing"]}
+    assert len(asked) == 30
     seen = set()
     for part in ("train", "validation", "test"):
         for row in instructions.rows("micro_writing", part, {}):
-            printed, called = ran(row["output"])
-            (name,) = called
-            assert str(printed) in row["instruction"]
-            assert name in row["instruction"]
-            seen.add((name, printed))
+            printed, used = ran(row["output"])
+            (start,) = used - {"+"}
+            assert f" {printed}" in row["instruction"]
+            assert f" {start}" in row["instruction"]
+            seen.add((int(start), printed))
     assert not seen & asked
-    assert {name for name, _ in seen} == set(FUNCTIONS)
+    assert len(seen) == 70
+    for item in items()["micro_writing"]:
+        assert programs_that_print(item, [[item["target"]]]) == {"pass@1": 1.0}
 
 
 def test_the_six_benchmarks_keep_their_version():
