@@ -1,6 +1,6 @@
 """Other settings that a study varied (normaliser, scope, ...): each level less the usual one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -81,14 +81,17 @@ def over_weights(study: Study) -> pd.DataFrame:
 
 
 def _mean_gaps(study: Study) -> Iterator[tuple[Row, Estimate]]:
-    for setting in study.varied:
-        for head, own in _strata(study, STRATUM):
-            for family in families(own, setting):
+    for head, own in _strata(study, STRATUM):
+        if own["plw"].nunique() < 2:
+            continue
+        columns = factors_of(own).columns()
+        for setting in study.varied:
+            for family in families(own, setting, columns):
                 levels = family.groupby("plw")[setting].transform("nunique")
                 crossed = family[levels == family[setting].nunique()]
                 if crossed["plw"].nunique() < 2:
                     continue
-                for row, gap in _family_gaps(crossed, setting, study):
+                for row, gap in _family_gaps(crossed, setting, study, columns):
                     if gap is not None:
                         yield head | row | {"weights": crossed["plw"].nunique()}, gap
 
@@ -126,19 +129,23 @@ def _gaps(study: Study) -> list[tuple[Row, Estimate | None]]:
 
 
 def _every_gap(study: Study) -> Iterator[tuple[Row, Estimate | None]]:
-    for setting in study.varied:
-        for head, own in _strata(study, (*STRATUM, "plw")):
-            at = head | {"plw": float(str(head["plw"]))}
-            for family in families(own, setting):
-                for row, gap in _family_gaps(family, setting, study):
-                    yield at | row, gap
+    found: dict[str, list[tuple[Row, Estimate | None]]] = {name: [] for name in study.varied}
+    for head, own in _strata(study, (*STRATUM, "plw")):
+        at, columns = head | {"plw": float(str(head["plw"]))}, factors_of(own).columns()
+        for setting, gaps in found.items():
+            for family in families(own, setting, columns):
+                gaps += [
+                    (at | row, gap) for row, gap in _family_gaps(family, setting, study, columns)
+                ]
+    for gaps in found.values():
+        yield from gaps
 
 
 def _family_gaps(
-    runs: pd.DataFrame, setting: str, study: Study
+    runs: pd.DataFrame, setting: str, study: Study, columns: Sequence[str]
 ) -> Iterator[tuple[Row, Estimate | None]]:
     """Yield every level of one setting less the usual one, else less the most frequent one."""
-    means = level_means(runs, by=[setting], df=study.df)
+    means = level_means(runs, by=[setting], block=columns, df=study.df)
     levels = means.table[setting].map(level_text).astype(str)
     usual = study.usual[setting]
     against = usual if (levels == usual).any() else most_common(runs[setting], levels)[0]
@@ -159,13 +166,21 @@ def _unusual(runs: pd.DataFrame, setting: str, study: Study) -> str:
     return ", ".join(found)
 
 
-def families(runs: pd.DataFrame, setting: str) -> list[pd.DataFrame]:
+def families(
+    runs: pd.DataFrame, setting: str, columns: Sequence[str] | None = None
+) -> list[pd.DataFrame]:
     """Return the runs that can be compared with one another, a table per set of levels.
 
     Two runs belong together where they differ in this setting alone, and where others link them.
     Runs without such a partner are in no family.
+
+    Args:
+        runs: one row per run.
+        setting: the column.
+        columns: of the factors of these runs, where they are known.
     """
-    others = [n for n in factors_of(runs).columns() if n != setting]
+    columns = factors_of(runs).columns() if columns is None else columns
+    others = [n for n in columns if n != setting]
     runs = runs[runs.groupby(joined(runs, others))[setting].transform("nunique") > 1]
     if not len(runs):
         return []
