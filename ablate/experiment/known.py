@@ -20,7 +20,8 @@ from ablate.data.templates import frame_of
 from ablate.data.tokenise import Summary, generation_ratio, summary
 from ablate.errors import UserError
 from ablate.experiment.labels import label
-from ablate.models.files import ModelFiles, is_here, resolve
+from ablate.models.files import ModelFiles, resolve
+from ablate.models.folders import is_here
 from ablate.models.shapes import NOT_HERE, from_shape
 
 CHARACTERS = 4  # of English in a token of a vocabulary of 30,000 or more

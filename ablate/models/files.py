@@ -5,7 +5,6 @@ that a plan knows the capacity of every adapter without loading a model.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -17,16 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablate import hub
 from ablate.config.schema import Model
 from ablate.errors import UserError, brief
-from ablate.models import untrained
-from ablate.paths import cache_dir, check_name
+from ablate.models.folders import folder_of, json_table, weight_files
+from ablate.paths import cache_dir
 from ablate.results.files import sha256
 
-_MICRO = Path(__file__).parents[1] / "micro" / "checkpoints"
-SHARD = ".safetensors"
-_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
 _HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Encoders whose architecture names look like those of causal language models.
 _ENCODERS = ("bert", "roberta", "electra", "xlnet", "deberta", "mpnet")
@@ -82,20 +77,13 @@ def resolve(model: Model) -> ModelFiles:
         UserError: there is no such model, a file is missing or broken, or it is no causal
             language model.
     """
-    folder = _folder(model)
-    weights = _weight_files(folder)
+    folder = folder_of(model)
+    weights = weight_files(folder)
     hashed = [folder / name for name in _HASHED if (folder / name).is_file()]
     signature = tuple(_stamp(path) for path in (*hashed, *weights))
     if signature not in _known:
         _known[signature] = _read(folder, weights, hashed)
     return _known[signature]
-
-
-def is_here(model: Model) -> bool:
-    """Return whether the files of a base model are on this machine; the network is not asked."""
-    if model.source == "untrained":
-        return _is_micro(model.path) or untrained.folder_of(model).is_dir()
-    return model.source != "hub" or _copy(model.path, model.revision) is not None
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -106,124 +94,6 @@ def tokenizer_file(folder: Path) -> Path:
     return path
 
 
-# -- its folder ------------------------------------------------------------------------------
-
-
-def _folder(model: Model) -> Path:
-    if model.source == "hub":
-        return _download(model.path, model.revision)
-    if model.source == "untrained":
-        if not untrained.folder_of(model).is_dir():
-            of = _MICRO / model.path if _is_micro(model.path) else _tokenizer(model)
-            return untrained.made(model, of)
-        return untrained.folder_of(model)
-    if model.source == "micro":
-        folder = _MICRO / model.path
-        if not folder.is_dir():
-            found = ", ".join(sorted(path.name for path in _MICRO.glob("*") if path.is_dir()))
-            raise UserError(
-                f"model.path={model.path}: not one of {found}; for a folder of your own write "
-                "model=local beside it, for the hub's models model=hub"
-            )
-        return folder
-    check_name("model.path", model.path)
-    folder = Path(model.path).expanduser()
-    if not folder.is_dir():
-        kind = "a file, not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"model.path={model.path}: {kind}")
-    return folder
-
-
-def _is_micro(name: str) -> bool:
-    return "/" not in name and (_MICRO / name).is_dir()
-
-
-def _tokenizer(model: Model) -> Path:
-    """Return a folder with the tokenizer of a model of the hub; its weights are not downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    asked = f"model.path={model.path}"
-    if "/" not in model.path:
-        raise UserError(f"{asked}: a tokenizer is that of OWNER/NAME on the hub, or of micro_0")
-    revision, names = model.revision, list(untrained.TOKENIZER)
-    try:
-        folder = Path(
-            snapshot_download(
-                model.path, revision=revision, allow_patterns=names, local_files_only=True
-            )
-        )
-        if (folder / untrained.TOKENIZER[0]).is_file():
-            return folder
-    except HFValidationError as error:
-        raise UserError(f"{asked}: no hub id; write OWNER/NAME") from error
-    except LocalEntryNotFoundError:
-        pass
-    if hub.unreachable():
-        raise hub.absent(asked)
-    try:
-        return Path(snapshot_download(model.path, revision=revision, allow_patterns=names))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{asked}: cannot be downloaded ({reason})") from error
-
-
-@functools.cache
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    found = _copy(repository, revision)
-    if found is not None:
-        return found
-    asked = repository + (f" at revision {revision}" if revision else "")
-    if hub.unreachable():
-        raise hub.absent(f"model.path={asked}")
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_DOWNLOADED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model.path={asked}: cannot be downloaded ({reason})") from error
-
-
-def _copy(repository: str, revision: str | None) -> Path | None:
-    """Return the folder of an earlier, complete download; the network is not asked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=_DOWNLOADED, local_files_only=True
-        )
-        _weight_files(Path(folder))
-    except HFValidationError as error:
-        raise UserError(f"model.path={repository}: no hub id; write OWNER/NAME") from error
-    except (LocalEntryNotFoundError, UserError):
-        return None
-    return Path(folder)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        placed = _json(index).get("weight_map")
-        if not isinstance(placed, dict) or not all(isinstance(v, str) for v in placed.values()):
-            raise UserError(f"model: {index} has no weight_map of tensors and files")
-        names = sorted(set(placed.values()))
-        for name in names:
-            if Path(name).name != name or Path(name).suffix != SHARD:
-                raise UserError(f"model: {index} names {name}, which is no {SHARD} file beside it")
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise UserError(f"model: {index} names {missing[0]}, which is not there")
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    old = " (pytorch_model.bin alone is not read: save it as safetensors)"
-    has_old = any(folder.glob("pytorch_model*.bin"))
-    raise UserError(f"model: no model.safetensors in {folder}{old if has_old else ''}")
-
-
 # -- its facts -------------------------------------------------------------------------------
 
 
@@ -232,7 +102,7 @@ def _read(folder: Path, weights: list[Path], hashed: list[Path]) -> ModelFiles:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"model: no config.json in {folder}")
-    settings = _json(path)
+    settings = json_table(path)
     tensors: dict[str, Shape] = {}
     for file in weights:
         tensors |= tensor_shapes(file)
@@ -290,7 +160,7 @@ def _text_part(
 
 def has_text_part(folder: Path) -> bool:
     """Return whether the model in `folder` is used by its text part alone."""
-    return _json(folder / "config.json").get("model_type") in TEXT_PARTS
+    return json_table(folder / "config.json").get("model_type") in TEXT_PARTS
 
 
 def sizes(
@@ -414,16 +284,6 @@ def _number(
     if default is None:
         raise UserError(f"model: {place} gives no {next(iter(names))}")
     return default
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"model: {path} is not valid JSON") from error
-    if not isinstance(content, dict):
-        raise UserError(f"model: {path} is not a table of settings")
-    return content
 
 
 # -- its content ------------------------------------------------------------------------------

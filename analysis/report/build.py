@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError, as_path
 from analysis.papers.instruction_modelling import section as modelling
-from analysis.papers.mora import section as memorised
+from analysis.papers.mora import memorisation_section as memorised
 from analysis.papers.plw import section as paper
 from analysis.papers.wit import section as weight_pairs
 from analysis.planning import section as frozen_plan

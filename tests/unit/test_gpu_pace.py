@@ -28,7 +28,7 @@ MEASURED = [  # tokens a second of an H100 (the last: H200), 64 rows a step
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
     monkeypatch.setattr("ablate.hub.unreachable", lambda: "no network")
-    monkeypatch.setattr("ablate.models.files._copy", lambda path, revision: None)
+    monkeypatch.setattr("ablate.models.folders._copy", lambda path, revision: None)
 
 
 def cells(asked, out):

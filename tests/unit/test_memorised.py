@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from ablate.evaluate.measures import right_characters
-from analysis.papers.mora import figure as figures
-from analysis.papers.mora import section as memorised
+from analysis.papers.mora import memorisation_figure as figures
+from analysis.papers.mora import memorisation_section as memorised
 from analysis.report import build, plain
 from analysis.table.frame import from_results
 from tests.fake_results import fake_results

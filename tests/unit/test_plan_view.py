@@ -26,7 +26,7 @@ PLANS = (
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
     monkeypatch.setattr("ablate.hub.unreachable", lambda: "no network")
-    monkeypatch.setattr("ablate.models.files._copy", lambda path, revision: None)
+    monkeypatch.setattr("ablate.models.folders._copy", lambda path, revision: None)
 
 
 def planned(asked, out):

@@ -17,7 +17,8 @@ from notebooks.refits import figures, instruction_modelling, peft_comparison, tr
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
     "im_datasets": 16, "im_gains": 34, "im_kl": 16, "im_scores": 270, "lora_tradeoffs": 260,
-    "lora_tradeoffs_setups": 5, "peft_comparison": 63, "wit_heatmap": 540,
+    "lora_tradeoffs_setups": 5, "mora_pretraining": 8, "mora_scores": 141, "mora_uuid": 20,
+    "peft_comparison": 63, "wit_heatmap": 540,
 }  # fmt: skip
 CELLS = [  # read off the papers' tables
     ("lora_tradeoffs", "table == 'S1' and method == 'full' and x == 20", "value", 0.263),
@@ -30,6 +31,12 @@ CELLS = [  # read off the papers' tables
     ("im_scores", "method == 'LLAMA-2-BASE' and measure == 'mt_bench'", "value", 1.16),
     ("im_datasets", "dataset == 'WizardLM'", "ratio", 0.3550),
     ("im_gains", "panel == 'examples' and x == 35000", "gain", 41.0),
+    ("mora_scores", "table == 1 and method == 'DoRA' and rank == '8' and measure == 'MATH'",
+     "value", 14.6),
+    ("mora_scores", "table == 4 and map == 'decoupling' and rank == '256'", "value", 67.8),
+    ("mora_scores", "table == 7 and method == 'MoRA' and rank == '8' and measure == 'NER'",
+     "value", 68.9),
+    ("mora_pretraining", "method == 'ReMoRA' and size == '1.3B'", "perplexity", 23.34),
     ("im_kl", "method == 'IT+KL' and `lambda` == 0.1 and measure == 'nlp_mean'", "value", 48.77),
 ]  # fmt: skip
 

@@ -32,7 +32,7 @@ STUDIES = [(f.stem, scale) for f in sorted((conf_dir() / "study").glob("*.yaml")
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ablate.hub.unreachable", lambda: "no network")
-    monkeypatch.setattr("ablate.models.files._copy", lambda path, revision: None)
+    monkeypatch.setattr("ablate.models.folders._copy", lambda path, revision: None)
 
 
 def plan(*words: str, out: Path) -> Request:

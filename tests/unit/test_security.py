@@ -27,7 +27,7 @@ from ablate.errors import UserError
 from ablate.evaluate import tasks_index
 from ablate.experiment import upkeep
 from ablate.experiment.request import plan_grid
-from ablate.models import files, load
+from ablate.models import folders, load
 from ablate.pilots import ray as pilots_ray
 from ablate.results import every_eval_ever, seal
 from ablate.results.record import RECORD, digest
@@ -80,7 +80,7 @@ def test_weights_are_read_from_safetensors_alone(tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     with pytest.raises(UserError, match="alone is not read"):
-        files._weight_files(folder)
+        folders.weight_files(folder)
     with pytest.raises(UserError, match="safetensors"):
         load._read(folder)
     (tmp_path / "shard.bin").write_bytes(b"")
@@ -88,7 +88,7 @@ def test_weights_are_read_from_safetensors_alone(tmp_path):
         index = {"weight_map": {"a": name}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(UserError, match=r"which is no \.safetensors file beside it"):
-            files._weight_files(folder)
+            folders.weight_files(folder)
     assert not (tmp_path / "marker").exists()
 
 

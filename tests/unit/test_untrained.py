@@ -10,7 +10,8 @@ import torch
 from ablate.config.schema import Model
 from ablate.errors import UserError
 from ablate.models import untrained
-from ablate.models.files import is_here, resolve
+from ablate.models.files import resolve
+from ablate.models.folders import is_here
 from ablate.models.load import load
 
 SHAPE = {

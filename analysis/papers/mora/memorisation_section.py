@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.inference.estimates import Estimate, holm
-from analysis.papers.mora import figure as figures
+from analysis.papers.mora import memorisation_figure as figures
 from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
