@@ -36,6 +36,21 @@ def verdict(effect: Estimate | None, sign: int, margin: float | None = None) -> 
     return UNDECIDED
 
 
+def same(effect: Estimate | None, margin: float) -> str:
+    """Return the verdict on "there is no difference beyond the margin".
+
+    Args:
+        effect: None where it was not run or not measured.
+        margin: of equivalence, in the effect's unit.
+    """
+    if effect is None or not effect.se > 0:
+        return UNTESTABLE
+    if equivalence(effect, margin).p < ALPHA:
+        return SUPPORTED
+    far = abs(effect.estimate) - effect.half_width > margin
+    return CONTRADICTED if far else UNDECIDED
+
+
 def row(head: Mapping[str, str], effect: Estimate | None, said: str) -> dict[str, object]:
     """Return a claim as one row of a table: its labels, its numbers and the verdict on it."""
     numbers = {

@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.errors import AnalysisError, as_path
 from analysis.papers.instruction_modelling import section as modelling
 from analysis.papers.mora import memorisation_section as memorised
+from analysis.papers.mora import section as mora
 from analysis.papers.plw import section as paper
 from analysis.papers.wit import section as weight_pairs
 from analysis.planning import section as frozen_plan
@@ -66,6 +67,7 @@ PARTS = (
     Part(frozen_plan.section),
     Part(paper.section),
     Part(modelling.section),
+    Part(mora.section),
     Part(lambda study: overview.section(study.raw, study.folder)),
     Part(when_to_mask.section, when_to_mask.headlines),
     Part(weight_pairs.section, weight_pairs.headlines),
@@ -90,6 +92,7 @@ PARTS = (
 OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
     paper.section: "plw",
     modelling.section: "instruction_modelling",
+    mora.section: mora.NAME,
 }
 
 
@@ -286,6 +289,7 @@ def _plain_page(
     heart = memorised.section(frame)
     nothing = heart.summary if heart else plain.NOTHING  # such a study has an answer of its own
     sections = [
+        mora.without_model(frame, raw, folder) if name == mora.NAME else None,
         heart,
         overview.section(raw, folder),
         tuning.rates(raw),

@@ -1,4 +1,4 @@
-"""The validation loss of every run by learning rate: what tuning, and reports of it, start from."""
+"""Held-out losses of every run by learning rate; tuning, and reports of it, start from them."""
 
 import pandas as pd
 
@@ -11,6 +11,11 @@ NEEDED = ("lr", "task", "task_type", "metric", "value", "adapter")
 
 
 def validation_losses(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `heldout_losses` of the validation rows."""
+    return heldout_losses(table, "validation")
+
+
+def heldout_losses(table: pd.DataFrame, part: str) -> pd.DataFrame:
     """Return one row per arm, learning rate and run: ARM, lr, train_key and loss.
 
     A run without a score keeps its row, with a missing loss, and the untouched base has none. The
@@ -18,6 +23,7 @@ def validation_losses(table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: a results table, as it stands.
+        part: validation or test.
     """
     if not set(NEEDED) <= set(table.columns):
         return pd.DataFrame(columns=[*ARM, "lr", "train_key", "loss"])
@@ -25,7 +31,7 @@ def validation_losses(table: pd.DataFrame) -> pd.DataFrame:
     for name in (*ARM, "train_key"):
         if name not in runs:
             runs[name] = USUAL.get(name, "")
-    held = runs["task"].astype("string").str.contains("validation").fillna(False).astype(bool)
+    held = runs["task"].astype("string").str.contains(part).fillna(False).astype(bool)
     kept = held & runs["task_type"].eq("heldout") & runs["metric"].isin(LOSSES)
     runs["loss"] = runs["value"].where(kept.fillna(False).astype(bool))
     return runs.groupby([*ARM, "lr", "train_key"], observed=True)[["loss"]].mean().reset_index()

@@ -237,11 +237,7 @@ def _line(claim: str, where: str, measure: str, sides: _Sides, sign: int) -> Lin
 def _bleu(dataset: str, means: Levels) -> Iterator[Line]:
     plw = means.table["plw"]
     flat = means.compare((plw > 0) & (plw <= NEAR), plw == 0)
-    verdict = UNTESTABLE
-    if flat is not None and flat.se > 0:
-        same = equivalence(flat, BLEU_MARGIN)
-        far = abs(flat.estimate) - flat.half_width > BLEU_MARGIN
-        verdict = SUPPORTED if same.p < 0.05 else CONTRADICTED if far else UNDECIDED
+    verdict = verdicts.same(flat, BLEU_MARGIN)
     measure = f"BLEU, PLW up to 0.1 − PLW 0; margin ±{BLEU_MARGIN:g}"
     yield Line("bleu_flat", dataset, measure, flat, verdict)
     sides = (means, plw > NEAR, plw <= NEAR)

@@ -182,10 +182,15 @@ def vertex(b1: float, b2: float, x_K: Array) -> tuple[float, str]:
 def best_tried(curve: RateCurve) -> Chosen:
     """Return the rate of lowest mean validation loss among those tried, and the score there."""
     k = int(curve.loss_SK.mean(axis=0).argmin())
-    end = {0: LOW, len(curve.x_K) - 1: HIGH}.get(k, "")
+    end = {0: LOW, len(curve.x_K) - 1: HIGH}.get(k, "") if len(curve.x_K) > 1 else ""
     weights_K = np.eye(len(curve.x_K))[k]
     still_S = np.zeros(len(curve.seeds))
     return Chosen(curve, float(curve.x_K[k]), end, curve.score_SK[:, k], weights_K, still_S)
+
+
+def own_rate(curve: RateCurve) -> Chosen:
+    """Return `at_optimum` where enough rates were tried for it, else `best_tried`."""
+    return at_optimum(curve) if len(curve.rate_K) >= FEWEST else best_tried(curve)
 
 
 def pooled_covariance(curves: Sequence[RateCurve]) -> tuple[Array, float]:
@@ -236,24 +241,23 @@ def lack_of_fit(curve: RateCurve, value_SK: Array) -> FTest:
     return any_curve_test(Curve(curve.x_K, means_M, basis_MK @ lower_KM, noise / seeds, df))
 
 
-def rate_curves(runs: pd.DataFrame) -> Iterator[RateCurve]:
-    """Yield the curve of every arm and place that ran under some seed at three rates or more.
+def rate_curves(runs: pd.DataFrame, *, fewest: int = FEWEST) -> Iterator[RateCurve]:
+    """Yield the curve of every arm and place that ran under some seed at enough rates.
 
     Args:
         runs: one row per run: arm, place, seed, rate, loss, score, run. Seeds that lack one of the
             rates of their arm and place are left out.
+        fewest: rates that are enough; below `FEWEST` a curve has no optimum, see `own_rate`.
     """
-    for (arm, place), own in runs.groupby(["arm", "place"], sort=False):
-        wide = {
-            name: own.pivot_table(index="seed", columns="rate", values=name, aggfunc="first")
-            for name in ("loss", "score", "run")
-        }
-        whole = wide["loss"].notna().all(axis=1) & wide["score"].notna().all(axis=1)
-        rates = wide["loss"].columns.to_numpy(dtype=float)
-        if whole.any() and len(rates) >= FEWEST:
-            kept = {name: table[whole] for name, table in wide.items()}
-            yield RateCurve(
-                str(arm), str(place), rates, tuple(map(str, kept["loss"].index)),
-                kept["loss"].to_numpy(dtype=float), kept["score"].to_numpy(dtype=float),
-                tuple(map(tuple, kept["run"].to_numpy(dtype=str).tolist())),
-            )  # fmt: skip
+    known = runs.dropna(subset=["loss", "score"]).drop_duplicates(["arm", "place", "seed", "rate"])
+    for (arm, place), own in known.groupby(["arm", "place"], sort=False):
+        seeds, row = np.unique(own["seed"].to_numpy(str), return_inverse=True)
+        rates, column = np.unique(own["rate"].to_numpy(float), return_inverse=True)
+        order_SK = np.full((len(seeds), len(rates)), -1)
+        order_SK[row, column] = np.arange(len(own))
+        whole = (order_SK >= 0).all(axis=1)
+        if whole.any() and len(rates) >= fewest:
+            loss, score = (own[name].to_numpy(float)[order_SK[whole]] for name in ("loss", "score"))
+            names = own["run"].to_numpy(str)[order_SK[whole]].tolist()
+            yield RateCurve(str(arm), str(place), rates, tuple(map(str, seeds[whole])), loss,
+                            score, tuple(map(tuple, names)))  # fmt: skip

@@ -30,6 +30,7 @@ from analysis.questions.own_rate.curves import (
     at_optimum,
     best_tried,
     on_parabola,
+    own_rate,
     rate_curves,
 )
 from analysis.questions.own_rate.noise import (
@@ -60,6 +61,7 @@ class Analysis:
 
     name: str
     choose: Callable[[RateCurve], Chosen]
+    fewest: int = FEWEST  # rates without which there is no choice
     step: int = 1  # every rate, or every second one
     other: bool = False  # the second ones, without the middle
 
@@ -67,18 +69,19 @@ class Analysis:
         """Return the curve with the rates of this analysis; None where too few are left."""
         count = len(curve.rate_K)
         keep = [(k - count // 2) % self.step == int(self.other) for k in range(count)]
-        least = 2 if self.choose is best_tried else FEWEST
-        return curve.thinned(keep) if sum(keep) >= least else None
+        return curve.thinned(keep) if sum(keep) >= self.fewest else None
 
 
 ANALYSES = (
     Analysis("the curve's optimum, all rates", at_optimum),
-    Analysis("best rate tried, all rates", best_tried),
+    Analysis("best rate tried, all rates", best_tried, 2),
     Analysis("the curve's optimum, scores on one parabola", on_parabola),
-    Analysis("the curve's optimum, every second rate", at_optimum, 2),
-    Analysis("best rate tried, every second rate", best_tried, 2),
-    Analysis("best rate tried, the other rates", best_tried, 2, True),
+    Analysis("the curve's optimum, every second rate", at_optimum, step=2),
+    Analysis("best rate tried, every second rate", best_tried, 2, step=2),
+    Analysis("best rate tried, the other rates", best_tried, 2, step=2, other=True),
 )
+# Of arms some of which ran at one rate alone, tuned elsewhere, or at two.
+OWN_OR_GIVEN = Analysis("the curve's optimum, else the best rate tried", own_rate, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Compared:
     curves: tuple[RateCurve, ...]
     items: ItemScores | None
     reference: str = AGAINST
+    analysis: Analysis = ANALYSES[0]  # the main one
 
     @cached_property
     def against(self) -> str:
@@ -140,12 +144,12 @@ class Compared:
 
     @cached_property
     def main(self) -> dict[Key, Chosen]:
-        """The chosen rates of the first analysis."""
-        return self.chosen(ANALYSES[0])
+        """The chosen rates of the main analysis."""
+        return self.chosen(self.analysis)
 
     @cached_property
     def main_differences(self) -> list[Difference]:
-        """Every arm less `against` by the first analysis."""
+        """Every arm less `against` by the main analysis."""
         return self.differences(self.main)
 
     def chosen(self, analysis: Analysis) -> dict[Key, Chosen]:
@@ -260,14 +264,16 @@ def arm_runs(rows: pd.DataFrame, raw: pd.DataFrame, factors: Factors) -> pd.Data
     return found.astype({"seed": str, "run": str}).dropna(subset=["loss", "score"])
 
 
-def difference_table(found: Compared, analysis: Analysis = ANALYSES[0]) -> pd.DataFrame:
+def difference_table(found: Compared, analysis: Analysis | None = None) -> pd.DataFrame:
     """Return every arm less the reference: numbers, p by Holm, verdict, equivalence, seeds.
+
+    By the main analysis unless another is given.
 
     Columns: arm, against, estimate, low, high, mde, p, p_holm, verdict, p_within_1 and _2 (two
     one-sided tests, by Holm over the arms), within ("±1", "±2" or ""), half_width, seeds,
     seeds_needed, ends.
     """
-    main = analysis is ANALYSES[0]
+    main = analysis is None or analysis is found.analysis
     own = found.main_differences if main else found.differences(found.chosen(analysis))
     named = [({"arm": d.arm, "against": d.against, "replicated": d.runs.variance > 0}, d.estimate)
              for d in own]  # fmt: skip
