@@ -67,10 +67,10 @@ def pretraining(curves: pd.DataFrame) -> Figure:
     _published_ends(theirs, drawn)
     handles = [
         Line2D([], [], color=look.color, linestyle=_dash(arm, drawn), marker=look.marker,
-               markersize=4, label=arm)
+               markersize=3.2, label=arm)
         for arm, look in drawn.items()
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, handlelength=2.6)
+    figure.legend(handles=handles, loc="outside upper left", ncols=6, handlelength=4.2)
     return figure
 
 
@@ -104,7 +104,7 @@ def _published_ends(axis: Axes, drawn: Mapping[str, Look]) -> None:
     axis.set_xlim(-0.4, len(sizes) + 0.55)
     axis.margins(y=0.15)
     axis.set_title("published: the end", color=MUTED)
-    axis.set_xlabel("model (table 3); full rank not run")
+    axis.set_xlabel("model (table 3)")
 
 
 @styled
@@ -188,7 +188,8 @@ def _published(
 ) -> None:
     """Draw the published differences: a marker per benchmark, hollow at the higher rank."""
     _bands(axis)
-    axis.set_xlabel(f"published, {HEADS[PERPLEXITY if setting == PRETRAINING else SCORE]}")
+    unit = "% of perplexity" if setting == PRETRAINING else "points"
+    axis.set_xlabel(f"published, one run each\n({unit})")
     axis.xaxis.label.set_color(MUTED)
     if not len(theirs):
         style.note(axis, "nothing published")

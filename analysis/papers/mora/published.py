@@ -6,6 +6,7 @@ rank is a paired difference on nine tasks.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ TASKS = (6, 7)
 ROUNDING = 0.1  # points: a mean of numbers with one digit, itself with one
 
 
+@cache
 def scores(setting: str, budget: str) -> pd.DataFrame:
     """Return arm, measure, rank, value of one part of the paper: points; pretraining: perplexity.
 

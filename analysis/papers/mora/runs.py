@@ -28,9 +28,9 @@ SHARING, ROTATION, DECOUPLING, TRUNCATION = (
     "MoRA, sharing", "MoRA, rotation", "MoRA, decoupling", "MoRA, truncation",
 )  # fmt: skip
 NAMES: Mapping[str, str] = {  # level of the table -> name in the paper, in the order of figures
-    FULL: FULL, "lora": LORA, "lora+lora_plus": "LoRA+", "dora": "DoRA", "relora": RELORA,
-    "mora": SHARING, "mora_rotation": ROTATION, "mora_decouple": DECOUPLING,
-    "mora_truncate": TRUNCATION, "remora": REMORA, "remora_permute": PERMUTED,
+    FULL: FULL, "lora": LORA, "lora+lora_plus": "LoRA+", "dora": "DoRA", "mora": SHARING,
+    "mora_rotation": ROTATION, "mora_decouple": DECOUPLING, "mora_truncate": TRUNCATION,
+    "relora": RELORA, "remora": REMORA, "remora_permute": PERMUTED,
 }  # fmt: skip
 MAPS = (ROTATION, DECOUPLING, SHARING, TRUNCATION)  # in the order of table 4
 # The map that the paper has at each rank; where one rank was run alone, either may be meant.
@@ -113,7 +113,7 @@ def _groups(runs: pd.DataFrame) -> Iterator[Group]:
     full = runs["method"].astype(str) == FULL
     for (dataset, model), own in runs.groupby(["dataset", "model"], observed=True, sort=False):
         setting = str(own["setting"].iloc[0])
-        ranks = sorted(own.loc[~full, "rank"].astype(float).unique())
+        ranks = sorted(map(float, own.loc[~full, "rank"].unique()))
         several = runs.loc[runs["setting"] == setting, "model"].nunique() > 1
         for rank in ranks:
             part = usual_rows(own[full.loc[own.index] | (own["rank"].astype(float) == rank)])

@@ -52,16 +52,17 @@ CANNOT = (
 HEADS = words.HEADS | {
     "where": "data, rank", "level": "score or perplexity", "level_low": "95 % low ",
     "level_high": "95 % high ", "within": "within", "published_gap": "published, less LoRA",
-    "end": "rate at an end", "larger": "is larger", "estimate": "difference",
+    "end": "rate at an end", "better": "first is better", "estimate": "difference",
+    "pair": "arms",
 }  # fmt: skip
 FORMATS = dict.fromkeys(
     ("estimate", "low", "high", "mde", "level", "level_low", "level_high", "rate"), ".3g"
 ) | {"p_holm": P_VALUE}
 TITLES = {
-    INSTRUCTION: ("Table 1: instruction tuning", "mora_instruction"),
-    MATHS: ("Table 1: mathematics", "mora_mathematics"),
-    CONTINUED: ("Tables 1, 6 and 7: continued pretraining", "mora_continued"),
-    PRETRAINING: ("Table 3: the end of pretraining", "mora_pretraining"),
+    INSTRUCTION: ("Instruction tuning (the paper's table 1)", "mora_instruction"),
+    MATHS: ("Mathematics (the paper's table 1)", "mora_mathematics"),
+    CONTINUED: ("Continued pretraining (the paper's tables 1, 6 and 7)", "mora_continued"),
+    PRETRAINING: ("The end of pretraining (the paper's table 3)", "mora_pretraining"),
 }  # fmt: skip
 NOTE = (
     "Every arm at its own learning rate: the optimum of its validation loss where three rates or "
@@ -133,8 +134,10 @@ def _pretrained(results: Results) -> list[Measured]:
 
 
 def _lead(claims: pd.DataFrame) -> str:
-    said = [f"“{row['claim']}”: {row['verdict']}" for row in summary(claims).to_dict("records")]
-    return f"The paper's claims here. {'; '.join(said)}."
+    """Return how many claims have which verdict."""
+    table = summary(claims)
+    parts = [f"{len(own)} {said}" for said, own in table.groupby("verdict", sort=False)]
+    return f"Of {len(table)} claims: {', '.join(parts)}."
 
 
 def _claims(results: Results, claims: pd.DataFrame) -> Iterator[Block]:
@@ -166,14 +169,17 @@ def _tables(results: Results) -> Iterator[Block]:
             )
             drawn = figures.differences(table, _theirs(results, setting), setting)
             yield Plate(name, drawn, caption)
-        yield Sheet(Table(f"{name}_arms", title, table, NOTE, HEADS, FORMATS))
+        shown = table if (table["end"] != "").any() else table.drop(columns="end")
+        yield Sheet(Table(f"{name}_arms", title, shown, NOTE, HEADS, FORMATS))
     maps = maps_table(results.found, results.margin)
     if len(maps):
         note = (
             "Differences of MoRA's maps on the same seeds, each at its own rate; the paper's order "
             "is rotation, decoupling, sharing, truncation. Less perplexity is better."
         )
-        yield Sheet(Table("mora_maps", "Table 4: the maps", maps, note, HEADS, FORMATS))
+        yield Sheet(
+            Table("mora_maps", "The maps (the paper's table 4)", maps, note, HEADS, FORMATS)
+        )
 
 
 def _theirs(results: Results, setting: str) -> pd.DataFrame:
@@ -193,12 +199,12 @@ def _curves(curves: Sequence[tuple[Measured, pd.DataFrame]]) -> Iterator[Block]:
         if not len(table):
             continue
         caption = (
-            f"Figure 4: training loss from random weights, {one.group.where}. Means over seeds of "
-            "the runs at each arm's best rate tried, smoothed over the steps within a tenth of "
-            "each; bands: 95 % intervals for comparing arms, without what a seed does to all of "
-            "them. The left panel leaves out the first steps' losses. Grey: published, the "
-            "logarithm of the validation perplexity after 10,000 steps, one run each; the curves "
-            "have no numbers."
+            f"The paper's figure 4: training loss from random weights, {one.group.where}. Means "
+            "over seeds of the runs at each arm's best rate tried, smoothed over the steps within "
+            "a tenth of each; bands: 95 % intervals for comparing arms, without what a seed does "
+            "to all of them. The left panel leaves out the first steps' losses. Grey: published, "
+            "the logarithm of the validation perplexity after 10,000 steps, one run each; the "
+            "curves have no numbers, and the full rank was not run."
         )
         suffix = "" if not number else f"_{number + 1}"
         yield Plate(f"mora_curves{suffix}", figures.pretraining(table), caption)
@@ -212,10 +218,10 @@ def _spectra(results: Results) -> Iterator[Block]:
         if not len(points):
             continue
         caption = (
-            f"Figure 5: singular values of the change of a matrix, {group.where}: mean over layers "
-            "and seeds, each arm at its own rate; 95 % intervals for comparing arms. The published "
-            "bars (250M, four arms, above 0.1) have no numbers. A larger change has more values "
-            "above 0.1 whatever its shape; the lower panel does not depend on its size."
+            f"The paper's figure 5: singular values of the change of a matrix, {group.where}: mean "
+            "over layers and seeds, each arm at its own rate; 95 % intervals for comparing arms. "
+            "The published bars (250M, four arms, above 0.1) have no numbers. A larger change has "
+            "more values above 0.1 whatever its shape; the lower panel does not depend on its size."
         )
         suffix = "" if not number else f"_{number + 1}"
         yield Plate(f"mora_spectrum{suffix}", figures.spectrum(points), caption)

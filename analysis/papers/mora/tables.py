@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.papers.mora import published
 from analysis.papers.mora.measures import (
+    BETTER,
     COUNTS,
     PERPLEXITY,
     UNITS,
@@ -29,29 +30,29 @@ def arms_table(one: Measured) -> pd.DataFrame:
     perplexity), estimate, low, high, mde, p_holm, verdict, within (of the difference), published,
     published_gap (in words).
     """
+    table, group = _levels(one), one.group
+    if one.found.against == LORA:
+        gaps = difference_table(one.found)[["arm", *GAPS]]
+        table = table.merge(gaps, on="arm", how="left")
+        table[["verdict", "within"]] = table[["verdict", "within"]].fillna("")
+    arms = table["arm"].astype(str)
+    return table.assign(
+        published=[published.levels_told(group.setting, a, group.budget) for a in arms],
+        published_gap=[
+            published.told(group.setting, a, LORA, group.budget) if a != LORA else "" for a in arms
+        ],
+    )
+
+
+def _levels(one: Measured) -> pd.DataFrame:
+    """Return where, measure, arm, rate, end, n, level, level_low, level_high of a group's arms."""
     own = levels(one.found)
     ends = own[["estimate", "low", "high"]].to_numpy(dtype=float)
     if one.measure == PERPLEXITY:
         ends = np.exp(ends / PERCENT)
     names = dict(zip(("level", "level_low", "level_high"), ends.T, strict=True))
-    table = own[["arm", "rate", "end", "n"]].assign(**names)
-    gaps = difference_table(one.found)
-    kept = gaps[["arm", *GAPS]] if len(gaps) and one.found.against == LORA else None
-    if kept is not None:
-        table = table.merge(kept, on="arm", how="left")
-        table[["verdict", "within"]] = table[["verdict", "within"]].fillna("")
-    group = one.group
-    beside = {
-        "published": [
-            published.levels_told(group.setting, arm, group.budget) for arm in table["arm"]
-        ],
-        "published_gap": [
-            published.told(group.setting, arm, LORA, group.budget) if arm != LORA else ""
-            for arm in table["arm"]
-        ],
-    }
-    head = pd.DataFrame({"where": group.where, "measure": one.measure}, index=table.index)
-    return pd.concat([head, table.assign(**beside)], axis=1)
+    head = pd.DataFrame({"where": one.group.where, "measure": one.measure}, index=own.index)
+    return pd.concat([head, own[["arm", "rate", "end", "n"]].assign(**names)], axis=1)
 
 
 def setting_table(found: Sequence[Measured], setting: str) -> pd.DataFrame:
@@ -67,8 +68,8 @@ def setting_table(found: Sequence[Measured], setting: str) -> pd.DataFrame:
 def maps_table(found: Sequence[Measured], margin: float) -> pd.DataFrame:
     """Return every map of MoRA less every one behind it in the paper's order.
 
-    Columns: where, measure, difference, estimate, low, high, mde,
-    n, larger (the verdict on "more"), published.
+    Columns: where, measure, pair, estimate, low, high, mde, n, better (the verdict on "the first is
+    better"), published.
     """
     rows = []
     for one in (m for m in found if m.measure not in COUNTS):
@@ -84,8 +85,9 @@ def maps_table(found: Sequence[Measured], margin: float) -> pd.DataFrame:
                 group = one.group
                 rows.append({
                     "where": group.where, "measure": UNITS[one.measure],
-                    "difference": f"{first} − {second}", "estimate": gap.estimate.estimate,
-                    **numbers, "n": gap.seeds, "larger": verdict(known, 1, margin),
+                    "pair": f"{first} − {second}", "estimate": gap.estimate.estimate,
+                    **numbers, "n": gap.seeds,
+                    "better": verdict(known, BETTER[one.measure], margin),
                     "published": published.told(group.setting, first, second, group.budget),
                 })  # fmt: skip
     return pd.DataFrame(rows)
@@ -94,12 +96,18 @@ def maps_table(found: Sequence[Measured], margin: float) -> pd.DataFrame:
 def counts_table(found: Sequence[Measured]) -> pd.DataFrame:
     """Return the numbers of singular values of every arm, mean over matrices, less LoRA's.
 
-    Columns: where, measure, arm, rate, n, level, level_low, level_high, estimate, low, high, mde,
-    verdict.
+    Columns: where, measure, arm, rate, n, level, level_low, level_high, estimate, low, high, mde.
     """
-    parts = [arms_table(one) for one in found if one.measure in COUNTS]
-    if not parts:
-        return pd.DataFrame()
-    table = pd.concat(parts, ignore_index=True)
-    return table.drop(columns=["end", "p_holm", "within", "published", "published_gap"],
-                      errors="ignore")  # fmt: skip
+    parts = [_count_rows(one) for one in found if one.measure in COUNTS]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _count_rows(one: Measured) -> pd.DataFrame:
+    gaps = {d.arm: d for d in one.found.main_differences if d.against == LORA}
+    table = _levels(one).drop(columns="end")
+    known = [effect(gaps.get(arm)) for arm in table["arm"]]
+    numbers = {
+        n: [getattr(e, n) if e else float("nan") for e in known]
+        for n in ("estimate", "low", "high", "mde")
+    }
+    return table.assign(**numbers)
