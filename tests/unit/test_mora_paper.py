@@ -230,19 +230,12 @@ def said(found):
 
 def test_claims_recover_the_truth(whole):
     found = said(whole[1])
-    for name in (
-        "continued",
-        "mora",
-        "relora",
-        "remora",
-        "restarts",
-        "full",
-        "rotation",
-        "decoupling",
-    ):
+    ends = ("mora", "relora", "remora", "restarts", "full")
+    for name in ("continued", "rotation", "decoupling", *ends):
         assert verdicts.SUPPORTED in found[name], name
-    # On a par in points at both margins; 14 % apart in the perplexity of mathematics.
-    assert found["instruction"] == [verdicts.SUPPORTED]
+    # On a par in points, if not at the narrow margin; 14 % apart in the perplexity of mathematics.
+    assert verdicts.SUPPORTED in found["instruction"]
+    assert verdicts.CONTRADICTED not in found["instruction"]
     assert found["maths"] == [verdicts.CONTRADICTED]
     assert found["permuted"] == [verdicts.UNTESTABLE]
     # Each map is 3 % below the next in mathematics and all are the same in points; truncation is

@@ -273,7 +273,8 @@ def difference_table(found: Compared, analysis: Analysis | None = None) -> pd.Da
     one-sided tests, by Holm over the arms), within ("±1", "±2" or ""), half_width, seeds,
     seeds_needed, ends.
     """
-    main = analysis is None or analysis is found.analysis
+    analysis = analysis or found.analysis
+    main = analysis is found.analysis
     own = found.main_differences if main else found.differences(found.chosen(analysis))
     named = [({"arm": d.arm, "against": d.against, "replicated": d.runs.variance > 0}, d.estimate)
              for d in own]  # fmt: skip
