@@ -155,7 +155,8 @@ def study_rows(frame: pd.DataFrame) -> pd.DataFrame:
         raise AnalysisError("table: no trained run has a benchmark score")
     for name in rows.columns[[isinstance(t, pd.CategoricalDtype) for t in rows.dtypes]]:
         rows[name] = rows[name].cat.remove_unused_categories()
-    rows = rows.assign(mode=_modes(rows))
+    # Runs without a benchmark may have tried rates where these have one that was tuned.
+    rows = rows.assign(mode=_modes(rows), rate=rates(rows))
     rows = with_reference(rows)
     # One PLW is another w_p on each data set where a mode weights a part of the prompt.
     doses = rows[rows["wp"] > 0].groupby(["mode", "dataset"], observed=True)["wp"].nunique()

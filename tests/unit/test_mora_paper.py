@@ -36,7 +36,7 @@ from analysis.papers.mora.tables import arms_table, maps_table
 from analysis.questions.own_rate.curves import RateCurve
 from analysis.questions.own_rate.estimate import OWN_OR_GIVEN, Compared
 from analysis.report import build
-from analysis.table.frame import from_results
+from analysis.table.frame import from_results, study_rows
 from analysis.table.published import read
 
 # Truth: log perplexity of the test rows in percent, score in points, singular values.
@@ -157,6 +157,18 @@ def test_settings_that_an_arm_was_tuned_over_are_arms_of_their_own():
     plus["train_key"] += " plus"
     (group,) = found_in(pd.concat([raw, again, plus], ignore_index=True))[0]
     assert group.arms == ["full", LORA, "LoRA+", SHARING, "ReLoRA every 1000", "ReLoRA every 2000"]
+
+
+def test_rates_that_pretraining_tried_are_no_factor_of_tuned_runs():
+    raw = results(arms=("full", "lora", "mora"), ranks=(8,), seeds=2)
+    tuned = raw["dataset"].map({"micro": 0.004, "micro_math": 0.008, "micro_code": 0.016})
+    raw["lr"] = tuned.fillna(raw["lr"])
+    frame = from_results(raw)
+    assert frame["rate"].nunique() == 3
+    assert set(study_rows(frame)["rate"]) == {0.0}
+    alone = raw[raw["dataset"] == "micro"]
+    twice = pd.concat([alone, alone.assign(lr=0.1, train_key=alone["train_key"] + " 0.1")])
+    assert set(study_rows(from_results(twice))["rate"]) == {0.004, 0.1}
 
 
 # -- numbers -----------------------------------------------------------------------------------

@@ -157,7 +157,8 @@ def differences(table: pd.DataFrame, theirs: pd.DataFrame, setting: str) -> Figu
         _bands(axis)
         for row in rows[rows["measure"] == measure].to_dict("records"):
             y = lines[str(row["where"]), str(row["arm"])]
-            draw.whisker(axis, SimpleNamespace(**row), y, look=Look(INK, "o"))
+            named = SimpleNamespace(**{str(name): value for name, value in row.items()})
+            draw.whisker(axis, named, y, look=Look(INK, "o"))
         axis.set_xlabel(f"here, {HEADS[measure]}")
     _published(axes[-1], theirs, lines, setting)
     heads = [where for where, arm in lines if not arm]
