@@ -27,6 +27,7 @@ from analysis.questions.adapters import section as arms
 from analysis.questions.controls import section as checks
 from analysis.questions.decomposition import section as decomposition
 from analysis.questions.heldout import section as heldout
+from analysis.questions.informative import section as informative
 from analysis.questions.judging import section as judging
 from analysis.questions.leaderboard import section as leaderboard
 from analysis.questions.noise import section as items
@@ -82,6 +83,7 @@ PARTS = (
     Part(tradeoff.section),
     Part(leaderboard.section),
     Part(items.section),
+    Part(informative.section),
     Part(settings.section, settings.headlines),
     Part(checks.controls),
     Part(lambda study: heldout.section(study.frame, df=study.df)),

@@ -1,0 +1,1 @@
+"""What sees differences of cells best: accuracy or margins, all items or the telling ones."""
