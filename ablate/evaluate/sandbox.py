@@ -59,12 +59,18 @@ else:
     said = "passed"
 os.write(out, f"{token} {said}".encode("utf-8", "replace")[:2000])
 """
-# Files read-only, an empty /tmp, a /proc of this space's own, then the runner. The shell stays the
-# first process, for that one is spared by signals that end others.
+# Every mount read-only (a remount of / alone leaves /dev/shm, /sys and others), an empty /tmp, a
+# read-only /proc of this space's own, no further user namespaces, then the runner without the
+# capabilities that would undo all this. The shell stays the first process, for that one is spared
+# by signals that end others.
 _MOUNTS = (
-    "mount --make-rprivate / && mount -o remount,ro,bind / "
-    "&& mount -t tmpfs -o size=64m tmpfs /tmp "
-    '&& { mount -t proc proc /proc || true; } && cd /tmp && { "$@"; exit $?; }'
+    "mount --make-rprivate / && while read -r _ at _ had _; do "
+    'mount -o "remount,bind,$had,ro" "$at" 2>/dev/null || mount -o remount,bind,ro "$at" '
+    '2>/dev/null || case "$at" in /|/dev/shm) exit 1;; esac; done < /proc/self/mounts; '
+    "mount -t tmpfs -o size=64m tmpfs /tmp && mount -t proc proc /proc "
+    "&& echo 0 > /proc/sys/user/max_user_namespaces && mount -o remount,bind,ro /proc "
+    "&& cd /tmp && { setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "
+    '"$@"; exit $?; }'
 )
 _UNSHARE = (
     "unshare", "--user", "--map-root-user", "--net", "--pid", "--ipc", "--uts", "--mount", "--fork",

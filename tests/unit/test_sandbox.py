@@ -51,6 +51,13 @@ def test_a_program_ends_in_time_whether_it_works_or_sleeps(monkeypatch):
         ("open('/tmp/a', 'w').write('x')\nassert open('/tmp/a').read() == 'x'", "passed"),
         ("open('{folder}/a', 'w')", "failed: FileNotFoundError"),  # another /tmp
         ("open('{root}/a', 'w')", "failed: OSError: [Errno 30] Read-only file system"),
+        ("open('/dev/shm/ablate-sandbox', 'w')", "failed: OSError: [Errno 30]"),
+        ("open('/proc/sys/vm/swappiness', 'w')", "failed: OSError: [Errno 30]"),
+        (
+            "import subprocess\nsubprocess.run(['mount', '-o', 'remount,rw,bind', '/'])\n"
+            "open('{root}/a', 'w')",
+            "failed: OSError: [Errno 30]",
+        ),
         ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 5)", "failed: "),
         ("import os\nassert not os.path.exists('/proc/{pid}/environ')", "passed"),
         ("import os\nassert 'SECRET' not in os.environ", "passed"),
