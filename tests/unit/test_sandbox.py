@@ -17,6 +17,27 @@ apart = pytest.mark.skipif(
     isolation() == "limits", reason="this kernel lets no user make namespaces"
 )
 
+# What a verdict begins with stands on no command line, and writing a lot is none.
+FROM_THE_COMMAND_LINE = r"""
+import os
+word = open('/proc/self/cmdline', 'rb').read().split(b'\0')[-2]
+for i in range(3, 20):
+    try: os.write(i, word + b' passed')
+    except OSError: pass
+os._exit(0)
+"""
+MUCH = r"""
+import os
+for i in range(40):
+    try: os.write(3, b'x' * 10**6)
+    except OSError: pass
+assert False
+"""
+A_THREAD = """
+import threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+"""
+
 
 @pytest.mark.parametrize(
     ("program", "said"),
@@ -30,6 +51,10 @@ apart = pytest.mark.skipif(
         ("import sys\nsys.exit(0)\nassert False", "failed: it ended before its tests did"),
         ("import os\nos._exit(0)\nassert False", "failed: it ended before its tests did"),
         ("print('passed')\nimport os\nos.write(1, b'passed')\nos._exit(0)", "failed: it ended"),
+        (FROM_THE_COMMAND_LINE, "failed: it ended"),
+        (MUCH, "failed"),
+        (A_THREAD, "passed"),
+        ("class E(Exception):\n  def __str__(self): raise E\nraise E", "failed: E"),
         ("raise KeyboardInterrupt", "failed: KeyboardInterrupt"),
         ("print('0' * 10**6)", "passed"),  # what it prints is thrown away
     ],

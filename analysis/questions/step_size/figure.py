@@ -69,7 +69,7 @@ def curves(found: Compared, places: Sequence[str]) -> Figure:
             one: Chosen | None = found.main.get((arm, place))
             if one is not None:
                 curve(axis, one, look, 0.0)
-        axis.set_title(place, fontsize=6, wrap=True)
+        axis.set_title(place.replace(", ", "\n"), fontsize=6)
         rate_axis(axis)
     handles = [
         Line2D([], [], color=color, linestyle=line, marker=marker, markersize=3.2,
