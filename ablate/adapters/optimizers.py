@@ -24,6 +24,7 @@ class OptimizerMethod:
     seeded: whether it draws random numbers: its options then hold a `seed`.
     lanes: whether its cells can train side by side (`training.lanes`).
     shards: whether it treats every number of a weight by itself, so that a part of it is enough.
+    adamw_rates: whether its good rates are about AdamW's, so that rules of thumb for those hold.
     """
 
     make: str
@@ -35,6 +36,7 @@ class OptimizerMethod:
     seeded: bool = False
     lanes: bool = False
     shards: bool = False
+    adamw_rates: bool = True
 
 
 _LORA, _PAGED = "ablate.adapters.lora.optimizers", "ablate.training.paged"
@@ -53,7 +55,9 @@ OPTIMIZERS: Mapping[str, OptimizerMethod] = {
         options={"clip_threshold": positive(1.0), "decay": positive(0.8)},
         state=FACTORED,
     ),
-    "lion": OptimizerMethod(make="ablate.training.lion:lion", state=4.0, shards=True),
+    "lion": OptimizerMethod(
+        make="ablate.training.lion:lion", state=4.0, shards=True, adamw_rates=False
+    ),
     "adamw_bnb_8bit": OptimizerMethod(
         make=f"{_PAGED}:adamw_bnb_8bit", state=EIGHT_BITS, bitsandbytes=True
     ),

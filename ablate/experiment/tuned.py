@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ablate.adapters.optimizers import optimizer_of
 from ablate.adapters.registry import method
 from ablate.config.schema import Cell
 from ablate.errors import UserError
@@ -91,9 +92,12 @@ def default_lr(cell: Cell, files: ModelFiles) -> float:
 def is_full_rate(cell: Cell, files: ModelFiles) -> bool:
     """Return whether an adapter's rate is nearer to the default of full tuning than to its own.
 
-    On a logarithmic scale, as rates are compared.
+    On a logarithmic scale, as rates are compared. The defaults are AdamW's: under an optimizer
+    whose rates are others (Lion's are lower by a factor of 3 to 10) nothing is said.
     """
     if cell.is_base or not method(cell.adapter).adapts or not isinstance(cell.train.lr, float):
+        return False
+    if not optimizer_of(cell.optimizer)[0].adamw_rates:
         return False
     return cell.train.lr * math.sqrt(ADAPTER_FACTOR) < default_lr(cell, files)
 

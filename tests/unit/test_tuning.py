@@ -144,6 +144,16 @@ def test_a_rate_of_full_tuning_on_an_adapter_is_marked(adapter, lr, marked, tmp_
     assert [row["full_rate"] for row in summarise(request)["adapters"]] == [False, marked]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "marked"), [("adamw", True), ("adamw_8bit", True), ("lion", False)]
+)
+def test_rates_of_lion_are_not_held_against_those_of_adamw(optimizer, marked, tmp_path):
+    words = ["model=llama_2_7b", "adapter=lora", "dataset=alpaca", "train=alpaca",
+             "train.lr=2e-5", f"optimizer={optimizer}", f"out={tmp_path}"]  # fmt: skip
+    _, named = plan_grid(words, known=Assumed()).design.cells
+    assert named.cell.train.full_rate is marked
+
+
 def test_the_report_marks_rates_of_full_tuning():
     cells = pd.DataFrame(
         {"train_key": ["a", "b"], "adapter": ["lora", "full"], "dataset": "mine", "rank": 8,
