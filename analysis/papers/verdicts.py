@@ -51,7 +51,7 @@ def same(effect: Estimate | None, margin: float) -> str:
     return CONTRADICTED if far else UNDECIDED
 
 
-def row(head: Mapping[str, str], effect: Estimate | None, said: str) -> dict[str, object]:
+def row(head: Mapping[str, object], effect: Estimate | None, said: str) -> dict[str, object]:
     """Return a claim as one row of a table: its labels, its numbers and the verdict on it."""
     numbers = {
         name: getattr(effect, name) if effect is not None else float("nan")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError, as_path
 from analysis.papers.instruction_modelling import section as modelling
+from analysis.papers.lora_tradeoffs import section as tradeoffs
 from analysis.papers.mora import memorisation_section as memorised
 from analysis.papers.mora import section as mora
 from analysis.papers.plw import section as paper
@@ -69,6 +70,7 @@ PARTS = (
     Part(paper.section),
     Part(modelling.section),
     Part(mora.section),
+    Part(tradeoffs.section),
     Part(lambda study: overview.section(study.raw, study.folder)),
     Part(when_to_mask.section, when_to_mask.headlines),
     Part(weight_pairs.section, weight_pairs.headlines),
@@ -95,6 +97,7 @@ OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
     paper.section: "plw",
     modelling.section: "instruction_modelling",
     mora.section: mora.NAME,
+    tradeoffs.section: "lora_tradeoffs",
 }
 
 

@@ -13,7 +13,7 @@ over seeds, and both numbers are read at it (`own_rate.curves`), each seed's par
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -69,6 +69,12 @@ class Own:
         """Which end of the rates tried it is, "" for none and where one rate was tried."""
         return self.learnt.end if len(self.learnt.curve.rate_K) > 1 else ""
 
+    @property
+    def tried(self) -> float:
+        """The rate tried that is the nearest to it."""
+        curve = self.learnt.curve
+        return float(curve.rate_K[np.abs(curve.x_K - self.learnt.x).argmin()])
+
     def parts(self, outcome: str) -> Parts:
         """Return each seed's part in what was learnt, or kept."""
         found: Chosen = getattr(self, outcome)
@@ -80,6 +86,7 @@ class Tradeoff:
     """The runs of a study, a row each, and the arms at their own rates."""
 
     runs: pd.DataFrame
+    curves: tuple[tuple[str, RateCurve, RateCurve], ...]  # setting; learnt and kept over rates
     unit: str  # of what was learnt: NATS or POINTS
     base: float | None  # the untouched base's score on the source tasks
     optimizer: str  # the usual one
@@ -88,18 +95,10 @@ class Tradeoff:
     @cached_property
     def points(self) -> tuple[Own, ...]:
         """Every arm at every budget of every setting."""
-        found = []
-        for setting in self.settings:
-            own = self.runs[self.runs["setting"] == setting]
-            both = [
-                {(c.arm, c.place): self.choose(c) for c in _curves(own, outcome)}
-                for outcome in ("learnt", "kept")
-            ]
-            found += [
-                Own(setting, arm, float(place), learnt, both[1][arm, place])
-                for (arm, place), learnt in both[0].items()
-            ]
-        return tuple(found)
+        return tuple(
+            Own(setting, learnt.arm, float(learnt.place), self.choose(learnt), self.choose(kept))
+            for setting, learnt, kept in self.curves
+        )
 
     @property
     def settings(self) -> list[str]:
@@ -128,7 +127,7 @@ class Tradeoff:
 
     def chosen_by(self, choose: Callable[[RateCurve], Chosen]) -> "Tradeoff":
         """Return the same runs with rates chosen in another way."""
-        return Tradeoff(self.runs, self.unit, self.base, self.optimizer, choose)
+        return replace(self, choose=choose)
 
 
 def lora(rank: float) -> str:
@@ -171,7 +170,7 @@ def tradeoff_of(frame: pd.DataFrame) -> Tradeoff | None:
         kept=kept.reindex(runs.index),
     ).dropna(subset=["learnt", "kept"]).reset_index()  # fmt: skip
     found = _with_a_choice(found)
-    return Tradeoff(found, unit, base, optimizer) if len(found) else None
+    return Tradeoff(found, _curves(found), unit, base, optimizer) if len(found) else None
 
 
 def _labelled(runs: pd.DataFrame, optimizer: str) -> pd.DataFrame:
@@ -275,13 +274,15 @@ def _with_a_choice(runs: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(loss=0.0)
 
 
-def _curves(runs: pd.DataFrame, outcome: str) -> list[RateCurve]:
-    """Return one outcome over the rates, by arm and budget."""
-    groups = [_whole(own) for _, own in runs.groupby(["arm", "budget"], sort=False)]
-    if not groups:
-        return []
+def _curves(runs: pd.DataFrame) -> tuple[tuple[str, RateCurve, RateCurve], ...]:
+    """Return both outcomes over the rates, by setting, arm and budget."""
+    groups = [_whole(own) for _, own in runs.groupby(["setting", "arm", "budget"], sort=False)]
     table = pd.concat(groups).rename(columns={"budget": "place"})
-    return list(rate_curves(table.assign(score=table[outcome]), fewest=1))
+    found = []
+    for setting, own in table.groupby("setting", sort=False):
+        both = [rate_curves(own.assign(score=own[n]), fewest=1) for n in ("learnt", "kept")]
+        found += [(str(setting), one, other) for one, other in zip(*both, strict=True)]
+    return tuple(found)
 
 
 def _whole(runs: pd.DataFrame) -> pd.DataFrame:
