@@ -122,7 +122,8 @@ def judge(lines: list[Line]) -> pd.DataFrame:
             for i, one in enumerate(lines)
             if SAME_NOISE.get(one.claim, one.claim) == kind and one.parts is not None
         }
-        effects |= dict(zip(own, contrasts.estimates(list(own.values())), strict=True))
+        places = [lines[i].where.partition(",")[0] for i in own]
+        effects |= dict(zip(own, contrasts.estimates(list(own.values()), places), strict=True))
     rows = []
     for claim in CLAIMS:
         known = [i for i, one in enumerate(lines) if one.claim == claim]

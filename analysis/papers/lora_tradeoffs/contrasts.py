@@ -4,7 +4,7 @@ The seed is the unit: the runs of one seed at several budgets, rates and arms sh
 rows, and in CPT all steps but the last. Every number here is the mean over seeds of the seeds' own
 parts in it, and its variance is theirs over their number. Few seeds say little about it, so the
 variances of one kind of number (one claim in all settings and ranks) are moderated together
-(`inference.moderated`).
+(`inference.moderated`), on no more degrees of freedom than the settings alone have.
 
 At matched learning: an arm's budgets are points (learnt, kept), joined by straight lines as far as
 learning rises. Two arms are compared where both have learnt as much, kept being averaged over that
@@ -20,7 +20,6 @@ Letters in names: B budgets, G amounts learnt.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,7 @@ from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.inference.estimates import Estimate
 from analysis.inference.moderated import moderated
-from analysis.papers.lora_tradeoffs.runs import Own, Parts, near_best
+from analysis.papers.lora_tradeoffs.runs import Own, Parts, by_seed, near_best
 from analysis.questions.own_rate.curves import FEWEST, Chosen
 
 LEARNT, KEPT = "learnt", "kept"
@@ -41,12 +40,17 @@ def total(terms: Sequence[tuple[float, Parts]]) -> Parts | None:
     """Return a weighed sum over the seeds that all terms have; None where none are shared."""
     if not terms:
         return None
-    found = reduce(lambda a, b: a.add(b), [weight * parts for weight, parts in terms])
-    return _some(found.dropna())
-
-
-def _some(parts: Parts) -> Parts | None:
-    return parts if len(parts) else None
+    seeds = terms[0][1].index
+    for _, parts in terms[1:]:
+        if not parts.index.equals(seeds):
+            seeds = seeds.intersection(parts.index)
+    if not len(seeds):
+        return None
+    own_S = np.zeros(len(seeds))
+    for weight, parts in terms:
+        same = parts if parts.index.equals(seeds) else parts[seeds]
+        own_S += weight * same.to_numpy(float)
+    return pd.Series(own_S, index=seeds)
 
 
 def mean(many: Sequence[Parts | None]) -> Parts | None:
@@ -141,12 +145,11 @@ class _Line:
         for at_G, weight_G in ((left_G, 1 - right_G), (left_G + 1, right_G)):
             np.add.at(weight_B, at_G, share_G * weight_G)
             np.add.at(tilt_B, at_G, share_G * weight_G * slope_G)
-        terms = [
-            (1.0, w * kept - tilt * (learnt - learnt.mean()))
-            for w, tilt, kept, learnt in zip(
-                weight_B, tilt_B, self.seed_kept, self.seed_learnt, strict=True
-            )
-        ]  # fmt: skip
+        terms = list(zip(weight_B, self.seed_kept, strict=True))
+        terms += [
+            (-tilt, learnt - learnt.mean())
+            for tilt, learnt in zip(tilt_B, self.seed_learnt, strict=True)
+        ]
         return total(terms)
 
 
@@ -177,7 +180,7 @@ def log_rate(own: Own) -> Parts | None:
     if found is None:
         return None
     middle = found.x + found.curve.middle
-    return pd.Series(middle + found.shift_S, index=list(found.curve.seeds))
+    return by_seed(middle + found.shift_S, found.curve.seeds)
 
 
 def log_width(own: Own) -> Parts | None:
@@ -191,7 +194,7 @@ def log_width(own: Own) -> Parts | None:
     b2_S = (found.curve.loss_SK @ found.curve.solve_3K.T)[:, 2]
     b2 = float(b2_S.mean())
     parts_S = -0.5 * np.log2(b2) - 0.5 * (b2_S - b2) / (b2 * np.log(2))
-    return pd.Series(parts_S, index=list(found.curve.seeds))
+    return by_seed(parts_S, found.curve.seeds)
 
 
 def _inside(own: Own) -> Chosen | None:
@@ -213,10 +216,16 @@ def over_own(
     return (mean(known) if known else None), len(known), len(budgets)
 
 
-def estimates(many: Sequence[Parts]) -> list[Estimate]:
+def estimates(many: Sequence[Parts], places: Sequence[str]) -> list[Estimate]:
     """Return numbers of one kind with their noise, moderated over them.
 
-    Without two seeds a number has no error of its own and takes none from others.
+    Numbers of one place share runs, such as those of full tuning, so that their variances say less
+    than as many independent ones: a place counts once in the degrees of freedom. Without two seeds
+    a number has no error of its own and takes none from others.
+
+    Args:
+        many: each seed's part in every number.
+        places: of every number, such as its setting.
     """
     count = np.array([len(parts) for parts in many])
     found = [Estimate("", float(p.mean()), float("nan"), float("nan")) for p in many]
@@ -226,7 +235,11 @@ def estimates(many: Sequence[Parts]) -> list[Estimate]:
         drawn = moderated(variance, count[known] - 1.0)
     except AnalysisError:
         return found
-    for i, v, df in zip(known, drawn.variance_G, drawn.df_G, strict=True):
+    most: dict[str, float] = {}
+    for i in known:
+        most[places[i]] = max(most.get(places[i], 0.0), count[i] - 1.0)
+    df_G = np.minimum(drawn.df_G, sum(most.values()))
+    for i, v, df in zip(known, drawn.variance_G, df_G, strict=True):
         found[i] = Estimate("", float(many[i].mean()), float(np.sqrt(v / count[i])), float(df))
     return found
 
@@ -242,7 +255,7 @@ def levels(points: Sequence[Own]) -> pd.DataFrame:
         columns=["setting", "arm", "budget", "rate", "end", "seeds"],
     )
     for outcome in (LEARNT, KEPT):
-        own = estimates([p.parts(outcome) for p in points])
+        own = estimates([p.parts(outcome) for p in points], [p.setting for p in points])
         table[outcome] = [e.estimate for e in own]
         table[f"{outcome}_low"] = [e.low for e in own]
         table[f"{outcome}_high"] = [e.high for e in own]

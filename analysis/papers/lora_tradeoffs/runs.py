@@ -14,12 +14,13 @@ over seeds, and both numbers are read at it (`own_rate.curves`), each seed's par
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.engine.linalg import Array
 from analysis.questions.own_rate.curves import (
     FEWEST,
     Chosen,
@@ -49,6 +50,16 @@ HALF = 0.5  # a seed that lacks more of the rates is left out
 Parts = pd.Series  # by seed: each seed's part in a number, whose mean is the number
 
 
+@cache
+def _index(seeds: tuple[str, ...]) -> "pd.Index[str]":
+    return pd.Index(seeds)
+
+
+def by_seed(parts_S: Array, seeds: tuple[str, ...]) -> Parts:
+    """Return parts with the names of their seeds; one index for the same seeds, which is fast."""
+    return pd.Series(parts_S, index=_index(seeds))
+
+
 @dataclass(frozen=True)
 class Own:
     """An arm at one budget, at its own rate."""
@@ -75,10 +86,14 @@ class Own:
         curve = self.learnt.curve
         return float(curve.rate_K[np.abs(curve.x_K - self.learnt.x).argmin()])
 
+    @cached_property
+    def _parts(self) -> dict[str, Parts]:
+        both = {"learnt": self.learnt, "kept": self.kept}
+        return {n: by_seed(c.theta_S, c.curve.seeds) for n, c in both.items()}
+
     def parts(self, outcome: str) -> Parts:
         """Return each seed's part in what was learnt, or kept."""
-        found: Chosen = getattr(self, outcome)
-        return pd.Series(found.theta_S, index=list(found.curve.seeds))
+        return self._parts[outcome]
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ def tradeoff_of(frame: pd.DataFrame) -> Tradeoff | None:
     trained = trained[trained["method"].astype(str).isin([FULL, "lora"])]
     names = trained["dataset"].astype(str).str.partition(" ")[0]
     trained = trained[names.isin(DOMAINS)]
-    if not len(trained) or not {STEPS, EPOCHS} & set(trained):
+    if not len(trained) or "optimizer" not in trained or not {STEPS, EPOCHS} & set(trained):
         return None
     optimizer = str(trained.drop_duplicates("run")["optimizer"].astype(str).mode().iloc[0])
     runs = _labelled(trained.drop_duplicates("run"), optimizer).set_index("run")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.papers.lora_tradeoffs import figure as figures
-from analysis.papers.lora_tradeoffs.claims import MARGIN_NATS, tradeoff_claims
+from analysis.papers.lora_tradeoffs.claims import CLAIMS, MARGIN_NATS, tradeoff_claims
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT, estimates, levels
 from analysis.papers.lora_tradeoffs.runs import (
     NATS,
@@ -14,6 +14,7 @@ from analysis.papers.lora_tradeoffs.runs import (
     TEXT,
     Own,
     Tradeoff,
+    by_seed,
     tradeoff_of,
 )
 from analysis.papers.lora_tradeoffs.spectrum import spectrum
@@ -35,13 +36,14 @@ CANNOT = (
 )
 ENDS = [f"{n}{end}" for n in (LEARNT, KEPT) for end in ("", "_low", "_high")]
 HEADS = words.HEADS | {
-    "near_best": "verdict near the best rate", "end": "best rate", "kept": "source tasks",
+    "near_best": "verdict, rates by parabola", "end": "best rate", "kept": "source tasks",
     "learnt_low": "95 % low", "learnt_high": "95 % high", "kept_low": "95 % low",
     "kept_high": "95 % high",
 }  # fmt: skip
 FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".3g")
 POINTS = {n: ".3f" if n.startswith(LEARNT) else ".2f" for n in ENDS} | {"rate": ".2g"}
 FEWEST_SEEDS = 3
+FIRST = ("learns", "grows", "forgets", "matched")  # the claims of the summary
 
 
 def section(study: Study) -> Section | None:
@@ -58,9 +60,9 @@ def section(study: Study) -> Section | None:
 
 
 def _lead(claims: pd.DataFrame) -> str:
-    table = summary(claims)
-    told = table[table["verdict"] != UNTESTABLE].to_dict("records")
-    said = "; ".join(f"“{row['claim']}”: {row['verdict']}" for row in told)
+    table = summary(claims).set_index("claim")["verdict"]
+    told = [CLAIMS[name] for name in FIRST if table[CLAIMS[name]] != UNTESTABLE]
+    said = "; ".join(f"“{claim}”: {table[claim]}" for claim in told)
     return f"The paper's claims here. {said}." if said else "No claim of the paper can be tested."
 
 
@@ -231,8 +233,8 @@ def _over_rates(points: Sequence[tuple[str, Own]]) -> pd.DataFrame:
     rows = []
     for panel, own in points:
         curve = own.learnt.curve
-        parts = [pd.Series(v_S, index=list(curve.seeds)) for v_S in curve.score_SK.T]
-        for rate, found in zip(curve.rate_K, estimates(parts), strict=True):
+        parts = [by_seed(v_S, curve.seeds) for v_S in curve.score_SK.T]
+        for rate, found in zip(curve.rate_K, estimates(parts, [""] * len(parts)), strict=True):
             rows.append({
                 "panel": panel, "arm": own.arm, "rate": rate, "estimate": found.estimate,
                 "low": found.low, "high": found.high,
