@@ -122,7 +122,7 @@ def judge(lines: list[Line]) -> pd.DataFrame:
             for i, one in enumerate(lines)
             if SAME_NOISE.get(one.claim, one.claim) == kind and one.parts is not None
         }
-        places = [lines[i].where.partition(",")[0] for i in own]
+        places = [_place(lines[i].where) for i in own]
         effects |= dict(zip(own, contrasts.estimates(list(own.values()), places), strict=True))
     rows = []
     for claim in CLAIMS:
@@ -130,6 +130,12 @@ def judge(lines: list[Line]) -> pd.DataFrame:
         rows += [lines[i].row(effects.get(i)) for i in known]
         rows += [] if known else [Line(claim, "–", "", None).row(None)]
     return pd.DataFrame(rows)
+
+
+def _place(where: str) -> str:
+    """Return what lines with runs in common have in common: their setting, or arm in it."""
+    head, colon, _ = where.partition(":")
+    return head if colon else where.partition(",")[0]
 
 
 def _lines(found: Tradeoff, frame: pd.DataFrame, margin: float) -> list[Line]:
