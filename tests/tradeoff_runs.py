@@ -87,13 +87,14 @@ DATA = {
     "code CPT": ("micro_code", "text"), "code IFT": ("micro_code_instructions", "short"),
     "math CPT": ("micro_math", "text"), "math IFT": ("micro_math_instructions", "short"),
 }  # fmt: skip
+UNTAUGHT = {"text": 5.0, "short": 6.0}  # the base's loss
 TASKS = ("micro_knowledge", "micro_pronouns", "micro_arithmetic")
 PLAIN = {
     "study": "lora_tradeoffs", "masking": "instruction", "plw": 0.0, "effective_plw": 0.0,
     "wp": 0.0, "model": "micro_0", "sham": "a", "shuffle_prompts": False, "alias": False,
     "status": "done", "placement": "all", "regulariser": "none", "optimizer": "lion",
     "init": "default", "train": "micro", "higher_is_better": True,
-    "adapter.options.alpha": np.nan, "regulariser.weight_decay": np.nan,
+    "adapter.options.alpha": "null", "regulariser.weight_decay": "null", "train.weight_decay": 0.0,
     "regulariser.attention_dropout": np.nan,
 }  # fmt: skip
 
@@ -122,7 +123,7 @@ def results(points: list[Own], changed: Mapping[str, Mapping[str, object]] | Non
             for k, rate in enumerate(learnt.rate_K):
                 run = name | {"lr": float(rate), "seed": int(seed),
                               "train_key": learnt.run_SK[s][k]}  # fmt: skip
-                loss = float(5.0 - learnt.score_SK[s, k])
+                loss = float(UNTAUGHT[kind] - learnt.score_SK[s, k])
                 role = "loss_text" if kind == "text" else "loss_completion"
                 rows += [run | one for one in _held(role, loss)]
                 rows += [run | one for one in _scores(float(kept.score_SK[s, k]))]
@@ -130,10 +131,10 @@ def results(points: list[Own], changed: Mapping[str, Mapping[str, object]] | Non
     for setting in dict.fromkeys(p.setting for p in points):
         data, kind = DATA[setting]
         base = PLAIN | {"adapter": "none", "dataset": data, "dataset_type": kind, "rank": 8,
-                        "seed": 0, "train_key": f"base {data}", "lr": np.nan,
+                        "seed": 0, "train_key": "base", "lr": np.nan,
                         "embeddings": "frozen"}  # fmt: skip
         role = "loss_text" if kind == "text" else "loss_completion"
-        rows += [base | one for one in (*_held(role, 5.0), *_scores(BASE))]
+        rows += [base | one for one in (*_held(role, UNTAUGHT[kind]), *_scores(BASE))]
     return pd.DataFrame(rows)
 
 

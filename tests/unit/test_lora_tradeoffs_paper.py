@@ -10,7 +10,8 @@ from analysis.inference.estimates import Estimate
 from analysis.papers.lora_tradeoffs import contrasts, figure, published, section
 from analysis.papers.lora_tradeoffs.claims import CLAIMS, MARGIN_NATS, Line, tradeoff_claims
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT
-from analysis.papers.lora_tradeoffs.runs import SETTINGS, near_best, tradeoff_of
+from analysis.papers.lora_tradeoffs.reading import tradeoff_of
+from analysis.papers.lora_tradeoffs.runs import SETTINGS, near_best
 from analysis.papers.lora_tradeoffs.spectrum import spectrum
 from analysis.papers.verdicts import UNDECIDED, UNTESTABLE
 from analysis.regression.model import Request
@@ -27,7 +28,8 @@ STUDIES = 200
 # Arms with something changed: their truth, and the columns that say what was changed.
 CHANGED = {
     "full, frozen embeddings": {"embeddings": "frozen"},
-    "full, weight decay 1": {"regulariser": "weight_decay", "regulariser.weight_decay": 1.0},
+    "full, weight decay 1": {"regulariser": "weight_decay", "train.weight_decay": 1.0},
+    "full, weight decay 2": {"regulariser": "weight_decay", "train.weight_decay": 2.0},
     "full, attention dropout 0.1": {"regulariser": "attention_dropout",
                                     "regulariser.attention_dropout": 0.1},
     "full, adamw": {"optimizer": "adamw"},
@@ -54,7 +56,7 @@ def whole_study(noise=1.0, **full):
         "full, adamw": replace(arms["full"], behind=0.2),
         "LoRA r4, on attention": replace(arms["LoRA r4"], behind=0.4),
         "LoRA r16, alpha 2": replace(arms["LoRA r16"], behind=0.3),
-        "full, attention dropout 0.1": replace(arms["full"], first=9.0),
+        "full, attention dropout 0.1": replace(arms["full"], first=16.0),
     }
     more = {n: worse.get(n, arms[n.partition(", ")[0]]) for n in CHANGED}
     changed = draw(more, rng, "code IFT", noise=noise)
@@ -69,7 +71,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def found(study):
-    return tradeoff_of(study.frame)
+    return tradeoff_of(study.frame, study.raw)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,8 @@ def test_every_arm_stands_at_the_rate_of_its_lowest_validation_loss(found):
         assert own.tried == pytest.approx(best)
         assert own.end == ""
     assert {p.arm for p in found.points if "," in p.arm} == set(CHANGED)
+    full = [found.curve(s, "full")[50.0].learnt.estimate for s in SETTINGS]
+    assert full == pytest.approx([truth.START] * 4, abs=0.1)  # less the base's loss on its own rows
     assert len(found.points) == 4 * 4 * 4 + len(CHANGED)
 
 
@@ -96,14 +100,14 @@ def test_rates_are_chosen_on_validation_rows_alone():
     high = raw["lr"] > 2e-3
     better = raw["task"].eq("heldout_test") & high & raw["adapter"].eq("full")
     raw.loc[better, "value"] = 0.1
-    found = tradeoff_of(from_results(raw))
+    found = tradeoff_of(from_results(raw), raw)
     assert {round(p.rate, 6) for p in found.points if p.arm == "full"} == {3e-4}
 
 
 def test_a_rate_at_which_a_seed_failed_is_not_chosen():
     raw = results(draw(truths(), np.random.default_rng(0), "code CPT"))
     lost = np.isclose(raw["lr"], 3e-4) & raw["seed"].eq(2) & raw["adapter"].eq("full")
-    found = tradeoff_of(from_results(raw[~lost]))
+    found = tradeoff_of(from_results(raw[~lost]), raw)
     curves = [p.learnt.curve for p in found.points if p.arm == "full"]
     assert {len(c.seeds) for c in curves} == {3}
     assert all(3e-4 not in c.rate_K.round(6) for c in curves)
@@ -116,8 +120,9 @@ def numbers(claims, claim):
 
 @pytest.fixture(scope="module")
 def noiseless():
-    frame = from_results(whole_study(noise=1e-9))
-    return tradeoff_claims(tradeoff_of(frame), frame, 1.0)
+    raw = whole_study(noise=1e-9)
+    frame = from_results(raw)
+    return tradeoff_claims(tradeoff_of(frame, raw), frame, 1.0)
 
 
 MEAN = LAST / 2  # of the doublings over the four budgets
@@ -164,8 +169,9 @@ def test_verdicts_with_noise(claims):
 
 def test_no_overlap_in_learning_is_told():
     arms = {"full": Truth(), "LoRA r1": Truth(behind=5.0)}
-    frame = from_results(results(draw(arms, np.random.default_rng(0), "code CPT")))
-    table = tradeoff_claims(tradeoff_of(frame), frame, 1.0)
+    raw = results(draw(arms, np.random.default_rng(0), "code CPT"))
+    frame = from_results(raw)
+    table = tradeoff_claims(tradeoff_of(frame, raw), frame, 1.0)
     (row,) = table[table["claim"] == CLAIMS["matched"]].to_dict("records")
     assert (row["verdict"], row["note"]) == (UNTESTABLE, "the arms never learnt as much")
 
@@ -318,7 +324,8 @@ def test_single_runs_without_a_validation_loss_count_as_they_are(found):
     usual = np.isclose(raw["lr"], np.where(raw["adapter"].eq("full"), 3e-4, 3e-3))
     raw = raw[kept & (swept | usual | raw["adapter"].eq("none"))]
     target = raw[raw["task"].eq("micro_arithmetic")].assign(side="target", task="gsm8k")
-    one = tradeoff_of(from_results(pd.concat([raw, target], ignore_index=True)))
+    raw = pd.concat([raw, target], ignore_index=True)
+    one = tradeoff_of(from_results(raw), raw)
     assert one.unit == "points"
     assert {(p.arm, round(p.rate, 5)) for p in one.points} == {("full", 3e-4), ("LoRA r1", 3e-3)}
     assert len(one.points) == 8

@@ -277,7 +277,7 @@ def over_rates(table: pd.DataFrame, unit: str) -> Figure:
                 linewidth=0.9, elinewidth=0.7,
             )  # fmt: skip
             best = rows[rows["chosen"]]
-            axis.plot(best["rate"], best["estimate"], marker, color=color, markersize=5)
+            axis.plot(best["rate"], best["estimate"], marker, color=color, markersize=5, zorder=4)
         draw.log_axis(axis)
         axis.set_title(panel)
         axis.set_xlabel("learning rate")

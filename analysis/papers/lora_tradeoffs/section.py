@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.papers.lora_tradeoffs import figure as figures
 from analysis.papers.lora_tradeoffs.claims import CLAIMS, MARGIN_NATS, tradeoff_claims
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT, estimates, levels
+from analysis.papers.lora_tradeoffs.reading import tradeoff_of
 from analysis.papers.lora_tradeoffs.runs import (
     NATS,
     SETTINGS,
@@ -15,7 +16,6 @@ from analysis.papers.lora_tradeoffs.runs import (
     Own,
     Tradeoff,
     by_seed,
-    tradeoff_of,
 )
 from analysis.papers.lora_tradeoffs.spectrum import spectrum
 from analysis.papers.verdicts import UNTESTABLE, summary
@@ -48,7 +48,7 @@ FIRST = ("learns", "grows", "forgets", "matched")  # the claims of the summary
 
 def section(study: Study) -> Section | None:
     """Return the section; None without runs of the paper's settings over several budgets."""
-    found = tradeoff_of(study.frame)
+    found = tradeoff_of(study.frame, study.raw)
     if found is None or found.runs.groupby("setting")["budget"].nunique().max() < 2:
         return None
     claims = tradeoff_claims(found, study.frame, study.margin)
@@ -141,7 +141,8 @@ def _figures(study: Study, found: Tradeoff) -> Iterator[Block]:
     drawn = spectrum(found, study.frame)
     drawn = drawn[(drawn["arm"] == FULL) & drawn["setting"].str.endswith(TEXT)]
     if len(drawn):
-        mean = drawn.groupby(["setting", "budget", "kind"], sort=False)["share"].mean()
+        by = ["setting", "budget", "kind"]
+        mean = drawn.sort_values("setting", kind="stable").groupby(by, sort=False)["share"].mean()
         caption = (
             "Figure 6: of how high a rank the change of full tuning is, by kind of matrix and by "
             "layer, means over seeds. Band: matrices of Gaussian noise, square to four times as "
