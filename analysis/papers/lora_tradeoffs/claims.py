@@ -6,13 +6,14 @@ on "alike" and "about ten times" are tests of equivalence. Intervals are 95 % ea
 for the number of lines.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import Estimate, equivalence
+from analysis.inference.estimates import Estimate
 from analysis.papers import verdicts
 from analysis.papers.lora_tradeoffs import contrasts
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT
@@ -26,12 +27,10 @@ from analysis.papers.lora_tradeoffs.runs import (
     near_best,
 )
 from analysis.papers.lora_tradeoffs.spectrum import MATRIX, spectrum
-from analysis.papers.verdicts import ALPHA, UNDECIDED
-from analysis.report.headline import CONTRADICTED, SUPPORTED
 from analysis.table.factors import FULL
 
 MARGIN_NATS = 0.02  # of equivalence: 2 % of the perplexity
-TEN, FACTOR = 10.0, 2.0  # "about ten times": within a factor of two of it
+LOG_TEN, LOG_FACTOR = math.log2(10), 1.0  # "about ten times": within a factor of two of it
 CLAIMS: Mapping[str, str] = {
     "learns": "Full tuning learns more than LoRA, at equal budgets",
     "grows": "In CPT the gap grows with the budget",
@@ -84,14 +83,10 @@ class Line:
 
     def verdict(self, effect: Estimate | None) -> str:
         """Return the verdict on the claim here."""
-        if self.alike is None or effect is None or self.margin is None:
+        if self.alike is None or self.margin is None:
             return verdicts.verdict(effect, self.sign, self.margin)
-        away = Estimate("", effect.estimate - self.alike, effect.se, effect.df)
-        if not away.se > 0:
-            return UNDECIDED
-        if equivalence(away, self.margin).p < ALPHA:
-            return SUPPORTED
-        return CONTRADICTED if abs(away.estimate) - away.half_width > self.margin else UNDECIDED
+        away = effect and replace(effect, estimate=effect.estimate - self.alike)
+        return verdicts.same(away, self.margin)
 
 
 def tradeoff_claims(found: Tradeoff, frame: pd.DataFrame, margin: float) -> pd.DataFrame:
@@ -201,8 +196,9 @@ def _of_setting(about: _About, setting: str) -> Iterator[Line]:
             sides = (low, full) if claim == "ten_times" else (full, low)
             parts, count, every = contrasts.over_own(*sides, number)
             place, note = f"{setting}, r{rank:g}", f"best rate inside at {count} of {every} budgets"
-            of_ten = (np.log2(FACTOR), np.log2(TEN)) if claim == "ten_times" else (None, None)
-            yield Line(claim, place, measure, parts, 1, *of_ten, log2=True, note=note)
+            line = Line(claim, place, measure, parts, log2=True, note=note)
+            of_ten = claim == "ten_times"
+            yield replace(line, margin=LOG_FACTOR, alike=LOG_TEN) if of_ten else line
     yield from _over_rank(about, setting)
 
 

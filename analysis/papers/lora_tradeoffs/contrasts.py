@@ -18,8 +18,9 @@ so that its variance holds what the seeds differ in along both axes, and what th
 Letters in names: B budgets, G amounts learnt.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -231,25 +232,21 @@ def estimates(many: Sequence[Parts], places: Sequence[str]) -> list[Estimate]:
         many: each seed's part in every number.
         places: of every number, such as its setting.
     """
-    count = np.array([len(parts) for parts in many])
     found = [Estimate("", float(p.mean()), float("nan"), float("nan")) for p in many]
-    known = np.flatnonzero(count > 1)
-    variance = np.array([many[i].var(ddof=1) for i in known], float)
+    known = [i for i, parts in enumerate(many) if len(parts) > 1]
+    own_G = np.array([len(many[i]) - 1 for i in known], dtype=np.float64)
+    variance_G = np.array([float(many[i].to_numpy(float).var(ddof=1)) for i in known])
     try:
-        drawn = moderated(variance, count[known] - 1.0)
+        drawn = moderated(variance_G, own_G)
     except AnalysisError:
         return found
-    lines: dict[str, int] = {}
-    for i in known:
-        lines[places[i]] = lines.get(places[i], 0) + 1
-    each = {place: k / (1 + (k - 1) * ALIKE) for place, k in lines.items()}
-    own_G = count[known] - 1.0
-    most = TRUSTED * sum(
-        each[places[i]] / lines[places[i]] * d for i, d in zip(known, own_G, strict=True)
-    )
+    lines = Counter(places[i] for i in known)
+    worth_G = np.array([1 / (1 + (lines[places[i]] - 1) * ALIKE) for i in known])
+    most = TRUSTED * float(worth_G @ own_G)
     df_G = np.clip(drawn.df_G, own_G, np.maximum(own_G, most))
     for i, v, df in zip(known, drawn.variance_G, df_G, strict=True):
-        found[i] = Estimate("", float(many[i].mean()), float(np.sqrt(v / count[i])), float(df))
+        se = float(np.sqrt(v / len(many[i])))
+        found[i] = replace(found[i], se=se, df=float(df))
     return found
 
 

@@ -71,11 +71,11 @@ def over_budgets(here: pd.DataFrame, outcome: str, unit: str, base: float | None
         top, bottom = axes[i], axes[i + len(SETTINGS)]
         _over(top, here[here["setting"] == setting], None)
         if outcome == KEPT and base is not None:
-            draw.reference(top, [base])
+            _base(top, base)
         top.set_title(f"here: {setting}")
         own = theirs[theirs["setting"] == setting].rename(columns={outcome: "estimate"})
         _over(bottom, own.assign(low=np.nan, high=np.nan), MUTED)
-        draw.reference(bottom, [published.base(setting, outcome)])
+        _base(bottom, published.base(setting, outcome))
         bottom.set_title(f"published: {setting}", color=MUTED)
         text = setting.endswith(TEXT)
         top.set_xlabel("steps" if text else "epochs")
@@ -86,6 +86,14 @@ def over_budgets(here: pd.DataFrame, outcome: str, unit: str, base: float | None
                      label="untouched base")]  # fmt: skip
     _legend(figure, here, theirs, dashed)
     return figure
+
+
+def _base(axis: Axes, value: float) -> None:
+    """Draw the untouched base's level, with room around it."""
+    draw.reference(axis, [value])
+    low, high = axis.get_ylim()
+    room = 0.03 * (high - low)
+    axis.set_ylim(min(low, value - room), max(high, value + room))
 
 
 def _over(axis: Axes, rows: pd.DataFrame, color: str | None) -> None:
