@@ -43,11 +43,10 @@ CANNOT = (
     "What cannot be compared: the paper's models have 250 million to 7 billion parameters, its "
     "data sets and benchmarks are other ones and it has one run a cell, so that levels say nothing "
     "about each other; signs and orders can be compared. Its continued pretraining is scored by "
-    "nine benchmarks of medicine and finance, its mathematics by GSM8K and MATH; the embedded "
-    "world has no benchmark for its texts of either kind, and ours is the perplexity of held-out "
-    "rows. The curves of figure 4 and the bars of figure 5 were published without numbers; of the "
-    "first, the end is in table 3. Norms train under full tuning alone here, under every arm of "
-    "pretraining there."
+    "nine benchmarks of medicine and finance, its mathematics by GSM8K and MATH; plain texts of "
+    "the embedded world are scored by the perplexity of held-out rows. The curves of figure 4 and "
+    "the bars of figure 5 were published without numbers; of the first, the end is in table 3. "
+    "Norms train under full tuning alone here, under every arm of pretraining there."
 )
 HEADS = words.HEADS | {
     "where": "data, rank", "level": "score or perplexity", "level_low": "95 % low ",
