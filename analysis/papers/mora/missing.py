@@ -71,6 +71,6 @@ def _sentences(groups: Sequence[Group], found: Sequence[Measured], *, drawn: boo
     seeds = [len(c.seeds) for one in found if one.measure == PERPLEXITY for c in one.found.curves]
     if seeds and np.median(seeds) <= SCREENING_SEEDS:
         yield (
-            f"Arms have {words.count(int(np.median(seeds)), 'seed')} (median): a first look, whose "
-            "intervals rest on what all arms' seeds have in common."
+            f"Arms have {words.count(int(np.median(seeds)), 'seed')} (median): a first look. "
+            "With so few, intervals lean on the noise that all arms have in common."
         )

@@ -110,9 +110,7 @@ def _section(results: Results) -> Section | None:
         return None
     claims = mora_claims(results.found, results.margin)
     curves = [(one, loss_curves(one.found, results.folder)) for one in _pretrained(results)]
-    lead = _lead(claims)
     blocks = [
-        Text(lead),
         Text(missing(results.groups, results.found, drawn=any(len(c) for _, c in curves))),
         Text(CANNOT),
         *_claims(results, claims),
@@ -121,7 +119,7 @@ def _section(results: Results) -> Section | None:
         *_spectra(results),
         *_published(),
     ]
-    return Section(KEY, TITLE, tuple(b for b in blocks if b != Text("")), lead)
+    return Section(KEY, TITLE, tuple(b for b in blocks if b != Text("")), _lead(claims))
 
 
 def _pretrained(results: Results) -> list[Measured]:
