@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import Estimate
+from analysis.inference.estimates import Estimate, holm
 from analysis.papers.mora.runs import (
     DECOUPLING,
     HIGH,
@@ -95,7 +95,8 @@ def levels_told(setting: str, arm: str, budget: str) -> str:
 def gains() -> pd.DataFrame:
     """Return MoRA less LoRA of tables 6 and 7 with the task as the unit: a row per rank.
 
-    Columns: rank, tasks, ahead (tasks on which MoRA is higher), estimate, low, high, p.
+    Columns: rank, tasks, ahead (tasks on which MoRA is higher), estimate, low, high, p, p_holm
+    (over the ranks).
     """
     table = read("mora_scores")
     table = table[table["table"].isin(TASKS) & (table["measure"] != "mean")]
@@ -108,7 +109,8 @@ def gains() -> pd.DataFrame:
             "rank": rank, "tasks": len(gap), "ahead": int((gap > 0).sum()),
             "estimate": one.estimate, "low": one.low, "high": one.high, "p": one.p,
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found.assign(p_holm=holm(found["p"].tolist()))
 
 
 def _mean(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Estimate:

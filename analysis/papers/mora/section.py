@@ -232,7 +232,7 @@ def _spectra(results: Results) -> Iterator[Block]:
 def _published() -> Iterator[Block]:
     note = (
         "Published, tables 6 and 7: MoRA less LoRA on nine tasks of continued pretraining, one run "
-        "each, with the task as the unit (paired t); points."
+        "each, with the task as the unit (paired t, p by Holm over the ranks); points."
     )
     title = "Published: MoRA − LoRA over the tasks of continued pretraining"
     formats = FORMATS | {"p": P_VALUE}
