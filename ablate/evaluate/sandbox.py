@@ -89,10 +89,16 @@ _UNSHARE = (
 def isolation() -> Literal["namespaces", "limits"]:
     """Return what keeps a program apart on this machine."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run([*_UNSHARE, "true"], capture_output=True, timeout=START, check=False)
+        words = [*_UNSHARE, _python(), "-I", "-S", "-c", ""]
+        done = subprocess.run(words, capture_output=True, timeout=START, check=False)
         if done.returncode == 0:
             return "namespaces"
     return "limits"
+
+
+def _python() -> str:
+    """Return the interpreter itself, not its link in an environment, which may lie in /tmp."""
+    return os.path.realpath(sys.executable)
 
 
 def run(program: str, *, seconds: float = SECONDS) -> str:
@@ -107,7 +113,7 @@ def run(program: str, *, seconds: float = SECONDS) -> str:
     token = os.urandom(16).hex()
     whole = max(1, round(seconds))
     limits = (whole, MEMORY_MB << 20, FILE_MB << 20, PROCESSES)
-    words = [sys.executable, "-I", "-S", "-c", _RUNNER, *map(str, limits)]
+    words = [_python(), "-I", "-S", "-c", _RUNNER, *map(str, limits)]
     if isolation() == "namespaces":
         words = [*_UNSHARE, *words]
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}

@@ -55,7 +55,11 @@ OUTSIDE = {
 UNTIED = {"llama_1_7b", "llama_2_7b", "llama_2_13b", "llama_3_1_8b", "qwen_2_5_7b", "qwen_3_8b",
           "mistral_7b", "olmo_2_1b", "olmo_2_7b"}  # fmt: skip
 FILES = sorted((conf_dir() / "model").glob("*.yaml"))
-READY = {f.stem: read for f in FILES if (read := yaml.safe_load(f.read_text())).get("shape")}
+READY = {
+    f.stem: read
+    for f in FILES
+    if (read := yaml.safe_load(f.read_text())).get("shape") and read["source"] == "hub"
+}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATED = {"gate_proj", "up_proj", "down_proj"}
 PYTHIA = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
