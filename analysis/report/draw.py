@@ -20,6 +20,7 @@ from analysis.table.frame import WP_EXPONENT
 DODGE = 0.014  # of the w_p axis, between levels that share a PLW
 PLW = "prompt loss weight"
 DASHED = (0, (4, 2))
+LONGEST = 64  # characters of a label beside a forest plot, about half of a page's width
 
 
 def levels(frame: pd.DataFrame, column: str) -> list[str]:
@@ -158,14 +159,24 @@ def second_whisker(axis: Axes, row: Any, y: float) -> None:
 
 
 def forest_axis(axis: Axes, ticks: Mapping[float, str], groups: Sequence[str]) -> None:
-    """Label the lines of a forest plot; the names of the groups are bold."""
-    axis.set_yticks(list(ticks), list(ticks.values()))
-    for text in axis.get_yticklabels():
-        text.set_fontweight("bold" if text.get_text() in groups else "normal")
+    """Label the lines of a forest plot; the names of the groups are bold.
+
+    A long label is cut, or no room would be left for the axis: the table beside it has it whole.
+    """
+    axis.set_yticks(list(ticks), [_cut(label) for label in ticks.values()])
+    for text, label in zip(axis.get_yticklabels(), ticks.values(), strict=True):
+        text.set_fontweight("bold" if label in groups else "normal")
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=True, axis="x")
     axis.grid(visible=False, axis="y")
     axis.spines["left"].set_visible(False)
+
+
+def _cut(label: str) -> str:
+    if len(label) <= LONGEST:
+        return label
+    mark = label[-2:] if label[-2] == " " else ""  # of a second analysis that disagrees
+    return f"{label[: LONGEST - 1 - len(mark)].rstrip(' ,')}…{mark}"
 
 
 def corner(axis: Axes, text: str) -> None:

@@ -163,6 +163,20 @@ def test_a_forest_is_hollow_where_nothing_can_be_told():
     assert bold == ["one", "two"]
 
 
+def test_a_long_label_leaves_a_forest_its_axis():
+    long = "rate 0.001 − 0.0003, at " + ", ".join(f"train.setting_{i} 0.{i}" for i in range(9))
+    rows = forest_rows().assign(label=[long, f"{long} ‡", "c"])
+    figure = plots.forest(rows, margin=1.0)
+    figure.draw_without_rendering()  # a warning, which is an error, where no room is left
+    axis = figure.axes[0]
+    assert axis.get_position().width > 0.4
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    assert labels[1].startswith("rate 0.001 − 0.0003, at train.setting_0")
+    assert labels[1].endswith("…")
+    assert labels[2].endswith("… ‡")
+    assert max(map(len, labels)) <= draw.LONGEST
+
+
 def test_learning_is_drawn_over_forgetting_and_the_front_is_named():
     ends = {"forgetting_low": 8.0, "forgetting_high": 10.0, "learning_low": 18, "learning_high": 22}
     row = {"stratum": "d", "adapter": "lora", "forgetting": 9.0, "learning": 20.0} | ends

@@ -84,7 +84,7 @@ def missing(found: Tradeoff) -> list[str]:
             said.append(text)
     seeds = min((len(p.learnt.curve.seeds) for p in found.points), default=0)
     if seeds < FEWEST_SEEDS:
-        alone = "one seed has no noise to judge by" if seeds == 1 else "its noise is hardly known"
+        alone = "one seed has no noise to judge by" if seeds == 1 else "their noise is hardly known"
         said.append(f"more seeds (some arms have {words.count(seeds, 'seed')}: {alone})")
     tried = [p for p in found.points if len(p.learnt.curve.rate_K) > 1]
     ends = sum(bool(p.end) for p in tried)
