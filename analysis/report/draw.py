@@ -164,8 +164,9 @@ def forest_axis(axis: Axes, ticks: Mapping[float, str], groups: Sequence[str]) -
     A long label is cut, or no room would be left for the axis: the table beside it has it whole.
     """
     axis.set_yticks(list(ticks), [_cut(label) for label in ticks.values()])
-    for text, label in zip(axis.get_yticklabels(), ticks.values(), strict=True):
-        text.set_fontweight("bold" if label in groups else "normal")
+    heads = {_cut(group) for group in groups}
+    for text in axis.get_yticklabels():
+        text.set_fontweight("bold" if text.get_text() in heads else "normal")
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=True, axis="x")
     axis.grid(visible=False, axis="y")
