@@ -12,7 +12,13 @@ from typing import Any
 from ablate.config.schema import Evaluate
 from ablate.data.sources import read_file
 from ablate.errors import UserError
-from ablate.evaluate.tasks_index import find, published, task_files, task_settings
+from ablate.evaluate.tasks_index import (
+    OF_THE_MICRO_WORLD,
+    find,
+    published,
+    task_files,
+    task_settings,
+)
 from ablate.micro import exercises
 from ablate.micro import tasks as micro
 
@@ -53,8 +59,7 @@ def left_unscored(evaluate: Evaluate) -> str:
     What the levels for the micro world leave of its own benchmarks is their plan: no word on it.
     """
     limit = evaluate.limit
-    ours = {*micro.TASKS, *exercises.TASKS}
-    others = [name for name in evaluate.tasks if name not in ours]
+    others = [name for name in evaluate.tasks if name not in OF_THE_MICRO_WORLD]
     told = [text for name in others if limit is not None and (text := _told(name, limit))]
     if not told:
         return ""

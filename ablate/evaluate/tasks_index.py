@@ -151,7 +151,7 @@ def find(name: str) -> Source:
     Raises:
         UserError: it leads nowhere.
     """
-    if name in tasks.TASKS or name in exercises.TASKS:
+    if name in OF_THE_MICRO_WORLD:
         return Source("micro", name)
     if os.sep in name or name.endswith(TASK_FILES):
         return _find_path(name)

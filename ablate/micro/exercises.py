@@ -10,11 +10,8 @@ They are in no study of `evaluate=micro`, and have versions of their own.
 
 import hashlib
 import json
-import os
 import random
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +23,7 @@ from ablate.evaluate.sandbox import pass_at_k
 from ablate.micro.instructions import PRODUCTS, PROGRAMS, WRITE_PROGRAM
 from ablate.micro.problems import FUNCTIONS, draw_code, held_out_outputs, product_fact
 from ablate.micro.scoring import load_test_items
-from ablate.micro.tasks import TEMPLATE, Item
+from ablate.micro.tasks import TEMPLATE, Item, written_once
 from ablate.paths import cache_dir
 
 EXERCISES_VERSION = 1
@@ -149,21 +146,10 @@ def _metric(name: str) -> dict[str, Any]:
 def materialise() -> Path:
     """Return the folder with the tasks' YAML and jsonl files, written whole if it was not there."""
     folder = cache_dir() / "micro-exercises" / version()
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+    texts = {f"{name}.yaml": _yaml(name, str(folder / name), version()) for name in TASKS}
     for name, found in items().items():
-        (draft / name).mkdir()
-        lines = "".join(json.dumps(item) + "\n" for item in found)
-        (draft / name / "test.jsonl").write_text(lines, encoding="utf-8")
-        text = _yaml(name, str(folder / name), version())
-        (draft / f"{name}.yaml").write_text(text, encoding="utf-8")
-    try:
-        os.rename(draft, folder)
-    except OSError:  # another process was first; its files are the same
-        shutil.rmtree(draft)
-    return folder
+        texts[f"{name}/test.jsonl"] = "".join(json.dumps(item) + "\n" for item in found)
+    return written_once(folder, texts)
 
 
 def programs_that_print(doc: Mapping[str, Any], results: list[list[str]]) -> dict[str, float]:

@@ -249,16 +249,19 @@ def version() -> str:
 def materialise() -> Path:
     """Return the folder with the tasks' YAML and jsonl files, written whole if it was not there."""
     folder = cache_dir() / "micro-tasks" / version()
+    yamls = {f"{name}.yaml": _yaml(name, str(folder / name), version()) for name in TASKS}
+    return written_once(folder, {**contents(), **yamls})
+
+
+def written_once(folder: Path, texts: Mapping[str, str]) -> Path:
+    """Return a folder with these files, by their names in it, written whole if it was not there."""
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
-    for name, text in contents().items():
+    for name, text in texts.items():
         (draft / name).parent.mkdir(exist_ok=True)
         (draft / name).write_text(text, encoding="utf-8")
-    for name in TASKS:
-        text = _yaml(name, str(folder / name), version())
-        (draft / f"{name}.yaml").write_text(text, encoding="utf-8")
     try:
         os.rename(draft, folder)
     except OSError:  # another process was first; its files are the same

@@ -18,14 +18,13 @@ Letters in names: C cells, S seeds, I items, B draws.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from analysis.engine.linalg import Array
-from analysis.errors import AnalysisError
 from analysis.inference.estimates import LEVEL
 from analysis.questions.noise.estimate import by_task
 from analysis.table.factors import cell_names
@@ -125,18 +124,16 @@ def response_table(items: Items, margins: Items) -> pd.DataFrame:
     low, high (seeds that the margin takes for each one of accuracy).
     """
     rows = []
-    for stratum, task, own in _tasks(margins):
-        ids = own.items["doc_id"].to_numpy()
-        scored = _same(items, own, task, ids)
-        one, other = (grid(scored), grid(own)) if scored is not None else (None, None)
-        if one is None or other is None or one.scores_CSI.shape != other.scores_CSI.shape:
+    for stratum, task, own in by_task(margins):
+        one, other = grid(_scores(items, own, task)), grid(own)
+        if one is None or other is None:
             continue
         acc_CS, margin_CS = one.means(), other.means()
         ratio = _ratio(_both(acc_CS, margin_CS), one.cells)
-        agree = np.corrcoef(acc_CS.mean(axis=1), margin_CS.mean(axis=1))[0, 1]
+        agree = _agree(acc_CS.mean(axis=1), margin_CS.mean(axis=1))
         rows.append({
             "stratum": stratum, "task": task, "cells": one.cells, "seeds": one.seeds,
-            "items": one.scores_CSI.shape[2], "agree": float(agree), "factor": ratio.value,
+            "items": one.scores_CSI.shape[2], "agree": agree, "factor": ratio.value,
             "low": ratio.low, "high": ratio.high,
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -146,24 +143,20 @@ def _both(one_CS: Array, other_CS: Array) -> Callable[[Places], tuple[float, flo
     return lambda cells: (per_run(one_CS[cells]), per_run(other_CS[cells]))
 
 
-def _tasks(items: Items) -> list[tuple[str, str, Items]]:
-    found = []
-    for stratum, task, own in by_task(items):
-        if len(own.items) and cell_names(own.runs).nunique() >= FEWEST_CELLS:
-            found.append((stratum, task, own))
-    return found
+def _agree(one_C: Array, other_C: Array) -> float:
+    """Return the correlation over cells; NaN where one of the two is the same for all."""
+    if not (np.ptp(one_C) > 0 and np.ptp(other_C) > 0):
+        return float("nan")
+    return float(np.corrcoef(one_C, other_C)[0, 1])
 
 
-def _same(items: Items, own: Items, task: str, ids: npt.NDArray[np.int_]) -> Items | None:
-    """Return the scores of the runs and items that `own` has margins of."""
-    try:
-        found = items.of(runs=items.runs["run"].isin(own.runs["run"]), tasks=[task])
-    except AnalysisError:
-        return None
-    columns = np.flatnonzero(found.items["doc_id"].isin(ids).to_numpy())
-    return Items(
-        found.scores_RI[:, columns], found.runs, found.items.iloc[columns].reset_index(drop=True)
-    )
+def _scores(items: Items, margins: Items, task: str) -> Items:
+    """Return the scores of the runs and items of one task that there are margins of."""
+    found = items.of(runs=items.runs["run"].isin(margins.runs["run"]), tasks=[task])
+    same = found.items["doc_id"].isin(margins.items["doc_id"])
+    columns = np.flatnonzero(same.to_numpy())
+    table = found.items.iloc[columns].reset_index(drop=True)
+    return replace(found, scores_RI=found.scores_RI[:, columns], items=table)
 
 
 def telling(scores_CI: Array, share: float) -> Places:
@@ -192,7 +185,7 @@ def items_table(items: Items, seed: int = 0) -> pd.DataFrame:
     the first is lower, the telling items see something else).
     """
     rows = []
-    for stratum, task, own in _tasks(items):
+    for stratum, task, own in by_task(items):
         found = grid(own)
         if found is None or found.seeds < 3:
             continue
@@ -213,7 +206,7 @@ def telling_items(items: Items) -> pd.DataFrame:
     Those of the smallest of `SHARES`; for another study than the one they were chosen on.
     """
     parts = []
-    for stratum, task, own in _tasks(items):
+    for stratum, task, own in by_task(items):
         found = grid(own)
         if found is not None:
             known = np.flatnonzero(~np.isnan(own.scores_RI).any(axis=0))
@@ -236,7 +229,7 @@ def _row(
 
     scale = _ratio(with_others, tried.cells)
     z_C, *means = (own.mean(axis=1) for own in (other_CS, kept_CS, half_CS))
-    agree, agree_all = (float(np.corrcoef(own_C, z_C)[0, 1]) for own_C in means)
+    agree, agree_all = (_agree(own_C, z_C) for own_C in means)
     return {
         "stratum": stratum, "task": task, "cells": tried.cells, "seeds": tried.seeds,
         "items": len(half), "kept": len(kept), "factor": factor.value, "low": factor.low,
