@@ -269,6 +269,11 @@ class Study(Remembering):
         return bool(several and held)
 
     @property
+    def at_own_rates(self) -> bool:
+        """Whether arms or doses are compared at rates of their own: a setting then says little."""
+        return self.rated or self.stepped
+
+    @property
     def paired(self) -> bool:
         """Whether both weights were varied where their scale is not divided away."""
         if not {"plw", "completion_weight", "normaliser"} <= set(self.rows):
@@ -280,7 +285,7 @@ class Study(Remembering):
     def questions(self) -> int:
         """How many questions have headlines: they share the level of the page's tests."""
         arms = without_rank(self.main)[list(ARM)].drop_duplicates()
-        settings = bool(self.varied) and not (self.rated or self.stepped)
+        settings = bool(self.varied) and not self.at_own_rates
         dosed = self.dosed and not self.stepped
         asked = (dosed, self.sized, self.paired, self.stepped, len(arms) > 1, settings)
         return max(1, sum(asked))

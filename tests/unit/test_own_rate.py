@@ -230,6 +230,21 @@ def test_the_range_of_arms_stands_beside_that_of_noise():
     )
 
 
+def test_the_page_says_which_curves_are_no_quadratic():
+    check = pd.DataFrame(
+        [{"analysis": a.name, "arm": "full", "estimate": 1.0, "low": 0.5, "high": 1.5,
+          "p_holm": 0.01, "verdict": "distinguishable", "within": "", "ends": 0}
+         for a in ANALYSES[:2]]
+    )  # fmt: skip
+    for poor, said in (((), "nowhere"), ((0.01,), "once"), ((0.01, 0.02), "2 times")):
+        p = [*poor, 0.5, 0.6]
+        rates = pd.DataFrame({"end": "", "loss_fit": 0.5, "score_fit": p})
+        text = part.check_words(check, rates)
+        assert "0 of 1 verdicts differ" in text
+        assert "is rejected at the 5 % level for the loss of 0;" in text
+        assert text.endswith(f"for which it would be rejected {said}, follow a spline.")
+
+
 @pytest.fixture(scope="module")
 def study():
     raw = results(draw(ARMS, np.random.default_rng(0), seeds=3))

@@ -194,7 +194,7 @@ def families(
 
 def headlines(study: Study) -> list[Headline]:
     """Return every level of a setting less the usual one, by data set, side and PLW."""
-    if study.rated or study.stepped:  # at other rates than an arm's own a setting says little
+    if study.at_own_rates:
         return []
     table = differences(study)
     found = []
