@@ -6,17 +6,18 @@
     study.fits                               the fitted models by panel; print one for its summary
     study.effects()                          every headline effect with its interval and verdict
     study.compare("lora r8", "full")         one arm less another, by data set and kind of task
+    study.section("own-rates")               a section of the report: its tables and figures
     study.report()                           writes the report and returns its path
 
 Any other long table has all of these but `items` and `compare`, and one model, `table.fit`; results
-that no model can be fitted to have all but `fits` and `effects`. Effects are those of the
-report; a comparison is made as the report makes them, of the runs of its two sides alone.
+that no model can be fitted to have all but `fits`, `effects` and `section`. Effects are those of
+the report; a comparison is made as the report makes them, of the runs of its two sides alone.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -32,6 +33,8 @@ from analysis.regression.numbers import Numbers
 from analysis.regression.study import NoModel, Study
 from analysis.report import build
 from analysis.report.headline import Headline, judged, reason
+from analysis.report.page import Section
+from analysis.report.section_data import SectionData, section_data
 from analysis.table.cells import ARM as ADAPTER_RANK
 from analysis.table.cells import arm_text, without_rank
 from analysis.table.columns import is_results
@@ -137,6 +140,36 @@ class LoadedTable:
     def _headlines(self) -> Sequence[Headline]:
         return headlines.headlines(self.regression, Numbers.of(self.regression))
 
+    @property
+    def sections(self) -> list[str]:
+        """The names that `section` takes, in the order of the page."""
+        return list(self._sections)
+
+    def section(self, name: str) -> SectionData:
+        """Return a section of the report as tables and figures, made when it is asked for.
+
+        Args:
+            name: as in `sections`; the page's addresses end in it, index.html#own-rates.
+
+        Raises:
+            AnalysisError: there is no such section, or the results hold nothing for it.
+        """
+        if name not in self._sections:
+            known = self.sections
+            raise AnalysisError(
+                f"section={told(name)}: no such section.{nearest(name, known) or listed(known)}"
+            )
+        made = self._sections[name]()
+        if made is None:
+            raise AnalysisError(f"section={name}: {self.source.name} has no runs for it")
+        return section_data(made)
+
+    @property
+    def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
+        """What makes each section, by its name."""
+        made = build.external_sections(self.regression, Numbers.of(self.regression))
+        return {one.key: partial(_given, one) for one in made}
+
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report and return its index.html.
 
@@ -206,6 +239,11 @@ class LoadedStudy(LoadedTable):
 
     def _headlines(self) -> Sequence[Headline]:
         return build.study_headlines(self.study)
+
+    @property
+    def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
+        parts = build.parts_of(build.title_of(None, self.results))
+        return {part.key: partial(part.section, self.study) for part in parts}
 
     def compare(self, first: Side, second: Side) -> pd.DataFrame:
         """Return `first` less `second` in points, by data set, base model and kind of task.
@@ -344,6 +382,10 @@ def _study(
         return build.fitted_study(raw, frame, folder, request, frozen=frozen)
     except NoModel as error:
         return error
+
+
+def _given(section: Section) -> Section:
+    return section
 
 
 def _arm_names(rows: pd.DataFrame) -> "pd.Series[str]":

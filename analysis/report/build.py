@@ -60,37 +60,38 @@ from analysis.table.frame import from_results, read
 class Part:
     """What a question adds to the page of a study: a section, and lines of the first screen."""
 
+    key: str  # of the section
     section: Callable[[Study], Section | None]
     headlines: Callable[[Study], list[Headline]] | None = None
 
 
 # The page of a study in its order; a question enters the report by a line here.
 PARTS = (
-    Part(frozen_plan.section),
-    Part(paper.section),
-    Part(modelling.section),
-    Part(mora.section),
-    Part(tradeoffs.section),
-    Part(lambda study: overview.section(study.raw, study.folder)),
-    Part(when_to_mask.section, when_to_mask.headlines),
-    Part(weight_pairs.section, weight_pairs.headlines),
-    Part(own_rate.section, own_rate.headlines),
-    Part(step_size.section, step_size.headlines),
-    Part(dose.section, plw_headlines),
-    Part(shape_section.section),
-    Part(rank_section.section),
-    Part(decomposition.section),
-    Part(many_section.section),
-    Part(arms.adapters, arms.headlines),
-    Part(tradeoff.section),
-    Part(leaderboard.section),
-    Part(items.section),
-    Part(informative.section),
-    Part(settings.section, settings.headlines),
-    Part(checks.controls),
-    Part(lambda study: heldout.section(study.frame, df=study.df)),
-    Part(lambda study: memorised.section(study.frame)),
-    Part(lambda study: judging.section(study.folder)),
+    Part("frozen", frozen_plan.section),
+    Part("paper", paper.section),
+    Part(modelling.KEY, modelling.section),
+    Part(mora.KEY, mora.section),
+    Part(tradeoffs.KEY, tradeoffs.section),
+    Part("run", lambda study: overview.section(study.raw, study.folder)),
+    Part(when_to_mask.KEY, when_to_mask.section, when_to_mask.headlines),
+    Part(weight_pairs.KEY, weight_pairs.section, weight_pairs.headlines),
+    Part(own_rate.KEY, own_rate.section, own_rate.headlines),
+    Part(step_size.KEY, step_size.section, step_size.headlines),
+    Part("plw", dose.section, plw_headlines),
+    Part("shape", shape_section.section),
+    Part("by-rank", rank_section.section),
+    Part("decomposition", decomposition.section),
+    Part("arms", many_section.section),
+    Part("adapters", arms.adapters, arms.headlines),
+    Part("trade-off", tradeoff.section),
+    Part("best", leaderboard.section),
+    Part("items", items.section),
+    Part(informative.KEY, informative.section),
+    Part("settings", settings.section, settings.headlines),
+    Part("controls", checks.controls),
+    Part("heldout", lambda study: heldout.section(study.frame, df=study.df)),
+    Part("memorised", lambda study: memorised.section(study.frame)),
+    Part("judged", lambda study: judging.section(study.folder)),
 )
 # Sections of published figures beside ours, each on the page of one study alone.
 OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
@@ -164,8 +165,8 @@ def _results_page(
         wanted = [f"{n}={v}" for n, v in given.items() if v is not None]
         if wanted:
             raise AnalysisError(f"{wanted[0]}: no model can be fitted here; {error}") from error
-        return _plain_page(raw, frame, place, (_title(name, raw), str(error)))
-    return _study_page(found, _title(name, raw), source)
+        return _plain_page(raw, frame, place, (title_of(name, raw), str(error)))
+    return _study_page(found, title_of(name, raw), source)
 
 
 def fitted_study(
@@ -226,7 +227,7 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _title(study: str | None, raw: pd.DataFrame) -> str:
+def title_of(study: str | None, raw: pd.DataFrame) -> str:
     """Return the study's name, as given or as the table has it; "" where it has none."""
     names = list(raw["study"].dropna().astype(str).unique()) if "study" in raw else []
     name = study or (names[0] if len(names) == 1 else "")
@@ -244,10 +245,14 @@ def _question(folder: Path | None) -> str:
         return ""
 
 
+def parts_of(name: str) -> list[Part]:
+    """Return the parts of the page of the study of this name, in its order."""
+    return [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
+
+
 def _study_page(study: Study, name: str, source: str) -> Page:
-    parts = [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
     sections = [
-        *(part.section(study) for part in parts),
+        *(part.section(study) for part in parts_of(name)),
         *panel_sections.models(
             study, methods.About((overview.design(study.raw),), methods.practice(study))
         ),
@@ -318,6 +323,11 @@ def _plain_page(
     )
 
 
+def external_sections(reg: Regression, found: Numbers) -> tuple[Section, ...]:
+    """Return the sections of the page of a table that is not a study's, in its order."""
+    return (*external.sections(reg, found), *described(reg))
+
+
 def _external_page(reg: Regression, source: str) -> Page:
     found = Numbers.of(reg)
     first = first_screen.section(
@@ -342,7 +352,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         source=source,
         version=_version(),
         first=first,
-        sections=(*external.sections(reg, found), *described(reg)),
+        sections=external_sections(reg, found),
         facts=facts,
         warnings=external.warnings(reg),
         question=reg.fit.formula,

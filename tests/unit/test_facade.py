@@ -66,6 +66,34 @@ def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
     assert found["because"].str.len().gt(0).all()
 
 
+def test_sections_are_those_of_the_page(study, folder, tmp_path):
+    """Two paths: `section`, and the files that the report writes."""
+    page = study.report(tmp_path).read_text(encoding="utf-8")
+    made = {}
+    for name in study.sections:
+        if f'id="{name}"' in page:
+            made[name] = study.section(name)
+        else:
+            with pytest.raises(AnalysisError, match=f"section={name}: .* has no runs for it"):
+                study.section(name)
+    assert {"plw", "adapters", "best", "controls", "heldout", "run", "shape"} <= set(made)
+    plw = made["plw"]
+    assert plw.figures and set(plw.figures) == set(plw.captions)
+    assert plw.title in page
+    assert "tables: " in repr(plw)
+    for one in made.values():
+        for name, table in one.tables.items():
+            written = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+            assert list(written.columns) == list(table.columns)
+            for column in table.select_dtypes(float):
+                np.testing.assert_allclose(table[column], written[column], rtol=1e-9)
+
+
+def test_a_section_that_there_is_not_is_one_line(study):
+    with pytest.raises(AnalysisError, match="section=adaptors: no such section. Did you mean"):
+        study.section("adaptors")
+
+
 def test_a_comparison_is_the_analysis_of_variance_of_its_pairs(study):
     """Balanced pairs by condition and seed: the closed form of REML with a cell's effect.
 
