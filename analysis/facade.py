@@ -15,7 +15,7 @@ the report; a comparison is made as the report makes them, of the runs of its tw
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -155,9 +155,8 @@ class LoadedTable:
             AnalysisError: there is no such section, or the results hold nothing for it.
         """
         if name not in self._sections:
-            known = self.sections
             raise AnalysisError(
-                f"section={told(name)}: no such section.{nearest(name, known) or listed(known)}"
+                f"section={told(name)}: no such section.{_instead(name, self.sections)}"
             )
         made = self._sections[name]()
         if made is None:
@@ -242,8 +241,7 @@ class LoadedStudy(LoadedTable):
 
     @property
     def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
-        parts = build.parts_of(build.title_of(None, self.results))
-        return {part.key: partial(part.section, self.study) for part in parts}
+        return {part.key: partial(part.section, self.study) for part in build.PARTS}
 
     def compare(self, first: Side, second: Side) -> pd.DataFrame:
         """Return `first` less `second` in points, by data set, base model and kind of task.
@@ -358,7 +356,7 @@ def load(source: str | Path, **options: Unpack[Options]) -> LoadedTable:
     """
     for name in options:
         if name not in (known := Options.__annotations__):
-            raise AnalysisError(f"{name}: no such option.{nearest(name, known) or listed(known)}")
+            raise AnalysisError(f"{name}: no such option.{_instead(name, known)}")
     raw, path = read(source), Path(source)
     asked: dict[str, Any] = {k: v for k, v in options.items() if k != "frozen"}
     request, frozen = Request(**asked), options.get("frozen")
@@ -382,6 +380,11 @@ def _study(
         return build.fitted_study(raw, frame, folder, request, frozen=frozen)
     except NoModel as error:
         return error
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    """Return the known name that was meant, else which there are."""
+    return nearest(name, known) or f" Known: {listed(known)}."
 
 
 def _given(section: Section) -> Section:

@@ -165,8 +165,8 @@ def _results_page(
         wanted = [f"{n}={v}" for n, v in given.items() if v is not None]
         if wanted:
             raise AnalysisError(f"{wanted[0]}: no model can be fitted here; {error}") from error
-        return _plain_page(raw, frame, place, (title_of(name, raw), str(error)))
-    return _study_page(found, title_of(name, raw), source)
+        return _plain_page(raw, frame, place, (_title(name, raw), str(error)))
+    return _study_page(found, _title(name, raw), source)
 
 
 def fitted_study(
@@ -227,7 +227,7 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def title_of(study: str | None, raw: pd.DataFrame) -> str:
+def _title(study: str | None, raw: pd.DataFrame) -> str:
     """Return the study's name, as given or as the table has it; "" where it has none."""
     names = list(raw["study"].dropna().astype(str).unique()) if "study" in raw else []
     name = study or (names[0] if len(names) == 1 else "")
@@ -245,14 +245,10 @@ def _question(folder: Path | None) -> str:
         return ""
 
 
-def parts_of(name: str) -> list[Part]:
-    """Return the parts of the page of the study of this name, in its order."""
-    return [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
-
-
 def _study_page(study: Study, name: str, source: str) -> Page:
+    parts = [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
     sections = [
-        *(part.section(study) for part in parts_of(name)),
+        *(part.section(study) for part in parts),
         *panel_sections.models(
             study, methods.About((overview.design(study.raw),), methods.practice(study))
         ),
