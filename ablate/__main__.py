@@ -1,4 +1,4 @@
-"""`python -m ablate`: the plain Hydra application."""
+"""`python -m ablate`: the plain Hydra application, or a verb."""
 
 import os
 import sys
@@ -14,8 +14,16 @@ def _forget_current_folder() -> None:
         sys.path[:] = [p for p in named if Path(p).resolve() != here]
 
 
+def _is_verb(words: list[str]) -> bool:
+    """Return whether words ask for one of our verbs or our help, not for Hydra's application."""
+    first = words[0] if words else "="
+    return first in ("-h", "--help", "--version") or not (first.startswith("-") or "=" in first)
+
+
 if __name__ == "__main__":
     _forget_current_folder()
-    from ablate.app import main
-
+    if _is_verb(sys.argv[1:]):
+        from ablate.cli import main
+    else:
+        from ablate.app import main
     sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ Exit status: 0 success, 1 some cells failed (the rest are recorded), 2 the reque
 import sys
 from collections.abc import Sequence
 
-from ablate import __version__, interrupts
+from ablate import __version__
 from ablate.commands import (
     export,
     judge,
@@ -22,57 +22,51 @@ from ablate.commands import (
     tune,
     verify,
 )
-from ablate.commands.verb import HELP, OVERRIDES
+from ablate.commands.help import topic
+from ablate.commands.verb import HELP
 from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
 
-MODULES = (
-    run, sweep, plan, status, tokens, report, reproduce, judge, export, store, verify, tune,
-    pretrain,
-)  # fmt: skip
-VERBS = {module.VERB.name: module.VERB for module in MODULES}
+# The verbs by what they are for, in the order in which one meets them.
+PURPOSES = {
+    "before anything trains": (tokens, plan),
+    "train and score": (run, sweep, status, tune, reproduce, pretrain),
+    "read the results": (report, judge),
+    "keep and hand on": (export, verify, store),
+}
+VERBS = {module.VERB.name: module.VERB for some in PURPOSES.values() for module in some}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one verb and return the exit status."""
+    """Carry out one verb and return the exit status; output that nobody reads is no error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in (*HELP, "help"):
-        print(usage())
+    with unbroken():
+        try:
+            return _main(words)
+        except UserError as error:
+            return refuse(error)
+        except OSError as error:  # a file or a disk that verbs need; what is recorded stays
+            return refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
+        except KeyboardInterrupt as stop:
+            from ablate import interrupts
+
+            return interrupts.told(stop)
+
+
+def _main(words: list[str]) -> int:
+    purposes = {purpose: [m.VERB for m in some] for purpose, some in PURPOSES.items()}
+    verb, *rest = words or ["help"]
+    if verb in (*HELP, "help"):
+        print(topic([word for word in rest if word not in HELP], purposes))
         return 0 if words else 2
-    verb, *rest = words
     if verb == "--version":
         print(f"ablate {__version__}")
         return 0
-    try:
-        if verb.startswith("-"):
-            raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")
-        if verb not in VERBS:
-            raise UserError(f"{verb}: no such verb; {', '.join(VERBS)}.{nearest(verb, VERBS)}")
-        with unbroken():
-            return VERBS[verb].main(rest)
-    except UserError as error:
-        return refuse(error)
-    except OSError as error:  # a file or a disk that verbs need; what is recorded stays
-        return refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
-    except KeyboardInterrupt as stop:
-        return interrupts.told(stop)
-
-
-def usage() -> str:
-    """Return what `ablate --help` prints."""
-    verbs = [f"  {verb.name:<10} {verb.summary}" for verb in VERBS.values()]
-    return "\n".join(
-        [
-            f"usage: ablate VERB [OPTION ...] {OVERRIDES}",
-            "",
-            *verbs,
-            "",
-            "`ablate VERB --help` lists a verb's options. KEY=VALUE are Hydra overrides:",
-            "masking=none plw=0.1 adapter=lora,mora rank=2,8 seed=0,1 out=results/mine",
-            "groups: masking adapter init optimizer placement regulariser dataset model train",
-            "evaluate study; `ablate sweep --cfg job` prints every setting",
-        ]
-    )
+    if verb.startswith("-"):
+        raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")
+    if verb not in VERBS:
+        raise UserError(f"{verb}: no such verb; {', '.join(VERBS)}.{nearest(verb, VERBS)}")
+    return VERBS[verb].main(rest)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The tree of docs/architecture.md, made from the first line of every module's docstring.
 
-`python -m tests.tree` writes it anew.
+`python -m tests.tree` writes it anew, and the reference of the command line.
 """
 
 import ast
 import re
 from pathlib import Path
 
+from tests import commands_page
 from tests.imports import PACKAGES, ROOT, files
 
 PAGE = ROOT / "docs" / "architecture.md"
@@ -42,4 +43,5 @@ def tree() -> str:
 
 
 if __name__ == "__main__":
+    commands_page.write()
     PAGE.write_text(BLOCK.sub(lambda _: f"```tree\n{tree()}```", PAGE.read_text(), count=1))

@@ -4,9 +4,17 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from ablate.commands import planning
-from ablate.commands.plan_view import render
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Flag, Verb, above_0, folders, whole, wholes
+from ablate.commands.verb import (
+    CONFIG_DIR,
+    GRID,
+    OVERRIDES,
+    Flag,
+    Verb,
+    above_0,
+    folders,
+    whole,
+    wholes,
+)
 from ablate.models.gpu import check_driver
 from ablate.paths import check_folder
 from ablate.terminal import CONSOLE
@@ -19,6 +27,9 @@ AT_ONCE = 100_000  # cells that are planned without --all
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from ablate.commands import planning
+    from ablate.commands.plan_view import render
+
     planning.check(given)
     if _asks_for_gpu(rest):
         check_driver()  # before the cells are built
@@ -98,4 +109,5 @@ VERB = Verb(
         "ablate plan study=quick out=results/mine --freeze --margin 2",
     ),
     run=_run,
+    settings=(*GRID, "gpu_gb", "skip_illegal"),
 )

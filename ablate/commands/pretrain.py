@@ -4,9 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
-
-from ablate import hub
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, Verb, folders
 from ablate.errors import UserError
 from ablate.paths import check_folder
@@ -43,6 +40,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
     """Pretrain the model into `folder` and print what it took."""
+    from ablate import hub
+
     if cell.dataset.source == "hub":
         hub.check_data(f"dataset.path={cell.dataset.path}", cell.dataset.path)
     from ablate.training.pretrain import pretrain  # torch
@@ -61,6 +60,8 @@ def _make(cell: "Cell", folder: Path, shape: dict[str, Any]) -> None:
             f"train.max_length={cell.train.max_length}: must be at most "
             f"pretrain.max_position_embeddings={shape['max_position_embeddings']}"
         )
+    from rich.progress import Progress
+
     bar = Progress(console=CONSOLE)
     task = bar.add_task("pretraining", total=None)
 
@@ -103,4 +104,10 @@ VERB = Verb(
         "ablate pretrain pretrain.hidden_size=128 train.epochs=1 out=wide",
     ),
     run=_run,
-)
+    settings=(
+        "out", "seed", DEFAULTS[0], "dataset.path", "train.lr", "train.epochs", "train.max_length",
+        "train.batch_size", "pretrain.vocab_size", "pretrain.hidden_size",
+        "pretrain.intermediate_size", "pretrain.num_hidden_layers",
+        "pretrain.num_attention_heads", "pretrain.max_position_embeddings",
+    ),
+)  # fmt: skip

@@ -39,4 +39,12 @@ VERB = Verb(
         "ablate reproduce uuid out=results/uuid",
     ),
     run=_run,
+    settings=(
+        "scale",
+        "out=results/STUDY_SCALE",
+        "seed",
+        "report",
+        "stop_after",
+        "cell_minutes",
+    ),
 )

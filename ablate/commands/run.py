@@ -3,7 +3,7 @@
 import argparse
 
 from ablate.commands.sweep import QUESTIONS, answered, sweep
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Verb
+from ablate.commands.verb import CONFIG_DIR, GRID, OVERRIDES, RETRY_FAILED, Verb
 from ablate.errors import UserError
 
 
@@ -34,4 +34,5 @@ VERB = Verb(
         "ablate run dataset=local dataset.path=chat.jsonl dataset.template=chat train.lr=1e-4",
     ),
     run=_run,
+    settings=GRID,
 )

@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from ablate.commands.verb import DEFAULT, Verb
 from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ablate.experiment.status import State
 
 
@@ -28,8 +27,10 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     return 1 if any(s.state in ("failed", "damaged") for s in found) else 0
 
 
-def render(found: "list[State]", console: Console) -> None:
+def render(found: "list[State]", console: "Console") -> None:
     """Print the number of runs in each state, and those running, failed or without a score."""
+    from rich.table import Table
+
     from ablate.experiment.status import STATES
 
     counts = {state: sum(s.state == state for s in found) for state in STATES}

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
+from ablate.commands.verb import CONFIG_DIR, GRID, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
 from ablate.errors import UserError
 
 # Questions about the composed configuration, which Hydra answers.
@@ -80,4 +80,5 @@ VERB = Verb(
         "ablate sweep --cfg job    # prints every setting",
     ),
     run=_run,
+    settings=GRID,
 )

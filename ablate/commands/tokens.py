@@ -64,4 +64,9 @@ VERB = Verb(
         "ablate tokens masking=special plw=1 --html tokens.html",
     ),
     run=_run,
-)
+    settings=(
+        "masking", "plw", "dataset", "dataset.path", "dataset.template=...", "dataset.format",
+        "dataset.columns", "dataset.turns", "dataset.system", "model", "model.path",
+        "train.max_length", "train.boundary", "loss.token_rule",
+    ),
+)  # fmt: skip

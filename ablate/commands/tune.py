@@ -9,20 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from ablate.commands.sweep import sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
-from ablate.experiment.tuned import OWN
-from ablate.experiment.tuned_table import Arm, Tuned, put
 from ablate.paths import check_file, check_folder, conf_dir, in_checkout
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
     import pandas as pd
     from hydra.core.config_loader import ConfigLoader
+    from rich.console import Console
 
     from ablate.commands.tune_grids import Try
+    from ablate.experiment.tuned_table import Arm, Tuned
 
 ROUNDS = 5  # how often a range whose best rate is its last one is widened
 OUT = "results/tuning"
@@ -44,7 +42,7 @@ def tune(
     overrides: list[str],
     *,
     sweep: Callable[[list[str]], int],
-    console: Console,
+    console: "Console",
     save: bool = False,
     loader: "ConfigLoader | None" = None,
 ) -> int:
@@ -63,6 +61,8 @@ def tune(
     from ablate.commands import tune_grids as grids
     from ablate.config.compose import command
     from ablate.config.overrides import key_of
+    from ablate.experiment.tuned import OWN
+    from ablate.experiment.tuned_table import put
 
     named = {key_of(word) for word in overrides}
     settings = command([word for word in overrides if key_of(word) in ("out", "rates")])
@@ -109,7 +109,7 @@ def _results(out: Path) -> "pd.DataFrame":
     return pd.read_parquet(out / "results.parquet")
 
 
-def choose(results: "pd.DataFrame", tries: "Iterable[Try]") -> list[Tuned]:
+def choose(results: "pd.DataFrame", tries: "Iterable[Try]") -> "list[Tuned]":
     """Return the best learning rate of each arm.
 
     Its loss is the mean over base models, and `edge` "low" or "high" where the best rate is the
@@ -120,6 +120,7 @@ def choose(results: "pd.DataFrame", tries: "Iterable[Try]") -> list[Tuned]:
         results: the results table of a study that was scored on the validation split.
         tries: the runs that count, and what they try.
     """
+    from ablate.experiment.tuned_table import Tuned
     from analysis.table.validation_losses import validation_losses
 
     losses = validation_losses(results).groupby("train_key")["loss"].mean()
@@ -141,7 +142,7 @@ def _best(losses: Mapping[float, Mapping[str, float]]) -> dict[str, Any]:
     return {"lr": lr, "loss": loss, "tried": len(means), "edge": edge}
 
 
-def _print(rows: list[Tuned], console: Console) -> None:
+def _print(rows: "list[Tuned]", console: "Console") -> None:
     import pandas as pd
 
     table = pd.DataFrame(map(asdict, rows))
@@ -161,13 +162,15 @@ def _print(rows: list[Tuned], console: Console) -> None:
             )
 
 
-def _table(arm: Arm, own: Path) -> Path:
+def _table(arm: "Arm", own: Path) -> Path:
     """Return the table for an arm: in a checkout the micro world's goes with the shipped ones."""
     of_micro = not (arm.model_content or arm.dataset_content)
     return conf_dir() / "tuned" / "micro.csv" if of_micro and in_checkout() else own
 
 
-def _save(rows: Iterable[Tuned], own: Path, console: Console) -> None:
+def _save(rows: "Iterable[Tuned]", own: Path, console: "Console") -> None:
+    from ablate.experiment.tuned_table import put
+
     tables: dict[Path, list[Tuned]] = {}
     for row in rows:
         tables.setdefault(_table(row.arm, own), []).append(row)
@@ -197,4 +200,8 @@ VERB = Verb(
         "ablate tune dataset=local dataset.path=rows.jsonl adapter=lora,full --save",
     ),
     run=_run,
-)
+    settings=(
+        "adapter", "rank", "init", "optimizer", "dataset", "dataset.path", "model", "model.path",
+        "train", "train.lr", "study=tuning", "scale", "rates", f"out={OUT}",
+    ),
+)  # fmt: skip

@@ -1,7 +1,16 @@
 """What the verbs of the command line have in common: options, help, and how words are read.
 
-A verb declares its options; every other word is an operand or a Hydra override. Nothing here
-imports torch or composes a configuration, so `--help` answers at once.
+A verb is one `Verb`: the help, the reference in docs/commands.md, tab completion and the parser
+are all made from it. A new one takes
+
+    1. a module here with `VERB = Verb(...)`: three examples, and in `settings` the keys of the
+       Hydra settings that it is mostly used with (`GRID` where it composes a grid); their words,
+       defaults and values are read from `conf/` and the schema;
+    2. its place among `PURPOSES` of `ablate/cli.py`, and `python -m tests.tree`.
+
+Imports of a verb's module at its top are paid by every command and by tab completion: what needs
+more than the standard library, `ablate.errors` and `ablate.terminal` is imported in its functions.
+`--help`, `-h`, `ablate help VERB` and `--config-dir` come by themselves.
 """
 
 import argparse
@@ -11,14 +20,18 @@ import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ablate.errors import UserError, brief, nearest, unknown
-from ablate.terminal import CONSOLE
+
+if TYPE_CHECKING:
+    from ablate.config.settings import Setting
 
 MOST_SEEDS = 1000
 LARGEST = 1_000_000  # of a whole number that an option takes
-WIDTH = 92  # of the help
+WIDTH = 96  # of the help
+BOOLEAN = ("true", "false")
+COLUMN = 28  # where the words begin that explain an option or a setting
 HELP = ("-h", "--help")
 
 
@@ -46,6 +59,12 @@ class Verb:
     examples: tuple[str, ...]
     run: Callable[[argparse.Namespace, list[str]], int]
     options: tuple[Flag, ...] = ()
+    settings: tuple[str, ...] = ()  # KEY, or KEY=DEFAULT where the verb has another default
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """Every option that it takes; all verbs take a folder of levels, of use to them or not."""
+        return self.options if CONFIG_DIR in self.options else (*self.options, CONFIG_DIR)
 
     def main(self, words: list[str]) -> int:
         """Carry out the verb for `words` and return the exit status.
@@ -54,7 +73,7 @@ class Verb:
             UserError: the request is wrong.
         """
         if any(word in HELP for word in words):
-            CONSOLE.print(self.help(), markup=False, soft_wrap=True, end="")
+            print(self.help(), end="")
             return 0
         return self.run(*self.parse(words))
 
@@ -68,7 +87,7 @@ class Verb:
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word):
                 raise UserError(f"{brief(word)}: is no text: it has a NUL or is not UTF-8")
         given, rest = self._parser().parse_known_args(words)
-        flags = [*HELP, *(option.name for option in self.options)]
+        flags = [*HELP, *(option.name for option in self.flags)]
         for word in rest:
             if word.startswith("-"):
                 flag = word.split("=")[0]
@@ -82,18 +101,16 @@ class Verb:
         return self._parser().format_help()
 
     def _parser(self) -> argparse.ArgumentParser:
-        examples = "\n".join(f"  {example}" for example in self.examples)
-        usage = [f"ablate {self.name}", *["[OPTION ...]"] * bool(self.options), self.words]
         parser = _Parser(
-            usage=" ".join(usage),
+            usage=" ".join(filter(None, (f"ablate {self.name} [OPTION ...]", self.words))),
             description=textwrap.fill(self.about, WIDTH),
-            epilog=f"examples:\n{examples}",
+            epilog=self._epilog(),
             formatter_class=_Formatter,
             allow_abbrev=False,
             add_help=False,
         )
         parser.add_argument(*HELP, action="store_true", help="print this and exit")
-        for option in self.options:
+        for option in self.flags:
             if option.value:
                 parser.add_argument(
                     option.name, metavar=option.value, type=_reader(option), action=_Once,
@@ -103,6 +120,42 @@ class Verb:
             else:
                 parser.add_argument(option.name, action="store_true", help=option.help)
         return parser
+
+    def _epilog(self) -> str:
+        """Return what stands behind the options: the settings most used, and examples."""
+        lines = ["examples:", *(f"  {example}" for example in self.examples)]
+        if not self.settings:
+            return "\n".join(lines)
+        from ablate.config.settings import settings
+
+        known = settings()
+        return "\n".join(
+            [
+                "settings (KEY=VALUE with their defaults; KEY=A,B,C asks for a grid):",
+                *(
+                    line
+                    for key, _, default in (each.partition("=") for each in self.settings)
+                    for line in shown(known[key], default)
+                ),
+                "  levels: `ablate help adapter`; all settings: `ablate help settings`",
+                "",
+                *lines,
+            ]
+        )
+
+
+def shown(setting: "Setting", default: str = "") -> list[str]:
+    """Return a setting with its default, what it is and what it may be, in lines of the help."""
+    values = " | ".join(setting.values) if setting.values != BOOLEAN else ""
+    if setting.group:
+        values = f"{len(setting.values)} levels"
+    elif " | " in setting.about:  # which names them
+        values = ""
+    about = f"{setting.about} ({values})" if values else setting.about
+    head = f"  {setting.key}={default or setting.default}"
+    lines = textwrap.wrap(about, WIDTH - COLUMN, break_on_hyphens=False, break_long_words=False)
+    first = [f"{head:<{COLUMN}}{lines.pop(0)}"] if len(head) < COLUMN - 1 else [head]
+    return [*first, *(" " * COLUMN + line for line in lines)]
 
 
 class _Once(argparse.Action):
@@ -119,7 +172,7 @@ class _Once(argparse.Action):
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26, width=WIDTH)
+        super().__init__(prog, max_help_position=COLUMN, width=WIDTH)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -186,6 +239,11 @@ _KINDS: dict[Callable[[str], Any], str] = {
 }
 
 CONFIG_DIR = Flag("--config-dir", "a folder with levels of your own, as in conf/", "DIR", folder)
+GRID = (
+    "masking", "plw", "adapter", "rank", "dataset", "dataset.path", "dataset.template=...", "model",
+    "model.path", "train", "train.lr", "train.epochs", "train.batch_size", "evaluate",
+    "evaluate.tasks=...", "seed", "study", "scale", "out",
+)  # fmt: skip
 RETRY_FAILED = Flag("--retry-failed", "try the cells again that failed before")
 OVERRIDES = "[KEY=VALUE ...]"
 DEFAULT = "results/default"  # the folder of results where a command names none

@@ -1,6 +1,8 @@
 """The command line: every verb's help, options, folders of levels, and what goes on to Hydra."""
 
 import json
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,15 +11,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from ablate import app
 from ablate.cli import VERBS, main
 from ablate.commands import pretrain
+from ablate.config.compose import expand, level_of
+from ablate.config.composer import Composer, config_loader
 from ablate.config.overrides import parse
+from ablate.config.settings import GIVEN, about_level, settings
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
+from ablate.paths import conf_dir
 from ablate.results.store import Store
 from hydra_plugins.ablate_sweeper import AblateSweeper
+from tests import commands_page
 from tests.imports import ROOT
 
 CHECKPOINT = ROOT / "ablate" / "micro" / "checkpoints" / "micro_0"
@@ -28,7 +36,7 @@ COMPOSING = [name for name, verb in VERBS.items() if any("config" in o.name for 
 def test_the_verbs_are_those_of_the_readme():
     readme = (ROOT / "README.md").read_text()
     assert [f"`ablate {verb} " in readme for verb in VERBS] == [True] * 13
-    assert COMPOSING == ["run", "sweep", "plan", "tokens", "reproduce", "tune", "pretrain"]
+    assert set(COMPOSING) == {"run", "sweep", "plan", "tokens", "reproduce", "tune", "pretrain"}
 
 
 def test_help_answers_without_torch_and_without_hydra():
@@ -51,21 +59,156 @@ print(json.dumps([shown, loaded]))
     assert loaded == []
     for name, verb in VERBS.items():
         lines = shown[name].splitlines()
-        assert len(lines) < 200
+        assert len(lines) < 70
         assert max(map(len, lines)) <= 100
         assert lines[0].startswith(f"usage: ablate {name} ")
         assert verb.about.split()[0] in shown[name]
-        assert {option.name for option in verb.options} <= set(shown[name].split())
+        accepted = {word for a in verb._parser()._actions for word in a.option_strings}
+        assert {option.name for option in verb.options} < accepted
+        assert accepted == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", _options(shown[name])))
         assert sum(line.strip().startswith(f"ablate {name}") for line in lines) == 3
+        assert all(f"\n  {each.split('=')[0]}=" in shown[name] for each in verb.settings)
+
+
+def test_the_reference_of_the_documents_is_the_help():
+    """`python -m tests.tree` writes it anew."""
+    assert commands_page.BLOCK.search(commands_page.PAGE.read_text())[1] == (
+        commands_page.reference()
+    )
+
+
+def _options(text):
+    """The part of a verb's help that explains its options, without what is said of each."""
+    lines = text.partition("options:\n")[2].partition("\n\n")[0].splitlines()
+    return "\n".join(re.split(r" {2,}", line)[1] for line in lines if line.startswith("  -"))
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_examples_of_the_help_are_read(verb):
+def test_the_examples_of_the_help_are_read_and_compose(verb):
     for example in VERBS[verb].examples:
         program, name, *words = shlex.split(example, comments=True)
         assert (program, name) == ("ablate", verb)
-        if "--cfg" not in words:
-            VERBS[verb].parse(words)
+        _, rest = VERBS[verb].parse(words)
+        if verb in COMPOSING:
+            named = [f"study={rest.pop(0)}"] if verb == "reproduce" else []
+            assert expand([*named, *rest]).points
+
+
+def test_every_setting_of_the_help_is_there_and_says_what_it_is():
+    """Against PyYAML's reading of the same file, and what Hydra composes of it."""
+    root = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    groups = dict(next(iter(d.items())) for d in root.pop("defaults") if isinstance(d, dict))
+    known = settings()
+    found = {key: s.default for key, s in known.items() if s.group}
+    assert found == {group: str(level) for group, level in groups.items() if group in known}
+    assert set(groups) - set(known) == {
+        "override hydra/sweeper", "override hydra/launcher", "override hydra/job_logging",
+        "override hydra/hydra_logging",
+    }  # fmt: skip
+    leaves = dict(_leaves({key: root[key] for key in root if key not in ("hydra", "bundle")}))
+    stated = {k: s for k, s in known.items() if not s.group and s.default != GIVEN}
+    assert {key: yaml.safe_load(s.default) for key, s in stated.items()} == leaves
+    assert set(known) - set(stated) - set(found) == {"dataset.path", "model.path", "train.lr"}
+    for setting in known.values():
+        assert setting.about, setting.key
+        if "|" in setting.about:
+            assert all(re.search(rf"\b{value}\b", setting.about) for value in setting.values)
+    composer = Composer(config_loader())
+    tree = {name: part.value for name, part in composer.cell([]).items()} | composer.command
+    for key in (each for verb in VERBS.values() for each in verb.settings if "=" not in each):
+        if key in stated:
+            assert level_of(tree, key) == yaml.safe_load(stated[key].default), key
+    for group in found:
+        assert list(known[group].values) == sorted(composer.options(group))
+        assert all(10 < len(about_level(group, level)) < 300 for level in known[group].values)
+
+
+def _leaves(tree, above=""):
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def test_values_of_a_setting_are_those_that_the_schema_takes():
+    known = settings()
+    assert known["loss.scope"].values == ("batch", "example", "microbatch")
+    assert known["execution.micro_batch_size"].values == ()  # a number as well
+    for setting in known.values():
+        if setting.values and not setting.group and setting.key.partition(".")[0] != "train":
+            with pytest.raises(UserError, match=f"{setting.key}=no_such_value"):
+                plan_grid([f"{setting.key}=no_such_value"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["help", "--help"]])
+def test_the_help_is_one_screen_that_names_every_verb_once(words, capsys):
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines if re.match(r"  \w", line)] == list(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["help", "plan"], "usage: ablate plan "),
+        (["--help", "plan"], "usage: ablate plan "),
+        (["help", "masking"], "\n  stop_masked          Control, a known mistake"),
+        (["help", "train"], "\n  train.schedule=cosine "),
+        (["help", "dataset.splits"], "  dataset.splits.test=[0.95, 1.0]\n"),
+        (["help", "loss.scope"], "  loss.scope=batch          over what it is divided (batch | "),
+        (["help", "adapter=mora"], "kind: mora\n"),
+        (["help", "settings"], "\n  execution.lanes=1 "),
+        (["help", "commands"], "\nusage: ablate verify "),
+    ],
+)
+def test_help_of_a_verb_a_setting_or_a_level(words, said, capsys):
+    assert main(words) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["help", "plna"], "ablate help plna: no such verb or setting. Did you mean 'plan'?"),
+        (["help", "maskin"], "Did you mean 'masking'?"),
+        (["help", "adapter=mroa"], "ablate help adapter=mroa: not one of mora, "),
+        (["help", "rank=8"], "rank has no levels"),
+        (["help", "plan", "sweep"], "takes one verb or setting"),
+    ],
+)
+def test_help_of_what_is_not_there(words, said, capsys):
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "ablate.cli", "--help"], ["-m", "ablate.cli", "help", "settings"],
+     ["-m", "ablate", "--help"], ["-m", "ablate.cli", "plan", "--help"]],
+)  # fmt: skip
+def test_a_reader_that_leaves_is_no_error(words):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, *words], stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_a_folder_of_levels_in_both_forms(verb, levels, capsys):
+    for form in (["--config-dir", str(levels)], [f"--config-dir={levels}"]):
+        given, rest = VERBS[verb].parse([*form, "word"])
+        assert (given.config_dir, rest) == (str(levels), ["word"])
+    assert main([verb, "--config-dir", "nowhere"]) == 2
+    assert "--config-dir=nowhere: no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)
