@@ -23,7 +23,9 @@ def _is_verb(words: list[str]) -> bool:
 if __name__ == "__main__":
     _forget_current_folder()
     if _is_verb(sys.argv[1:]):
-        from ablate.cli import main
-    else:
-        from ablate.app import main
-    sys.exit(main(sys.argv[1:]))
+        from ablate import cli
+
+        sys.exit(cli.main(sys.argv[1:]))
+    from ablate import app
+
+    sys.exit(app.main(sys.argv[1:]))

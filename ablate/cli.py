@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from ablate import __version__
 from ablate.commands import (
+    completion,
     export,
+    init,
     judge,
     plan,
     pretrain,
@@ -22,6 +24,7 @@ from ablate.commands import (
     tune,
     verify,
 )
+from ablate.commands.completing import ANSWER, answers
 from ablate.commands.help import topic
 from ablate.commands.verb import HELP
 from ablate.errors import UserError, nearest, refuse
@@ -29,6 +32,7 @@ from ablate.terminal import unbroken
 
 # The verbs by what they are for, in the order in which one meets them.
 PURPOSES = {
+    "begin": (init, completion),
     "before anything trains": (tokens, plan),
     "train and score": (run, sweep, status, tune, reproduce, pretrain),
     "read the results": (report, judge),
@@ -61,6 +65,9 @@ def _main(words: list[str]) -> int:
         return 0 if words else 2
     if verb == "--version":
         print(f"ablate {__version__}")
+        return 0
+    if words[:2] == ANSWER:
+        print(*answers(" ".join(words[2:]), VERBS), sep="\n")
         return 0
     if verb.startswith("-"):
         raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")
