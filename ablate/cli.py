@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ablate import __version__
 from ablate.commands import (
     completion,
+    doctor,
     export,
     init,
     judge,
@@ -32,7 +33,7 @@ from ablate.terminal import unbroken
 
 # The verbs by what they are for, in the order in which one meets them.
 PURPOSES = {
-    "begin": (init, completion),
+    "begin": (init, doctor, completion),
     "before anything trains": (tokens, plan),
     "train and score": (run, sweep, status, tune, reproduce, pretrain),
     "read the results": (report, judge),
