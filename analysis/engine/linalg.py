@@ -47,14 +47,35 @@ def independent_columns(X_NB: Array) -> Index:
     kept, left_NB = kept[length_B > ROUNDING], left_NB[:, length_B > ROUNDING]
     left_NB /= length_B[length_B > ROUNDING]
     r_BB = qr(left_NB, mode="r", check_finite=False)[0][: len(kept)]
-    while True:
-        small = np.abs(np.diagonal(r_BB)) < RANK_TOLERANCE
-        # More columns than rows leave no diagonal for the last ones.
-        first = int(np.argmax(small)) if small.any() else len(small)
-        if first == r_BB.shape[1]:
-            return kept
-        kept = np.delete(kept, first)
-        r_BB = qr(np.delete(r_BB, first, axis=1), mode="r", check_finite=False)[0]
+    # More columns than rows leave no diagonal for the last ones.
+    if len(r_BB) == len(kept) and (np.abs(np.diagonal(r_BB)) >= RANK_TOLERANCE).all():
+        return kept
+    return kept[_leading(np.array(r_BB))]
+
+
+def _leading(r_MM: Array) -> Mask:
+    """Return which columns of an upper triangle are not determined by those before them.
+
+    Householder's steps, each for the next such column: a QR decomposition would have to be made
+    again without every column that it finds to be determined. The triangle is used up.
+    """
+    found, row = np.zeros(r_MM.shape[1], dtype=bool), 0
+    for column in range(r_MM.shape[1]):
+        v = r_MM[row:, column].copy()
+        length = float(np.linalg.norm(v))
+        if length < RANK_TOLERANCE:
+            continue
+        found[column] = True
+        below = 1 + int(
+            np.flatnonzero(v)[-1]
+        )  # before the first one that is left out, a single row
+        if below > 1:
+            v = v[:below]
+            v[0] += np.copysign(length, v[0])
+            rest_MM = r_MM[row : row + below, column + 1 :]
+            rest_MM -= np.outer(v, (2 / (v @ v)) * (v @ rest_MM))
+        row += 1
+    return found
 
 
 def orthogonal(X_NB: Array, y_N: Array) -> Fixed:

@@ -139,10 +139,8 @@ def letters(
     se_KK, eye = differences_se(cov_KK), np.eye(len(means_K))
     l_CK = np.array([eye[i] - eye[j] for i, j in pairs])
     critical = _all_pairs_critical(level, df, l_CK @ cov_KK @ l_CK.T)
-    columns: list[frozenset[int]] = [frozenset(range(len(means_K)))]
-    for i, j in pairs:
-        if abs(means_K[i] - means_K[j]) > critical * se_KK[i, j]:
-            columns = _without_pair(columns, i, j)
+    apart_KK = np.abs(means_K[:, None] - means_K) > critical * se_KK
+    columns = _columns(apart_KK)
     place_K = tied_ranks(-means_K)
     columns.sort(key=lambda c: sorted(place_K[list(c)].tolist()))
     names = [_letter(n) for n in range(len(columns))]
@@ -164,13 +162,45 @@ def _all_pairs_critical(level: float, df: float, cov_CC: Array) -> float:
     return float(max_t_critical(level, np.array([df]), cov_CC)[0])
 
 
-def _without_pair(columns: list[frozenset[int]], i: int, j: int) -> list[frozenset[int]]:
-    """Return the columns with none that holds both i and j, and none inside another."""
-    parts: list[frozenset[int]] = []
-    for column in columns:
-        parts += [column - {i}, column - {j}] if {i, j} <= column else [column]
-    distinct = list(dict.fromkeys(parts))
-    return [c for c in distinct if not any(c < other for other in distinct)]
+def _columns(apart_KK: Mask) -> list[frozenset[int]]:
+    """Return the largest sets of means without a pair that is apart, by insertion and absorption.
+
+    A set is a whole number with a bit for every mean, for there may be thousands of them. What a
+    pair splits lies in another set if there is a mean that is apart from none of it; before every
+    step the sets are all that are largest, so that the others need no such look.
+    """
+    count = len(apart_KK)
+    columns, near = [(1 << count) - 1], [(1 << count) - 1] * count
+    for i, j in zip(*(k.tolist() for k in np.nonzero(np.triu(apart_KK, 1))), strict=True):
+        near[i] ^= 1 << j
+        near[j] ^= 1 << i
+        both = 1 << i | 1 << j
+        found = []
+        for column in columns:
+            if column & both != both:
+                found.append(column)
+                continue
+            parts = (column ^ 1 << i, column ^ 1 << j)
+            found += [part for part in parts if _is_largest(part, near)]
+        columns = found
+    return [frozenset(k for k in range(count) if column >> k & 1) for column in columns]
+
+
+def _is_largest(column: int, near: Sequence[int]) -> bool:
+    """Return whether every other mean is apart from one of the column.
+
+    Args:
+        column: a bit for every mean in it.
+        near: of every mean the bits of those that it is not apart from, itself included.
+    """
+    common, rest = -1, column
+    while rest:
+        lowest = rest & -rest
+        common &= near[lowest.bit_length() - 1]
+        if common == column:
+            return True
+        rest ^= lowest
+    return False
 
 
 def _letter(number: int) -> str:

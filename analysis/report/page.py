@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ablate.results.spreadsheet import write_csv
 from analysis.report import style
+from analysis.report.inlined import inline_svg
 from analysis.report.tables import Table, html_table, latex
 
 SEEN = ("distinguishable", "an effect", "a small effect")  # verdicts on an effect
@@ -134,7 +135,8 @@ def write(page: Page, out: Path) -> Path:
             Path(f"{stem}.tex").write_text(latex(block.table), encoding="utf-8")
         elif isinstance(block, Plate):
             svg, _ = style.save(block.figure, out / "figures" / block.name)
-            figures[block.name] = style.inline_svg(svg.read_text(encoding="utf-8"), block.name)
+            drawn = svg.read_text(encoding="utf-8")
+            figures[block.name] = inline_svg(drawn, block.name, f"f{len(figures)}")
         elif isinstance(block, Copy):
             (out / block.file).write_text(block.tex, encoding="utf-8")
     path = out / "index.html"

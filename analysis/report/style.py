@@ -6,7 +6,6 @@ levels have theirs here, others get the next free one in the order in which they
 Figures are made without pyplot, so that nothing depends on a global state or a display.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +15,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis.engine.ties import rising
 
 PAGE = 7.0  # inches: the full width
+PRINTED = 300  # dots an inch of a PNG
 INK, MUTED, RULE, PAPER = "#24292f", "#6b7480", "#d9dee4", "#ffffff"
 BLUE, VERMILION, GREEN, PLUM, GOLD, SKY = (
     "#0b5cab", "#cf4a12", "#35a27a", "#5e1a5a", "#cfa21c", "#56a9e8",
@@ -179,26 +181,18 @@ def note(axes: Axes, text: str) -> None:
 
 @mpl.rc_context(dict(PAPER_STYLE) | {"svg.hashsalt": "ablate"})
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write `stem`.svg and `stem`.png (300 dpi) and return both paths; no date is stored."""
+    """Write `stem`.svg and `stem`.png (at `PRINTED`) and return both paths; no date is stored."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     with warnings.catch_warnings():  # a character that no font has is drawn as a box
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out now: once, not once per file
-        figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
-        figure.savefig(paths[1], dpi=300, metadata={"Software": None})
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)  # once, not once per file
+            figure.set_layout_engine("none")
+        # `savefig` would draw a figure that had a layout twice for every file.
+        FigureCanvasSVG(figure).print_svg(paths[0], metadata={"Date": None, "Creator": None})
+        screen = figure.get_dpi()
+        figure.set_dpi(PRINTED)
+        FigureCanvasAgg(figure).print_png(paths[1], metadata={"Software": None})
+        figure.set_dpi(screen)
     return paths
-
-
-def inline_svg(text: str, name: str) -> str:
-    """Return the text of an SVG file as an `<svg>` element to stand in a page beside others.
-
-    Ids carry `name` so that two figures never share one, and colours become the page's own
-    variables so that the figure follows a dark page.
-    """
-    svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for color, css in CSS_NAMES.items():
-        svg = svg.replace(color, f"var(--{css})")
-    return svg.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1).strip()

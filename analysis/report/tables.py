@@ -21,6 +21,8 @@ MISSING = "–"
 P_VALUE = "p"  # the format of p-values
 SIGNIFICANT = "#.3g"  # three digits, zeros among them; whole numbers from 1,000
 LONG_TEXT = 34  # characters; a column of longer texts may wrap
+MOST_TEXT = 400  # characters of a cell that the page shows
+MOST_ROWS = 1000  # that the page shows; the files hold all
 TONES = {  # verdicts that are marked in the page
     "supported": "clear", "supported in part": "clear", "distinguishable": "clear",
     "an effect": "clear", "interior optimum": "clear", "contradicted": "warn",
@@ -129,9 +131,13 @@ def plain_tex(text: str) -> str:
 
 
 def html_table(table: Table) -> str:
-    """Return the table as HTML, as it is shown; all text is escaped."""
+    """Return the table as HTML, as it is shown; all text is escaped.
+
+    Of a very long table the first rows, of a very long text its beginning, and a line says so.
+    """
     columns = list(table.frame.columns)
-    texts = table.texts()
+    every = table.texts()
+    texts = [[_begun(text) for text in row] for row in every[:MOST_ROWS]]
     kinds = [_kind(table.frame[c], [row[i] for row in texts]) for i, c in enumerate(columns)]
     heads = [table.heading(str(c)) for c in columns]
     head = "".join(
@@ -139,7 +145,25 @@ def html_table(table: Table) -> str:
         for k, h in zip(kinds, heads, strict=True)
     )
     body = "".join(_html_row(row, kinds) for row in texts)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    foot = _foot(every, len(columns))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>"
+
+
+def _begun(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+
+
+def _foot(texts: list[list[str]], columns: int) -> str:
+    """Return a line on what of a table is not shown; nothing of a table that is shown whole."""
+    said = []
+    if len(texts) > MOST_ROWS:
+        said.append(f"The first {MOST_ROWS:,} of {len(texts):,} rows.")
+    if any(len(text) > MOST_TEXT for row in texts[:MOST_ROWS] for text in row):
+        said.append(f"Texts of more than {MOST_TEXT} characters are cut.")
+    if not said:
+        return ""
+    line = " ".join([*said, "The CSV file holds all."])
+    return f'<tfoot><tr><td class="long" colspan="{columns}">{line}</td></tr></tfoot>'
 
 
 def _kind(column: "pd.Series[Any]", texts: list[str]) -> str:

@@ -2,11 +2,13 @@
 
 import itertools
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
 
 from analysis.papers.plw import figure as plw
 from analysis.questions.adapters import figure as adapters
@@ -14,6 +16,7 @@ from analysis.questions.tradeoff import figure as tradeoff
 from analysis.questions.tradeoff.estimate import OFF, ON
 from analysis.questions.tuning import figure as tuning
 from analysis.report import draw, plots, style, words
+from analysis.report.inlined import inline_svg
 from analysis.table.published import read
 
 # Machado, Oliveira and Fernandes 2009, IEEE TVCG 15(6), table of severity 1.
@@ -320,7 +323,7 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
 
 def test_an_inlined_figure_has_ids_of_its_own_and_the_pages_colours(tmp_path):
     svg, _ = style.save(plots.forest(forest_rows()), tmp_path / "forest")
-    text = style.inline_svg(svg.read_text(), "mine")
+    text = inline_svg(svg.read_text(), "mine")
     assert text.startswith("<svg")
     assert all(i.startswith("mine-") for i in re.findall(r'\bid="([^"]+)"', text))
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
@@ -328,6 +331,81 @@ def test_an_inlined_figure_has_ids_of_its_own_and_the_pages_colours(tmp_path):
     assert all(name.startswith("mine-") for pair in used for name in pair if name)
     assert style.BLUE not in text
     assert "var(--blue)" in text
+
+
+def marks(root):
+    """Return every outline of a drawing in the order of the drawing: its points and its style."""
+    strip = lambda tag: tag.rpartition("}")[2]  # noqa: E731
+    known = {e.get("id"): e for e in root.iter() if e.get("id")}
+    rules = "".join(e.text or "" for e in root.iter() if strip(e.tag) == "style")
+    classes = dict(re.findall(r"\.([\w-]+)\{([^}]*)\}", rules))
+    number = r"-?\d+\.?\d*(?:e[+-]?\d+)?"
+
+    def turned(text):
+        found = np.eye(3)
+        for name, said in re.findall(r"(\w+)\(([^)]*)\)", text):
+            v = [float(n) for n in re.findall(number, said)]
+            if name == "translate":
+                own = [[1, 0, v[0]], [0, 1, v[1]], [0, 0, 1]]
+            elif name == "scale":
+                own = np.diag([v[0], v[-1], 1.0])
+            else:
+                c, s = np.cos(np.deg2rad(v[0])), np.sin(np.deg2rad(v[0]))
+                own = [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+            found = found @ np.array(own)
+        return found
+
+    def walk(element, at, style):
+        tag = strip(element.tag)
+        own = classes.get(element.get("class"), element.get("style") or "")
+        style = style | dict(re.findall(r"([\w-]+):\s*([^;]+)", own))
+        at = at @ turned(element.get("transform", ""))
+        if tag == "use":
+            target = next(v for k, v in element.attrib.items() if strip(k) == "href")
+            shift = f"translate({element.get('x', 0)} {element.get('y', 0)})"
+            yield from walk(known[target[1:]], at @ turned(shift), style)
+        elif tag == "path":
+            v = [float(n) for n in re.findall(number, element.get("d", ""))]
+            xy = np.column_stack([v[::2], v[1::2], np.ones(len(v) // 2)]) @ at.T
+            yield re.sub(r"[^A-Za-z]", "", element.get("d", "")), xy[:, :2], style
+        elif tag not in ("defs", "clipPath", "metadata", "style"):
+            for child in element:
+                yield from walk(child, at, style)
+
+    return list(walk(root, np.eye(3), {}))
+
+
+@pytest.mark.parametrize("name", ["forest", "curves", "residuals", "map"])
+def test_an_inlined_figure_draws_the_same_marks_in_fewer_characters(tmp_path, name):
+    """Every outline, in its order, within a hundredth of a point and in its colours."""
+    rng = np.random.default_rng(0)
+    made = {
+        "forest": lambda: plots.forest(forest_rows()),
+        "curves": lambda: plots.score_curves(dose_points(stratum="a", task_group="mc"), None),
+        "residuals": lambda: plots.residuals(*(pd.Series(rng.normal(size=90)) for _ in "ab")),
+        "map": outlined_letters,
+    }[name]()
+    svg, _ = style.save(made, tmp_path / name)
+    text = svg.read_text()
+    short = inline_svg(text, name, "f3")
+    assert len(short) < 0.65 * len(text)
+    shown = short
+    for color, css in style.CSS_NAMES.items():
+        shown = shown.replace(f"var(--{css})", color)
+    wanted, found = (marks(ElementTree.fromstring(t)) for t in (text, shown))
+    assert len(wanted) == len(found) > 20
+    for (kind, xy, looks), (other, uv, seen) in zip(wanted, found, strict=True):
+        assert (kind, looks) == (other, seen)
+        np.testing.assert_allclose(xy, uv, atol=0.015)
+
+
+def outlined_letters():
+    """Return a figure with the same outlined words at several places, and with a picture."""
+    figure, (axis,) = style.grid(1, columns=1)
+    axis.pcolormesh(np.arange(9.0).reshape(3, 3), rasterized=True)
+    for x in (0.5, 1.25, 2.0):
+        axis.text(x, x, "+1.4", path_effects=[withStroke(linewidth=1.5, foreground="#ffffff")])
+    return figure
 
 
 def test_plw_labels_are_as_many_as_have_room():

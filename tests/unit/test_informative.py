@@ -168,6 +168,71 @@ def test_margins_are_those_of_the_right_option(tmp_path):
     assert margins_of(items, tmp_path / "nowhere") is None
 
 
+def naive_margins(said, items):
+    """Return run by run and item by item what `margins_of` should; None for a task to leave out.
+
+    Args:
+        said: run -> (task, number) -> log-likelihoods of the options, None where there are none.
+        items: the table of scores.
+    """
+    runs, columns = list(items.runs["run"]), []
+    for task in items.tasks:
+        rows = items.items[items.items["task"] == task]
+        keys = [(task, i) for i in rows["doc_id"]]
+        told = [len(said[r].get(key) or ()) for r in runs for key in keys]
+        if not rows["binary"].all() or min(told) < 2:
+            continue
+        for place, key in zip(rows.index, keys, strict=True):
+            right = [r for r, one in enumerate(runs) if items.scores_RI[r, place] == 100]
+            if right:
+                gold = int(np.argmax(said[runs[right[0]]][key]))
+                own = [said[r][key][gold] - max(v for i, v in enumerate(said[r][key]) if i != gold)
+                       for r in runs]  # fmt: skip
+                if np.isfinite(own).all():
+                    columns.append((*key, own))
+    return columns
+
+
+def test_margins_are_those_of_a_loop_over_runs_and_items(tmp_path):
+    """Items of any number of options, in any order and twice; tasks that some run lacks."""
+    rng, runs = np.random.default_rng(4), [f"{i}" for i in range(7)]
+    counts = {"full": 9, "ragged": 12, "one": 5, "lacking": 6, "scored": 4, "apart": 3}
+    options = {(t, 3 * i): int(rng.integers(2, 6)) for t, n in counts.items() for i in range(n)}
+    options |= {("full", 3 * i): 4 for i in range(9)}
+    said = {
+        r: {key: [float(np.float32(v)) for v in rng.normal(-5, 2, size)]
+            for key, size in options.items()}
+        for r in runs
+    }  # fmt: skip
+    said["3"]["one", 6] = [-1.0]
+    said["5"]["scored", 3] = None
+    del said["2"]["lacking", 9]
+    said["6"]["ragged", 9] = [-np.inf] * options["ragged", 9]
+    for run, own in said.items():
+        again = [key for key in own if key[0] == "ragged"][:3]  # told before, and then otherwise
+        rows = [{"task": t, "metric": "acc", "doc_id": i, "score": 1.0,
+                 "loglikelihoods": [-1.0, -2.0, -3.0] if turn == 0 else own[t, i]}
+                for turn, keys in enumerate((again, rng.permutation([*own]).tolist()))
+                for t, i in ((str(t), int(i)) for t, i in keys)]  # fmt: skip
+        (tmp_path / "cells" / run).mkdir(parents=True)
+        kind = pa.schema({"task": pa.large_string(), "metric": pa.large_string(),
+                          "doc_id": pa.int32(), "score": pa.float32(),
+                          "loglikelihoods": pa.list_(pa.float32())})  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows, kind), tmp_path / "cells" / run / "items.parquet")
+    keys = sorted(options)
+    table = pd.DataFrame(keys, columns=["task", "doc_id"]).astype({"task": "category"})
+    score = np.where(rng.random((len(runs), len(keys))) < 0.2, 100.0, 0.0).astype(np.float32)
+    items = Items(score, pd.DataFrame({"run": runs}), table.assign(binary=table["task"] != "apart"))
+    found, wanted = margins_of(items, tmp_path), naive_margins(said, items)
+    assert found is not None
+    assert {task for task, _, _ in wanted} == {"full", "ragged"} == set(found.tasks)
+    assert ("ragged", 9) not in [one[:2] for one in wanted]  # -inf less -inf
+    assert list(zip(found.items["task"], found.items["doc_id"], strict=True)) == [
+        one[:2] for one in wanted
+    ]
+    assert np.array_equal(found.scores_RI, np.array([own for _, _, own in wanted]).T)
+
+
 def test_a_response_with_less_noise_takes_fewer_seeds():
     rng = np.random.default_rng(5)
     ability = rng.normal(0, 1, (C, 1, 1))

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 from analysis.errors import AnalysisError
-from analysis.inference.selection import against_best, letters, one_sided_critical
+from analysis.inference.selection import _columns, against_best, letters, one_sided_critical
 from analysis.inference.winners import _Truncated, truncated_cdf, winner
 from analysis.questions.leaderboard import section as best_section
 from analysis.questions.leaderboard.estimate import RUNS, leaderboards
@@ -98,6 +98,21 @@ def test_all_intervals_cover_together_and_the_set_holds_the_best():
 def test_letters_are_shared_by_what_cannot_be_told_apart():
     assert letters(np.array([1.0, 2, 3, 9]), 0.1 * np.eye(4)) == ["c", "bc", "b", "a"]
     assert letters(np.array([1.0, 1.1]), np.eye(2)) == ["a", "a"]
+
+
+def test_letters_are_the_largest_sets_of_means_that_are_not_apart():
+    """Against every set of means looked at one by one; many sets where variances are unequal."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        count = int(rng.integers(2, 9))
+        apart = np.triu(rng.random((count, count)) < rng.random(), 1)
+        apart |= apart.T
+        subsets = [frozenset(i for i in range(count) if bits >> i & 1) for bits in range(2**count)]
+        equal = [s for s in subsets if s and not apart[np.ix_([*s], [*s])].any()]
+        largest = {s for s in equal if not any(s < other for other in equal)}
+        found = _columns(apart)
+        assert set(found) == largest
+        assert len(found) == len(largest)
 
 
 def test_the_truncated_normal_is_scipys_and_holds_in_the_tail():

@@ -151,6 +151,21 @@ def test_independent_columns_keeps_the_first_of_each(columns, kept):
     assert independent_columns(np.array(columns, dtype=float).T).tolist() == kept
 
 
+def test_independent_columns_are_those_that_raise_the_rank():
+    """Column by column, by singular values; factors that share levels, and numbers beside them."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        rows = int(rng.integers(4, 25))
+        parts = [np.ones((rows, 1))]
+        for size in rng.integers(2, 7, 3):
+            parts.append(np.eye(size)[rng.integers(0, size, rows)])
+        number = rng.normal(size=(rows, 2))
+        parts += [number, number @ rng.normal(size=(2, 1))]
+        X_NB = np.hstack([parts[i] for i in rng.permutation(len(parts))])
+        ranks = [np.linalg.matrix_rank(X_NB[:, : i + 1]) for i in range(X_NB.shape[1])]
+        assert independent_columns(X_NB).tolist() == np.flatnonzero(np.diff([0, *ranks])).tolist()
+
+
 # --- against other programs ------------------------------------------------------------------
 
 

@@ -25,7 +25,15 @@ from analysis.report.build import build
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN
 from analysis.report.overview import counts
 from analysis.report.page import Sheet
-from analysis.report.tables import Table, escape_tex, html_table, latex, shown
+from analysis.report.tables import (
+    MOST_ROWS,
+    MOST_TEXT,
+    Table,
+    escape_tex,
+    html_table,
+    latex,
+    shown,
+)
 from analysis.report.trust import trust, warnings
 from analysis.table.frame import from_results
 from analysis.table.level_means import level_means
@@ -301,6 +309,21 @@ def test_no_text_of_the_table_reaches_the_page_as_markup(tmp_path):
     assert "&lt;b&gt;&amp;" in text
     assert re.findall(r'<td class="num">([^<]*)', text) == ["1.00", "0.00"]
     assert r"a\_b\%" in latex(Table("t", "T", frame))
+
+
+def test_the_page_shows_the_beginning_of_what_is_very_long_and_says_so():
+    """The files hold all of it; what is just short enough is shown whole."""
+    frame = pd.DataFrame({"n": range(MOST_ROWS + 1), "text": "x" * MOST_TEXT})
+    frame.loc[2, "text"] = "y" * (MOST_TEXT + 1)
+    text = html_table(Table("t", "T", frame))
+    assert text.count("<tr>") == 1 + MOST_ROWS + 1  # heads, rows, and what is said
+    assert "x" * MOST_TEXT in text
+    assert "y" * MOST_TEXT + "…" in text
+    assert f"The first {MOST_ROWS:,} of {MOST_ROWS + 1:,} rows. Texts of more than" in text
+    assert f'<td class="num">{MOST_ROWS}<' not in text
+    assert "y" * (MOST_TEXT + 1) in latex(Table("t", "T", frame))
+    for short in (frame[frame["n"] != 2], pd.DataFrame({"n": range(3), "text": "x" * MOST_TEXT})):
+        assert "<tfoot>" not in html_table(Table("t", "T", short))
 
 
 @pytest.mark.parametrize(
