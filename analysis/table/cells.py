@@ -4,6 +4,8 @@ A run counts once, as the mean of its scores over tasks. Items are fixed: interv
 estimated from runs are for other runs scored on the same items, not for other items.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -17,7 +19,11 @@ DERIVED = (  # columns of a prepared frame that a run has one level of, beside i
 
 
 def run_means(
-    rows: pd.DataFrame, *, side: str | None = None, weights: str | None = None
+    rows: pd.DataFrame,
+    *,
+    side: str | None = None,
+    weights: str | None = None,
+    apart: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return one row per run with its factors and its mean score over tasks (of one side).
 
@@ -27,13 +33,14 @@ def run_means(
         rows: one row per run and task.
         side: "target" or "source"; all tasks by default.
         weights: a column; the mean is then weighted, and the column the sum of a run's weights.
+        apart: columns whose levels have a mean of their own, a row per level and run.
     """
-    chosen = without_gaps(rows if side is None else rows[rows["side"] == side])
+    chosen = without_gaps(rows if side is None else rows[rows["side"] == side], apart)
     names = [*level_columns(rows), *(n for n in DERIVED if n in rows)]
     if weights is not None:
         chosen = chosen.assign(score=chosen["score"] * chosen[weights])
-    groups = chosen.groupby("run", observed=True, sort=False)
-    found = groups.first()[names]
+    groups = chosen.groupby([*apart, "run"], observed=True, sort=False)
+    found = groups[names].first()
     found = found.assign(score=groups["score"].mean(), tasks=groups.size())
     if weights is not None:
         total = groups[weights].sum()
@@ -41,23 +48,34 @@ def run_means(
     return found.reset_index()
 
 
-def without_gaps(rows: pd.DataFrame) -> pd.DataFrame:
+def without_gaps(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
     """Return the rows with every task at the mean level, in strata where runs lack tasks.
 
     A mean over fewer tasks would hold their levels. These are estimated by least squares, score ~
     run + task, which runs with several tasks determine.
+
+    Args:
+        rows: one row per run and task.
+        apart: columns whose levels are adjusted each by itself.
     """
     if "task" not in rows or not len(rows):
         return rows
-    shifts = [_task_levels(own) for _, own in rows.groupby(stratum_names(rows), sort=False)]
-    return rows.assign(score=rows["score"] - pd.concat(shifts))
+    keys = [stratum_names(rows), *(rows[n] for n in apart)]
+    part = rows.groupby(keys, sort=False, observed=True).ngroup().to_numpy()
+    task, run = rows["task"].astype(str), rows["run"].astype(str)
+    seen = pd.DataFrame({"part": part, "run": run, "task": task}).drop_duplicates()
+    own = seen.groupby(["part", "run"], sort=False).size()
+    every = seen.groupby("part")["task"].nunique()
+    lacking = own < every.loc[own.index.get_level_values("part")].to_numpy()
+    shift = np.zeros(len(rows))
+    for number in own.index.get_level_values("part")[lacking].unique():
+        shift[part == number] = _task_levels(rows[part == number])
+    return rows.assign(score=rows["score"] - shift)
 
 
 def _task_levels(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Return every row's task level above the mean of tasks; 0 where all runs have all tasks."""
+    """Return every row's task level above the mean of tasks."""
     tasks, run = rows["task"].astype(str), rows["run"].astype(str)
-    if tasks.groupby(run).nunique().eq(tasks.nunique()).all():
-        return pd.Series(0.0, rows.index)
     indicator = pd.get_dummies(tasks, dtype=float)
     inside = indicator - indicator.groupby(run).transform("mean")
     score = rows["score"] - rows["score"].groupby(run).transform("mean")

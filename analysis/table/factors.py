@@ -15,6 +15,7 @@ init, optimizer and of every adapter setting that varies ("lora dropout 0.1"), `
 those of their settings. Such a factor has the carrying column in `inside`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+
+from analysis.engine.linalg import Index
 
 Part = Literal["stratum", "dose", "arm", "setting", "replicate", "control"]
 Kind = Literal["categories", "number", "log number"]
@@ -303,7 +306,8 @@ def factors_of(rows: pd.DataFrame) -> Factors:
         columns = [n for n in columns if n != "lr"]
     names = readable(columns)
     made = tuple(_factor(runs, n, names[n], prepared=prepared) for n in columns)
-    return Factors(tuple(_related(f, made, runs) for f in made))
+    codes = {n: pd.factorize(runs[n].astype(str))[0] for n in columns}
+    return Factors(tuple(_related(f, made, codes) for f in made))
 
 
 def _methods(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -332,9 +336,12 @@ def _factor(runs: pd.DataFrame, column: str, name: str, *, prepared: bool) -> Fa
 
 def most_common(known: "pd.Series[Any]", levels: Iterable[Any]) -> list[str]:
     """Return the levels that most rows have, as text: several where they have equally many."""
-    counts = known.map(level_text).astype(str).value_counts()
-    texts = dict.fromkeys(map(level_text, levels))
-    return [text for text in texts if counts[text] == counts.max()]
+    codes, there = pd.factorize(known, use_na_sentinel=False)
+    counts: Counter[str] = Counter()
+    for level, count in zip(there, np.bincount(codes), strict=True):
+        counts[level_text(level)] += int(count)
+    texts, most = dict.fromkeys(map(level_text, levels)), max(counts.values(), default=-1)
+    return [text for text in texts if counts[text] == most]
 
 
 def carrier(column: str) -> str:
@@ -351,20 +358,33 @@ def _methods_with(runs: pd.DataFrame, column: str) -> tuple[str, ...]:
     return tuple(sorted(set(methods[runs[column].notna()])))
 
 
-def _related(factor: Factor, others: Iterable[Factor], runs: pd.DataFrame) -> Factor:
-    """Return the factor with the factors that it cannot be told apart from."""
+def _related(factor: Factor, others: Iterable[Factor], codes: Mapping[str, Index]) -> Factor:
+    """Return the factor with the factors that it cannot be told apart from.
+
+    Args:
+        factor: one of a table.
+        others: all of them.
+        codes: of every run the level of each, as a number; below zero where it has none.
+    """
     if factor.column in ("dataset", "model", "masking", "plw", "adapter", "rank", "seed"):
         return factor
-    own, determined, aliases = runs[factor.column].astype(str), [], []
+    own, determined, aliases = codes[factor.column], [], []
     for other in others:
         if other.column in (factor.column, factor.inside, "plw", "masking"):
             continue
-        theirs = runs[other.column].astype(str)
-        if own.groupby(theirs).nunique().max() == 1:
+        theirs = codes[other.column]
+        if _determines(theirs, own):
             determined.append(other.column)
-            if theirs.groupby(own).nunique().max() == 1:
+            if _determines(own, theirs):
                 aliases.append(other.column)
     return replace(factor, determined_by=tuple(determined), aliases=tuple(aliases))
+
+
+def _determines(one: Index, other: Index) -> bool:
+    """Return whether every level of one factor is found with one level of the other alone."""
+    known = (one >= 0) & (other >= 0)
+    pairs = one[known] * (int(other.max(initial=0)) + 1) + other[known]
+    return 0 < len(np.unique(pairs)) == len(np.unique(one[known]))
 
 
 def in_order(level: Any) -> tuple[bool, Any]:

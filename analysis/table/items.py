@@ -144,19 +144,24 @@ def _of_run(path: Path, wanted: Collection[tuple[str, ...]], keys: Collection[st
     if not path.is_file():
         return {}
     try:
-        with pq.ParquetFile(path, read_dictionary=["task", "metric"]) as file:
+        with pq.ParquetFile(path, read_dictionary=["task", "metric", KEY]) as file:
             stated = keys is not None and KEY in file.schema_arrow.names
             table = file.read([*COLUMNS, KEY] if stated else COLUMNS)
-        if stated:
-            table = table.filter(pc.is_in(table[KEY], pa.array(sorted(keys or ()), pa.string())))
     except (pa.ArrowInvalid, OSError) as error:
         raise AnalysisError(f"items={path}: cannot be read: {str(error).splitlines()[0]}") from None
-    frame = table.to_pandas().dropna(subset="score", ignore_index=True)
-    groups = frame.groupby(["task", "metric"], observed=True, sort=False).indices
-    doc, score = frame["doc_id"].to_numpy(np.int32), frame["score"].to_numpy(np.float32)
-    return {
-        str(t): (doc[i], score[i]) for (t, m), i in groups.items() if (str(t), str(m)) in wanted
-    }
+    coded = {n: table[n].combine_chunks() for n in ("task", "metric", *([KEY] if stated else []))}
+    codes = {n: pc.fill_null(c.indices, -1).to_numpy() for n, c in coded.items()}
+    names = {n: c.dictionary.to_pylist() for n, c in coded.items()}
+    doc, score = table["doc_id"].to_numpy(), table["score"].to_numpy()
+    there = ~np.isnan(score)
+    if stated:
+        there &= np.isin(codes[KEY], [i for i, key in enumerate(names[KEY]) if key in (keys or ())])
+    found = {}
+    for t, m in dict.fromkeys(zip(codes["task"][there], codes["metric"][there], strict=True)):
+        if min(t, m) >= 0 and (pair := (str(names["task"][t]), str(names["metric"][m]))) in wanted:
+            own = there & (codes["task"] == t) & (codes["metric"] == m)
+            found[pair[0]] = doc[own].astype(np.int32), score[own].astype(np.float32)
+    return found
 
 
 def _known(found: Sequence[Found]) -> set[str]:

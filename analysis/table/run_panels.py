@@ -51,8 +51,10 @@ def task_panels(rows: pd.DataFrame, *, weights: str | None = None) -> Iterator[R
         Runs with their levels and settings, `cell`, `score` and `tasks`; `curved` and `log2_rank`
         are as the panel's own runs determine a curve and a slope over rank.
     """
-    for labels, own in grouped(rows.assign(cell=cell_names(rows)), PANEL):
-        yield RunPanel(labels, _within(run_means(own, weights=weights)))
+    within = [name for name in PANEL if name not in ("dataset", "model")]  # a run has one of them
+    runs = run_means(rows.assign(cell=cell_names(rows)), weights=weights, apart=within)
+    for labels, own in grouped(runs, PANEL):
+        yield RunPanel(labels, _within(own.drop(columns=within).reset_index(drop=True)))
 
 
 def grouped(
@@ -66,7 +68,7 @@ def grouped(
 
 
 def _within(runs: pd.DataFrame) -> pd.DataFrame:
-    doses = runs[runs["wp"] > 0].groupby("mode", observed=True)["wp"].nunique()
+    doses = runs["wp"].where(runs["wp"] > 0).groupby(runs["mode"], observed=True).nunique()
     ranks = runs.groupby("adapter", observed=True)["log2_rank"].transform("nunique")
     runs = runs.assign(log2_rank=runs["log2_rank"].where(ranks > 1, 0.0))
     return runs.assign(curved=runs["mode"].map(doses >= CURVED).eq(True).astype(float))

@@ -26,8 +26,7 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.inference.estimates import LEVEL
-from analysis.questions.noise.estimate import by_task
-from analysis.table.factors import cell_names
+from analysis.questions.noise.estimate import by_task, cells_of
 from analysis.table.items import Items
 
 Places = npt.NDArray[np.intp]
@@ -63,7 +62,7 @@ def grid(items: Items) -> Grid | None:
     if "seed" not in items.runs:
         return None
     table = pd.DataFrame(
-        {"cell": cell_names(items.runs).to_numpy(), "seed": items.runs["seed"].astype(str)}
+        {"cell": cells_of(items).to_numpy(), "seed": items.runs["seed"].astype(str)}
     )
     known = ~np.isnan(items.scores_RI).any(axis=0)
     place = table.assign(run=range(len(table))).drop_duplicates(["cell", "seed"])
@@ -75,15 +74,24 @@ def grid(items: Items) -> Grid | None:
     return Grid(items.scores_RI[:, known].astype(np.float64)[runs_CS])
 
 
-def per_run(mean_CS: Array) -> float:
-    """Return q, the variance between cells over that of a run; NaN where runs do not vary."""
-    cells, seeds = mean_CS.shape
-    whole = mean_CS - mean_CS.mean(axis=0)
-    cell_C = whole.mean(axis=1)
-    rest_CS = whole - cell_C[:, None]
-    noise = float((rest_CS**2).sum()) / ((cells - 1) * (seeds - 1))
-    between = seeds * float((cell_C**2).sum()) / (cells - 1)
-    return (between / noise - 1) / seeds if noise > 0 else float("nan")
+def per_run(mean_CS: Array) -> Array:
+    """Return q, the variance between cells over that of a run; NaN where runs do not vary.
+
+    Args:
+        mean_CS: means of cells and seeds, (..., C, S).
+
+    Returns:
+        One number for every table, (...).
+    """
+    cells, seeds = mean_CS.shape[-2:]
+    whole_CS = mean_CS - mean_CS.mean(axis=-2, keepdims=True)
+    cell_C = whole_CS.mean(axis=-1)
+    rest_CS = whole_CS - cell_C[..., None]
+    noise = (rest_CS**2).sum(axis=(-2, -1)) / ((cells - 1) * (seeds - 1))
+    between = seeds * (cell_C**2).sum(axis=-1) / (cells - 1)
+    known = noise > 0
+    ratio = between / np.where(known, noise, 1.0)
+    return np.where(known, (ratio - 1) / seeds, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +103,26 @@ class Ratio:
     high: float
 
 
-def _ratio(of: Callable[[Places], tuple[float, float]], cells: int, seed: int = 0) -> Ratio:
+def _ratio(of: Callable[[Places], tuple[Array, Array]], cells: int, seed: int = 0) -> Ratio:
     """Return first / second with its interval; NaN where one of them is not above zero.
 
     Args:
-        of: both, from the numbers of the cells that count.
+        of: both, (B,), from the numbers of the cells that count in every draw, (B, C).
         cells: how many there are.
         seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
-    drawn_B = [_over(*of(rng.integers(0, cells, cells))) for _ in range(DRAWS)]
+    drawn_BC = np.random.default_rng(seed).integers(0, cells, (DRAWS, cells))
+    value, *drawn_B = _over(*of(np.vstack([np.arange(cells), drawn_BC]))).tolist()
     known = np.array([one for one in drawn_B if np.isfinite(one)])
-    value = _over(*of(np.arange(cells)))
     if not np.isfinite(value) or len(known) < DRAWS // 2:
         return Ratio(value, float("nan"), float("nan"))
     tail = (1 - LEVEL) / 2
     return Ratio(value, *(float(v) for v in np.quantile(known, [tail, 1 - tail])))
 
 
-def _over(first: float, second: float) -> float:
-    return first / second if first > 0 and second > 0 else float("nan")
+def _over(first_B: Array, second_B: Array) -> Array:
+    above = (first_B > 0) & (second_B > 0)
+    return np.where(above, first_B / np.where(above, second_B, 1.0), np.nan)
 
 
 def response_table(items: Items, margins: Items) -> pd.DataFrame:
@@ -139,8 +147,14 @@ def response_table(items: Items, margins: Items) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _both(one_CS: Array, other_CS: Array) -> Callable[[Places], tuple[float, float]]:
+def _both(one_CS: Array, other_CS: Array) -> Callable[[Places], tuple[Array, Array]]:
     return lambda cells: (per_run(one_CS[cells]), per_run(other_CS[cells]))
+
+
+def _covariance(one_BC: Array, other_BC: Array) -> Array:
+    """Return the covariance over cells in every draw, (B,)."""
+    own_BC, with_BC = (x - x.mean(axis=1, keepdims=True) for x in (one_BC, other_BC))
+    return np.asarray((own_BC * with_BC).sum(axis=1) / (one_BC.shape[1] - 1))
 
 
 def _agree(one_C: Array, other_C: Array) -> float:
@@ -222,14 +236,11 @@ def _row(
     kept_CS, half_CS, other_CS = (tried.means(part) for part in (kept, half, others))
     factor = _ratio(_both(half_CS, kept_CS), tried.cells)
 
-    def with_others(c: Places) -> tuple[float, float]:
-        z = other_CS[c].mean(axis=1)
-        one, whole = (own[c].mean(axis=1) for own in (kept_CS, half_CS))
-        return float(np.cov(one, z)[0, 1]), float(np.cov(whole, z)[0, 1])
-
-    scale = _ratio(with_others, tried.cells)
-    z_C, *means = (own.mean(axis=1) for own in (other_CS, kept_CS, half_CS))
-    agree, agree_all = (_agree(own_C, z_C) for own_C in means)
+    z_C, kept_C, half_C = (own.mean(axis=1) for own in (other_CS, kept_CS, half_CS))
+    scale = _ratio(
+        lambda c: (_covariance(kept_C[c], z_C[c]), _covariance(half_C[c], z_C[c])), tried.cells
+    )
+    agree, agree_all = (_agree(own_C, z_C) for own_C in (kept_C, half_C))
     return {
         "stratum": stratum, "task": task, "cells": tried.cells, "seeds": tried.seeds,
         "items": len(half), "kept": len(kept), "factor": factor.value, "low": factor.low,

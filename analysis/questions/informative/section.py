@@ -10,7 +10,6 @@ from analysis.report.tables import Table
 from analysis.table.margins import margins_of
 
 KEY, TITLE = "telling-items", "Items that see more"
-MOST_RUNS = 300  # whose log-likelihoods are read for a page
 HEADS = words.HEADS | {
     "factor": "seeds for one", "scale": "scale of differences", "scale_low": "scale, low",
     "scale_high": "scale, high", "agree": "correlation", "agree_all": "correlation, all items",
@@ -40,9 +39,9 @@ _CHOSEN = (
 
 
 def section(study: Study) -> Section | None:
-    """Return the section; None without items, with few cells, or with many runs."""
+    """Return the section; None without items or with few cells."""
     items = study.items
-    if items is None or study.folder is None or len(items.runs) > MOST_RUNS:
+    if items is None or study.folder is None:
         return None
     worth = items_table(items)
     margins = margins_of(items, study.folder)

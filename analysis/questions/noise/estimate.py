@@ -18,7 +18,7 @@ Letters in names: R runs, I items, C cells.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,7 @@ def noise(items: Items) -> Noise:
     """
     score_RI = items.scores_RI.astype(np.float64)
     score_RI = score_RI[:, ~np.isnan(score_RI).any(axis=0)]
-    names = cell_names(items.runs).to_numpy()
+    names = cells_of(items).to_numpy()
     if score_RI.shape[1] < 2:
         raise AnalysisError("noise: the runs share fewer than two items")
     groups = [np.flatnonzero(names == n) for n in dict.fromkeys(names)]
@@ -152,11 +152,18 @@ _PARTS = ("seed", "run", "item", "cell_item", "rest")
 
 
 def by_task(items: Items) -> Iterator[tuple[str, str, Items]]:
-    """Yield every stratum and task with its scores."""
+    """Yield every stratum and task with its scores; its runs have the name of their `cell`."""
     where = stratum_names(items.runs)
     for stratum in dict.fromkeys(where):
+        there = items.of(runs=where == stratum)
+        there = replace(there, runs=there.runs.assign(cell=cell_names(there.runs)))
         for task in items.tasks:
-            yield str(stratum), task, items.of(runs=where == stratum, tasks=[task])
+            yield str(stratum), task, there.of(tasks=[task])
+
+
+def cells_of(items: Items) -> "pd.Series[str]":
+    """Return every run's cell within its stratum, computed where `by_task` has not done so."""
+    return items.runs["cell"] if "cell" in items.runs else cell_names(items.runs)
 
 
 def plan_table(found: Noise) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.mixed import MixedFit, fit_mixed
-from analysis.table.factors import cell_names
+from analysis.questions.noise.estimate import cells_of
 from analysis.table.items import RIGHT, Items
 
 MOST_ROWS = 40_000
@@ -78,7 +78,7 @@ def long_rows(items: Items, *, most_rows: int = MOST_ROWS) -> pd.DataFrame:
     score_RI = items.scores_RI[:, ::step]
     row, column = np.nonzero(~np.isnan(score_RI))
     rows = pd.DataFrame({"right": (score_RI[row, column] / RIGHT).astype(np.float64)})
-    names = {"cell": cell_names(items.runs), "run": items.runs["run"].astype(str)}
+    names = {"cell": cells_of(items), "run": items.runs["run"].astype(str)}
     if "seed" in items.runs:
         names["seed"] = items.runs["seed"].astype(str)
     for name, labels in names.items():

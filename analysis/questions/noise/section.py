@@ -5,7 +5,13 @@ import pandas as pd
 from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
 from analysis.questions.noise import figure as figures
-from analysis.questions.noise.estimate import by_task, noise, noise_table, plan_table
+from analysis.questions.noise.estimate import (
+    by_task,
+    cells_of,
+    noise,
+    noise_table,
+    plan_table,
+)
 from analysis.questions.noise.item_model import item_model
 from analysis.questions.noise.paired import paired
 from analysis.regression.study import Study
@@ -147,7 +153,7 @@ def _models(items: Items, table: pd.DataFrame) -> Table:
     wanted = set(zip(chosen["stratum"], chosen["task"], strict=True))
     rows = []
     for stratum, task, own in by_task(items):
-        if (stratum, task) not in wanted or cell_names(own.runs).nunique() > MOST_CELLS:
+        if (stratum, task) not in wanted or cells_of(own).nunique() > MOST_CELLS:
             continue
         try:
             model = item_model(own, most_rows=MOST_ROWS)
