@@ -100,7 +100,8 @@ def with_arms(runs: pd.DataFrame) -> pd.DataFrame:
     runs = runs.assign(rank=runs["rank"].mask(full, 0)) if "rank" in runs else runs
     swept = "rate" in runs and runs["rate"].nunique() > 1  # else each arm has a rate of its own
     within = [n for n in ARM if n in runs and (n != "rate" or swept)]
-    arm = runs[within].astype(str).agg(" ".join, axis=1)
+    levels = zip(*(runs[n].astype(str) for n in within), strict=True)
+    arm = pd.Series([" ".join(own) for own in levels], index=runs.index, dtype=str)
     return runs.assign(arm=arm, block=runs["dataset"].astype(str) + ":" + runs["seed"].astype(str))
 
 

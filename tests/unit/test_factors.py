@@ -16,18 +16,21 @@ from analysis.regression.study import fitted
 from analysis.report import overview
 from analysis.report.trust import trust, warnings
 from analysis.table.carried import shortest_endings, with_reference
+from analysis.table.cells import run_means, without_gaps
 from analysis.table.factors import (
     GROUPS,
     PARTS,
+    _determines,
     cell_names,
     factors_of,
     level_columns,
     level_text,
+    most_common,
     readable,
     stratum_names,
 )
 from analysis.table.frame import from_results, study_rows
-from analysis.table.run_panels import PANEL
+from analysis.table.run_panels import PANEL, task_panels
 from tests.fake_results import fake_results
 from tests.settings import settings
 
@@ -469,3 +472,44 @@ def test_a_missing_setting_takes_the_usual_level():
 
 def test_level_columns_of_a_table_without_settings_are_the_levels():
     assert set(level_columns(fake_results())) == (set(LEVELS) - {"study"}) & set(fake_results())
+
+
+def test_a_factor_is_determined_where_groups_say_so():
+    """Against pandas' groups: each level of one found with one level of the other; some missing."""
+    rng, told = np.random.default_rng(0), 0
+    for _ in range(200):
+        one, other = (pd.Series(rng.integers(0, n, 6)).astype(str) for n in (4, 3))
+        if rng.random() < 0.5:
+            other = one.map(dict(zip("0123", rng.permutation(list("abca")), strict=True)))
+        one, other = (x.where(rng.random(6) < 0.9) for x in (one, other))
+        wanted = bool(other.groupby(one).nunique().max() == 1)
+        assert _determines(*(pd.factorize(x)[0] for x in (one, other))) == wanted
+        told += wanted
+    assert 50 < told < 190
+
+
+@pytest.mark.parametrize("levels", [[0.1, 0.1, 0.5], [1, 1.0, 2], ["b", "a", "b", "a"], [None, 3]])
+def test_the_most_common_levels_are_those_of_a_count(levels):
+    known = pd.Series(levels)
+    texts = known.map(level_text, na_action=None).astype(str)
+    most = texts.value_counts()
+    assert most_common(known, levels) == [
+        t for t in dict.fromkeys(map(level_text, levels)) if most[t] == most.max()
+    ]
+
+
+def test_runs_of_all_panels_at_once_are_those_of_each_panel():
+    """Some runs lack tasks: each panel is adjusted by itself."""
+    rows = study_rows(from_results(fake_results(plws=(0.0, 0.1, 1.0))))
+    rng = np.random.default_rng(0)
+    rows = rows[rng.random(len(rows)) < 0.9]
+    found = list(task_panels(rows))
+    assert len(found) > 1
+    for panel in found:
+        own = rows
+        for name, level in panel.labels.items():
+            own = own[own[name].astype(str) == level]
+        alone = run_means(own)
+        for name in ("run", "score", "tasks", "plw", "adapter"):
+            assert panel.runs[name].tolist() == alone[name].tolist()
+    assert (without_gaps(rows)["score"] != rows["score"]).any()
