@@ -144,12 +144,14 @@ def _of_run(path: Path, wanted: Collection[tuple[str, ...]], keys: Collection[st
     if not path.is_file():
         return {}
     try:
-        with pq.ParquetFile(path, read_dictionary=["task", "metric", KEY]) as file:
+        with pq.ParquetFile(path, read_dictionary=["task", "metric"]) as file:
             stated = keys is not None and KEY in file.schema_arrow.names
             table = file.read([*COLUMNS, KEY] if stated else COLUMNS)
     except (pa.ArrowInvalid, OSError) as error:
         raise AnalysisError(f"items={path}: cannot be read: {str(error).splitlines()[0]}") from None
-    coded = {n: table[n].combine_chunks() for n in ("task", "metric", *([KEY] if stated else []))}
+    coded = {n: table[n].combine_chunks() for n in ("task", "metric")}
+    if stated:
+        coded[KEY] = table[KEY].combine_chunks().dictionary_encode()
     codes = {n: pc.fill_null(c.indices, -1).to_numpy() for n, c in coded.items()}
     names = {n: c.dictionary.to_pylist() for n, c in coded.items()}
     doc, score = table["doc_id"].to_numpy(), table["score"].to_numpy()
