@@ -88,8 +88,7 @@ def _cell(row: dict[str, object]) -> Cell:
 def _runs(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row per run with cell and outcomes, of the arms that vary the scale if any do."""
     runs = with_arms(run_means(rows)).set_index("run")
-    asked = [n for n in ("grad_norm_mean", "completion_grad_share", "cell") if n in rows]
-    first = rows.groupby("run", observed=True, sort=False)[asked].first()
+    first = rows.groupby("run", observed=True, sort=False).first()
     for name, column in (("log_norm", "grad_norm_mean"), ("log_share", "completion_grad_share")):
         values = pd.to_numeric(first[column]) if column in first else pd.Series(np.nan, first.index)
         runs[name] = np.log(values.where(values > 0))
