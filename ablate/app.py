@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -22,12 +23,13 @@ from ablate.config.compose import explained
 from ablate.config.overrides import normal, one_line
 from ablate.errors import Halted, UserError, halted, refuse
 from ablate.evaluate.tasks_index import check_data
-from ablate.experiment.cost import START_SECONDS, Cost, check_disk, cost, wall_seconds
+from ablate.experiment.cost import Cost, check_disk, cost, wall_seconds
 from ablate.experiment.design import Named
 from ablate.experiment.gpu_fit import check_fits, gpu_size
 from ablate.experiment.notes import notes
 from ablate.experiment.request import Request, check_machine, plan_grid
 from ablate.experiment.status import missing
+from ablate.experiment.trackers import trackers
 from ablate.experiment.tuned_table import put
 from ablate.machine import MachineFault, fault
 from ablate.micro.tasks import TASKS as MICRO
@@ -37,7 +39,7 @@ from ablate.progress import Shown
 from ablate.results import repairs, seal
 from ablate.results.files import set_aside
 from ablate.results.store import Store
-from ablate.sweep import Launch, Outcome, Workers, carry_out, side_by_side
+from ablate.sweep import Launch, Outcome, Workers, carry_out
 from ablate.terminal import CONSOLE, duration, paragraph, unbroken
 from ablate.training.stop import TrainingStopped
 from ablate.work import work
@@ -119,11 +121,12 @@ def sweep_grid(
         SystemExit: with status 1 where cells failed.
     """
     request = plan_grid(overrides, loader=loader)
+    told = trackers(request.settings, study=request.design.study, out=request.out)
     store = Store(request.out)
     store.prepare()
     for line in (*repairs.take_kept(store), *repairs.set_damaged_aside(store, request.design.runs)):
         CONSOLE.print(line, soft_wrap=True, markup=False)
-    chosen = _workers(request, workers, elsewhere=elsewhere)
+    chosen = replace(_workers(request, workers, elsewhere=elsewhere), trackers=told)
     absent = missing(request.design, store)
     lacking = [name for names in absent.values() for name in names]
     size, _ = gpu_size(request.settings["gpu_gb"])
@@ -145,8 +148,13 @@ def sweep_grid(
     for note in notes((named[0] for named in todo.values()), others):
         paragraph(CONSOLE, note, lead="note")
     count = max(1, chosen.count)
-    seconds = dict(zip(absent, estimate.by_run, strict=True))
-    watch = Shown(CONSOLE, seconds, workers=count, beside=side_by_side(absent, count))
+    watch = Shown(
+        CONSOLE,
+        dict(zip(absent, estimate.expected, strict=True)),
+        workers=count,
+        start_seconds=estimate.start_seconds,
+        basis=estimate.basis,
+    )
     watch.stop_after = request.settings["stop_after"]
     outcome = carry_out(request.design, request.out, launch, workers=chosen, watch=watch)
     if request.design.tuned:
@@ -168,11 +176,11 @@ def _put_rates(request: Request) -> None:
 
 def expected(estimate: Cost, outcome: Outcome, workers: Workers) -> str:
     """Return how long a sweep was expected to take, and its processor time beside that."""
-    wall = wall_seconds(estimate.by_run, workers.count)
+    wall = wall_seconds(estimate.by_run, workers.count, estimate.start_seconds)
     told = f"{duration(wall)} from {estimate.basis}"
     if workers.per_gpu and gpu_slots.gpus():
         return told
-    used = estimate.seconds + START_SECONDS * min(workers.count, len(estimate.by_run))
+    used = estimate.seconds + estimate.start_seconds * min(workers.count, len(estimate.by_run))
     spent = outcome.processor_seconds
     return f"{told}; processor time on this machine {duration(spent)}, expected {duration(used)}"
 

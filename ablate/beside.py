@@ -22,6 +22,7 @@ from ablate.models.gpu import lost_device
 from ablate.models.load import device_of, load
 from ablate.objective import objective_of
 from ablate.streams import Streams
+from ablate.telling import Telling
 from ablate.training import stop
 from ablate.training.checkpoints.keeper import Checkpoints, checkpoints
 from ablate.training.history import Diverged, Result
@@ -63,7 +64,9 @@ def train_beside(
     base = load(identify(cell).files, cell.base_precision, device=device)
     if draws(base):
         raise ValueError(f"model={cell.model.name} has dropout, so its cells train alone")
-    lanes = {key: _lane(base, one, _checkpoints(one, key, folder)) for key, one in cells.items()}
+    lanes = {
+        key: _lane(base, one, key, _checkpoints(one, key, folder)) for key, one in cells.items()
+    }
     try:
         with stop.stopping_on_signals():
             courses = loop.train(base, list(lanes.values()), execution=cell.execution)
@@ -91,10 +94,11 @@ def _checkpoints(cell: Cell, key: str, folder: Callable[[str], Path] | None) -> 
     return checkpoints(cell.execution, folder(key)) if folder else None
 
 
-def _lane(base: nn.Module, cell: Cell, kept: Checkpoints | None) -> loop.Lane:
+def _lane(base: nn.Module, cell: Cell, key: str, kept: Checkpoints | None) -> loop.Lane:
     streams, data = Streams(cell.seed, cell.sham), tokenised(cell, "train")
     usual, method = cell.optimizer.kind == "adamw", registry.method(cell.adapter)
     own = copy.deepcopy(base) if method.trains_base else shell(base)
+    telling = Telling(beside=key)
     return loop.Lane(
         model=build.apply(own, cell, streams=streams, data=data),
         kind=load_attribute(method.lanes),
@@ -104,6 +108,8 @@ def _lane(base: nn.Module, cell: Cell, kept: Checkpoints | None) -> loop.Lane:
         streams=streams,
         make_optimizer=None if usual else optimizers.maker(cell.optimizer),
         checkpoints=kept,
+        tick=telling.tick,
+        tell=telling.tell,
     )
 
 

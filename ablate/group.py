@@ -106,7 +106,7 @@ class Group:
             self._done.add(index)
         elif "at" in what:
             self._place = what["at"]
-            heart.at(self._place)
+            heart.at(self._place, what["facts"])
         elif "stopped" in what and index == 0:  # it alone knows whether a checkpoint was written
             self._stopped = what["stopped"]
         elif "failed" in what and not self._asked:

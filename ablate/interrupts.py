@@ -94,7 +94,7 @@ def follow(leader: Process, folder: Path) -> None:
 
 
 def _follow(leader: Process, folder: Path) -> None:
-    key = f"{leases.LEADER}{leader.mark.replace('.', '-')}"
+    key = leases.leader_key(leader)
     while not leader.has_ended:
         if not leader.is_here:
             with contextlib.suppress(OSError):

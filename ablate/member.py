@@ -47,7 +47,7 @@ def main(
     except Exception as error:
         _fail(error, tell)
     if index == 0:
-        heart.relay(lambda place: tell(at=place))
+        heart.relay(lambda place, facts: tell(at=place, facts=facts))
     while True:
         _carry_out(json.loads(orders.get()), tell)
 
@@ -79,12 +79,14 @@ def join(index: int, count: int, port: int, *, on_gpu: bool) -> None:
 
 
 def _carry_out(order: dict[str, Any], tell: Any) -> None:
+    from ablate import tracking
     from ablate.config.build import build
     from ablate.run import carry_out
     from ablate.training.distributed import is_first
 
     try:
         draft = Path(order["draft"])
+        tracking.ask(order["trackers"])
         log = draft / LOG if is_first() else Path(os.devnull)  # its last lines are kept in memory
         with interrupts.raised(), contextlib.chdir(order["here"]), logged(log):
             carry_out(

@@ -1,97 +1,132 @@
-"""The progress of a sweep: a bar with time left on a terminal, lines elsewhere."""
+"""The progress of a sweep: what is under way and the time left, estimated as it goes."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 from rich.console import Console
 
-from ablate.terminal import bar, duration
-from ablate.watch import Watch
+from ablate.experiment.aliases import cell_name
+from ablate.experiment.pace import ended, process_of
+from ablate.experiment.time_left import Expected, HowFar, TimeLeft
+from ablate.live import View
+from ablate.results import heart, leases
+from ablate.results.leases import Holder
+from ablate.results.process import here
+from ablate.terminal import duration
+from ablate.watch import Seen, Watch
 
-SILENT_SECONDS = 10.0  # without a run that ended
-LINE_SECONDS = 30.0  # between two lines where the output is not a terminal
+SCORING = ("scoring", "the record")  # what a lease says of a run that is trained
+ESTIMATE_SECONDS = 2.0  # between two estimates of the time left
 
 
 class Shown(Watch):
-    """Shows a sweep's progress; time left is estimated from the runs done so far."""
+    """Shows a sweep's progress."""
 
     def __init__(
         self,
         console: Console,
-        seconds: Mapping[str, float] | None = None,
+        expected: Mapping[str, Expected] | None = None,
         *,
         workers: int = 1,
-        beside: Sequence[Sequence[str]] = (),
+        start_seconds: float = 0.0,
+        basis: str = "",
     ) -> None:
         """Draw on `console`.
 
         Args:
             console: the terminal.
-            seconds: that runs are expected to take, by key; only their ratios count.
+            expected: what runs are expected to take, by key.
             workers: how many are at work at once.
-            beside: the keys of runs that a worker trains side by side, which end together.
+            start_seconds: that a worker takes to start.
+            basis: what the expected times are from, in words.
         """
-        self.group = {key: number for number, keys in enumerate(beside) for key in keys}
-        self.console, self.seconds, self.workers = console, seconds or {}, workers
-        self.usual = sum(self.seconds.values()) / len(self.seconds) if self.seconds else 1.0
-        self.started = time.monotonic()
-        self.first: frozenset[str] | None = None
-        self.said = float("-inf")
-        self.bar = bar(console)
-        self.task = self.bar.add_task("cells", total=None, note="")
+        self.view = View(console, self.name)
+        self.time_left = TimeLeft(expected or {}, workers, start_seconds)
+        self.basis = basis
+        self._first: frozenset[str] | None = None
+        self._known: set[str] = set()  # runs that ended, of which is noted what they took
+        self._ends: dict[object, float] = {}  # when a process ended its last run
+        self._places = Places()
+        self._estimated = float("-inf")
+        self._note, self._left = "", dict[str, float]()
 
-    def show(self, done: Sequence[str], failed: Sequence[str], total: int) -> None:
-        """Draw the bar or, every LINE_SECONDS, print a line."""
-        self.first = frozenset(done) if self.first is None else self.first
-        note = self._note(done, failed)
-        if self.console.is_terminal:
-            self.bar.start()
-            self.bar.update(self.task, completed=len(done), total=total, note=note)
-        elif time.monotonic() - self.said > LINE_SECONDS and len(done) < total:
-            self.said = time.monotonic()
-            self.console.print(f"{len(done)}/{total} cells{note}")
+    def name(self, key: str) -> str:
+        """Return the levels of a run that vary in the grid, and its key."""
+        return f"{cell_name(self.plan.runs[key][0])} {key}"
 
-    def _note(self, done: Sequence[str], failed: Sequence[str]) -> str:
-        spent = time.monotonic() - self.started
-        left = self.left(done, failed, spent=spent)
-        told = "" if left is None else f", about {duration(left)} left"
-        if left is None and spent > SILENT_SECONDS:
-            told = f", workers began {duration(spent)} ago, no run has ended yet"
-        return (f", {len(failed)} failed" if failed else "") + told
+    def show(self, seen: Seen) -> None:
+        """Draw what is seen, with the time left."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = frozenset([*seen.done, *seen.failed])
+        ended_now = self._measure(seen)
+        if ended_now or now - self._estimated >= ESTIMATE_SECONDS:
+            self._estimated = now
+            self._estimate(seen)
+        self.view.show(seen, self._note, self._left)
 
-    def left(self, done: Sequence[str], failed: Sequence[str], *, spent: float) -> float | None:
-        """Return the seconds left after `spent`; None before a run is done.
+    def _measure(self, seen: Seen) -> bool:
+        """Note what the runs took that have ended since; return whether any has."""
+        first = self._first or frozenset()
+        new = [key for key in seen.done if key not in first]
+        fresh = [key for key in new if key not in self._known]
+        for record in sorted(filter(None, map(self.store.record, fresh)), key=ended):
+            costs, process = record["costs"], process_of(record)
+            train, score = costs.get("train_seconds") or 0.0, costs.get("eval_seconds") or 0.0
+            since = self._ends.get(process)
+            rest = None if since is None else ended(record) - since - train - score
+            self.time_left.took(
+                record["train_key"], train, score, rest if rest and rest > 0 else None
+            )
+            self._ends[process] = ended(record)
+        self._known.update(fresh)
+        return bool(fresh)
 
-        Runs count by the time that they are expected to take; those under way are half done. Runs
-        that train side by side are under way together, and about to end once one of them has.
-        """
-        new = [key for key in done if key not in (self.first or ())]
-        if not new:
-            return None
-        begun = {self.group[key] for key in (*new, *failed) if key in self.group}
-        left: dict[int | str, float] = {}  # of every run, or runs side by side, not yet ended
-        ending = 0.0
-        ended = {*done, *failed}
-        for key in self.plan.runs:
-            group = self.group.get(key)
-            if key in ended:
-                continue
-            if group in begun:
-                ending += self._expected(key)
-            else:
-                name = key if group is None else group
-                left[name] = left.get(name, 0.0) + self._expected(key)
-        remaining = sum(left.values())
-        half = remaining / len(left) * min(self.workers, len(left)) / 2 if left else 0.0
-        return (remaining - half) * spent / (sum(map(self._expected, new)) + ending + half)
-
-    def _expected(self, key: str) -> float:
-        return self.seconds.get(key, self.usual)
+    def _estimate(self, seen: Seen) -> None:
+        running = {key: self._places.underway(key, one) for key, one in seen.running.items()}
+        ended_runs = {*seen.done, *seen.failed}
+        given = [[k for k in keys if k not in ended_runs] for keys in self.bundles.values()]
+        handed = {key for keys in given for key in keys}
+        others = [k for k in self.plan.runs if k not in ended_runs and k not in handed]
+        for keys in given:
+            beside = [key for key in keys if key in running]
+            running |= {key: replace(running[key], lanes=len(beside)) for key in beside}
+        left = self.time_left.left([*filter(None, given), *([key] for key in others)], running)
+        each = self.time_left.of_runs(list(running), running)
+        self._left = {key: train + rest for key, (train, rest) in each.items()}
+        self._note = ""
+        if len(ended_runs) < seen.total:
+            known = self.time_left.knows or any(one.train_seconds for one in running.values())
+            told = "" if known or not self.basis else f" (from {self.basis})"
+            self._note = f", about {duration(left)} left{told}"
+        # For `ablate status --watch`: it is written with the next beat of this sweep's own lease.
+        facts = {"left": left, "done": float(len(seen.done)), "total": float(seen.total)}
+        heart.note(self.store.claims, leases.leader_key(here()), facts)
 
     def tell(self, line: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        """Print a line above what is drawn."""
+        self.view.tell(line)
 
     def close(self) -> None:
-        """Stop redrawing; the bar stays."""
-        self.bar.stop()
+        """Stop drawing; the bar stays."""
+        self.view.close()
+
+
+class Places:
+    """Where runs are, and since when that is seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def underway(self, key: str, one: Holder) -> HowFar:
+        """Return how far a run is, from what its lease says now."""
+        now, mark = time.monotonic(), (one.process.mark, one.place)
+        if self._seen.get(key, (None, 0.0))[0] != mark:
+            self._seen[key] = (mark, now)
+        waited = now - self._seen[key][1]
+        step, of = one.facts.get("step"), one.facts.get("of")
+        if step and of:
+            pace = one.facts.get("step_seconds")
+            return HowFar(step / of, pace * of if pace else None, waited=waited)
+        return HowFar(scoring=one.place in SCORING, waited=waited)

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ablate import group, recording
+from ablate import group, recording, tracking
 from ablate.adapters import build, hooks, optimizers, weights
 from ablate.adapters.devices import draws_by_device
 from ablate.adapters.stored import weights_bytes
@@ -42,6 +42,7 @@ from ablate.results.log import LOG, logged, say
 from ablate.results.record import RECORD
 from ablate.results.store import Store
 from ablate.streams import Streams
+from ablate.telling import Hear, Telling
 from ablate.training import stop
 from ablate.training.checkpoints.keeper import Checkpoints, checkpoints
 from ablate.training.distributed import is_first, processes, wait_for_all
@@ -96,6 +97,7 @@ def _order(cells: Sequence[Cell], key: str, store: Store, draft: Path) -> dict[s
         "key": key,
         "out": str(store.out),
         "draft": str(draft),
+        "trackers": tracking.asked().plain(),
     }
 
 
@@ -123,33 +125,37 @@ def carry_out(
     cell, identity, writes = cells[0], identify(cells[0]), is_first()
     torch.set_num_threads(cell.execution.threads)
     missing = _missing(cells, recorded)
-    if recorded is None:
-        heart.at("the benchmarks")
-        ready(missing)  # raises before training where a benchmark cannot be loaded
-        keep = functools.partial(store.keep_trained, key, draft)
-        kept = checkpoints(cell.execution, store.checkpoints(key))
-        if trained and beside is None:
-            say("trained by an earlier attempt, which ended while it was scored")
-            model, history = restored(cell, draft)
+    with tracking.tracked(cell, key) as track:
+        if recorded is None:
+            heart.at("the benchmarks")
+            ready(missing)  # raises before training where a benchmark cannot be loaded
+            keep = functools.partial(store.keep_trained, key, draft)
+            kept = checkpoints(cell.execution, store.checkpoints(key))
+            if trained and beside is None:
+                say("trained by an earlier attempt, which ended while it was scored")
+                model, history = restored(cell, draft)
+            else:
+                model, history = _safe(
+                    cell, identity, draft=draft, keep=keep, beside=beside,
+                    checkpoints=kept, hear=track.hear,
+                )  # fmt: skip
         else:
-            model, history = _safe(
-                cell, identity, draft=draft, keep=keep, beside=beside, checkpoints=kept
-            )
-    else:
-        model, history = restored(cell, draft)
-        if writes:
-            _write_weights(model, draft, cell, identity)
-    heart.at("scoring")
-    wait_for_all()  # until what others read of the draft is read, and what they write written
-    if not writes:
-        score(model, history, missing)
-        return
-    record = recorded or json.loads((draft / RECORD).read_text())
-    record, scores = _scored(record, model, history, missing)
-    heart.at("the record")
-    write = recording.write if recorded is None else recording.amend
-    write(record, scores, draft)
-    _drop_large(draft, cell, identity)
+            model, history = restored(cell, draft)
+            if writes:
+                _write_weights(model, draft, cell, identity)
+        heart.at("scoring")
+        wait_for_all()  # until what others read of the draft is read, and what they write written
+        if not writes:
+            score(model, history, missing)
+            return
+        record = recorded or json.loads((draft / RECORD).read_text())
+        record, scores = _scored(record, model, history, missing)
+        track.hear(history)  # what was not told while it trained
+        track.scores(scores)
+        heart.at("the record")
+        write = recording.write if recorded is None else recording.amend
+        write(record, scores, draft)
+        _drop_large(draft, cell, identity)
 
 
 def _safe(
@@ -160,6 +166,7 @@ def _safe(
     keep: Callable[[], None],
     beside: Trained | None,
     checkpoints: Checkpoints | None,
+    hear: Hear,
 ) -> tuple[nn.Module, list[Entry]]:
     """Return the trained model and its history, once `draft` has them and `keep` has kept it."""
     heart.at("the data")
@@ -167,7 +174,7 @@ def _safe(
         model, course = beside.model, beside.course
     else:
         data = tokenised(cell, "train")
-        model, course = _trained(cell, identity, data, checkpoints=checkpoints)
+        model, course = _trained(cell, identity, data, checkpoints=checkpoints, hear=hear)
     if isinstance(course, Diverged):
         raise course
     if is_first() and not (draft / RECORD).exists():
@@ -254,7 +261,12 @@ def _missing(cells: Sequence[Cell], recorded: dict[str, Any] | None) -> list[Wan
 
 
 def _trained(
-    cell: Cell, identity: Identity, data: Tokenised, *, checkpoints: Checkpoints | None = None
+    cell: Cell,
+    identity: Identity,
+    data: Tokenised,
+    *,
+    checkpoints: Checkpoints | None = None,
+    hear: Hear | None = None,
 ) -> tuple[nn.Module, Result]:
     """Return the cell's trained model and the course of training; the base is not trained."""
     streams = Streams(cell.seed, cell.sham)
@@ -278,7 +290,7 @@ def _trained(
     if lost := rows_lost(cell, data.summary, positions=identity.files.max_positions):
         say(f"dataset={label(cell.dataset)}: {lost}")
     computing = computing_in(model, cell.train.precision)
-    stopping = stop.stopping_on_signals()
+    stopping, telling = stop.stopping_on_signals(), Telling(hear=hear)
     with computing, regularised(model, cell, streams=streams) as held, stopping:
         course = train(
             model,
@@ -288,7 +300,8 @@ def _trained(
             streams=streams,
             execution=cell.execution,
             hooks=combine(hooks.hooks(cell, streams=streams), held),
-            tick=lambda step, of: heart.at(f"step {step} of {of}"),
+            tick=telling.tick,
+            tell=telling.tell,
             make_optimizer=optimizers.maker(
                 cell.optimizer,
                 seed=streams.seed("rounding"),

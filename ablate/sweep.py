@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from ablate.errors import Halted, UserError
 from ablate.experiment import lanes
 from ablate.experiment.design import Design, Named, collect, save
 from ablate.experiment.status import is_kept, missing, unrecorded, unscored_text
+from ablate.experiment.trackers import Trackers
 from ablate.machine import processor_seconds
 from ablate.results import leases
 from ablate.results.files import draft_of
@@ -39,6 +40,7 @@ class Workers:
     per_gpu: int = 0  # 0: they use none
     devices: int = 1  # that a worker has
     cell_minutes: float | None = None  # after which a cell is a failure
+    trackers: Trackers = field(default_factory=Trackers)
 
 
 class Launch(Protocol):
@@ -112,9 +114,8 @@ def carry_out(
 def _leading(store: Store) -> Iterator[None]:
     """Run a block as the process that workers work for: it is seen to be alive until the end."""
     store.reap_all()  # of sweeps that ended as a whole, which says nothing about their cells
-    key = f"{leases.LEADER}{here().mark.replace('.', '-')}"
     try:
-        with store.claim(key):
+        with store.claim(leases.leader_key(here())):
             yield
     finally:
         store.reap_all()
@@ -136,9 +137,8 @@ def _rounds(plan: Design, store: Store, launch: Launch, workers: Workers, watch:
             continue
         now = len(todo), sum(len(store.failures(key)) for key in todo)
         idle, last = (idle + 1 if now == last else 0), now
-        bundles = write_bundles(free, store.out, workers=workers)
-        watch.bundles = bundles
-        _launch(launch, bundles, workers.count)
+        watch.bundles = bundles = write_bundles(free, store.out, workers=workers)
+        _launch(launch, list(bundles), workers.count)
         if watch.stopped:
             raise Halted(watch.stopped)
 
@@ -174,23 +174,25 @@ def _wait(store: Store, keys: list[str]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def write_bundles(runs: dict[str, list[Named]], out: Path, *, workers: Workers) -> list[Path]:
-    """Return the bundle files, newly written, that give the runs to the workers, in order."""
+def write_bundles(
+    runs: dict[str, list[Named]], out: Path, *, workers: Workers
+) -> dict[Path, list[str]]:
+    """Return the runs of each bundle, whose file is newly written, in order."""
     folder = (out / "bundles").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    sweep, paths = here(), []
+    sweep, paths = here(), dict[Path, list[str]]()
     for number, (keys, beside) in enumerate(_bundles(runs, max(1, workers.count))):
         path = draft_of(folder / f"{time.monotonic_ns()}-{number:05d}.json")
         about = {"here": os.getcwd(), "out": str(out), "gpu": workers.per_gpu, "beside": beside}
         about["devices"] = workers.devices
-        about["minutes"] = workers.cell_minutes
+        about |= {"minutes": workers.cell_minutes, "trackers": workers.trackers.plain()}
         chosen = {key: [plain(named.cell) for named in runs[key]] for key in keys}
         path.write_text(json.dumps(about | {"sweep": sweep.plain(), "runs": chosen}))
-        paths.append(path)
+        paths[path] = keys
     return paths
 
 
-def side_by_side(runs: Mapping[str, Sequence[Named]], workers: int) -> list[list[str]]:
+def _side_by_side(runs: Mapping[str, Sequence[Named]], workers: int) -> list[list[str]]:
     """Return the keys of the runs that are to be trained side by side, a list for each group."""
     first = {key: named.cell for key, names in runs.items() for named in names[:1]}
     share = math.ceil(len(runs) / workers)
@@ -200,7 +202,7 @@ def side_by_side(runs: Mapping[str, Sequence[Named]], workers: int) -> list[list
 
 def _bundles(runs: dict[str, list[Named]], workers: int) -> list[tuple[list[str], bool]]:
     """Return the runs of each bundle, and whether they are to be trained side by side."""
-    beside = side_by_side(runs, workers)
+    beside = _side_by_side(runs, workers)
     grouped = {key for group in beside for key in group}
     alone = [key for key in runs if key not in grouped]
     # Four bundles a worker keep the end of a sweep balanced; up to 16 runs share what a process

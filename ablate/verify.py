@@ -28,7 +28,7 @@ from ablate.results.named import record_in
 from ablate.results.store import Store
 from ablate.run import WEIGHTS, run_cells
 
-OF_NO_ENVIRONMENT = ("host", "pid")
+OF_NO_ENVIRONMENT = ("host", "pid", "start_seconds")
 ITEM = ["score_key", "task", "metric", "doc_id"]
 KEPT_MB = 1e12  # whatever their size, weights are kept to be compared
 UNKNOWN = "not recorded"

@@ -1,18 +1,73 @@
-"""Observes a sweep from beside: how far it is, and whether all that it tries fails alike."""
+"""Observes a sweep from beside: how far it is, and whether all that it tries fails alike.
+
+A look costs what is new: listings of three folders, the leases of what is under way, and the files
+of what has ended since. It only reads, so it may be of a folder that another machine fills.
+"""
 
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablate.experiment.design import Design
+from ablate.results import leases
 from ablate.results.failures import RETRIED
+from ablate.results.leases import Holder
 from ablate.results.record import RECORD
 from ablate.results.store import Store
 
 POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far a sweep is: keys of its runs."""
+
+    done: Sequence[str]
+    failed: Sequence[str]
+    total: int
+    running: Mapping[str, Holder]  # who carries them out
+    leaders: Sequence[Holder] = ()  # of the sweeps whose workers do
+
+
+class Observer:
+    """Looks at some runs of a folder of results; each look costs what is new since the last."""
+
+    def __init__(self, store: Store, keys: Collection[str]) -> None:
+        """Observe the runs `keys`, in their order."""
+        self.store, self.keys = store, dict.fromkeys(keys)
+        self.tried: dict[str, int] = {}  # of each run, attempts that failed
+        self.changed: list[str] = []  # runs with other such attempts than at the last look
+        self._recorded: set[str] = set()
+        self._given_up: dict[tuple[str, int], bool] = {}  # by key and number of attempts
+
+    def __call__(self) -> Seen:
+        """Return what is seen."""
+        done = self._done()
+        self.tried = {key: n for key, n in self.store.attempted().items() if key in self.keys}
+        fresh = self.tried.items() - self._given_up.keys()
+        known = {mark: it for mark, it in self._given_up.items() if mark in self.tried.items()}
+        self._given_up = known | {mark: self.store.given_up(mark[0]) is not None for mark in fresh}
+        tried = [key for key in self.keys if key in self.tried] if self.tried else []
+        given_up = [key for key in tried if self._given_up[key, self.tried[key]]]
+        failed = [key for key in given_up if key not in self._recorded]
+        self.changed = [key for key in tried if (key, self.tried[key]) in fresh]
+        claims = self.store.claims
+        alive = [one for one in leases.holders(claims) if not leases.is_dead(claims, one)]
+        running = {one.key: one for one in alive if one.key in self.keys}
+        leaders = [one for one in alive if one.key.startswith(leases.LEADER)]
+        return Seen(done, failed, len(self.keys), running, leaders)
+
+    def _done(self) -> list[str]:
+        present = self.keys.keys() & set(self.store.present())
+        self._recorded &= present
+        for key in present - self._recorded:
+            if (self.store.folder(key) / RECORD).exists():
+                self._recorded.add(key)
+        return [key for key in self.keys if key in self._recorded]
 
 
 class Watch:
@@ -24,11 +79,10 @@ class Watch:
     def over(self, store: Store, plan: Design) -> "Watch":
         """Return the context in which the sweep is observed."""
         self.store, self.plan = store, plan
-        self.bundles: Sequence[Path] = ()
+        self.bundles: Mapping[Path, Sequence[str]] = {}  # files, and the runs that each hands out
+        self.observer = Observer(store, plan.runs)
         self._before: frozenset[str] | None = None
-        self._told: set[tuple[str, int]] | None = None  # attempts that were interrupted
-        self._recorded: set[str] = set()
-        self._given_up: dict[tuple[str, int], bool] = {}  # by key and number of attempts
+        self._told: set[tuple[str, int]] | None = None  # attempts that were told
         return self
 
     def __enter__(self) -> "Watch":
@@ -50,50 +104,42 @@ class Watch:
                 return
 
     def _look(self) -> None:
-        keys = list(self.plan.runs)
-        done = self._done(keys)
-        tried = {key: n for key, n in self.store.attempted().items() if key in self.plan.runs}
-        fresh = tried.items() - self._given_up.keys()
-        known = {mark: it for mark, it in self._given_up.items() if mark in tried.items()}
-        self._given_up = known | {mark: self.store.given_up(mark[0]) is not None for mark in fresh}
-        failed = [key for key in keys if key in tried and self._given_up[key, tried[key]]]
-        changed = [key for key in keys if (key, tried.get(key)) in fresh]
-        for line in self._interrupted(changed):
+        seen = self.observer()
+        for line in self._ended_badly(self.observer.changed):
             self.tell(line)
-        self.show(done, failed, len(keys))
+        self.show(seen)
         if self._before is None:
-            self._before = frozenset([*done, *failed])
-        trained = [key for key in done if not self.plan.runs[key][0].cell.is_base]
+            self._before = frozenset([*seen.done, *seen.failed])
+        trained = [key for key in seen.done if not self.plan.runs[key][0].cell.is_base]
         if self.stop_after and not set(trained) - self._before and not self.stopped:
-            self._judge([key for key in failed if key not in self._before])
+            self._judge([key for key in seen.failed if key not in self._before])
 
-    def _done(self, keys: Sequence[str]) -> list[str]:
-        """Return the runs that are recorded; a look costs what is new, not what is there."""
-        present = self.plan.runs.keys() & set(self.store.present())
-        self._recorded &= present
-        for key in present - self._recorded:
-            if (self.store.folder(key) / RECORD).exists():
-                self._recorded.add(key)
-        return [key for key in keys if key in self._recorded]
-
-    def _interrupted(self, tried: Sequence[str]) -> Iterator[str]:
-        """Yield a line for each attempt that ended since, and not by an error of the cell.
+    def _ended_badly(self, tried: Sequence[str]) -> Iterator[str]:
+        """Yield a line for each attempt that failed since.
 
         `tried` are the runs with other attempts than at the last look.
         """
         found = {
-            (key, number): str(failure["error"])
+            (key, number): failure
             for key in tried
             for number, failure in enumerate(self.store.failures(key))
-            if failure["kind"] in RETRIED
         }
         known, self._told = self._told, {*(self._told or ()), *found}
         if known is None:  # of earlier sweeps
             return
-        for (key, number), error in found.items():
+        for (key, number), failure in found.items():
             if (key, number) not in known:
-                given_up = self.store.given_up(key)
-                yield f"{key}: {error}; {'it counts as failed' if given_up else 'tried again'}"
+                what = ""
+                if failure["kind"] in RETRIED:
+                    given_up = self.store.given_up(key)
+                    what = "; it counts as failed" if given_up else "; tried again"
+                where = f"{self.store.failed}/{key}-{number}.json"
+                error = " ".join(str(failure["error"]).split())
+                yield f"failed: {self.name(key)}: {error}{what}; traceback and log in {where}"
+
+    def name(self, key: str) -> str:
+        """Return what a run is called."""
+        return key
 
     def _judge(self, failed: Sequence[str]) -> None:
         """Stop the sweep where the first runs to end have all failed alike."""
@@ -110,8 +156,8 @@ class Watch:
         for bundle in self.bundles:
             bundle.unlink(missing_ok=True)
 
-    def show(self, done: Sequence[str], failed: Sequence[str], total: int) -> None:
-        """Show how far the sweep is: the keys of runs that ended, and how many there are."""
+    def show(self, seen: Seen) -> None:
+        """Show how far the sweep is."""
 
     def tell(self, line: str) -> None:
         """Show a line."""

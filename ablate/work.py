@@ -25,7 +25,7 @@ from ablate.failures import described
 from ablate.machine import MachineFault, fault
 from ablate.models import gpu_slots
 from ablate.models.gpu import lost_device
-from ablate.results import heart
+from ablate.results import heart, provenance
 from ablate.results.leases import LeaseLost
 from ablate.results.process import Process, here
 from ablate.results.store import Store
@@ -56,9 +56,12 @@ def work(bundle: Path) -> bool:
             gpu_slots.take(content["gpu"], content["devices"])  # before torch looks for a GPU
         except UserError as error:  # a machine of a cluster with fewer
             raise Halted(str(error)) from error
-    from ablate.beside import scored_beside, train_beside  # only workers import torch
+    from ablate import tracking  # only workers import torch
+    from ablate.beside import scored_beside, train_beside
     from ablate.run import keep_beside, run_cells
 
+    tracking.ask(content["trackers"])
+    provenance.ready()
     _freeze()
     with interrupts.raised(), contextlib.chdir(content["here"]):
         store, runs = Store(Path(content["out"])), content["runs"]

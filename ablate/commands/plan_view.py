@@ -147,6 +147,12 @@ def _worker_time(summary: dict[str, Any]) -> Iterator[str]:
         f"about {duration(summary['core_seconds'])} of one worker on this machine ({told}), "
         f"{summary['memory_mb']:,} MB of its memory a run (from {summary['basis']})"
     )
+    workers, start = summary["workers"], duration(summary["start_seconds"])
+    yield (
+        f"  about {duration(summary['wall_seconds'])} with the {workers} worker"
+        f"{'s' * (workers > 1)} that a sweep has here by default, the start of each included "
+        f"({start})"
+    )
 
 
 def _gpu_time(summary: dict[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULTS = ("dataset=micro_pretraining", "train=pretrain", "evaluate=none")
 UNUSED = (
     "rates", "report", "retry_failed", "score_base", "single", "skip_illegal", "stop_after",
-    "cell_minutes",
+    "cell_minutes", "tracker", "tracker_project",
 )  # fmt: skip
 
 

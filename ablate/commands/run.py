@@ -34,5 +34,5 @@ VERB = Verb(
         "ablate run dataset=local dataset.path=chat.jsonl dataset.template=chat train.lr=1e-4",
     ),
     run=_run,
-    settings=GRID,
+    settings=(*GRID, "tracker"),
 )

@@ -80,5 +80,5 @@ VERB = Verb(
         "ablate sweep --cfg job    # prints every setting",
     ),
     run=_run,
-    settings=GRID,
+    settings=(*GRID, "tracker"),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ablate.config.schema import require
 from ablate.errors import UserError
@@ -13,6 +13,7 @@ MOST_POSITIONS = 2**20  # of a new base model
 MOST_WORKERS = 64  # on one GPU
 LARGEST_GPU = 10_000  # GB
 LONGEST_CELL = 10**6  # minutes, two years
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,8 @@ class Command:
     single: bool
     rates: str | None
     pretrain: Pretrain
+    tracker: Literal["none"] | Tracker | tuple[Tracker, ...]
+    tracker_project: str | None
     workers_per_gpu: int
     gpu_gb: float | None
     bundle: str | None  # a launched job's; a command line that asks for a grid has none
@@ -76,6 +79,9 @@ class Command:
         ok = self.gpu_gb is None or 0 < self.gpu_gb <= LARGEST_GPU
         allowed = f"a number above 0, at most {LARGEST_GPU}, or null for the GPU that is here"
         require(ok, "gpu_gb", self.gpu_gb, allowed)
+        named = self.tracker_project
+        ok = named is None or bool(named.strip())
+        require(ok, "tracker_project", named, "a name, or null")
         ok = self.stop_after is None or self.stop_after > 0
         require(ok, "stop_after", self.stop_after, "at least 1, or null")
         ok = self.cell_minutes is None or 0 < self.cell_minutes <= LONGEST_CELL

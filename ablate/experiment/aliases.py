@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.experiment.design import Design, Named
+from ablate.experiment.labels import label
 
 Levels = Mapping[str, Any]
 
@@ -50,3 +51,11 @@ def _told(instead: Levels, aliases: Sequence[Levels]) -> tuple[int, Renamed]:
 def overrides(levels: Levels) -> str:
     """Return levels as a command line gives them."""
     return " ".join(f"{key}={level}" for key, level in levels.items())
+
+
+def cell_name(named: Named) -> str:
+    """Return what a cell is called: by what varies, or where nothing does by model and adapter."""
+    cell = named.cell
+    if cell.is_base:
+        return f"model={label(cell.model)}"
+    return overrides(named.levels) or f"model={label(cell.model)} adapter={cell.adapter.name}"

@@ -24,6 +24,7 @@ from ablate.experiment.gpu_pace import GpuSeconds, gpu_seconds, is_measured
 from ablate.experiment.lanes import with_company
 from ablate.experiment.pace import NOTHING, OTHERS, Spent, Work, eval_flops, items, pace
 from ablate.experiment.status import is_kept
+from ablate.experiment.time_left import Expected
 from ablate.models.files import ModelFiles
 from ablate.models.gpu_slots import gpus
 from ablate.results.store import Store
@@ -33,7 +34,7 @@ RECORD_BYTES = 40_000  # record, configuration, history and log together
 ADAM_BYTES = 12  # a trained parameter: gradient and two moments in fp32
 WEIGHT_BYTES = 8  # a base parameter: the model, and the copy that it is loaded from
 FREE_BYTES = 600e6  # interpreter and libraries
-START_SECONDS = 8.0  # of a worker: Python and its libraries
+START_SECONDS = 8.0  # of a worker where none is recorded: Python and its libraries
 DAY = 86400.0  # of a processor: a run that takes longer belongs on a GPU
 STORED_BYTES = 2  # a parameter of a model on the hub
 
@@ -46,6 +47,7 @@ class Cost:
     seconds: float  # of one worker
     parts: Spent  # the same by what takes them
     by_run: tuple[float, ...]  # the same for each run
+    expected: tuple[Expected, ...]  # the same for each run, by what takes them
     disk_bytes: float
     memory_bytes: float  # of the largest run
     checkpoint_bytes: float  # the most of what a worker has under way
@@ -56,6 +58,7 @@ class Cost:
     too_large: tuple[tuple[Named, Need], ...]  # runs that one GPU does not hold
     download_bytes: float  # of base models that are not on this machine
     basis: str  # what the seconds are estimated from
+    start_seconds: float  # of each worker, until its first run begins
 
     @property
     def gpu_hours(self) -> float:
@@ -122,6 +125,10 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
         seconds=sum(seconds),
         parts=Spent(*(sum(getattr(s, name) for s in spent) for name in Spent.__slots__)),
         by_run=seconds,
+        expected=tuple(
+            Expected((run.work.adapter, run.work.parameters), one.train, one.score, one.rest)
+            for run, one in zip(runs, spent, strict=True)
+        ),
         disk_bytes=sum(run.disk_bytes for run in runs),
         memory_bytes=max((run.memory_bytes for run in runs), default=0.0),
         checkpoint_bytes=max(
@@ -145,12 +152,13 @@ def cost(names: Iterable[Named], store: Store, *, gpu_bytes: float = GPU_BYTES) 
             if not files.folder.exists()
         ),
         basis=basis,
+        start_seconds=START_SECONDS if measured.start_seconds is None else measured.start_seconds,
     )
 
 
-def wall_seconds(by_run: Sequence[float], workers: int) -> float:
-    """Return the time of workers that take the runs in order, each when it is free."""
-    return START_SECONDS + _span(by_run, workers) if by_run else 0.0
+def wall_seconds(by_run: Sequence[float], workers: int, start: float = START_SECONDS) -> float:
+    """Return the time of workers that start and take the runs in order, each when it is free."""
+    return start + _span(by_run, workers) if by_run else 0.0
 
 
 def _span(by_run: Sequence[float], workers: int) -> float:

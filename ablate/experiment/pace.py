@@ -92,6 +92,7 @@ class Pace:
 
     done: tuple[Done, ...] = ()
     probed: tuple[Done, ...] = ()
+    start_seconds: float | None = None  # of a worker, until its first run; None: not recorded
 
     def recorded(self, work: Work) -> bool:
         """Return whether a run of this adapter on this model is recorded here."""
@@ -177,10 +178,12 @@ def pace(store: Store) -> Pace:
         by_process.setdefault(_hardware(record).get("pid"), []).append(record)
     done = []
     for own in by_process.values():
-        own.sort(key=_ended)
-        before = [None, *map(_ended, own)]
+        own.sort(key=ended)
+        before = [None, *map(ended, own)]
         done += [_done(record, since) for record, since in zip(own, before, strict=False)]
-    return Pace(tuple(done), probed())
+    starts = [_hardware(own[0]).get("start_seconds") for own in by_process.values()]
+    known = [start for start in starts if start is not None and 0 <= start < IDLE_SECONDS]
+    return Pace(tuple(done), probed(), _median(known))
 
 
 def _done(record: dict[str, Any], since: float | None) -> Done:
@@ -189,7 +192,7 @@ def _done(record: dict[str, Any], since: float | None) -> Done:
     operations = _eval_flops(record) if scoring else 0.0
     rest = None
     if since is not None:
-        rest = _ended(record) - since - (training or 0) - (scoring if operations else 0)
+        rest = ended(record) - since - (training or 0) - (scoring if operations else 0)
         rest = rest if 0 <= rest < IDLE_SECONDS else None
     return Done(
         adapter=record["config"]["adapter"]["kind"],
@@ -292,5 +295,11 @@ def _on_gpu(record: dict[str, Any]) -> bool:
     return str(_hardware(record).get("device")).startswith("cuda")
 
 
-def _ended(record: dict[str, Any]) -> float:
+def process_of(record: dict[str, Any]) -> tuple[Any, Any]:
+    """Return which process carried out a recorded run: its host and number."""
+    return _hardware(record).get("host"), _hardware(record).get("pid")
+
+
+def ended(record: dict[str, Any]) -> float:
+    """Return when a recorded run ended; 0 where that is not known."""
     return float(record.get("provenance", {}).get("finished") or 0.0)

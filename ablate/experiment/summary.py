@@ -8,17 +8,18 @@ from typing import Any
 from ablate.adapters import registry
 from ablate.config.compose import Grid
 from ablate.evaluate.task_items import scored
-from ablate.experiment.aliases import aliases_by_kind, overrides
+from ablate.experiment.aliases import aliases_by_kind, cell_name, overrides
 from ablate.experiment.amounts import amounts
-from ablate.experiment.cost import Cost, cost
+from ablate.experiment.cost import Cost, cost, wall_seconds
 from ablate.experiment.design import Design, Named
 from ablate.experiment.gpu_fit import gpu_size
 from ablate.experiment.gpu_pace import CARD
-from ablate.experiment.labels import Names, label
+from ablate.experiment.labels import Names
 from ablate.experiment.notes import evaluations, notes
 from ablate.experiment.pace import items
 from ablate.experiment.request import Request
 from ablate.experiment.status import damaged, missing, unrecorded
+from ablate.models import gpu_slots
 from ablate.results.store import Store
 
 GPUS = (1, 2, 4, 8)  # for which the hours are told
@@ -33,6 +34,7 @@ def summarise(request: Request) -> dict[str, Any]:
     size, told = gpu_size(request.settings["gpu_gb"])
     estimate = cost((named[0] for named in todo.values()), store, gpu_bytes=size)
     devices = max((named.cell.execution.devices for named in plan.cells), default=1)
+    workers = _workers(devices, request.settings["workers_per_gpu"])
     aliases = [_alias(plan, named) for named in plan.cells if named.alias]
     return {
         "study": plan.study,
@@ -59,6 +61,9 @@ def summarise(request: Request) -> dict[str, Any]:
         "core_seconds": round(estimate.seconds, 1),
         "core_seconds_parts": {k: round(v, 1) for k, v in asdict(estimate.parts).items()},
         "core_seconds_a_run": round(max(estimate.by_run, default=0.0), 1),
+        "start_seconds": round(estimate.start_seconds, 1),
+        "workers": workers,
+        "wall_seconds": round(wall_seconds(estimate.by_run, workers, estimate.start_seconds), 1),
         "on_gpu": estimate.on_gpu,
         "devices": devices,
         **_gpu(estimate, devices),
@@ -74,6 +79,12 @@ def summarise(request: Request) -> dict[str, Any]:
             [name for named in todo.values() for name in named[1:]],
         ),
     }
+
+
+def _workers(devices: int, per_gpu: int) -> int:
+    """Return how many workers a sweep starts on this machine, where nobody says how many."""
+    on_gpu = bool(gpu_slots.gpus())
+    return max(1, gpu_slots.workers(None, per_gpu=per_gpu, on_gpu=on_gpu, devices=devices))
 
 
 def _gpu(estimate: Cost, devices: int) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def _gpu(estimate: Cost, devices: int) -> dict[str, Any]:
         "scoring_rows": largest.scoring_rows,
         "too_large": [
             {
-                "cell": _cell_name(named),
+                "cell": cell_name(named),
                 "untouched": named.cell.is_base,
                 "memory_mb": round(wanted.total / 1e6),
                 "fits_with": {text: round(size / 1e6) for text, size in wanted.cures},
@@ -119,14 +130,6 @@ def _alias(plan: Design, named: Named) -> dict[str, str]:
         "is": overrides(first.levels),
         "train_key": named.key,
     }
-
-
-def _cell_name(named: Named) -> str:
-    """Return what a cell is called: by what varies, or where nothing does by model and adapter."""
-    cell = named.cell
-    if cell.is_base:
-        return f"model={label(cell.model)}"
-    return overrides(named.levels) or f"model={label(cell.model)} adapter={cell.adapter.name}"
 
 
 def _scored(plan: Design) -> list[dict[str, Any]]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ablate import interrupts
-from ablate.results.leases import Lease, LeaseLost, beat_seconds
+from ablate.results.leases import Facts, Lease, LeaseLost, beat_seconds
 
 _held: dict[tuple[str, str], Lease] = {}
 _lost: set[tuple[str, str]] = set()
 _lock = threading.RLock()
 _beating: threading.Thread | None = None
 _current: tuple[str, str] | None = None
-_relay: Callable[[str], None] | None = None
+_relay: Callable[[str, Facts | None], None] | None = None
 
 
 def _name(folder: Path, key: str) -> tuple[str, str]:
@@ -60,14 +60,19 @@ def work_on(folder: Path, key: str | None) -> None:
     _current = None if key is None else _name(folder, key)
 
 
-def relay(to: Callable[[str], None]) -> None:
+def relay(to: Callable[[str, Facts | None], None]) -> None:
     """Tell `to` too what `at` is told, in a process that works for the one with the leases."""
     global _relay
     _relay = to
 
 
-def at(place: str) -> None:
-    """Say how far the work on the cell is, for whoever finds this process dead.
+def at(place: str, facts: Facts | None = None, *, key: str | None = None) -> None:
+    """Say how far the work on the cell is, for who watches, or finds this process dead.
+
+    Args:
+        place: in words.
+        facts: in numbers: `step`, `of`, `loss`, `tokens_per_second`, `step_seconds`.
+        key: the lease that is meant, of several that are held; None: those of `work_on`.
 
     Raises:
         LeaseLost: another process has taken the cell over.
@@ -75,13 +80,20 @@ def at(place: str) -> None:
     """
     interrupts.check()
     if _relay is not None:
-        _relay(place)
+        _relay(place, facts)
     with _lock:
         for name, lease in _held.items():
-            if _current in (None, name):
+            if _current in (None, name) and key in (None, lease.key):
                 if name in _lost:
                     raise LeaseLost
-                lease.write(place=place)
+                lease.write(place=place, facts=facts)
+
+
+def note(folder: Path, key: str, facts: Facts) -> None:
+    """Say numbers with the next beat of the lease on `key`, where this process holds it."""
+    with _lock:
+        if lease := _held.get(_name(folder, key)):
+            lease.note(facts)
 
 
 def _beat() -> None:

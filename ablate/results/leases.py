@@ -15,8 +15,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ BEATS = 12  # in the time after which a counter that stands still is stale
 PLACE = 120  # characters that say how far a holder is
 LEADER = "sweep-"  # with a mark: the key of a process that workers work for
 LEADER_SECONDS = 25.0  # that its counter stands still, until its workers stop
+
+
+Facts = Mapping[str, float | None]  # how far a holder is, in numbers
 
 
 class LeaseLost(BaseException):
@@ -46,6 +49,12 @@ class Holder:
     place: str = ""  # how far it is
     sweep: str = ""  # the mark of the process whose sweep it works for
     since: float = 0.0  # by its own clock
+    facts: Facts = field(default_factory=dict)
+
+
+def leader_key(process: Process) -> str:
+    """Return the key of the lease of a process that workers work for."""
+    return f"{LEADER}{process.mark.replace('.', '-')}"
 
 
 def stale_seconds() -> float:
@@ -66,18 +75,25 @@ class Lease:
         self._descriptor = descriptor
         self.key, self._number = _split(path.name)
 
-    def write(self, *, place: str | None = None, beat: bool = False) -> None:
+    def write(
+        self, *, place: str | None = None, facts: Facts | None = None, beat: bool = False
+    ) -> None:
         """Say how far this process is and, with `beat`, that it lives. What fails is tried again.
 
         A lease that was taken over is another file by then: this one is nobody's.
         """
         if place is not None:
             self.about["place"] = place[:PLACE]
+            self.note(facts or {})
         self.about["count"] += beat
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, _content(self.about), 0)
             if beat:
                 os.fsync(self._descriptor)
+
+    def note(self, facts: Facts) -> None:
+        """Keep numbers, which are written with the next beat."""
+        self.about["facts"] = dict(facts)
 
     def held(self) -> bool:
         """Return whether this process still holds it."""
@@ -204,6 +220,7 @@ def _read(path: Path) -> Holder | None:
             place=str(about["place"]),
             sweep=str(about["sweep"]),
             since=float(about["since"]),
+            facts=dict(about.get("facts") or {}),
         )
     except FileNotFoundError:
         return None
@@ -212,7 +229,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _content(about: dict[str, Any]) -> bytes:
-    return json.dumps(about).encode().ljust(SIZE)
+    return json.dumps(about, ensure_ascii=False).encode().ljust(SIZE)
 
 
 # What this process has seen of others: a holder's counter, how long it has stood still, and when

@@ -7,10 +7,13 @@ import os
 import platform
 import socket
 import subprocess
+import time
 import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PACKAGES = (
     "ablate", "torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "tokenizers",
@@ -55,6 +58,16 @@ def packages() -> dict[str, str | None]:
     return found
 
 
+_start: float | None = None  # seconds from the start of this process to its first cell
+
+
+def ready() -> None:
+    """Note that this process is ready for its first cell, where that was not noted before."""
+    global _start
+    if _start is None:
+        _start = time.time() - psutil.Process().create_time()
+
+
 def hardware(device: str, attention: str | None = None) -> dict[str, Any]:
     """Return what the cell was computed on.
 
@@ -65,6 +78,7 @@ def hardware(device: str, attention: str | None = None) -> dict[str, Any]:
     found = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "start_seconds": None if _start is None else round(_start, 1),
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": _processor(),

@@ -1,12 +1,14 @@
 """Numbers of a step on their way from the device into the history, without a wait for them."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ablate.training.history import Entry, Result
+
+Tell = Callable[[Sequence[Entry]], None]  # with the history, whose last entry is new
 
 
 class Fetched:
@@ -37,10 +39,14 @@ class Ledger:
     """
 
     def __init__(
-        self, result: Result, device: torch.device, memory_mb: Callable[[], float]
+        self,
+        result: Result,
+        device: torch.device,
+        memory_mb: Callable[[], float],
+        tell: Tell | None = None,
     ) -> None:
-        """Write into `result`; `memory_mb` tells the memory in use."""
-        self._result, self._memory_mb = result, memory_mb
+        """Write into `result`; `memory_mb` tells the memory in use, `tell` hears of each entry."""
+        self._result, self._memory_mb, self._tell = result, memory_mb, tell
         self._late = 1 if device.type == "cuda" else 0
         self._pending: deque[tuple[Fetched, Callable[[list[float]], Entry]]] = deque()
 
@@ -62,3 +68,5 @@ class Ledger:
         while len(self._pending) > keep:
             fetched, entry = self._pending.popleft()
             self._result.add(entry(fetched.read()), self._memory_mb())
+            if self._tell is not None:
+                self._tell(self._result.history)

@@ -34,7 +34,7 @@ from ablate.training.checkpoints.keeper import Checkpoints, Keeper
 from ablate.training.checkpoints.snapshot import Progress, Underway
 from ablate.training.history import Diverged, Entry, Result, shares, step_entry
 from ablate.training.hooks import NO_HOOKS, Hooks
-from ablate.training.ledger import Ledger
+from ablate.training.ledger import Ledger, Tell
 from ablate.training.loss import TokenLossModel
 from ablate.training.passes import Maker, Passes
 from ablate.training.room import room
@@ -69,6 +69,7 @@ def train(
     hooks: Hooks = NO_HOOKS,
     make_optimizer: optim.Maker | None = None,
     tick: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Result:
     """Train `model` in place on `tokenised` and return the history of the run.
@@ -84,6 +85,7 @@ def train(
         hooks: of the adapter and of the regularisers.
         make_optimizer: makes the optimizer; by default AdamW.
         tick: called after each step with the number of steps done and of all steps of the stage.
+        tell: called after each step that is written, with the history; on a GPU a step late.
         checkpoints: where the run goes on from, and what is written on the way; by default none.
 
     Raises:
@@ -105,7 +107,7 @@ def train(
     make = _maker(tokenised, objective, execution, permute)
     passes = Passes(model, make, objective, settings, hooks, accelerator, space)
     result, started = Result(), time.perf_counter()
-    ledger = Ledger(result, device, functools.partial(memory_mb, device))
+    ledger = Ledger(result, device, functools.partial(memory_mb, device), tell)
     dropout = streams.global_torch("dropout", accelerator.process_index, device=device)
     underway = Underway(model, steps, hooks, permute=permute, room=space, result=result)
     whole = execution.sharding == "none"

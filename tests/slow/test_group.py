@@ -127,7 +127,7 @@ def test_what_fails_in_a_process_is_the_failure_of_the_cell(tmp_path):
 
 
 def test_a_killed_process_ends_the_others_and_says_where(tmp_path, monkeypatch):
-    def kill(place):
+    def kill(place, facts=None, *, key=None):
         if place.startswith("step 3 "):
             members()[1].kill()
 

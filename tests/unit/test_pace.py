@@ -3,6 +3,8 @@
 import io
 import json
 import socket
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,9 +28,11 @@ from ablate.experiment.pace import (
     probed,
 )
 from ablate.experiment.request import plan_grid
+from ablate.experiment.time_left import Expected
 from ablate.models import gpu_slots
 from ablate.probing import probes
 from ablate.progress import Shown
+from ablate.results import heart
 from ablate.results.store import Store
 from ablate.sweep import Workers
 from tests import stored, toys
@@ -116,63 +120,70 @@ def test_workers_take_runs_in_order_each_when_it_is_free():
     assert wall_seconds([5, 1, 1, 1, 4], 2) == START_SECONDS + 7  # 5 and 1; then 1, 1, and 4
     assert wall_seconds([], 2) == 0
     assert wall_seconds([3.0], 8) == START_SECONDS + 3
+    assert wall_seconds([3.0], 8, 20.0) == 20 + 3
 
 
-def test_time_left_counts_runs_by_what_they_take():
-    """A short run that was first, and long ones of which none has ended, are not alike."""
-    shown = Shown(Console(quiet=True), {"base": 1.0, "a": 10.0, "b": 10.0})
-    shown.plan = SimpleNamespace(runs=dict.fromkeys(("base", "a", "b")))
-    shown.first = frozenset()
-    assert shown.left([], [], spent=3.0) is None
-    # 1 of 21 done and half of a run under way, 6 in 12 seconds: the other 15 take 30
-    assert shown.left(["base"], [], spent=12.0) == pytest.approx(30)
-    assert shown.left(["base", "a", "b"], [], spent=12.0) == 0
-    assert shown.left(["base"], ["a", "b"], spent=12.0) == 0
+def test_how_long_a_worker_takes_to_start_is_read_from_the_records(store):
+    assert pace(store).start_seconds is None
+    for number, start in enumerate((None, 20.0, 30.0, 25.0, -3.0, 1e6)):
+        for run in "ab":  # what a process says, it says of every run
+            recorded(
+                store, f"{number}{run}", ended=100.0, train=1.0, score=1.0, pid=number,
+                start_seconds=start,
+            )  # fmt: skip
+    assert pace(store).start_seconds == 25.0
 
 
-def test_time_left_counts_runs_side_by_side_as_one():
-    """Two groups of four, of equal runs, on one worker: a group takes 40 s and they end together.
-
-    By run alone half of one run would be taken to be under way, and 47 s to be left.
-    """
-    keys = list("abcdefgh")
-    shown = Shown(Console(quiet=True), dict.fromkeys(keys, 10.0), beside=[keys[:4], keys[4:]])
-    shown.plan = SimpleNamespace(runs=dict.fromkeys(keys))
-    shown.first = frozenset()
-    assert shown.left([], [], spent=20.0) is None
-    # the first group has ended, and half of the second is done: 60 of 80 in 60 s
-    assert shown.left(keys[:4], [], spent=60.0) == pytest.approx(20)
-    # one of the group is recorded: the other three are about to be
-    assert shown.left(keys[:1], [], spent=60.0) == pytest.approx(20)
-    assert shown.left(keys, [], spent=80.0) == 0
-
-
-def test_time_left_of_runs_alone_is_not_changed_by_others_side_by_side():
+def test_the_time_left_is_told_from_the_plan_then_from_what_runs_took(store):
+    """Planned are 10 s of training and 2 of scoring; the first takes twice as long."""
     keys = list("abcd")
-    shown = Shown(Console(quiet=True), dict.fromkeys(keys, 10.0), beside=[["c", "d"]])
-    shown.plan = SimpleNamespace(runs=dict.fromkeys(keys))
-    shown.first = frozenset()
-    # 10 of 40 done, and half of one of (b; c and d), which take 15 on average: 17.5 in 35 s
-    assert shown.left(["a"], [], spent=35.0) == pytest.approx((30 - 7.5) * 2)
+    file = io.StringIO()
+    planned = dict.fromkeys(keys, Expected(("lora",), 10.0, 2.0, 0.0))
+    shown = Shown(Console(file=file), planned, start_seconds=30.0, basis="the plan")
+    cell = SimpleNamespace(is_base=False)
+    names = [SimpleNamespace(cell=cell, levels={"seed": key}) for key in keys]
+    shown.over(store, SimpleNamespace(runs={n.levels["seed"]: [n] for n in names}))
+    shown.view.every = 0.0
+    shown.bundles = {Path("1"): ["a", "b"], Path("2"): ["c", "d"]}
+    shown._look()
+    recorded(store, "a", ended=time.time(), train=20.0, score=4.0)
+    shown._look()
+    with store.claim("b"):
+        heart.work_on(store.claims, "b")
+        about = {"step": 5.0, "of": 10.0, "step_seconds": 2.0, "tokens_per_second": 99.6}
+        heart.at("step 5 of 10", about)
+        shown._estimated = float("-inf")
+        shown._look()
+        assert shown._left["b"] == pytest.approx(10 + 4, abs=0.5)
+    assert file.getvalue().splitlines() == [
+        "0/4 cells, about 78 s left (from the plan)",  # 30 and 4 x 12
+        "1/4 cells, about 72 s left",
+        "1/4 cells, 100 tokens/s, about 62 s left",  # 5 steps of 2 s, 4 s of scoring, two runs
+    ]
 
 
-def test_a_killed_worker_is_told_once(store, capsys):
-    """On the screen of the sweep; a cell's own error is told at its end."""
+def test_what_failed_is_told_at_once_and_once(store, capsys):
+    """On the screen of the sweep: which run, the last line of its error, and where the rest is."""
     shown = Shown(Console(width=80))
     shown.over(store, SimpleNamespace(runs=dict.fromkeys(("a", "b"))))
+    shown.name = lambda key: f"seed={key}"
     killed = {"kind": "killed", "error": "the worker was killed at step 3 of 9 (SIGKILL)"}
     store.fail("a", killed)
-    shown._before, shown._told = frozenset(), None
-    told = [list(shown._interrupted(["a", "b"]))]
+    told = [list(shown._ended_badly(["a", "b"]))]
     store.fail("a", killed)
-    store.fail("b", {"kind": "error", "error": "no"})
-    told += [list(shown._interrupted(["a", "b"])) for _ in range(2)]
-    assert told == [[], ["a: the worker was killed at step 3 of 9 (SIGKILL); tried again"], []]
+    store.fail("b", {"kind": "error", "error": "ValueError: no\nmore"})
+    told += [list(shown._ended_badly(["a", "b"])) for _ in range(2)]
+    first, (of_a, of_b), again = told
+    assert first == again == []
+    assert "seed=a: the worker was killed at step 3 of 9 (SIGKILL); tried again; trace" in of_a
+    assert of_b == (
+        f"failed: seed=b: ValueError: no more; traceback and log in {store.failed}/b-0.json"
+    )
+    assert json.loads((store.failed / "b-0.json").read_text())["error"].startswith("ValueError")
     store.fail("a", killed)
-    (last,) = shown._interrupted(["a", "b"])
-    assert last.endswith("it counts as failed")
+    (last,) = shown._ended_badly(["a", "b"])
     shown.tell(last)
-    assert "(SIGKILL); it counts as failed" in " ".join(capsys.readouterr().out.split())
+    assert "(SIGKILL); it counts as failed;" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_sweep_refuses_what_its_gpu_cannot_hold():
@@ -270,21 +281,12 @@ def test_a_file_of_probes_that_is_no_such_is_none(text, tmp_path):
 
 
 def test_a_sweep_ends_with_what_was_expected_of_it(monkeypatch):
-    estimate = SimpleNamespace(by_run=[20.0, 20.0, 30.0], seconds=70.0, basis="3 probes")
+    estimate = SimpleNamespace(
+        by_run=[20.0, 20.0, 30.0], seconds=70.0, basis="3 probes", start_seconds=8.0
+    )
     outcome = SimpleNamespace(processor_seconds=90.0)
     monkeypatch.setattr(gpu_slots, "gpus", list)
     told = expected(estimate, outcome, Workers(2, per_gpu=1))  # on a GPU if there is one
     assert told == ("58 s from 3 probes; processor time on this machine 90 s, expected 86 s")
     monkeypatch.setattr(gpu_slots, "gpus", lambda: ["0"])
     assert expected(estimate, outcome, Workers(2, per_gpu=1)) == "58 s from 3 probes"
-
-
-def test_what_is_said_before_a_run_has_ended():
-    """Workers import their libraries first: on a slow machine that alone takes a minute."""
-    shown = Shown(Console(file=io.StringIO()))
-    shown.plan = SimpleNamespace(runs={"a": (), "b": ()})
-    shown.first = frozenset()
-    assert shown._note([], []) == ""
-    shown.started -= 65.0
-    assert shown._note([], []) == ", workers began 65 s ago, no run has ended yet"
-    assert "left" in shown._note(["a"], [])

@@ -35,6 +35,7 @@ FLOORS = [
     {"ablate.experiment"},
     {"ablate.adapters"},
     {"ablate.evaluate"},
+    {"ablate.telling", "ablate.tracking"},
     {"ablate.recording"},
     {"ablate.beside"},
     {"ablate.child", "ablate.group"},  # the processes of a cell
@@ -47,7 +48,9 @@ FLOORS = [
     {"ablate.worker", "ablate.pool", "ablate.watch"},
     {"ablate.verify"},
     {"ablate.sweep"},
+    {"ablate.live"},
     {"ablate.progress"},
+    {"ablate.following"},
     {"ablate.app"},  # the Hydra application, which the verbs call
     {"ablate.commands"},
     {"ablate"},  # `ablate.load` opens the analysis; of the package, only the program imports it
@@ -83,7 +86,7 @@ TORCH_FREE = [
     "ablate.experiment.summary", "ablate.experiment.prospective", "ablate.commands.planning",
     "ablate.commands.tune", "ablate.commands.tune_grids", "ablate.commands.pretrain",
     "ablate.commands.token_page",
-    "ablate.pool", "ablate.worker", "ablate.work", "ablate.watch",
+    "ablate.pool", "ablate.worker", "ablate.work", "ablate.watch", "ablate.progress",
     "ablate.sweep", "ablate.app", "ablate.cli", "ablate.data.tokenise",
     "hydra_plugins.ablate_sweeper",
     "ablate.data.rows", "ablate.micro.tasks", "ablate.micro.instructions",

@@ -14,14 +14,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from ablate import child, interrupts, pool, work
 from ablate.app import halted
 from ablate.errors import Halted, UserError
 from ablate.evaluate.scoring import _tried
 from ablate.machine import MachineFault, fault
-from ablate.progress import Shown
 from ablate.results import process
 from ablate.results.log import logged, say
 from ablate.results.store import Store
@@ -240,7 +238,7 @@ def watched(store, stop_after, *, recorded=0, failed=5):
     watch._look()
     bundle = store.out / "bundle"
     bundle.write_text("{}")
-    watch.bundles = [bundle]
+    watch.bundles = {bundle: keys}
     for key in keys[: 1 + recorded]:  # the base first
         (store.folder(key)).mkdir()
         (store.folder(key) / "record.json").write_text("{}")
@@ -259,7 +257,7 @@ def test_a_sweep_stops_where_its_first_runs_all_fail_alike(store):
 def test_a_look_costs_what_is_new_and_not_what_is_there(store, monkeypatch):
     watch, _ = watched(store, None, recorded=3, failed=4)
     shown = []
-    monkeypatch.setattr(watch, "show", lambda *about: shown.append(about))
+    monkeypatch.setattr(watch, "show", lambda seen: shown.append((seen.done, seen.failed)))
     asked = collections.Counter()
     for name in ("folder", "given_up"):
         usual = getattr(store, name)
@@ -272,25 +270,7 @@ def test_a_look_costs_what_is_new_and_not_what_is_there(store, monkeypatch):
     shutil.rmtree(store.cells / keys[0])  # somebody takes a record away
     watch._look()
     assert asked == {"given_up": 1}
-    assert shown == [(keys[:4], keys[4:8], 9), (keys[1:4], keys[4:9], 9)]
-
-
-def test_the_time_left_of_a_large_sweep_is_found_in_one_pass(store):
-    class Seconds(dict):
-        passes = 0
-
-        def values(self):
-            Seconds.passes += 1
-            return super().values()
-
-    design, keys = plan(others=400)
-    shown = Shown(Console(), Seconds.fromkeys(keys, 2.0), workers=2)
-    shown.over(store, design)
-    shown.first = frozenset(keys[:10])
-    # 110 seconds went on 100 runs of 2 each and half of two more; all but that half of 281 is left.
-    left = shown.left(keys[:110], keys[110:120], spent=110)
-    assert left == pytest.approx((2 * 281 - 2) * 110 / (2 * 100 + 2))
-    assert Seconds.passes <= 3
+    assert shown == [(keys[:4], keys[4:8]), (keys[1:4], keys[4:9])]
 
 
 @pytest.mark.parametrize(

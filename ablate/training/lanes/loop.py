@@ -32,7 +32,7 @@ from ablate.training.lanes.layers import Kind
 from ablate.training.lanes.loss import lane_losses, stacked
 from ablate.training.lanes.saved import Saved, SavedTogether, saved
 from ablate.training.lanes.stack import RowPlace, Stack
-from ablate.training.ledger import Ledger
+from ablate.training.ledger import Ledger, Tell
 from ablate.training.loop import check_supervised, memory_mb
 from ablate.training.passes import autocast
 from ablate.training.room import Room, out_of_memory, room
@@ -47,7 +47,8 @@ CPU_TOKENS = 2700
 class Lane:
     """A cell to train: as the arguments of `training.loop.train`, without hooks.
 
-    `make_optimizer` is None for AdamW; without `checkpoints` none are read or written.
+    `make_optimizer` is None for AdamW; without `checkpoints` none are read or written. `tick` and
+    `tell` are as of `training.loop.train`.
     """
 
     model: nn.Module
@@ -58,6 +59,8 @@ class Lane:
     streams: Streams
     make_optimizer: optim.Maker | None = None
     checkpoints: Checkpoints | None = None
+    tick: Callable[[int, int], None] | None = None
+    tell: Tell | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class _Course:
         self.tell(lambda: self.ledger.add(values_S, entry))
         self.optimizer.step()
         self.schedule.step()
+        if self.lane.tick is not None:
+            self.lane.tick(self.taken, len(self.steps))
 
     def keep(self) -> bool:
         """Write a checkpoint; return whether that could be done. A diverged lane gets none."""
@@ -236,7 +241,7 @@ def _course(
     optimizer = optim.optimizer(stepped, lane.settings, lane.make_optimizer)
     schedule = optim.schedule(optimizer, lane.settings, steps=len(steps))
     result = Result()
-    ledger = Ledger(result, device, functools.partial(memory_mb, device))
+    ledger = Ledger(result, device, functools.partial(memory_mb, device), lane.tell)
     permute = lane.streams.numpy("permute")
     kept = saved(
         lane.checkpoints,

@@ -16,9 +16,9 @@ FROM = 3  # the first step at which it waits
 told = heart.at
 
 
-def at(place: str) -> None:
+def at(place: str, facts=None, *, key=None) -> None:
     """Say how far the work is, and wait there where it is a step and the gate is shut."""
-    told(place)
+    told(place, facts, key=key)
     word, _, rest = place.partition(" ")
     if word != "step" or int(rest.split()[0]) < FROM:
         return
@@ -26,7 +26,7 @@ def at(place: str) -> None:
 
     while is_shut(heart._current[1]) and not stop_requested():
         time.sleep(0.1)
-        told(place)
+        told(place, facts, key=key)
 
 
 def is_shut(key: str) -> bool:

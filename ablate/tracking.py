@@ -1,0 +1,186 @@
+"""Tells experiment trackers of every cell, through accelerate: its factors, steps and scores.
+
+A cell is one run of each tracker that was asked for (`tracker=`). A process carries out one cell at
+a time; of those that train side by side each is told once it is trained, before it is scored. What
+goes wrong with a tracker ends the tracking of that cell, never the cell. Trackers are no part of a
+run's identity: with and without them the same is trained.
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablate.config.build import plain, typed
+from ablate.config.schema import Cell
+from ablate.evaluate.scores import TaskScore
+from ablate.experiment.trackers import Trackers
+from ablate.models.load import device_of
+from ablate.results.log import say
+from ablate.results.record import flattened, levels_of
+from ablate.training.distributed import is_first
+from ablate.training.history import Entry
+from ablate.training.loop import process_accelerator
+
+NAME = ("masking", "plw", "adapter", "rank", "dataset", "model", "seed")  # levels in a run's name
+UNKNOWN = "none"  # for a setting that has no value: trackers search text and numbers
+COLUMNS = ("loss", "grad_norm", "lr", "completion_grad_share")  # of a step; and each role's loss
+
+
+_asked = Trackers()  # of the sweep that this process works for
+
+
+def ask(found: Mapping[str, Any] | None) -> None:
+    """Track the cells of this process from now on as `Trackers.plain` says; None: not at all."""
+    global _asked
+    _asked = typed(Trackers, found) if found else Trackers()
+
+
+def asked() -> Trackers:
+    """Return what this process was asked for."""
+    return _asked
+
+
+class Track:
+    """The runs of one cell in its trackers; it does nothing where none was asked for."""
+
+    def __init__(self, accelerator: Any = None) -> None:
+        """Tell the open trackers of `accelerator`."""
+        self._accelerator, self._failed = accelerator, False
+        self._told = self._tokens = 0
+
+    def hear(self, history: Sequence[Entry], tokens_per_second: float | None = None) -> None:
+        """Tell of the steps of a cell that were not told yet; the speed is of the last one."""
+        for entry in history[self._told :] if self._accelerator is not None else ():
+            self._told += 1
+            self._tokens += int(entry["tokens"] or 0)
+            values = _values(entry) | {"train/tokens_seen": float(self._tokens)}
+            if tokens_per_second is not None and self._told == len(history):
+                values["train/tokens_per_second"] = tokens_per_second
+            self._log(values)
+
+    def scores(self, found: Sequence[TaskScore]) -> None:
+        """Tell of scores."""
+        values = {f"score/{_word(s.task)}/{_word(s.metric)}": s.value for s in found}
+        known = {name: float(v) for name, v in values.items() if v is not None}
+        if known and self._accelerator is not None:
+            self._log(known)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if not self._failed:
+            self._safely(lambda: self._accelerator.log(dict(values), step=self._told))
+
+    def close(self) -> None:
+        """End the runs."""
+        if self._accelerator is not None:
+            for tracker in self._accelerator.trackers:
+                self._safely(tracker.finish)
+            self._accelerator.trackers = []
+
+    def _safely(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except Exception as error:
+            if not self._failed:
+                _give_up(error)
+            self._failed = True
+
+
+@contextlib.contextmanager
+def tracked(cell: Cell, key: str) -> Iterator[Track]:
+    """Give what tells of a cell while it is carried out; its runs end with the block."""
+    track = Track(_opened(cell, key) if _asked.kinds and is_first() else None)
+    try:
+        yield track
+    finally:
+        track.close()
+
+
+def _opened(cell: Cell, key: str) -> Any:
+    """Return the accelerator with trackers that have begun a run each; None where that failed."""
+    from accelerate.tracking import filter_trackers
+
+    _environment()
+    accelerator = process_accelerator(device_of(cell.execution.device).type)
+    levels = levels_of(flattened(plain(cell)), _asked.study)
+    name = "-".join(_word(levels[level]) for level in NAME) + f"-{key[:8]}"
+    folder = os.path.join(_asked.folder, "tensorboard", name)
+    try:
+        accelerator.log_with = filter_trackers(list(_asked.kinds), folder)
+        accelerator.project_configuration.logging_dir = folder
+        accelerator.trackers = []
+        with _alone():
+            accelerator.init_trackers(
+                _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
+            )
+    except Exception as error:
+        _give_up(error)
+        return None
+    return accelerator
+
+
+def _own(name: str, key: str) -> dict[str, dict[str, Any]]:
+    """Return the arguments that a tracker has of its own."""
+    tags = [_asked.study, key]
+    return {
+        "wandb": {"name": name, "tags": tags, "group": _asked.study, "dir": _asked.folder},
+        "mlflow": {"run_name": name, "tags": {"study": _asked.study, "train_key": key}},
+        "trackio": {"name": name, "group": _asked.study},
+    }
+
+
+def _environment() -> None:
+    """Set what trackers read from the environment and nobody has set: files under the results."""
+    Path(_asked.folder).mkdir(parents=True, exist_ok=True)
+    for name, value in {
+        "MLFLOW_TRACKING_URI": (Path(_asked.folder).resolve() / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",  # as many workers and machines write to it
+        "WANDB_SILENT": "true",  # its lines would run through the sweep's own
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other workers of this machine out: two would make one experiment twice."""
+    with (Path(_asked.folder) / ".lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _give_up(error: Exception) -> None:
+    line = f"NOT TRACKED from here on: {type(error).__name__}: {' '.join(str(error).split())}"
+    say(line)
+    print(line, file=sys.stderr)
+
+
+def fields(cell: Cell, key: str) -> dict[str, bool | float | int | str]:
+    """Return what a run can be searched by: its levels by their names, and every setting."""
+    settings = flattened(plain(cell))
+    found = settings | levels_of(settings, _asked.study) | {"train_key": key}
+    return {
+        name: value if isinstance(value, bool | float | int | str) else _text(value)
+        for name, value in found.items()
+    }
+
+
+def _text(value: object) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def _word(value: object) -> str:
+    """Return a value as a part of a name that every tracker and file system takes."""
+    return re.sub(r"[^\w.]+", "_", _text(value)).strip("_")
+
+
+def _values(entry: Entry) -> dict[str, float]:
+    roles = [name for name in entry if name.startswith("loss_")]
+    known = {name: entry.get(name) for name in (*COLUMNS, *roles)}
+    numbers = {name: float(value) for name, value in known.items() if value is not None}
+    return {f"train/{name}": value for name, value in numbers.items() if not math.isnan(value)}
