@@ -17,15 +17,17 @@ def _forget_current_folder() -> None:
 def _is_verb(words: list[str]) -> bool:
     """Return whether words ask for one of our verbs or our help, not for Hydra's application."""
     first = words[0] if words else "="
-    return first in ("-h", "--help", "--version") or not (first.startswith("-") or "=" in first)
+    return first == "--version" or not (first.startswith("-") or "=" in first)
 
 
 if __name__ == "__main__":
     _forget_current_folder()
-    if _is_verb(sys.argv[1:]):
+    words = sys.argv[1:]
+    is_verb = _is_verb(words)
+    if is_verb or {"-h", "--help"} & set(words):
         from ablate import cli
 
-        sys.exit(cli.main(sys.argv[1:]))
+        sys.exit(cli.main(words if is_verb else ["--help"]))
     from ablate import app
 
-    sys.exit(app.main(sys.argv[1:]))
+    sys.exit(app.main(words))

@@ -68,7 +68,8 @@ def _main(words: list[str]) -> int:
         print(f"ablate {__version__}")
         return 0
     if words[:2] == ANSWER:
-        print(*answers(" ".join(words[2:]), VERBS), sep="\n")
+        for word in answers(" ".join(words[2:]), VERBS):  # none: the shell offers files
+            print(word)
         return 0
     if verb.startswith("-"):
         raise UserError(f"{verb}: options stand behind a verb: {', '.join(VERBS)}")

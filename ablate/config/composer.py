@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,13 @@ def _check_names(folder: Path) -> None:
                 f"--config-dir={folder}: {name} is the name of a shipped level, which would be "
                 f"taken instead; give yours a name of its own"
             )
+
+
+def _elsewhere(group: str, option: object) -> str:
+    """Return the folder in the current one that has a level; "" where none has."""
+    if not isinstance(option, str) or not re.fullmatch(r"\w+", option) or "/" in group:
+        return ""
+    return next((str(path.parents[1]) for path in Path().glob(f"*/{group}/{option}.yaml")), "")
 
 
 def _check_search(line: str) -> None:
@@ -280,6 +288,10 @@ class Composer:
     def _option_name(self, line: str) -> str:
         group, option = key_of(line), parse(line).value()
         if isinstance(option, list) or not self._repository.config_exists(f"{group}/{option}"):
+            if found := _elsewhere(group, option):
+                raise UserError(
+                    f"{group}={option}: no such level here; --config-dir={found} has it"
+                )
             raise unknown(group, "null" if option is None else option, self.options(group))
         try:
             with one_line_errors():

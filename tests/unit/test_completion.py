@@ -85,6 +85,7 @@ def test_an_answer_imports_no_library_that_is_slow():
         ("ablate plan masking=no_", "no_", ["no_thinking", "no_tools_results"]),
         ("ablate plan masking=", "", [level for level in levels("masking")]),
         ("ablate plan masking=none,sp", "none,sp", ["none,special"]),
+        ("ablate report my", "my", []),
     ],
 )
 def test_bash_completes(line, word, found, tmp_path):
@@ -95,13 +96,14 @@ def test_bash_completes(line, word, found, tmp_path):
     calls = (
         f'. "{ROOT}/ablate/commands/shells/ablate.bash"; PATH="{tmp_path}:$PATH"\n'
         f"COMP_LINE='{line} behind' COMP_POINT={len(line)}\n"
-        f"_ablate ablate '{word}' before; printf '%s\\n' \"${{COMPREPLY[@]}}\"; complete -p ablate"
+        f"_ablate ablate '{word}' before; echo ${{#COMPREPLY[@]}}; printf '%s\\n' \"${{COMPREPLY[@]}}\"; complete -p ablate"
     )
     done = subprocess.run(
         ["bash", "--norc", "-c", calls], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    *offered, registered = done.stdout.splitlines()
-    assert offered == found
+    count, *offered, registered = done.stdout.splitlines()
+    assert int(count) == len(found)  # where there is none, files are offered
+    assert offered == (found or [""])
     assert registered.endswith("-F _ablate ablate")
 
 

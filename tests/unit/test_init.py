@@ -125,3 +125,12 @@ def test_the_smallest_scale_trains(tmp_path, monkeypatch, capsys):
     assert main([*words, "out=out", "report=false", "score_base=false"]) == 0
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
     capsys.readouterr()
+
+
+def test_a_study_whose_folder_is_not_named_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "study=mine"]) == 2
+    said = capsys.readouterr().err
+    assert said == "ablate: study=mine: no such level here; --config-dir=my_conf has it\n"
