@@ -188,7 +188,8 @@ def test_help_of_what_is_not_there(words, said, capsys):
 @pytest.mark.parametrize(
     "words",
     [["-m", "ablate.cli", "--help"], ["-m", "ablate.cli", "help", "settings"],
-     ["-m", "ablate", "--help"], ["-m", "ablate", "-m", "--help"], ["-m", "ablate.cli", "plan", "--help"]],
+     ["-m", "ablate", "--help"], ["-m", "ablate", "-m", "--help"],
+     ["-m", "ablate.cli", "plan", "--help"]],
 )  # fmt: skip
 def test_a_reader_that_leaves_is_no_error(words):
     read, write = os.pipe()

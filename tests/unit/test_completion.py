@@ -96,7 +96,8 @@ def test_bash_completes(line, word, found, tmp_path):
     calls = (
         f'. "{ROOT}/ablate/commands/shells/ablate.bash"; PATH="{tmp_path}:$PATH"\n'
         f"COMP_LINE='{line} behind' COMP_POINT={len(line)}\n"
-        f"_ablate ablate '{word}' before; echo ${{#COMPREPLY[@]}}; printf '%s\\n' \"${{COMPREPLY[@]}}\"; complete -p ablate"
+        f"_ablate ablate '{word}' before; echo ${{#COMPREPLY[@]}}\n"
+        "printf '%s\\n' \"${COMPREPLY[@]}\"; complete -p ablate"
     )
     done = subprocess.run(
         ["bash", "--norc", "-c", calls], capture_output=True, text=True, cwd=ROOT, check=True
