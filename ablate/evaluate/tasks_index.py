@@ -2,19 +2,17 @@
 before its first cell trains.
 
 A task is one of three: a task of the micro world; a path to a task file or a folder of them in
-lm-eval's YAML format; or a name that lm-eval ships (task, group or tag). The list of the shipped
-names takes lm-eval ten seconds to make and is kept in the cache, one file per lm-eval version.
+lm-eval's YAML format; or a name that lm-eval ships (task, group or tag; `stock_index`).
 """
 
 import csv
 import functools
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +21,9 @@ import yaml
 from ablate import hub
 from ablate.config.yaml_size import check_yaml_size
 from ablate.errors import UserError, brief, nearest, unknown
+from ablate.evaluate import stock_index
 from ablate.micro import exercises, tasks
-from ablate.paths import cache_dir, check_file, check_name
+from ablate.paths import check_file, check_name
 from ablate.results.files import sha256
 
 MEASURES: dict[str, str] = {
@@ -57,7 +56,7 @@ class Source:
 
 def known_tasks() -> tuple[str, ...]:
     """Return every name that `evaluate.tasks` takes, the micro world's first."""
-    return (*OF_THE_MICRO_WORLD, *_stock())
+    return (*OF_THE_MICRO_WORLD, *stock_index.index())
 
 
 def check_tasks(names: Iterable[str], *, run_code: bool = False) -> None:
@@ -158,17 +157,30 @@ def find(name: str) -> Source:
     common = published().get(name)
     if common and not common["file"]:
         return Source("group", name)
-    if common and (_stock_folder() / common["file"]).is_file():  # the whole index takes seconds
-        return Source("task", name, _stock_folder() / common["file"])
-    stock = {} if name.startswith(OURS) else _stock()
+    folder = stock_index.folder()
+    if common and (folder / common["file"]).is_file():  # the whole index takes seconds
+        return Source("task", name, folder / common["file"])
+    stock = {} if name.startswith(OURS) else stock_index.index()
     if name in stock:
-        path = stock[name]
-        return Source("task", name, _stock_folder() / path) if path else Source("group", name)
+        file = stock[name]
+        if isinstance(file, str):
+            return Source("task", name, folder / file)
+        return Source("group", name)
     raise UserError(
         f"evaluate.tasks={name}: no such task; give one of {', '.join(OF_THE_MICRO_WORLD)}, a "
         "task of lm-eval or a path to a task file."
         f"{nearest(name, OF_THE_MICRO_WORLD) or nearest(name, stock)}"
     )
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """Return the names of lm-eval's tasks that a benchmark stands for, as its scores have them."""
+    source = find(name)
+    if source.kind == "group":
+        return tuple(stock_index.index()[name])
+    if source.kind == "path" and source.path is not None:
+        return tuple(task_names(source.path))
+    return (name,)
 
 
 def task_label(name: str) -> str:
@@ -301,37 +313,3 @@ def _named(value: Any, folder: Path, key: str = "") -> Iterator[Path]:
                     yield from (f for f in found.rglob("*") if f.suffix in CONTENT)
                 elif found.is_file():
                     yield found
-
-
-def _stock_folder() -> Path:
-    spec = util.find_spec("lm_eval")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
-
-
-@functools.cache
-def _stock() -> dict[str, str | None]:
-    """Return the file, relative to lm-eval's folder, of all names it ships; None for a group."""
-    file = cache_dir() / f"lm_eval-{metadata.version('lm_eval')}-tasks.json"
-    if not file.is_file():
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        found = _index()
-        try:
-            draft.write_text(json.dumps(found))
-            os.replace(draft, file)
-        except OSError:  # a cache that cannot be written only costs time
-            return found
-    known: dict[str, str | None] = json.loads(file.read_text())
-    return known
-
-
-def _index() -> dict[str, str | None]:
-    from lm_eval.tasks._index import Kind, TaskIndex  # a second, and no torch
-
-    folder = _stock_folder()
-    found: dict[str, str | None] = {}
-    for name, entry in TaskIndex.build([folder]).items():
-        single = entry.kind in (Kind.TASK, Kind.PY_TASK) and entry.yaml_path is not None
-        found[name] = str(entry.yaml_path.relative_to(folder)) if single else None
-    return found

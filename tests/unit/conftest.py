@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import (
@@ -151,6 +152,22 @@ def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         "bytes": save(root / "bytes", chat, **end),
         "bos": save(root / "bos", bos, bos_token="<s>", eos_token="</s>"),
     }
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A tiny Llama, frozen, whose predictions are far from uniform."""
+    from tests.architectures import model_of  # torch: most tests need none
+
+    return model_of()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folders: dict[str, Path]) -> Any:
+    """The tiny tokenizer in Llama's build, as transformers reads it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
 
 
 @pytest.fixture

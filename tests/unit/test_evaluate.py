@@ -26,12 +26,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from ablate.config.schema import Dataset, Evaluate, Execution, Model
@@ -48,6 +44,7 @@ from ablate.evaluate import (
     requests,
     shapes,
     static,
+    stock_index,
     tasks_index,
 )
 from ablate.evaluate import live as live_module
@@ -60,52 +57,11 @@ from ablate.micro import tasks as micro
 from ablate.paths import conf_dir
 from ablate.roles import NAMES
 from tests import reference, toys
+from tests.architectures import CONFIGS, TINY, model_of
 
 # Sums of a few log-probabilities in float32, computed with other shapes of the same products.
 CLOSE = 1e-4
-TINY = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,  # far from uniform predictions, so that a leak shows
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 512}
-ENDS = {"initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-CONFIGS = {
-    "GPT2LMHeadModel": GPT2Config(**GPT, **ENDS),
-    "GPTNeoXForCausalLM": GPTNeoXConfig(**{**TINY, "num_key_value_heads": 4}),
-    "LlamaForCausalLM": LlamaConfig(**TINY, tie_word_embeddings=True),
-    "MistralForCausalLM": MistralConfig(**TINY, sliding_window=None),
-    "Qwen2ForCausalLM": Qwen2Config(**TINY),
-    "Qwen3ForCausalLM": Qwen3Config(**TINY, head_dim=8),
-}
 WORDS = ["fox", "dog", "cap", "ital", "Paris", "lazy", "brown", "quick", "task", "naïve", "times"]
-
-
-def model_of(name: str = "LlamaForCausalLM", seed: int = 0) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
-    for parameter in model.parameters():  # GPT-2 scales some matrices down
-        parameter.requires_grad_(False)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model():
-    return model_of()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_folders):
-    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
 
 
 COMMON = """
@@ -867,7 +823,7 @@ def test_a_window_or_a_learnt_prefix_takes_the_long_way():
     ],
 )
 def test_a_wrong_task_is_one_line(name, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks_index, "_stock", lambda: {"arc_challenge": "a.yaml", "mmlu": None})
+    monkeypatch.setattr(stock_index, "index", lambda: {"arc_challenge": "a.yaml", "mmlu": []})
     if name.endswith("broken.yaml"):
         (tmp_path / "broken.yaml").write_text("task: [unclosed\nother: {")
     with pytest.raises(UserError, match=r"^evaluate.tasks=") as error:
@@ -882,7 +838,7 @@ def test_a_wrong_measure_is_one_line():
 
 
 def test_names_lead_where_they_should(folder, monkeypatch):
-    monkeypatch.setattr(tasks_index, "_stock", lambda: {"piqa": "piqa/piqa.yaml", "mmlu": None})
+    monkeypatch.setattr(stock_index, "index", lambda: {"piqa": "piqa/piqa.yaml", "mmlu": []})
     kinds = [tasks_index.find(name).kind for name in ("micro_lives", str(folder), "piqa", "mmlu")]
     assert kinds == ["micro", "path", "task", "group"]
     assert tasks_index.task_names(folder) == ["toy_choice", "toy_writing"]
@@ -950,9 +906,9 @@ def test_names_are_checked_without_torch():
 
 @pytest.mark.slow
 def test_the_kept_list_of_stock_names_is_lm_evals(own_cache):
-    tasks_index._stock.cache_clear()
+    stock_index.index.cache_clear()
     theirs = TaskManager()
-    assert set(tasks_index._stock()) == set(theirs.all_tasks)
+    assert set(stock_index.index()) == set(theirs.all_tasks)
     loaded = tasks_index.find("arc_challenge").path
     assert loaded == theirs.task_index["arc_challenge"].yaml_path
     assert not any(name.startswith(tasks_index.OURS) for name in theirs.all_tasks)

@@ -13,7 +13,7 @@ from ablate.evaluate.tasks_index import find, task_version
 from ablate.micro import exercises, instructions, tasks
 from ablate.micro.exercises import items, programs_that_print, ran
 from ablate.micro.problems import FUNCTIONS, NUMBERS
-from tests.unit.test_evaluate import model_of
+from tests.architectures import model_of
 from tests.unit.test_micro_tasks import CHECKPOINT
 
 

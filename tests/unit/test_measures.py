@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer
 
 from ablate.config.schema import Evaluate, Execution
 from ablate.data.specials import Stop
@@ -134,11 +133,6 @@ def test_the_default_window_is_the_second_half(subject):
 
 PROMPTS = ["The quick", "The lazy dog", "Name the capital", "times; isn't"]
 ANSWERS = ["brown fox jumps over the lazy dog, 12", "Paris is the", "of France. Response", "x"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_folders):
-    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
 
 
 @pytest.fixture(scope="module")

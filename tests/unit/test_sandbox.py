@@ -5,13 +5,11 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from ablate.config.schema import Evaluate, Execution
 from ablate.evaluate import harness, sandbox
 from ablate.evaluate.sandbox import CodeEval, isolation, pass_at_k, run
 from tests.imports import ROOT
-from tests.unit.test_evaluate import model_of
 
 apart = pytest.mark.skipif(
     isolation() == "limits", reason="this kernel lets no user make namespaces"
@@ -140,16 +138,6 @@ def test_the_metric_answers_as_the_hubs_does():
     assert rates == {"pass@1": 0.25, "pass@2": 0.5}
     assert [one["passed"] for _, one in outcomes[0]] == [True, False]
     assert outcomes[1][0][1]["result"].startswith("failed: AssertionError")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return model_of()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tokenizer_folders):
-    return AutoTokenizer.from_pretrained(tokenizer_folders["llama"])
 
 
 HUMANEVAL = """

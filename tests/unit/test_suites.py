@@ -15,7 +15,7 @@ from ablate.cli import main
 from ablate.config.build import typed
 from ablate.config.schema import Evaluate
 from ablate.errors import UserError
-from ablate.evaluate import requests, task_items, tasks_index
+from ablate.evaluate import requests, stock_index, task_items, tasks_index
 from ablate.experiment import identity
 from ablate.paths import conf_dir
 
@@ -48,7 +48,7 @@ def test_a_published_name_is_lm_evals(task: str) -> None:
     """Found without lm-eval's index, which takes ten seconds; a group has a file that says so."""
     source = tasks_index.find(task)
     if source.kind == "group":
-        root = tasks_index._stock_folder()
+        root = stock_index.folder()
         files = [f for f in root.glob(f"{task}/**/*.yaml") if f.stem.strip("_") == task]
         assert any(yaml.safe_load(f.read_text())["group"] == task for f in files)
     else:
@@ -118,7 +118,7 @@ def test_a_plan_has_the_price_of_the_tasks_that_are_asked(
 
 
 def test_the_index_is_not_read_for_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks_index, "_stock", lambda: pytest.fail("lm-eval's index was read"))
+    monkeypatch.setattr(stock_index, "index", lambda: pytest.fail("lm-eval's index was read"))
     for name in SUITES:
         tasks_index.check_tasks(suite(name).tasks, run_code=True)
         identity._benchmarks(typed(Evaluate, {"name": "x", "tasks": [*SUITES[name]],
