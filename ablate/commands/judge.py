@@ -11,7 +11,7 @@ from ablate.errors import UserError
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
     from ablate.judge.asked import Judge, Mode
     from ablate.judge.carried import Contest
@@ -23,6 +23,7 @@ KEY = "OPENAI_API_KEY"
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.judge import arms, carried
+    from ablate.results.files import sha256
     from ablate.results.store import Store
 
     if not rest:
@@ -49,9 +50,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     judgments, failed = carried.carried_out(plan)
     folder = store.out / carried.FOLDER / (given.name or _name(given, mode))
     request = {k: v for k, v in vars(given).items() if not k.startswith("_")}
-    about = {"levels": rest[1:], "judge_identity": dict(judge.identity)}
+    about: dict[str, Any] = {"levels": rest[1:], "judge_identity": dict(judge.identity)}
+    if given.prompts:
+        about["prompts_sha256"] = sha256(given.prompts)
     carried.written(folder, judgments, request | about)
-    _tables(folder, judgments, mode)
+    for line in tabulated(folder, judgments, mode):
+        _say(line)
     if failed:
         _say(f"{failed:,} requests got no reply, and their pairs are in no rate; the same command "
              "asks them again")  # fmt: skip
@@ -141,7 +145,8 @@ def _name(given: argparse.Namespace, mode: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")[-80:]
 
 
-def _tables(folder: Path, judgments: Sequence[Any], mode: str) -> None:
+def tabulated(folder: Path, judgments: Sequence[Any], mode: str) -> "Iterator[str]":
+    """Write the win rates or grades that judgments come to, and yield them as lines."""
     import pandas as pd
 
     from ablate.results.spreadsheet import write_csv
@@ -151,8 +156,8 @@ def _tables(folder: Path, judgments: Sequence[Any], mode: str) -> None:
     table = (grades if graded else win_rates)(pd.DataFrame(judgments))
     write_csv(table, folder / ("grades.csv" if graded else "win_rates.csv"))
     for row in table.to_dict("records"):
-        _say(f"{row['task']}: {row['arm']} beside {row['baseline']}")
-        _say(f"  {_grade(row) if graded else _rate(row)}")
+        yield f"{row['task']}: {row['arm']} beside {row['baseline']}"
+        yield f"  {_grade(row) if graded else _rate(row)}"
 
 
 def _rate(row: "Mapping[Hashable, Any]") -> str:

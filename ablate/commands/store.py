@@ -1,7 +1,7 @@
 """`ablate store`: checks, repairs, merges and exports a folder of results."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ablate.commands.verb import Flag, Verb
@@ -50,8 +50,25 @@ def _merge(folders: list[Path], _: argparse.Namespace) -> int:
     from ablate.results.merge import NotTaken
 
     done = list(merge(folders[0], folders[1:]))
+    done += [line for source in folders[1:] for line in _judgments(folders[0], source)]
     _print(done or [f"{folders[0]}: has all of it already"])
     return 1 if any(isinstance(line, NotTaken) for line in done) else 0
+
+
+def _judgments(out: Path, source: Path) -> Iterator[str]:
+    """Take over the judgments of `source` and tabulate those that are new; yield lines."""
+    from ablate.commands.judge import tabulated
+    from ablate.judge.carried import JUDGMENTS
+    from ablate.judge.jsonl import rows
+    from ablate.judge.merge import merge
+    from ablate.results.store import Store
+
+    def changed(folder: Path) -> None:
+        found = list(rows(folder / JUDGMENTS))
+        for mode in {str(row["mode"]) for row in found}:
+            list(tabulated(folder, found, mode))
+
+    yield from merge(Store(out), Store(source), changed)
 
 
 def _export(folders: list[Path], given: argparse.Namespace) -> int:
@@ -76,7 +93,8 @@ VERB = Verb(
     summary="check, repair, merge or export a folder of results",
     about=(
         "check reads every byte of a folder of results and names what is damaged; repair moves "
-        "that to damaged/, for the next sweep to train again; merge takes what other folders have; "
+        "that to damaged/, for the next sweep to train again; merge takes what other folders have, "
+        "judgments too; "
         "export writes it for other programs. Exit status 1 where check or export found damage "
         "and where merge left a record out."
     ),

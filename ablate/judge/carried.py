@@ -26,6 +26,7 @@ from ablate.results.record import digest
 from ablate.results.store import Store
 
 FOLDER, REPLIES, ANSWERS = "judgments", "replies.jsonl", "answers.jsonl"
+JUDGMENTS, REQUEST = "judgments.jsonl", "request.json"
 CHARACTERS = 4  # a token, roughly
 
 
@@ -243,5 +244,5 @@ def written(folder: Path, found: Sequence[Mapping[str, Any]], request: Mapping[s
     """Write judgments and what was asked for, each whole."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-    write(folder / "judgments.jsonl", lines.encode(errors="replace"))
-    write(folder / "request.json", json.dumps(request, indent=1).encode())
+    write(folder / JUDGMENTS, lines.encode(errors="replace"))
+    write(folder / REQUEST, json.dumps(request, indent=1).encode())

@@ -13,6 +13,8 @@ import pytest
 from ablate import cli
 from ablate.errors import UserError
 from ablate.experiment import upkeep
+from ablate.judge import carried
+from ablate.judge.jsonl import append, rows
 from ablate.results import exports, seal
 from ablate.results.items import with_score_keys
 from ablate.results.store import Store
@@ -132,6 +134,94 @@ def test_different_records_of_one_run_are_kept_apart(tmp_path):
     (told,) = upkeep.merge(mine.out, [yours.out])
     assert told.endswith("is damaged (record.json is no JSON): not taken")
     assert cli.main(["store", "merge", str(mine.out), str(yours.out)]) == 1
+
+
+def judged(store, name, pairs, request, *, better=1.0):
+    """Write a judgment of pairs (run, doc_id) as `ablate judge` does, with replies and answers."""
+    made = [
+        {"judge": "j", "mode": "pairwise", "task": "quiz", "doc_id": doc, "item": f"quiz:{doc}",
+         "arm": "adapter=lora", "baseline": "reference", "seed": "0", "run": run,
+         "baseline_run": None, "length": 3, "length_baseline": 4, "replies": ["A", "B"],
+         "errors": [], "preference": better, "identical": False, "consistent": True,
+         "first_shown": 1, "decided": 2} for run, doc in pairs
+    ]  # fmt: skip
+    place = store.out / "judgments"
+    carried.written(place / name, made, request)
+    append(
+        place / "replies.jsonl", [{"id": f"q{doc}", "judge": "j", "reply": "A"} for _, doc in pairs]
+    )
+    answered = [{"id": f"{run}{doc}", "run": run, "answer": f"{better}"} for run, doc in pairs]
+    append(place / "answers.jsonl", answered)
+    return made
+
+
+def merged(mine, yours):
+    assert cli.main(["store", "merge", str(mine.out), str(yours.out)]) == 0
+
+
+def test_judgments_are_put_together_once_and_tabulated(tmp_path):
+    """Two machines judged their halves of a grid by the same command."""
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s")], OTHER: [score("s")]})
+    ours = judged(mine, "one", [(KEY, 0), (KEY, 1)], {"mode": None})
+    theirs = judged(yours, "one", [(KEY, 1), (OTHER, 2)], {"mode": None}, better=1.0)
+    alone = judged(yours, "two", [(OTHER, 3)], {"mode": "pairwise"})
+    before = {p: p.read_bytes() for p in yours.out.rglob("*") if p.is_file()}
+    for _ in range(2):  # again: nothing is taken twice
+        merged(mine, yours)
+        place = mine.out / "judgments"
+        assert list(rows(place / "one" / "judgments.jsonl")) == [*ours, theirs[1]]
+        assert list(rows(place / "two" / "judgments.jsonl")) == alone
+        assert [row["id"] for row in rows(place / "replies.jsonl")] == ["q0", "q1", "q2", "q3"]
+        answers = [row["id"] for row in rows(place / "answers.jsonl")]
+        assert answers == [f"{KEY}0", f"{KEY}1", f"{OTHER}2", f"{OTHER}3"]
+        assert read(place / "one" / "win_rates.csv")["pairs"].tolist() == [3]
+        assert not (mine.out / "apart").exists()
+    assert {p: p.read_bytes() for p in yours.out.rglob("*") if p.is_file()} == before
+
+
+def test_judgments_that_differ_are_kept_apart(tmp_path, capsys):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")], OTHER: [score("s", 0.5)]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s")], OTHER: [score("s", 0.25)]})
+    ours = judged(mine, "same", [(KEY, 0)], {"mode": None})
+    judged(mine, "asked", [(KEY, 1)], {"mode": None, "limit": 5})
+    differ = judged(yours, "same", [(KEY, 0)], {"mode": None}, better=0.0)
+    judged(yours, "asked", [(KEY, 1)], {"mode": None, "limit": 9})
+    judged(yours, "runs", [(OTHER, 2)], {"mode": None})  # another result of the run is here
+    append(yours.out / "judgments" / "replies.jsonl", [{"id": "q0", "judge": "j", "reply": "B"}])
+    for _ in range(2):
+        merged(mine, yours)
+        told = " ".join(capsys.readouterr().out.split())
+        assert "same: differs in 1 judgments: it is kept in" in told
+        assert "asked: was asked for otherwise than ours: it is kept in" in told
+        assert f"runs: has other results of run {OTHER}: it is kept in" in told
+        place, apart = mine.out / "judgments", mine.out / "apart" / "judgments"
+        assert list(rows(place / "same" / "judgments.jsonl")) == ours
+        assert not (place / "runs").exists()
+        names = ["answers.jsonl", "asked", "replies.jsonl", "runs", "same"]
+        assert sorted(p.name for p in apart.iterdir()) == names
+        assert list(rows(apart / "same" / "judgments.jsonl")) == differ
+        assert [row["reply"] for row in rows(place / "replies.jsonl") if row["id"] == "q0"] == ["A"]
+        assert [row["reply"] for row in rows(apart / "replies.jsonl")] == ["B"]
+        assert [row["id"] for row in rows(apart / "answers.jsonl")] == [f"{KEY}0", f"{OTHER}2"]
+        assert f"{OTHER}2" not in [row["id"] for row in rows(place / "answers.jsonl")]
+
+
+def test_of_damaged_or_linked_judgments_none_is_taken(tmp_path):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s")]})
+    made = judged(yours, "one", [(KEY, 0)], {"mode": None})
+    theirs = yours.out / "judgments"
+    for wrong in ({"run": "../../x"}, {"preference": "many"}, {"task": ["quiz"]}):
+        carried.written(theirs / "one", [made[0] | wrong], {"mode": None})
+        cli.main(["store", "merge", str(mine.out), str(yours.out)])
+        assert not (mine.out / "judgments" / "one").exists()
+    (theirs / "one" / "request.json").write_text("{")
+    assert cli.main(["store", "merge", str(mine.out), str(yours.out)]) == 1
+    shutil.rmtree(mine.out / "judgments")
+    (theirs / "two").symlink_to(tmp_path)
+    assert cli.main(["store", "merge", str(mine.out), str(yours.out)]) == 1
+    assert not (mine.out / "judgments").exists()
 
 
 @pytest.mark.parametrize("form", ["parquet", "datasets"])
