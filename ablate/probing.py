@@ -88,7 +88,8 @@ def _probe(named: Named, carry: Carry, clock: Callable[[], float]) -> Done:
 
 def _shortened(cell: Cell, steps: int, items: int) -> Cell:
     train = replace(cell.train, max_steps=min(steps, cell.train.max_steps or steps))
-    return replace(cell, train=train, evaluate=replace(cell.evaluate, limit=items))
+    few = replace(cell.evaluate, limit=items, items=None, chosen=None)
+    return replace(cell, train=train, evaluate=few)
 
 
 def _items(cell: Cell, work: Work) -> tuple[int, int]:

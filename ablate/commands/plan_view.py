@@ -103,6 +103,8 @@ def _items(scored: list[dict[str, Any]]) -> Iterator[str]:
     more = f" and {len(scored) - SHOWN} more" if len(scored) > SHOWN else ""
     limits = sorted({one["limit"] for one in scored if one["limit"]})
     limit = f"; limit {' or '.join(f'{n:,}' for n in limits)} items a task" if limits else ""
+    tables = dict.fromkeys(one["chosen"] for one in scored if one["chosen"])
+    limit += f"; chosen by evaluate.items={', '.join(tables)}" if tables else ""
     yield f"items scored a run: {', '.join(told)}{more}{limit}"
 
 

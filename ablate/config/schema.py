@@ -300,7 +300,9 @@ class Evaluate:
 
     name: str
     tasks: tuple[str, ...] = ()
-    limit: int | None = None  # items a task
+    limit: int | None = None  # items a task: the first ones
+    items: str | None = None  # a table of tasks and items: those alone are scored
+    chosen: Mapping[str, tuple[int, ...]] | None = None  # by task, from `items`, set by the design
     num_fewshot: int | Mapping[str, int] | None = None  # all, by task, or as the task says
     fewshot_as_multiturn: bool = True  # shots of a chat prompt are turns of their own
     heldout: tuple[Literal["validation", "test"], ...] = ("test",)
@@ -319,6 +321,12 @@ class Evaluate:
     def __post_init__(self) -> None:
         ok = self.limit is None or self.limit > 0
         require(ok, "evaluate.limit", self.limit, "a positive number of items, or null for all")
+        ok = self.items is None or self.limit is None
+        require(ok, "evaluate.limit", self.limit, "null beside evaluate.items, which chooses items")
+        ok = self.items is not None or self.chosen is None
+        require(ok, "evaluate.chosen", self.chosen, "null: it is made from evaluate.items")
+        require(self.items != "", "evaluate.items", self.items, "a file, or null for all items")
+        check_path("evaluate.items", self.items or "")
         require(self.heldout_rows > 0, "evaluate.heldout_rows", self.heldout_rows, "at least 1")
         require(self.measure_rows > 0, "evaluate.measure_rows", self.measure_rows, "at least 1")
         most = self.max_new_tokens

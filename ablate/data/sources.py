@@ -167,6 +167,21 @@ def _hub_rows(dataset: Dataset) -> Any:
         raise UserError(f"{setting}: the hub data set could not be loaded ({reason})") from None
 
 
+def read_table(setting: str, file: Path) -> Iterator[Record]:
+    """Yield the records of one file that `setting` names, which need not be `dataset.path`.
+
+    Raises:
+        UserError: it has another extension, is not there, or cannot be read.
+    """
+    check_file(setting, file)
+    if file.suffix not in EXTENSIONS:
+        raise unknown(setting, file.name, EXTENSIONS)
+    try:
+        yield from read_file(file)
+    except UserError as error:
+        raise UserError(str(error).replace("dataset.path=", f"{setting}=", 1)) from None
+
+
 def read_file(file: Path) -> Iterator[Record]:
     """Yield the records of one file, by its extension; never all of a long file at once.
 

@@ -168,6 +168,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
             unit=_unit(name, task, metric),
             n=len(answered),
             of=found["n-samples"][name]["original"],
+            chosen=task.chosen,
             se=standard_error([one for _, one in items]),
             higher_is_better=True if metric.startswith(PASS) else better.get(metric),
             chance=_chance(task, metric),

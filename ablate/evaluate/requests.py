@@ -9,7 +9,7 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from ablate import hub
 from ablate.config.schema import Evaluate
 from ablate.data.jinja import rendered
 from ablate.errors import UserError
-from ablate.evaluate import sandbox
+from ablate.evaluate import chosen, sandbox
 from ablate.evaluate.faults import told
 from ablate.evaluate.samples import Noted
-from ablate.evaluate.tasks_index import Source, find, runs_code, task_names
+from ablate.evaluate.tasks_index import Source, find, parts, runs_code, task_names
 from ablate.micro import exercises
 from ablate.micro import tasks as micro
 
@@ -54,13 +54,20 @@ def benchmark(name: str, evaluate: Evaluate, chat: Tokenizer | None = None) -> B
     """
     template = None if chat is None else str(chat.chat_template)
     shots = (evaluate.shots(name), evaluate.fewshot_as_multiturn)
-    settings = (name, evaluate.limit, shots, evaluate.max_new_tokens, template)
+    ids = chosen.of(evaluate, name)
+    which = (evaluate.limit, tuple(sorted(ids.items())))
+    settings = (name, which, shots, evaluate.max_new_tokens, template)
     if settings not in _BUILT:
         with _quiet():
             try:
                 tasks = _load(name, run_code=evaluate.run_code)
-                for task in tasks.values():
-                    _build(task, evaluate, chat, shots=evaluate.shots(name))
+                if ids and set(tasks) != set(parts(name)):
+                    raise other_parts(name, tasks)
+                for part, task in tasks.items():
+                    own = ids.get(part)
+                    if own is not None:
+                        chosen.check_ids(evaluate.items, part, own, len(task.eval_docs))
+                    _build(task, evaluate, chat, shots=evaluate.shots(name), ids=own)
             except UserError:
                 raise
             except Exception as error:  # whatever lm-eval, `datasets` and the hub raise
@@ -108,8 +115,29 @@ def _whole_index() -> Any:
     return TaskManager()  # ten seconds: only groups and tags need it
 
 
-def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None, *, shots: int | None) -> None:
-    """Build the requests of `task` and make lm-eval find them built from now on."""
+def other_parts(name: str, tasks: Iterable[str]) -> UserError:
+    """Return the error of a benchmark whose tasks are not those that `evaluate.items` may name."""
+    other = sorted(set(tasks) ^ set(parts(name)))
+    return UserError(
+        f"evaluate.tasks={name}: not with evaluate.items: lm-eval builds other tasks of it than "
+        f"its files name ({', '.join(other[:8])})"
+    )
+
+
+def _build(
+    task: Any,
+    evaluate: Evaluate,
+    chat: Tokenizer | None,
+    *,
+    shots: int | None,
+    ids: Sequence[int] | None,
+) -> None:
+    """Build the requests of `task` and make lm-eval find them built from now on.
+
+    Where `ids` are given, ascending, those of these items alone. Examples before a question are
+    drawn item by item: all up to the last chosen one are built, so that each is asked as it is
+    where all are scored.
+    """
     if shots is not None and task.config.num_fewshot != 0:
         task.set_config("num_fewshot", shots)  # 0 in a task's file is final
     elif task.config.num_fewshot is None:
@@ -118,14 +146,24 @@ def _build(task: Any, evaluate: Evaluate, chat: Tokenizer | None, *, shots: int 
         limits = {"max_gen_toks": evaluate.max_new_tokens}
         task.set_config("generation_kwargs", limits, update=True)
     task.set_fewshot_seed(FEWSHOT_SEED)
+    limit = evaluate.limit if ids is None else ids[-1] + 1
+    items = list(task.doc_iterator(limit=limit))
+    task.chosen = ids is not None
+    if ids is not None:
+        items = [items[number] for number in ids]
+        if not task.config.num_fewshot:
+            task.doc_iterator = lambda **_: iter(items)
     task.build_all_requests(
-        limit=evaluate.limit,
+        limit=limit,
         apply_chat_template=chat is not None,
         fewshot_as_multiturn=chat is not None and evaluate.fewshot_as_multiturn,
         chat_template=None if chat is None else chat_template(chat),
     )
 
-    _pin(task, list(task.doc_iterator(limit=evaluate.limit)))
+    if ids is not None:
+        kept = set(ids)
+        task._instances = [one for one in task.instances if one.doc_id in kept]
+    _pin(task, items)
 
 
 def _pin(task: Any, items: list[tuple[int, Any]]) -> None:

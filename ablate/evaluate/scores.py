@@ -27,6 +27,7 @@ class TaskScore:
     unit: Unit | None  # of value, se, chance and the items' scores; None: not known
     n: int  # items
     of: int | None = None  # items of the task, of which a limit may leave some unscored
+    chosen: bool = False  # its items are those that evaluate.items names, not the first ones
     version: str
     task_type: str  # mc, short, long, heldout or measure
     side: str = "both"  # source: known before fine-tuning; target: taught by it

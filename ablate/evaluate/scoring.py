@@ -73,7 +73,8 @@ def score(model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Want
         scored = _tried(functools.partial(scorer, model, history), units)
         for one in scored.scores:
             some = one.of is not None and one.n < one.of
-            told = f", scored on the first {one.n:,} of {one.of:,} items" if some else ""
+            which = f"{one.n:,} chosen" if one.chosen else f"the first {one.n:,}"
+            told = f", scored on {which} of {one.of:,} items" if some else ""
             say(f"{one.task} {one.metric}: {one.value}{told}")
         found.append(scored)
     return _joined(found)

@@ -5,7 +5,7 @@ A limit holds for each of lm-eval's tasks that a name stands for: of a group for
 
 import functools
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ablate.errors import UserError
 from ablate.evaluate.tasks_index import (
     OF_THE_MICRO_WORLD,
     find,
+    parts,
     published,
     task_files,
     task_settings,
@@ -47,10 +48,26 @@ def counts(name: str) -> Sequence[int] | None:
     return known if len(known) == len(found) else None
 
 
-def scored(name: str, limit: int | None) -> int | None:
-    """Return how many items of a benchmark are scored under `limit`; None: not known."""
+def scored(
+    name: str, limit: int | None, chosen: Mapping[str, Collection[int]] | None = None
+) -> int | None:
+    """Return how many items of a benchmark are scored; None: not known.
+
+    Args:
+        name: of the benchmark.
+        limit: the first so many of each of its tasks.
+        chosen: the items that alone are scored, by task; a task that is not there has all.
+    """
+    some = [len(own) for own in (chosen or {}).values()]
+    left = [part for part in parts(name) if part not in chosen] if chosen else []
+    if some and not left:
+        return sum(some)
     found = counts(name)
-    return None if found is None else sum(min(count, limit or count) for count in found)
+    if found is None:
+        return None
+    if some:
+        found = [count for part, count in zip(parts(name), found, strict=True) if part in left]
+    return sum(some) + sum(min(count, limit or count) for count in found)
 
 
 def left_unscored(evaluate: Evaluate) -> str:

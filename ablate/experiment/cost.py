@@ -194,7 +194,7 @@ def _of_alike(named: Named, left: _Left, known: dict[Any, _RunCost], gpu_bytes: 
 def _run_cost(named: Named, left: _Left, gpu_bytes: float) -> _RunCost:
     cell, files = named.cell, named.identity.files
     trained = registry.trainable_parameters(cell, files)
-    scored = sum(items(task, cell.evaluate.limit) for task in left.tasks)
+    scored = sum(items(task, cell.evaluate) for task in left.tasks)
     whole = work_of(named)
     asked = replace(cell.evaluate, tasks=left.tasks)
     work = replace(

@@ -17,6 +17,7 @@ from ablate.config.grid import GridCell
 from ablate.config.overrides import key_of
 from ablate.config.schema import Adapter, Cell, Train
 from ablate.errors import UserError
+from ablate.evaluate.chosen import with_chosen
 from ablate.experiment import regularisers
 from ablate.experiment.identity import Asked, Identity, Memo, digest, identify
 from ablate.experiment.known import Here
@@ -113,7 +114,7 @@ def _refusal(illegal: list[tuple[dict[str, Any], str]], legal: int) -> str:
 
 
 def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
-    """Return `cell` with its rate and precision, and its regulariser's settings where they act.
+    """Return `cell` with its rate, precision and items, and its regulariser's settings in place.
 
     A rate that nobody tuned is a default, which `train.untuned` says; `train.full_rate` says that a
     given one is a rate of full fine-tuning on an adapter.
@@ -124,6 +125,9 @@ def resolve_cell(cell: Cell, memo: Memo, rates: Rates | None = None) -> Cell:
     Raises:
         UserError: its adapter cannot apply the regulariser, or its model cannot be read.
     """
+    if cell.evaluate.items is not None:
+        evaluate = memo.get(cell.evaluate, ("chosen",), lambda: with_chosen(cell.evaluate))
+        cell = replace(cell, evaluate=evaluate)
     if cell.base_precision == "auto":
         cell = replace(cell, base_precision=registry.automatic_precision(cell))
     if cell.is_base:

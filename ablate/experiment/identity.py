@@ -21,6 +21,7 @@ from ablate.config.build import plain
 from ablate.config.schema import Cell, Evaluate, Model, Regulariser, Train
 from ablate.data.tokenise import Summary
 from ablate.errors import UserError, unknown
+from ablate.evaluate import chosen
 from ablate.evaluate.tasks_index import check_measures, check_tasks, task_label, task_version
 from ablate.experiment.known import Here
 from ablate.experiment.labels import label
@@ -335,6 +336,12 @@ def _benchmarks(wanted: Evaluate, prompts: list[Any]) -> list[tuple[str, str, li
     check_measures(wanted.measures)
     rest = [wanted.max_new_tokens, *prompts]
     return [
-        ("task", n, [task_label(n), [task_version(n), wanted.limit, wanted.shots(n), *rest]])
+        ("task", n, [task_label(n), [task_version(n), _items(wanted, n), wanted.shots(n), *rest]])
         for n in wanted.tasks
     ]
+
+
+def _items(wanted: Evaluate, name: str) -> Any:
+    """Return which items of a benchmark are scored: of chosen ones the numbers, not their table."""
+    found = chosen.of(wanted, name)
+    return {"items": {task: list(ids) for task, ids in found.items()}} if found else wanted.limit

@@ -127,6 +127,7 @@ UNLESS: Mapping[str, Callable[[Cell], str]] = {
         "" if c.regulariser.minkowski else "regulariser.minkowski=0"
     ),
     "evaluate.limit": _no_benchmark,
+    "evaluate.items": _no_benchmark,
     "evaluate.num_fewshot": _no_benchmark,
     "evaluate.fewshot_as_multiturn": _no_benchmark,
     "evaluate.max_new_tokens": _no_benchmark,

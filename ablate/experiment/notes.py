@@ -9,6 +9,7 @@ from ablate.adapters.init.spec import init_of
 from ablate.adapters.stored import weights_bytes
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
+from ablate.evaluate import chosen
 from ablate.evaluate.task_items import left_unscored
 from ablate.experiment.design import Named
 from ablate.experiment.idle import idle
@@ -32,7 +33,8 @@ def notes(runs: Iterable[Named], aliases: Iterable[Named] = ()) -> list[str]:
     every = list(runs)
     runs = [run for run in every if not run.cell.is_base]
     levels = [line for run in runs for line in _of_levels(run.cell)]
-    scores = list(filter(None, (left_unscored(evaluate) for evaluate in evaluations(every))))
+    asked = evaluations(every)
+    scores = [text for one in asked for text in (left_unscored(one), chosen.told(one)) if text]
     lanes = list(filter(None, [left_alone(run.cell for run in runs)]))
     lacking = lacking_here(run.cell for run in every)
     levels = list(dict.fromkeys(levels))

@@ -18,7 +18,7 @@ from typing import Any
 from ablate.config.build import plain, typed
 from ablate.config.schema import Evaluate
 from ablate.errors import UserError
-from ablate.evaluate import task_items
+from ablate.evaluate import chosen, task_items
 from ablate.paths import cache_dir
 from ablate.results import files
 from ablate.results.store import Store
@@ -159,14 +159,16 @@ def eval_flops(parameters: int, mean_length: float, evaluate: Evaluate) -> float
     An item is about as long as two rows: its options, or its prompt and what is generated; each
     example before it adds as much.
     """
-    each = {task: items(task, evaluate.limit) for task in evaluate.tasks}
+    each = {task: items(task, evaluate) for task in evaluate.tasks}
     scored = sum(n * (1 + (evaluate.shots(t) or 0)) for t, n in each.items())
     return parameters * 2 * scored * mean_length * 2
 
 
-def items(task: str, limit: int | None) -> int:
+def items(task: str, evaluate: Evaluate) -> int:
     """Return how many items of a task are scored; of one that is not known `ITEMS` are assumed."""
-    return task_items.scored(task, limit) or min(ITEMS, limit or ITEMS)
+    limit = evaluate.limit
+    known = task_items.scored(task, limit, chosen.of(evaluate, task))
+    return known or min(ITEMS, limit or ITEMS)
 
 
 def pace(store: Store) -> Pace:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ablate.adapters import registry
 from ablate.config.compose import Grid
+from ablate.evaluate import chosen
 from ablate.evaluate.task_items import scored
 from ablate.experiment.aliases import aliases_by_kind, cell_name, overrides
 from ablate.experiment.amounts import amounts
@@ -134,11 +135,18 @@ def _alias(plan: Design, named: Named) -> dict[str, str]:
 
 def _scored(plan: Design) -> list[dict[str, Any]]:
     """Return every benchmark with the items of it that are scored, and of how many if known."""
-    asked = {(task, e.limit): None for e in evaluations(plan.cells) for task in e.tasks}
-    return [
-        {"task": task, "items": items(task, limit), "of": scored(task, None), "limit": limit}
-        for task, limit in asked
+    found = [
+        {
+            "task": task,
+            "items": items(task, asked),
+            "of": scored(task, None),
+            "limit": asked.limit,
+            "chosen": asked.items if chosen.of(asked, task) else None,
+        }
+        for asked in evaluations(plan.cells)
+        for task in asked.tasks
     ]
+    return list({json.dumps(one): one for one in found}.values())
 
 
 def _models(plan: Design) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.config.build import build
-from ablate.data.sources import read_file
+from ablate.data.sources import read_table
 from ablate.errors import UserError
 from ablate.judge.jsonl import append, rows
 from ablate.results.items import with_score_keys
@@ -107,7 +107,7 @@ def of_file(file: Path, limit: int | None) -> list[Prompt]:
         UserError: it cannot be read, or a row has no instruction.
     """
     found = []
-    for number, record in enumerate(read_file(file)):
+    for number, record in enumerate(read_table("--prompts", file)):
         if limit is not None and number >= limit:
             break
         fields = record.fields

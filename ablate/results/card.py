@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
+
+from ablate.results.items import SCORE_KEY, with_score_keys
+from ablate.results.record import items_text
 
 Z = 1.959964  # of a two-sided 95 % normal interval
 
@@ -114,13 +118,14 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 def _scores(record: Mapping[str, Any], items: pd.DataFrame) -> str:
     if not record["scores"]:
         return "The run was not scored.\n"
-    lines = []
+    lines, items = [], with_score_keys(items, record["scores"])
     for score in record["scores"]:
-        own = items.loc[(items["task"] == score["task"]) & (items["metric"] == score["metric"])]
+        named = (SCORE_KEY, "task", "metric")  # a task may be scored twice, on other items
+        own = items[np.logical_and.reduce([items[name] == score[name] for name in named])]
         found = interval(score, own["score"])
         value = "-" if score["value"] is None else f"{score['value']:.4g}"
         shown = "-" if found is None else f"{found[0]:.4g} to {found[1]:.4g}"
-        lines.append((score["task"], score["metric"], value, shown, f"{score['n']:,}"))
+        lines.append((score["task"], score["metric"], value, shown, items_text(score)))
     head = ("task", "metric", "value", "95 % interval", "items")
     return (
         f"{_table(head, lines)}\nIntervals are over the items of this one run: of right and wrong "

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.results.exports import read_items, records
+from ablate.results.record import items_text
 from ablate.results.store import Store
 
 Record = Mapping[str, Any]
@@ -132,6 +133,7 @@ def _result(score: Mapping[str, Any]) -> dict[str, Any]:
     if score.get("se") is not None:
         uncertainty["standard_error"] = {"value": score["se"], "method": "analytic"}
     details = {"version": str(score.get("version")), "task_type": str(score.get("task_type"))}
+    details |= {"items": items_text(score)} if score["n"] < (score.get("of") or 0) else {}
     return {
         "evaluation_result_id": _result_id(score),
         "evaluation_name": score["task"],

@@ -43,8 +43,8 @@ FACTS = (
     "full_rate",
 )  # fmt: skip
 SCORES = (
-    "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "se",
-    "higher_is_better", "chance",
+    "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "of",
+    "chosen", "se", "higher_is_better", "chance",
 )  # fmt: skip
 COSTS = (
     "train_seconds", "eval_seconds", "tokens_seen", "tokens_per_second", "peak_mb",
@@ -53,7 +53,8 @@ COSTS = (
 )  # fmt: skip
 UNTUNED, FULL_RATE = "train.untuned", "train.full_rate"  # facts about the rate, no factors
 UNSHOWN = ("evaluate", "execution")  # groups whose fixed settings say nothing about the training
-OF_PLANS = ("dataset.published", "model.shape")  # sizes for a plan without files: no factors
+# No factors: sizes for a plan without files, and the content of the table `evaluate.items`.
+OF_PLANS = ("dataset.published", "model.shape", "evaluate.chosen")
 OF_THE_BASE = ("dataset", "model", "evaluate", "base_precision")  # what an untouched base has
 NEEDED = {  # parts that a record of any schema has
     "train_key": str, "config": dict, "parameters": dict, "training": dict, "data": dict,
@@ -197,6 +198,14 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
         scores = [{"asked": s.get("unit")} | s | {"unit": None} for s in record.get("scores", ())]
         record = record | {"schema": 2, "scores": scores}
     return {k: v for k, v in record.items() if k != "seal"} | {"schema": SCHEMA}
+
+
+def items_text(score: Mapping[str, Any]) -> str:
+    """Return how many items a score is of, and which: "500", "the first 500 of 10,042"."""
+    n, of = score["n"], score.get("of")
+    if of is None or n >= of:
+        return f"{n:,}"
+    return f"{n:,} chosen of {of:,}" if score.get("chosen") else f"the first {n:,} of {of:,}"
 
 
 def facts_of(name: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.results.spreadsheet import read_back
-from analysis.report import lost_rows, words
+from analysis.report import chosen_items, lost_rows, words
 from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.carried import with_carried
@@ -22,7 +22,7 @@ MICRO = "micro_"  # how the benchmarks of the micro world begin
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
     cells = raw.drop_duplicates(level_columns(raw))
-    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder)])
+    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder), *chosen_items.sentence(raw)])
     blocks: list[Block] = [Text(said), Sheet(_grid(cells), open=True)]
     lost = [_failures(cells, folder), _unscored(cells, folder)]
     tables = [_aliases(cells), lost_rows.table(raw, folder), *lost, _cells(cells), _cost(cells)]
@@ -36,8 +36,9 @@ def design(raw: pd.DataFrame) -> str:
     reach = ", ".join(
         words.count(n[f"{noun}s"], noun) for noun in ("base model", "data set", "seed", "task")
     )
+    chosen = "".join(f" {text}" for text in chosen_items.sentence(raw))
     return (
-        f"{words.count(n['runs'], 'run')} over {reach}. Runs of one seed share the order "
+        f"{words.count(n['runs'], 'run')} over {reach}.{chosen} Runs of one seed share the order "
         "of their examples within a data set. Cells that are the same run under several names were "
         "trained and counted once. Scores are in points (0 to 100), higher is better, one primary "
         "metric per task. PLW is the weight that the loss in fact gives to prompt tokens, 0 for "
@@ -122,7 +123,7 @@ def _sampled(raw: pd.DataFrame, folder: Path | None) -> Iterator[str]:
     for _, row in bench.drop_duplicates([n for n in ("task", "n") if n in bench]).iterrows():
         scores = read_record(folder, row["train_key"]).get("scores", ())
         own = (one for one in scores if (one["task"], one["n"]) == (row["task"], row["n"]))
-        every = {one["of"] for one in own if one.get("of")}
+        every = {one["of"] for one in own if one.get("of") and not one.get("chosen")}
         if len(every) == 1 and (total := every.pop()) > row["n"]:
             yield f"{row['task']} was scored on the first {row['n']:,.0f} of {total:,} items."
 

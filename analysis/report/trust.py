@@ -16,7 +16,7 @@ from analysis.questions.plw.estimate import study_shapes
 from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.regression.default_model import ONE_SEED
 from analysis.regression.study import SCREENING_SEEDS, Study
-from analysis.report import lost_rows, words
+from analysis.report import chosen_items, lost_rows, words
 from analysis.report.page import Item
 
 ALPHA = 0.05
@@ -45,6 +45,7 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     if not study.converged:
         text = "Nothing is concluded from the model's intervals; see the diagnostics."
         found.append(("Not converged.", text))
+    found += chosen_items.warning(study.rows)
     found += lost_rows.warning(study.raw, study.folder)
     found += [("Not in the model.", text) for text in study.left_out]
     lost = (*arms_not_compared(study), *settings_not_compared(study))
