@@ -72,7 +72,9 @@ def _listed(group: str, settings: Mapping[str, Any], entries: Mapping[str, Any])
     listed = settings.get("task")
     for one in listed if isinstance(listed, list) else ():
         inner = isinstance(one, Mapping) and "group" in one
-        name = one if isinstance(one, str) else one["group" if inner else "task"]
+        name = one.get("group" if inner else "task") if isinstance(one, Mapping) else one
+        if not isinstance(name, str):  # lm-eval itself refuses such a group
+            continue
         if name in entries:
             yield from _members(name, entries)
         elif inner:
