@@ -241,7 +241,7 @@ class LoadedStudy(LoadedTable):
 
     @property
     def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
-        return {part.key: partial(part.section, self.study) for part in build.PARTS}
+        return {part.key: partial(part.section, self.study) for part in build.parts()}
 
     def compare(self, first: Side, second: Side) -> pd.DataFrame:
         """Return `first` less `second` in points, by data set, base model and kind of task.

@@ -222,6 +222,15 @@ family. Its fields say all that the rest of the project needs to know; no other 
 Then `make quick`, and `python -m tests.catalogue > docs/adapters.md`. Every level joins the shared
 tests by its file. `tests/unit/test_new_method.py` adds a toy method in
 this way: an example to copy.
+
+Outside of this repository: an installed package of yours names its row by an entry point, and the
+level lies in your `--config-dir` ([how_to.md](how_to.md)). A run's identity then holds the content
+of the file with the row.
+
+```toml
+[project.entry-points."ablate.adapters"]
+my_method = "my_package.my_method:ROW"
+```
 """
 
 LEFT_OUT = """\

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from ablate.adapters import plain
+from ablate.adapters import plain, plugged
 from ablate.adapters.lora import spec as lora
 from ablate.adapters.method import Budget, Method, Shape, Shapes, lora_count
 from ablate.adapters.mora import spec as mora
@@ -58,14 +58,16 @@ class Sizes(Protocol):
 
 
 def method(adapter: Adapter) -> Method:
-    """Return the adapter's row.
+    """Return the adapter's row: this project's, else that of another installed package.
 
     Raises:
         UserError: there is no such kind.
     """
-    if adapter.kind not in KINDS:
-        raise unknown("adapter.kind", adapter.kind, KINDS)
-    return KINDS[adapter.kind]
+    if adapter.kind in KINDS:
+        return KINDS[adapter.kind]
+    if adapter.kind in (others := plugged.points()):
+        return plugged.row(adapter.kind)
+    raise unknown("adapter.kind", adapter.kind, {*KINDS, *others})
 
 
 def check(cell: Cell, shapes: Shapes) -> None:
@@ -199,6 +201,8 @@ def capacity(cell: Cell, shapes: Shapes) -> dict[str, Any]:
         found["targets"] = "all" if len(chosen) == len(shapes) else sorted(chosen)
     if row.adapts:
         found["init"] = [cell.init.kind, dict(cell.init.options)]
+    if cell.adapter.kind not in KINDS:
+        found["code"] = plugged.code(cell.adapter.kind)
     return found
 
 

@@ -8,6 +8,7 @@ OUT/figures/      every figure as SVG and PNG
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -48,7 +49,7 @@ from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.numbers import Numbers, mean
 from analysis.regression.sections import described
 from analysis.regression.study import NoModel, Study, fitted
-from analysis.report import first_screen, lost_rows, overview, plain
+from analysis.report import first_screen, lost_rows, overview, plain, plugged
 from analysis.report.headline import Headline
 from analysis.report.page import Page, Section, write
 from analysis.report.trust import trust, trusted, warnings
@@ -93,6 +94,17 @@ PARTS = (
     Part("memorised", lambda study: memorised.section(study.frame)),
     Part("judged", lambda study: judging.section(study.folder)),
 )
+
+
+def parts() -> tuple[Part, ...]:
+    """Return the parts of the page of a study: these, then those of other installed packages."""
+    others = (
+        Part(p.name, partial(plugged.section, p), partial(plugged.headlines, p))
+        for p in plugged.points()
+    )
+    return (*PARTS, *others)
+
+
 # Sections of published figures beside ours, each on the page of one study alone.
 OF_A_STUDY: dict[Callable[[Study], Section | None], str] = {
     paper.section: "plw",
@@ -246,9 +258,9 @@ def _question(folder: Path | None) -> str:
 
 
 def _study_page(study: Study, name: str, source: str) -> Page:
-    parts = [p for p in PARTS if OF_A_STUDY.get(p.section, name) == name]
+    shown = [p for p in parts() if OF_A_STUDY.get(p.section, name) == name]
     sections = [
-        *(part.section(study) for part in parts),
+        *(part.section(study) for part in shown),
         *panel_sections.models(
             study, methods.About((overview.design(study.raw),), methods.practice(study))
         ),
@@ -268,7 +280,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
 
 def study_headlines(study: Study) -> list[Headline]:
     """Return every headline effect of a study, question by question."""
-    return [one for part in PARTS if part.headlines for one in part.headlines(study)]
+    return [one for part in parts() if part.headlines for one in part.headlines(study)]
 
 
 def _first(study: Study) -> Section:

@@ -24,6 +24,7 @@ FLOORS = [
     {"ablate.training"},  # knows nothing of the methods: their hooks are handed to it
     {"ablate.adapters.options"},
     {"ablate.adapters.method"},
+    {"ablate.adapters.plugged"},
     {"ablate.adapters.plain", "ablate.adapters.lora.spec", "ablate.adapters.mora.spec",
      "ablate.adapters.three_factor.spec", "ablate.adapters.peft", "ablate.adapters.init.spec",
      "ablate.adapters.optimizers"},
@@ -70,7 +71,7 @@ FLOORS = [
     {"analysis.planning"},
     {"analysis.papers"},
     {"analysis.report.build", "analysis.report.overview",
-     "analysis.report.plain", "analysis.report.trust"},
+     "analysis.report.plain", "analysis.report.trust", "analysis.report.plugged"},
     {"analysis.facade"},
 ]  # fmt: skip
 # Inside a question: numbers, then how they are drawn, then how they are told.
