@@ -1,0 +1,52 @@
+"""Every command of the README and the documentation is one that the program takes."""
+
+import re
+import shlex
+
+import pytest
+
+from ablate.cli import VERBS
+from ablate.config import compose, grid
+from ablate.paths import conf_dir
+
+ROOT = conf_dir().parent
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+GRIDS = ("run", "sweep", "plan", "tokens", "tune", "reproduce")  # their words are overrides
+PLACEHOLDER = re.compile(r"\b(?:NAME|KEY|DIR|FILE|OWNER|STUDY|FOLDER|FROM|TO)\b|\.\.\.|\$")
+
+
+def commands():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("ablate ") and not PLACEHOLDER.search(line):
+                    yield page.name, " ".join(shlex.split(line, comments=True)[1:]), line
+
+
+COMMANDS = sorted({(page, line) for page, _, line in commands()})
+
+
+def test_there_are_many():
+    assert len(COMMANDS) > 100
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_the_program_takes_a_command(page, line, monkeypatch, tmp_path):
+    """Its verb, its options, the names of its settings and their levels; nothing is read."""
+    verb, *words = shlex.split(line, comments=True)[1:]
+    words = [word for word in words if not word.startswith(("2>", ">", "|"))]
+    own = VERBS[verb]
+    if "--config-dir" in words:  # a folder that its page writes
+        where = words.index("--config-dir")
+        (tmp_path / words[where + 1]).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        own.parse(words)
+        return
+    if any(word in ("-h", "--help") for word in words):
+        return
+    given, rest = own.parse(words)
+    if verb == "reproduce":
+        rest = [f"study={rest[0]}", *rest[1:]]
+    if verb in GRIDS and not getattr(given, "hydra_help", False):
+        found = compose.expand(compose.task_overrides(rest), most=100_000)
+        next(iter(grid.cells(found)))
