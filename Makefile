@@ -9,13 +9,14 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test quick lint gpu clean
+.PHONY: help install demo test quick lint docs gpu clean
 
 help:
 	@echo "make demo    environment, the quick study into results/demo/, its report"
 	@echo "make test    environment, linters, every test that fits on two cores"
 	@echo "make quick   the quick tests only"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the documentation as a site, into site/"
 	@echo "make gpu     on a machine with a GPU: its tests, its benchmarks, their table"
 
 install: $(STAMP)
@@ -40,6 +41,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Uses a torch that is there (a CUDA build): set PYTHON to its interpreter, with ablate[gpu] installed.
 gpu:
 	$(PYTHON) -m pytest -q -m gpu
@@ -47,4 +51,4 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu.table results/gpu.jsonl
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
