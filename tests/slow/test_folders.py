@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -123,13 +124,17 @@ def test_a_hub_folder_trains_and_scores(base, talk, tmp_path):
 
 def test_a_wheel_finds_its_configuration_in_an_empty_folder(tmp_path):
     """Built, unpacked and run away from the checkout; a user's own analysis.py must not win."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
+    build = [sys.executable, "-m", "build", "--no-isolation", "-o", str(tmp_path), "."]
     built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")  # one from the other
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CITATION.cff", "CHANGELOG.md", "LICENSE", "docs/index.md", "Makefile"} <= names
     site, empty = tmp_path / "site", tmp_path / "empty"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    assert all((site / package / "py.typed").is_file() for package in ("ablate", "analysis"))
     empty.mkdir()
     (empty / "analysis.py").write_text("raise RuntimeError('not this one')")
     environment = os.environ | {"PYTHONPATH": str(site), "ABLATE_CACHE": str(tmp_path / "cache")}

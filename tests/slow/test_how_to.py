@@ -80,7 +80,7 @@ def carried_out(line, folder, known):
         shutil.rmtree(site, ignore_errors=True)
         installed(folder, site, words[2])
     elif words[0] == "ablate":
-        launcher = ["hydra/launcher=basic"] * (words[1] in ("run", "sweep", "tune"))
+        launcher = ["hydra/launcher=basic"] * (words[1] in ("sweep", "tune"))
         assert cli.main([*words[1:], *launcher]) == 0, line
     else:
         shell(line, folder)
