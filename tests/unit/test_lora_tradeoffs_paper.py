@@ -11,7 +11,7 @@ from analysis.papers.lora_tradeoffs import contrasts, figure, published, section
 from analysis.papers.lora_tradeoffs.claims import CLAIMS, MARGIN_NATS, Line, tradeoff_claims
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT
 from analysis.papers.lora_tradeoffs.reading import tradeoff_of
-from analysis.papers.lora_tradeoffs.runs import SETTINGS, near_best
+from analysis.papers.lora_tradeoffs.runs import SETTINGS, kindest, near_best
 from analysis.papers.lora_tradeoffs.spectrum import spectrum
 from analysis.papers.verdicts import UNDECIDED, UNTESTABLE
 from analysis.regression.model import Request
@@ -164,7 +164,7 @@ def test_verdicts_with_noise(claims):
     assert held["code IFT, attention dropout 0.1"] == CONTRADICTED
     assert set(claims["claim"]) == set(CLAIMS.values())
     assert UNTESTABLE not in set(claims["verdict"])
-    assert not claims["near_best"].isna().any()
+    assert not claims[["near_best", "kindest"]].isna().any(axis=None)
 
 
 def test_no_overlap_in_learning_is_told():
@@ -267,6 +267,22 @@ def test_the_parabola_finds_a_best_rate_between_those_tried():
     assert np.log2(near_best(moved).rate / curve.rate_K[1]) == pytest.approx(0.4)
     few = moved.thinned([True, True, False, False])
     assert near_best(few).rate == pytest.approx(curve.rate_K[1])
+
+
+def test_of_rates_that_learn_as_well_the_kindest_keeps_most():
+    (own, *_) = draw({"full": Truth()}, np.random.default_rng(0), "x", noise=1e-9)
+    learnt, kept = own.learnt.curve, own.kept.curve
+
+    def chosen(loss_K, kept_K):
+        loss_SK, score_SK = (np.tile(np.array(row, float), (3, 1)) for row in (loss_K, kept_K))
+        both = replace(learnt, loss_SK=loss_SK), replace(kept, loss_SK=loss_SK, score_SK=score_SK)
+        found = kindest(*both)
+        assert found[0].rate == found[1].rate
+        return list(learnt.rate_K).index(pytest.approx(found[0].rate)), found[1].estimate
+
+    assert chosen([1.0, 1.019, 1.5, 2.0], [30, 50, 90, 99]) == (1, 50)
+    assert chosen([1.0, 1.021, 1.5, 2.0], [30, 50, 90, 99]) == (0, 30)
+    assert chosen([1.0, 1.019, 1.5, 2.0], [60, 50, 90, 99]) == (0, 60)
 
 
 def test_the_page_has_every_figure(study):

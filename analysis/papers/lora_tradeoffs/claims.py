@@ -18,18 +18,23 @@ from analysis.papers import verdicts
 from analysis.papers.lora_tradeoffs import contrasts
 from analysis.papers.lora_tradeoffs.contrasts import KEPT, LEARNT
 from analysis.papers.lora_tradeoffs.runs import (
+    AS_GOOD,
     INSTRUCTIONS,
     NATS,
     TEXT,
+    Choose,
     Parts,
     Tradeoff,
+    by_parabola,
+    kindest,
     lora,
-    near_best,
 )
 from analysis.papers.lora_tradeoffs.spectrum import MATRIX, spectrum
 from analysis.table.factors import FULL
 
-MARGIN_NATS = 0.02  # of equivalence: 2 % of the perplexity
+MARGIN_NATS = AS_GOOD  # of equivalence
+# Other ways to choose a rate, under which every verdict is given again.
+OTHER_RATES: Mapping[str, Choose] = {"near_best": by_parabola, "kindest": kindest}
 LOG_TEN, LOG_FACTOR = math.log2(10), 1.0  # "about ten times": within a factor of two of it
 CLAIMS: Mapping[str, str] = {
     "learns": "Full tuning learns more than LoRA, at equal budgets",
@@ -90,7 +95,7 @@ class Line:
 
 
 def tradeoff_claims(found: Tradeoff, frame: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """Return claim, where, measure, seeds, estimate, low, high, mde, verdict, note, near_best.
+    """Return claim, where, measure, seeds, estimate, low, high, mde, verdict, note and two more.
 
     Args:
         found: the runs.
@@ -98,14 +103,17 @@ def tradeoff_claims(found: Tradeoff, frame: pd.DataFrame, margin: float) -> pd.D
         margin: of equivalence in points.
 
     Returns:
-        A row per claim and place; near_best is the verdict with each rate where the parabola
-        through the best one tried and its neighbours is lowest, in place of that best one.
+        A row per claim and place; the last two are the verdict by other rates in place of the best
+        one tried. near_best: where the parabola through it and its neighbours is lowest. kindest:
+        that which keeps most, of those that learn as well.
     """
     rows = judge(_lines(found, frame, margin))
-    other = judge(_lines(found.chosen_by(near_best), frame, margin))
     keys = ["claim", "where", "measure"]
-    other = other[[*keys, "verdict"]].rename(columns={"verdict": "near_best"})
-    return rows.merge(other.drop_duplicates(keys), on=keys, how="left")
+    for name, choose in OTHER_RATES.items():
+        other = judge(_lines(found.chosen_by(choose), frame, margin))
+        other = other[[*keys, "verdict"]].rename(columns={"verdict": name})
+        rows = rows.merge(other.drop_duplicates(keys), on=keys, how="left")
+    return rows
 
 
 def judge(lines: list[Line]) -> pd.DataFrame:

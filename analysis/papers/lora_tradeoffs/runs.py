@@ -26,6 +26,7 @@ from analysis.questions.own_rate.curves import (
     RateCurve,
     at_optimum,
     best_tried,
+    tried,
 )
 from analysis.table.factors import FULL
 
@@ -33,6 +34,9 @@ TEXT, INSTRUCTIONS = "CPT", "IFT"
 SETTINGS = ("code CPT", "code IFT", "math CPT", "math IFT")
 NATS, POINTS = "nats a token", "points"
 
+AS_GOOD = 0.02  # nats a token: 2 % of the perplexity
+# From both outcomes of an arm at a budget over its rates, whose losses are the same, both at one.
+Choose = Callable[[RateCurve, RateCurve], tuple[Chosen, Chosen]]
 Parts = pd.Series  # by seed: each seed's part in a number, whose mean is the number
 
 
@@ -91,13 +95,13 @@ class Tradeoff:
     unit: str  # of what was learnt: NATS or POINTS
     base: float | None  # the untouched base's score on the source tasks
     optimizer: str  # the usual one
-    choose: Callable[[RateCurve], Chosen] = best_tried
+    choose: Choose = lambda learnt, kept: (best_tried(learnt), best_tried(kept))
 
     @cached_property
     def points(self) -> tuple[Own, ...]:
         """Every arm at every budget of every setting."""
         return tuple(
-            Own(setting, learnt.arm, float(learnt.place), self.choose(learnt), self.choose(kept))
+            Own(setting, learnt.arm, float(learnt.place), *self.choose(learnt, kept))
             for setting, learnt, kept in self.curves
         )
 
@@ -126,7 +130,7 @@ class Tradeoff:
         own = [p for p in self.points if (p.setting, p.arm) == (setting, arm)]
         return {p.budget: p for p in sorted(own, key=lambda p: p.budget)}
 
-    def chosen_by(self, choose: Callable[[RateCurve], Chosen]) -> "Tradeoff":
+    def chosen_by(self, choose: Choose) -> "Tradeoff":
         """Return the same runs with rates chosen in another way."""
         return replace(self, choose=choose)
 
@@ -134,6 +138,22 @@ class Tradeoff:
 def lora(rank: float) -> str:
     """Return the name of plain LoRA of a rank."""
     return f"LoRA r{rank:g}"
+
+
+def by_parabola(learnt: RateCurve, kept: RateCurve) -> tuple[Chosen, Chosen]:
+    """Return both outcomes at the rate of `near_best`."""
+    return near_best(learnt), near_best(kept)
+
+
+def kindest(learnt: RateCurve, kept: RateCurve) -> tuple[Chosen, Chosen]:
+    """Return both outcomes at the rate that keeps most, of those that learn as well as the best.
+
+    A rate learns as well whose mean validation loss lies within `AS_GOOD` of the lowest.
+    """
+    loss_K = learnt.loss_SK.mean(axis=0)
+    kept_K = np.where(loss_K <= loss_K.min() + AS_GOOD, kept.score_SK.mean(axis=0), -np.inf)
+    k = int(kept_K.argmax())
+    return tried(learnt, k), tried(kept, k)
 
 
 def near_best(curve: RateCurve) -> Chosen:

@@ -181,7 +181,11 @@ def vertex(b1: float, b2: float, x_K: Array) -> tuple[float, str]:
 
 def best_tried(curve: RateCurve) -> Chosen:
     """Return the rate of lowest mean validation loss among those tried, and the score there."""
-    k = int(curve.loss_SK.mean(axis=0).argmin())
+    return tried(curve, int(curve.loss_SK.mean(axis=0).argmin()))
+
+
+def tried(curve: RateCurve, k: int) -> Chosen:
+    """Return the k-th of the rates tried, and the score there."""
     end = {0: LOW, len(curve.x_K) - 1: HIGH}.get(k, "") if len(curve.x_K) > 1 else ""
     weights_K = np.eye(len(curve.x_K))[k]
     still_S = np.zeros(len(curve.seeds))
