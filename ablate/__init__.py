@@ -6,10 +6,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablate.version import __version__
+
 if TYPE_CHECKING:
     from analysis.facade import LoadedTable
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

@@ -6,7 +6,6 @@ Exit status: 0 success, 1 some cells failed (the rest are recorded), 2 the reque
 import sys
 from collections.abc import Sequence
 
-from ablate import __version__
 from ablate.commands import (
     completion,
     doctor,
@@ -30,6 +29,7 @@ from ablate.commands.help import topic
 from ablate.commands.verb import HELP
 from ablate.errors import UserError, nearest, refuse
 from ablate.terminal import unbroken
+from ablate.version import __version__
 
 # The verbs by what they are for, in the order in which one meets them.
 PURPOSES = {

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate import __version__
 from ablate.paths import cache_dir, conf_dir, in_checkout
+from ablate.version import __version__
 
 State = Literal["ok", "absent", "slow", "fault"]
 GIB = 2**30

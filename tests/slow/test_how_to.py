@@ -83,7 +83,7 @@ def carried_out(line, folder, known):
         launcher = ["hydra/launcher=basic"] * (words[1] in ("sweep", "tune"))
         assert cli.main([*words[1:], *launcher]) == 0, line
     else:
-        shell(line, folder)
+        print(shell(line, folder))
 
 
 def installed(folder, site, package):
