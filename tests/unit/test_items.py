@@ -141,7 +141,8 @@ def test_two_runs_are_compared_by_the_paired_t_over_items():
     found = paired(dense(score), *split(dense(score), 1))
     gap = (score[0] - score[1]).astype(float)
     assert found.estimate == pytest.approx(gap.mean())
-    assert found.items.se == pytest.approx(gap.std(ddof=1) / np.sqrt(300))
+    unseen = 100**2 / 2 / 300**2  # half a change more, see test_crossed
+    assert found.items.se == pytest.approx(np.sqrt(gap.var(ddof=1) / 300 + unseen))
     assert found.unpaired == pytest.approx(
         np.sqrt(sum(score[i].var(ddof=1) / 300 for i in range(2)))
     )
@@ -156,7 +157,10 @@ def test_tasks_weigh_equally():
     assert item_weights(items).sum() == pytest.approx(1)
     found = paired(items, *split(items, 1))
     assert found.estimate == pytest.approx((5 + 0) / 2)
-    assert found.items.se == pytest.approx(np.sqrt(np.var([7, 4, 4], ddof=1) / 3) / 2)
+    changed = (49 + 16 + 16) / 3 / 2 / 9  # half a change more in a, two of 100 points in b
+    none = 2 * (100 / 9) ** 2
+    seen = np.var([7, 4, 4], ddof=1) / 3
+    assert found.items.se == pytest.approx(np.sqrt(seen + (changed + none) / 2) / 2)
 
 
 @pytest.mark.parametrize(("run_sd", "item_sd"), [(2.0, 0.0), (1.0, 8.0), (0.0, 8.0)])

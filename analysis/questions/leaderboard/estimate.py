@@ -24,10 +24,10 @@ import pandas as pd
 from analysis.engine.linalg import Array
 from analysis.engine.ties import falling
 from analysis.errors import AnalysisError
+from analysis.inference.crossed import rest_variance
 from analysis.inference.estimates import DF_RULES
 from analysis.inference.selection import against_best, letters
 from analysis.inference.winners import Winner, winner
-from analysis.questions.noise.paired import rest_variance
 from analysis.table.adjusted_means import by_rule, seed_adjusted
 from analysis.table.cells import run_means
 from analysis.table.factors import cell_names, factors_of, stratum_names

@@ -22,8 +22,8 @@ import pandas as pd
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
+from analysis.inference.crossed import items_variance, rest_variance
 from analysis.inference.moderated import moderated
-from analysis.questions.noise.paired import items_variance, rest_variance
 from analysis.questions.own_rate.curves import Chosen
 from analysis.table.items import Items, item_weights
 
