@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ablate.commands import (
+    compare,
     completion,
     doctor,
     export,
@@ -36,7 +37,7 @@ PURPOSES = {
     "begin": (init, doctor, completion),
     "before anything trains": (tokens, plan),
     "train and score": (run, sweep, status, tune, reproduce, pretrain),
-    "read the results": (report, judge),
+    "read the results": (report, compare, judge),
     "keep and hand on": (export, verify, store),
 }
 VERBS = {module.VERB.name: module.VERB for some in PURPOSES.values() for module in some}

@@ -38,7 +38,7 @@ from analysis.report.section_data import SectionData, section_data
 from analysis.table.cells import ARM as ADAPTER_RANK
 from analysis.table.cells import arm_text, without_rank
 from analysis.table.columns import is_results
-from analysis.table.conditions import ARM, OWN, differences
+from analysis.table.conditions import ARM, OWN, differences, under_equal_conditions
 from analysis.table.factors import factors_of, level_columns, level_text
 from analysis.table.frame import from_results, read, study_rows
 from analysis.table.items import read_items
@@ -267,10 +267,7 @@ class LoadedStudy(LoadedTable):
             AnalysisError: there is no such arm, factor or level, a run is on both sides, or
                 nowhere did both sides run under equal conditions with replicates.
         """
-        sides = [self._runs(n, side) for n, side in (("first", first), ("second", second))]
-        if sides[0] & sides[1]:
-            raise AnalysisError(f"compare: some runs belong to {first} and to {second}")
-        named = _named(first) | _named(second)
+        sides, named = self._sides(first, second)
         rule = self.options.get("df") or DF_RULES[0]
         found = list(differences(self._names, sides, named, df=rule))
         if not found:
@@ -280,6 +277,32 @@ class LoadedStudy(LoadedTable):
         margin = self.options.get("margin")
         table = judged(found, MARGIN if margin is None else margin)
         return table.rename(columns={"p_holm": "p_adjusted"})
+
+    def pairs(self, first: Side, second: Side) -> pd.DataFrame:
+        """Return the runs of two sides under the conditions that both ran.
+
+        Args:
+            first: as of `compare`.
+            second: as of `compare`.
+
+        Returns:
+            One row a run: trained (its train_key), seed, condition, first (whether of that side).
+
+        Raises:
+            AnalysisError: as of `compare`.
+        """
+        sides, named = self._sides(first, second)
+        found = under_equal_conditions(self._names, sides, named)
+        if found.empty:
+            raise AnalysisError(f"compare: {first} and {second} did not run under equal conditions")
+        return found
+
+    def _sides(self, first: Side, second: Side) -> tuple[list[set[str]], set[str]]:
+        """Return the names of the runs of both sides, and the factors that the sides fix."""
+        sides = [self._runs(n, side) for n, side in (("first", first), ("second", second))]
+        if sides[0] & sides[1]:
+            raise AnalysisError(f"compare: some runs belong to {first} and to {second}")
+        return sides, _named(first) | _named(second)
 
     @cached_property
     def _names(self) -> pd.DataFrame:

@@ -8,18 +8,21 @@ from ablate.errors import UserError
 from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
 
+TABLES = (".csv", ".tsv", ".parquet")
+
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.results.seal import note_made
     from analysis.errors import AnalysisError
     from analysis.report.build import build
-    from analysis.report.outcome import outcome
 
     if len(rest) != 1:
-        raise UserError("ablate report: give one folder of results, or a CSV or parquet table")
+        raise UserError("ablate report: give one folder of results or of logs, or one table")
     source, asked = Path(rest[0]), Path(given.out) if given.out else None
     if asked:
         check_folder("--out", asked)
+    if (page := _of_logs(source, asked, given)) is not None:
+        return _told(page)
     table = _table(source, asked)
     out = asked or table.parent / "report"
     folder = source if source.is_dir() else None
@@ -33,9 +36,40 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(str(error)) from None
     if out == source / "report":
         note_made(out, table)
+    return _told(page)
+
+
+def _told(page: Path) -> int:
+    from analysis.report.outcome import outcome
+
     for line in outcome(page):
         paragraph(CONSOLE, line)
     return 0
+
+
+def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path | None:
+    """Return the report of logs that other programs wrote; None where `source` is something else.
+
+    Raises:
+        UserError: they cannot be read, or an option is of tables alone.
+    """
+    if source.suffix in TABLES or (source / "results.parquet").is_file():
+        return None
+    from analysis.compare.page import build_logs
+    from analysis.errors import AnalysisError
+    from analysis.logs.read import is_logs
+
+    check_name("table", source)
+    try:
+        if not source.exists() or not is_logs(source):
+            return None
+        for name in ("score", "formula", "family", "weights", "df", "frozen"):
+            if getattr(given, name) is not None:
+                raise UserError(f"--{name}: belongs to tables; logs of items take --out, --margin")
+        place = source if source.is_dir() else source.parent
+        return build_logs(source, out or place / "report", given.margin)
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
 
 
 def _table(source: Path, out: Path | None) -> Path:
@@ -59,7 +93,8 @@ def _table(source: Path, out: Path | None) -> Path:
     table = source / "results.parquet" if source.is_dir() else source
     if not table.exists():
         raise UserError(
-            f"{table}: no such table; give a folder of results, a CSV or a parquet file"
+            f"{table}: no such table; give a folder of results, a CSV or a parquet file, or logs "
+            f"of lm-eval, Inspect or Every Eval Ever"
         )
     return table
 
@@ -69,9 +104,11 @@ VERB = Verb(
     summary="fit and write the report of results, or of any long table",
     about=(
         "Fits a mixed-effects model to a folder of results or to a table with one score a row, "
-        "and writes the report. What is not given is proposed from the table, with the reasons."
+        "and writes the report. What is not given is proposed from the table, with the reasons. "
+        "Logs of items (lm-eval --log_samples, Inspect, Every Eval Ever) give models by benchmarks "
+        "with intervals, and each model less the best, paired by item."
     ),
-    words="DIR_OR_TABLE",
+    words="DIR_OR_TABLE_OR_LOGS",
     options=(
         Flag("--out", "where to write (default: report/ beside the table)", "DIR"),
         Flag("--score", "the column with the score", "COLUMN"),
@@ -88,7 +125,7 @@ VERB = Verb(
     ),
     examples=(
         "ablate report results/mine",
-        "ablate report scores.csv --score accuracy --family beta",
+        "ablate report logs/lm_eval --margin 2",
         "ablate report items.csv --score right --formula 'right ~ arm + (1 | item)'",
     ),
     run=_run,

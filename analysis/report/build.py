@@ -269,7 +269,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         title=f"Study {name}" if name else "Study",
         question=_question(study.folder),
         source=source,
-        version=_version(),
+        version=version(),
         first=_first(study),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
@@ -320,7 +320,7 @@ def _plain_page(
         title=f"Study {name}" if name else "Study",
         question=_question(folder),
         source=source,
-        version=_version(),
+        version=version(),
         first=first_screen.section(heldout.headlines(frame), nothing=nothing),
         sections=tuple(part for part in sections if part is not None),
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(raw).items()),
@@ -358,7 +358,7 @@ def _external_page(reg: Regression, source: str) -> Page:
     return Page(
         title=f"Regression of {reg.score}",
         source=source,
-        version=_version(),
+        version=version(),
         first=first,
         sections=external_sections(reg, found),
         facts=facts,
@@ -368,7 +368,8 @@ def _external_page(reg: Regression, source: str) -> Page:
     )
 
 
-def _version() -> str:
+def version() -> str:
+    """Return this program's version; "" where it is not installed."""
     try:
         return metadata.version("ablate")
     except metadata.PackageNotFoundError:

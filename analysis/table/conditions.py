@@ -37,8 +37,7 @@ def differences(
     first = sides[0]
     chosen = rows[rows["run"].isin(first | sides[1])]
     facts = chosen.drop_duplicates("run").set_index("run")[["trained", *OWN]]
-    named = named | {TWINS[n] for n in named if n in TWINS}
-    carried = {carrier(n) for n in named} - {"", *named}
+    named, carried = _fixed(named)
     strata = [n for n in STRATA if n in chosen and n not in named | carried]
     for side in [s for s in ("target", "source", "both") if (chosen["side"] == s).any()]:
         runs = run_means(chosen, side=side)
@@ -56,6 +55,32 @@ def differences(
                 head |= {"tasks": side, "runs_first": int(counts[True])}
                 head |= {"runs_second": int(counts[False]), "replicated": means.replicated}
                 yield head, effect
+
+
+def under_equal_conditions(
+    rows: pd.DataFrame, sides: Sequence[set[str]], named: set[str]
+) -> pd.DataFrame:
+    """Return the runs of two sides under conditions that both ran, whatever their benchmarks.
+
+    Data set and base model are conditions like any other here.
+
+    Args:
+        rows: as of `differences`.
+        sides: as of `differences`.
+        named: as of `differences`.
+
+    Returns:
+        One row a run: trained, seed, condition, first.
+    """
+    runs = rows[rows["run"].isin(sides[0] | sides[1])].drop_duplicates("run")
+    runs = runs.assign(first=runs["run"].isin(sides[0])).reset_index(drop=True)
+    return _shared(runs, *_fixed(named))[["trained", "seed", "condition", "first"]]
+
+
+def _fixed(named: set[str]) -> tuple[set[str], set[str]]:
+    """Return all factors that the sides fix, and the columns that carry a setting of these."""
+    named = named | {TWINS[n] for n in named if n in TWINS}
+    return named, {carrier(n) for n in named} - {"", *named}
 
 
 def _shared(runs: pd.DataFrame, named: set[str], carried: set[str]) -> pd.DataFrame:

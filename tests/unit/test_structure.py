@@ -65,6 +65,7 @@ FLOORS = [
     {"analysis.mixed"},
     {"analysis.inference"},
     {"analysis.table"},
+    {"analysis.logs"},
     {"analysis.curve"},
     {"analysis.report"},
     {"analysis.regression"},
@@ -74,6 +75,7 @@ FLOORS = [
     {"analysis.report.build", "analysis.report.overview",
      "analysis.report.plain", "analysis.report.trust", "analysis.report.plugged"},
     {"analysis.facade"},
+    {"analysis.compare"},
 ]  # fmt: skip
 # Inside a question: numbers, then how they are drawn, then how they are told.
 PARTS = {"figure": 1, "section": 2}

@@ -1,0 +1,263 @@
+"""`ablate compare`: is B worse than A? Two runs, arms, folders or logs, item by item."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ablate.commands.verb import Flag, Verb, above_0
+from ablate.errors import UserError
+from ablate.paths import check_name
+from ablate.terminal import CONSOLE, paragraph
+
+if TYPE_CHECKING:
+    from analysis.compare.estimate import Compared
+    from analysis.compare.matched import Matched
+    from analysis.compare.rows import Row
+    from analysis.compare.verdict import Verdict
+
+FORMATS = ("text", "json")
+MOST_SETTINGS, MOST_ROWS = 20, 60
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    from analysis.compare.estimate import compared
+    from analysis.compare.verdict import verdict
+    from analysis.errors import AnalysisError
+
+    if len(rest) != 2:
+        raise UserError(
+            "ablate compare: takes two sides, A (the baseline) and B: cells, folders or logs; arms "
+            "of one folder with --in DIR"
+        )
+    if given.flips:
+        check_name("--flips", Path(given.flips))
+    try:
+        runs = _sides(given, *rest)
+        found = compared(runs, _asked(given))
+        said = verdict(found, runs, given.margin)
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
+    if given.flips:
+        _write_flips(Path(given.flips), found)
+    if given.format == "json":
+        print(json.dumps(_as_json(rest, runs, found, said), indent=1))
+    else:
+        _show(rest, runs, found, said)
+    return said.status
+
+
+def _asked(given: argparse.Namespace) -> Any:
+    from analysis.compare.benchmarks import Asked
+
+    return Asked(given.metric or "", given.cluster or "", given.by_id)
+
+
+def _sides(given: argparse.Namespace, first: str, second: str) -> "Matched":
+    from analysis.compare.sides import inside, paths
+
+    metrics = (given.metric,) if given.metric else ()
+    if getattr(given, "in") is not None:
+        return inside(Path(getattr(given, "in")), first, second, metrics=metrics)
+    return paths(first, second, cluster=given.cluster or "", metrics=metrics)
+
+
+def _show(names: list[str], runs: "Matched", found: "Compared", said: "Verdict") -> None:
+    from analysis.compare.settings import differing
+
+    for letter, name, side in zip("AB", names, (runs.first, runs.second), strict=True):
+        seeds = [log.seed for log in side if log.seed]
+        told = f", seeds {', '.join(dict.fromkeys(seeds))}" if len(side) > 1 and seeds else ""
+        count = "1 run" if len(side) == 1 else f"{len(side)} runs"
+        paragraph(CONSOLE, f"{name} ({count}{told})", lead=f"{letter}:")
+    settings = differing(runs.first, runs.second)
+    if settings:
+        CONSOLE.print(_settings(settings))
+        if len(settings) > MOST_SETTINGS:
+            CONSOLE.print(f"and {len(settings) - MOST_SETTINGS} settings more (--format json)")
+    else:
+        CONSOLE.print("no setting that was logged differs")
+    CONSOLE.print()
+    rows = [*found.rows, *([found.overall] if len(found.rows) > 1 else [])]
+    CONSOLE.print(_table(rows, adjusted=len(found.rows) > 1))
+    for line in (*_missing(rows), *found.notes, *_beside(found)):
+        paragraph(CONSOLE, line)
+    CONSOLE.print()
+    paragraph(CONSOLE, said.text, lead="verdict:")
+
+
+def _settings(settings: list[tuple[str, str, str]]) -> Table:
+    table = Table("setting", "A", "B", box=None, pad_edge=False)
+    for row in settings[:MOST_SETTINGS]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _table(rows: "list[Row]", *, adjusted: bool) -> Table:
+    heads = ["benchmark", "items", "A", "B", "B − A", "95 %", "p (Holm)" if adjusted else "p"]
+    heads += ["down", "up", "McNemar p", "unpaired 95 %", "unpaired p"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right")
+    shown = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS - 1], rows[-1]]
+    for row in shown:
+        table.add_row(*map(Text, _cells(row)))
+    return table
+
+
+def _cells(row: "Row") -> list[str]:
+    from analysis.report.tables import MISSING, P_VALUE, shown
+
+    effect, digits = row.effect, ".2f" if row.unit == "points" else ".4g"
+    gap, ends, p = MISSING, MISSING, MISSING
+    if effect is not None:
+        gap = f"{effect.estimate:+{digits}}"
+        ends = f"{effect.low:+{digits}} to {effect.high:+{digits}}"
+        p = shown(row.p_adjusted if row.metric else effect.p, P_VALUE)
+    half = 1.96 * row.apart
+    apart = f"{row.b - row.a - half:+{digits}} to {row.b - row.a + half:+{digits}}"
+    name = f"{row.name} [{row.metric.removesuffix(',none')}]" if row.metric else row.name
+    flips = [str(row.down), str(row.up)] if row.items else [MISSING, MISSING]
+    return [
+        name, f"{row.items:,}" if row.items else MISSING, shown(row.a, digits),
+        shown(row.b, digits), gap, ends, p, *flips, shown(row.mcnemar, P_VALUE),
+        apart if row.apart > 0 else MISSING, shown(row.p_apart, P_VALUE),
+    ]  # fmt: skip
+
+
+def _missing(rows: "list[Row]") -> list[str]:
+    """Return a line on every benchmark of which items are missing."""
+    found = []
+    for row in rows:
+        lost = row.missing
+        if lost is None or not lost.count or not row.metric:
+            continue
+        parts = [
+            f"{count:,} {whose}"
+            for count, whose in (
+                (lost.first, "of A"), (lost.second, "of B"), (lost.either, "of both"),
+            ) if count
+        ]  # fmt: skip
+        found.append(
+            f"{row.name}: items are missing ({', '.join(parts)}) and do not count; whatever their "
+            f"scores, B − A of these runs lies between {lost.low:+.3g} and {lost.high:+.3g}."
+        )
+    return found
+
+
+def _beside(found: "Compared") -> list[str]:
+    """Return what the columns mean that need words."""
+    said = []
+    if any(row.items for row in found.rows):
+        said.append(
+            "down, up: items on which B scores lower, higher. unpaired: lm-eval's own comparison, "
+            "as if the two sides had answered separate items."
+        )
+    return said
+
+
+def _as_json(
+    names: list[str], runs: "Matched", found: "Compared", said: "Verdict"
+) -> dict[str, Any]:
+    from analysis.compare.settings import differing
+
+    return {
+        "a": {"name": names[0], "runs": [str(log.source) for log in runs.first]},
+        "b": {"name": names[1], "runs": [str(log.source) for log in runs.second]},
+        "verdict": said.word,
+        "text": said.text,
+        "status": said.status,
+        "worse": list(said.worse),
+        "overall": _row_json(found.overall),
+        "benchmarks": [_row_json(row) for row in found.rows],
+        "settings": [dict(zip(("setting", "a", "b"), row, strict=True)) for row in
+                     differing(runs.first, runs.second)],
+        "notes": list(found.notes),
+    }  # fmt: skip
+
+
+def _row_json(row: "Row") -> dict[str, Any]:
+    known = {
+        "name": row.name, "metric": row.metric, "unit": row.unit, "sampled": row.scope,
+        "items": row.items, "clusters": row.clusters, "a": row.a, "b": row.b,
+        "down": row.down, "up": row.up, "mcnemar_p": row.mcnemar, "p_adjusted": row.p_adjusted,
+        "unpaired_se": row.apart, "unpaired_p": row.p_apart,
+    }  # fmt: skip
+    for name, effect in (("", row.effect), ("items_", row.over_items), ("runs_", row.over_runs)):
+        if effect is not None:
+            parts = ("estimate", "low", "high", "se", "df", "p")
+            known |= {f"{name}{part}": getattr(effect, part) for part in parts}
+    if row.missing is not None:
+        parts = ("first", "second", "either", "low", "high")
+        keys = ("missing_a", "missing_b", "missing_both", "bound_low", "bound_high")
+        known |= {k: getattr(row.missing, part) for k, part in zip(keys, parts, strict=True)}
+    return {k: _finite(v) for k, v in known.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Return a number as JSON can hold it: null for what is not finite."""
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def _write_flips(path: Path, found: "Compared") -> None:
+    """Write the items on which the sides differ, with the scores of both."""
+    import numpy as np
+    import pandas as pd
+
+    from ablate.results.spreadsheet import write_csv
+
+    tables = []
+    for one in found.benchmarks:
+        known = one.known_I
+        a_I, b_I = (x[:, known].mean(axis=0) for x in (one.a_SI, one.b_SI))
+        table = pd.DataFrame(
+            {
+                "benchmark": one.name,
+                "item": one.names_I[known],
+                "a": a_I,
+                "b": b_I,
+                "change": b_I - a_I,
+            }
+        )
+        tables.append(table[np.abs(table["change"]) > 0])
+    every = pd.concat(tables) if tables else pd.DataFrame(columns=["benchmark", "item", "a", "b"])
+    write_csv(every, path)
+
+
+VERB = Verb(
+    name="compare",
+    summary="is B worse than A? two runs, arms, folders or logs, item by item",
+    about=(
+        "Pairs the items that A (the baseline) and B were scored on and says how B differs: B less "
+        "A with its interval by benchmark and over all, answers that changed either way, bounds "
+        "for missing items, the settings that differ, and one verdict. Reads cells and folders of "
+        "results, lm-eval (--log_samples), Inspect, Every Eval Ever, W&B and MLflow. Exit status 0 "
+        "where B is not distinguishably worse (with --margin: is shown to be no worse than that), "
+        "1 where it is, 2 for a wrong request."
+    ),
+    words="A B",
+    options=(
+        Flag("--in", "A and B are arms ('lora r8'), levels (adapter=lora,rank=8) or names of "
+             "runs in this folder of results or table of runs", "DIR_OR_TABLE"),
+        Flag("--metric", "the metric to compare by (default: each benchmark's first of acc_norm, "
+             "acc, exact_match, ...); of a table of runs the column", "NAME"),
+        Flag("--cluster", "items with the same value of this field of their document belong "
+             "together (a passage, say); `task`: subtasks are a sample", "FIELD"),
+        Flag("--margin", "B passes where it is shown to be no more than this worse", "POINTS",
+             above_0),
+        Flag("--by-id", "pair items by number though their documents differ"),
+        Flag("--flips", "write the items that changed to a CSV file", "FILE"),
+        Flag("--format", "text or json (default: text)", "FORMAT", str, FORMATS, "text"),
+    ),
+    examples=(
+        "ablate compare results/mine/cells/3f2a results/mine/cells/77c0",
+        "ablate compare full 'lora r8' --in results/mine --margin 1",
+        "ablate compare logs/base logs/tuned --metric acc_norm --format json",
+    ),
+    run=_run,
+)  # fmt: skip

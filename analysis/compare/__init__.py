@@ -1,0 +1,1 @@
+"""Two sides compared: runs matched, their items paired, one verdict."""

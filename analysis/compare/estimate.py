@@ -1,0 +1,100 @@
+"""The difference of two sides, B less A: benchmark by benchmark, and the mean over benchmarks.
+
+Whose uncertainty it has follows from what was sampled. With one run a side these are the items
+alone: the statement is of these very runs on other items like these. With several runs a side it is
+of other runs on other items (`inference.crossed`). Where no items were logged it is of other runs,
+paired by seed, or, from the errors that a log states, of separate items for either side, which is
+what lm-eval's own comparison assumes and is too wide for answers to the same items.
+
+Benchmarks weigh equally in the mean, items equally within a benchmark.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from analysis.compare.benchmarks import TASK, Asked, Benchmark, benchmarks
+from analysis.compare.matched import Matched
+from analysis.compare.paired_items import benchmark_row, mean_row
+from analysis.compare.rows import Row
+from analysis.compare.stated import mean_of_rows, stated_rows
+from analysis.errors import AnalysisError, listed
+from analysis.inference.estimates import holm
+from analysis.logs.log import Log
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All rows of a comparison, and the one that the verdict is of."""
+
+    rows: tuple[Row, ...]
+    overall: Row
+    benchmarks: tuple[Benchmark, ...]
+    notes: tuple[str, ...]
+
+
+def compared(runs: Matched, asked: Asked) -> Compared:
+    """Return B less A: by benchmark, and over all that are in points.
+
+    Raises:
+        AnalysisError: the sides share no benchmark, or nothing tells the error of the difference.
+    """
+    found = list(benchmarks(runs, asked))
+    known = {str(task) for one in found for task in one.task_I}
+    if asked.cluster == TASK:
+        known |= {str(t) for one in found if one.cluster_I is not None for t in one.cluster_I}
+    rows = [benchmark_row(one, runs) for one in found]
+    rows += stated_rows(runs, asked, known)
+    if not rows:
+        raise AnalysisError(_nothing(runs))
+    p = holm([row.effect.p if row.effect else math.nan for row in rows])
+    rows = [replace(row, p_adjusted=value) for row, value in zip(rows, p, strict=True)]
+    overall = rows[0] if len(rows) == 1 else _mean(found, rows, runs)
+    if overall.effect is None:
+        raise AnalysisError(
+            f"compare: nothing tells the error of {overall.name}: fewer than two of its items were "
+            f"logged on both sides, and there is one run a side; log samples (lm-eval: "
+            f"--log_samples), or name several seeds a side"
+        )
+    notes = [*runs.notes, *(note for one in found for note in one.notes), *_left_out(runs)]
+    notes += [f"{r.name}: a low {r.metric} is good; signs are turned." for r in rows if r.turned]
+    return Compared(tuple(rows), overall, tuple(found), tuple(notes))
+
+
+def _mean(found: list[Benchmark], rows: list[Row], runs: Matched) -> Row:
+    """Return the mean over the benchmarks in points.
+
+    Raises:
+        AnalysisError: none is.
+    """
+    used = [row for row in rows if row.unit == "points" and row.effect is not None]
+    if not used:
+        raise AnalysisError(
+            f"compare: nothing tells the error of a mean over {listed(r.name for r in rows)}: "
+            f"their scores have no common unit, or one run a side and no items; name one by "
+            f"--metric, log samples, or name several seeds a side"
+        )
+    names = {row.name for row in used if row.items}
+    own = [one for one in found if one.name in names]
+    if len(own) < len(used):
+        return mean_of_rows(used, runs)
+    return mean_row(own, used, runs)
+
+
+def _nothing(runs: Matched) -> str:
+    sides = [listed(sorted(_tasks(side, all_of=False)), limit=5) or "none" for side in
+             ((runs.first), (runs.second))]  # fmt: skip
+    return f"compare: A and B share no benchmark; A has {sides[0]}, B has {sides[1]}"
+
+
+def _tasks(side: tuple[Log, ...], *, all_of: bool) -> set[str]:
+    own = [set(map(str, log.items["task"])) | set(map(str, log.scores["task"])) for log in side]
+    return set.intersection(*own) if all_of else set.union(*own)
+
+
+def _left_out(runs: Matched) -> Iterator[str]:
+    """Yield what one side alone has."""
+    tasks = [_tasks(side, all_of=True) for side in (runs.first, runs.second)]
+    for name, more in (("A", tasks[0] - tasks[1]), ("B", tasks[1] - tasks[0])):
+        if more:
+            yield f"Only {name} has {listed(sorted(more), limit=4)}: not compared."

@@ -1,0 +1,130 @@
+"""What the two words of a comparison stand for: paths, or sides of one folder or table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from analysis.compare.matched import Matched, matched
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.facade import LoadedStudy
+from analysis.logs import own, read
+from analysis.logs.log import Log
+from analysis.table.frame import read as read_table
+
+Side = str | dict[str, str]
+
+
+def paths(first: str, second: str, *, cluster: str, metrics: Sequence[str]) -> Matched:
+    """Return the runs that two paths, or patterns of paths, name.
+
+    Raises:
+        AnalysisError: a side is not there, cannot be read, or has no partner on the other.
+    """
+    sides = [read.read_side(s, cluster=cluster, metrics=metrics) for s in (first, second)]
+    return matched(*(_of_models(side) for side in sides))
+
+
+def _of_models(side: Sequence[Log]) -> list[Log]:
+    """Return logs of which the model is a condition, where one path holds several models."""
+    models = {log.model for log in side}
+    if (
+        any(log.levels for log in side)
+        or len(models) == 1
+        or len({log.source for log in side}) == 1
+    ):
+        return list(side)
+    if len({log.name for log in side} - models):  # several paths: each is a run of the side
+        return list(side)
+    return [replace(log, levels={"model": log.model}) for log in side]
+
+
+def inside(place: Path, first: str, second: str, *, metrics: Sequence[str]) -> Matched:
+    """Return the runs of two sides of one folder of results, or of one table of runs.
+
+    Args:
+        place: the folder or table.
+        first: an arm ("lora r8"), levels ("adapter=lora,rank=8"), or a key or a run's name.
+        second: the same for the other side.
+        metrics: the columns of scores in a table of runs.
+
+    Raises:
+        AnalysisError: there is no such side, or the two did not run under equal conditions.
+    """
+    if not place.exists():
+        raise AnalysisError(f"--in={place}: no such file or folder")
+    if own.is_folder(place):
+        return _of_results(place, first, second)
+    every = read.read_logs(place, metrics=metrics)
+    return matched(*(_chosen(every, side, place) for side in (first, second)))
+
+
+def levels_of(words: str) -> Side:
+    """Return a side as an arm's name, or as levels by factor where it has the form KEY=VALUE."""
+    parts = [part.partition("=") for part in words.split(",")]
+    if all(middle and name.strip() for name, middle, _ in parts):
+        return {name.strip(): value.strip() for name, _, value in parts}
+    return words
+
+
+def _of_results(folder: Path, first: str, second: str) -> Matched:
+    cells = [_cell(folder, side) for side in (first, second)]
+    if all(cell is not None for cell in cells):
+        return matched(*([own.read_cell(cell)] for cell in cells if cell is not None))
+    study = LoadedStudy(folder, read_table(folder), AnalysisError("not fitted"), {})
+    try:
+        found = study.pairs(levels_of(first), levels_of(second))
+    except AnalysisError as error:
+        text = str(error)
+        for words in (first, second):
+            text = text.replace(str(levels_of(words)), words)
+        raise AnalysisError(text) from None
+    sides: list[list[Log]] = []
+    for which in (True, False):
+        rows = found[found["first"] == which].to_dict("records")
+        sides.append([
+            own.read_cell(folder / "cells" / str(row["trained"]), {"condition": row["condition"]})
+            for row in rows
+        ])  # fmt: skip
+    return matched(*sides)
+
+
+def _cell(folder: Path, side: str) -> Path | None:
+    """Return the recorded cell whose key begins so; None where there is not one."""
+    begun = sorted((folder / "cells").glob(f"{side}*")) if side.isalnum() else []
+    return begun[0] if len(begun) == 1 and own.is_cell(begun[0]) else None
+
+
+def _chosen(every: Sequence[Log], side: str, place: Path) -> list[Log]:
+    """Return the runs of a table that a name or levels tell.
+
+    Raises:
+        AnalysisError: there is none, or no such column.
+    """
+    asked = levels_of(side)
+    if isinstance(asked, str):
+        found = [log for log in every if asked in (log.name, log.model)]
+        if not found:
+            names = list(dict.fromkeys(log.name for log in every))
+            raise AnalysisError(
+                f"{side}: no run of {place} has this name; they are {listed(names, limit=6)}, and "
+                f"levels are named as COLUMN=VALUE.{nearest(side, names)}"
+            )
+        return found
+    columns = {name for log in every for name in log.config}
+    for name in asked:
+        if name not in columns:
+            raise AnalysisError(f"{name}: no such column of {place}.{nearest(name, columns)}")
+    found = [log for log in every if all(_is(log.config, n, v) for n, v in asked.items())]
+    if not found:
+        name, value = next(iter(asked.items()))
+        known = sorted({log.config.get(name, "") for log in every})
+        raise AnalysisError(f"{name}={value}: not one of {listed(known)}.{nearest(value, known)}")
+    return found
+
+
+def _is(config: Mapping[str, str], name: str, value: str) -> bool:
+    own_value = config.get(name, "")
+    try:
+        return own_value == value or float(own_value) == float(value)
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""What other programs write of evaluations, read into one form."""

@@ -1,0 +1,155 @@
+"""Reads whatever holds scores: cells and folders of `ablate`, and what other programs wrote."""
+
+import glob
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from analysis.errors import AnalysisError, told
+from analysis.logs import every_eval_ever, inspect_ai, lm_eval, own, trackers
+from analysis.logs.files import json_object
+from analysis.logs.log import Log, combined, seed_in
+
+KINDS = (
+    "a recorded cell (OUT/cells/KEY), a folder of results, results of lm-eval (results_*.json, "
+    "samples_*.jsonl, or their folder), logs of Inspect (.eval, .json), files of Every Eval Ever, "
+    "runs of W&B or MLflow (a CSV, wandb/, mlruns/, mlflow.db)"
+)
+MOST_FILES = 20_000
+
+
+def read_side(words: str, *, cluster: str = "", metrics: Sequence[str] = ()) -> list[Log]:
+    """Return the runs that one side of a comparison names.
+
+    Args:
+        words: a path, a pattern of paths, or several with commas between them.
+        cluster: the field of documents that says which items belong together; "" for none.
+        metrics: the columns of scores in a table of runs.
+
+    Raises:
+        AnalysisError: there is nothing, or nothing that can be read.
+    """
+    places = [place for word in words.split(",") for place in _places(word.strip())]
+    found = [(place, read_logs(place, cluster=cluster, metrics=metrics)) for place in places]
+    if len(found) == 1:
+        return found[0][1]
+    several = [place for place, logs in found if len(logs) > 1]
+    if several:
+        raise AnalysisError(
+            f"{several[0]}: holds several runs; among several paths each is one run"
+        )
+    return [_named(logs[0], place) for place, logs in found]
+
+
+def _named(log: Log, place: Path) -> Log:
+    """Return one of several runs under the name of its path, and with the seed that it states."""
+    seed = seed_in(place.name, place) or log.seed
+    return replace(log, name=place.name, seed=seed)
+
+
+def _places(word: str) -> list[Path]:
+    if not word:
+        raise AnalysisError("compare: a side is empty; name a path on both")
+    if any(c in word for c in "*?[") and not Path(word).exists():
+        matched = sorted(map(Path, glob.glob(word)))
+        if not matched:
+            raise AnalysisError(f"{told(word)}: no path is of this pattern")
+        return matched
+    path = Path(word)
+    if path.exists():
+        return [path]
+    begun = sorted(path.parent.glob(f"{glob.escape(path.name)}*")) if path.name else []
+    cells = [p for p in begun if own.is_cell(p)]
+    if len(cells) == 1:
+        return cells
+    if cells:
+        raise AnalysisError(f"{told(word)}: {len(cells)} cells begin so; write more of the key")
+    raise AnalysisError(
+        f"{told(word)}: no such file or folder; name {KINDS}; arms of one folder are named by "
+        f"`ablate compare ARM ARM --in DIR`"
+    )
+
+
+def read_logs(path: Path, *, cluster: str = "", metrics: Sequence[str] = ()) -> list[Log]:
+    """Return the runs in a file or folder.
+
+    Args:
+        path: of it.
+        cluster: as of `read_side`.
+        metrics: as of `read_side`.
+
+    Raises:
+        AnalysisError: it holds nothing that is known here, or something damaged.
+    """
+    if path.is_dir():
+        if own.is_cell(path):
+            return [own.read_cell(path)]
+        if own.is_folder(path):
+            return own.read_folder(path)
+        if trackers.is_source(path):
+            return trackers.logs(trackers.runs(path), path, metrics)
+        return _of_folder(path, cluster)
+    if path.suffix == ".eval":
+        return [inspect_ai.read_archive(path, cluster)]
+    if path.suffix == ".jsonl":
+        return [lm_eval.of_samples(path, cluster)]
+    if path.suffix == ".json":
+        log = _of_json(path, cluster)
+        if log is not None:
+            return [log]
+    elif trackers.is_source(path):
+        return trackers.logs(trackers.runs(path), path, metrics)
+    raise AnalysisError(f"{path}: holds no scores that are known here; name {KINDS}")
+
+
+def is_logs(path: Path) -> bool:
+    """Return whether a path holds logs of items that other programs wrote."""
+    if path.is_dir():
+        return not own.is_folder(path) and not own.is_cell(path) and any(_files(path))
+    return path.suffix in (".eval", ".jsonl") or (
+        path.suffix == ".json" and _of_json(path, "") is not None
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of a folder that may be logs, in the order of their names."""
+    found = []
+    for number, file in enumerate(sorted(path.rglob("*"))):
+        if number > MOST_FILES:
+            raise AnalysisError(f"{path}: has more than {MOST_FILES:,} files; name a folder in it")
+        if file.suffix in (".json", ".eval") or file.name.startswith("samples_"):
+            found.append(file)
+    return found
+
+
+def _of_folder(path: Path, cluster: str) -> list[Log]:
+    """Return the logs of a folder, those of one model and seed as one."""
+    files = sorted(_files(path), key=lambda f: (lm_eval.when(f), f.name))
+    found = [_of_file(f, cluster) for f in files if f.suffix != ".jsonl"]
+    logs = [log for log in found if log is not None]
+    if not logs:
+        samples = [f for f in files if f.name.startswith("samples_") and f.suffix == ".jsonl"]
+        logs = [lm_eval.of_samples(f, cluster) for f in samples]
+    if not logs:
+        raise AnalysisError(f"{path}: holds no scores that are known here; name {KINDS}")
+    return combined(logs)
+
+
+def _of_file(path: Path, cluster: str) -> Log | None:
+    if path.suffix == ".eval":
+        return inspect_ai.read_archive(path, cluster)
+    return _of_json(path, cluster)
+
+
+def _of_json(path: Path, cluster: str) -> Log | None:
+    """Return the log in a JSON file; None where it holds something else."""
+    found = json_object(path)
+    if found is None:
+        return None
+    if lm_eval.is_results(found):
+        return lm_eval.read_results(path, found, cluster)
+    if inspect_ai.is_log(found):
+        return inspect_ai.read_json(path, found, cluster)
+    if every_eval_ever.is_record(found):
+        return every_eval_ever.read_record(path, found, cluster)
+    return None

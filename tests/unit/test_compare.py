@@ -1,0 +1,288 @@
+"""`ablate compare`: sides, flips, missing items, verdicts and exit status."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ablate import cli
+from analysis.compare.benchmarks import Asked
+from analysis.compare.estimate import compared
+from analysis.compare.matched import matched
+from analysis.compare.rows import APART, BOTH, ITEMS, RUNS
+from analysis.compare.verdict import verdict
+from analysis.errors import AnalysisError
+from analysis.logs.log import Log
+from tests.fake_results import fake_results
+from tests.stored import put
+
+LOGS = Path(__file__).parents[1] / "logs"
+LM_EVAL = LOGS / "lm_eval"
+
+
+def log(name="m", seed="", levels=None, **tasks):
+    """A run whose tasks are given as lists of scores; None is a score that it lacks."""
+    rows = [
+        (
+            task,
+            task.partition("_")[0],
+            "acc",
+            str(i),
+            str(i),
+            f"c{i // 4}",
+            np.nan if s is None else s,
+        )
+        for task, scores in tasks.items()
+        for i, s in enumerate(scores)
+    ]
+    columns = ["task", "group", "metric", "doc", "item", "cluster", "score"]
+    items = pd.DataFrame(rows, columns=columns).astype({"score": float})
+    return Log(name, name, Path(name), seed=seed, levels=levels or {}, items=items)
+
+
+def judged(first, second, margin=None, **asked):
+    runs = matched(first, second)
+    found = compared(runs, Asked(**asked))
+    return found, verdict(found, runs, margin)
+
+
+def answers(count, share, seed):
+    return (np.random.default_rng(seed).random(count) < share).astype(float)
+
+
+def test_flips_are_counted_either_way_beside_mcnemar():
+    a = [1.0] * 30 + [0.0] * 20
+    b = [0.0] * 9 + [1.0] * 21 + [1.0] * 2 + [0.0] * 18
+    found, said = judged([log(t=a)], [log(t=b)])
+    row = found.overall
+    assert (row.down, row.up) == (9, 2)
+    assert row.mcnemar == pytest.approx(stats.binomtest(2, 11).pvalue)
+    assert row.effect.estimate == pytest.approx(-14.0)
+    assert row.scope == ITEMS
+    assert said.status == 1
+    assert said.word == "worse"
+    assert "one run a side" in said.text
+
+
+def test_the_unpaired_test_beside_it_is_lm_evals(tmp_path):
+    """z = (acc - acc) / sqrt(se^2 + se^2), of the errors that lm-eval states."""
+    a, b = answers(60, 0.7, 1), answers(60, 0.5, 2)
+    row = judged([log(t=a)], [log(t=b)])[0].overall
+    errors = [x.std(ddof=1) / math.sqrt(60) for x in (a, b)]
+    z = (b.mean() - a.mean()) / math.hypot(*errors)
+    assert row.p_apart == pytest.approx(2 * stats.norm.sf(abs(z)))
+
+
+def test_missing_items_are_bounded_by_the_worst_and_the_best():
+    a = [1.0, 0.0, 1.0, 1.0, None]
+    b = [1.0, 1.0, None, 0.0, 1.0]
+    row = judged([log(t=a)], [log(t=b)])[0].overall
+    assert row.items == 3
+    assert (row.missing.first, row.missing.second, row.missing.either) == (1, 1, 0)
+    assert row.missing.low == pytest.approx(100 * ((1 + 1 + 0 + 0 + 1) - (1 + 0 + 1 + 1 + 1)) / 5)
+    assert row.missing.high == pytest.approx(100 * ((1 + 1 + 1 + 0 + 1) - (1 + 0 + 1 + 1 + 0)) / 5)
+
+
+def test_seeds_are_told_from_items():
+    rng = np.random.default_rng(3)
+    easy = rng.random(80)
+    sides = [[log(name, str(s), t=(rng.random(80) < easy).astype(float)) for s in range(3)]
+             for name in "ab"]  # fmt: skip
+    found, said = judged(*sides)
+    assert found.overall.scope == BOTH
+    assert "for other seeds and other items" in said.text
+    shuffled = judged(sides[0], sides[1][::-1])[0].overall
+    assert shuffled.effect == found.overall.effect  # partners are found by their seeds
+
+
+def test_runs_of_unknown_seeds_have_no_partner():
+    sides = [[log(f"{name}{s}", t=answers(40, 0.5, 10 * i + s)) for s in range(3)]
+             for i, name in enumerate("ab")]  # fmt: skip
+    assert matched(*sides).partners == 0
+    assert judged(*sides)[0].overall.scope == BOTH
+
+
+def test_one_seed_a_condition_samples_no_seeds():
+    sides = [[log(levels={"arm": name, "data": d}, seed="0", t=answers(40, 0.5, i))
+              for i, d in enumerate("xyz")] for name in "ab"]  # fmt: skip
+    found, said = judged(*sides)
+    assert found.overall.scope == ITEMS
+    assert "one seed a condition" in said.text
+    with pytest.raises(AnalysisError, match="no run of A stands under the conditions"):
+        matched(sides[0], [log(levels={"arm": "b", "data": "other"}, t=[1.0, 0.0]) for _ in "xy"])
+
+
+def test_subtasks_are_one_benchmark_and_may_be_its_clusters():
+    tasks = {f"g_{i}": answers(20 + i, 0.5, i) for i in range(6)}
+    other = {f"g_{i}": answers(20 + i, 0.5, 50 + i) for i in range(6)}
+    (row,) = judged([log(**tasks)], [log(**other)])[0].rows
+    every = (
+        np.concatenate(list(other.values())).mean() - np.concatenate(list(tasks.values())).mean()
+    )
+    assert (row.name, row.items) == ("g", 135)
+    assert row.effect.estimate == pytest.approx(100 * every)
+    clustered = judged([log(**tasks)], [log(**other)], cluster="task")[0].overall
+    assert clustered.clusters == 6
+    assert clustered.effect.df == 5
+    fours = judged([log(**tasks)], [log(**other)], cluster="passage")[0].overall
+    assert fours.clusters == sum(-(-(20 + i) // 4) for i in range(6))
+
+
+def test_benchmarks_weigh_equally_and_each_is_judged_by_itself():
+    a = {"x": answers(400, 0.9, 1), "y": answers(50, 0.5, 2)}
+    b = {"x": answers(400, 0.6, 3), "y": answers(50, 0.5, 2)}
+    found, said = judged([log(**a)], [log(**b)])
+    gaps = [100 * (b[n].mean() - a[n].mean()) for n in "xy"]
+    assert found.overall.effect.estimate == pytest.approx(np.mean(gaps))
+    assert said.worse == ("x",)
+    swapped, other = judged([log(**b)], [log(**a)])
+    assert other.status == 0
+    assert swapped.overall.effect.estimate == pytest.approx(-np.mean(gaps))
+
+
+def test_a_margin_turns_the_burden_around():
+    """With few items nothing is told apart, and nothing is shown either."""
+    a, b = answers(40, 0.5, 4), answers(40, 0.5, 5)
+    assert judged([log(t=a)], [log(t=b)])[1].status == 0
+    shy = judged([log(t=a)], [log(t=b)], margin=1.0)[1]
+    assert (shy.word, shy.status) == ("not shown to be no worse", 1)
+    many = answers(4000, 0.5, 6)
+    few = many.copy()
+    few[:10] = 1 - few[:10]
+    sure = judged([log(t=many)], [log(t=few)], margin=1.0)[1]
+    assert (sure.word, sure.status) == ("equivalent", 0)
+    bad = judged([log(t=answers(500, 0.9, 7))], [log(t=answers(500, 0.5, 8))], margin=5.0)[1]
+    assert (bad.word, bad.status) == ("worse", 1)
+
+
+def test_scores_without_items_are_compared_over_runs_or_by_their_errors():
+    def stated(name, seed, value, se=math.nan):
+        scores = pd.DataFrame([("t", "t", "acc", value, se, 100)],
+                              columns=["task", "group", "metric", "value", "se", "n"])  # fmt: skip
+        return Log(name, name, Path(name), seed=seed, scores=scores)
+
+    first = [stated("a", str(s), 0.5 + 0.01 * s) for s in range(4)]
+    second = [stated("b", str(s), 0.55 + 0.012 * s) for s in range(4)]
+    row = judged(first, second)[0].overall
+    peer = stats.ttest_rel([0.55 + 0.012 * s for s in range(4)], [0.5 + 0.01 * s for s in range(4)])
+    assert row.scope == RUNS
+    assert row.effect.p == pytest.approx(peer.pvalue)
+    row = judged([stated("a", "", 0.5, 0.03)], [stated("b", "", 0.6, 0.04)])[0].overall
+    assert row.scope == APART
+    assert row.effect.se == pytest.approx(5.0)
+    with pytest.raises(AnalysisError, match="nothing tells the error"):
+        judged(first[:1], second[:1])
+
+
+def test_other_documents_are_not_paired_by_their_number():
+    a, b = log(t=[1.0, 0.0, 1.0]), log(t=[1.0, 1.0, 1.0])
+    b.items["item"] += "x"
+    with pytest.raises(AnalysisError, match=r"share none of its documents.*--by-id"):
+        judged([a], [b])
+    found, _ = judged([a], [b], by_id=True)
+    assert found.overall.items == 3
+    assert "paired by number" in found.notes[0]
+
+
+def run(capsys, *words):
+    status = cli.main(["compare", *map(str, words)])
+    told = capsys.readouterr()
+    return status, told.out, told.err
+
+
+def test_results_of_lm_eval_are_compared(capsys, tmp_path):
+    sides = LM_EVAL / "toy__base", LM_EVAL / "toy__tuned"
+    status, out, _ = run(capsys, *sides, "--format", "json", "--flips", tmp_path / "flips.csv")
+    found = json.loads(out)
+    assert status == found["status"] == 0
+    names = [(row["name"], row["items"], row["missing_a"]) for row in found["benchmarks"]]
+    assert names == [("toy", 16, 2), ("toy_sums", 8, 0)]
+    assert {s["setting"] for s in found["settings"]} >= {"config.model_args.pretrained"}
+    assert "one run a side" in found["text"]
+    flips = pd.read_csv(tmp_path / "flips.csv")
+    assert len(flips) == sum(row["down"] + row["up"] for row in found["benchmarks"])
+    status, out, _ = run(capsys, *sides, "--metric", "acc", "--cluster", "topic")
+    assert status == 0
+    assert "verdict:" in out
+
+
+def test_a_table_of_runs_is_compared_by_its_levels(capsys):
+    status, out, _ = run(capsys, "adapter=full", "adapter=lora", "--in", LOGS / "mlruns",
+                         "--metric", "acc", "--format", "json")  # fmt: skip
+    found = json.loads(out)
+    assert status == 0
+    assert found["overall"]["sampled"] == RUNS
+    assert found["overall"]["estimate"] == pytest.approx(5.5)
+
+
+def results(path):
+    """A folder of results with the items of every run's first task."""
+    table = fake_results(plws=(0.0,), controls=False)
+    table = table[table["task_type"] == "mc"]
+    path.mkdir()
+    table.to_parquet(path / "results.parquet")
+    rng = np.random.default_rng(0)
+    for key, own in table.groupby("train_key"):
+        scores = own.to_dict("records")
+        rows = [(s["task"], s["metric"], i, float(rng.random() < s["value"])) for s in scores
+                for i in range(30)]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=["task", "metric", "doc_id", "score"])
+        known = [
+            {n: s[n] for n in ("task", "metric", "value", "task_type")}
+            | {"higher_is_better": True, "unit": "fraction", "se": 0.1, "n": 30, "score_key": "k"}
+            for s in scores
+        ]
+        put(path, str(key), items=frame, scores=known, config={"seed": int(own["seed"].iloc[0])})
+    return path, table
+
+
+def test_arms_cells_and_folders_of_results_are_compared(capsys, tmp_path):
+    folder, table = results(tmp_path / "out")
+    first, second = table["adapter"].astype(str).unique()[:2]
+    sides = [f"adapter={name}" for name in (first, second)]
+    status, out, err = run(capsys, *sides, "--in", folder, "--format", "json")
+    assert status in (0, 1), err
+    found = json.loads(out)
+    assert found["overall"]["sampled"] == BOTH
+    assert len(found["a"]["runs"]) == len(found["b"]["runs"]) > 1
+    keys = table["train_key"].astype(str).unique()[:2]
+    status, out, _ = run(capsys, *(folder / "cells" / key for key in keys), "--format", "json")
+    assert json.loads(out)["overall"]["sampled"] == ITEMS
+    inside = run(capsys, *keys, "--in", folder, "--format", "json")[1]
+    assert json.loads(inside)["overall"] == json.loads(out)["overall"]
+    status, out, _ = run(capsys, folder, folder, "--format", "json")
+    same = json.loads(out)
+    assert (status, same["overall"]["estimate"]) == (0, 0.0)
+    assert len(same["a"]["runs"]) == table["train_key"].nunique()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["one"], "takes two sides"),
+        (["nowhere", "there"], "no such file or folder"),
+        (["a", "b", "--in", "nowhere"], "no such file or folder"),
+        ([LM_EVAL, LM_EVAL, "--metric", "ac"], "Did you mean"),
+        ([LM_EVAL / "toy__base", LM_EVAL / "toy__tuned", "--cluster", "nothing"], "no document of"),
+        ([LM_EVAL / "toy__base", LOGS / "inspect" / "base"], "share no benchmark"),
+        (["x", "y", "--margin", "0"], "must be a number above 0"),
+    ],
+)
+def test_a_wrong_request_is_one_line(capsys, words, said):
+    status, out, err = run(capsys, *words)
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_its_help_says_what_it_does(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for option in ("--in", "--metric", "--cluster", "--margin", "--by-id", "--flips", "--format"):
+        assert option in out
+    assert out.count("  ablate compare") == 3

@@ -1,0 +1,219 @@
+"""Logs of other programs, read: files that these programs wrote themselves (tests/logs)."""
+
+import json
+import shutil
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablate.experiment import upkeep
+from analysis.errors import AnalysisError
+from analysis.logs import inspect_ai, trackers
+from analysis.logs.read import is_logs, read_logs, read_side
+from tests.unit.test_upkeep import KEY, folder, score
+
+LOGS = Path(__file__).parents[1] / "logs"
+LM_EVAL, INSPECT = LOGS / "lm_eval", LOGS / "inspect"
+
+
+def means(log):
+    return log.items.groupby(["task", "metric"])["score"].mean()
+
+
+def test_the_items_of_lm_eval_average_to_what_it_states():
+    (log,) = read_logs(LM_EVAL / "toy__base")
+    assert log.model == "toy/base"
+    assert set(log.items["group"]) == {"toy", "toy_sums"}
+    stated = log.scores.set_index(["task", "metric"])
+    assert set(stated.index) == set(means(log).index)
+    assert {"exact_match,strict-match", "exact_match,flexible-extract"} <= set(log.scores["metric"])
+    for name, mean in means(log).items():
+        assert mean == pytest.approx(stated.loc[name, "value"])
+        scores = log.items.set_index(["task", "metric"]).loc[name, "score"]
+        if name[1].startswith("acc"):  # its own error: sd / sqrt(n)
+            error = scores.std(ddof=1) / np.sqrt(len(scores))
+            assert error == pytest.approx(stated.loc[name, "se"])
+
+
+def test_documents_that_were_numbered_anew_are_the_same_items():
+    base, tuned = (read_logs(LM_EVAL / name)[0].items for name in ("toy__base", "toy__tuned"))
+    own = [t[(t["task"] == "toy_north") & (t["metric"] == "acc,none")] for t in (base, tuned)]
+    assert len(own[0]) == 8
+    assert len(own[1]) == 9
+    shared = own[0].merge(own[1], on="item", suffixes=("", "_tuned"))
+    assert len(shared) == 8
+    assert (shared["doc"].astype(int) + 1 == shared["doc_tuned"].astype(int)).all()
+
+
+def test_a_file_of_samples_alone_is_read(tmp_path):
+    (file,) = (LM_EVAL / "toy__base").glob("samples_toy_north_*")
+    shutil.copy(file, tmp_path)
+    (log,) = read_logs(tmp_path)
+    assert set(log.items["task"]) == {"toy_north"}
+    assert log.model == tmp_path.name
+
+
+def test_a_file_that_was_cut_off_is_told(tmp_path):
+    (file,) = (LM_EVAL / "toy__base").glob("samples_toy_north_*")
+    (tmp_path / file.name).write_text(file.read_text()[:-40])
+    with pytest.raises(AnalysisError, match="line 8 is no JSON object"):
+        read_logs(tmp_path)
+
+
+def test_of_two_results_of_one_task_the_later_counts(tmp_path):
+    shutil.copytree(LM_EVAL / "toy__base", tmp_path / "model")
+    for file in (LM_EVAL / "toy__tuned").glob("*"):
+        text = file.read_text().replace("toy/tuned", "toy/base")
+        (tmp_path / "model" / file.name).write_text(text)
+    (log,) = read_logs(tmp_path)
+    assert (log.items["task"] == "toy_north").sum() == 18  # two metrics of nine documents
+    assert "logged more than once" in log.notes[0]
+
+
+@pytest.mark.parametrize("model", ["base", "tuned"])
+def test_logs_of_inspect_are_read(model):
+    (log,) = read_logs(INSPECT / model)
+    assert log.model == f"mockllm/{model}"
+    assert log.config["generate.temperature"] == "0.5"
+    assert log.notes == ()
+    assert set(log.items["metric"]) == {"match", "includes"}
+    assert (log.items.groupby("metric").size() == 8).all()
+
+
+def test_of_several_epochs_the_mean_counts():
+    (file,) = (INSPECT / "tuned").glob("*.json")
+    found = json.loads(file.read_text())
+    right = [s["scores"]["match"]["value"] == "C" for s in found["samples"]]
+    assert len(right) == 16
+    (log,) = read_logs(INSPECT / "tuned")
+    items = log.items[log.items["metric"] == "match"]
+    assert items["score"].mean() == pytest.approx(np.mean(right))
+    assert set(items["score"]) <= {0.0, 0.5, 1.0}
+
+
+def test_both_forms_of_inspect_name_an_item_alike():
+    base, tuned = (read_logs(INSPECT / name)[0].items for name in ("base", "tuned"))
+    assert set(base["item"]) == set(tuned["item"])
+
+
+def test_an_archive_without_a_header_is_told(tmp_path):
+    file = tmp_path / "x.eval"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("samples/1_epoch_1.json", "{}")
+    with pytest.raises(AnalysisError, match="it has no header"):
+        inspect_ai.read_archive(file, "")
+    file.write_bytes(b"nothing")
+    with pytest.raises(AnalysisError, match="cannot be read as a log of Inspect"):
+        read_logs(file)
+
+
+def test_what_is_exported_as_every_eval_ever_comes_back(tmp_path):
+    own = score("s", task_type="mc")
+    store = folder(tmp_path / "out", **{KEY: [own]})
+    upkeep.export(store.out, tmp_path / "to", "every_eval_ever")
+    (log,) = read_logs(tmp_path / "to")
+    (cell,) = read_logs(store.folder(KEY))
+    assert log.model == f"org/tiny-{KEY}"
+    columns = ["task", "metric", "doc", "score"]
+    pd.testing.assert_frame_equal(log.items[columns], cell.items[columns])
+    stated = log.scores.set_index("task")
+    assert stated.loc["quiz", ["value", "se", "n"]].tolist() == [own["value"], own["se"], own["n"]]
+    assert log.config["rank"] == "2"
+
+
+def table():
+    rows = [
+        {
+            "Name": f"{a}-{s}",
+            "State": "finished",
+            "adapter": a,
+            "seed": s,
+            "eval/acc": 0.5 + 0.1 * s,
+        }
+        for a in ("full", "lora")
+        for s in range(2)
+    ]
+    return pd.DataFrame([*rows, rows[0] | {"State": "crashed"}])
+
+
+def test_a_csv_of_wandb_is_read(tmp_path):
+    table().to_csv(tmp_path / "runs.csv", index=False)
+    logs = read_logs(tmp_path / "runs.csv", metrics=("eval/acc",))
+    assert [log.name for log in logs] == ["full-0", "full-1", "lora-0", "lora-1"]
+    assert [log.seed for log in logs] == ["0", "1"] * 2
+    assert logs[3].config == {"adapter": "lora", "seed": "1", "Name": "lora-1", "State": "finished"}
+    assert "1 runs failed" in logs[0].notes[0]
+    with pytest.raises(AnalysisError, match=r"--metric COLUMN, one of .*eval/acc"):
+        read_logs(tmp_path / "runs.csv")
+
+
+def test_a_folder_of_wandb_is_read(tmp_path):
+    files = tmp_path / "wandb" / "run-20261127_100000-abc" / "files"
+    files.mkdir(parents=True)
+    (files / "wandb-summary.json").write_text('{"eval/acc": 0.5, "_step": 3}')
+    (files / "config.yaml").write_text(
+        "_wandb:\n  value: {}\nlr:\n  value: 0.1\nseed:\n  value: 4\n"
+    )
+    (log,) = read_logs(tmp_path / "wandb", metrics=("eval/acc",))
+    assert (log.config["lr"], log.seed) == ("0.1", "4")
+
+
+def test_a_folder_of_mlflow_is_read():
+    logs = read_logs(LOGS / "mlruns")
+    assert sorted(log.name for log in logs) == ["full_0", "full_1", "lora_0", "lora_1"]
+    found = {log.name: log.scores.set_index("task")["value"].to_dict() for log in logs}
+    assert found["lora_1"] == {"acc": 0.58, "eval/loss": 1.2}  # the last of two steps
+    assert ("eval/loss", "value") in logs[0].lower
+
+
+def test_a_database_of_mlflow_is_read(tmp_path):
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "create table runs (run_uuid, name, lifecycle_stage);"
+            "create table params (run_uuid, key, value);"
+            "create table latest_metrics (run_uuid, key, value, is_nan);"
+            "insert into runs values ('r', 'one', 'active'), ('q', 'gone', 'deleted');"
+            "insert into params values ('r', 'seed', '3');"
+            "insert into latest_metrics values ('r', 'acc', 0.25, 0), ('q', 'acc', 1, 0);"
+        )
+    (log,) = read_logs(path)
+    assert (log.name, log.seed, log.scores["value"].tolist()) == ("one", "3", [0.25])
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(AnalysisError, match="is no database of MLflow"):
+        trackers.runs(path)
+
+
+def test_several_paths_are_runs_of_one_side_with_the_seeds_of_their_names(tmp_path):
+    for seed in (3, 4):
+        shutil.copytree(LM_EVAL / "toy__base", tmp_path / f"base_seed{seed}")
+    logs = read_side(str(tmp_path / "base_seed*"))
+    assert [log.seed for log in logs] == ["3", "4"]
+    assert [log.name for log in logs] == ["base_seed3", "base_seed4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nowhere", "no such file or folder; name a recorded cell"),
+        ("nowhere*", "no path is of this pattern"),
+        ("", "a side is empty"),
+    ],
+)
+def test_what_is_not_there_is_told(words, said):
+    with pytest.raises(AnalysisError, match=said.replace("*", r"\*")):
+        read_side(words)
+
+
+def test_what_is_no_log_is_told(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    assert not is_logs(tmp_path / "x.json")
+    for path in (tmp_path, tmp_path / "x.json"):
+        with pytest.raises(AnalysisError, match="holds no scores that are known here"):
+            read_logs(path)
+    assert is_logs(LM_EVAL)
+    assert is_logs(INSPECT / "base")
