@@ -53,7 +53,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 def _asked(given: argparse.Namespace) -> Any:
     from analysis.compare.benchmarks import Asked
 
-    return Asked(given.metric or "", given.cluster or "", given.by_id)
+    name = (given.metric or "").removeprefix("metrics.")  # of a table of MLflow
+    return Asked(name, given.cluster or "", given.by_id)
 
 
 def _sides(given: argparse.Namespace, first: str, second: str) -> "Matched":
@@ -191,9 +192,9 @@ def _row_json(row: "Row") -> dict[str, Any]:
             parts = ("estimate", "low", "high", "se", "df", "p")
             known |= {f"{name}{part}": getattr(effect, part) for part in parts}
     if row.missing is not None:
-        parts = ("first", "second", "either", "low", "high")
+        bounds = ("first", "second", "either", "low", "high")
         keys = ("missing_a", "missing_b", "missing_both", "bound_low", "bound_high")
-        known |= {k: getattr(row.missing, part) for k, part in zip(keys, parts, strict=True)}
+        known |= {k: getattr(row.missing, part) for k, part in zip(keys, bounds, strict=True)}
     return {k: _finite(v) for k, v in known.items()}
 
 

@@ -109,7 +109,7 @@ def benchmarks(runs: Matched, asked: Asked) -> Iterator[Benchmark]:
     tables = [[_tables(log) for log in side] for side in (runs.first, runs.second)]
     if asked.metric and tasks and not any(named.values()):
         known = sorted({m for metrics in tasks.values() for m in metrics})
-        near = nearest(asked.metric, known)
+        near = nearest(asked.metric, dict.fromkeys(m.split(",")[0] for m in known))
         raise AnalysisError(f"--metric={asked.metric}: not one of {listed(known)}.{near}")
     groups = _groups(every[0], {t: m for t, m in named.items() if m})
     for (group, metric), own in groups.items():

@@ -134,7 +134,7 @@ def _pairs(found: Sequence[tuple[str, tuple[Row, ...]]], margin: float | None) -
             })  # fmt: skip
     table = pd.DataFrame(rows)
     if len(table):
-        table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
+        table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"].tolist()))
         table["verdict"] = [
             verdict(p, same) for p, same in zip(table["p_holm"], table["same"], strict=True)
         ]

@@ -192,11 +192,8 @@ def _of_row(
     told = {k.removeprefix(PARAMETER): v for k, v in flat(config).items()}
     seed = next((v for k, v in told.items() if k.split(".")[-1].split("/")[-1] == "seed"), "")
     nan = float("nan")
-    rows = [
-        (m.removeprefix(METRIC), m.removeprefix(METRIC), "value", value, nan, None)
-        for m, value in scores
-    ]
-    lower = frozenset((task, "value") for task, *_ in rows if LOW_IS_GOOD.search(task))
+    rows = [(name := m.removeprefix(METRIC), name, name, value, nan, None) for m, value in scores]
+    lower = frozenset((task, task) for task, *_ in rows if LOW_IS_GOOD.search(task))
     return Log(
         name, name, source, seed=seed.removesuffix(".0"), config=told,
         scores=pd.DataFrame(rows, columns=SCORES), lower=lower,

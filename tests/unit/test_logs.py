@@ -167,7 +167,7 @@ def test_a_folder_of_mlflow_is_read():
     assert sorted(log.name for log in logs) == ["full_0", "full_1", "lora_0", "lora_1"]
     found = {log.name: log.scores.set_index("task")["value"].to_dict() for log in logs}
     assert found["lora_1"] == {"acc": 0.58, "eval/loss": 1.2}  # the last of two steps
-    assert ("eval/loss", "value") in logs[0].lower
+    assert ("eval/loss", "eval/loss") in logs[0].lower
 
 
 def test_a_database_of_mlflow_is_read(tmp_path):
