@@ -174,6 +174,18 @@ def external() -> str:
     }))  # fmt: skip
 
 
+def paired() -> str:
+    """Return the coverage of paired differences: a row per runs, items and runs' spread."""
+    found = pd.read_csv(HERE / "paired_coverage.csv")
+    kinds = {0.5: "half right", 0.9: "90 % right", 0.98: "98 % right", 0.0: "continuous"}
+    both = [f"{100 * o:.1f} / {100 * u:.1f}" for o, u in found[["ours", "unpaired"]].to_numpy()]
+    table = found.assign(kind=found["right"].map(kinds), both=both)
+    design = ["seeds", "items", "run"]
+    wide = table.pivot(index=design, columns="kind", values="both")[list(kinds.values())]
+    heads = {"seeds": "runs a side", "run": "SD of runs"}
+    return markdown(wide.reset_index().rename(columns=heads).astype(object))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "external": external,
     "labellings": labellings,
@@ -185,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coverage": coverage,
     "general": general,
     "winners": winners,
+    "paired": paired,
 }
 
 

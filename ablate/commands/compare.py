@@ -5,15 +5,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from ablate.commands.verb import Flag, Verb, above_0
 from ablate.errors import UserError
 from ablate.paths import check_name
 from ablate.terminal import CONSOLE, paragraph
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from analysis.compare.estimate import Compared
     from analysis.compare.matched import Matched
     from analysis.compare.rows import Row
@@ -83,29 +82,39 @@ def _show(names: list[str], runs: "Matched", found: "Compared", said: "Verdict")
         CONSOLE.print("no setting that was logged differs")
     CONSOLE.print()
     rows = [*found.rows, *([found.overall] if len(found.rows) > 1 else [])]
-    CONSOLE.print(_table(rows, adjusted=len(found.rows) > 1))
+    shown = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS - 1], rows[-1]]
+    cells = [_cells(row) for row in shown]
+    p = "p (Holm)" if len(found.rows) > 1 else "p"
+    CONSOLE.print(_table(["benchmark", "items", "A", "B", "B − A", "95 %", p], cells))
+    CONSOLE.print()
+    beside = [[row[0], *row[7:]] for row in cells]
+    CONSOLE.print(_table(["", "down", "up", "McNemar p", "unpaired 95 %", "p"], beside))
     for line in (*_missing(rows), *found.notes, *_beside(found)):
         paragraph(CONSOLE, line)
     CONSOLE.print()
     paragraph(CONSOLE, said.text, lead="verdict:")
 
 
-def _settings(settings: list[tuple[str, str, str]]) -> Table:
+def _settings(settings: list[tuple[str, str, str]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("setting", "A", "B", box=None, pad_edge=False)
     for row in settings[:MOST_SETTINGS]:
         table.add_row(*map(Text, row))
     return table
 
 
-def _table(rows: "list[Row]", *, adjusted: bool) -> Table:
-    heads = ["benchmark", "items", "A", "B", "B − A", "95 %", "p (Holm)" if adjusted else "p"]
-    heads += ["down", "up", "McNemar p", "unpaired 95 %", "unpaired p"]
+def _table(heads: list[str], rows: list[list[str]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number == 0 else "right")
-    shown = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS - 1], rows[-1]]
-    for row in shown:
-        table.add_row(*map(Text, _cells(row)))
+        first = number == 0
+        table.add_column(head, justify="left" if first else "right", no_wrap=not first)
+    for row in rows:
+        table.add_row(*map(Text, row[: len(heads)]))
     return table
 
 

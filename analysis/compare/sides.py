@@ -90,7 +90,10 @@ def _of_results(folder: Path, first: str, second: str) -> Matched:
 
 def _cell(folder: Path, side: str) -> Path | None:
     """Return the recorded cell whose key begins so; None where there is not one."""
-    begun = sorted((folder / "cells").glob(f"{side}*")) if side.isalnum() else []
+    exact = folder / "cells" / side
+    if not side.isalnum():
+        return None
+    begun = [exact] if own.is_cell(exact) else sorted((folder / "cells").glob(f"{side}*"))
     return begun[0] if len(begun) == 1 and own.is_cell(begun[0]) else None
 
 
