@@ -192,7 +192,8 @@ def _of_row(
     told = {k.removeprefix(PARAMETER): v for k, v in flat(config).items()}
     seed = next((v for k, v in told.items() if k.split(".")[-1].split("/")[-1] == "seed"), "")
     nan = float("nan")
-    rows = [(name := m.removeprefix(METRIC), name, name, value, nan, None) for m, value in scores]
+    own = [(column.removeprefix(METRIC), value) for column, value in scores]
+    rows = [(m, m, m, value, nan, None) for m, value in own]
     lower = frozenset((task, task) for task, *_ in rows if LOW_IS_GOOD.search(task))
     return Log(
         name, name, source, seed=seed.removesuffix(".0"), config=told,

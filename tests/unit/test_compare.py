@@ -259,6 +259,27 @@ def test_arms_cells_and_folders_of_results_are_compared(capsys, tmp_path):
     assert len(same["a"]["runs"]) == table["train_key"].nunique()
 
 
+def test_a_folder_of_logs_gives_a_report(capsys, tmp_path):
+    out = tmp_path / "page"
+    assert cli.main(["report", str(LM_EVAL), "--out", str(out)]) == 0
+    assert f"report: {out}" in capsys.readouterr().out.replace("\n  ", " ")
+    scores = pd.read_csv(out / "tables" / "scores.csv").set_index(["model", "benchmark"])
+    assert len(scores) == 4
+    toy = scores.loc[("toy/base", "toy")]
+    assert toy["low"] < toy["score"] < toy["high"]
+    pairs = pd.read_csv(out / "tables" / "pairs.csv")
+    best = scores["score"].groupby("model").mean().idxmax()
+    assert best not in set(pairs["model"])
+    gap = pairs.set_index("benchmark").loc["mean", "estimate"]
+    status = cli.main(["compare", str(LM_EVAL / best.replace("/", "__")), "--format", "json",
+                       str(LM_EVAL / pairs["model"][0].replace("/", "__"))])  # fmt: skip
+    assert status == 0
+    assert json.loads(capsys.readouterr().out)["overall"]["estimate"] == pytest.approx(gap)
+    assert "McNemar" in (out / "index.html").read_text()
+    assert cli.main(["report", str(LM_EVAL), "--formula", "a ~ b"]) == 2
+    assert "--formula: belongs to tables" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
