@@ -1,5 +1,6 @@
 """What the two words of a comparison stand for: paths, or sides of one folder or table."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,9 +92,11 @@ def _of_results(folder: Path, first: str, second: str) -> Matched:
 def _cell(folder: Path, side: str) -> Path | None:
     """Return the recorded cell whose key begins so; None where there is not one."""
     exact = folder / "cells" / side
-    if not side.isalnum():
+    if not side or exact.name != side:  # a name, no path
         return None
-    begun = [exact] if own.is_cell(exact) else sorted((folder / "cells").glob(f"{side}*"))
+    begun = (
+        [exact] if own.is_cell(exact) else sorted((folder / "cells").glob(f"{glob.escape(side)}*"))
+    )
     return begun[0] if len(begun) == 1 and own.is_cell(begun[0]) else None
 
 
