@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ablate.commands import (
     compare,
     completion,
+    decide,
     doctor,
     export,
     init,
@@ -36,7 +37,7 @@ from ablate.version import __version__
 PURPOSES = {
     "begin": (init, doctor, completion),
     "before anything trains": (tokens, plan),
-    "train and score": (run, sweep, status, tune, reproduce, pretrain),
+    "train and score": (run, sweep, decide, status, tune, reproduce, pretrain),
     "read the results": (report, compare, judge),
     "keep and hand on": (export, verify, store),
 }

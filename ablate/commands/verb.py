@@ -208,6 +208,13 @@ def above_0(text: str) -> float:
     return float(text)
 
 
+def error_rate(text: str) -> float:
+    """Return a number between 0 and 0.5; a ValueError where `text` is none."""
+    if not 0 < float(text) < 0.5:
+        raise ValueError(text)
+    return float(text)
+
+
 def folder(text: str) -> str:
     """Return `text`, the name of a folder that is there; a ValueError where it is none."""
     if not os.path.isdir(text):
@@ -233,6 +240,7 @@ def wholes(text: str) -> list[int]:
 _KINDS: dict[Callable[[str], Any], str] = {
     float: "must be a number",
     above_0: "must be a number above 0",
+    error_rate: "must lie between 0 and 0.5",
     folder: "no such folder",
     whole: f"must be a whole number above 0 and at most {LARGEST:,}",
     wholes: f"must be whole numbers such as 1,2,4, at most {MOST_SEEDS:,}",

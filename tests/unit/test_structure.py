@@ -91,7 +91,7 @@ TORCH_FREE = [
     "ablate.experiment.identity", "ablate.experiment.design", "ablate.experiment.regularisers",
     "ablate.experiment.summary", "ablate.experiment.prospective", "ablate.commands.planning",
     "ablate.commands.tune", "ablate.commands.tune_grids", "ablate.commands.pretrain",
-    "ablate.commands.token_page",
+    "ablate.commands.token_page", "ablate.commands.decide_loop", "ablate.commands.decide_plan",
     "ablate.pool", "ablate.worker", "ablate.work", "ablate.watch", "ablate.progress",
     "ablate.sweep", "ablate.app", "ablate.cli", "ablate.data.tokenise",
     "hydra_plugins.ablate_sweeper",

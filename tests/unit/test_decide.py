@@ -1,0 +1,310 @@
+"""`ablate decide` from its words to its ledger; the training is replaced by scores from a table."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+import ablate
+from ablate import cli
+from ablate.commands import decide as verb
+from ablate.commands.decide_ledger import FILE, DecisionLedger
+from ablate.errors import UserError
+from ablate.experiment.request import plan_grid
+from ablate.results.store import Store
+from tests.imports import ROOT
+from tests.stored import put
+
+COMMON = ["rank=2", "train.max_steps=5", "train.lr=1e-3", "evaluate=none",
+          "evaluate.tasks=[micro_questions]", "evaluate.limit=100"]  # fmt: skip
+BASE, BETTER = "adapter=lora", "adapter=mora"
+NOISE = (0.4, -0.3, 0.1, 0.6, -0.5, 0.2, -0.1, 0.3, -0.6, 0.5)
+
+
+class World:
+    """What the runs of both adapters would score, in points, and what was trained so far."""
+
+    def __init__(self, out, gain):
+        self.out, self.gain = out, gain
+        self.trained, self.failing, self.stop_after = [], set(), None
+        self.scores = {}  # of every run, those of several requests
+
+    def score(self, adapter, seed):
+        noise = NOISE[(3 * seed + (adapter == "mora")) % len(NOISE)]
+        return 50 + noise + self.gain * (adapter == "mora")
+
+    def train(self, overrides, given):
+        """Record what a sweep would, cell by cell."""
+        status = 0
+        for named in plan_grid(overrides).design.cells:
+            if self.stop_after is not None and len(self.trained) >= self.stop_after:
+                return 130
+            adapter, seed = named.cell.adapter.name, named.cell.seed
+            if (adapter, seed) in self.failing:
+                status = 1
+                continue
+            self.record(named, adapter, seed)
+            self.trained.append((adapter, seed))
+        return status
+
+    def record(self, named, adapter, seed):
+        units = [unit for unit in named.identity.units if unit.kind == "task"]
+        scores = [
+            {"score_key": unit.key, "task": unit.name, "task_type": "mc", "metric": "acc",
+             "value": self.score(adapter, seed) / 100, "unit": "fraction", "n": 100,
+             "higher_is_better": True}
+            for unit in units
+        ]  # fmt: skip
+        own = self.scores.setdefault(named.key, {})
+        own |= {score["score_key"]: score for score in scores}
+        shutil.rmtree(self.out / "cells" / named.key, ignore_errors=True)
+        put(self.out, named.key, scores=list(own.values()), score_keys=list(own))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    made = World(tmp_path / "out", gain=3.0)
+    monkeypatch.setattr(verb, "sweep", made.train)
+    return made
+
+
+def asked(world, *words, sides=(BASE, BETTER), margin="1", looks="4,6,8"):
+    own = ["--looks", looks, "--margin", margin, *words]
+    return ["decide", *sides, *COMMON, f"out={world.out}", *own]
+
+
+def answer(capsys, words):
+    """The exit status and the one object on standard output."""
+    status = cli.main([*words, "--json"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return status, json.loads(lines[0])
+
+
+def refused(capsys, words):
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    return said
+
+
+def test_a_gain_is_accepted_once_and_asked_again_for_nothing(world, capsys):
+    status, found = answer(capsys, asked(world))
+    assert (status, found["verdict"], found["decision"]) == (0, "accept", 1)
+    n = len(found["seeds"])
+    assert sorted(world.trained) == sorted((a, s) for a in ("lora", "mora") for s in range(n))
+    assert found["runs_trained"] == 2 * n
+    expected = [world.score("mora", s) - world.score("lora", s) for s in range(n)]
+    assert found["differences"] == pytest.approx(expected)
+    assert found["low"] > 0
+    assert found["estimate"] == pytest.approx(sum(expected) / n)
+    assert found["rule"]["alpha"] == pytest.approx(0.05 / 100)
+    ledger, trained = (world.out / FILE).read_bytes(), list(world.trained)
+    again = answer(capsys, asked(world))
+    assert again[0] == 0
+    assert again[1] == found | {"asked_before": True, "runs_trained": 0}
+    assert (world.out / FILE).read_bytes() == ledger
+    assert world.trained == trained
+    assert cli.main(asked(world)) == 0
+    assert capsys.readouterr().out.startswith("accept: the candidate is better than its base")
+
+
+def test_no_gain_is_rejected_and_too_few_seeds_leave_it_open_what_is_true(world, capsys):
+    world.gain = 0.0
+    status, found = answer(capsys, asked(world))
+    assert (status, found["verdict"]) == (4, "reject")
+    assert found["high"] < 1
+    status, found = answer(capsys, asked(world, "evaluate.limit=90", looks="3",
+                                         margin="0.3"))  # fmt: skip
+    assert (status, found["verdict"], found["final"]) == (1, "undecided", True)
+    assert found["decision"] == 2
+
+
+def test_what_an_accepted_decision_had_goes_to_the_next(world, capsys):
+    words = asked(world, "--alpha", "0.04", "--decisions", "10")
+    assert answer(capsys, words)[1]["rule"]["alpha"] == pytest.approx(0.002)
+    world.gain = 0.0
+    for limit, alpha in ((90, 0.004), (80, 0.002)):
+        found = answer(capsys, asked(world, f"evaluate.limit={limit}"))[1]
+        assert found["rule"]["alpha"] == pytest.approx(alpha)
+    said = refused(capsys, asked(world, "evaluate.limit=70", "--alpha", "0.05"))
+    assert "--alpha=0.05: this campaign began with 0.04, which stays" in said
+
+
+def test_recorded_runs_are_not_trained_and_are_told(world, capsys):
+    world.train([BASE, *COMMON, f"out={world.out}", "seed=0,1,2", "score_base=false"], None)
+    world.train([BETTER, *COMMON, f"out={world.out}", "seed=1", "score_base=false"], None)
+    before = list(world.trained)
+    found = answer(capsys, asked(world))[1]
+    assert len(world.trained) == len(set(world.trained))
+    assert found["runs_trained"] == len(world.trained) - len(before)
+    assert found["recorded_before"] == [1]
+
+
+def test_fresh_seeds_are_those_that_nobody_has_seen(world, capsys):
+    world.train([BETTER, *COMMON, f"out={world.out}", "seed=4", "score_base=false"], None)
+    found = answer(capsys, asked(world, "--fresh"))[1]
+    assert found["seeds"][0] == 5
+    assert found["recorded_before"] == []
+    assert answer(capsys, asked(world))[1]["asked_before"]  # the same question, already answered
+
+
+def test_another_rule_for_the_same_question_is_refused_or_spends_again(world, capsys):
+    first = answer(capsys, asked(world))[1]
+    said = refused(capsys, asked(world, margin="2"))
+    assert "--margin=2: decision 1 has answered (accept) this with 1; give that again, or" in said
+    again = answer(capsys, asked(world, "--anew", margin="2"))[1]
+    assert (again["decision"], again["asked_before"]) == (2, False)
+    assert not set(again["seeds"]) & set(first["seeds"])
+    assert answer(capsys, asked(world, margin="2"))[1]["asked_before"]
+
+
+def test_the_same_run_under_two_names_is_said_at_once(world, capsys):
+    sides = ("masking=instruction", "masking=none plw=0")
+    status, found = answer(capsys, asked(world, sides=sides))
+    assert (status, found["verdict"], found["same_run"]) == (4, "reject", True)
+    assert "are the same run" in found["why"]
+    assert world.trained == []
+    assert not (world.out / FILE).exists()
+
+
+@pytest.mark.parametrize("after", [1, 6, 9])
+def test_a_command_that_was_stopped_goes_on(world, capsys, tmp_path, after):
+    world.stop_after = after
+    assert cli.main(asked(world, "--json")) == 130
+    assert capsys.readouterr().out == ""
+    world.stop_after = None
+    found = answer(capsys, asked(world))[1]
+    assert len(world.trained) == len(set(world.trained))
+    assert (found["decision"], found["campaign"]["opened"]) == (1, 1)
+    whole = World(tmp_path / "other", gain=3.0)
+    verb.sweep = whole.train
+    straight = answer(capsys, asked(whole))[1]
+    for name in ("verdict", "seeds", "differences", "low", "high", "rule"):
+        assert found[name] == straight[name]
+
+
+def test_failed_runs_do_not_count_and_are_bounded(world, capsys):
+    world.failing = {("mora", 1), ("lora", 2)}
+    found = answer(capsys, asked(world))[1]
+    assert found["failed_seeds"] == [1, 2]
+    assert not {1, 2} & set(found["seeds"])
+    assert found["verdict"] == "accept"
+    world.failing = {("mora", s) for s in range(40)}
+    words = asked(world, "evaluate.limit=90")
+    status, found = answer(capsys, words)
+    assert (status, found["verdict"], found["final"]) == (1, "undecided", False)
+    assert "4 seeds failed, more than 3; `ablate status" in found["why"]
+    world.failing = set()
+    assert answer(capsys, [*words, "--retry-failed"])[0] == 0
+
+
+def test_a_campaign_ends_with_its_budget_and_goes_on_with_a_larger_one(world, capsys):
+    status, found = answer(capsys, asked(world, "--campaign-seeds", "4"))
+    assert (status, found["final"], found["campaign"]["seeds"]) == (1, False, 4)
+    assert "has used 4 of 4 seeds" in found["why"]
+    assert answer(capsys, asked(world, "--campaign-seeds", "30"))[0] == 0
+
+
+def test_a_dry_run_writes_and_trains_nothing(world, capsys):
+    words = asked(world, "--dry-run")
+    status, found = answer(capsys, words)
+    assert status == 0
+    assert not world.out.exists()
+    assert (found["first_look"], found["most"], found["noise"]) == (8, 16, None)
+    assert 2 < found["found_at"] < 3
+    n = len(answer(capsys, asked(world))[1]["seeds"])
+    found = answer(capsys, [*words, "evaluate.limit=90"])[1]
+    assert found["decision"] == 2
+    assert found["noise"]["source"] == "1 decisions of this campaign"
+    sd = statistics.stdev(world.score("mora", s) - world.score("lora", s) for s in range(n))
+    assert found["noise"]["sd"] == pytest.approx(sd)
+    assert found["noise"]["seeds_of_none"] < found["noise"]["seeds"]
+    assert answer(capsys, words)[1]["answer"]["verdict"] == "accept"
+    assert cli.main([*words, "evaluate.limit=80"]) == 0
+    assert "that standard deviation is about" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["decide"], "takes BASE and CANDIDATE, each one word of overrides in quotes"),
+        (["decide", BASE, BETTER], "--margin: is needed: the smallest effect worth having"),
+        (["decide", BASE, BETTER, "--margin", "0"], "--margin=0: must be a number above 0"),
+        (["decide", BASE, BETTER, "seed=1", "--margin", "1"], "seed=1: leave it out: the rule"),
+        (["decide", "adapter=lora,full", BETTER, "--margin", "1"], "one level is compared with"),
+        (["decide", "evaluate=micro", BETTER, "--margin", "1"], "is the same for both sides"),
+        (["decide", "adapter='lora", BETTER, "--margin", "1"], "BASE=adapter='lora: no closing"),
+        (["decide", BASE, BETTER, "--margin", "1", "--looks", "3,2"], "--looks=3,2: must be"),
+        (["decide", BASE, BETTER, "--margin", "1", "--max-seeds", "1"], "--max-seeds=1: must be"),
+        (["decide", BASE, BETTER, "--margin", "1", "--miss", "0.5"], "must lie between 0 and 0.5"),
+        (["decide", BASE, BETTER, *COMMON, "--margin", "1", "--score", "micro_question"],
+         "Did you mean 'micro_questions'?"),
+        (["decide", BASE, BETTER, "rank=2", "evaluate=none", "--margin", "1"],
+         "--score=benchmarks: nothing of it is scored with evaluate=none"),
+        (["decide", "adapter=lroa", BETTER, "--margin", "1"], "Did you mean 'lora'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_line_and_nothing_is_written(words, said, capsys, tmp_path):
+    assert said in refused(capsys, [*words, f"out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_losses_compare_on_the_same_rows_alone(world, capsys):
+    sides = ("dataset=micro", "dataset=micro_short")
+    said = refused(capsys, asked(world, "--score", "test", sides=sides))
+    assert "have other held-out rows or another tokenizer" in said
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b'{"event": "look", "decision": 9}\n', b'"x"\n'])
+def test_a_damaged_ledger_is_refused_not_forgotten(world, capsys, damage):
+    answer(capsys, asked(world))
+    with (world.out / FILE).open("ab") as file:
+        file.write(damage)
+    said = refused(capsys, asked(world, "evaluate.limit=90"))
+    assert "is damaged; put a copy of the file in its place" in said
+
+
+def test_a_rule_that_was_changed_by_hand_is_refused(world, capsys):
+    world.stop_after = 5
+    cli.main(asked(world))
+    text = (world.out / FILE).read_text()
+    (world.out / FILE).write_text(text.replace('"alpha": 0.0005', '"alpha": 0.4'))
+    capsys.readouterr()
+    assert "its rule in decisions.jsonl is not the one" in refused(capsys, asked(world))
+
+
+def test_several_processes_add_to_one_ledger(tmp_path):
+    """Each adds ten campaigns' lines; none is lost, and each saw all that were there before."""
+    code = f"""
+import sys
+from pathlib import Path
+from ablate.commands.decide_ledger import DecisionLedger
+from ablate.results.store import Store
+store = Store(Path({str(tmp_path)!r}))
+store.prepare()
+ledger = DecisionLedger(store)
+for _ in range(10):
+    with ledger.changing() as campaign:
+        number = max(campaign.entries, default=0) + 1
+        ledger.add({{"event": "open", "decision": number, "question": sys.argv[1], "settings": {{}},
+            "rule": {{}}, "sha256": "", "fresh_from": None, "passed_on": [], "about": {{}}}})
+"""
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in ("a", "b")
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    entries = DecisionLedger(Store(tmp_path)).read().entries
+    assert sorted(entries) == list(range(1, 21))
+    assert {e.question for e in entries.values()} == {"a", "b"}
+
+
+def test_programs_ask_by_a_function(world):
+    found = ablate.decide(BASE, BETTER, *COMMON, f"out={world.out}", margin=1.0, looks=(4, 6, 8))
+    assert found["verdict"] == "accept"
+    assert found["rule"]["looks"] == [4, 6, 8]
+    with pytest.raises(UserError, match=r"max_seed: no such setting.* Did you mean 'max_seeds'"):
+        ablate.decide(BASE, BETTER, *COMMON, f"out={world.out}", margin=1.0, max_seed=12)
