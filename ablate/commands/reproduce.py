@@ -25,8 +25,8 @@ VERB = Verb(
     name="reproduce",
     summary="a study of the list, its figures beside the published numbers",
     about=(
-        "Carries out a study and ends with its figures and verdicts: plw, uuid, mora and "
-        "instruction_modelling are papers', "
+        "Carries out a study and ends with its figures and verdicts: plw, uuid, mora, "
+        "instruction_modelling and lora_tradeoffs are papers', "
         "adapters, when_to_mask, confounds, token_rules and wit are our own. "
         "scale=smoke goes through every step in minutes, micro (the default) draws conclusions "
         "on the embedded models, paper is the study at its own size."

@@ -38,6 +38,7 @@ OTHER_RATES: Mapping[str, Choose] = {"near_best": by_parabola, "kindest": kindes
 LOG_TEN, LOG_FACTOR = math.log2(10), 1.0  # "about ten times": within a factor of two of it
 CLAIMS: Mapping[str, str] = {
     "learns": "Full tuning learns more than LoRA, at equal budgets",
+    "embeddings": "(ours) Full tuning learns more where both train the embeddings, or neither",
     "grows": "In CPT the gap grows with the budget",
     "grows_less": "In IFT the gap grows less than in CPT",
     "forgets": "LoRA forgets less than full tuning, at equal budgets",
@@ -58,7 +59,7 @@ CLAIMS: Mapping[str, str] = {
 }
 NEVER = "the arms never learnt as much"
 # Claims whose numbers are of one kind: their noise is moderated together.
-SAME_NOISE = {"code": "ift", "optimizer": "placement", "alpha": "placement"}
+SAME_NOISE = {"embeddings": "learns", "code": "ift", "optimizer": "placement", "alpha": "placement"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +261,24 @@ def _settings(about: _About, claim: str, more: str, fewer: str) -> Iterator[Line
     yield about.keeps(claim, f"{more} − {fewer}", contrasts.less(*sides))
 
 
+def _with_equal_embeddings(about: _About, setting: str) -> Iterator[Line]:
+    """Yield full tuning less LoRA where the embeddings train in both, and in neither.
+
+    The paper trains them in full tuning alone, so that its gap is that of two things at once.
+    """
+    found = about.found
+    for arm in (lora(rank) for rank in found.ranks(setting)):
+        pairs = {
+            "trained": (FULL, f"{arm}, trained embeddings"),
+            "frozen": (f"{FULL}, frozen embeddings", arm),
+        }
+        for held, names in pairs.items():
+            full, low = (found.curve(setting, name) for name in names)
+            if contrasts.shared(full, low):
+                where = f"{setting}, {held} embeddings, full − {arm.removeprefix('LoRA ')}"
+                yield about.gains("embeddings", where, contrasts.gap(full, low, LEARNT))
+
+
 def _of_variants(about: _About, setting: str) -> Iterator[Line]:
     """Yield what compares arms with something changed with the plain ones."""
     found = about.found
@@ -279,6 +298,7 @@ def _of_variants(about: _About, setting: str) -> Iterator[Line]:
                 yield about.keeps(
                     "less_than_held", f"{where} − r{rank:g}", contrasts.gap(low, curve, KEPT)
                 )
+    yield from _with_equal_embeddings(about, setting)
     for arm in found.arms(setting):
         plain = found.curve(setting, arm)
         for name in found.variants(setting, arm):
