@@ -19,7 +19,8 @@ def chosen_items(rows: pd.DataFrame) -> str:
     """
     if not set(rows.columns) >= NEEDED:
         return ""
-    found = rows[rows["chosen"].astype(str).str.lower().eq("true") & (rows["n"] < rows["of"])]
+    fewer = pd.to_numeric(rows["n"]) < pd.to_numeric(rows["of"])  # no number: no benchmark
+    found = rows[rows["chosen"].astype(str).str.lower().eq("true") & fewer]
     once = found.drop_duplicates(["task", "n"]).itertuples()
     return listed((f"{r.task} ({r.n:,.0f} of {r.of:,.0f} items)" for r in once), SHOWN)
 

@@ -304,3 +304,9 @@ def test_where_a_run_has_both_a_card_has_the_interval_of_each():
     alone = _scores({"scores": scores[1:]}, items[items["score_key"] == "t"])
     assert first in alone
     assert items_text(about | {"n": 1200, "of": 1200}) == "1,200"
+
+
+def test_runs_without_a_benchmark_are_of_no_chosen_items():
+    """Their number of items is not known, and stands as an object in a table of these alone."""
+    rows = pd.DataFrame({"task": ["heldout"], "n": [9], "of": [None], "chosen": [None]})
+    assert chosen_items.chosen_items(rows) == ""
