@@ -247,13 +247,13 @@ class MixedFit:
         l_NB = l_NC[:, kept]
         if not len(gone):
             return l_NB
-        off = np.abs(l_NC[:, gone] - l_NB @ self._repeats)
-        size = 1 + np.abs(l_NC[:, gone]) + np.abs(l_NB) @ np.abs(self._repeats)
+        off = np.abs(l_NC[:, gone] - l_NB @ self.repeats)
+        size = 1 + np.abs(l_NC[:, gone]) + np.abs(l_NB) @ np.abs(self.repeats)
         return np.where((off <= ESTIMABLE * size).all(axis=1)[:, None], l_NB, np.nan)
 
     @cached_property
-    def _repeats(self) -> Array:
-        """A in X_left_out = X_kept A."""
+    def repeats(self) -> Array:
+        """A in X_left_out = X_kept A, (B, left out): how columns that were left out repeat others."""
         kept, X_NC = self.problem.fixed.kept, self.design.X_NB
         gone = np.setdiff1d(np.arange(X_NC.shape[1]), kept)
         repeats = np.linalg.lstsq(X_NC[:, kept], X_NC[:, gone], rcond=None)[0]

@@ -1,10 +1,11 @@
 """The record of a run, where it lies beside the results table."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.results.record import fault_of
+from ablate.results.record import fault_of, flattened
 
 
 def read_record(folder: Path | None, key: object) -> dict[str, Any]:
@@ -22,3 +23,8 @@ def read_record(folder: Path | None, key: object) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return {} if fault_of(found, str(key)) else found
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return every setting of a run by its dotted path, as JSON; empty without a record."""
+    return {k: json.dumps(v) for k, v in flattened(record.get("config", {})).items()}

@@ -1,0 +1,178 @@
+"""Adjusted means of any choice of factors in one panel of a study, as the explorer shows them.
+
+A mean of a group (a combination of levels of the chosen factors) is the average of the model's
+predictions over the conditions of the panel: every combination of the other factors that was run
+and that the group can have, each distinct one counted once. What cannot be combined (a rank of full
+fine-tuning) is passed over. Where all factors are crossed this is emmeans' mean with equal weights.
+
+Letters in names: C columns of the model matrix, B fixed effects.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis.engine.formula import matrix_for
+from analysis.engine.linalg import Array
+from analysis.errors import AnalysisError, listed, nearest
+from analysis.explorer.names import Names, codes_by_name
+from analysis.inference.estimates import Estimate, contrast
+from analysis.regression.panels import PanelModel
+
+MOST_BY = 3  # factors that determine a column of the model before all of them are taken
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """How a column of the model follows from factors: its value for every name of the panel."""
+
+    variable: str
+    by: tuple[int, ...]  # positions among the factors
+    values: "pd.Series[object]"  # (names of the panel,)
+
+
+@dataclass(frozen=True)
+class PanelNames:
+    """The names of one panel's runs, and how its model's columns follow from their levels."""
+
+    model: PanelModel
+    names: Names
+    member: Array  # positions of the panel's names
+    lookups: tuple[Lookup, ...]
+
+
+def panel_names(names: Names, model: PanelModel) -> PanelNames:
+    """Return the names of a panel's runs with the lookups of its model's columns."""
+    used = model.used
+    place = pd.Series(used.index, index=used["run"].astype(str))
+    keys = names.runs["run"].astype(str).to_numpy()[names.run]
+    member = np.flatnonzero(np.isin(keys, place.index))
+    rows = used.loc[place[keys[member]]].reset_index(drop=True)
+    codes = np.column_stack([c.codes[member] for c in names.columns]) if names.columns else member
+    lookups = tuple(
+        Lookup(n, _determining(rows[n], codes, names, n), rows[n]) for n in model.fit.design.needed
+    )
+    return PanelNames(model, names, member, lookups)
+
+
+def _determining(
+    values: "pd.Series[object]", codes: Array, names: Names, own: str
+) -> tuple[int, ...]:
+    """Return the fewest factors that determine a column; its namesake before others."""
+    target = pd.factorize(values.astype(object))[0]
+    if len(np.unique(target)) < 2:
+        return ()
+    varying = [i for i in range(len(names.columns)) if len(np.unique(codes[:, i])) > 1]
+    varying.sort(key=lambda i: names.columns[i].column != own)
+    for size in range(1, MOST_BY + 1):
+        for by in combinations(varying, size):
+            groups = np.unique(codes[:, list(by)], axis=0, return_inverse=True)[1].ravel()
+            pairs = np.unique(np.column_stack([groups, target]), axis=0)
+            if len(pairs) == groups.max() + 1:
+                return by
+    return tuple(varying)
+
+
+def adjusted_means(
+    panel: PanelNames, of: Sequence[str], where: Mapping[str, Sequence[str]] | None = None
+) -> tuple[pd.DataFrame, Array]:
+    """Return the adjusted mean of every group, and all of them as contrasts of the fit.
+
+    Args:
+        panel: of `panel_names`.
+        of: the chosen factors.
+        where: the levels, as text, that a factor is restricted to.
+
+    Returns:
+        A row per group that was run: the levels, estimate, se, df, low, high (NaN where the runs
+        do not determine it), runs; and the contrasts (groups, B).
+
+    Raises:
+        AnalysisError: there is no such factor or level.
+    """
+    where = where or {}
+    _check(panel.names, of, where)
+    kept = codes_by_name(panel.names, where)[panel.member]
+    texts = _texts(panel)
+    levels = texts[kept]
+    runs = pd.Series(panel.names.run[panel.member][kept], levels.index)
+    others = [n for n in texts if n not in of]
+    conditions = levels[others].drop_duplicates()
+    groups = levels[list(of)].drop_duplicates() if of else pd.DataFrame(index=range(1))
+    found, weights = [], []
+    for group in groups.to_dict("records") if of else [{}]:
+        own = (levels[list(of)] == pd.Series(group)).all(axis=1) if of else pd.Series(True, runs.index)
+        l_B = _contrast(panel, texts, group, conditions)
+        effect = contrast(panel.model.fit, l_B, df=panel.model.df)
+        found.append(group | _row(effect) | {"runs": int(runs[own].nunique())})
+        weights.append(l_B)
+    return pd.DataFrame(found), np.array(weights)
+
+
+def _row(effect: Estimate) -> dict[str, float]:
+    return {n: getattr(effect, n) for n in ("estimate", "se", "df", "low", "high")}
+
+
+def _check(names: Names, of: Sequence[str], where: Mapping[str, Sequence[str]]) -> None:
+    known = [c.column for c in names.columns]
+    for name in (*of, *where):
+        if name not in known:
+            raise AnalysisError(
+                f"{name}: not a factor here; there are {listed(known)}.{nearest(name, known)}"
+            )
+    for name, levels in where.items():
+        for level in levels:
+            if level not in names[name].levels:
+                raise AnalysisError(f"{name}={level}: not one of {listed(names[name].levels)}")
+
+
+def _texts(panel: PanelNames) -> pd.DataFrame:
+    """Return the levels of every name of the panel as text, a column per factor."""
+    return pd.DataFrame(
+        {
+            c.column: np.array(c.levels, dtype=object)[c.codes[panel.member]]
+            for c in panel.names.columns
+        }
+    )
+
+
+def _contrast(
+    panel: PanelNames, texts: pd.DataFrame, group: Mapping[str, str], conditions: pd.DataFrame
+) -> Array:
+    """Return a group's mean as a contrast; NaN where no condition goes with it."""
+    fit = panel.model.fit
+    rows = [*_feasible(panel, texts, group, conditions)]
+    if not rows:
+        return np.full(len(fit.fixef), np.nan)
+    if not panel.lookups:  # the intercept alone
+        return np.ones(len(fit.fixef))
+    frame = pd.DataFrame(rows, columns=[one.variable for one in panel.lookups]).drop_duplicates()
+    used = panel.model.used
+    frame = frame.astype({name: used[name].dtype for name in frame})
+    l_C = matrix_for(fit.design, frame).mean(axis=0)
+    return fit.kept(l_C[None])[0]
+
+
+def _feasible(
+    panel: PanelNames, texts: pd.DataFrame, group: Mapping[str, str], conditions: pd.DataFrame
+) -> Iterator[tuple[object, ...]]:
+    """Yield the model's columns under every condition that the group can have."""
+    columns = [c.column for c in panel.names.columns]
+    tables = []
+    for one in panel.lookups:
+        by = texts[[columns[i] for i in one.by]]
+        keys = [tuple(row) for row in by.to_numpy()]
+        tables.append(([columns[i] for i in one.by], dict(zip(keys, one.values, strict=True))))
+    pairs = [(columns[a], columns[b]) for a, b in panel.names.together()]
+    pairs = [(a, b) for a, b in pairs if (a in group) != (b in group)]
+    seen = [set(zip(texts[a], texts[b], strict=True)) for a, b in pairs]
+    for condition in conditions.to_dict("records") or [{}]:
+        name = {str(k): v for k, v in condition.items()} | dict(group)
+        if any((name[a], name[b]) not in own for (a, b), own in zip(pairs, seen, strict=True)):
+            continue
+        keys = [tuple(name[n] for n in by) for by, _ in tables]
+        if all(k in own for k, (_, own) in zip(keys, tables, strict=True)):
+            yield tuple(own[k] for k, (_, own) in zip(keys, tables, strict=True))

@@ -1,0 +1,133 @@
+"""The runs of a study under all their names, by the levels of the study's factors.
+
+A run that is reached by several names (masking=instruction at any prompt loss weight is one run)
+stands under each of them, so that a view of any factor finds it; it is counted once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.regression.study import Study
+from analysis.table.factors import FULL, NO_RANK, Factor, is_number, level_text
+
+Codes = npt.NDArray[np.int64]
+# Factors of an alias that may differ from those of the run's first name: all else is the run's.
+OF_NAMES = ("masking", "plw", "completion_weight", "normaliser", "scope")
+PAIRS = (("masking", "plw"), ("adapter", "rank"))  # looked up together: half of one says nothing
+
+
+@dataclass(frozen=True)
+class Column:
+    """One factor as a page shows it: its levels as text in their order, and a code per name."""
+
+    factor: Factor
+    levels: tuple[str, ...]
+    codes: Codes  # (names,)
+
+    @property
+    def column(self) -> str:
+        """The factor's column in the table of results."""
+        return self.factor.column
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a study's runs; `run` is the position of the run of every name."""
+
+    run: Codes
+    columns: tuple[Column, ...]
+    runs: pd.DataFrame  # a row per run: run, and the levels of its first name
+
+    def __getitem__(self, column: str) -> Column:
+        return next(c for c in self.columns if c.column == column)
+
+    @property
+    def first(self) -> npt.NDArray[np.bool_]:
+        """Which names are the first of their runs."""
+        return ~pd.Series(self.run).duplicated().to_numpy()
+
+    def together(self) -> list[tuple[int, int]]:
+        """Return the pairs of factors whose levels occur in some combinations alone by design.
+
+        One level determines the other, or the two are one dose or one arm.
+        """
+        found = []
+        for a, first in enumerate(self.columns):
+            for b in range(a + 1, len(self.columns)):
+                second = self.columns[b]
+                pair = {first.column, second.column}
+                if any(pair == set(own) for own in PAIRS) or _determined(first, second):
+                    found.append((a, b))
+        return found
+
+
+def names_of(study: Study) -> Names:
+    """Return the names of the runs of a study."""
+    rows = study.rows.drop_duplicates("run").reset_index(drop=True)
+    factors = [f for f in study.factors if f.part != "control" and f.column in rows]
+    levels = {f.column: _texts(rows, f) for f in factors}
+    own = pd.DataFrame({"run": np.arange(len(rows))} | levels)
+    every = _with_aliases(own, rows["run"].astype(str), study.raw, [f.column for f in factors])
+    columns = tuple(_column(f, every[f.column]) for f in factors)
+    return Names(every["run"].to_numpy(), columns, rows)
+
+
+def _texts(rows: pd.DataFrame, factor: Factor) -> "pd.Series[str]":
+    """Return the level of every run as text; "" where it has none."""
+    texts = rows[factor.column].map(level_text, na_action="ignore").astype("string").fillna("")
+    if factor.column == "rank" and "adapter" in rows:
+        method = rows["method"] if "method" in rows else rows["adapter"]
+        texts = texts.mask(method.astype(str) == FULL, NO_RANK)
+    return texts.astype(str)
+
+
+def _with_aliases(
+    own: pd.DataFrame, keys: "pd.Series[str]", raw: pd.DataFrame, names: Sequence[str]
+) -> pd.DataFrame:
+    """Return the runs under their first names and, behind them, under the others."""
+    others = [n for n in OF_NAMES if n in names and n in raw]
+    if "alias" not in raw or not others:
+        return own
+    alias = raw[raw["alias"].fillna(False).astype(bool)]
+    alias = alias[["train_key", *others]].drop_duplicates()
+    place = pd.Series(own.index, index=keys)
+    alias = alias[alias["train_key"].astype(str).isin(place.index)]
+    more = own.loc[place[alias["train_key"].astype(str)].to_numpy()].reset_index(drop=True)
+    for name in others:
+        text = alias[name].map(level_text, na_action="ignore").astype("string").fillna("")
+        more[name] = text.astype(str).to_numpy()
+    return pd.concat([own, more], ignore_index=True).drop_duplicates(ignore_index=True)
+
+
+def _column(factor: Factor, texts: "pd.Series[str]") -> Column:
+    there = set(texts)
+    levels = [level for level in factor.levels if level in there]
+    levels += sorted(there - set(levels) - {""}) + [""] * ("" in there)
+    code = {level: i for i, level in enumerate(levels)}
+    return Column(factor, tuple(levels), texts.map(code).to_numpy(dtype=np.int64))
+
+
+def _determined(first: Column, second: Column) -> bool:
+    """Return whether each level of one factor has one level of the other."""
+    pairs = len(set(zip(first.codes.tolist(), second.codes.tolist(), strict=True)))
+    return pairs in (len(set(first.codes.tolist())), len(set(second.codes.tolist())))
+
+
+def numbers(column: Column, rows: pd.DataFrame) -> list[float] | None:
+    """Return the levels of a factor as numbers; None where they are names."""
+    if not is_number(rows[column.column]) or "" in column.levels[:-1]:
+        return None
+    return [float(level) for level in column.levels if level]
+
+
+def codes_by_name(names: Names, values: Mapping[str, Sequence[str]]) -> npt.NDArray[np.bool_]:
+    """Return which names have, of every factor that is given, one of the levels that are given."""
+    kept = np.ones(len(names.run), dtype=bool)
+    for column, levels in values.items():
+        own = names[column]
+        kept &= np.isin(own.codes, [own.levels.index(level) for level in levels])
+    return kept

@@ -1,0 +1,92 @@
+"""Everything that the explorer of a study's page works on, as one packed text."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.explorer.items import items_data
+from analysis.explorer.means import panel_names
+from analysis.explorer.models import model_data
+from analysis.explorer.names import Column, Names, names_of, numbers
+from analysis.explorer.packing import Packer
+from analysis.explorer.records import curves_data, logs_data, settings_data
+from analysis.regression.study import Study
+from analysis.report import words
+
+VERSION = 1
+STRATA = ("dataset", "model")
+
+
+def payload(study: Study, prompts: pd.DataFrame | None = None) -> str:
+    """Return the data of a study's explorer, as `explorer.packing` writes it.
+
+    Args:
+        study: with its models.
+        prompts: task, doc_id and prompt of its items, where they are known.
+    """
+    pack = Packer()
+    names = names_of(study)
+    keys = [str(key) for key in names.runs["run"]]
+    content: dict[str, Any] = {
+        "version": VERSION,
+        "factors": [_factor(c, names, pack) for c in names.columns],
+        "together": names.together(),
+        "strata": [n for n in STRATA if any(c.column == n for c in names.columns)],
+        "run": pack.codes(names.run),
+        "keys": keys,
+        "tasks": _tasks(study.rows),
+        "scores": pack.array(_scores(study.rows, keys), "f64"),
+        "models": [model_data(panel_names(names, m), pack) for m in study.panels],
+        "joint": study.joint.fit.formula if study.joint is not None else None,
+    }
+    if study.folder is not None and (study.folder / "cells").is_dir():
+        content |= _beside(study, study.folder, (names, keys), pack, prompts)
+    return pack.text(content)
+
+
+def _beside(
+    study: Study,
+    folder: Path,
+    runs: tuple[Names, list[str]],
+    pack: Packer,
+    prompts: pd.DataFrame | None,
+) -> dict[str, Any]:
+    names, keys = runs
+    found: dict[str, Any] = {
+        "settings": settings_data(folder, keys, pack),
+        "curves": curves_data(folder, keys, pack),
+        "logs": logs_data(folder, keys),
+    }
+    if study.items is not None:
+        found["items"] = items_data(study.items, names, folder, pack, prompts)
+    return found
+
+
+def _factor(column: Column, names: Names, pack: Packer) -> dict[str, Any]:
+    factor = column.factor
+    return {
+        "column": factor.column, "name": factor.name, "part": factor.part,
+        "levels": list(column.levels), "numbers": numbers(column, names.runs),
+        "reference": factor.reference, "codes": pack.codes(column.codes),
+    }  # fmt: skip
+
+
+def _tasks(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the tasks in their order, each with the group that a model is fitted to."""
+    first = rows.drop_duplicates("task")
+    return [
+        {"name": str(t), "group": str(g), "title": words.group_text(str(g)), "metric": str(m)}
+        for t, g, m in zip(first["task"], first["task_group"], first["metric"], strict=True)
+    ]
+
+
+def _scores(rows: pd.DataFrame, keys: list[str]) -> Any:
+    """Return the score of every run on every task in points; NaN where it has none."""
+    wide = rows.assign(run=rows["run"].astype(str)).pivot_table(
+        index="run", columns="task", values="score", observed=True, sort=False
+    )
+    tasks = [str(t) for t in rows["task"].drop_duplicates()]
+    wide.columns = wide.columns.astype(str)
+    return np.asarray(wide.reindex(index=keys, columns=tasks), dtype=np.float64)
