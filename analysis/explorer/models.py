@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.engine.fits import ESTIMABLE
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
 from analysis.explorer.design import Separable, separable
@@ -93,7 +94,7 @@ def _fit_data(panel: PanelNames, found: Separable, pack: Packer) -> dict[str, An
         "scale": pack.array(found.scale_C, "f64"),
         "parts": [list(map(list, parts)) for parts in found.parts],
         "kept": list(map(int, kept)), "gone": list(map(int, gone)),
-        "repeats": pack.array(repeats, "f64"),
+        "repeats": pack.array(repeats, "f64"), "estimable": ESTIMABLE,
         "coefficients": pack.array(fit.fixef.to_numpy(), "f64"),
         "covariance": pack.array(_lower(covariance(fit, rule)), "f64"),
         "unadjusted": pack.array(_lower(df.unadjusted_BB), "f64"),

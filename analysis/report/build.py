@@ -16,6 +16,7 @@ from typing import TypedDict, Unpack
 import pandas as pd
 
 from analysis.errors import AnalysisError, as_path
+from analysis.explorer.payload import payload
 from analysis.papers.instruction_modelling import section as modelling
 from analysis.papers.lora_tradeoffs import section as tradeoffs
 from analysis.papers.mora import memorisation_section as memorised
@@ -275,6 +276,7 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
         warnings=warnings(study),
         trusted=trusted(study),
+        explorer=payload(study),
     )
 
 

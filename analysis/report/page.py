@@ -105,6 +105,7 @@ class Section:
     summary: str = ""  # one line, beside the title of the folded section
 
 
+TEMPLATES = Path(__file__).parent / "templates"
 _POLICY = "SECURITY-POLICY"  # stands in the template for what `_policy` returns
 
 
@@ -122,6 +123,7 @@ class Page:
     question: str = ""
     trusted: bool = True  # False: no verdict is shown in green
     about: str = "study report"
+    explorer: str = ""  # the packed data of `analysis.explorer`; without it the page has none
 
 
 def write(page: Page, out: Path) -> Path:
@@ -163,7 +165,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         page: what to show.
         figures: the `<svg>` element of every plate, by name.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -183,19 +185,22 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
         title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
         first=first, sections=sections, figures=figures, source=page.source, version=page.version,
         about=page.about, trusted=page.trusted,
-        places={name: i for i, name in enumerate(sheets, start=1)},
+        places={name: i for i, name in enumerate(sheets, start=1)}, explorer=page.explorer,
+        program=(TEMPLATES / "explorer.js").read_text(encoding="utf-8") if page.explorer else "",
     )  # fmt: skip
-    text = re.sub(r"\n\s*\n+", "\n", text) + "\n"
+    head, start, scripts = text.partition("<script")  # what a script says is left as it is
+    text = re.sub(r"\n\s*\n+", "\n", head) + start + scripts + "\n"
     return text.replace(_POLICY, _policy(text), 1)
 
 
 def _policy(text: str) -> str:
-    """Return a content security policy under which a browser runs the page's own script alone."""
-    script = text.partition("<script>")[2].partition("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """Return a content security policy under which a browser runs the page's own scripts alone."""
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    allowed = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
     return (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
 
 
