@@ -10,6 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help install demo test quick lint docs gpu clean
+.PHONY: help install demo test quick lint gpu explorer clean
 
 help:
 	@echo "make demo    environment, the quick study into results/demo/, its report"
@@ -17,6 +18,7 @@ help:
 	@echo "make quick   the quick tests only"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, into site/"
+	@echo "make explorer  the program of a report's page, from analysis/explorer/js (needs Node and npm)"
 	@echo "make gpu     on a machine with a GPU: its tests, its benchmarks, their table"
 
 install: $(STAMP)
@@ -49,6 +51,10 @@ gpu:
 	$(PYTHON) -m pytest -q -m gpu
 	$(PYTHON) -m benchmarks.gpu --out results/gpu.jsonl
 	$(PYTHON) -m benchmarks.gpu.table results/gpu.jsonl
+
+# The result is kept in the repository: nothing else here needs Node.
+explorer:
+	cd analysis/explorer/js && npm ci --no-audit --no-fund && node build.mjs
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError
@@ -9,6 +10,8 @@ from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
 
 TABLES = (".csv", ".tsv", ".parquet")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -26,9 +29,10 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     table = _table(source, asked)
     out = asked or table.parent / "report"
     folder = source if source.is_dir() else None
+    asked_items = _prompts(source) if given.prompts else None
     try:
         page = build(
-            table, out, folder=folder, score=given.score, formula=given.formula,
+            table, out, folder=folder, prompts=asked_items, score=given.score, formula=given.formula,
             family=given.family, weights=given.weights, df=given.df,
             margin=given.margin, frozen=given.frozen,
         )  # fmt: skip
@@ -70,6 +74,21 @@ def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path 
         return build_logs(source, out or place / "report", given.margin)
     except AnalysisError as error:
         raise UserError(str(error)) from None
+def _prompts(source: Path) -> "pd.DataFrame":
+    """Return what the items of a folder of results asked, made again from its newest record.
+
+    Raises:
+        UserError: there is no record, or its benchmarks cannot be had any more.
+    """
+    from ablate.results.store import Store
+
+    store = Store(source)
+    newest = [key for key in store.newest(1) if store.record(key) is not None]
+    if not newest:
+        raise UserError(f"--prompts: {source} has no record to make them again from")
+    from ablate.evaluate.rebuild import prompts
+
+    return prompts(store.folder(newest[0]))
 
 
 def _table(source: Path, out: Path | None) -> Path:
@@ -122,6 +141,7 @@ VERB = Verb(
         Flag("--df", "satterthwaite, kenward-roger or normal", "METHOD"),
         Flag("--margin", "an effect within +- this counts as none", "POINTS", float),
         Flag("--frozen", "a plan of `plan --freeze` (default: the folder's)", "FILE"),
+        Flag("--prompts", "put the items' prompts into the page, made again from the benchmarks"),
     ),
     examples=(
         "ablate report results/mine",

@@ -104,7 +104,11 @@ def adjusted_means(
     groups = levels[list(of)].drop_duplicates() if of else pd.DataFrame(index=range(1))
     found, weights = [], []
     for group in groups.to_dict("records") if of else [{}]:
-        own = (levels[list(of)] == pd.Series(group)).all(axis=1) if of else pd.Series(True, runs.index)
+        own = (
+            (levels[list(of)] == pd.Series(group)).all(axis=1)
+            if of
+            else pd.Series(True, runs.index)
+        )
         l_B = _contrast(panel, texts, group, conditions)
         effect = contrast(panel.model.fit, l_B, df=panel.model.df)
         found.append(group | _row(effect) | {"runs": int(runs[own].nunique())})

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -133,6 +134,7 @@ def build(
     study: str | None = None,
     frozen: str | Path | None = None,
     folder: Path | None = None,
+    prompts: pd.DataFrame | None = None,
     **asked: Unpack[Asked],
 ) -> Path:
     """Write the report of a results table, or of any long table, and return its index.html.
@@ -143,6 +145,7 @@ def build(
         study: the study's name; by default what the table says.
         frozen: a frozen analysis plan; by default the one that lies beside the table, if any.
         folder: the folder of results that the table is of; by default the one it lies in.
+        prompts: task, doc_id and prompt of a study's items, for the explorer of its page.
         asked: of any table: score, its column, which may be left out for our own tables and where
             its name says so; formula, as in `engine.formula`, without which one is proposed;
             family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence.
@@ -155,7 +158,7 @@ def build(
     folder = folder or (None if isinstance(results, pd.DataFrame) else _folder(Path(results)))
     source = "a table in memory" if isinstance(results, pd.DataFrame) else Path(results).name
     if is_results(raw.columns):
-        page = _results_page(raw, (source, folder), (request, frozen), study)
+        page = _results_page(raw, (source, folder), (request, frozen), study, prompts)
     else:
         refuse_plan(frozen)
         page = _external_page(analysed(raw, request), source)
@@ -167,6 +170,7 @@ def _results_page(
     place: tuple[str, Path | None],
     asked: tuple[Request, str | Path | None],
     name: str | None,
+    prompts: pd.DataFrame | None,
 ) -> Page:
     """Return the page of a results table; without a model where nothing of it was asked for."""
     (source, folder), (request, frozen) = place, asked
@@ -179,7 +183,8 @@ def _results_page(
         if wanted:
             raise AnalysisError(f"{wanted[0]}: no model can be fitted here; {error}") from error
         return _plain_page(raw, frame, place, (_title(name, raw), str(error)))
-    return _study_page(found, _title(name, raw), source)
+    page = _study_page(found, _title(name, raw), source)
+    return replace(page, explorer=payload(found, prompts))
 
 
 def fitted_study(
@@ -276,7 +281,6 @@ def _study_page(study: Study, name: str, source: str) -> Page:
         facts=tuple((k, f"{v:,}") for k, v in overview.counts(study.raw).items()),
         warnings=warnings(study),
         trusted=trusted(study),
-        explorer=payload(study),
     )
 
 

@@ -72,6 +72,7 @@ FLOORS = [
     {"analysis.questions"},
     {"analysis.planning"},
     {"analysis.papers"},
+    {"analysis.explorer"},
     {"analysis.report.build", "analysis.report.overview",
      "analysis.report.plain", "analysis.report.trust", "analysis.report.plugged"},
     {"analysis.facade"},

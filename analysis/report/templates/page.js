@@ -18,11 +18,49 @@ function sort(head, column) {
     (a, b) => (up ? 1 : -1) * compare(value(a, column), value(b, column)));
   body.append(...rows);
 }
-for (const head of document.querySelectorAll("th")) {
+for (const head of document.querySelectorAll("details.table th")) {
   const button = document.createElement("button");
   button.textContent = head.textContent;
   button.onclick = () => sort(head, [...head.parentNode.children].indexOf(head));
   head.replaceChildren(button);
+}
+
+// Long tables: a search field, and what is shown as CSV and LaTeX where the page lies alone.
+const QUOTE = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+const TEX = { "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", $: "\\$", "#": "\\#", _: "\\_", "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$" };
+const tex = (text) => text.replace(/[\\&%$#_{}~^−]/g, (c) => TEX[c]);
+const texts = (table) => [...table.rows].filter((r) => !r.hidden).map((r) => [...r.cells].map((c) => c.textContent.trim()));
+function latex(table) {
+  const [head, ...rows] = texts(table).map((row) => `${row.map(tex).join(" & ")} \\\\`);
+  const columns = [...table.rows[0].cells].map((c) => (c.classList.contains("num") ? "r" : "l")).join("");
+  return `\\begin{tabular}{${columns}}\n\\toprule\n${head}\n\\midrule\n${rows.join("\n")}\n\\bottomrule\n\\end{tabular}\n`;
+}
+function saved(name, content) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type: "text/plain" }));
+  link.download = name;
+  link.click();
+}
+for (const fold of document.querySelectorAll("details.table")) {
+  const table = fold.querySelector("table"), rows = [...table.tBodies[0].rows], name = fold.id.replace("table-", "");
+  if (rows.length <= 10) continue;
+  const bar = document.createElement("div");
+  bar.className = "tools";
+  const find = document.createElement("input");
+  Object.assign(find, { type: "search", placeholder: "Search", className: "find" });
+  find.setAttribute("aria-label", `Search table ${name}`);
+  find.oninput = () => {
+    const words = find.value.trim().toLowerCase().split(/\s+/);
+    for (const row of rows) row.hidden = !words.every((w) => row.textContent.toLowerCase().includes(w));
+  };
+  bar.append(find);
+  for (const [label, file, made] of [["CSV, as shown", "csv", () => texts(table).map((r) => r.map(QUOTE).join(",")).join("\n")], ["LaTeX, as shown", "tex", () => latex(table)]]) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", textContent: label, onclick: () => saved(`${name}.${file}`, made()) });
+    button.setAttribute("aria-label", `${label}: table ${name}`);
+    bar.append(button);
+  }
+  fold.querySelector(".scroll").before(bar);
 }
 
 // Folded sections: a link opens what it points into, one button all of them, and so does printing.

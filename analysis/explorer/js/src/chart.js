@@ -19,9 +19,9 @@ export function drawn(panel, view, options) {
   return options.show === "heat" ? heat(panel, view, options) : intervals(panel, view, options);
 }
 
-function range(view) {
+function range(panels) {
   let low = Infinity, high = -Infinity;
-  for (const panel of view.panels) for (const g of panel.groups) {
+  for (const panel of panels) for (const g of panel.groups) {
     for (const v of [g.low, g.high, g.estimate]) if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
   }
   return [low, high];
@@ -35,7 +35,8 @@ export function describe(group, view) {
   return `${parts.join(", ")}: ${value}${ends}, ${group.runs.size} run${group.runs.size === 1 ? "" : "s"}`;
 }
 
-function intervals(panel, view, { width, onPick, dots }) {
+function intervals(panel, view, options) {
+  const { width, onPick, dots } = options;
   const { data, chosen, reference } = view;
   const factor = data.factors[chosen.x], up = upright(factor);
   const levels = [...new Set(panel.groups.map((g) => g.x))].sort((a, b) => a - b);
@@ -54,7 +55,7 @@ function intervals(panel, view, { width, onPick, dots }) {
   const title = reference ? "difference, points" : "points";
   const height = up ? 250 + (crowded ? 6 * widest(labels) : 0) : 48 + levels.length * Math.max(18, 9 * colours.length + 6);
   const position = { domain: [-0.6, levels.length - 0.4], ticks: levels.map((_, i) => i), tickFormat: short, label: null, reverse: false, grid: false };
-  const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: options(view), zero: false };
+  const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: domain(panel, view, options), zero: false };
   const marks = [
     up ? gridY({ stroke: "var(--rule)", strokeOpacity: 1 }) : gridX({ stroke: "var(--rule)", strokeOpacity: 1 }),
     reference ? (up ? ruleY([0], { stroke: "var(--muted)" }) : ruleX([0], { stroke: "var(--muted)" })) : null,
@@ -76,24 +77,40 @@ function intervals(panel, view, { width, onPick, dots }) {
   return svg;
 }
 
-const options = (view) => {
-  view.range ??= range(view);
-  const [low, high] = view.range;
+// The ends of the axis of values: of one panel, or of all where they share it.
+function domain(panel, view, { one, dots }) {
+  const of = one ? view.panels : [panel];
+  let [low, high] = one ? (view.range ??= range(of)) : range(of);
+  if (dots && !view.reference) {
+    for (const own of of) for (const g of own.groups) for (const r of g.runs) {
+      const value = meanOf(view.data, r, own.tasks);
+      if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
+    }
+  }
   if (!(high > low)) return Number.isFinite(low) ? [low - 1, low + 1] : [0, 1];
   const pad = (high - low) * 0.04;
   return view.reference ? [Math.min(low - pad, 0), Math.max(high + pad, 0)] : [low - pad, high + pad];
-};
+}
+
+// The mean score of a run over the tasks that it has of some; NaN where it has none.
+function meanOf(data, run, tasks) {
+  let sum = 0, count = 0;
+  for (const t of tasks) {
+    const score = data.scores[run * data.tasks.length + t];
+    if (!Number.isNaN(score)) { sum += score; count += 1; }
+  }
+  return sum / count;
+}
 
 // Every run as a point, all of one panel in one path: thousands of elements would be slow.
 function runMarks(panel, view, at, up) {
   if (view.reference) return null;
-  const width = view.data.tasks.length;
   const by = new Map();
   for (const g of panel.groups) for (const r of g.runs) {
-    const own = panel.tasks.map((t) => view.data.scores[r * width + t]).filter((s) => !Number.isNaN(s));
-    if (!own.length) continue;
+    const value = meanOf(view.data, r, panel.tasks);
+    if (!Number.isFinite(value)) continue;
     if (!by.has(g.colour)) by.set(g.colour, []);
-    by.get(g.colour).push([at(g) + 0.05, own.reduce((a, b) => a + b) / own.length]);
+    by.get(g.colour).push([at(g) + 0.05, value]);
   }
   return (_, { x, y }, __, ___, context) => {
     const group = context.document.createElementNS("http://www.w3.org/2000/svg", "g");

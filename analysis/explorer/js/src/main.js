@@ -6,6 +6,7 @@ import { Drawer } from "./drawer.js";
 import { Panel } from "./model.js";
 import { decode, encode, valid } from "./state.js";
 import { Table, element } from "./table.js";
+import { critical } from "./student.js";
 import { number, view } from "./view.js";
 
 const SHOWN = 12; // panels, until all are asked for
@@ -26,6 +27,7 @@ class Explorer {
   constructor(root, data) {
     this.root = root;
     this.data = data;
+    this.critical = critical;
     this.cells = cellsOf(data);
     this.models = data.models.map((m) => new Panel(data, m));
     this.defaults = defaultsOf(data);
@@ -94,6 +96,8 @@ class Explorer {
     };
     const dots = element("input", { type: "checkbox", id: "explore-dots", onchange: () => this.choose({ dots: dots.checked ? "1" : "" }) });
     this.dots = dots;
+    const one = element("input", { type: "checkbox", id: "explore-one", onchange: () => this.choose({ one: one.checked ? "1" : "" }) });
+    this.one = one;
     this.filters = element("div", { className: "filters" });
     const filter = element("details", { className: "filter" }, this.filterHead = element("summary", { textContent: "Filter" }), this.filters);
     const copied = element("span", { className: "count", role: "status" });
@@ -104,7 +108,7 @@ class Explorer {
     const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: {} }; this.picked = null; this.remember(); this.update(); } });
     const form = element("form", { className: "controls", onsubmit: (e) => e.preventDefault(), aria: { label: "what the figures show" } },
       select("x", "Factor"), select("colour", "Colour"), select("panel", "Panels"), select("scores", "Scores"), select("show", "Figure"), select("ref", "Difference from"),
-      element("label", { className: "check" }, dots, "every run"));
+      element("label", { className: "check" }, dots, "every run"), element("label", { className: "check" }, one, "one scale"));
     this.status = element("p", { className: "explore-status", role: "status" });
     this.legend = element("div", { className: "explore-legend" });
     this.charts = element("div", { className: "panels" });
@@ -128,6 +132,7 @@ class Explorer {
     });
     options(this.selects.ref, [["", "nothing: means"], ...against], state.ref);
     this.dots.checked = Boolean(state.dots);
+    this.one.checked = Boolean(state.one);
     this.fillFilters();
   }
 
@@ -179,14 +184,15 @@ class Explorer {
 
   figure(panel, width) {
     const found = this.view, some = panel.groups.some((g) => Number.isFinite(g.estimate));
-    const svg = some ? drawn(panel, found, { width: Math.max(width, 200), show: this.state.show, dots: this.state.dots, onPick: (g) => this.pick(g) }) : element("p", { textContent: "Nothing here can be estimated from these runs." });
+    const svg = some ? drawn(panel, found, { width: Math.max(width, 200), show: this.state.show, dots: this.state.dots, one: this.state.one, onPick: (g) => this.pick(g) }) : element("p", { textContent: "Nothing here can be estimated from these runs." });
     if (some) {
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", `${panel.title}: ${panel.groups.slice(0, 3).map((g) => describe(g, found)).join("; ")}${panel.groups.length > 3 ? "; the rest is in the table of this view" : ""}`);
     }
     const lost = panel.groups.filter((g) => !Number.isFinite(g.estimate)).length;
     const basis = panel.why ? `Means of runs, t intervals over seeds: ${panel.why}.` : `Adjusted means of the model (${panel.status}).`;
-    const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), ` ${basis}`, lost ? ` ${lost} not determined.` : "");
+    const outside = panel.outside ? ` ${panel.outside} run${panel.outside === 1 ? " is" : "s are"} not in it.` : "";
+    const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), element("br"), `${basis}${outside}`, lost ? ` ${lost} not determined.` : "");
     return element("figure", { className: "panel" }, caption, svg);
   }
 

@@ -1,7 +1,7 @@
 // The state of the explorer in the address: #explore?x=plw&colour=masking&f.adapter=lora&f.adapter=full
 
 export const ANCHOR = "explore";
-const PLAIN = ["x", "colour", "panel", "scores", "show", "ref", "cell", "beside", "find", "dots"];
+const PLAIN = ["x", "colour", "panel", "scores", "show", "ref", "cell", "beside", "dots", "one"];
 
 export function encode(state) {
   const query = new URLSearchParams();

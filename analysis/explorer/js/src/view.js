@@ -72,7 +72,7 @@ export function view(state, context) {
         const titles = [...apart.map((f) => levelText(data.factors[f], code(f))), outcome.title];
         if (chosen.panel >= 0) titles.push(`${data.factors[chosen.panel].name} ${levelText(data.factors[chosen.panel], code(chosen.panel))}`);
         const title = titles.join(" · ");
-        if (!panels.has(title)) panels.set(title, { title, why, order: [...apart.map(code), outcome.tasks[0], code(chosen.panel)], groups: [], status: why ? "" : model.own.status, tasks: outcome.tasks });
+        if (!panels.has(title)) panels.set(title, { title, why, order: [...apart.map(code), outcome.tasks[0], code(chosen.panel)], groups: [], status: why ? "" : model.own.status, tasks: outcome.tasks, outside: why ? 0 : outside(data, stratum.names, inside, model) });
         const panel = panels.get(title);
         panel.why ||= why;
         panel.groups.push({ ...group, model: why ? null : model, x: code(chosen.x), colour: code(chosen.colour), code });
@@ -85,6 +85,15 @@ export function view(state, context) {
     panel.groups.sort((a, b) => a.x - b.x || a.colour - b.colour);
   }
   return { panels: list, chosen, reference, where, data };
+}
+
+// How many runs of a stratum a model was not fitted to.
+function outside(data, names, where, model) {
+  const fitted = new Set(model.own.runs), found = new Set();
+  for (const i of names) {
+    if (!fitted.has(data.run[i]) && [...where].every(([f, codes]) => codes.has(data.factors[f].codes[i]))) found.add(data.run[i]);
+  }
+  return found.size;
 }
 
 function compareLists(a, b) {

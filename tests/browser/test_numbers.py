@@ -1,0 +1,134 @@
+"""The numbers that the page computes beside those of the analysis, and of scipy."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.explorer.means import adjusted_means, panel_names
+from analysis.explorer.names import names_of
+from analysis.explorer.payload import payload
+from analysis.inference.estimates import contrast
+from analysis.regression.model import Request
+from analysis.regression.study import fitted
+from analysis.report.page import Page, render
+from analysis.table.frame import from_results, read
+from tests.explored import explored
+
+AGREE = 1e-6
+COLUMNS = ("estimate", "se", "df", "low", "high")
+MEANS = """([panel, of, where]) => {
+  const e = globalThis.ablateExplorer, place = (c) => e.data.factors.findIndex((f) => f.column === c);
+  const kept = new Map(Object.entries(where).map(([c, levels]) =>
+    [place(c), new Set(levels.map((l) => e.data.factors[place(c)].levels.indexOf(l)))]));
+  const own = of.map(place), groups = e.models[panel].means(own, kept);
+  const plain = (g) => ["estimate", "se", "df", "low", "high"].map((n) => String(g[n]));
+  return groups.map((g) => ({ levels: g.codes.map((c, k) => e.data.factors[own[k]].levels[c]),
+    runs: g.runs.size, numbers: plain(g),
+    less: plain(e.models[panel].difference(g, groups[0])) }));
+}"""
+
+
+@pytest.fixture(scope="module", params=["satterthwaite", "kenward-roger", "normal"])
+def studied(request, tmp_path_factory):
+    """An unbalanced study with aliases and a nested rank, its page, and its panels' names."""
+    folder = explored(tmp_path_factory.mktemp("explored"), seeds=3, items=0, drop=0.15, small=True)
+    raw = read(folder)
+    study = fitted(raw, from_results(raw), request=Request(df=request.param))
+    page = Page("t", "source", "0", (), explorer=payload(study))
+    (folder / "index.html").write_text(render(page, {}), encoding="utf-8")
+    names = names_of(study)
+    return folder / "index.html", study, [panel_names(names, m) for m in study.panels]
+
+
+def choices(panel):
+    """Factors to choose and what to filter: every pair, with none, one and two filters."""
+    columns = [c.column for c in panel.names.columns]
+    of = [[], *([c] for c in columns), *map(list, itertools.combinations(columns, 2))]
+    where = [
+        {}, {"adapter": ["lora", "mora"], "plw": ["0", "1"]}, {"masking": ["none"], "seed": ["1"]},
+    ]  # fmt: skip
+    return list(itertools.product(of, where))
+
+
+def same(found, wanted):
+    found, wanted = float(found.replace("Infinity", "inf")), float(wanted)
+    if math.isnan(wanted) or math.isinf(wanted):
+        return math.isnan(found) == math.isnan(wanted) and (found == wanted or math.isnan(found))
+    return abs(found - wanted) <= AGREE * max(1.0, abs(wanted))
+
+
+def test_means_and_differences_are_those_of_the_analysis(studied, open_page):
+    path, study, panels = studied
+    page = open_page(path)
+    compared = estimable = 0
+    for at, panel in enumerate(panels[:2]):
+        for of, where in choices(panel):
+            table, l_GB = adjusted_means(panel, of, where)
+            found = page.evaluate(MEANS, [at, of, where])
+            assert len(found) == len(table)
+            wanted = {
+                tuple(row[c] for c in of): i for i, row in enumerate(table.to_dict("records"))
+            }
+            first = l_GB[wanted[tuple(found[0]["levels"])]] if found else None
+            for group in found:
+                i = wanted[tuple(group["levels"])]
+                assert group["runs"] == table["runs"][i]
+                pairs = zip(group["numbers"], COLUMNS, strict=True)
+                assert all(same(text, table[c][i]) for text, c in pairs), (of, where, group)
+                less = contrast(panel.model.fit, l_GB[i] - first, df=panel.model.df)
+                pairs = zip(group["less"], COLUMNS, strict=True)
+                assert all(same(text, getattr(less, c)) for text, c in pairs), (of, where, group)
+                compared += 1
+                estimable += bool(np.isfinite(table["estimate"][i]))
+    assert compared > 200
+    assert estimable > 0.8 * compared
+
+
+def test_means_without_a_model_are_t_intervals_over_seeds(studied, open_page):
+    path, study, _ = studied
+    page = open_page(path, "#explore?x=adapter&scores=task%3Asums&colour=none")
+    found = page.evaluate(
+        "() => globalThis.ablateExplorer.view.panels[0].groups.map((g) => "
+        "[globalThis.ablateExplorer.data.factors[globalThis.ablateExplorer.view.chosen.x].levels[g.x],"
+        " g.estimate, g.low, g.high, g.df])"
+    )
+    rows = study.rows[(study.rows["task"] == "sums")]
+    assert {level for level, *_ in found} == {"full", "lora", "mora"}
+    for level, *numbers in found:
+        own = (
+            rows[rows["adapter"].astype(str) == level]
+            .groupby("seed", observed=True)["score"]
+            .mean()
+        )
+        low, high = stats.t.interval(0.95, len(own) - 1, own.mean(), stats.sem(own))
+        assert np.allclose(numbers, [own.mean(), low, high, len(own) - 1], rtol=0, atol=AGREE)
+
+
+def test_quantiles_of_t_are_those_of_scipy(studied, open_page):
+    path, _, _ = studied
+    page = open_page(path)
+    dfs = [*np.geomspace(0.6, 1e9, 60).tolist(), 1.0, 2.0, 3.0, 30.0, 2.9999, 1e7, 1.0000001e7]
+    found = page.evaluate("(dfs) => dfs.map((df) => globalThis.ablateExplorer.critical(df))", dfs)
+    assert np.allclose(found, stats.t.ppf(0.975, dfs), rtol=1e-10, atol=0)
+
+
+def test_the_numbers_of_a_view_are_its_table_as_csv(studied, open_page):
+    path, _, _ = studied
+    page = open_page(path, "#explore?x=plw&colour=adapter", accept_downloads=True)
+    with page.expect_download() as waiting:
+        page.click("button[aria-label='CSV: The numbers of this view']")
+    table = pd.read_csv(waiting.value.path())
+    shown = page.evaluate(
+        "() => globalThis.ablateExplorer.numbers.rows.map((r) => r.group.estimate)"
+    )
+    assert np.allclose(table["mean"], np.array(json.loads(json.dumps(shown)), float))
+    with page.expect_download() as waiting:
+        page.click("button[aria-label='LaTeX: The numbers of this view']")
+    tex = waiting.value.path().read_text(encoding="utf-8")
+    assert tex.count(r"\\") == len(table) + 1
+    assert tex.count("{") == tex.count("}")
