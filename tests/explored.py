@@ -112,7 +112,7 @@ def _with_items(
         for t, (task, _, _) in enumerate(TASKS):
             order = np.argsort(hard[t] + rng.normal(0, 0.7, items))
             hit = np.zeros(items)
-            hit[order[: int(round(score[task] * items))]] = 1.0
+            hit[order[: round(score[task] * items)]] = 1.0
             right[task] = hit.mean()
             wrong = (golds[t] + 1 + rng.integers(0, len(WORDS) - 1, items)) % len(WORDS)
             answer = np.where(hit > 0, golds[t], wrong)

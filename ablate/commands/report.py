@@ -32,8 +32,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     asked_items = _prompts(source) if given.prompts else None
     try:
         page = build(
-            table, out, folder=folder, prompts=asked_items, score=given.score, formula=given.formula,
-            family=given.family, weights=given.weights, df=given.df,
+            table, out, folder=folder, prompts=asked_items, score=given.score,
+            formula=given.formula, family=given.family, weights=given.weights, df=given.df,
             margin=given.margin, frozen=given.frozen,
         )  # fmt: skip
     except AnalysisError as error:

@@ -253,7 +253,7 @@ class MixedFit:
 
     @cached_property
     def repeats(self) -> Array:
-        """A in X_left_out = X_kept A, (B, left out): how columns that were left out repeat others."""
+        """A in X_left_out = X_kept A, (B, left out): how left-out columns repeat others."""
         kept, X_NC = self.problem.fixed.kept, self.design.X_NB
         gone = np.setdiff1d(np.arange(X_NC.shape[1]), kept)
         repeats = np.linalg.lstsq(X_NC[:, kept], X_NC[:, gone], rcond=None)[0]

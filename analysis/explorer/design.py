@@ -123,11 +123,9 @@ def _tabulated(
             if not (np.abs(ratio - 1) <= SAME).all():
                 own_parts.append((v, _row(tables[v], ratio)))
         parts.append(tuple(own_parts))
-    return Separable(
-        tuple(values), tuple(tuple(own) for own in values.values()),
-        tuple(np.array(t).reshape(len(t), len(v)) for t, v in zip(tables, values.values(), strict=True)),
-        scale_C, tuple(parts),
-    )  # fmt: skip
+    every = tuple(tuple(own) for own in values.values())
+    shaped = (np.array(t).reshape(len(t), len(v)) for t, v in zip(tables, every, strict=True))
+    return Separable(tuple(values), every, tuple(shaped), scale_C, tuple(parts))
 
 
 def _row(table: list[Array], ratio: Array) -> int:

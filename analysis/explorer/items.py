@@ -6,7 +6,7 @@ and most others right, and for those that it and its nearest neighbour answered 
 many runs as there is room.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -102,18 +102,16 @@ def adjusted_means(
     others = [n for n in texts if n not in of]
     conditions = levels[others].drop_duplicates()
     groups = levels[list(of)].drop_duplicates() if of else pd.DataFrame(index=range(1))
-    found, weights = [], []
-    for group in groups.to_dict("records") if of else [{}]:
-        own = (
-            (levels[list(of)] == pd.Series(group)).all(axis=1)
-            if of
-            else pd.Series(True, runs.index)
-        )
-        l_B = _contrast(panel, texts, group, conditions)
+    chosen = groups.to_dict("records") if of else [{}]
+    l_GB = _contrasts(panel, texts, chosen, conditions)
+    found = []
+    for group, l_B in zip(chosen, l_GB, strict=True):
+        own = pd.Series(True, runs.index)
+        for name, level in group.items():
+            own &= levels[name] == level
         effect = contrast(panel.model.fit, l_B, df=panel.model.df)
         found.append(group | _row(effect) | {"runs": int(runs[own].nunique())})
-        weights.append(l_B)
-    return pd.DataFrame(found), np.array(weights)
+    return pd.DataFrame(found), l_GB
 
 
 def _row(effect: Estimate) -> dict[str, float]:
@@ -143,21 +141,29 @@ def _texts(panel: PanelNames) -> pd.DataFrame:
     )
 
 
-def _contrast(
-    panel: PanelNames, texts: pd.DataFrame, group: Mapping[str, str], conditions: pd.DataFrame
+def _contrasts(
+    panel: PanelNames,
+    texts: pd.DataFrame,
+    groups: Sequence[Mapping[str, str]],
+    conditions: pd.DataFrame,
 ) -> Array:
-    """Return a group's mean as a contrast; NaN where no condition goes with it."""
-    fit = panel.model.fit
-    rows = [*_feasible(panel, texts, group, conditions)]
-    if not rows:
-        return np.full(len(fit.fixef), np.nan)
+    """Return every group's mean as a contrast; NaN where no condition goes with it."""
+    fit, used = panel.model.fit, panel.model.used
     if not panel.lookups:  # the intercept alone
-        return np.ones(len(fit.fixef))
-    frame = pd.DataFrame(rows, columns=[one.variable for one in panel.lookups]).drop_duplicates()
-    used = panel.model.used
-    frame = frame.astype({name: used[name].dtype for name in frame})
-    l_C = matrix_for(fit.design, frame).mean(axis=0)
-    return fit.kept(l_C[None])[0]
+        return np.ones((len(groups), len(fit.fixef)))
+    rows = [list(dict.fromkeys(_feasible(panel, texts, g, conditions))) for g in groups]
+    size_G = np.array([len(own) for own in rows])
+    l_GC = np.full((len(groups), len(fit.design.names)), np.nan)
+    if size_G.any():
+        every = [row for own in rows for row in own]
+        frame = pd.DataFrame(every, columns=[one.variable for one in panel.lookups])
+        X_RC = matrix_for(fit.design, frame.astype({n: used[n].dtype for n in frame}))
+        there = np.flatnonzero(size_G)
+        starts = np.concatenate([[0], np.cumsum(size_G[there])[:-1]])
+        l_GC[there] = np.add.reduceat(X_RC, starts) / size_G[there, None]
+    l_GB = np.full((len(groups), len(fit.fixef)), np.nan)
+    l_GB[size_G > 0] = fit.kept(l_GC[size_G > 0])
+    return l_GB
 
 
 def _feasible(

@@ -87,7 +87,7 @@ def test_a_run_of_two_names_stands_under_both(study):
 def test_adjusted_means_of_a_crossed_table_are_its_means(study):
     panel = panel_names(names_of(study), study.panels[0])
     own = panel.model.used
-    # Every cell ran under both seeds: the means of seeds are those of their runs, whatever the rest.
+    # Every cell ran under both seeds: means of seeds are those of their runs.
     table, _ = adjusted_means(panel, ["seed"])
     wanted = own.groupby("seed", observed=True)["score"].mean()
     assert np.allclose(table["estimate"], wanted[table["seed"].astype(int)], atol=1e-8)
@@ -104,7 +104,7 @@ def test_adjusted_means_of_a_crossed_table_are_its_means(study):
 
 def test_an_unknown_factor_or_level_is_one_clear_line(study):
     panel = panel_names(names_of(study), study.panels[0])
-    with pytest.raises(AnalysisError, match="adaptor: not a factor here.*Did you mean 'adapter'"):
+    with pytest.raises(AnalysisError, match=r"adaptor: not a factor here.*Did you mean 'adapter'"):
         adjusted_means(panel, ["adaptor"])
     with pytest.raises(AnalysisError, match="plw=2: not one of"):
         adjusted_means(panel, [], {"plw": ["2"]})

@@ -298,6 +298,7 @@ async function start() {
     packed.textContent = "";
     globalThis.ablateExplorer = new Explorer(root, data); // for the console, and for tests
     root.dataset.ready = "yes";
+    performance.mark("explorer-ready");
     if (decode(location.hash)) root.closest("section").scrollIntoView();
   } catch (error) {
     root.replaceChildren(element("p", { textContent: `The explorer could not start in this browser (${error.message}); the rest of the page needs nothing of it.` }));

@@ -3,13 +3,14 @@
 // al., Numerical Recipes, 6.4); it is inverted by Newton's method, guarded by bisection.
 
 
-// log Gamma by Stirling's series, shifted to where it has 15 digits (Abramowitz and Stegun 6.1.41).
-function logGamma(x) {
+// log of Gamma(a + 1/2) / Gamma(a), by its asymptotic series from a = 15 on and the recurrence of
+// Gamma below: the difference of two logarithms of Gamma would lose the digits of a large a.
+function halfStep(a) {
   let shift = 0;
-  while (x < 15) shift += Math.log(x++);
-  const z = 1 / (x * x);
-  const series = 1 / 12 - z * (1 / 360 - z * (1 / 1260 - z * (1 / 1680 - z * (1 / 1188))));
-  return (x - 0.5) * Math.log(x) - x + 0.9189385332046727 + series / x - shift;
+  for (; a < 15; a++) shift += Math.log(a / (a + 0.5));
+  const z = 1 / (a * a);
+  const series = -1 / 8 + z * (1 / 192 - z * (1 / 640 - z * (17 / 14336 - z * (31 / 18432))));
+  return 0.5 * Math.log(a) + series / a + shift;
 }
 
 function fraction(a, b, x) {
@@ -28,18 +29,14 @@ function fraction(a, b, x) {
   return h;
 }
 
-function beta(a, b, x, front) {
-  if (x <= 0) return 0;
-  if (x >= 1) return 1;
-  const power = Math.exp(a * Math.log(x) + b * Math.log1p(-x) + front);
-  return x < (a + 1) / (a + b + 2) ? (power * fraction(a, b, x)) / a
-    : 1 - (power * fraction(b, a, 1 - x)) / b;
-}
-
-// P(T > t) for t >= 0.
+// P(T > t) for t > 0: half of the regularised incomplete beta function I_x(df / 2, 1 / 2).
 export function upper(t, df) {
-  const front = logGamma(df / 2 + 0.5) - logGamma(df / 2) - logGamma(0.5);
-  return beta(df / 2, 0.5, df / (df + t * t), front) / 2;
+  const a = df / 2, b = 0.5, ratio = (t * t) / df;
+  const x = 1 / (1 + ratio), rest = ratio / (1 + ratio); // 1 - x without cancellation
+  const logs = -a * Math.log1p(ratio) + b * Math.log(rest) + halfStep(a) - 0.5 * Math.log(Math.PI);
+  const power = Math.exp(logs);
+  if (x < (a + 1) / (a + b + 2)) return (power * fraction(a, b, x)) / a / 2;
+  return (1 - (power * fraction(b, a, rest)) / b) / 2;
 }
 
 const NORMAL = 1.959963984540054; // the 0.975 quantile of the standard normal distribution
@@ -55,7 +52,7 @@ export function critical(df) {
   if (kept.has(df)) return kept.get(df);
   let low = 0, high = 2;
   while (upper(high, df) > 0.025) { low = high; high *= 2; }
-  const front = logGamma(df / 2 + 0.5) - logGamma(df / 2) - 0.5 * Math.log(df * Math.PI);
+  const front = halfStep(df / 2) - 0.5 * Math.log(df * Math.PI);
   let t = (low + high) / 2;
   for (let i = 0; i < 200; i++) {
     const off = upper(t, df) - 0.025;
