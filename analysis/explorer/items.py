@@ -196,10 +196,11 @@ def _pairs(names: Names, run_R: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
     seed_R = seed[run_R]
     order = np.argsort(seed_R, kind="stable")  # one run of every cell before the second of any
     for r in order:
-        apart = (own_R != own_R[r]).sum(axis=1) + np.where(seed_R == seed_R[r], 0, 1000)
-        apart[(own_R == own_R[r]).all(axis=1)] = 10_000
-        other = int(apart.argmin())
-        if apart[other] < 10_000:
+        # The fewest factors apart, then the fewest levels, as the page chooses a neighbour.
+        keys = (np.abs(own_R - own_R[r]).sum(axis=1), (own_R != own_R[r]).sum(axis=1))
+        same = (own_R == own_R[r]).all(axis=1) | (seed_R != seed_R[r])
+        other = int(np.lexsort((*keys, same))[0])
+        if not same[other]:
             yield int(r), other
 
 

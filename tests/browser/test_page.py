@@ -86,9 +86,8 @@ def test_choose_filter_open_a_cell_and_send_the_view(page_file, open_page):
 
 
 def test_an_address_of_another_study_is_passed_over(page_file, open_page):
-    page = open_page(
-        page_file, "#explore?x=no&colour=%3Cb%3E&f.adapter=none&scores=task:no&ref=x:9&show=pie&cell=0"
-    )  # fmt: skip
+    wrong = "x=no&colour=%3Cb%3E&f.adapter=none&scores=task:no&ref=x:9&show=pie&cell=0"
+    page = open_page(page_file, f"#explore?{wrong}")
     assert page.locator("#explore-x").input_value() == "plw"
     assert page.locator("figure.panel").count() == 4
     assert page.locator("dialog.drawer[open]").count() == 0

@@ -4,7 +4,7 @@ import { axisX, axisY, cell, dot, gridX, gridY, line, link, plot, ruleX, ruleY, 
 import { levelText } from "./data.js";
 import { number, signed } from "./view.js";
 
-const SYMBOLS = ["circle", "square", "triangle", "diamond2", "star", "times", "wye", "plus"];
+const SYMBOLS = ["circle", "square", "triangle", "diamond2", "star", "cross", "wye", "hexagon"];
 const COLOURS = 8; // of the style sheet: --c0 to --c7
 export const colourOf = (code) => (code < 0 ? "var(--c0)" : `var(--c${code % COLOURS})`);
 export const symbolOf = (code) => (code < 0 ? SYMBOLS[0] : SYMBOLS[(code + Math.floor(code / COLOURS)) % SYMBOLS.length]);
@@ -53,7 +53,7 @@ function intervals(panel, view, options) {
   const short = (i) => { const l = labels[i] ?? ""; const most = Math.floor((room - 14) / 6.6); return l.length > most && !up ? `${l.slice(0, most - 1)}…` : l; };
   const crowded = up && (7 * widest(labels) + 6) * labels.length > width - 60;
   const title = reference ? "difference, points" : "points";
-  const height = up ? 250 + (crowded ? 6 * widest(labels) : 0) : 48 + levels.length * Math.max(18, 9 * colours.length + 6);
+  const height = up ? 258 + (crowded ? 6 * widest(labels) : 0) : 48 + levels.length * Math.max(18, 9 * colours.length + 6);
   const position = { domain: [-0.6, levels.length - 0.4], ticks: levels.map((_, i) => i), tickFormat: short, label: null, reverse: false, grid: false };
   const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: domain(panel, view, options), zero: false };
   const marks = [
@@ -69,7 +69,7 @@ function intervals(panel, view, options) {
   ];
   const svg = plot({
     width, height, style: FONT, className: "explorer-plot",
-    marginLeft: up ? 46 : room, marginRight: 14, marginTop: 20, marginBottom: up ? (crowded ? 14 + 6 * widest(labels) : 28) : 34,
+    marginLeft: up ? 46 : room, marginRight: 14, marginTop: 28, marginBottom: up ? (crowded ? 14 + 6 * widest(labels) : 28) : 34,
     [pos]: { ...position, tickRotate: crowded ? -90 : 0, tickSize: 0 }, [val]: value,
     symbol: { type: "identity" }, color: { type: "identity" }, marks,
   });
@@ -141,7 +141,7 @@ function picking(svg, groups, colours, onPick) {
   });
 }
 
-function heat(panel, view, { width, onPick }) {
+function heat(panel, view, { width, onPick, one }) {
   const { data, chosen, reference } = view;
   const second = chosen.colour >= 0;
   const rows = [...new Set(panel.groups.map((g) => g.x))].sort((a, b) => a - b);
@@ -150,7 +150,7 @@ function heat(panel, view, { width, onPick }) {
   const columnText = (code) => (second ? levelText(data.factors[chosen.colour], code) : "all");
   const room = Math.min(7 * widest(rows.map(rowText)) + 14, width * 0.4);
   const groups = panel.groups.filter((g) => Number.isFinite(g.estimate));
-  const [low, high] = (view.heat ??= estimates(view));
+  const [low, high] = one ? (view.heat ??= estimates(view.panels)) : estimates([panel]);
   const far = Math.max(Math.abs(low), Math.abs(high), 1e-9);
   const step = Math.max(20, (width - room - 10) / Math.max(columns.length, 1));
   const turned = 7 * widest(columns.map(columnText)) > step;
@@ -176,8 +176,8 @@ function heat(panel, view, { width, onPick }) {
   return svg;
 }
 
-function estimates(view) {
-  const all = view.panels.flatMap((p) => p.groups.map((g) => g.estimate)).filter(Number.isFinite);
+function estimates(panels) {
+  const all = panels.flatMap((p) => p.groups.map((g) => g.estimate)).filter(Number.isFinite);
   return all.length ? [Math.min(...all), Math.max(...all)] : [0, 1];
 }
 
@@ -185,7 +185,7 @@ function estimates(view) {
 export function curves(series, width, title) {
   const points = series.flatMap((s, i) => s.points.map(([step, value]) => ({ step, value, z: i })));
   return plot({
-    width, height: 230, style: FONT, className: "explorer-plot", marginLeft: 46, marginTop: 18, marginBottom: 34,
+    width, height: 230, style: FONT, className: "explorer-plot", marginLeft: 46, marginTop: 26, marginBottom: 34,
     x: { label: "step", labelArrow: "none" }, y: { label: title, labelArrow: "none", grid: true, nice: true },
     color: { type: "identity" },
     marks: [

@@ -22,9 +22,10 @@ export class Drawer {
 
   neighbours(cell) {
     const apart = (other) => other.codes.reduce((n, code, k) => n + (code !== cell.codes[k]), 0);
+    const steps = (other) => other.codes.reduce((n, code, k) => n + Math.abs(code - cell.codes[k]), 0); // levels between
     return this.context.cells.list.filter((c) => c !== cell)
-      .map((other) => ({ other, apart: apart(other) }))
-      .sort((a, b) => a.apart - b.apart || a.other.id - b.other.id).slice(0, NEAREST);
+      .map((other) => ({ other, apart: apart(other), steps: steps(other) }))
+      .sort((a, b) => a.apart - b.apart || a.steps - b.steps || a.other.id - b.other.id).slice(0, NEAREST);
   }
 
   // The run of a cell under a seed; its first where it has none under it.
