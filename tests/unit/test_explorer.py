@@ -131,12 +131,9 @@ def fit_of(formula):
 def test_a_matrix_is_the_product_of_its_tables(fixed):
     fit, frame = fit_of(f"score ~ {fixed}")
     found = separable(fit, frame)
-    codes = [
-        [values.index(v) for v in frame[name]]
-        for name, values in zip(found.variables, found.values, strict=True)
-    ]
-    codes_NV = np.array(codes, int).reshape(len(found.variables), -1).T
-    rows = found.rows(codes_NV if len(codes) else np.zeros((len(frame), 0), int))
+    pairs = zip(found.variables, found.values, strict=True)
+    codes = [frame[name].map(values.index).to_numpy() for name, values in pairs]
+    rows = found.rows(np.column_stack([np.zeros(len(frame), int), *codes])[:, 1:])
     assert np.allclose(rows, fit.design.X_NB, atol=1e-9)
 
 
