@@ -102,12 +102,15 @@ def _tabulated(
     """Return the functions of every variable, from rows that differ from a base in one value."""
     codes_GV, X_GC, base_C = drawn
     bases, which_C = np.unique(base_C, return_inverse=True)
-    moved, places = [], {}
+    moved: list[Index] = []
+    places: dict[tuple[int, int], int] = {}
+    size = 0
     for b, row in enumerate(bases):
         for v, own in enumerate(values.values()):
             block = np.tile(codes_GV[row], (len(own), 1))
             block[:, v] = np.arange(len(own))
-            places[b, v] = sum(len(m) for m in moved)
+            places[b, v] = size
+            size += len(block)
             moved.append(block)
     moved_GC = _matrix(fit, used, values, np.vstack(moved)) if moved else X_GC
     tables: list[list[Array]] = [[] for _ in values]

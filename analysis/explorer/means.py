@@ -11,8 +11,10 @@ Letters in names: C columns of the model matrix, B fixed effects.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.engine.formula import matrix_for
@@ -31,7 +33,7 @@ class Lookup:
 
     variable: str
     by: tuple[int, ...]  # positions among the factors
-    values: "pd.Series[object]"  # (names of the panel,)
+    values: "pd.Series[Any]"  # (names of the panel,)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class PanelNames:
 
     model: PanelModel
     names: Names
-    member: Array  # positions of the panel's names
+    member: npt.NDArray[Any]  # positions of the panel's names
     lookups: tuple[Lookup, ...]
 
 
@@ -50,7 +52,7 @@ def panel_names(names: Names, model: PanelModel) -> PanelNames:
     place = pd.Series(used.index, index=used["run"].astype(str))
     keys = names.runs["run"].astype(str).to_numpy()[names.run]
     member = np.flatnonzero(np.isin(keys, place.index))
-    rows = used.loc[place[keys[member]]].reset_index(drop=True)
+    rows = used.loc[place.reindex(keys[member])].reset_index(drop=True)
     codes = np.column_stack([c.codes[member] for c in names.columns]) if names.columns else member
     lookups = tuple(
         Lookup(n, _determining(rows[n], codes, names, n), rows[n]) for n in model.fit.design.needed
@@ -59,7 +61,7 @@ def panel_names(names: Names, model: PanelModel) -> PanelNames:
 
 
 def _determining(
-    values: "pd.Series[object]", codes: Array, names: Names, own: str
+    values: "pd.Series[Any]", codes: npt.NDArray[Any], names: Names, own: str
 ) -> tuple[int, ...]:
     """Return the fewest factors that determine a column; its namesake before others."""
     target = pd.factorize(values.astype(object))[0]
@@ -102,7 +104,7 @@ def adjusted_means(
     others = [n for n in texts if n not in of]
     conditions = levels[others].drop_duplicates()
     groups = levels[list(of)].drop_duplicates() if of else pd.DataFrame(index=range(1))
-    chosen = groups.to_dict("records") if of else [{}]
+    chosen = [{str(k): str(v) for k, v in own.items()} for own in groups.to_dict("records")]
     l_GB = _contrasts(panel, texts, chosen, conditions)
     found = []
     for group, l_B in zip(chosen, l_GB, strict=True):

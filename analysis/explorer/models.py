@@ -81,7 +81,7 @@ def _fit_data(panel: PanelNames, found: Separable, pack: Packer) -> dict[str, An
     df = freedom(fit, rule)
     kept = fit.problem.fixed.kept
     gone = np.setdiff1d(np.arange(len(fit.design.names)), kept)
-    variables = []
+    variables: list[dict[str, Any]] = []
     for v, (name, values) in enumerate(zip(found.variables, found.values, strict=True)):
         look = next(one for one in panel.lookups if one.variable == name)
         place = {value: i for i, value in enumerate(values)}

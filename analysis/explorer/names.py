@@ -108,7 +108,7 @@ def _column(factor: Factor, texts: "pd.Series[str]") -> Column:
     levels = [level for level in factor.levels if level in there]
     levels += sorted(there - set(levels) - {""}) + [""] * ("" in there)
     code = {level: i for i, level in enumerate(levels)}
-    return Column(factor, tuple(levels), texts.map(code).to_numpy(dtype=np.int64))
+    return Column(factor, tuple(levels), np.array([code[t] for t in texts], dtype=np.int64))
 
 
 def _determined(first: Column, second: Column) -> bool:
