@@ -1,5 +1,6 @@
 """The explorer in a browser: choose, filter, open a cell, follow a link, keyboard, print, phone."""
 
+import itertools
 from importlib import resources
 
 import pandas as pd
@@ -10,7 +11,7 @@ from analysis.regression.study import fitted
 from analysis.report import overview
 from analysis.report.page import Page, Section, Text, render
 from analysis.table.frame import from_results, read
-from tests.explored import explored
+from tests.explored import TASKS, explored
 
 SERIOUS = ("serious", "critical")
 STATE = "() => new URLSearchParams(location.hash.split('?')[1])"
@@ -22,9 +23,7 @@ def page_file(tmp_path_factory):
     folder = explored(tmp_path_factory.mktemp("explored"), seeds=2, items=24, small=True)
     raw = read(folder)
     study = fitted(raw, from_results(raw), folder=folder)
-    prompts = pd.DataFrame(
-        {"task": "recall", "doc_id": range(24), "prompt": "What is <i>this</i>?"}
-    )
+    prompts = pd.DataFrame({"task": "recall", "doc_id": range(24), "prompt": "Is <i>this</i>?"})
     page = Page(
         "Study", "source", "0", (overview.section(raw, folder),),
         first=Section("answer", "Answer", (Text("The answer."),)),
@@ -51,11 +50,11 @@ def test_choose_filter_open_a_cell_and_send_the_view(page_file, open_page):
     page.select_option("#explore-scores", "kinds")
     page.click("details.filter summary")
     page.uncheck("fieldset:has-text('adapter') label:has-text('full') input")
-    shown = page.locator("figure.panel").first.locator("g[aria-label=dot] > *").count()
+    shown = page.locator("figure.panel").first.locator("g[data-mark=dot] > *").count()
     assert shown == 2 * 3  # lora and mora at three weights
     assert "full" not in page.locator("figure.panel").first.text_content()
     page.select_option("#explore-ref", "x:lora")
-    assert page.locator("figure.panel").first.locator("g[aria-label=dot] > *").count() == 3
+    assert page.locator("figure.panel").first.locator("g[data-mark=dot] > *").count() == 3
     state = chosen(page)
     wanted = {"x": "adapter", "colour": "plw", "ref": "x:lora"}
     assert {k: state[k] for k in wanted} == wanted
@@ -68,7 +67,7 @@ def test_choose_filter_open_a_cell_and_send_the_view(page_file, open_page):
     assert "Configuration: what differs" in text
     assert "INFO ablate: step 175" in text
     assert "Flipped items" in text
-    assert "What is <i>this</i>?" in text  # as text, never as markup
+    assert "Is <i>this</i>?" in text  # as text, never as markup
     assert drawer.locator("i").count() == 0
     assert drawer.locator("svg path").count() >= 4
     key = chosen(page)["cell"]
@@ -122,7 +121,7 @@ def test_the_cells_are_walked_sorted_and_searched_by_the_keyboard(page_file, ope
 
 def test_a_heat_map_is_read_and_clicked(page_file, open_page):
     page = open_page(page_file, "#explore?x=adapter&colour=plw&show=heat")
-    fields = page.locator("figure.panel").first.locator("g[aria-label=cell] > *")
+    fields = page.locator("figure.panel").first.locator("g[data-mark=cell] > *")
     assert fields.count() == 3 * 3
     fields.first.click()
     assert page.locator(".chip").is_visible()

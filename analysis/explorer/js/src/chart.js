@@ -16,7 +16,16 @@ const widest = (labels) => Math.max(...labels.map((l) => l.length), 1);
 const upright = (factor) => factor.numbers !== null && factor.levels.length <= 16;
 
 export function drawn(panel, view, options) {
-  return options.show === "heat" ? heat(panel, view, options) : intervals(panel, view, options);
+  return marked(options.show === "heat" ? heat(panel, view, options) : intervals(panel, view, options));
+}
+
+// A group of SVG has no role that takes a label, and the whole figure has one of its own.
+function marked(svg) {
+  for (const group of svg.querySelectorAll("g[aria-label]")) {
+    group.dataset.mark = group.getAttribute("aria-label");
+    group.removeAttribute("aria-label");
+  }
+  return svg;
 }
 
 function range(panels) {
@@ -184,15 +193,15 @@ function estimates(panels) {
 // Loss curves: series is a list of { label, points: [[step, value]], colour, faint }.
 export function curves(series, width, title) {
   const points = series.flatMap((s, i) => s.points.map(([step, value]) => ({ step, value, z: i })));
-  return plot({
+  return marked(plot({
     width, height: 230, style: FONT, className: "explorer-plot", marginLeft: 46, marginTop: 26, marginBottom: 34,
     x: { label: "step", labelArrow: "none" }, y: { label: title, labelArrow: "none", grid: true, nice: true },
     color: { type: "identity" },
     marks: [
       line(points, {
         x: "step", y: "value", z: "z", stroke: (d) => series[d.z].colour,
-        strokeOpacity: (d) => (series[d.z].faint ? 0.45 : 1), strokeDasharray: undefined, strokeWidth: 1.6,
+        strokeOpacity: (d) => (series[d.z].faint ? 0.45 : 1), strokeWidth: 1.6,
       }),
     ],
-  });
+  }));
 }
