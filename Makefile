@@ -9,8 +9,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test quick lint docs gpu clean
-.PHONY: help install demo test quick lint gpu explorer clean
+.PHONY: help install demo test quick lint docs gpu explorer clean
 
 help:
 	@echo "make demo    environment, the quick study into results/demo/, its report"

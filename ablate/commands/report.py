@@ -9,9 +9,10 @@ from ablate.errors import UserError
 from ablate.paths import check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
 
-TABLES = (".csv", ".tsv", ".parquet")
 if TYPE_CHECKING:
     import pandas as pd
+
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -74,6 +75,8 @@ def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path 
         return build_logs(source, out or place / "report", given.margin)
     except AnalysisError as error:
         raise UserError(str(error)) from None
+
+
 def _prompts(source: Path) -> "pd.DataFrame":
     """Return what the items of a folder of results asked, made again from its newest record.
 

@@ -7,9 +7,8 @@ OUT/figures/      every figure as SVG and PNG
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
