@@ -23,7 +23,8 @@ def page_file(tmp_path_factory):
     folder = explored(tmp_path_factory.mktemp("explored"), seeds=2, items=24, small=True)
     raw = read(folder)
     study = fitted(raw, from_results(raw), folder=folder)
-    prompts = pd.DataFrame({"task": "recall", "doc_id": range(24), "prompt": "Is <i>this</i>?"})
+    asked = itertools.product((task for task, _, _ in TASKS), range(24))
+    prompts = pd.DataFrame(asked, columns=["task", "doc_id"]).assign(prompt="Is <i>this</i>?")
     page = Page(
         "Study", "source", "0", (overview.section(raw, folder),),
         first=Section("answer", "Answer", (Text("The answer."),)),
