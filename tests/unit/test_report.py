@@ -107,7 +107,7 @@ def page(report):
 
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
-        "answer", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
+        "answer", "explore", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
         "best", "controls", "heldout", "model", "coefficients", "diagnostics", "methods",
     ]  # fmt: skip
     linked = re.findall(r'<li><a href="#([^"]+)"', page)
