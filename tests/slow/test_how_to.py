@@ -1,4 +1,6 @@
-"""Every task of docs/how_to.md, by the commands that stand there and no others, in their order.
+"""Every task of docs/how_to.md and every step of docs/tutorial.md, by the commands that stand there.
+
+They are carried out in their order; the tutorial's runs are shortened.
 
 A block whose first line is a comment with a path is written to that file. `ablate` is run in this
 process, all else by bash; cells of a sweep are trained here too, as starting workers takes longer.
@@ -21,7 +23,12 @@ from ablate.adapters import plugged as methods
 from ablate.paths import conf_dir
 from analysis.report import plugged as questions
 
-PAGE = (conf_dir().parent / "docs" / "how_to.md").read_text(encoding="utf-8")
+DOCS = conf_dir().parent / "docs"
+PAGE = (DOCS / "how_to.md").read_text(encoding="utf-8")
+STEPS = re.split(r"^## ", (DOCS / "tutorial.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[
+    1:
+]
+SHORTER = ["train.max_steps=5", "evaluate.limit=20"]
 PARTS = re.split(r"^### ", PAGE, flags=re.MULTILINE)
 TASKS = {part.partition("\n")[0]: part for part in PARTS[1:]}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -68,7 +75,7 @@ def commands(text):
     yield from (line for line in text.replace("\\\n", " ").splitlines() if line.strip())
 
 
-def carried_out(line, folder, known):
+def carried_out(line, folder, known, shorter=()):
     """Run one line; `known` are the variables of the shell that were set before."""
     name, _, value = line.partition("=")
     if name.isidentifier() and value.startswith("$("):
@@ -81,7 +88,8 @@ def carried_out(line, folder, known):
         installed(folder, site, words[2])
     elif words[0] == "ablate":
         launcher = ["hydra/launcher=basic"] * (words[1] in ("sweep", "tune"))
-        assert cli.main([*words[1:], *launcher]) == 0, line
+        fewer = shorter if words[1] in ("sweep", "plan") else ()
+        assert cli.main([*words[1:], *launcher, *fewer]) == 0, line
     else:
         print(shell(line, folder))
 
@@ -104,24 +112,39 @@ def shell(line, folder):
     return done.stdout
 
 
+def followed(text, place, shorter=()):
+    """Carry out the blocks of a part of a page."""
+    known = {}
+    for kind, block in BLOCK.findall(text):
+        if written(place, block):
+            continue
+        if kind == "bash":
+            for line in commands(block):
+                carried_out(line, place, known, shorter)
+        else:
+            assert kind == "python"
+            exec(compile(block, text.partition("\n")[0], "exec"), {})
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task(task, place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place / "site"))
-    known = {}
-    blocks = BLOCK.findall(TASKS[task])
-    assert any(kind in ("bash", "python") for kind, _ in blocks)
-    for kind, text in blocks:
-        if written(place, text):
-            continue
-        if kind == "bash":
-            for line in commands(text):
-                carried_out(line, place, known)
-        else:
-            assert kind == "python"
-            exec(compile(text, task, "exec"), {})
+    assert any(kind in ("bash", "python") for kind, _ in BLOCK.findall(TASKS[task]))
+    followed(TASKS[task], place)
     shown = capfd.readouterr()
     EXPECTED.get(task, lambda shown, place: None)(shown.out + shown.err, place)
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    return tmp_path_factory.mktemp("tutorial")
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.partition("\n")[0])
+def test_a_step_of_the_tutorial(step, lesson, monkeypatch):
+    monkeypatch.chdir(lesson)
+    followed(step, lesson, SHORTER)
 
 
 def said(*words):
