@@ -1,4 +1,4 @@
-"""Every task of docs/how_to.md and every step of docs/tutorial.md, by the commands that stand there.
+"""Every task of docs/how_to.md and step of docs/tutorial.md, by the commands that stand there.
 
 They are carried out in their order; the tutorial's runs are shortened.
 
