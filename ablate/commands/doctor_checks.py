@@ -36,6 +36,8 @@ USES = {
     "parsl": "cells through Parsl (hydra/launcher=parsl)",
     "gpu": "base_precision=int8 and nf4, and the paged optimizers",
     "notebooks": "the notebooks of notebooks/",
+    "docs": "the documentation as a site (make docs)",
+    "browser": "the tests of the report in a browser",
     "trackers": "runs in the dashboard of a tracker",
 }
 

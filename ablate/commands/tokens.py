@@ -65,7 +65,7 @@ VERB = Verb(
     ),
     run=_run,
     settings=(
-        "masking", "plw", "dataset", "dataset.path", "dataset.template=...", "dataset.format",
+        "masking", "plw", "dataset", "dataset.path", "dataset.template=...", "dataset.format=...",
         "dataset.columns", "dataset.turns", "dataset.system", "model", "model.path",
         "train.max_length", "train.boundary", "loss.token_rule",
     ),

@@ -13,7 +13,7 @@ import pytest
 
 from ablate import app, run
 from ablate.cli import VERBS
-from ablate.commands import plan as plan_verb
+from ablate.commands import plan_view
 from ablate.commands import status as status_verb
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
@@ -99,7 +99,7 @@ def told(request):
             CONSOLE.print(str(error))
         for line in damaged_lines(request.out):
             CONSOLE.print(line)
-        plan_verb.render(summarise(request), CONSOLE)
+        plan_view.render(summarise(request), CONSOLE)
     assert sorted(request.out.rglob("*")) == before
     return said.get()
 

@@ -18,6 +18,7 @@ import pytest
 
 from ablate import cli
 from ablate.errors import Halted, UserError
+from ablate.experiment.trackers import Trackers
 from ablate.machine import MachineFault
 from ablate.pilots import __main__ as process
 from ablate.pilots import pilot, slurm
@@ -134,6 +135,7 @@ def test_the_bundle_of_a_worker_that_gave_way_is_not_done(order, monkeypatch, ta
     store.prepare()
     content = {"sweep": here().plain(), "here": str(order.parent), "out": str(store.out), "gpu": 0}
     content |= {"devices": 1, "minutes": None, "beside": False, "runs": {"cell": [], "next": []}}
+    content |= {"trackers": Trackers().plain()}
     bundle.write_text(json.dumps(content))
     tried = []
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ablate.adapters import registry
 from ablate.adapters.method import load_attribute
-from ablate.commands.plan import render
+from ablate.commands.plan_view import render
 from ablate.config import schema
 from ablate.config.build import typed
 from ablate.config.command import Command
