@@ -302,7 +302,7 @@ def test_a_gpu_that_is_not_here_is_refused_before_anything_runs(verb: str, tmp_p
 def test_a_plan_prints_what_it_assumed_and_costs(capsys: Any, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from ablate.commands.plan import render
+    from ablate.commands.plan_view import render
 
     request = plan("model=pythia_1b,smollm2_135m", "adapter=full,lora", out=tmp_path)
     render(summarise(request), Console(width=300))

@@ -95,7 +95,7 @@ def test_a_program_reaches_nothing_of_the_machine(program, said, tmp_path, monke
     with socket.create_server(("127.0.0.1", 0)) as server:
         known = {
             "folder": tmp_path,
-            "root": ROOT,
+            "root": "/usr/share" if ROOT.is_relative_to("/tmp") else ROOT,  # /tmp is another one
             "pid": os.getpid(),
             "port": server.getsockname()[1],
         }
