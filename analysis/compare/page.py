@@ -165,7 +165,8 @@ def _sections(
     text = scores["score"].map("{:.1f}".format) + " (" + scores["low"].map("{:.1f}".format)
     text += " to " + scores["high"].map("{:.1f}".format) + ")"
     wide = scores.assign(text=text).pivot(index="model", columns="benchmark", values="text")
-    order = scores.groupby("model")["score"].mean().sort_values(ascending=False).index
+    means = scores.groupby("model")["score"].mean()
+    order = means.sort_values(ascending=False, kind="stable").index
     wide = wide.loc[order, list(dict.fromkeys(scores["benchmark"]))].reset_index()
     note = (
         "Means over items with 95 % intervals for other items like these and these runs: Clopper "

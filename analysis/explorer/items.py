@@ -207,7 +207,7 @@ def _pairs(names: Names, run_R: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
 def _cells(names: Names) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the levels of every run's first name but the seed, and the seed."""
     first = names.first
-    order = np.argsort(names.run[first])
+    order = np.argsort(names.run[first], kind="stable")
     columns = [c for c in names.columns if c.column != "seed"]
     count = int(first.sum())
     codes = np.column_stack([c.codes[first][order] for c in columns] or [np.zeros(count, int)])
@@ -228,5 +228,7 @@ def _read(path: Path, tasks: Mapping[str, Any], column: str) -> Answers:
     table = table.assign(**{column: table[column].astype(object).fillna("").astype(str)})
     return {
         str(task): (own["doc_id"].to_numpy(), own[column].tolist())
-        for task, own in table.sort_values("doc_id").groupby("task", observed=True, sort=False)
+        for task, own in table.sort_values("doc_id", kind="stable").groupby(
+            "task", observed=True, sort=False
+        )
     }
