@@ -25,16 +25,20 @@ function lost(element) {
     if (/auto|scroll/.test(getComputedStyle(at).overflowX)) return false;
   return !element.closest("svg");
 }
-setTimeout(() => {
+// What scrolls is marked when it is next drawn: asked again until all is, or time is up.
+function tell(left) {
   const wide = [...document.querySelectorAll("body *")].filter(lost);
   const cut = [...document.querySelectorAll(".scroll, .plot, .formula")].filter(
     (one) => one.scrollWidth > one.clientWidth + 1);
+  const marked = cut.filter((one) => one.classList.contains("wide"));
+  if (marked.length < cut.length && left) return setTimeout(() => tell(left - 1), 300);
   parent.postMessage(JSON.stringify({
     lost: wide.map((one) => `${one.tagName}.${one.className}: ${one.textContent.slice(0, 40)}`),
     page: document.documentElement.scrollWidth, width: innerWidth, wide: cut.length,
-    marked: cut.filter((one) => one.classList.contains("wide")).length,
+    marked: marked.length,
   }), "*");
-}, 300);
+}
+setTimeout(() => tell(20), 300);
 </script></body>
 """
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
