@@ -27,14 +27,14 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in re.findall(r"^ablate .*$", text, re.M)]
 
 
-def test_the_two_commands_stand_on_the_first_screens_and_six_uses_follow():
+def test_the_two_commands_stand_on_the_first_screens_and_five_uses_follow():
     lines = README.splitlines()
     assert lines.index("make test    # linters and every test that fits on two cores") < SCREEN
-    uses = README.partition("## Six uses")[2].partition("\n## ")[0]
-    assert len(re.findall(r"^\*\*", uses, re.M)) == 6
-    assert len(commands(uses)) == 6
+    uses = README.partition("## Five uses")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\*\*", uses, re.M)) == 5
+    assert len(commands(uses)) == 5
     assert [words[1] for words in commands(uses)] == [
-        "tokens", "plan", "sweep", "decide", "report", "reproduce",
+        "tokens", "plan", "sweep", "report", "reproduce",
     ]  # fmt: skip
     assert lines.index("## Pages") < 2 * SCREEN
 
