@@ -163,7 +163,7 @@ class LoadedTable:
             raise AnalysisError(f"section={name}: {self.source.name} has no runs for it")
         return section_data(made)
 
-    @property
+    @cached_property
     def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
         """What makes each section, by its name."""
         made = build.external_sections(self.regression, Numbers.of(self.regression))
@@ -239,7 +239,7 @@ class LoadedStudy(LoadedTable):
     def _headlines(self) -> Sequence[Headline]:
         return build.study_headlines(self.study)
 
-    @property
+    @cached_property
     def _sections(self) -> Mapping[str, Callable[[], Section | None]]:
         return {part.key: partial(part.section, self.study) for part in build.parts()}
 

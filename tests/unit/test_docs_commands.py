@@ -7,23 +7,16 @@ import pytest
 
 from ablate.cli import VERBS
 from ablate.config import compose, grid
-from ablate.paths import conf_dir
+from tests.unit.test_readme import DOCS, README, commands
 
-ROOT = conf_dir().parent
-BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 GRIDS = ("run", "sweep", "plan", "tokens", "tune", "reproduce")  # their words are overrides
 PLACEHOLDER = re.compile(r"\b(?:NAME|KEY|DIR|FILE|OWNER|STUDY|FOLDER|FROM|TO)\b|\.\.\.|\$")
-
-
-def commands():
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("ablate ") and not PLACEHOLDER.search(line):
-                    yield page.name, " ".join(shlex.split(line, comments=True)[1:]), line
-
-
-COMMANDS = sorted({(page, line) for page, _, line in commands()})
+COMMANDS = sorted({
+    (page, shlex.join(words))
+    for page, text in {"README.md": README, **DOCS}.items()
+    for words in commands(text)
+    if not PLACEHOLDER.search(" ".join(words))
+})  # fmt: skip
 
 
 def test_there_are_many():
@@ -33,7 +26,7 @@ def test_there_are_many():
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_the_program_takes_a_command(page, line, monkeypatch, tmp_path):
     """Its verb, its options, the names of its settings and their levels; nothing is read."""
-    verb, *words = shlex.split(line, comments=True)[1:]
+    verb, *words = shlex.split(line)[1:]
     words = [word for word in words if not word.startswith(("2>", ">", "|"))]
     if verb in ("help", "--help", "--version"):
         return
