@@ -100,10 +100,21 @@ def installed(folder, site, package):
     quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     command = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(site), package]
     subprocess.run(command, cwd=folder, check=True)
+    forget()
+
+
+def forget():
+    """Forget what installed packages were found to add: the list is kept for a process."""
     for cached in (methods.points, methods.row, questions.points):
         cached.cache_clear()
     for name in [n for n in sys.modules if n.partition(".")[0] == "mine"]:
         del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    yield
+    forget()
 
 
 def shell(line, folder):

@@ -38,6 +38,13 @@ function tell(left) {
     marked: marked.length,
   }), "*");
 }
+// A frame as the explorer draws it: long after the page has loaded.
+setTimeout(() => {
+  const late = document.createElement("div");
+  late.className = "scroll";
+  late.innerHTML = "<div style='width: 3000px'>late</div>";
+  document.querySelector("section").append(late);
+}, 100);
 setTimeout(() => tell(20), 300);
 </script></body>
 """

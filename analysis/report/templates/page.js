@@ -106,4 +106,8 @@ function cue() {
 }
 addEventListener("resize", cue);
 document.addEventListener("toggle", cue, true);
+// What the explorer draws later, too; asked once a frame however much was drawn.
+let due = 0;
+new MutationObserver(() => { due ||= requestAnimationFrame(() => { due = 0; cue(); }); })
+  .observe(document.body, { childList: true, subtree: true });
 cue();
