@@ -26,7 +26,7 @@ Rules: `decide`, as the command has it; `one_seed` keeps whatever is better on o
 Columns: `any_false` the share of campaigns with at least one false accept and `error` its
 Monte-Carlo error; `found` the share of true effects that were accepted; `seeds` of a decision on
 average, of all edits; `fixed` the seeds that a t test at the same error needs, without looking, for
-`found`.
+`found`; `most` the most seeds, 20 unless it is said.
 """
 
 import argparse
@@ -36,12 +36,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import nct
 from scipy.stats import t as student
 
 from analysis.engine.linalg import Array
 from analysis.planning.campaign import rate
-from analysis.planning.paired import Decisions, Rule, decide
+from analysis.planning.paired import Decisions, Rule, decide, enough, fixed_seeds
 
 HERE = Path(__file__).parent
 NOISES = ("normal", "shared", "correlated", "heavy", "skewed", "uneven", "steps")
@@ -86,7 +85,14 @@ def noise(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[
 
 
 def campaigns(
-    edits: str, kind: str, sd: float, *, count: int, length: int = 100, rule: str = "decide"
+    edits: str,
+    kind: str,
+    sd: float,
+    *,
+    count: int,
+    length: int = 100,
+    rule: str = "decide",
+    looks: tuple[int, ...] = LOOKS,
 ) -> Counted:
     """Return what came of `count` simulated campaigns of `length` edits under one rule.
 
@@ -99,7 +105,7 @@ def campaigns(
     false_C = np.zeros(count, dtype=bool)
     found, seeds = [], []
     for edit in range(length):
-        own_CN, other_CN = noise(kind, (count, LOOKS[-1]), rng)
+        own_CN, other_CN = noise(kind, (count, looks[-1]), rng)
         base_CN = own_CN if base_CN is None or kind != "shared" else base_CN
         effect_C = true_CE[:, edit]
         scores = [level_C[:, None] + sd * base_CN, (level_C + effect_C)[:, None] + sd * other_CN]
@@ -107,7 +113,7 @@ def campaigns(
         if step:
             scores = [step * np.round(score / step) for score in scores]
         alpha_C = rate(ALPHA, edit + 1, EXPECTED) + carried_C
-        accepted, used = decided(rule, scores[1] - scores[0], alpha_C, step)
+        accepted, used = decided(rule, scores[1] - scores[0], alpha_C, step, looks)
         carried_C = np.where(accepted, alpha_C, 0.0)
         false_C |= accepted & (effect_C <= 0)
         level_C = level_C + np.where(accepted, effect_C, 0.0)
@@ -122,7 +128,9 @@ def campaigns(
     )  # fmt: skip
 
 
-def decided(rule: str, d_CN: Array, alpha_C: Array, step: float) -> tuple[np.ndarray, np.ndarray]:
+def decided(
+    rule: str, d_CN: Array, alpha_C: Array, step: float, looks: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return which edits a rule accepts, one in each campaign, and the seeds that it used."""
     if rule == "one_seed":
         return d_CN[:, 0] > 0, np.ones(len(d_CN))
@@ -134,27 +142,20 @@ def decided(rule: str, d_CN: Array, alpha_C: Array, step: float) -> tuple[np.nda
     accepted, seeds = np.zeros(len(d_CN), dtype=bool), np.zeros(len(d_CN))
     for alpha in np.unique(alpha_C):  # few: of a decision's own, and with what was passed on
         here = alpha_C == alpha
-        found: Decisions = decide(Rule(1.0, float(alpha), MISS, LOOKS), d_CN[here], resolution=step)
+        fixed = Rule(1.0, float(alpha), MISS, looks)
+        found: Decisions = decide(fixed, d_CN[here], resolution=step)
         accepted[here], seeds[here] = found.accepted, found.seeds
     return accepted, seeds
-
-
-def fixed(alpha: float, sd: float, power: float) -> float:
-    """Return the seeds of a t test at `alpha`, one-sided, that finds an effect of 1 so often."""
-    for n in range(2, 500):
-        if nct.sf(student.isf(alpha, n - 1), n - 1, np.sqrt(n) / sd) >= power:
-            return float(n)
-    return float("nan")
 
 
 def rows(count: int) -> Iterator[dict[str, object]]:
     """Yield the lines of the table."""
     for sd in (6.0, 1.0, 0.8, 0.5, 0.33):
-        for edits, length in (("null", 100), ("true", 1)):
-            own = count if edits == "null" else 4 * count
-            found = campaigns(edits, "normal", sd, count=own, length=length)
-            alone = fixed(rate(ALPHA, 1, EXPECTED), sd, found.found)
-            yield _row(edits, "normal", "decide", sd, found) | {"fixed": alone}
+        yield from _both(sd, LOOKS, count)
+    for sd in (1.0, 1.5, 2.0):  # with the seeds that find 80 %
+        enough_seeds = enough(Rule(1.0, rate(ALPHA, 1, EXPECTED), MISS, LOOKS), sd)
+        assert enough_seeds is not None
+        yield from _both(sd, tuple(range(LOOKS[0], enough_seeds[0] + 1)), count)
     for kind in NOISES[1:]:
         for edits, length in (("null", 100), ("true", 1), ("mixed", 100)):
             found = campaigns(edits, kind, 0.8, count=count, length=length)
@@ -163,6 +164,14 @@ def rows(count: int) -> Iterator[dict[str, object]]:
         for edits, length in (("null", 100), ("true", 1)):
             found = campaigns(edits, "normal", 0.8, count=count, length=length, rule=rule)
             yield _row(edits, "normal", rule, 0.8, found)
+
+
+def _both(sd: float, looks: tuple[int, ...], count: int) -> Iterator[dict[str, object]]:
+    for edits, length in (("null", 100), ("true", 1)):
+        own = count if edits == "null" else 4 * count
+        found = campaigns(edits, "normal", sd, count=own, length=length, looks=looks)
+        alone = fixed_seeds(rate(ALPHA, 1, EXPECTED), 1 / sd, found.found)
+        yield _row(edits, "normal", "decide", sd, found) | {"fixed": alone, "most": looks[-1]}
 
 
 def _row(edits: str, kind: str, rule: str, sd: float, found: Counted) -> dict[str, object]:

@@ -8,12 +8,13 @@ from ablate.commands.decide_ledger import Campaign
 from ablate.commands.decide_loop import Referee
 from ablate.commands.decide_pair import PairedRuns, scores, unit_of
 from ablate.commands.decide_settings import known
+from ablate.commands.decide_view import FOUND, rule_of
 from ablate.experiment.cost import cost
 
 if TYPE_CHECKING:
     from analysis.planning.paired import Rule
 
-FOUND = 0.8  # of effects of the size that is told
+ENOUGH = ("max_seeds", "power", "seeds")  # with which so many are found
 
 
 def plan(referee: Referee) -> dict[str, Any]:
@@ -34,8 +35,6 @@ def plan(referee: Referee) -> dict[str, Any]:
         rule, number = referee.rule(campaign)[0], max(campaign.entries, default=0) + 1
         fresh_from = referee.fresh_from(campaign)
     else:
-        from ablate.commands.decide_view import rule_of
-
         rule, number, fresh_from = rule_of(entry), entry.number, entry.fresh_from
     both = referee.pair(referee.seeds(fresh_from))
     return {
@@ -87,7 +86,7 @@ def _noise(
 
     from analysis.errors import AnalysisError
     from analysis.inference.moderated import moderated
-    from analysis.planning.paired import foreseen
+    from analysis.planning.paired import enough, foreseen
 
     own = [
         np.asarray(entry.differences)
@@ -107,9 +106,11 @@ def _noise(
     except AnalysisError:  # runs that do not differ at all
         return None
     power, seeds = foreseen(rule, rule.margin, sd)
+    longer = None if power >= FOUND else enough(rule, sd, found=FOUND)
     return {
         "sd": sd, "source": source, "power": power, "seeds": seeds,
         "seeds_of_none": foreseen(rule, 0.0, sd)[1],
+        "enough": None if longer is None else dict(zip(ENOUGH, longer, strict=True)),
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analysis.planning.paired import Rule
 
 POPULATION = "new seeds of training, scored on these same items"
+FOUND = 0.8  # of effects of a size: what is told of a rule
 STATUS = {"accept": 0, "undecided": 1, "reject": 4}  # 2 and 3 are those of every verb
 MEANING = {
     "accept": "the candidate is better than its base",
@@ -128,8 +129,8 @@ def plan_lines(found: dict[str, Any]) -> Iterator[str]:
         f"worker from {found['basis']}"
     )
     yield (
-        f"  at most {rule['looks'][-1]} seeds find 80 % of effects of {found['found_at']:.2g} "
-        "standard deviations of a difference"
+        f"  at most {rule['looks'][-1]} seeds find {FOUND:.0%} of effects of "
+        f"{found['found_at']:.2g} standard deviations of a difference"
     )
     if noise := found["noise"]:
         yield (
@@ -137,6 +138,17 @@ def plan_lines(found: dict[str, Any]) -> Iterator[str]:
             f"{noise['source']}): an effect of the margin is found in {noise['power']:.0%} with "
             f"{noise['seeds']:.1f} seeds, no effect takes {noise['seeds_of_none']:.1f}"
         )
+        if noise["power"] < FOUND and not found["begun"]:
+            yield f"  for {FOUND:.0%}: {_longer(noise, rule)}"
+
+
+def _longer(noise: dict[str, Any], rule: dict[str, Any]) -> str:
+    if noise["enough"] is None:
+        return "more than 100 seeds; a larger --margin, or a score with less noise (more items)"
+    most, looks = noise["enough"]["max_seeds"], rule["looks"]
+    every = len(looks) > 1 and looks[-1] - looks[-2] == 1
+    option = f"--max-seeds {most}" if every else f"--looks that go on to {most}"
+    return f"{option}, {noise['enough']['seeds']:.1f} of them used by an effect of the margin"
 
 
 def _range(looks: list[int]) -> str:

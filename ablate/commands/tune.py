@@ -79,7 +79,9 @@ def tune(
     if save:
         for table in {_table(each.arm, own) for each in tries}:
             check_folder("--save", table.parent)
-    status = max(map(sweep, requests))
+    # One report at the end, not one a round: it takes longer than a few of the runs.
+    first, once = requests[0], [] if "report" in named else ["report=false"]
+    status = max(sweep([*words, *once]) for words in requests)
     for _ in range(ROUNDS):
         if status == 2:
             return status
@@ -89,9 +91,11 @@ def tune(
         arms = {each.arm for each in tries}
         more = [each for words in requests for each in grids.tries(words, loader)]
         tries += [each for each in more if each.arm in arms]
-        status = max(status, *map(sweep, requests))
+        status = max(status, *(sweep([*words, *once]) for words in requests))
     if status == 2:
         return status
+    if once:
+        status = max(status, sweep(first))
     rows = choose(_results(out), tries)
     put(rows, out / "tuned.csv")
     _print(rows, console)

@@ -69,7 +69,9 @@ def _joined(asked: list[str], rates: Mapping[tuple[str, ...], str]) -> list[list
             rest = tuple(item for item in grid.items() if item[0] != key)
             alike.setdefault(rest, {}).update(dict.fromkeys(grid.get(key, ())))
         grids = [dict(rest) | ({key: tuple(v)} if v else {}) for rest, v in alike.items()]
-    about_command = [word for word in asked if word.partition("=")[0] not in {*keys, LR}]
+    # Not the study: its other products would put their own levels into every one of these cells.
+    said = {*keys, LR, "study", "scale"}
+    about_command = [word for word in asked if key_of(word) not in said]
     return [
         [*about_command, *(f"{key}={','.join(values)}" for key, values in grid.items())]
         for grid in grids

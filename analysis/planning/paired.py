@@ -28,13 +28,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, stdtr, stdtrit
-from scipy.stats import norm
+from scipy.stats import nct, norm
 
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed
@@ -193,6 +193,54 @@ def foreseen(rule: Rule, effect: float, sd: float, *, draws: int = 4000) -> tupl
     d_N = effect + sd * np.random.default_rng(0).standard_normal((draws, rule.most))
     found = decide(rule, d_N)
     return float(found.accepted.mean()), float(found.seeds.mean())
+
+
+def enough(
+    rule: Rule, sd: float, *, found: float = 0.8, most: int = 100, draws: int = 4000
+) -> tuple[int, float, float] | None:
+    """Return the `most` with which a rule finds so many effects of its margin.
+
+    Looks go on after the rule's last one in steps of its last two. The first tried is a twentieth
+    above what a t test takes that looks once, which looking costs at the least. The share is
+    simulated; it has to lie above `found` by its standard error.
+
+    Args:
+        rule: whose last look may come too early.
+        sd: the true standard deviation of the differences.
+        found: the share of effects of the margin that are to be found, below 1 - `miss`.
+        most: seeds beyond which nothing is tried.
+        draws: simulated decisions.
+
+    Returns:
+        The number of seeds, the share found and the seeds used on average by an effect of the
+        margin; None where it takes more than `most`.
+    """
+    step = rule.looks[-1] - rule.looks[-2] if len(rule.looks) > 1 else 1
+    alone = fixed_seeds(rule.alpha, rule.margin / sd, found, most=most)
+    last = rule.most
+    while alone is not None and last <= most:
+        if last >= 1.05 * alone:
+            longer = replace(rule, looks=(*rule.looks, *range(rule.most + step, last + 1, step)))
+            share, seeds = foreseen(longer, rule.margin, sd, draws=draws)
+            if share >= found + (share * (1 - share) / draws) ** 0.5:
+                return last, share, seeds
+        last += step
+    return None
+
+
+def fixed_seeds(alpha: float, effect: float, power: float, *, most: int = 500) -> int | None:
+    """Return the seeds of a one-sided t test at `alpha` that looks once and finds an effect.
+
+    Args:
+        alpha: error of the test.
+        effect: in standard deviations of a difference.
+        power: how often it is found.
+        most: None is returned where it takes more.
+    """
+    for n in range(2, most + 1):
+        if nct.sf(-stdtrit(n - 1, alpha), n - 1, np.sqrt(n) * effect) >= power:
+            return n
+    return None
 
 
 def _first(crossed_L: np.ndarray) -> np.ndarray:

@@ -223,9 +223,15 @@ def test_a_dry_run_writes_and_trains_nothing(world, capsys):
     sd = statistics.stdev(world.score("mora", s) - world.score("lora", s) for s in range(n))
     assert found["noise"]["sd"] == pytest.approx(sd)
     assert found["noise"]["seeds_of_none"] < found["noise"]["seeds"]
+    longer = found["noise"]["enough"]
+    assert found["noise"]["power"] < 0.8 <= longer["power"]
+    assert longer["max_seeds"] % 2 == 0  # looks go on in their steps
+    assert longer["max_seeds"] > max(longer["seeds"], 8)
     assert answer(capsys, words)[1]["answer"]["verdict"] == "accept"
     assert cli.main([*words, "evaluate.limit=80"]) == 0
-    assert "that standard deviation is about" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "that standard deviation is about" in said
+    assert f"for 80%: --looks that go on to {longer['max_seeds']}," in said
 
 
 @pytest.mark.parametrize(

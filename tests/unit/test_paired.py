@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
+from statsmodels.stats.power import TTestPower
 
 from analysis.errors import AnalysisError
 from analysis.planning import sequential
 from analysis.planning.campaign import rate, share
-from analysis.planning.paired import Rule, bounds, decide, foreseen, t_boundaries, verdict
-from benchmarks.decide import NOISES, campaigns, fixed
+from analysis.planning.paired import (
+    Rule,
+    bounds,
+    decide,
+    enough,
+    fixed_seeds,
+    foreseen,
+    t_boundaries,
+    verdict,
+)
+from benchmarks.decide import NOISES, campaigns
 
 LOOKS = tuple(range(3, 21))
 
@@ -123,12 +133,47 @@ def test_an_effect_of_the_stated_size_is_found_with_fewer_seeds_than_a_fixed_des
     found = campaigns("true", "normal", 0.8, count=4000, length=1)
     none = campaigns("null", "normal", 0.8, count=200)
     assert found.found >= 0.8
-    alone = fixed(rate(0.05, 1, 100), 0.8, found.found)
+    alone = fixed_seeds(rate(0.05, 1, 100), 0.8, found.found)
     assert found.seeds < alone
     assert none.seeds < alone / 2
     power, seeds = foreseen(Rule(1.0, rate(0.05, 1, 100), 0.1, LOOKS), 1.0, 0.8)
     assert power == pytest.approx(found.found, abs=0.03)
     assert seeds == pytest.approx(found.seeds, abs=0.4)
+
+
+@pytest.mark.parametrize(("effect", "alpha"), [(2.0, 2.5e-4), (1.0, 2.5e-4), (0.5, 0.01)])
+def test_the_seeds_of_one_look_are_those_of_the_t_test(effect, alpha):
+    power = TTestPower().solve_power(effect, alpha=alpha, power=0.8, alternative="larger")
+    assert fixed_seeds(alpha, effect, 0.8) == np.ceil(power)
+    assert fixed_seeds(alpha, effect, 0.8, most=int(power)) is None
+
+
+@pytest.mark.parametrize(("looks", "step"), [(tuple(range(3, 9)), 1), ((4, 8), 4)])
+def test_enough_seeds_are_the_fewest_that_find_an_effect_of_the_margin(looks, step):
+    rule, sd = Rule(1.0, 0.01, 0.1, looks), 1.2
+    last, share, seeds = enough(rule, sd)
+    found = {most: simulated((*looks, *range(looks[-1] + step, most + 1, step)), sd)
+             for most in (last - step, last)}  # fmt: skip
+    assert found[last][0] == pytest.approx(share, abs=0.025)
+    assert found[last][1] == pytest.approx(seeds, rel=0.03)
+    assert found[last][0] > 0.775
+    assert found[last - step][0] < 0.83
+    assert enough(rule, sd, most=last - step) is None
+    assert enough(Rule(1.0, 0.01, 0.1, (last,)), sd)[0] <= last
+
+
+def simulated(looks, sd, draws=4000):
+    """Share accepted at an effect of one, and the seeds used, by a loop over the looks."""
+    rule = Rule(1.0, 0.01, 0.1, looks)
+    d_CN = np.random.default_rng(8).normal(1.0, sd, (draws, looks[-1]))
+    open_C, accepted, seeds = np.full(draws, True), np.full(draws, False), np.zeros(draws)
+    for n, accept, reject in zip(looks, rule.accept_L, rule.reject_L, strict=True):
+        mean, error = d_CN[:, :n].mean(1), d_CN[:, :n].std(1, ddof=1) / np.sqrt(n)
+        seeds[open_C] = n
+        yes, no = mean > accept * error, mean + reject * error < 1.0
+        accepted |= open_C & yes
+        open_C &= ~(yes | no)
+    return accepted.mean(), seeds.mean()
 
 
 def test_a_rule_is_what_its_hash_says():

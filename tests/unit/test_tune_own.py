@@ -124,7 +124,8 @@ def test_only_what_is_best_at_an_end_is_widened(folder):
     both = ("dataset=local", "dataset.path=rows.jsonl,more.jsonl", *MODEL, "adapter=lora,full")
     status, asked, _ = run_tune(folder, loss, *both, save=True)
     assert status == 0
-    first, wider = asked[:2], asked[2:]
+    first, wider = asked[:2], asked[2:-1]
+    assert asked[-1] == [word for word in first[0] if word != "report=false"]  # and reported on
     assert {settings(request)["dataset.path"] for request in first} == {"rows.jsonl,more.jsonl"}
     assert [settings(r)["dataset.path"] for r in wider] == ["more.jsonl"] * len(wider)
     assert [settings(r)["adapter"] for r in wider] == ["lora"] * len(wider)

@@ -365,7 +365,8 @@ def conf(tmp_path, monkeypatch):
 def test_tune_writes_the_table_and_saves_it(tmp_path, conf, cell):
     status, asked, text = run_tune(tmp_path, valley(8e-3), *WORDS, save=True)
     assert status == 0
-    assert asked == [["study=tuning", f"out={tmp_path}", *WORDS]]
+    words = ["study=tuning", f"out={tmp_path}", *WORDS]
+    assert asked == [[*words, "report=false"], words]  # trained, then reported on
     assert "0.008" in text
     assert len(pd.read_csv(tmp_path / "tuned.csv")) == 2
     assert tuned_lr(changed(cell, adapter="full"), conf) == 8e-3
@@ -400,7 +401,8 @@ def test_tune_does_not_save_an_edge(tmp_path, conf, monkeypatch):
 def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "ROUNDS", 2)
     _, asked, _ = run_tune(tmp_path, lambda cell: cell.train.lr, *WORDS)
-    assert len(asked) == 1 + verb.ROUNDS
+    assert len(asked) == 1 + verb.ROUNDS + 1
+    assert ["report=false" in words for words in asked] == [True, True, True, False]
     words = ("model=micro_0,micro_1", "adapter=full,lora", "train.lr=0.0005", "init=default")
     for word in (*words, "optimizer=adamw", "rank=8"):
         assert word in asked[1]
