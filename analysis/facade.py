@@ -11,7 +11,8 @@
 
 Any other long table has all of these but `items` and `compare`, and one model, `table.fit`; results
 that no model can be fitted to have all but `fits`, `effects` and `section`. Effects are those of
-the report; a comparison is made as the report makes them, of the runs of its two sides alone.
+the report; a comparison is made as the report makes them, of the runs of its two sides alone. The
+other comparison, item by item, is `ablate compare` (docs/compare.md says which to use when).
 """
 
 import json
@@ -250,6 +251,13 @@ class LoadedStudy(LoadedTable):
         weight, settings) that both sides ran are used. Each with each seed is a block, as in the
         report, and a run's score is the mean over its tasks. A run of several names may stand under
         any of them, but counts once, and not where it is on both sides.
+
+        This is the comparison for what a study finds: the interval is for other seeds and, where
+        the difference varies more between conditions than between seeds, for other conditions like
+        these; items are fixed. Whether one side is worse than another on other items too, under
+        these very conditions, benchmark by benchmark and with an exit status, `ablate compare A B
+        --in DIR` says. On a balanced grid without scores of items both have one estimate, and under
+        a single condition one interval: the paired t over seeds.
 
         Args:
             first: an arm's name ("lora r8", see `arms`), or levels by factor, such as

@@ -1,4 +1,8 @@
-"""`ablate compare`: is B worse than A? Two runs, arms, folders or logs, item by item."""
+"""`ablate compare`: is B worse than A? Two runs, arms, folders or logs, item by item.
+
+The comparison for a decision: of other seeds and items under the conditions that were run. What a
+study says of its arms by data set, over conditions like these, is `ablate.load(DIR).compare`.
+"""
 
 import argparse
 import json
@@ -245,10 +249,12 @@ VERB = Verb(
     about=(
         "Pairs the items that A (the baseline) and B were scored on and says how B differs: B less "
         "A with its interval by benchmark and over all, answers that changed either way, bounds "
-        "for missing items, the settings that differ, and one verdict. Reads cells and folders of "
-        "results, lm-eval (--log_samples), Inspect, Every Eval Ever, W&B and MLflow. Exit status 0 "
-        "where B is not distinguishably worse (with --margin: is shown to be no worse than that), "
-        "1 where it is, 2 for a wrong request."
+        "for missing items, the settings that differ, and one verdict. Intervals are for other "
+        "items and other seeds, under the conditions that were run; what a study says of its arms, "
+        "by data set and over such conditions, is study.compare of ablate.load(DIR). Reads cells "
+        "and folders of results, lm-eval (--log_samples), Inspect, Every Eval Ever, W&B and "
+        "MLflow. Exit status 0 where B is not distinguishably worse (with --margin: is shown to be "
+        "no worse than that), 1 where it is, 2 for a wrong request."
     ),
     words="A B",
     options=(

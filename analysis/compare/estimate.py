@@ -2,9 +2,10 @@
 
 Whose uncertainty it has follows from what was sampled. With one run a side these are the items
 alone: the statement is of these very runs on other items like these. With several runs a side it is
-of other runs on other items (`inference.crossed`). Where no items were logged it is of other runs,
-paired by seed, or, from the errors that a log states, of separate items for either side, which is
-what lm-eval's own comparison assumes and is too wide for answers to the same items.
+of other runs on other items, under the conditions that were run (`inference.crossed`); how arms
+differ over conditions like these, `ablate.load(...).compare` says. Where no items were logged it is
+of other runs, paired by seed, or, from the errors that a log states, of separate items for either
+side, which is what lm-eval's own comparison assumes and is too wide for answers to the same items.
 
 Benchmarks weigh equally in the mean, items equally within a benchmark.
 """

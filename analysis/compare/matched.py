@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from analysis.errors import AnalysisError, listed
 from analysis.logs.log import Log
 
@@ -17,15 +20,25 @@ class Matched:
         first: the runs of the first side.
         second: of the second; run s belongs to run s of the first where they have `partners`.
         partners: the number of runs with a partner; 0 where those of the sides are unrelated.
-        conditions: under how many conditions both sides ran.
+        condition: that of every pair of partners, by number; () for one.
         notes: what was left out, a sentence each.
     """
 
     first: tuple[Log, ...]
     second: tuple[Log, ...]
     partners: int
-    conditions: int = 1
+    condition: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> int:
+        """Under how many conditions both sides ran."""
+        return len(set(self.condition)) or 1
+
+    @property
+    def condition_S(self) -> npt.NDArray[np.int_] | None:
+        """The condition of every pair as statistics take it; None where there is one."""
+        return np.array(self.condition) if self.conditions > 1 else None
 
     @property
     def replicated(self) -> bool:
@@ -55,13 +68,14 @@ def matched(first: Runs, second: Runs) -> Matched:
             f"{listed(_told(sides[0]), limit=3)}, B has {listed(_told(sides[1]), limit=3)}; name "
             f"one run of each"
         )
-    pairs = [pair for c in shared for pair in _by_seed(sides[0][c], sides[1][c])]
+    found = [_by_seed(sides[0][c], sides[1][c]) for c in shared]
+    pairs = [pair for own in found for pair in own]
     lost = len(first) + len(second) - 2 * len(pairs)
     if pairs:
         notes = (f"{lost} runs have no partner of their condition and seed.",) if lost else ()
         ones, others = zip(*pairs, strict=True)
-        conditions = len({tuple(one.levels.get(n, "") for n in names) for one in ones})
-        return Matched(ones, others, len(pairs), conditions, notes)
+        condition = tuple(i for i, own in enumerate(found) for _ in own)
+        return Matched(ones, others, len(pairs), condition, notes)
     if len(shared) > 1:
         raise AnalysisError(
             "compare: the runs of A and of B have no seed in common under any condition, and there "

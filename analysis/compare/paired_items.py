@@ -106,7 +106,7 @@ def _paired(
     partners = runs.partners if runs.replicated else 0
     return paired_difference(
         b_SI, a_SI, weight_I, task_I, partners=partners, cluster_I=cluster_I,
-        most=ends[1] - ends[0],
+        condition_S=runs.condition_S if partners else None, most=ends[1] - ends[0],
     )  # fmt: skip
 
 

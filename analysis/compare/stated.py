@@ -9,7 +9,7 @@ import numpy as np
 from analysis.compare.benchmarks import Asked, chosen, metrics_of
 from analysis.compare.matched import Matched
 from analysis.compare.rows import APART, MEAN, RUNS, Row
-from analysis.engine.linalg import Array
+from analysis.inference.crossed import over_runs
 from analysis.inference.estimates import Estimate
 from analysis.logs.log import Log
 
@@ -61,12 +61,9 @@ def _judged(row: Row, runs: Matched) -> Row:
 
 def _over_runs(row: Row, runs: Matched) -> Estimate:
     a_S, b_S = (np.array(side) for side in row.by_run)
-    parts: list[Array] = [b_S - a_S] if runs.partners else [a_S, b_S]
-    variances = [float(x.var(ddof=1) / len(x)) for x in parts]
-    total = sum(variances)
-    below = sum(v**2 / (len(x) - 1) for v, x in zip(variances, parts, strict=True))
-    df = total**2 / below if below > 0 else 1.0
-    return Estimate("runs", float(b_S.mean() - a_S.mean()), math.sqrt(total), df)
+    gap = float(b_S.mean() - a_S.mean())
+    parts = [(b_S - a_S, runs.condition_S)] if runs.partners else [(a_S, None), (b_S, None)]
+    return over_runs(gap, parts) or Estimate("runs", gap, 0.0, 1.0)
 
 
 def mean_of_rows(rows: Sequence[Row], runs: Matched) -> Row:

@@ -60,6 +60,8 @@ def verdict(found: Compared, runs: Matched, margin: float | None = None) -> Verd
     word = _word(effect, margin)
     fails = word in (WORSE, NOT_SHOWN) or bool(worse)
     text = f"{_said(word, effect, found.overall, margin)}, {OF[found.overall.scope]}"
+    if runs.conditions > 1 and found.overall.scope in (BOTH, RUNS):
+        text += f", under the {runs.conditions} conditions that both ran"
     if word in (UNCLEAR, NOT_SHOWN) and math.isfinite(effect.mde):
         text += f"; a difference of {effect.mde:.2g} would have been seen with a chance of 80 %"
     if worse:

@@ -9,6 +9,12 @@ Three intervals can be meant, and they are not the same:
     both    other runs on other items. With the mean squares X of runs, and of items and of their
             interaction, each over its count, the variance is X + w, w = items less interaction
 
+Runs of several conditions (weights, data sets, ...) are drawn within them, and the conditions are
+those that were run: what a side does differently under one and another is no noise. The mean
+squares of runs and of the interaction are pooled within conditions then, as the intercept of a
+least-squares fit of the pairs with a column for every condition has them. For other conditions like
+these, `analysis.table.conditions` takes conditions for a sample.
+
 An item's differences may be few: among 50 answers two may have changed. To the variance over items
 half of one more is added that nobody saw, as large as a difference usually is where there is one:
 of right or wrong answers, b + c that changed count as b + c + 1/2 (of no use where scores are
@@ -27,6 +33,7 @@ fitted so that the interval covers 94.0 to 96.4 % for every ratio of the true va
 Letters in names: S runs of a side, I items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +76,7 @@ def paired_difference(
     task_I: Labels,
     *,
     partners: int,
+    condition_S: Labels | None = None,
     cluster_I: Labels | None = None,
     most: float = 0.0,
 ) -> Paired:
@@ -81,6 +89,7 @@ def paired_difference(
         task_I: the stratum of every item: items are drawn within it, strata are fixed.
         partners: 0 where the runs of the two sides are unrelated, else their number: row s of one
             side belongs to row s of the other.
+        condition_S: the condition of every pair of partners; None where there is one.
         cluster_I: items of one cluster were drawn together; None where each stands for itself.
         most: the largest difference that an item can have, used where no item differs at all.
 
@@ -102,7 +111,8 @@ def paired_difference(
     apart = sum(items_variance(x.mean(axis=0), weight_I, task_I, groups_I) for x in (a_SI, b_SI))
     estimate = float(weight_I @ mean_I)
     over_items = Estimate("items", estimate, float(np.sqrt(by_items)), clusters - 1.0)
-    over_runs, both = _over_runs(a_SI, b_SI, weight_I, groups_I, over_items, partners)
+    parts = [(a_SI - b_SI, condition_S)] if partners else [(a_SI, None), (b_SI, None)]
+    over_runs, both = _over_runs(parts, weight_I, groups_I, over_items)
     return Paired(
         estimate=estimate,
         items=over_items,
@@ -169,30 +179,60 @@ def _unseen(
     return total / len(tasks)
 
 
+def over_runs(estimate: float, parts: Sequence[tuple[Array, Labels | None]]) -> Estimate | None:
+    """Return a difference with its error over other runs; None where none of its parts varies.
+
+    Args:
+        estimate: the difference.
+        parts: the values of runs (S,) whose means it is made of, with their conditions: those of
+            pairs, or of either side where runs have no partner (Welch's rule).
+    """
+    found = [within_conditions(value_S, condition_S) for value_S, condition_S in parts]
+    variances = [float(own @ own) / df / len(own) for own, df in found]
+    total = sum(variances)
+    if not total > 0:
+        return None
+    freedom = total**2 / sum(v**2 / df for v, (_, df) in zip(variances, found, strict=True))
+    return Estimate("runs", estimate, float(np.sqrt(total)), freedom)
+
+
+def within_conditions(value_S: Array, condition_S: Labels | None) -> tuple[Array, int]:
+    """Return values of runs (S, ...) less the mean of their condition, and degrees of freedom."""
+    if condition_S is None:
+        return value_S - value_S.mean(axis=0), len(value_S) - 1
+    codes_S = _codes(condition_S)
+    own_CS = np.eye(int(codes_S.max()) + 1)[:, codes_S]
+    means = (own_CS / own_CS.sum(axis=1, keepdims=True)) @ value_S
+    return value_S - means[codes_S], len(value_S) - len(own_CS)
+
+
 def _over_runs(
-    a_SI: Array,
-    b_SI: Array,
+    parts: Sequence[tuple[Array, Labels | None]],
     weight_I: Array,
     cluster_I: Labels,
     over_items: Estimate,
-    partners: int,
 ) -> tuple[Estimate | None, Estimate | None]:
-    """Return the estimates over runs and over both; None without two runs on each side."""
+    """Return the estimates over runs and over both; None without two runs of one condition.
+
+    Args:
+        parts: scores of runs (S, I) with their conditions, as of `over_runs`.
+        weight_I: what an item counts.
+        cluster_I: the cluster of every item.
+        over_items: the estimate over items.
+    """
     estimate = over_items.estimate
-    if min(len(a_SI), len(b_SI)) < 2:
+    if min(within_conditions(x @ weight_I, condition)[1] for x, condition in parts) < 1:
         return None, None
-    parts = [(a_SI - b_SI, partners - 1)] if partners else [(x, len(x) - 1) for x in (a_SI, b_SI)]
-    variances = [float((x @ weight_I).var(ddof=1) / len(x)) for x, _ in parts]
-    shared = sum(rest_variance(x, weight_I, cluster_I) for x, _ in parts)
-    by_runs, by_items = sum(variances), over_items.se**2
-    alone = max(by_items - shared, 0.0)  # of items, beyond what their answers vary between runs
-    if not by_runs > SAME * by_items:
+    by_items = over_items.se**2
+    runs = over_runs(estimate, [(x @ weight_I, condition) for x, condition in parts])
+    if runs is None or not runs.se**2 > SAME * by_items:
         return None, Estimate("both", estimate, over_items.se, over_items.df)
-    freedom = by_runs**2 / sum(v**2 / df for v, (_, df) in zip(variances, parts, strict=True))
-    over_runs = Estimate("runs", estimate, float(np.sqrt(by_runs)), freedom)
+    by_runs, freedom = runs.se**2, runs.df
+    shared = sum(rest_variance(x, weight_I, cluster_I, condition) for x, condition in parts)
+    alone = max(by_items - shared, 0.0)  # of items, beyond what their answers vary between runs
     total = by_runs + alone
     df = 1 / (1 / joint_df(by_runs, alone, freedom) + (alone / total) ** 2 / over_items.df)
-    return over_runs, Estimate("both", estimate, float(np.sqrt(total)), df)
+    return runs, Estimate("both", estimate, float(np.sqrt(total)), df)
 
 
 def joint_df(by_runs: float, alone: float, freedom: float) -> float:
@@ -207,15 +247,19 @@ def joint_df(by_runs: float, alone: float, freedom: float) -> float:
     return float(freedom * (1 + factor * min(alone / by_runs, 1e6) ** POWER))
 
 
-def rest_variance(x_SI: Array, weight_I: Array, cluster_I: Labels | None = None) -> float:
+def rest_variance(
+    x_SI: Array,
+    weight_I: Array,
+    cluster_I: Labels | None = None,
+    condition_S: Labels | None = None,
+) -> float:
     """Return what run x item contributes to the variance of the weighted mean."""
-    own = x_SI - x_SI.mean(axis=0)
+    own, df = within_conditions(x_SI, condition_S)
     own -= own @ weight_I[:, None] / weight_I.sum()
-    runs = len(x_SI)
     parts = own * weight_I
     if cluster_I is not None and len(np.unique(cluster_I)) < len(cluster_I):
         parts = np.array([_summed(row, cluster_I) for row in parts])
-    return float((parts**2).sum() / (runs - 1) / runs)
+    return float((parts**2).sum() / df / len(x_SI))
 
 
 def _correlation(a_I: Array, b_I: Array) -> float:

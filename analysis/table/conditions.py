@@ -1,4 +1,8 @@
-"""The difference of two sets of runs under equal conditions, for `ablate.load(...).compare`.
+"""Two sets of runs under equal conditions, and their difference for `ablate.load(...).compare`.
+
+`differences` takes the conditions for a sample where cells scatter by more than seeds, and items as
+they are. `ablate compare` has its runs from `under_equal_conditions` and does the opposite: other
+items, these conditions (`analysis.inference.crossed`).
 
 A run of several names (an alias) may stand under any of them. It counts once, and is never held
 against itself.

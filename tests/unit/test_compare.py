@@ -8,16 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
 
 from ablate import cli
 from analysis.compare.benchmarks import Asked
 from analysis.compare.estimate import compared
 from analysis.compare.matched import matched
 from analysis.compare.rows import APART, BOTH, ITEMS, RUNS
+from analysis.compare.sides import inside
 from analysis.compare.verdict import verdict
 from analysis.errors import AnalysisError
+from analysis.facade import LoadedStudy
 from analysis.logs.log import Log
-from tests.fake_results import fake_results
+from analysis.table.frame import read
+from tests.fake_results import Truth, fake_results
 from tests.stored import put
 
 LOGS = Path(__file__).parents[1] / "logs"
@@ -257,6 +261,57 @@ def test_arms_cells_and_folders_of_results_are_compared(capsys, tmp_path):
     same = json.loads(out)
     assert (status, same["overall"]["estimate"]) == (0, 0.0)
     assert len(same["a"]["runs"]) == table["train_key"].nunique()
+
+
+def without_items(path, plws):
+    """Two arms of one data set on two benchmarks, three seeds a cell, no scores of items."""
+    truth = Truth(cell_sd=4.0)
+    table = fake_results(seeds=3, plws=plws, controls=False, truth=truth)
+    table = table[(table["task_type"] == "mc") & (table["side"] == "source")]
+    table = table[(table["dataset"] == "micro") & table["adapter"].isin(["lora", "mora"])]
+    path.mkdir()
+    table[table["rank"] == 8].to_parquet(path / "results.parquet")
+    for key, own in table[~table["alias"]].groupby("train_key"):
+        known = [
+            {n: s[n] for n in ("task", "metric", "value", "task_type")}
+            | {"higher_is_better": True, "unit": "fraction", "se": None, "n": 30, "score_key": "k"}
+            for s in own.to_dict("records")
+        ]
+        folder = put(path, str(key), scores=known, config={"seed": int(own["seed"].iloc[0])})
+        (folder / "items.parquet").unlink()
+    return path
+
+
+@pytest.mark.parametrize("plws", [(0.0,), (0.0, 0.1, 1.0)])
+def test_both_comparisons_of_arms_agree_where_they_answer_one_question(tmp_path, plws):
+    """`study.compare` samples conditions, `ablate compare` has them as they are.
+
+    The peers: t over the means of conditions, and the intercept of the pairs' least-squares fit
+    with a column for every condition. Of one condition both are the paired t over seeds.
+    """
+    folder = without_items(tmp_path / "out", plws)
+    study = LoadedStudy(folder, read(folder), AnalysisError("not fitted"), {})
+    (line,) = study.compare("mora r8", "lora r8").to_dict("records")
+    runs = inside(folder, "lora r8", "mora r8", metrics=())
+    found = compared(runs, Asked()).overall
+    assert found.scope == RUNS
+    own = study.results.query("not alias")
+    own = own.assign(condition=own["masking"] + own["plw"].astype(str))
+    mean = own.groupby(["adapter", "condition", "seed"])["value"].mean() * 100
+    pairs = (mean["mora"] - mean["lora"]).rename("gap").reset_index()
+    over = pairs.groupby("condition")["gap"].mean()
+    assert (len(pairs), runs.conditions) == (3 * len(over), len(over))
+    assert line["estimate"] == pytest.approx(pairs["gap"].mean())
+    assert found.effect.estimate == pytest.approx(pairs["gap"].mean())
+    fixed = ols("gap ~ C(condition, Sum)" if len(over) > 1 else "gap ~ 1", pairs).fit()
+    low, high = fixed.conf_int().loc["Intercept"]
+    assert (found.effect.low, found.effect.high) == pytest.approx((low, high))
+    if len(over) > 1:
+        low, high = stats.ttest_1samp(over, 0).confidence_interval()
+        assert high - low > 2 * (found.effect.high - found.effect.low)
+    assert (line["low"], line["high"]) == pytest.approx((low, high), rel=1e-4)
+    said = verdict(compared(runs, Asked()), runs).text
+    assert ("under the 5 conditions that both ran" in said) == (len(over) > 1)
 
 
 def test_a_folder_of_logs_gives_a_report(capsys, tmp_path):

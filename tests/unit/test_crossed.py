@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
 
 from analysis.errors import AnalysisError
 from analysis.inference.crossed import joint_df, paired_difference
@@ -81,6 +83,30 @@ def test_runs_that_agree_to_the_digit_leave_the_items():
     found = one_task(a, np.zeros((3, 25)))
     assert found.runs is None
     assert found.both.se == found.items.se
+
+
+def test_conditions_are_those_that_were_run_and_no_noise():
+    """Four conditions with two seeds each that differ by far more than seeds do.
+
+    The truth is the mean over these conditions, which other seeds and items would have. Pooled over
+    conditions the interval is several times too long.
+    """
+    rng = np.random.default_rng(6)
+    condition = np.repeat(np.arange(4), 2)
+    held, shorter, draws = 0, [], 600
+    for _ in range(draws):
+        shift = rng.normal(0, 2, 4)
+        gap = shift[condition, None] + rng.normal(0, 0.3, (8, 1)) + rng.normal(0, 1, 40)
+        gap = gap + rng.normal(0, 1, (4, 40))[condition] + rng.normal(0, 1, (8, 40))
+        found = one_task(gap, np.zeros_like(gap), condition_S=condition)
+        held += found.both.low < shift.mean() < found.both.high
+        shorter.append(found.both.half_width / one_task(gap, np.zeros_like(gap)).both.half_width)
+    assert 0.925 < held / draws < 0.975  # 3 standard errors of the share
+    assert np.mean(shorter) < 0.4
+    pairs = pd.DataFrame({"y": gap.mean(axis=1), "c": condition})
+    peer = ols("y ~ C(c, Sum)", pairs).fit()
+    assert (found.runs.low, found.runs.high) == pytest.approx(peer.conf_int().loc["Intercept"])
+    assert found.runs.df == peer.df_resid == 4
 
 
 def share(freedom, alone, by_runs):
