@@ -1,9 +1,11 @@
-"""Adjusted means of any choice of factors in one panel of a study, as the explorer shows them.
+"""Marginal means of any choice of factors in one panel of a study, as the explorer shows them.
 
 A mean of a group (a combination of levels of the chosen factors) is the average of the model's
 predictions over the conditions of the panel: every combination of the other factors that was run
 and that the group can have, each distinct one counted once. What cannot be combined (a rank of full
-fine-tuning) is passed over. Where all factors are crossed this is emmeans' mean with equal weights.
+fine-tuning) is passed over. Where all factors are crossed this is emmeans' mean with equal weights,
+`inference.means.means` of every value that the covariates have. (Means that least squares adjusts
+for blocks, of single runs without a model, are `table.adjusted_means`.)
 
 Letters in names: C columns of the model matrix, B fixed effects.
 """
@@ -78,10 +80,10 @@ def _determining(
     return tuple(varying)
 
 
-def adjusted_means(
+def marginal_means(
     panel: PanelNames, of: Sequence[str], where: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[pd.DataFrame, Array]:
-    """Return the adjusted mean of every group, and all of them as contrasts of the fit.
+    """Return the marginal mean of every group, and all of them as contrasts of the fit.
 
     Args:
         panel: of `panel_names`.

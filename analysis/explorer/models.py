@@ -1,4 +1,4 @@
-"""What a page needs to compute adjusted means of a panel's model, with their intervals.
+"""What a page needs to compute marginal means of a panel's model, with their intervals.
 
 Coefficients b, their covariance V, the model matrix as products (`explorer.design`), the lookups
 from factors to its columns (`explorer.means`), what makes a mean estimable (X_left_out = X_kept A),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.explorer.means import adjusted_means, panel_names
+from analysis.explorer.means import marginal_means, panel_names
 from analysis.explorer.names import names_of
 from analysis.explorer.payload import payload
 from analysis.inference.estimates import contrast
@@ -69,7 +69,7 @@ def test_means_and_differences_are_those_of_the_analysis(studied, open_page):
     compared = estimable = 0
     for at, panel in enumerate(panels[:2]):
         for of, where in choices(panel):
-            table, l_GB = adjusted_means(panel, of, where)
+            table, l_GB = marginal_means(panel, of, where)
             found = page.evaluate(MEANS, [at, of, where])
             assert len(found) == len(table)
             wanted = {

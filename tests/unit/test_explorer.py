@@ -1,4 +1,4 @@
-"""The explorer's data: packed and read back, names of aliases, adjusted means, what is bounded."""
+"""The explorer's data: packed and read back, names of aliases, marginal means, what is bounded."""
 
 import hashlib
 import itertools
@@ -8,19 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.errors import AnalysisError
 from analysis.explorer import records
 from analysis.explorer.design import separable
-from analysis.explorer.means import adjusted_means, panel_names
+from analysis.explorer.means import marginal_means, panel_names
 from analysis.explorer.names import names_of
 from analysis.explorer.packing import Packer, unpacked
 from analysis.explorer.payload import payload
+from analysis.inference.means import means
+from analysis.inference.reference_grid import ReferenceGrid
 from analysis.mixed import fit_mixed
+from analysis.regression.model import Request
 from analysis.regression.study import fitted
 from analysis.report.page import Page, render
 from analysis.table.frame import from_results, read
 from tests.explored import TASKS, explored
+from tests.fake_results import fake_results
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "analysis" / "explorer" / "js"
@@ -84,16 +89,16 @@ def test_a_run_of_two_names_stands_under_both(study):
     assert names.first.sum() == len(names.runs) == 4 * 4 * 2
 
 
-def test_adjusted_means_of_a_crossed_table_are_its_means(study):
+def test_marginal_means_of_a_crossed_table_are_its_means(study):
     panel = panel_names(names_of(study), study.panels[0])
     own = panel.model.used
     # Every cell ran under both seeds: means of seeds are those of their runs.
-    table, _ = adjusted_means(panel, ["seed"])
+    table, _ = marginal_means(panel, ["seed"])
     wanted = own.groupby("seed", observed=True)["score"].mean()
     assert np.allclose(table["estimate"], wanted[table["seed"].astype(int)], atol=1e-8)
     assert table["runs"].tolist() == [16, 16]
     # The adapter is in the model, its doses and ranks crossed with all else: so are its means.
-    table, _ = adjusted_means(panel, ["adapter", "seed"], {"adapter": ["full", "mora"]})
+    table, _ = marginal_means(panel, ["adapter", "seed"], {"adapter": ["full", "mora"]})
     fixed = own.assign(fit=panel.model.fit.design.X_NB[:, panel.model.fit.problem.fixed.kept]
                        @ panel.model.fit.fixef.to_numpy())  # fmt: skip
     keys = [fixed["adapter"].astype(str), fixed["seed"].astype(str)]
@@ -102,12 +107,76 @@ def test_adjusted_means_of_a_crossed_table_are_its_means(study):
     assert all(abs(wanted[a, s] - e) < 1e-8 for a, s, e in rows)
 
 
+def page_means(content, model, of):
+    """What a page computes of what it is shipped: marginal means of a crossed grid, by levels."""
+    fit, names = model["fit"], model["names"]
+    chosen = [i for i, f in enumerate(content["factors"]) if f["column"] in of]
+    tables = []  # where the levels of some factors lead, a value of a column of the model each
+    for one in fit["variables"]:
+        keys = [tuple(content["factors"][i]["codes"][n] for i in one["by"]) for n in names]
+        tables.append((one["by"], dict(zip(keys, one["codes"], strict=True))))
+    sums, counts = {}, {}
+    levels = [sorted(set(f["codes"][names])) for f in content["factors"]]
+    for name in itertools.product(*levels):
+        value = [table[tuple(name[i] for i in by)] for by, table in tables]
+        x_C = np.array(fit["scale"])
+        for c, parts in enumerate(fit["parts"]):
+            for v, row in parts:
+                one = fit["variables"][v]
+                x_C[c] *= one["table"].reshape(-1, one["size"])[row, value[v]]
+        key = tuple(content["factors"][i]["levels"][name[i]] for i in chosen)
+        sums[key], counts[key] = sums.get(key, 0.0) + x_C[fit["kept"]], counts.get(key, 0) + 1
+    size = len(fit["kept"])
+    low = np.tril_indices(size)
+    jacobian = fit["jacobian"].reshape(-1, len(low[0]))
+    phi_KK = fit["phi"].reshape(len(jacobian), -1)
+
+    def square(lower):
+        full = np.zeros((size, size))
+        full[low] = lower
+        return full + np.tril(full, -1).T
+
+    found = {}
+    for key, total in sums.items():
+        l_B = total / counts[key]
+        s_K = np.array([l_B @ square(j) @ l_B for j in jacobian])
+        s_K /= l_B @ square(fit["unadjusted"]) @ l_B
+        df = 2 / (s_K @ phi_KK @ s_K)
+        estimate, se = l_B @ fit["coefficients"], np.sqrt(l_B @ square(fit["covariance"]) @ l_B)
+        half = stats.t.ppf(0.975, df) * se
+        found[key] = (estimate, se, df, estimate - half, estimate + half)
+    return found
+
+
+@pytest.mark.parametrize("rule", ["satterthwaite", "kenward-roger"])
+def test_what_a_page_is_shipped_gives_the_means_of_the_analysis(rule):
+    """Two paths: the packed coefficients and covariances, and `inference.means` of the fit."""
+    raw = fake_results(controls=False)
+    kept = (raw["masking"] == "none") & raw["adapter"].isin(["lora", "mora"])
+    raw = raw[kept & (raw["dataset"] == "micro_short")].assign(alias=False)
+    crossed = fitted(raw, from_results(raw), request=Request(df=rule))
+    content = unpacked(payload(crossed))
+    compared = 0
+    for model, panel in zip(content["models"], crossed.panels, strict=True):
+        fit, used = panel.fit, panel.used
+        at = {n: used[n].unique() for n in ReferenceGrid.of(fit, used, {}).covariates}
+        for of in (["adapter"], ["seed"], ["adapter", "seed"]):
+            table = means(fit, used, of, at=at, df=rule).table()
+            found = page_means(content, model, of)
+            assert len(found) == len(table) > 1
+            for row in table.to_dict("records"):
+                wanted = [row[n] for n in ("estimate", "se", "df", "low", "high")]
+                assert found[tuple(str(row[n]) for n in of)] == pytest.approx(wanted, rel=1e-6)
+                compared += 1
+    assert compared > 10
+
+
 def test_an_unknown_factor_or_level_is_one_clear_line(study):
     panel = panel_names(names_of(study), study.panels[0])
     with pytest.raises(AnalysisError, match=r"adaptor: not a factor here.*Did you mean 'adapter'"):
-        adjusted_means(panel, ["adaptor"])
+        marginal_means(panel, ["adaptor"])
     with pytest.raises(AnalysisError, match="plw=2: not one of"):
-        adjusted_means(panel, [], {"plw": ["2"]})
+        marginal_means(panel, [], {"plw": ["2"]})
 
 
 def fit_of(formula):

@@ -190,7 +190,7 @@ class Explorer {
       svg.setAttribute("aria-label", `${panel.title}: ${panel.groups.slice(0, 3).map((g) => describe(g, found)).join("; ")}${panel.groups.length > 3 ? "; the rest is in the table of this view" : ""}`);
     }
     const lost = panel.groups.filter((g) => !Number.isFinite(g.estimate)).length;
-    const basis = panel.why ? `Means of runs, t intervals over seeds: ${panel.why}.` : `Adjusted means of the model (${panel.status}).`;
+    const basis = panel.why ? `Means of runs, t intervals over seeds: ${panel.why}.` : `Estimated marginal means of the model (${panel.status}).`;
     const outside = panel.outside ? ` ${panel.outside} run${panel.outside === 1 ? " is" : "s are"} not in it.` : "";
     const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), element("br"), `${basis}${outside}`, lost ? ` ${lost} not determined.` : "");
     return element("figure", { className: "panel" }, caption, svg);

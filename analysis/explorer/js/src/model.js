@@ -138,7 +138,7 @@ export class Panel {
     return l;
   }
 
-  // The adjusted means of the groups that `of` makes, as analysis.explorer.means.adjusted_means.
+  // The marginal means of the groups that `of` makes, as analysis.explorer.means.marginal_means.
   means(of, where) {
     const { data, fit } = this;
     const names = allowed(data, this.own.names, where);
