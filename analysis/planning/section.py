@@ -18,6 +18,7 @@ from analysis.report.tables import P_VALUE, Table
 from analysis.table.records import read_record
 from analysis.table.run_panels import CURVE
 
+KEY = "frozen"
 HEADS = {**words.HEADS, "effect": "PLW 1 − PLW 0", "low": "low", "high": "high"}
 
 
@@ -49,7 +50,7 @@ def formula_of(plan: Path | None) -> str | None:
 
 
 def _page(*blocks: Block) -> Section:
-    return Section("frozen", "Planned before the data", blocks)
+    return Section(KEY, "Planned before the data", blocks)
 
 
 def _seeds(plan: Frozen, runs: list[str]) -> set[int]:

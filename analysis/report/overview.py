@@ -15,6 +15,7 @@ from analysis.table.factors import in_order, level_columns, own_columns, part_of
 from analysis.table.frame import rates
 from analysis.table.records import read_record
 
+KEY = "run"
 MANY_LEVELS = 12
 MICRO = "micro_"  # how the benchmarks of the micro world begin
 
@@ -27,7 +28,7 @@ def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     lost = [_failures(cells, folder), _unscored(cells, folder)]
     tables = [_aliases(cells), lost_rows.table(raw, folder), *lost, _cells(cells), _cost(cells)]
     blocks += [Sheet(table) for table in tables if len(table.frame)]
-    return Section("run", "What was run", (*blocks, *_rates(cells, folder)))
+    return Section(KEY, "What was run", (*blocks, *_rates(cells, folder)))
 
 
 def design(raw: pd.DataFrame) -> str:

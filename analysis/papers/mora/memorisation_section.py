@@ -11,6 +11,7 @@ from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 
+KEY = "memorised"
 MEASURE, METRIC, STEPS = "memorised", "characters", "train.max_steps"
 ALPHA = 0.05
 # The paper's order at equal budget: full fine-tuning, MoRA, LoRA.
@@ -44,7 +45,7 @@ def section(frame: pd.DataFrame) -> Section | None:
         Sheet(Table("ordering", "The order of the methods", differences, note, words.HEADS,
                     formats)),
     )  # fmt: skip
-    return Section("memorised", "Memorisation", blocks, verdict)
+    return Section(KEY, "Memorisation", blocks, verdict)
 
 
 def means(runs: pd.DataFrame) -> pd.DataFrame:

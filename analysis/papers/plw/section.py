@@ -14,6 +14,7 @@ from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 
+KEY = "paper"
 CANNOT = (
     "What cannot be compared: the paper's models have 7 billion parameters and its data sets are "
     "other ones, so levels of score, BLEU, distance and length say nothing about each other; its "
@@ -38,7 +39,7 @@ def section(study: Study) -> Section | None:
         return None
     table = plw_claims(study)
     blocks = [Text(CANNOT), *_claims(table), *_scores(study), *_measures(study)]
-    return Section("paper", "The PLW paper, here and published", tuple(blocks))
+    return Section(KEY, "The PLW paper, here and published", tuple(blocks))
 
 
 def _claims(table: pd.DataFrame) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.cells import ARM, arm_text
 
+KEY = "arms"
 AGAINST = "lora"  # whose time and memory are the unit
 CHANGES = (
     "learning", "learning_low", "learning_high", "forgetting", "forgetting_low", "forgetting_high",
@@ -53,7 +54,7 @@ def section(study: Study) -> Section | None:
             Text(_spread(table)),
             Sheet(sheet),
         ]
-    return Section("arms", "Every arm", tuple(blocks)) if blocks else None
+    return Section(KEY, "Every arm", tuple(blocks)) if blocks else None
 
 
 def arm_tables(study: Study) -> list[tuple[tuple[str, str], pd.DataFrame]]:

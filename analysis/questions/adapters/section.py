@@ -18,6 +18,7 @@ from analysis.table.factors import FREE, joined, level_text
 from analysis.table.level_means import Levels, level_means
 from analysis.table.run_panels import grouped
 
+KEY = "adapters"
 COSTS = ("trainable_parameters", "train_seconds", "peak_mb")
 MANY = 8  # arms from which a line each (`many_arms`) says more than a colour each
 POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
@@ -49,7 +50,7 @@ def adapters(study: Study) -> Section | None:
     frame = study.shown(points.drop(columns="panel"))
     note = "Adjusted means, in points, with 95 % intervals." + words.full_trains(study.rows)
     means = Table("arms", "Score by adapter and rank", frame, note, words.HEADS, POINT_FORMATS)
-    return Section("adapters", "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
+    return Section(KEY, "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
 
 
 def sides(rows: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[tuple[dict[str, str], Levels]]:

@@ -9,6 +9,7 @@ from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet
 from analysis.report.tables import P_VALUE, Table
 
+KEY = "controls"
 CONTROL_NAMES = {
     "sham": "A/A: a label that changes nothing",
     "placebo": "placebo: the weights on random tokens",
@@ -29,7 +30,7 @@ def controls(study: Study) -> Section | None:
         table = table.assign(p=np.nan, verdict=said)
     rates = measured_rates(study)
     if not len(table):
-        return Section("controls", "Controls", _rates(study), SUMMARY) if len(rates) else None
+        return Section(KEY, "Controls", _rates(study), SUMMARY) if len(rates) else None
     known = table.dropna(subset=["estimate"]) if "estimate" in table else table.iloc[:0]
     blocks: list[Block] = []
     if len(known):
@@ -54,7 +55,7 @@ def controls(study: Study) -> Section | None:
     )
     formats = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f") | {"p": P_VALUE}
     sheet = Sheet(Table("controls", "Controls", table[names], note, words.HEADS, formats))
-    return Section("controls", "Controls", (*blocks, sheet, *_rates(study)), SUMMARY)
+    return Section(KEY, "Controls", (*blocks, sheet, *_rates(study)), SUMMARY)
 
 
 def _rates(study: Study) -> tuple[Block, ...]:

@@ -16,6 +16,8 @@ from analysis.report import words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 
+KEY = "decomposition"
+
 
 def section(study: Study) -> Section | None:
     """Return the section; None without cells under another normaliser or completion weight."""
@@ -34,7 +36,7 @@ def section(study: Study) -> Section | None:
         Plate("decomposition", figures.parts(_parts(known)), caption),
         Sheet(_sheet(table)),
     ]
-    return Section("decomposition", "What the weight acts through", tuple(blocks))
+    return Section(KEY, "What the weight acts through", tuple(blocks))
 
 
 def _method() -> str:

@@ -14,6 +14,7 @@ from analysis.table.cells import ARM, without_rank
 from analysis.table.level_means import Levels, level_means
 from analysis.table.run_panels import grouped
 
+KEY = "heldout"
 # The order of the roles; one that is not named here comes last.
 ROLES = ("completion", "text", "instruction", "input", "boilerplate", "system", "special")
 LEARNT = ("completion", "text")  # the roles that a user of the model sees
@@ -47,7 +48,7 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     arms = arm_differences(frame, df=df)
     if len(arms):
         blocks.append(Sheet(_arm_table(arms)))
-    return Section("heldout", "Held-out loss per role", tuple(blocks))
+    return Section(KEY, "Held-out loss per role", tuple(blocks))
 
 
 def _means(rows: pd.DataFrame, df: str) -> Levels:

@@ -8,6 +8,7 @@ from analysis.report.page import Section, Sheet
 from analysis.report.tables import Table
 from analysis.table.columns import read_text
 
+KEY = "judged"
 FOLDER = "judgments"
 KINDS = {
     "win_rates": "Win rates: both orders asked, a tie where they disagree, which counts a half. "
@@ -28,4 +29,4 @@ def section(folder: Path | None) -> Section | None:
             table = pd.concat(tables, ignore_index=True)
             title = "Judged answers" if kind == "win_rates" else "Graded answers"
             blocks.append(Sheet(Table(f"judged_{kind}", title, table, note)))
-    return Section("judged", "Judged answers", tuple(blocks)) if blocks else None
+    return Section(KEY, "Judged answers", tuple(blocks)) if blocks else None

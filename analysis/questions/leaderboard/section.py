@@ -9,6 +9,7 @@ from analysis.report import plots, words
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 
+KEY = "best"
 KINDS = {"target": "target tasks", "source": "source tasks"}
 SHOWN = 12  # cells of one stratum in the figure
 BEYOND = 2  # cells shown beyond those that may be the best
@@ -35,7 +36,7 @@ def section(study: Study) -> Section | None:
     if known:
         blocks += [Plate("leaderboard", plots.forest(shown_rows(known)), _caption(known[0]))]
     blocks += [Sheet(_table(board, i)) for i, board in enumerate(boards)]
-    return Section("best", "Best cells, and how sure that is", tuple(blocks))
+    return Section(KEY, "Best cells, and how sure that is", tuple(blocks))
 
 
 def _caption(board: Leaderboard) -> str:

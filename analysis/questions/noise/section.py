@@ -21,6 +21,7 @@ from analysis.report.tables import Table
 from analysis.table.factors import cell_names, stratum_names
 from analysis.table.items import Items
 
+KEY = "items"
 MOST_MODELS = 4  # binomial fits of
 MOST_ROWS = 12_000  # rows, so that each takes a second or so
 MOST_CELLS = 24  # a fixed effect each
@@ -45,7 +46,7 @@ def section(study: Study) -> Section | None:
         if len(made.frame):
             blocks.append(Sheet(made))
     blocks += [Text(line) for line in items.notes]
-    return Section("items", "Seeds and items: where the noise is", tuple(blocks))
+    return Section(KEY, "Seeds and items: where the noise is", tuple(blocks))
 
 
 def _told(table: pd.DataFrame) -> str:

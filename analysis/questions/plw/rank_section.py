@@ -12,6 +12,8 @@ from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 from analysis.table.run_panels import CURVE
 
+KEY = "by-rank"
+
 
 def section(study: Study) -> Section | None:
     """Return the section, or None without an adapter that ran at several weights."""
@@ -33,7 +35,7 @@ def section(study: Study) -> Section | None:
         Sheet(_rank_sheet(study, ranks)),
         Sheet(_differ_sheet(study, difference_table(found))),
     ]
-    return Section("by-rank", "Best weight by adapter and rank", tuple(blocks))
+    return Section(KEY, "Best weight by adapter and rank", tuple(blocks))
 
 
 def _lead(ranks: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ from analysis.table.frame import SCORED, plw_of
 from analysis.table.level_means import level_means
 from analysis.table.run_panels import task_panels
 
+KEY = "plw"
 CURVE_POINTS = 41
 EFFECT_COLUMNS = (
     "mode", "dataset", "model", "task_group", "effect", "low", "high", "verdict", "mde", "p_holm",
@@ -38,7 +39,7 @@ def section(study: Study) -> Section | None:
             f"and common model are left out. Above {MANY} panels this is so."
         )
         alone: list[Block] = [Text(_lead(study)), Text(told), Sheet(effect_table(study))]
-        return Section("plw", title, tuple(alone))
+        return Section(KEY, title, tuple(alone))
     points, curves = dose_points(study), dose_curves(study)
     caption = (
         "Score against prompt loss weight, spaced as w_p = PLW^0.30103, by data set and group of "
@@ -55,7 +56,7 @@ def section(study: Study) -> Section | None:
         *_optima(study),
         *_across(study),
     ]
-    return Section("plw", title, tuple(blocks))
+    return Section(KEY, title, tuple(blocks))
 
 
 def dose_points(study: Study) -> pd.DataFrame:

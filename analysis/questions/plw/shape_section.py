@@ -16,6 +16,7 @@ from analysis.report.tables import P_VALUE, Table
 from analysis.table.frame import WP_EXPONENT, plw_of
 from analysis.table.run_panels import CURVE
 
+KEY = "shape"
 SHAPE_COLUMNS = (
     *CURVE, "levels", "any_curve_p", "spline_p", "monotone_p", "quadratic_p", "b2_p",
     "b2_above_zero_p", "optimum", "verdict", "monotone", "without_zero",
@@ -40,7 +41,7 @@ def section(study: Study) -> Section | None:
         Sheet(_shape_sheet(study, found, dose(study)), open=True),
         *_rg(study),
     ]
-    return Section("shape", "Is it a curve with an optimum?", tuple(blocks))
+    return Section(KEY, "Is it a curve with an optimum?", tuple(blocks))
 
 
 def _lead(found: list[Shape]) -> str:

@@ -19,6 +19,7 @@ from analysis.table.factors import factors_of, joined, level_text, most_common
 from analysis.table.level_means import level_means
 from analysis.table.run_panels import grouped
 
+KEY = "settings"
 Row = dict[str, object]
 
 
@@ -52,7 +53,7 @@ def section(study: Study) -> Section | None:
         sheets.append(
             Sheet(Table("settings_mean", title, study.shown(mean), note, words.HEADS, formats))
         )
-    return Section("settings", "Other settings", (plate, *sheets))
+    return Section(KEY, "Other settings", (plate, *sheets))
 
 
 def at_text(at: str) -> str:

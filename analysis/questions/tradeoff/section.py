@@ -10,6 +10,7 @@ from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.cells import ARM, arm_text
 
+KEY = "trade-off"
 FEWEST = 3  # levels of a stratum from which there is a Pareto front
 LARGEST = 4  # strata that are drawn, those of most levels
 ENDS = tuple(f"{name}{end}" for name in OUTCOMES for end in ("", "_low", "_high"))
@@ -50,7 +51,7 @@ def section(study: Study) -> Section | None:
     if len(by_arm) < len(table):
         blocks.append(Sheet(_sheet(by_arm, "arms", "over all their cells"), open=True))
     blocks.append(Sheet(_sheet(table.drop(columns="stratum"), "cells", "cell by cell")))
-    return Section("trade-off", "Learning against forgetting", tuple(blocks))
+    return Section(KEY, "Learning against forgetting", tuple(blocks))
 
 
 def stratum_text(table: pd.DataFrame) -> "pd.Series[str]":
