@@ -49,6 +49,29 @@ def check_name(setting: str, path: str | Path) -> None:
             raise UserError(f"{setting}={brief(path)}: cannot be read ({reason})") from None
 
 
+def check_there(setting: str, path: str | Path) -> None:
+    """Check that `path`, which `setting` names, is there, before what reads it is imported.
+
+    Raises:
+        UserError: it is not.
+    """
+    check_name(setting, path)
+    if not os.path.exists(path):
+        raise UserError(f"{setting}={path}: no such file or folder")
+
+
+def check_results(folder: str | Path) -> None:
+    """Check that a folder of results is there, before what reads it is imported.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"{folder}: no folder of results; `ablate sweep out={folder} ...` makes one"
+        )
+
+
 def check_file(setting: str, path: str | Path) -> None:
     """Check that `path`, which `setting` names, is a file whose bytes can be read to an end.
 

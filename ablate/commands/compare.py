@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.commands.verb import Flag, Verb, above_0
 from ablate.errors import UserError
-from ablate.paths import check_name
+from ablate.paths import check_name, check_there
 from ablate.terminal import CONSOLE, paragraph
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ MOST_SETTINGS, MOST_ROWS = 20, 60
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    from analysis.compare.estimate import compared
-    from analysis.compare.verdict import verdict
-    from analysis.errors import AnalysisError
-
     if len(rest) != 2:
         raise UserError(
-            "ablate compare: takes two sides, A (the baseline) and B: cells, folders or logs; arms "
+            "compare: takes two sides, A (the baseline) and B: cells, folders or logs; arms "
             "of one folder with --in DIR"
         )
     if given.flips:
         check_name("--flips", Path(given.flips))
+    _check_there(given, rest)
+    from analysis.compare.estimate import compared
+    from analysis.compare.verdict import verdict
+    from analysis.errors import AnalysisError
+
     try:
         runs = _sides(given, *rest)
         found = compared(runs, _asked(given))
@@ -51,6 +52,21 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     else:
         _show(rest, runs, found, said)
     return said.status
+
+
+def _check_there(given: argparse.Namespace, sides: list[str]) -> None:
+    """Refuse what is not there before all that compares is imported, which takes seconds."""
+    from analysis.errors import AnalysisError
+    from analysis.logs.places import places
+
+    if (inside := getattr(given, "in")) is not None:
+        check_there("--in", inside)
+        return
+    try:
+        for side in sides:
+            places(side)
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
 
 
 def _asked(given: argparse.Namespace) -> Any:

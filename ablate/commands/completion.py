@@ -16,15 +16,15 @@ MARK = "# tab completion of ablate"
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if not rest:
-        raise UserError(f"ablate completion: say what to do: one of {', '.join(TASKS)}")
+        raise UserError(f"completion: say what to do: one of {', '.join(TASKS)}")
     task, *words = rest
     if task not in TASKS:
-        raise unknown("ablate completion", task, TASKS)
+        raise unknown("completion", task, TASKS)
     if task in SHELLS:
         print(completing.script(task), end="")
         return 0
     if len(words) > 1 or (words and words[0] not in SHELLS):
-        raise UserError(f"ablate completion {task}: takes one of {', '.join(SHELLS)}")
+        raise UserError(f"completion {task}: takes one of {', '.join(SHELLS)}")
     shell = words[0] if words else _own_shell()
     lines = _install(shell) if task == "install" else _remove(shell)
     for line in lines:
@@ -41,7 +41,7 @@ def _own_shell() -> str:
     name = Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
         shown = f"SHELL={name}" if name else "SHELL is not set"
-        raise UserError(f"ablate completion: {shown}; name one of {', '.join(SHELLS)}")
+        raise UserError(f"completion: {shown}; name one of {', '.join(SHELLS)}")
     return name
 
 

@@ -92,7 +92,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
     if len(rest) < 2:
         raise UserError(
-            "ablate decide: takes BASE and CANDIDATE, each one word of overrides in quotes, as in "
+            "decide: takes BASE and CANDIDATE, each one word of overrides in quotes, as in "
             'ablate decide "adapter=lora" "adapter=dora rank=8" --margin 1'
         )
     base, candidate, *common = rest

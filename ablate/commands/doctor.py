@@ -21,7 +21,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.commands.doctor_checks import findings, verdict
 
     if rest:
-        raise UserError(f"ablate doctor: takes no words, not {' '.join(rest)}")
+        raise UserError(f"doctor: takes no words, not {' '.join(rest)}")
     found = findings()
     failed = any(each.state == "fault" for each in found)
     if given.json:

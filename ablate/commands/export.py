@@ -13,7 +13,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
     folder = named("export", rest, default=DEFAULT)
     if given.to is None:
-        raise UserError("ablate export: needs a folder to write: --to DIR")
+        raise UserError("export: needs a folder to write: --to DIR")
     record_in(folder)  # before torch is imported, which takes seconds
     from ablate.export import export
 

@@ -40,7 +40,7 @@ def topic(words: Sequence[str], purposes: Mapping[str, Sequence[Verb]]) -> str:
     verbs = {verb.name: verb for some in purposes.values() for verb in some}
     word, *more = words
     if more:
-        raise UserError(f"ablate help: takes one verb or setting, not {' '.join(words)}")
+        raise UserError(f"help: takes one verb or setting, not {' '.join(words)}")
     if word in verbs:
         return verbs[word].help().rstrip("\n")
     if word == "commands":
@@ -50,7 +50,7 @@ def topic(words: Sequence[str], purposes: Mapping[str, Sequence[Verb]]) -> str:
     key, _, level = word.partition("=")
     if key not in settings() and not _below(key):
         names = [*verbs, *settings(), *TOPICS]
-        raise UserError(f"ablate help {word}: no such verb or setting.{nearest(word, names)}")
+        raise UserError(f"help {word}: no such verb or setting.{nearest(word, names)}")
     return _level(key, level) if level else _setting(key)
 
 
@@ -91,8 +91,8 @@ def _level(key: str, level: str) -> str:
 
     setting = settings().get(key)
     if setting is None or not setting.group:
-        raise UserError(f"ablate help {key}={level}: {key} has no levels; ablate help {key}")
+        raise UserError(f"help {key}={level}: {key} has no levels; ablate help {key}")
     if level not in setting.values:
-        raise unknown(f"ablate help {key}", level, setting.values)
+        raise unknown(f"help {key}", level, setting.values)
     path = Path(conf_dir()) / key / f"{level}.yaml"
     return f"# {path}\n{path.read_text(encoding='utf-8').rstrip()}"

@@ -20,7 +20,7 @@ CHATS = ("messages", "conversations", "conversation", "chat")  # columns of rows
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if len(rest) != 1:
-        raise UserError("ablate init: name the study to write, as in `ablate init mine`")
+        raise UserError("init: name the study to write, as in `ablate init mine`")
     (study,), folder = rest, Path(given.to or given.config_dir or DIR)
     _check_study(study)
     template = (TEMPLATES / f"{given.template or DEFAULT}.yaml").read_text(encoding="utf-8")
@@ -48,9 +48,9 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 def _check_study(study: str) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", study):
         allowed = "letters, digits and underscores, a letter first"
-        raise UserError(f"ablate init {brief(study)}: must be a name of {allowed}")
+        raise UserError(f"init {brief(study)}: must be a name of {allowed}")
     if (conf_dir() / "study" / f"{study}.yaml").exists():
-        raise UserError(f"ablate init {study}: is the name of a shipped study; choose another")
+        raise UserError(f"init {study}: is the name of a shipped study; choose another")
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.commands.verb import Flag, Verb, above_0, whole
 from ablate.errors import UserError
+from ablate.paths import check_results
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ KEY = "OPENAI_API_KEY"
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    if not rest:
+        raise UserError("judge: name the folder of results")
+    out = Path(rest[0].removeprefix("out="))
+    check_results(out)
     from ablate.judge import arms, carried
     from ablate.results.files import sha256
     from ablate.results.store import Store
 
-    if not rest:
-        raise UserError("ablate judge: name the folder of results")
-    store = Store(Path(rest[0].removeprefix("out=")))
+    store = Store(out)
     chosen = arms.levels_of(rest[1:], "")
     words = [] if given.baseline in (None, REFERENCE) else given.baseline.split()
     baseline = arms.levels_of(words, "--baseline ")
@@ -42,7 +45,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             return 0
     found = _contests(given, store, pairs)
     if not found:
-        raise UserError("ablate judge: the runs have no prompt in common")
+        raise UserError("judge: the runs have no prompt in common")
     plan = carried.planned(store, judge, mode, found, references=not given.no_reference)
     _say(plan.cost())
     if given.dry_run:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.errors import UserError
+from ablate.paths import check_there
 from ablate.terminal import paragraph
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def check(given: argparse.Namespace) -> None:
         raise UserError(
             "--power: needs the noise of scores like these: --pilot RESULTS, or --pilot published"
         )
+    if given.power and given.pilot != PUBLISHED:
+        check_there("--pilot", given.pilot)
     if given.freeze and given.margin is None:
         raise UserError("--freeze: needs the smallest effect of interest in points: --margin 2")
 

@@ -31,7 +31,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     grid = compose.expand([*DEFAULTS, *rest], loader=config_loader(folders(given)))
     (entry, *more) = cells(grid)
     if more:
-        raise UserError(f"ablate pretrain makes one model, not {1 + len(more)}")
+        raise UserError(f"pretrain makes one model, not {1 + len(more)}")
     if entry.cell is None:
         raise UserError(entry.error or "cannot be built")
     _make(entry.cell, Path(grid.settings["out"]), grid.settings["pretrain"])

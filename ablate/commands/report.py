@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError
-from ablate.paths import check_folder, check_name
+from ablate.paths import check_file, check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
 
 if TYPE_CHECKING:
@@ -16,15 +16,20 @@ TABLES = (".csv", ".tsv", ".parquet")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    from ablate.results.seal import note_made
-    from analysis.errors import AnalysisError
-    from analysis.report.build import build
-
     if len(rest) != 1:
-        raise UserError("ablate report: give one folder of results or of logs, or one table")
+        raise UserError("report: give one folder of results or of logs, or one table")
     source, asked = Path(rest[0]), Path(given.out) if given.out else None
     if asked:
         check_folder("--out", asked)
+    check_name("table", source)
+    if not source.exists():
+        raise _no_table(source)
+    if given.frozen:
+        check_file("--frozen", given.frozen)
+    from ablate.results.seal import note_made
+    from analysis.errors import AnalysisError
+    from analysis.report.build import build  # takes seconds: what is not there is refused before
+
     if (page := _of_logs(source, asked, given)) is not None:
         return _told(page)
     table = _table(source, asked)
@@ -64,9 +69,8 @@ def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path 
     from analysis.errors import AnalysisError
     from analysis.logs.read import is_logs
 
-    check_name("table", source)
     try:
-        if not source.exists() or not is_logs(source):
+        if not is_logs(source):
             return None
         for name in ("score", "formula", "family", "weights", "df", "frozen"):
             if getattr(given, name) is not None:
@@ -99,7 +103,6 @@ def _table(source: Path, out: Path | None) -> Path:
 
     Where the folder may not be written, the table is written to `out`.
     """
-    check_name("table", source)
     if source.is_dir() and (source / "designs").is_dir():
         from ablate.experiment.design import collect
         from ablate.experiment.status import damaged_lines
@@ -114,11 +117,15 @@ def _table(source: Path, out: Path | None) -> Path:
             return collect(source, out / "results.parquet")
     table = source / "results.parquet" if source.is_dir() else source
     if not table.exists():
-        raise UserError(
-            f"{table}: no such table; give a folder of results, a CSV or a parquet file, or logs "
-            f"of lm-eval, Inspect or Every Eval Ever"
-        )
+        raise _no_table(table)
     return table
+
+
+def _no_table(path: Path) -> UserError:
+    return UserError(
+        f"{path}: no such table; give a folder of results, a CSV or a parquet file, or logs of "
+        f"lm-eval, Inspect or Every Eval Ever"
+    )
 
 
 VERB = Verb(

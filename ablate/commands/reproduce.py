@@ -9,7 +9,7 @@ from ablate.errors import UserError
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if not rest or "=" in rest[0]:
-        raise UserError("ablate reproduce: name the study first, as in `ablate reproduce plw`")
+        raise UserError("reproduce: name the study first, as in `ablate reproduce plw`")
     from ablate.config.overrides import key_of, parse
 
     study, *overrides = rest

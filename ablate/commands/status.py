@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.commands.verb import DEFAULT, Flag, Verb
 from ablate.errors import UserError
+from ablate.paths import check_results
 from ablate.terminal import CONSOLE
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ LEAST, MOST = 0.2, 3600.0  # seconds that may be asked for
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    from ablate.experiment.status import notices, states
-
     every, folders = given.watch, list(rest)
     if every is not None and not _is_number(every):  # `--watch results/mine`
         every, folders = "", [every, *rest]
     if len(folders) > 1:
-        raise UserError(f"ablate status: takes one folder, not {' '.join(folders)}")
+        raise UserError(f"status: takes one folder, not {' '.join(folders)}")
     folder = Path((folders[0] if folders else DEFAULT).removeprefix("out="))
+    check_results(folder)
+    from ablate.experiment.status import notices, states
+
     if every is not None:
         _watch(folder, _seconds(every))
     found = states(folder)

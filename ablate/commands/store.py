@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ablate.commands.verb import Flag, Verb
 from ablate.errors import UserError, unknown
+from ablate.paths import check_results
 from ablate.terminal import CONSOLE
 
 TASKS = ("check", "repair", "merge", "export")
@@ -14,13 +15,15 @@ FORMATS = ("parquet", "csv", "datasets", "every_eval_ever")
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if not rest:
-        raise UserError(f"ablate store: say what to do: one of {', '.join(TASKS)}")
+        raise UserError(f"store: say what to do: one of {', '.join(TASKS)}")
     task, folders = rest[0], [Path(word.removeprefix("out=")) for word in rest[1:]]
     if task not in TASKS:
-        raise unknown("ablate store", task, TASKS)
+        raise unknown("store", task, TASKS)
     if not folders or (task == "merge") != (len(folders) > 1):
         takes = "the folder to merge into and those to take" if task == "merge" else "one folder"
-        raise UserError(f"ablate store {task}: takes {takes}")
+        raise UserError(f"store {task}: takes {takes}")
+    for folder in folders[task == "merge" :]:  # what is merged into may be new
+        check_results(folder)
     for option in ("to", "format"):
         if getattr(given, option) is not None and task != "export":
             raise UserError(f"--{option}: belongs to ablate store export")
@@ -75,7 +78,7 @@ def _export(folders: list[Path], given: argparse.Namespace) -> int:
     from ablate.experiment.upkeep import check, export
 
     if given.to is None:
-        raise UserError("ablate store export: needs a folder to write: --to DIR")
+        raise UserError("store export: needs a folder to write: --to DIR")
     left_out = check(folders[0])  # every byte: what is handed on should be as it was written
     count = export(folders[0], Path(given.to), given.format or FORMATS[0])
     _print(left_out)

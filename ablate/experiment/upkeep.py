@@ -47,7 +47,7 @@ def merge(out: Path, sources: Sequence[Path]) -> Iterator[str]:
     """Take what `sources` have into `out`, which may be new; yield a line for each record."""
     stores = [folder_of_results(source) for source in sources]
     if out.resolve() in (source.resolve() for source in sources):
-        raise UserError(f"ablate store merge: {out} cannot be merged into itself")
+        raise UserError(f"store merge: {out} cannot be merged into itself")
     store = Store(out)
     store.prepare()
     for source in stores:

@@ -26,7 +26,7 @@ def named(verb: str, words: Sequence[str], *, default: str) -> Path:
         UserError: there is no such record, or there are several.
     """
     if not 1 <= len(words) <= 2:
-        raise UserError(f"ablate {verb}: takes one cell: {FORMS}")
+        raise UserError(f"{verb}: takes one cell: {FORMS}")
     cell = Path(words[0])
     if len(words) == 2:
         return find(Path(words[1].removeprefix("out=")) / "cells" / words[0])

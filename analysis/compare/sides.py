@@ -10,6 +10,7 @@ from analysis.errors import AnalysisError, listed, nearest
 from analysis.facade import LoadedStudy
 from analysis.logs import own, read
 from analysis.logs.log import Log
+from analysis.logs.places import is_cell, is_folder
 from analysis.table.frame import read as read_table
 
 Side = str | dict[str, str]
@@ -53,7 +54,7 @@ def inside(place: Path, first: str, second: str, *, metrics: Sequence[str]) -> M
     """
     if not place.exists():
         raise AnalysisError(f"--in={place}: no such file or folder")
-    if own.is_folder(place):
+    if is_folder(place):
         return _of_results(place, first, second)
     every = read.read_logs(place, metrics=metrics)
     return matched(*(_chosen(every, side, place) for side in (first, second)))
@@ -94,10 +95,8 @@ def _cell(folder: Path, side: str) -> Path | None:
     exact = folder / "cells" / side
     if not side or exact.name != side:  # a name, no path
         return None
-    begun = (
-        [exact] if own.is_cell(exact) else sorted((folder / "cells").glob(f"{glob.escape(side)}*"))
-    )
-    return begun[0] if len(begun) == 1 and own.is_cell(begun[0]) else None
+    begun = [exact] if is_cell(exact) else sorted((folder / "cells").glob(f"{glob.escape(side)}*"))
+    return begun[0] if len(begun) == 1 and is_cell(begun[0]) else None
 
 
 def _chosen(every: Sequence[Log], side: str, place: Path) -> list[Log]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from analysis.errors import AnalysisError
 from analysis.logs.log import ITEMS, SCORES, Log, flat
+from analysis.logs.places import is_cell
 from analysis.table.columns import is_results
 from analysis.table.factors import level_columns
 from analysis.table.frame import SCORED, read
@@ -16,19 +17,8 @@ from analysis.table.items import FILE
 from analysis.table.outcome import preference
 from analysis.table.records import read_record
 
-RECORD = "record.json"
 MADE = ("ablate", "torch", "transformers", "peft", "lm_eval")  # packages that may change scores
 SILENT = ("execution.", "out", "study", "evaluate.tasks", "model.path", "dataset.path")
-
-
-def is_cell(folder: Path) -> bool:
-    """Return whether a folder holds the record of a cell."""
-    return (folder / RECORD).is_file()
-
-
-def is_folder(folder: Path) -> bool:
-    """Return whether a folder holds recorded cells."""
-    return (folder / "cells").is_dir()
 
 
 def read_cell(folder: Path, levels: Mapping[str, str] | None = None) -> Log:

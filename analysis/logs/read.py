@@ -1,20 +1,15 @@
 """Reads whatever holds scores: cells and folders of `ablate`, and what other programs wrote."""
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.errors import AnalysisError, told
+from analysis.errors import AnalysisError
 from analysis.logs import every_eval_ever, inspect_ai, lm_eval, own, trackers
 from analysis.logs.files import json_object
 from analysis.logs.log import Log, combined, seed_in
+from analysis.logs.places import KINDS, is_cell, is_folder, places
 
-KINDS = (
-    "a recorded cell (OUT/cells/KEY), a folder of results, results of lm-eval (results_*.json, "
-    "samples_*.jsonl, or their folder), logs of Inspect (.eval, .json), files of Every Eval Ever, "
-    "runs of W&B or MLflow (a CSV, wandb/, mlruns/, mlflow.db)"
-)
 MOST_FILES = 20_000
 
 
@@ -29,8 +24,7 @@ def read_side(words: str, *, cluster: str = "", metrics: Sequence[str] = ()) -> 
     Raises:
         AnalysisError: there is nothing, or nothing that can be read.
     """
-    places = [place for word in words.split(",") for place in _places(word.strip())]
-    found = [(place, read_logs(place, cluster=cluster, metrics=metrics)) for place in places]
+    found = [(place, read_logs(place, cluster=cluster, metrics=metrics)) for place in places(words)]
     if len(found) == 1:
         return found[0][1]
     several = [place for place, logs in found if len(logs) > 1]
@@ -47,29 +41,6 @@ def _named(log: Log, place: Path) -> Log:
     return replace(log, name=place.name, seed=seed)
 
 
-def _places(word: str) -> list[Path]:
-    if not word:
-        raise AnalysisError("compare: a side is empty; name a path on both")
-    if any(c in word for c in "*?[") and not Path(word).exists():
-        matched = sorted(map(Path, glob.glob(word)))
-        if not matched:
-            raise AnalysisError(f"{told(word)}: no path is of this pattern")
-        return matched
-    path = Path(word)
-    if path.exists():
-        return [path]
-    begun = sorted(path.parent.glob(f"{glob.escape(path.name)}*")) if path.name else []
-    cells = [p for p in begun if own.is_cell(p)]
-    if len(cells) == 1:
-        return cells
-    if cells:
-        raise AnalysisError(f"{told(word)}: {len(cells)} cells begin so; write more of the key")
-    raise AnalysisError(
-        f"{told(word)}: no such file or folder; name {KINDS}; arms of one folder are named by "
-        f"`ablate compare ARM ARM --in DIR`"
-    )
-
-
 def read_logs(path: Path, *, cluster: str = "", metrics: Sequence[str] = ()) -> list[Log]:
     """Return the runs in a file or folder.
 
@@ -82,9 +53,9 @@ def read_logs(path: Path, *, cluster: str = "", metrics: Sequence[str] = ()) -> 
         AnalysisError: it holds nothing that is known here, or something damaged.
     """
     if path.is_dir():
-        if own.is_cell(path):
+        if is_cell(path):
             return [own.read_cell(path)]
-        if own.is_folder(path):
+        if is_folder(path):
             return own.read_folder(path)
         if trackers.is_source(path):
             return trackers.logs(trackers.runs(path), path, metrics)
@@ -105,7 +76,7 @@ def read_logs(path: Path, *, cluster: str = "", metrics: Sequence[str] = ()) -> 
 def is_logs(path: Path) -> bool:
     """Return whether a path holds logs of items that other programs wrote."""
     if path.is_dir():
-        return not own.is_folder(path) and not own.is_cell(path) and any(_files(path))
+        return not is_folder(path) and not is_cell(path) and any(_files(path))
     return path.suffix in (".eval", ".jsonl") or (
         path.suffix == ".json" and _of_json(path, "") is not None
     )

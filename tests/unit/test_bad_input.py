@@ -1,5 +1,6 @@
 """Every kind of bad input: one clear line, exit status 2, nothing started, nothing written."""
 
+import ast
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from ablate import app, cli
 from tests.bad_inputs import files as broken
 from tests.bad_inputs.rows import ROWS, words_of
 from tests.imports import ROOT
+from tests.imports import files as modules
 
 BASE = ["evaluate=none", "train.lr=1e-3", "train.max_steps=1"]
 CASES = {
@@ -55,6 +57,7 @@ def refused(words, says, capsys):
     told = capsys.readouterr()
     assert told.err.count("\n") == 1, told.err
     assert told.err.startswith("ablate: ")
+    assert not told.err.startswith("ablate: ablate ")
     assert told.err.rstrip("\n").isprintable()
     assert len(told.err) < 1100
     assert re.search(says, told.err.strip()), told.err
@@ -77,6 +80,52 @@ def test_bad_input_is_one_line_and_status_2(case, files, tmp_path, capsys, monke
     refused(words, says, capsys)
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
     assert before == {path: path.lstat().st_mtime_ns for path in files.rglob("*")}
+
+
+# What names a path that is not there, and is refused before what would read it is imported.
+ABSENT = (
+    "report nowhere.csv", "report nowhere", "report /dev/null --frozen nowhere.json",
+    "compare nowhere elsewhere", "compare a b --in nowhere", "status nowhere",
+    "store check nowhere", "judge nowhere --judge rule", "plan --power --pilot nowhere",
+    "export nowhere --to x", "verify nowhere",
+)  # fmt: skip
+HEAVY = ("pandas", "scipy", "torch", "hydra")  # a second and more, each
+
+
+def test_what_is_not_there_is_refused_before_anything_heavy_is_imported(tmp_path):
+    code = f"""
+import sys
+from ablate import cli
+for line in {ABSENT!r}:
+    assert cli.main(line.split()) == 2, line
+    assert not set({HEAVY!r}) & set(sys.modules), (line, set({HEAVY!r}) & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == len(ABSENT)
+
+
+def messages(source):
+    """How the texts begin that a module refuses a request with."""
+    for node in ast.walk(ast.parse(source)):
+        called = getattr(node, "func", None)
+        if getattr(called, "id", "") in ("UserError", "AnalysisError", "unknown", "refuse"):
+            text = node.args[0] if node.args else None
+            part = text.values[0] if isinstance(text, ast.JoinedStr) and text.values else text
+            if isinstance(part, ast.Constant):
+                yield str(part.value)
+
+
+def test_no_message_begins_with_the_name_of_the_program():
+    """It stands before every message already, `errors.refuse`."""
+    paths = [*modules("ablate"), *modules("analysis")]
+    found = {path: list(messages(path.read_text())) for path in paths}
+    assert sum(map(len, found.values())) > 300
+    assert not {p: m for p, own in found.items() for m in own if re.match(r"ablate\b(?!\.)", m)}
+    assert list(messages('raise UserError(f"ablate {verb}: no")')) == ["ablate "]
 
 
 def test_the_table_is_long_and_has_every_verb():
