@@ -256,8 +256,8 @@ class LoadedStudy(LoadedTable):
         the difference varies more between conditions than between seeds, for other conditions like
         these; items are fixed. Whether one side is worse than another on other items too, under
         these very conditions, benchmark by benchmark and with an exit status, `ablate compare A B
-        --in DIR` says. On a balanced grid without scores of items both have one estimate, and under
-        a single condition one interval: the paired t over seeds.
+        --in DIR` says. On a balanced grid of one data set both have one estimate; without scores of
+        items and under a single condition they have one interval too, the paired t over seeds.
 
         Args:
             first: an arm's name ("lora r8", see `arms`), or levels by factor, such as

@@ -5,6 +5,7 @@
 
 The name is the method's `kind`, the value leads to its row (`method.Method`). They are looked for
 when a level names a kind that is none of this project's, which cannot be replaced. No torch.
+`analysis.report.plugged` reads its entry points alike; neither package may import the other.
 """
 
 import importlib.util

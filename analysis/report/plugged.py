@@ -5,7 +5,8 @@
 
 The name is the key of the section, the value a module with `section(study)`, which returns a
 `page.Section` or None, and perhaps `headlines(study)`, lines of the first screen. They follow the
-sections of this project.
+sections of this project. `ablate.adapters.plugged` reads its entry points alike; neither package
+may import the other.
 """
 
 from collections.abc import Callable
