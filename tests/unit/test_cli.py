@@ -170,9 +170,9 @@ def test_help_of_a_verb_a_setting_or_a_level(words, said, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["help", "plna"], "ablate help plna: no such verb or setting. Did you mean 'plan'?"),
+        (["help", "plna"], "help plna: no such verb or setting. Did you mean 'plan'?"),
         (["help", "maskin"], "Did you mean 'masking'?"),
-        (["help", "adapter=mroa"], "ablate help adapter=mroa: not one of mora, "),
+        (["help", "adapter=mroa"], "help adapter=mroa: not one of mora, "),
         (["help", "rank=8"], "rank has no levels"),
         (["help", "plan", "sweep"], "takes one verb or setting"),
     ],
