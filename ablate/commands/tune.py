@@ -85,7 +85,7 @@ def tune(
     for _ in range(ROUNDS):
         if status == 2:
             return status
-        requests = grids.wider(choose(_results(out), tries), tries, requests[0])
+        requests = grids.wider(choose(_results(out), tries), tries, first)
         if not requests:
             break
         arms = {each.arm for each in tries}

@@ -409,6 +409,26 @@ def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     assert "train.lr=0.00025" in asked[2]
 
 
+def test_what_widens_a_range_is_the_arm_that_was_tried(tmp_path, monkeypatch):
+    """Nothing of the study's other products, nor of the range that was widened before it."""
+    monkeypatch.setattr(verb, "ROUNDS", 3)
+    best = {"full": 0.002, "relora": 0.256}  # one is widened once, the other in every round
+
+    def loss(cell):
+        return valley(best.get(cell.adapter.name, 0.008))(cell)
+
+    _, asked, _ = run_tune(tmp_path, loss, "study=mora", "scale=tuning", "dataset=micro_math")
+    first, *rounds, last = asked
+    assert first == [*last, "report=false"]
+    cells = [named.cell for words in rounds for named in plan_grid(words).design.cells
+             if not named.cell.is_base]  # fmt: skip
+    found = {(c.adapter.name, c.rank, c.embeddings, c.train.lr) for c in cells}
+    relora = {("relora", r, "frozen", lr) for r in (2, 8) for lr in (0.064, 0.128, 0.256)}
+    assert found == relora | {("full", 8, "trained", 0.002), ("full", 8, "trained", 0.001)}
+    assert all(c.evaluate.heldout for c in cells)
+    assert {c.seed for c in cells} == {1000}
+
+
 def test_tune_stops_where_the_sweep_was_refused(tmp_path):
     status, _, text = run_tune(tmp_path, valley(8e-3), *WORDS, status=2)
     assert (status, text) == (2, "")
