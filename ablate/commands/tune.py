@@ -76,6 +76,7 @@ def tune(
     ]  # fmt: skip
     requests = grids.first(asked, loader)
     tries = [each for words in requests for each in grids.tries(words, loader)]
+    grids.check_alike(tries)
     if save:
         for table in {_table(each.arm, own) for each in tries}:
             check_folder("--save", table.parent)
@@ -91,6 +92,7 @@ def tune(
         arms = {each.arm for each in tries}
         more = [each for words in requests for each in grids.tries(words, loader)]
         tries += [each for each in more if each.arm in arms]
+        grids.check_alike(tries)
         status = max(status, *(sweep([*words, *once]) for words in requests))
     if status == 2:
         return status

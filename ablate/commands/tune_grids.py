@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ablate.config.build import plain
 from ablate.config.overrides import key_of, top_of
+from ablate.config.schema import Cell
 from ablate.errors import UserError
 from ablate.experiment.tuned import default_lr
 from ablate.experiment.tuned_table import Arm, Tuned, arm_of
+from ablate.results.record import flattened
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -18,17 +21,24 @@ STEP = 2.0  # the factor between two rates
 AROUND = range(-2, 3)  # steps from the default to the rates that own data start from
 VALIDATION = "validation"
 LR = "train.lr"
+# What an arm is tried over; the second and third follow from the rate.
+TRIED_OVER = (LR, "train.full_rate", "train.untuned", "seed", "model.")
 Levels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """An arm at a rate on one base model: the run, and the overrides that make it."""
+    """An arm at a rate on one base model: the run, and the overrides that make it.
+
+    Attributes:
+        settings: the configuration but for what an arm is tried over: rates, seeds, base models.
+    """
 
     arm: Arm
     lr: float
     train_key: str
     overrides: tuple[str, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 def first(asked: list[str], loader: "ConfigLoader | None") -> list[list[str]]:
@@ -99,10 +109,34 @@ def tries(words: list[str], loader: "ConfigLoader | None") -> list[Try]:
                 "validation rows; leave it out, or give evaluate=validation"
             )
     return [
-        Try(arm_of(c.cell), float(c.cell.train.lr), c.key, c.overrides)
+        Try(arm_of(c.cell), float(c.cell.train.lr), c.key, c.overrides, _settings(c.cell))
         for c in cells
         if not c.cell.is_base
     ]
+
+
+def check_alike(tried: Iterable[Try]) -> None:
+    """Refuse an arm that is tried under two settings: it would get one rate for both.
+
+    Raises:
+        UserError: it names the arm, the setting and its levels.
+    """
+    seen: dict[Arm, dict[str, Any]] = {}
+    for each in tried:
+        one = seen.setdefault(each.arm, dict(each.settings))
+        for name, value in each.settings:
+            if one.get(name) != value:
+                arm = each.arm
+                raise UserError(
+                    f"{name}: {arm.adapter} of rank {arm.rank} on {arm.dataset} is tried at "
+                    f"{one.get(name)} and at {value}, and would get one rate for both; tune them "
+                    "one after the other, with another out= and rates="
+                )
+
+
+def _settings(cell: Cell) -> tuple[tuple[str, Any], ...]:
+    own = flattened(plain(cell)).items()
+    return tuple((name, value) for name, value in own if not name.startswith(TRIED_OVER))
 
 
 def wider(rows: Iterable[Tuned], tried: Iterable[Try], asked: list[str]) -> list[list[str]]:

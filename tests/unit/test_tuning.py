@@ -330,13 +330,13 @@ def test_runs_that_were_not_asked_for_do_not_count():
 WORDS = ("model=micro_0,micro_1", "dataset=micro", "adapter=full,lora", "rank=8")
 
 
-def run_tune(tmp_path, loss, *words, status=0, save=False):
+def run_tune(tmp_path, loss, *words, status=0, save=False, loader=None):
     """Tune with a sweep that trains nothing: runs have the loss(cell) of a made landscape."""
     asked, rows = [], []
 
     def sweep(overrides):
         asked.append(overrides)
-        for named in plan_grid(overrides).design.cells:
+        for named in plan_grid(overrides, loader=loader).design.cells:
             run = {"adapter": named.cell.adapter.name, "train_key": named.key}
             run |= {"lr": named.cell.train.lr, "value": loss(named.cell)}
             held = {"task": "heldout_validation", "task_type": "heldout"}
@@ -346,7 +346,9 @@ def run_tune(tmp_path, loss, *words, status=0, save=False):
 
     text = io.StringIO()
     console = Console(file=text, width=200)
-    found = tune([f"out={tmp_path}", *words], sweep=sweep, console=console, save=save)
+    found = tune(
+        [f"out={tmp_path}", *words], sweep=sweep, console=console, save=save, loader=loader
+    )
     return found, asked, text.getvalue()
 
 
@@ -409,24 +411,53 @@ def test_tune_widens_the_range_at_an_edge(tmp_path, monkeypatch):
     assert "train.lr=0.00025" in asked[2]
 
 
+PRODUCTS = """\
+name: products
+scales:
+  micro:
+    set: {model: micro_0, dataset: micro, evaluate: validation, seed: 1000}
+    grids:
+    - {adapter: [full], embeddings: [trained], train.lr: [4e-3, 8e-3]}
+    - {adapter: [relora], rank: [2, 8], train.lr: [4e-3, 8e-3, 1.6e-2]}
+"""
+
+
 def test_what_widens_a_range_is_the_arm_that_was_tried(tmp_path, monkeypatch):
     """Nothing of the study's other products, nor of the range that was widened before it."""
     monkeypatch.setattr(verb, "ROUNDS", 3)
-    best = {"full": 0.002, "relora": 0.256}  # one is widened once, the other in every round
+    folder = tmp_path / "mine" / "study"
+    folder.mkdir(parents=True)
+    (folder / "products.yaml").write_text(PRODUCTS)
+    (tmp_path / "out").mkdir()
+    loader = config_loader([str(folder.parent)])
+    best = {"full": 0.002, "relora": 0.256}  # one is widened twice, the other in every round
 
     def loss(cell):
         return valley(best.get(cell.adapter.name, 0.008))(cell)
 
-    _, asked, _ = run_tune(tmp_path, loss, "study=mora", "scale=tuning", "dataset=micro_math")
+    _, asked, _ = run_tune(tmp_path / "out", loss, "study=products", loader=loader)
     first, *rounds, last = asked
     assert first == [*last, "report=false"]
-    cells = [named.cell for words in rounds for named in plan_grid(words).design.cells
-             if not named.cell.is_base]  # fmt: skip
+    cells = [
+        named.cell
+        for words in rounds
+        for named in plan_grid(words, loader=loader).design.cells
+        if not named.cell.is_base
+    ]
     found = {(c.adapter.name, c.rank, c.embeddings, c.train.lr) for c in cells}
-    relora = {("relora", r, "frozen", lr) for r in (2, 8) for lr in (0.064, 0.128, 0.256)}
+    relora = {("relora", r, "frozen", lr) for r in (2, 8) for lr in (0.032, 0.064, 0.128)}
     assert found == relora | {("full", 8, "trained", 0.002), ("full", 8, "trained", 0.001)}
     assert all(c.evaluate.heldout for c in cells)
     assert {c.seed for c in cells} == {1000}
+
+
+@pytest.mark.parametrize("setting", ["embeddings=frozen,trained", "train.batch_size=8,16"])
+def test_an_arm_that_is_tried_under_two_settings_is_refused(tmp_path, setting):
+    name = setting.partition("=")[0]
+    said = rf"{name}: .* of rank 8 on micro is tried at .* and at .*, and would get one rate"
+    with pytest.raises(UserError, match=said):
+        run_tune(tmp_path, valley(8e-3), *WORDS[1:], "model=micro_0", setting, "skip_illegal=true")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tune_stops_where_the_sweep_was_refused(tmp_path):
