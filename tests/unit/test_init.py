@@ -86,7 +86,7 @@ def test_own_rows_and_an_own_model_are_levels_of_the_study(
     [
         ([], "name the study to write"),
         (["a", "b"], "name the study to write"),
-        (["quick"], "ablate init quick: is the name of a shipped study"),
+        (["quick"], "quick: is the name of a shipped study"),
         (["no-dash"], "must be a name of letters, digits and underscores"),
         (["../up"], "must be a name of letters"),
         (["mine", "--template", "weight"], "Did you mean 'weights'?"),
