@@ -73,7 +73,8 @@ def _asked(given: argparse.Namespace) -> Any:
     from analysis.compare.benchmarks import Asked
 
     name = (given.metric or "").removeprefix("metrics.")  # of a table of MLflow
-    return Asked(name, given.cluster or "", given.by_id)
+    only = tuple(filter(None, map(str.strip, (given.benchmarks or "").split(","))))
+    return Asked(name, given.cluster or "", given.by_id, only)
 
 
 def _sides(given: argparse.Namespace, first: str, second: str) -> "Matched":
@@ -205,6 +206,7 @@ def _as_json(
         "benchmarks": [_row_json(row) for row in found.rows],
         "settings": [dict(zip(("setting", "a", "b"), row, strict=True)) for row in
                      differing(runs.first, runs.second)],
+        "not_compared": [{"name": one.name, "reason": one.reason} for one in found.left_out],
         "notes": list(found.notes),
     }  # fmt: skip
 
@@ -278,6 +280,8 @@ VERB = Verb(
              "runs in this folder of results or table of runs", "DIR_OR_TABLE"),
         Flag("--metric", "the metric to compare by (default: each benchmark's first of acc_norm, "
              "acc, exact_match, ...); of a table of runs the column", "NAME"),
+        Flag("--benchmarks", "compare these alone (default: all; where one cannot be compared the "
+             "exit status is 1)", "NAME,..."),
         Flag("--cluster", "items with the same value of this field of their document belong "
              "together (a passage, say); `task`: subtasks are a sample", "FIELD"),
         Flag("--margin", "B passes where it is shown to be no more than this worse", "POINTS",

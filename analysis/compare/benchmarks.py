@@ -70,13 +70,16 @@ class Asked:
     metric: str = ""
     cluster: str = ""
     by_id: bool = False
+    only: tuple[str, ...] = ()  # tasks or groups; () for all
 
 
-def metrics_of(logs: Sequence[Log], part: str = "items") -> dict[str, list[str]]:
-    """Return, for every task that all logs have, the metrics that all of them have."""
+def metrics_of(logs: Sequence[Log], asked: Asked, part: str = "items") -> dict[str, list[str]]:
+    """Return, for every task to compare that all logs have, the metrics that all of them have."""
     found: dict[str, list[str]] = {}
     for number, log in enumerate(logs):
         table = getattr(log, part)
+        if asked.only:
+            table = table[table["task"].isin(asked.only) | table["group"].isin(asked.only)]
         own = {str(t): list(map(str, m)) for t, m in table.groupby("task", sort=False)["metric"]
                .unique().items()} if len(table) else {}  # fmt: skip
         if number == 0:
@@ -104,7 +107,7 @@ def benchmarks(runs: Matched, asked: Asked) -> Iterator[Benchmark]:
             documents are others on the two sides.
     """
     every = [*runs.first, *runs.second]
-    tasks = metrics_of(every)
+    tasks = metrics_of(every, asked)
     named = {t: chosen(t, metrics, asked.metric) for t, metrics in tasks.items()}
     tables = [[_tables(log) for log in side] for side in (runs.first, runs.second)]
     if asked.metric and tasks and not any(named.values()):

@@ -15,23 +15,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from analysis.compare.benchmarks import TASK, Asked, Benchmark, benchmarks
+from analysis.compare.left_out import LeftOut, left_out, sentences, tasks, with_metrics
 from analysis.compare.matched import Matched
 from analysis.compare.paired_items import benchmark_row, mean_row
 from analysis.compare.rows import Row
 from analysis.compare.stated import mean_of_rows, stated_rows
-from analysis.errors import AnalysisError, listed
+from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import holm
-from analysis.logs.log import Log
 
 
 @dataclass(frozen=True)
 class Compared:
-    """All rows of a comparison, and the one that the verdict is of."""
+    """All rows of a comparison, the one that the verdict is of, and what was not compared."""
 
     rows: tuple[Row, ...]
     overall: Row
     benchmarks: tuple[Benchmark, ...]
     notes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def compared(runs: Matched, asked: Asked) -> Compared:
@@ -40,6 +41,7 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     Raises:
         AnalysisError: the sides share no benchmark, or nothing tells the error of the difference.
     """
+    _check_names(runs, asked)
     found = list(benchmarks(runs, asked))
     known = {str(task) for one in found for task in one.task_I}
     if asked.cluster == TASK:
@@ -57,9 +59,51 @@ def compared(runs: Matched, asked: Asked) -> Compared:
             f"logged on both sides, and there is one run a side; log samples (lm-eval: "
             f"--log_samples), or name several seeds a side"
         )
-    notes = [*runs.notes, *(note for one in found for note in one.notes), *_left_out(runs)]
+    known |= {row.name for row in rows}
+    lost = [*left_out(runs, known, asked.metric, asked.only), *_without_error(rows)]
+    notes = [*runs.notes, *_of_logs(runs), *(note for one in found for note in one.notes)]
+    notes += [*sentences(lost), *_beside_the_mean(rows, overall)]
     notes += [f"{r.name}: a low {r.metric} is good; signs are turned." for r in rows if r.turned]
-    return Compared(tuple(rows), overall, tuple(found), tuple(notes))
+    return Compared(tuple(rows), overall, tuple(found), tuple(notes), tuple(lost))
+
+
+def _check_names(runs: Matched, asked: Asked) -> None:
+    """Refuse benchmarks that were asked for and that neither side has.
+
+    Raises:
+        AnalysisError: there is one.
+    """
+    known = {
+        name
+        for log in (*runs.first, *runs.second)
+        for task, (group, _) in tasks(log).items()
+        for name in (task, group)
+    }
+    for name in asked.only:
+        if name not in known:
+            raise AnalysisError(
+                f"--benchmarks={name}: not one of {listed(sorted(known))}.{nearest(name, known)}"
+            )
+
+
+def _without_error(rows: list[Row]) -> Iterator[LeftOut]:
+    for row in rows:
+        if row.effect is None:
+            yield LeftOut(row.name, "nothing tells the error of its difference")
+
+
+def _of_logs(runs: Matched) -> Iterator[str]:
+    """Yield what the logs of either side say of themselves."""
+    for letter, side in zip("AB", (runs.first, runs.second), strict=True):
+        for note in dict.fromkeys(note for log in side for note in log.notes):
+            yield f"{letter}: {note}"
+
+
+def _beside_the_mean(rows: list[Row], overall: Row) -> Iterator[str]:
+    """Yield which benchmarks have another unit than their mean."""
+    own = [row.name for row in rows if row.effect is not None and row.unit != overall.unit]
+    if own and len(rows) > 1:
+        yield f"Not in the mean, as they have units of their own: {listed(own)}."
 
 
 def _mean(found: list[Benchmark], rows: list[Row], runs: Matched) -> Row:
@@ -83,19 +127,11 @@ def _mean(found: list[Benchmark], rows: list[Row], runs: Matched) -> Row:
 
 
 def _nothing(runs: Matched) -> str:
-    sides = [listed(sorted(_tasks(side, all_of=False)), limit=5) or "none" for side in
-             ((runs.first), (runs.second))]  # fmt: skip
-    return f"compare: A and B share no benchmark; A has {sides[0]}, B has {sides[1]}"
-
-
-def _tasks(side: tuple[Log, ...], *, all_of: bool) -> set[str]:
-    own = [set(map(str, log.items["task"])) | set(map(str, log.scores["task"])) for log in side]
-    return set.intersection(*own) if all_of else set.union(*own)
-
-
-def _left_out(runs: Matched) -> Iterator[str]:
-    """Yield what one side alone has."""
-    tasks = [_tasks(side, all_of=True) for side in (runs.first, runs.second)]
-    for name, more in (("A", tasks[0] - tasks[1]), ("B", tasks[1] - tasks[0])):
-        if more:
-            yield f"Only {name} has {listed(sorted(more), limit=4)}: not compared."
+    sides = []
+    for side in (runs.first, runs.second):
+        names = dict.fromkeys(name for log in side for name in with_metrics(log))
+        sides.append(listed(names, limit=5) or "none")
+    return (
+        f"compare: A and B share no benchmark with a metric in common; A has {sides[0]}, "
+        f"B has {sides[1]}"
+    )

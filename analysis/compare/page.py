@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.compare.benchmarks import Asked, Benchmark, benchmarks
 from analysis.compare.estimate import compared
+from analysis.compare.left_out import sentences
 from analysis.compare.matched import Matched, matched
 from analysis.compare.rows import MEAN, Row
 from analysis.compare.verdict import OF
@@ -59,8 +60,11 @@ def build_logs(source: str | Path, out: str | Path, margin: float | None = None)
         )
     means = scores.groupby("model", sort=False)["score"].mean()
     best = str(means.idxmax())
-    found = [(model.name, rows) for model in models if model.name != best and
-             (rows := _less(model, next(m for m in models if m.name == best)))]  # fmt: skip
+    top = next(m for m in models if m.name == best)
+    less = {model.name: _less(model, top) for model in models if model.name != best}
+    found = [(name, rows) for name, (rows, _) in less.items() if rows]
+    said = [note for log in logs for note in log.notes]
+    said += [f"{name} − {best}: {note}" for name, (_, notes) in less.items() for note in notes]
     pairs = _pairs(found, margin)
     folder = as_path("out", out)
     try:
@@ -78,7 +82,7 @@ def build_logs(source: str | Path, out: str | Path, margin: float | None = None)
             ("runs", f"{len(logs):,}"),
             ("benchmarks", f"{scores['benchmark'].nunique():,}"),
         ),
-        warnings=tuple(("Logs.", note) for log in logs for note in log.notes),
+        warnings=tuple(("Logs.", note) for note in said),
         about="report of logs",
     )
     return write(page, folder)
@@ -109,13 +113,14 @@ def _score(model: Model, one: Benchmark) -> tuple[object, ...]:
     return model.name, one.name, one.metric.removesuffix(",none"), runs, count, mean, low, high
 
 
-def _less(model: Model, best: Model) -> tuple[Row, ...]:
-    """Return a model less the best one; nothing where they share no benchmark."""
+def _less(model: Model, best: Model) -> tuple[tuple[Row, ...], list[str]]:
+    """Return a model less the best one, and what was not compared, a sentence each."""
     try:
         found = compared(matched(best.logs, model.logs), Asked())
-    except AnalysisError:
-        return ()
-    return (*found.rows, found.overall) if len(found.rows) > 1 else found.rows
+    except AnalysisError as error:
+        return (), [f"not compared: {error}"]
+    rows = (*found.rows, found.overall) if len(found.rows) > 1 else found.rows
+    return rows, list(sentences(found.left_out))
 
 
 def _pairs(found: Sequence[tuple[str, tuple[Row, ...]]], margin: float | None) -> pd.DataFrame:

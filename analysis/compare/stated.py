@@ -23,7 +23,7 @@ def stated_rows(runs: Matched, asked: Asked, known: set[str]) -> Iterator[Row]:
         known: tasks whose items are known.
     """
     every = [*runs.first, *runs.second]
-    for task, metrics in metrics_of(every, "scores").items():
+    for task, metrics in metrics_of(every, asked, "scores").items():
         metric = chosen(task, metrics, asked.metric)
         if task in known or metric is None:
             continue

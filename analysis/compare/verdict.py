@@ -4,7 +4,8 @@ Without a margin the question is whether B is worse: the mean over benchmarks ag
 5 % level, and every benchmark by itself, adjusted by Holm. With a margin the burden is the other
 way round: B passes where it is shown to be worse by less than the margin (a one-sided test at 5 %,
 of which two are the test of equivalence, `inference.estimates.equivalence`), and no benchmark by
-itself is worse by more than that.
+itself is worse by more than that. Where a benchmark of either side could not be compared nothing
+passes, as nothing is known of it.
 """
 
 import math
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from scipy import stats
 
 from analysis.compare.estimate import Compared
+from analysis.compare.left_out import LeftOut
 from analysis.compare.matched import Matched
 from analysis.compare.rows import APART, BOTH, ITEMS, RUNS, Row
+from analysis.errors import listed
 from analysis.inference.estimates import Estimate, equivalence, holm
 
 ALPHA = 0.05
@@ -58,7 +61,7 @@ def verdict(found: Compared, runs: Matched, margin: float | None = None) -> Verd
     assert effect is not None
     worse = _worse(found.rows, margin or 0.0) if len(found.rows) > 1 else ()
     word = _word(effect, margin)
-    fails = word in (WORSE, NOT_SHOWN) or bool(worse)
+    fails = word in (WORSE, NOT_SHOWN) or bool(worse or found.left_out)
     text = f"{_said(word, effect, found.overall, margin)}, {OF[found.overall.scope]}"
     if runs.conditions > 1 and found.overall.scope in (BOTH, RUNS):
         text += f", under the {runs.conditions} conditions that both ran"
@@ -67,7 +70,7 @@ def verdict(found: Compared, runs: Matched, margin: float | None = None) -> Verd
     if worse:
         beyond = f" by more than {margin:g}" if margin else ""
         text += f"; B is worse{beyond} on {', '.join(worse)}"
-    text += _warning(found.overall, runs)
+    text += _warning(found.overall, runs) + _incomplete(found.left_out)
     return Verdict(word, text, FAILS if fails else PASSES, worse)
 
 
@@ -123,3 +126,14 @@ def _warning(overall: Row, runs: Matched) -> str:
             return "; one seed a condition: other seeds may differ by more than this says"
         return "; one run a side: other seeds may differ by more than this says"
     return ""
+
+
+def _incomplete(lost: tuple[LeftOut, ...]) -> str:
+    """Say of which benchmarks nothing is known."""
+    if not lost:
+        return ""
+    names = listed(dict.fromkeys(one.name for one in lost), limit=4)
+    return (
+        f"; this is of a part: {names} could not be compared, so the exit status is 1 "
+        f"(--benchmarks names those that are meant)"
+    )

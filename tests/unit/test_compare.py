@@ -19,7 +19,7 @@ from analysis.compare.sides import inside
 from analysis.compare.verdict import verdict
 from analysis.errors import AnalysisError
 from analysis.facade import LoadedStudy
-from analysis.logs.log import Log
+from analysis.logs.log import Log, combined
 from analysis.table.frame import read
 from tests.fake_results import Truth, fake_results
 from tests.stored import put
@@ -209,7 +209,11 @@ def test_results_of_lm_eval_are_compared(capsys, tmp_path):
     assert "one run a side" in found["text"]
     flips = pd.read_csv(tmp_path / "flips.csv")
     assert len(flips) == sum(row["down"] + row["up"] for row in found["benchmarks"])
-    status, out, _ = run(capsys, *sides, "--metric", "acc", "--cluster", "topic")
+    acc = [*sides, "--metric", "acc", "--cluster", "topic"]
+    status, out, _ = run(capsys, *acc)
+    assert status == 1
+    assert "Not compared: toy_sums (has exact_match,strict-match," in out
+    status, out, _ = run(capsys, *acc, "--benchmarks", "toy")
     assert status == 0
     assert "verdict:" in out
 
@@ -361,3 +365,63 @@ def test_its_help_says_what_it_does(capsys):
     for option in ("--in", "--metric", "--cluster", "--margin", "--by-id", "--flips", "--format"):
         assert option in out
     assert out.count("  ablate compare") == 3
+
+
+def by_metric(log_, task, metric):
+    """The log with another metric of one task."""
+    log_.items.loc[log_.items["task"] == task, "metric"] = metric
+    return log_
+
+
+def test_a_benchmark_that_is_not_compared_is_named_and_nothing_passes():
+    """A gate on acc would pass though gsm8k, which has exact_match alone, got far worse."""
+    same = answers(400, 0.6, 1)
+    sides = [by_metric(log(easy=same, gsm8k=answers(100, p, 2)), "gsm8k", "exact_match")
+             for p in (0.9, 0.1)]  # fmt: skip
+    found, said = judged([sides[0]], [sides[1]], margin=2.0, metric="acc")
+    assert [one.name for one in found.left_out] == ["gsm8k"]
+    assert "Not compared: gsm8k (has exact_match, no acc)." in found.notes
+    assert (said.word, said.status) == ("equivalent", 1)
+    assert "gsm8k could not be compared" in said.text
+    asked = judged([sides[0]], [sides[1]], margin=2.0, metric="acc", only=("easy",))
+    assert (asked[0].left_out, asked[1].status) == ((), 0)
+    with pytest.raises(AnalysisError, match=r"--benchmarks=gsm: .* Did you mean 'gsm8k'"):
+        judged([sides[0]], [sides[1]], only=("gsm",))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ([{"x": 1}], [{"x": 1, "y": 1}], "only B has it"),
+        ([{"x": 1, "y": 1}, {"x": 1}], [{"x": 1, "y": 1}] * 2, "1 of 2 runs of A lack it"),
+        ([{"x": 1}], [{"x": 1, "y": 2}] * 2, "only B has it"),
+    ],
+)
+def test_what_a_run_lacks_is_no_pass(first, second, reason):
+    sides = [
+        [log(f"{letter}{i}", **{n: answers(40, 0.5, k) for n, k in one.items()})
+         for i, one in enumerate(side)]
+        for letter, side in (("a", first), ("b", second))
+    ]  # fmt: skip
+    found, said = judged(*sides)
+    assert [(one.name, one.reason) for one in found.left_out] == [("y", reason)]
+    assert said.status == 1
+
+
+def test_other_metrics_on_the_two_sides_are_told():
+    sides = [by_metric(log(x=answers(20, 0.5, 1), t=answers(20, 0.5, 1)), "t", m)
+             for m in ("acc", "f1")]  # fmt: skip
+    found, _ = judged(sides[:1], sides[1:])
+    assert [one.reason for one in found.left_out] == ["A has acc, B has f1"]
+    alone = [by_metric(log(t=answers(20, 0.5, 1)), "t", m) for m in ("acc", "f1")]
+    with pytest.raises(AnalysisError, match=r"A has t \[acc\], B has t \[f1\]"):
+        judged(alone[:1], alone[1:])
+
+
+def test_what_a_log_says_of_itself_is_said(tmp_path):
+    """A rerun in one folder: the later log counts, in the report's words."""
+    first, second = (log(t=answers(20, 0.5, s)) for s in (1, 2))
+    (twice,) = combined([first, second])
+    notes = judged([twice], [second])[0].notes
+    assert notes == ("A: " + twice.notes[0],)
+    assert "logged more than once; the last log counts" in notes[0]
