@@ -3,6 +3,7 @@
 Letters in names: S runs of a side, I items that any run has.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,14 @@ from analysis.errors import AnalysisError, listed, nearest
 from analysis.logs.log import ITEMS, Log
 from analysis.table.outcome import preference
 
+SCORE = {"items": "score", "scores": "value"}  # the column of a log's tables
 TASK = "task"  # what `cluster` may name beside a field of the documents
+# Metrics that are shares of right answers, by their names in lm-eval, Inspect and HELM.
+SHARES = re.compile(
+    r"(acc|accuracy|acc_norm|acc_bytes|exact_match|quasi_exact_match|em|f1|mc[12]|pass@\d+|match|"
+    r"includes|choice|(prompt|inst)_level_\w+)(,|\.|$)",
+    re.IGNORECASE,
+)
 Labels = npt.NDArray[np.str_]
 _NONE = pd.DataFrame(columns=ITEMS)
 
@@ -78,6 +86,7 @@ def metrics_of(logs: Sequence[Log], asked: Asked, part: str = "items") -> dict[s
     found: dict[str, list[str]] = {}
     for number, log in enumerate(logs):
         table = getattr(log, part)
+        table = table[table[SCORE[part]].notna()]
         if asked.only:
             table = table[table["task"].isin(asked.only) | table["group"].isin(asked.only)]
         own = {str(t): list(map(str, m)) for t, m in table.groupby("task", sort=False)["metric"]
@@ -152,8 +161,7 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
     about = pd.concat([own for side in tables for own in side])
     about = about[~about.index.duplicated()].reindex(index)
     low = any((task, metric) in log.lower for log in (*runs.first, *runs.second))
-    fraction = bool(np.nanmin([np.nanmin(a_SI), np.nanmin(b_SI)]) >= 0)
-    fraction &= bool(np.nanmax([np.nanmax(a_SI), np.nanmax(b_SI)]) <= 1)
+    fraction = in_fractions(what, a_SI, b_SI)
     scale = (100.0 if fraction else 1.0) * (-1.0 if low else 1.0)
     a_SI, b_SI = scale * a_SI, scale * b_SI
     seen = np.concatenate([a_SI.ravel(), b_SI.ravel()])
@@ -173,6 +181,24 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
         ends=(float(ends[0]), float(ends[1])), points=fraction, turned=low,
         notes=_renamed(task, key),
     )  # fmt: skip
+
+
+def in_fractions(what: tuple[str, str], a: Array, b: Array) -> bool:
+    """Return whether the scores of both sides lie between 0 and 1.
+
+    Raises:
+        AnalysisError: a share of right answers does on one side alone, the other's is in percent.
+    """
+    tops = [float(np.nanmax(x)) for x in (a, b)]
+    if min(np.nanmin(a), np.nanmin(b)) < 0 or min(tops) > 1:
+        return False
+    if max(tops) > 1 and min(tops) > 0 and SHARES.match(what[1]):
+        low, high = ("A", "B") if tops[0] <= 1 else ("B", "A")
+        raise AnalysisError(
+            f"{what[0]}: {what[1]} of {low} lies between 0 and 1, and of {high} goes up to "
+            f"{max(tops):.4g}: one is a fraction and the other in percent; bring both to one scale"
+        )
+    return max(tops) <= 1
 
 
 def _renamed(task: str, key: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from analysis.compare.rows import Row
 from analysis.compare.stated import mean_of_rows, stated_rows
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.inference.estimates import holm
+from analysis.logs.copies import fingerprint
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,49 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     if asked.cluster == TASK:
         known |= {str(t) for one in found if one.cluster_I is not None for t in one.cluster_I}
     rows = [benchmark_row(one, runs) for one in found]
-    rows += stated_rows(runs, asked, known)
+    stated = list(stated_rows(runs, asked, known))
+    rows = [_computable(row) for row in (*rows, *stated)]
     if not rows:
         raise AnalysisError(_nothing(runs))
     p = holm([row.effect.p if row.effect else math.nan for row in rows])
     rows = [replace(row, p_adjusted=value) for row, value in zip(rows, p, strict=True)]
-    overall = rows[0] if len(rows) == 1 else _mean(found, rows, runs)
+    overall = rows[0] if len(rows) == 1 else _computable(_mean(found, rows, runs))
     if overall.effect is None:
         raise AnalysisError(
             f"compare: nothing tells the error of {overall.name}: fewer than two of its items were "
-            f"logged on both sides, and there is one run a side; log samples (lm-eval: "
-            f"--log_samples), or name several seeds a side"
+            f"logged on both sides, and there is one run a side, or its runs agree to the digit; "
+            f"log samples (lm-eval: --log_samples), or name several seeds a side"
         )
     known |= {row.name for row in rows}
     lost = [*left_out(runs, known, asked.metric, asked.only), *_without_error(rows)]
     notes = [*runs.notes, *_of_logs(runs), *(note for one in found for note in one.notes)]
-    notes += [*sentences(lost), *_beside_the_mean(rows, overall)]
+    notes += [*_of_one_side(stated, runs), *sentences(lost), *_beside_the_mean(rows, overall)]
     notes += [f"{r.name}: a low {r.metric} is good; signs are turned." for r in rows if r.turned]
     return Compared(tuple(rows), overall, tuple(found), tuple(notes), tuple(lost))
+
+
+def _computable(row: Row) -> Row:
+    """Return a row without an effect where no test can be made of it."""
+    effect = row.effect
+    if effect is None or (0 < effect.se < math.inf and math.isfinite(effect.estimate)):
+        return row
+    return replace(row, effect=None)
+
+
+def _of_one_side(stated: list[Row], runs: Matched) -> Iterator[str]:
+    """Yield on which benchmarks some runs logged items, in vain as others did not."""
+    for row in stated:
+        without = [
+            (letter, log)
+            for letter, side in zip("AB", (runs.first, runs.second), strict=True)
+            for log in side
+            if not ((log.items["task"] == row.name) & log.items["score"].notna()).any()
+        ]
+        if len(without) < len(runs.first) + len(runs.second):
+            letter, log = without[0]
+            place = f"{log.source} ({letter})"
+            more = f" and {len(without) - 1} runs more" if len(without) > 1 else ""
+            yield f"{row.name}: not paired by item, for there are none in {place}{more}."
 
 
 def _check_names(runs: Matched, asked: Asked) -> None:
@@ -97,6 +123,9 @@ def _of_logs(runs: Matched) -> Iterator[str]:
     for letter, side in zip("AB", (runs.first, runs.second), strict=True):
         for note in dict.fromkeys(note for log in side for note in log.notes):
             yield f"{letter}: {note}"
+    marks = [{fingerprint(log) for log in side} for side in (runs.first, runs.second)]
+    if marks[0] == marks[1] and None not in marks[0]:
+        yield "A and B have the same scores on all items; are they copies of one run?"
 
 
 def _beside_the_mean(rows: list[Row], overall: Row) -> Iterator[str]:

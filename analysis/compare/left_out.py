@@ -31,10 +31,13 @@ def left_out(
     """
     known = set(compared)
     sides = [[tasks(log) for log in side] for side in (runs.first, runs.second)]
+    numbers = [[scored(log) for log in side] for side in (runs.first, runs.second)]
     groups = {t: g for side in sides for own in side for t, (g, _) in own.items()}
     for task, group in groups.items():
         if task not in known and (not only or task in only or group in only):
-            yield LeftOut(task, _reason(task, sides, metric))
+            without = _without_numbers(task, sides, numbers)
+            reason = f"no score of {without} is a number" if without else ""
+            yield LeftOut(task, reason or _reason(task, sides, metric))
 
 
 def tasks(log: Log) -> dict[str, tuple[str, list[str]]]:
@@ -49,9 +52,19 @@ def tasks(log: Log) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
+def scored(log: Log) -> set[str]:
+    """Return the tasks of which a run has a score that is a number."""
+    own = log.items.loc[log.items["score"].notna(), "task"]
+    return {*map(str, own.unique()), *map(str, log.scores["task"])}
+
+
 def with_metrics(log: Log) -> list[str]:
     """Return the tasks of a run as "task [metrics]"."""
-    return [f"{task} [{_metrics(own)}]" for task, (_, own) in sorted(tasks(log).items())]
+    known = scored(log)
+    return [
+        f"{task} [{_metrics(own)}{'' if task in known else ': no score is a number'}]"
+        for task, (_, own) in sorted(tasks(log).items())
+    ]
 
 
 def sentences(found: Iterable[LeftOut]) -> Iterator[str]:
@@ -63,9 +76,19 @@ def sentences(found: Iterable[LeftOut]) -> Iterator[str]:
         yield f"Not compared: {listed(own, limit=MOST_NAMES)} ({reason})."
 
 
-def _reason(
-    task: str, sides: Sequence[Sequence[dict[str, tuple[str, list[str]]]]], metric: str
-) -> str:
+Tasks = Sequence[Sequence[dict[str, tuple[str, list[str]]]]]  # by side and run
+
+
+def _without_numbers(task: str, sides: Tasks, numbers: Sequence[Sequence[set[str]]]) -> str:
+    """Return which sides have the task and no number for it."""
+    return " and ".join(
+        letter
+        for letter, every, known in zip("AB", sides, numbers, strict=True)
+        if any(task in one and task not in own for one, own in zip(every, known, strict=True))
+    )
+
+
+def _reason(task: str, sides: Tasks, metric: str) -> str:
     counts = [sum(task in own for own in side) for side in sides]
     for letter, other in ((0, 1), (1, 0)):
         if not counts[other]:

@@ -18,6 +18,7 @@ from analysis.errors import AnalysisError, as_path
 from analysis.inference.crossed import items_variance
 from analysis.inference.estimates import Estimate, equivalence, holm
 from analysis.inference.shares import clustered_share
+from analysis.logs.copies import counted_once
 from analysis.logs.log import Log
 from analysis.logs.read import read_logs
 from analysis.report import build, first_screen
@@ -48,7 +49,7 @@ def build_logs(source: str | Path, out: str | Path, margin: float | None = None)
     Raises:
         AnalysisError: there is nothing to read, or it has no items.
     """
-    logs = read_logs(Path(source))
+    logs = counted_once(read_logs(Path(source)), of_model=True)
     models = [
         Model(name, tuple(log for log in logs if log.model == name))
         for name in dict.fromkeys(log.model for log in logs)

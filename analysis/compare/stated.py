@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysis.compare.benchmarks import Asked, chosen, metrics_of
+from analysis.compare.benchmarks import Asked, chosen, in_fractions, metrics_of
 from analysis.compare.matched import Matched
 from analysis.compare.rows import APART, MEAN, RUNS, Row
 from analysis.inference.crossed import over_runs
@@ -28,11 +28,11 @@ def stated_rows(runs: Matched, asked: Asked, known: set[str]) -> Iterator[Row]:
         if task in known or metric is None:
             continue
         sides = [[_score(log, task, metric) for log in side] for side in (runs.first, runs.second)]
-        values = np.array([v for side in sides for v, _ in side])
+        values = [np.array([v for v, _ in side]) for side in sides]
         low = any((task, metric) in log.lower for log in every)
-        fraction = bool(((values >= 0) & (values <= 1)).all())
+        fraction = in_fractions((task, metric), *values)
         scale = (100.0 if fraction else 1.0) * (-1.0 if low else 1.0)
-        a_S, b_S = (scale * np.array([v for v, _ in side]) for side in sides)
+        a_S, b_S = (scale * own for own in values)
         errors = [np.array([e for _, e in side]) * abs(scale) for side in sides]
         apart = float(np.sqrt(sum(np.mean(e**2) / len(e) for e in errors)))
         row = Row(

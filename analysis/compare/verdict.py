@@ -28,7 +28,7 @@ OF = {
     ITEMS: "for other items like these and these very runs",
     BOTH: "for other seeds and other items like these",
     RUNS: "for other seeds, these items as they are",
-    APART: "had the two sides answered separate items, for none were logged",
+    APART: "had the two sides answered separate items, for not both logged theirs",
 }
 
 

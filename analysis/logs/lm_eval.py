@@ -15,7 +15,8 @@ import pandas as pd
 from analysis.logs.files import json_lines, json_object
 from analysis.logs.log import ITEMS, SCORES, Log, flat, seed_in, with_places
 
-DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+?)\.jsonl?$")
+DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+?)\.jsonl?(?:\.gz)?$")
+SAMPLES = (".jsonl", ".jsonl.gz")
 FIXED = {
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
     "doc_hash", "prompt_hash", "target_hash", "schema",
@@ -50,7 +51,7 @@ def read_results(path: Path, found: Mapping[str, Any], cluster: str) -> Log:
     """
     groups = _groups(found.get("group_subtasks") or {})
     date = DATE.search(path.name)
-    files = sorted(path.parent.glob(f"samples_*_{date[1]}.jsonl")) if date else []
+    files = [f for f in sorted(path.parent.glob("samples_*")) if _belongs(f, date)]
     parts = [read_samples(f, cluster, groups, found) for f in files]
     model = str(found.get("model_name") or path.parent.name)
     stated = {name: found[name] for name in STATED if found.get(name) is not None}
@@ -65,6 +66,7 @@ def read_results(path: Path, found: Mapping[str, Any], cluster: str) -> Log:
     known = {(t, m) for t, m in zip(scores["task"], scores["metric"], strict=True)}
     low = {(t, m) for t, m in known if (t, m.split(",")[0]) in lower}
     items = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=ITEMS)])
+    empty = [f.name for f, own in zip(files, parts, strict=True) if not len(own)]
     return Log(
         name=model,
         model=model,
@@ -74,7 +76,17 @@ def read_results(path: Path, found: Mapping[str, Any], cluster: str) -> Log:
         items=items.reset_index(drop=True),
         scores=scores,
         lower=frozenset(low),
+        notes=tuple(f"{name}: holds no items." for name in empty),
     )
+
+
+def is_samples(path: Path) -> bool:
+    """Return whether a file has the name of a file of samples."""
+    return path.name.startswith("samples_") and path.name.endswith(SAMPLES)
+
+
+def _belongs(path: Path, date: re.Match[str] | None) -> bool:
+    return date is not None and is_samples(path) and when(path) == date[1]
 
 
 def read_samples(

@@ -22,8 +22,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.logs import clean
+
 ITEMS = ["task", "group", "metric", "doc", "item", "cluster", "score"]
 SCORES = ["task", "group", "metric", "value", "se", "n"]
+NAMES = ("task", "group", "metric")
 LONGEST = 60  # characters of a setting
 
 
@@ -54,6 +57,27 @@ class Log:
     scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SCORES))
     lower: frozenset[tuple[str, str]] = frozenset()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Replace what no terminal and no statistic can take, whoever wrote the log."""
+        items, lost = clean.numbers(clean.columns(self.items, (*NAMES, "doc")), "score")
+        scores, wrong = clean.numbers(clean.columns(self.scores, NAMES), "value")
+        scores, _ = clean.numbers(scores[scores["value"].notna()], "se")
+        notes = [clean.text(note) for note in self.notes]
+        if lost + wrong:
+            notes.append(
+                f"{clean.text(self.model)}: {lost + wrong} scores are infinite or beyond "
+                f"{clean.LARGEST:g} and count as missing."
+            )
+        fields = {
+            "name": clean.text(self.name), "model": clean.text(self.model),
+            "seed": clean.text(self.seed), "levels": clean.texts(self.levels),
+            "config": clean.texts(self.config), "items": items, "scores": scores,
+            "lower": frozenset((clean.text(t), clean.text(m)) for t, m in self.lower),
+            "notes": tuple(notes),
+        }  # fmt: skip
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

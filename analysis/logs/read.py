@@ -6,7 +6,8 @@ from pathlib import Path
 
 from analysis.errors import AnalysisError
 from analysis.logs import every_eval_ever, inspect_ai, lm_eval, own, trackers
-from analysis.logs.files import json_object
+from analysis.logs.copies import counted_once
+from analysis.logs.files import damage, json_object
 from analysis.logs.log import Log, combined, seed_in
 from analysis.logs.places import KINDS, is_cell, is_folder, places
 
@@ -26,13 +27,13 @@ def read_side(words: str, *, cluster: str = "", metrics: Sequence[str] = ()) -> 
     """
     found = [(place, read_logs(place, cluster=cluster, metrics=metrics)) for place in places(words)]
     if len(found) == 1:
-        return found[0][1]
+        return counted_once(found[0][1], of_model=True)
     several = [place for place, logs in found if len(logs) > 1]
     if several:
         raise AnalysisError(
             f"{several[0]}: holds several runs; among several paths each is one run"
         )
-    return [_named(logs[0], place) for place, logs in found]
+    return counted_once([_named(logs[0], place) for place, logs in found], of_model=False)
 
 
 def _named(log: Log, place: Path) -> Log:
@@ -62,12 +63,14 @@ def read_logs(path: Path, *, cluster: str = "", metrics: Sequence[str] = ()) -> 
         return _of_folder(path, cluster)
     if path.suffix == ".eval":
         return [inspect_ai.read_archive(path, cluster)]
-    if path.suffix == ".jsonl":
+    if path.name.endswith(lm_eval.SAMPLES):
         return [lm_eval.of_samples(path, cluster)]
     if path.suffix == ".json":
         log = _of_json(path, cluster)
         if log is not None:
             return [log]
+        if said := damage(path):
+            raise AnalysisError(f"{path}: {said}")
     elif trackers.is_source(path):
         return trackers.logs(trackers.runs(path), path, metrics)
     raise AnalysisError(f"{path}: holds no scores that are known here; name {KINDS}")
@@ -77,7 +80,7 @@ def is_logs(path: Path) -> bool:
     """Return whether a path holds logs of items that other programs wrote."""
     if path.is_dir():
         return not is_folder(path) and not is_cell(path) and any(_files(path))
-    return path.suffix in (".eval", ".jsonl") or (
+    return path.name.endswith((".eval", *lm_eval.SAMPLES)) or (
         path.suffix == ".json" and _of_json(path, "") is not None
     )
 
@@ -88,7 +91,7 @@ def _files(path: Path) -> list[Path]:
     for number, file in enumerate(sorted(path.rglob("*"))):
         if number > MOST_FILES:
             raise AnalysisError(f"{path}: has more than {MOST_FILES:,} files; name a folder in it")
-        if file.suffix in (".json", ".eval") or file.name.startswith("samples_"):
+        if file.suffix in (".json", ".eval") or lm_eval.is_samples(file):
             found.append(file)
     return found
 
@@ -96,14 +99,25 @@ def _files(path: Path) -> list[Path]:
 def _of_folder(path: Path, cluster: str) -> list[Log]:
     """Return the logs of a folder, those of one model and seed as one."""
     files = sorted(_files(path), key=lambda f: (lm_eval.when(f), f.name))
-    found = [_of_file(f, cluster) for f in files if f.suffix != ".jsonl"]
-    logs = [log for log in found if log is not None]
+    found = {f: _of_file(f, cluster) for f in files if not lm_eval.is_samples(f)}
+    logs = [log for log in found.values() if log is not None]
     if not logs:
-        samples = [f for f in files if f.name.startswith("samples_") and f.suffix == ".jsonl"]
-        logs = [lm_eval.of_samples(f, cluster) for f in samples]
+        logs = [lm_eval.of_samples(f, cluster) for f in files if lm_eval.is_samples(f)]
+    lost = [said for file, log in found.items() if log is None and (said := _lost(file))]
+    if not logs and lost:
+        raise AnalysisError(f"{path}: {lost[0]}, and there is nothing else to read")
     if not logs:
         raise AnalysisError(f"{path}: holds no scores that are known here; name {KINDS}")
-    return combined(logs)
+    first, *others = combined(logs)
+    notes = (*first.notes, *(f"{said}, and is left out." for said in lost))
+    return [replace(first, notes=notes), *others]
+
+
+def _lost(file: Path) -> str:
+    """Return why a file that looks like a log is none; "" where it need not be one."""
+    if said := damage(file):
+        return f"{file.name} {said}"
+    return f"{file.name} holds no results" if file.name.startswith("results_") else ""
 
 
 def _of_file(path: Path, cluster: str) -> Log | None:

@@ -25,7 +25,7 @@ from tests.fake_results import Truth, fake_results
 from tests.stored import put
 
 LOGS = Path(__file__).parents[1] / "logs"
-LM_EVAL = LOGS / "lm_eval"
+LM_EVAL, INSPECT = LOGS / "lm_eval", LOGS / "inspect"
 
 
 def log(name="m", seed="", levels=None, **tasks):
@@ -422,6 +422,6 @@ def test_what_a_log_says_of_itself_is_said(tmp_path):
     """A rerun in one folder: the later log counts, in the report's words."""
     first, second = (log(t=answers(20, 0.5, s)) for s in (1, 2))
     (twice,) = combined([first, second])
-    notes = judged([twice], [second])[0].notes
+    notes = judged([twice], [log(t=answers(20, 0.5, 3))])[0].notes
     assert notes == ("A: " + twice.notes[0],)
     assert "logged more than once; the last log counts" in notes[0]

@@ -191,6 +191,8 @@ def test_a_database_of_mlflow_is_read(tmp_path):
 def test_several_paths_are_runs_of_one_side_with_the_seeds_of_their_names(tmp_path):
     for seed in (3, 4):
         shutil.copytree(LM_EVAL / "toy__base", tmp_path / f"base_seed{seed}")
+    (file,) = (tmp_path / "base_seed4").glob("samples_toy_north_*")
+    file.write_text(file.read_text().replace('"acc": 1.0', '"acc": 0.0', 1))
     logs = read_side(str(tmp_path / "base_seed*"))
     assert [log.seed for log in logs] == ["3", "4"]
     assert [log.name for log in logs] == ["base_seed3", "base_seed4"]
