@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablate.commands import compare_flips
 from ablate.commands.verb import Flag, Verb, above_0
 from ablate.errors import UserError
-from ablate.paths import check_name, check_there
+from ablate.paths import check_there
 from ablate.terminal import CONSOLE, paragraph
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             "of one folder with --in DIR"
         )
     if given.flips:
-        check_name("--flips", Path(given.flips))
+        compare_flips.check(Path(given.flips))
     _check_there(given, rest)
     from analysis.compare.estimate import compared
     from analysis.compare.verdict import verdict
@@ -46,7 +47,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     except AnalysisError as error:
         raise UserError(str(error)) from None
     if given.flips:
-        _write_flips(Path(given.flips), found)
+        compare_flips.write(Path(given.flips), found)
     if given.format == "json":
         print(json.dumps(_as_json(rest, runs, found, said), indent=1))
     else:
@@ -133,7 +134,9 @@ def _table(heads: list[str], rows: list[list[str]]) -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, head in enumerate(heads):
         first = number == 0
-        table.add_column(head, justify="left" if first else "right", no_wrap=not first)
+        table.add_column(
+            head, justify="left" if first else "right", no_wrap=not first, overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(Text, row[: len(heads)]))
     return table
@@ -234,31 +237,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     return value
-
-
-def _write_flips(path: Path, found: "Compared") -> None:
-    """Write the items on which the sides differ, with the scores of both."""
-    import numpy as np
-    import pandas as pd
-
-    from ablate.results.spreadsheet import write_csv
-
-    tables = []
-    for one in found.benchmarks:
-        known = one.known_I
-        a_I, b_I = (x[:, known].mean(axis=0) for x in (one.a_SI, one.b_SI))
-        table = pd.DataFrame(
-            {
-                "benchmark": one.name,
-                "item": one.names_I[known],
-                "a": a_I,
-                "b": b_I,
-                "change": b_I - a_I,
-            }
-        )
-        tables.append(table[np.abs(table["change"]) > 0])
-    every = pd.concat(tables) if tables else pd.DataFrame(columns=["benchmark", "item", "a", "b"])
-    write_csv(every, path)
 
 
 VERB = Verb(

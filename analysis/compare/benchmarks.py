@@ -5,7 +5,7 @@ Letters in names: S runs of a side, I items that any run has.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ SHARES = re.compile(
     r"includes|choice|(prompt|inst)_level_\w+)(,|\.|$)",
     re.IGNORECASE,
 )
+REPEAT = re.compile(r"#\d+$")  # of a document that was asked before, see `logs.log.with_places`
 Labels = npt.NDArray[np.str_]
 _NONE = pd.DataFrame(columns=ITEMS)
 
@@ -126,7 +127,16 @@ def benchmarks(runs: Matched, asked: Asked) -> Iterator[Benchmark]:
     groups = _groups(every[0], {t: m for t, m in named.items() if m})
     for (group, metric), own in groups.items():
         parts = [_task((task, metric), tables, runs, asked) for task in own]
-        yield _joined(group, metric, parts, asked)
+        one = _joined(group, metric, parts, asked)
+        yield replace(one, notes=(*one.notes, *_filters(group, metric, tasks[own[0]])))
+
+
+def _filters(group: str, metric: str, metrics: Sequence[str]) -> Iterator[str]:
+    """Yield that a metric was logged under other filters too (lm-eval's: how answers are read)."""
+    name = metric.split(",")[0]
+    others = [m for m in metrics if m != metric and m.split(",")[0] == name]
+    if others:
+        yield f"{group}: judged by {metric}; {listed(others)} was logged too (--metric names one)."
 
 
 def _groups(log: Log, named: dict[str, str]) -> dict[tuple[str, str], list[str]]:
@@ -156,6 +166,7 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
     tables = [
         [own.drop_duplicates(key).set_index(key, drop=False) for own in side] for side in found
     ]
+    tables, notes = _asked_once(task, tables) if key == "item" else (tables, _renamed(task, tables))
     index = pd.Index(list(dict.fromkeys(i for side in tables for own in side for i in own.index)))
     a_SI, b_SI = (np.array([own["score"].reindex(index) for own in side]) for side in tables)
     about = pd.concat([own for side in tables for own in side])
@@ -179,7 +190,7 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
         names_I=np.array([f"{task} {doc}" for doc in about["doc"]]),
         task_I=np.full(len(index), task), cluster_I=cluster,
         ends=(float(ends[0]), float(ends[1])), points=fraction, turned=low,
-        notes=_renamed(task, key),
+        notes=notes,
     )  # fmt: skip
 
 
@@ -201,8 +212,28 @@ def in_fractions(what: tuple[str, str], a: Array, b: Array) -> bool:
     return max(tops) <= 1
 
 
-def _renamed(task: str, key: str) -> tuple[str, ...]:
-    return (f"{task}: items are paired by number, their documents differ.",) * (key == "doc")
+def _renamed(task: str, tables: Sequence[Sequence[pd.DataFrame]]) -> tuple[str, ...]:
+    """Return that documents of one number are others, where they are."""
+    items = pd.concat([own["item"] for side in tables for own in side])
+    same = (items.groupby(level=0).nunique() == 1).all()
+    return () if same else (f"{task}: items are paired by number, their documents differ.",)
+
+
+def _asked_once(
+    task: str, tables: list[list[pd.DataFrame]]
+) -> tuple[list[list[pd.DataFrame]], tuple[str, ...]]:
+    """Return the items without repeats of documents that the other side has but once."""
+    every = [{item for own in side for item in own.index} for side in tables]
+    notes = []
+    for letter, side, mine, other in zip("AB", (0, 1), every, every[::-1], strict=True):
+        again = {i for i in mine - other if REPEAT.search(i) and REPEAT.sub("", i) in other}
+        if again:
+            tables[side] = [own[~own.index.isin(list(again))] for own in tables[side]]
+            notes.append(
+                f"{task}: {letter} has {len(again)} documents again that the other side has once; "
+                f"the first counts."
+            )
+    return tables, tuple(notes)
 
 
 def _key(task: str, found: list[list[pd.DataFrame]], asked: Asked) -> str:

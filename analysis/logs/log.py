@@ -61,12 +61,13 @@ class Log:
     def __post_init__(self) -> None:
         """Replace what no terminal and no statistic can take, whoever wrote the log."""
         items, lost = clean.numbers(clean.columns(self.items, (*NAMES, "doc")), "score")
-        scores, wrong = clean.numbers(clean.columns(self.scores, NAMES), "value")
+        scores, _ = clean.numbers(clean.columns(self.scores, NAMES), "value")
+        lost += int(scores["value"].isna().sum())
         scores, _ = clean.numbers(scores[scores["value"].notna()], "se")
         notes = [clean.text(note) for note in self.notes]
-        if lost + wrong:
+        if lost:
             notes.append(
-                f"{clean.text(self.model)}: {lost + wrong} scores are infinite or beyond "
+                f"{clean.text(self.model)}: {lost} scores are no numbers, infinite or beyond "
                 f"{clean.LARGEST:g} and count as missing."
             )
         fields = {

@@ -46,7 +46,7 @@ def test_an_infinite_or_absurd_score_is_a_missing_one(value):
     known = judged([log(t=a)], [log("b", t=b)])[0]
     assert found.overall.effect == known.overall.effect
     assert found.overall.missing.second == 1
-    assert any("B: b: 1 scores are infinite or beyond 1e+50" in note for note in found.notes)
+    assert any("B: b: 1 scores are no numbers, infinite or beyond 1e+50" in note for note in found.notes)
 
 
 def stated(name, *values, se=math.nan):
@@ -207,3 +207,37 @@ def test_runs_that_agree_by_chance_are_no_copies():
     (kept,) = counted_once(mixed, of_model=False)
     assert kept.notes[0].startswith("s1: the same items and scores as s0")
     assert len(counted_once(mixed, of_model=True)) == 2
+
+
+def test_a_document_that_one_side_asked_twice_is_not_missing_on_the_other(tmp_path):
+    first, second = sides(tmp_path)
+    known = of(first, second)
+    (file,) = second.glob(SUMS)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines, *lines[:4]]))
+    found = of(first, second)
+    assert found.rows == known.rows
+    assert any("B has 2 documents again" in note for note in found.notes)
+
+
+def test_other_filters_and_documents_are_told_where_there_are_any(tmp_path):
+    found = of(BASE, TUNED)
+    said = "toy_sums: judged by exact_match,strict-match; exact_match,flexible-extract was logged"
+    assert any(said in note for note in found.notes)
+    assert not any("documents differ" in note for note in of(BASE, BASE, by_id=True).notes)
+    assert any("documents differ" in note for note in of(BASE, TUNED, by_id=True).notes)
+
+
+def test_flips_are_refused_before_any_work(capsys, tmp_path):
+    for path, said in (
+        (tmp_path / "no" / "f.csv", "there is no folder"),
+        (tmp_path, "is a folder"),
+    ):
+        status, out, err = run(capsys, BASE, TUNED, "--flips", path)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_the_metric_is_not_cut_off_in_a_narrow_terminal(capsys):
+    _, out, _ = run(capsys, BASE, TUNED)
+    assert "…" not in out
