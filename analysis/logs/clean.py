@@ -18,9 +18,9 @@ def text(value: str) -> str:
     return CONTROL.sub(MARK, value)
 
 
-def texts(values: Mapping[str, str]) -> dict[str, str]:
-    """Return names and values without control characters."""
-    return {text(name): text(value) for name, value in values.items()}
+def texts(values: Mapping[str, object]) -> dict[str, str]:
+    """Return names and values, as text without control characters."""
+    return {text(str(name)): text(str(value)) for name, value in values.items()}
 
 
 def columns(table: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:

@@ -34,17 +34,17 @@ def counted_once(logs: Sequence[Log], *, of_model: bool) -> list[Log]:
     copies: dict[object, list[Log]] = {}
     kept: list[Log] = []
     for log in logs:
-        mark = fingerprint(log)
-        key = (mark, log.model if of_model else "", tuple(log.levels.items()))
+        scores = fingerprint(log)
+        key = (scores, log.model if of_model else "", tuple(log.levels.items()))
         earlier = first.get(key)
-        if mark is None or earlier is None or not _tells(earlier, log):
+        if scores is None or earlier is None or not _tells(earlier, log):
             first.setdefault(key, log)
             kept.append(log)
         else:
             copies.setdefault(key, []).append(log)
     names = [log.name for log in logs]
-    for key, own in copies.items():
-        one = first[key]
+    for mark, own in copies.items():
+        one = first[mark]
         told = [log.name if names.count(log.name) == 1 else log.source for log in (one, *own)]
         said = (
             f"{listed(told[1:], limit=4)}: the same items and scores as {told[0]}, so it is "

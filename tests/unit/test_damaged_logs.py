@@ -46,7 +46,9 @@ def test_an_infinite_or_absurd_score_is_a_missing_one(value):
     known = judged([log(t=a)], [log("b", t=b)])[0]
     assert found.overall.effect == known.overall.effect
     assert found.overall.missing.second == 1
-    assert any("B: b: 1 scores are no numbers, infinite or beyond 1e+50" in note for note in found.notes)
+    assert any(
+        "B: b: 1 scores are no numbers, infinite or beyond 1e+50" in note for note in found.notes
+    )
 
 
 def stated(name, *values, se=math.nan):
@@ -118,7 +120,7 @@ def test_the_side_without_items_is_named(tmp_path):
     found = of(first, second)
     assert f"B: {file.name}: holds no items." in found.notes
     said = next(note for note in found.notes if "not paired by item" in note)
-    assert said.startswith("toy_sums: not paired by item: ")
+    assert said.startswith("toy_sums: not paired by item, for there are none in ")
     assert str(next(second.glob("results_*"))) in said
 
 
