@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from ablate.errors import UserError
 from ablate.paths import cache_dir, conf_dir, in_checkout
 from ablate.version import __version__
 
@@ -249,20 +250,19 @@ def _places() -> Iterator[Finding]:
 def _outside() -> Iterator[Finding]:
     """Look at the hub, and at what keeps programs apart that a model wrote."""
     from ablate import hub
-    from ablate.evaluate.sandbox import isolation
+    from ablate.evaluate.sandbox import described, isolation
 
     fault = hub.unreachable()
     why = "what is in its cache is used, and the micro world needs nothing" if fault else ""
     told = f"not asked or not reached: {fault}" if fault else "answers"
     yield Finding("outside", "hub", told, "absent" if fault else "ok", why)
-    if isolation() == "namespaces":
-        yield Finding("outside", "sandbox", "namespaces: evaluate.run_code=true is run apart")
-    else:
-        yield Finding(
-            "outside", "sandbox", "limits of time and memory alone", "absent",
-            "evaluate.run_code=true runs programs that see your files and the network: "
-            "docs/security.md",
-        )  # fmt: skip
+    try:
+        apart = isolation() == "namespaces"
+    except UserError as error:
+        yield Finding("outside", "sandbox", "could not be told", "slow", str(error))
+        return
+    advice = "" if apart else "evaluate.run_code=true asks no further question: docs/security.md"
+    yield Finding("outside", "sandbox", described(), "ok" if apart else "absent", advice)
 
 
 def _optional() -> Iterator[Finding]:

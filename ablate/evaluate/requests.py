@@ -21,7 +21,7 @@ from ablate import hub
 from ablate.config.schema import Evaluate
 from ablate.data.jinja import rendered
 from ablate.errors import UserError
-from ablate.evaluate import chosen, sandbox
+from ablate.evaluate import chosen, code_eval
 from ablate.evaluate.faults import told
 from ablate.evaluate.samples import Noted
 from ablate.evaluate.tasks_index import Source, find, parts, runs_code, task_names
@@ -85,7 +85,7 @@ def _load(name: str, *, run_code: bool) -> dict[str, Any]:
         hub.unreachable()  # asked once, and not for minutes
     manager, specs = _manager(source)
     # The hub's metric runs programs without a sandbox and asks for a consent that is not given.
-    with sandbox.in_place_of_the_hubs() if run_code else contextlib.nullcontext():
+    with code_eval.in_place_of_the_hubs() if run_code else contextlib.nullcontext():
         tasks: dict[str, Any] = manager.load(specs)["tasks"]
     if not run_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
         raise runs_code(name)  # a group's, whose files were not read before

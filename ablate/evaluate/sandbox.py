@@ -6,30 +6,39 @@ besides no network, no other process in sight, and every file read-only but for 
 is gone afterwards. Where it does not, the limits are all there is, and `isolation` says so.
 
 A program passes if it ends by itself with status 0 in time: its tests are `assert`s at its end.
+Time is that of processors. How busy the machine is changes no verdict: what a program waits for a
+processor does not count, and what cannot be told is an error and no failure of the program.
 """
 
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass
-from math import prod
-from typing import Any, Literal
+from typing import IO, Literal
 
-import numpy as np
+from ablate.errors import UserError
+from ablate.evaluate.processor_time import Used, idle, tree, used
 
-SECONDS = 3.0  # of one program, as HumanEval's released runner has it
+SECONDS = 3.0  # of processor time of one program, as long as HumanEval's released runner has it
+ASLEEP = 10.0  # seconds that a program may neither run nor wait for a processor
 MEMORY_MB = 1024
 FILE_MB = 16  # the most that one file in /tmp may hold
 PROCESSES = 64
-START = 10.0  # seconds more until a program that uses no processor time is killed from outside
+START = 60.0  # seconds on the clock until the program itself begins
+LONGEST = 1800.0  # seconds on the clock, however busy the machine is
+TRIES = 3  # of what may have failed for want of anything on this machine
+PAUSE = 0.5  # seconds before another try, and between looks at a program
 MOST_SAID = 4096  # bytes of a verdict that are read
 TOLD = 300  # characters of an error that are kept
+BEGUN = b"begun"
+
+Isolation = Literal["namespaces", "limits"]
 
 # Runs in the sandbox before the program: the limits, then the program from standard input, with
 # what it prints thrown away. `sys.exit(0)` before the tests must not pass, nor `os._exit`: only the
@@ -45,6 +54,7 @@ for name, most in limits.items():
     except (ValueError, OSError):
         pass  # not on this system
 out = os.dup(1)
+os.write(2, b"begun")
 null = os.open(os.devnull, os.O_RDWR)
 token, _, program = sys.stdin.buffer.read().decode("utf-8", "replace").partition(chr(10))
 for number in (0, 1, 2):
@@ -85,15 +95,70 @@ _UNSHARE = (
 )  # fmt: skip
 
 
+class NotJudged(RuntimeError):
+    """A program of which it could not be told whether its tests pass."""
+
+
 @functools.cache
-def isolation() -> Literal["namespaces", "limits"]:
-    """Return what keeps a program apart on this machine."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        words = [*_UNSHARE, _python(), "-I", "-S", "-c", ""]
-        done = subprocess.run(words, capture_output=True, timeout=START, check=False)
-        if done.returncode == 0:
+def isolation() -> Isolation:
+    """Return what keeps a program apart on this machine.
+
+    Raises:
+        UserError: that cannot be told, because the machine is too busy to try it.
+    """
+    if not _has_tools():
+        return "limits"
+    outcomes: list[bool | None] = []
+    for _ in range(TRIES):
+        if outcomes:
+            time.sleep(PAUSE)
+        outcomes.append(_probed())
+        if outcomes[-1]:
             return "namespaces"
-    return "limits"
+    # A kernel that refuses does so each time; a want of memory or of processes passes.
+    if outcomes == [False] * TRIES:
+        return "limits"
+    raise UserError(
+        f"evaluate.run_code=true: whether programs can be kept apart could not be told: {TRIES} "
+        f"tries of {START:g} seconds did not end; nothing was run. Again when this machine is less "
+        "busy (docs/security.md)"
+    )
+
+
+def described() -> str:
+    """Return in words what keeps programs apart on this machine, or that it cannot be told."""
+    try:
+        kept = isolation()
+    except UserError:
+        return "what keeps programs apart could not be told: this machine is too busy"
+    return DESCRIPTIONS[kept]
+
+
+DESCRIPTIONS = {
+    "namespaces": "namespaces: no network, no other process, no file to write but in a /tmp of "
+    "their own",
+    "limits": "limits of time and memory ALONE: programs see your files and the network "
+    "(docs/security.md)",
+}
+
+
+def _has_tools() -> bool:
+    return sys.platform == "linux" and all(map(shutil.which, ("unshare", "setpriv")))
+
+
+def _probed() -> bool | None:
+    """Return whether a program could be started in namespaces; None: it cannot be told."""
+    words = [*_UNSHARE, _python(), "-I", "-S", "-c", ""]
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=START, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if done.returncode < 0 or done.returncode > 128:  # ended by a signal
+        return None
+    return done.returncode == 0
 
 
 def _python() -> str:
@@ -104,14 +169,63 @@ def _python() -> str:
 def run(program: str, *, seconds: float = SECONDS) -> str:
     """Return "passed", "timed out" or "failed: ..." of a Python program with its tests.
 
+    A program that sleeps, or that something else ended, is tried once more before that counts.
+
     Args:
         program: what is run, tests included.
-        seconds: of processor time; on the clock it may take `START` more.
+        seconds: of processor time, of all its processes together; at least one.
+
+    Raises:
+        NotJudged: it could not be started, or did not get enough of the processors in half an hour.
+        UserError: it cannot be told what keeps programs apart.
     """
+    whole, why, doubts = max(1, round(seconds)), "", 0
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE)
+        end = _once(program, whole)
+        if not end.begun:
+            why = "it could not be started"
+        elif end.stopped == "late":
+            why = f"it did not end in {LONGEST:g} seconds on the clock"
+        elif end.stopped == "asleep" or end.killed:
+            doubts += 1
+            if doubts == 2:
+                return "timed out" if end.stopped else "failed: it was killed"
+        else:
+            return _verdict(end, whole)
+    raise NotJudged(f"a generated program was not judged: {why or 'it was killed'}; machine busy?")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a program ended, what it used and what it said."""
+
+    begun: bool
+    stopped: Literal["", "asleep", "used up", "late"]  # from outside, and why
+    status: int
+    processor: float  # seconds, of all its processes
+    said: str
+
+    @property
+    def killed(self) -> bool:
+        """Whether something else ended it, as the kernel does where memory runs out."""
+        return not self.stopped and self.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def _verdict(end: _End, whole: int) -> str:
+    spent = end.status in (-signal.SIGXCPU, 128 + signal.SIGXCPU)
+    # A second for the start, and for processes that were near the end of theirs.
+    if end.stopped or spent or end.processor > whole + 1:
+        return "timed out"
+    return end.said or "failed: it ended before its tests did"
+
+
+def _once(program: str, whole: int) -> _End:
+    """Run a program once with `whole` seconds of processor time."""
     # What a program writes without the token is no verdict. It could find the token in the memory
     # of its own process: the score trusts that no program sets out to.
     token = os.urandom(16).hex()
-    whole = max(1, round(seconds))
     limits = (whole, MEMORY_MB << 20, FILE_MB << 20, PROCESSES)
     words = [_python(), "-I", "-S", "-c", _RUNNER, *map(str, limits)]
     if isolation() == "namespaces":
@@ -122,109 +236,70 @@ def run(program: str, *, seconds: float = SECONDS) -> str:
         tempfile.TemporaryDirectory(prefix="ablate-sandbox-") as folder,
         tempfile.TemporaryFile() as given,
         tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as begun,
     ):
         given.write(f"{token}\n{program}".encode("utf-8", "replace"))
         given.seek(0)
         with subprocess.Popen(
-            words, stdin=given, stdout=said, stderr=subprocess.DEVNULL,
+            words, stdin=given, stdout=said, stderr=begun,
             cwd=folder, env=environment, start_new_session=True,
         ) as process:  # fmt: skip
             try:
-                process.wait(whole + START)
-            except subprocess.TimeoutExpired:
-                return "timed out"
+                stopped, processor = _watched(process, begun, whole)
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-        said.seek(0)
-        told = said.read(MOST_SAID).decode("utf-8", "replace")
-    if told.startswith(f"{token} "):
-        return told[len(token) + 1 :][:TOLD]
-    late = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGXCPU,
-                                  128 + signal.SIGKILL)  # fmt: skip
-    return "timed out" if late else "failed: it ended before its tests did"
+                _end(process)
+        told = os.pread(said.fileno(), MOST_SAID, 0).decode("utf-8", "replace")
+        own = told[len(token) + 1 :][:TOLD] if told.startswith(f"{token} ") else ""
+        return _End(_has_begun(begun), stopped, process.returncode, processor, own)
 
 
-def pass_at_k(count: int, passed: int, k: int) -> float:
-    """Return the chance that one of k answers passes, from `count` answers of which some did.
-
-    1 − C(n − c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1).
-
-    Args:
-        count: answers, at least k.
-        passed: of them.
-        k: how many are drawn without putting back.
-    """
-    if not 0 <= passed <= count or not 1 <= k <= count:
-        raise ValueError(f"pass@{k} of {passed} of {count} answers")
-    if count - passed < k:
-        return 1.0
-    return 1.0 - prod(1.0 - k / i for i in range(count - passed + 1, count + 1))
-
-
-@dataclass(frozen=True)
-class CodeEval:
-    """What `evaluate.load("code_eval")` returns to lm-eval's tasks, in the sandbox.
-
-    The one that the hub ships runs programs in the process's own account, without a sandbox.
-    """
-
-    seconds: float = SECONDS
-
-    def compute(
-        self,
-        *,
-        references: Sequence[str],
-        predictions: Sequence[Sequence[str]],
-        k: Sequence[int] = (1, 10, 100),
-        num_workers: int | None = None,
-        timeout: float | None = None,
-    ) -> tuple[dict[str, float], Mapping[int, list[tuple[int, dict[str, Any]]]]]:
-        """Return pass@k over problems, and every answer's outcome.
-
-        Args:
-            references: the tests of every problem.
-            predictions: the answers to it.
-            k: which pass@k; those beyond the number of answers are left out.
-            num_workers: programs at a time, by default the processors there are.
-            timeout: seconds of a program.
-        """
-        tasks = [
-            (number, index, f"{answer}\n{tests}")
-            for number, (tests, answers) in enumerate(zip(references, predictions, strict=True))
-            for index, answer in enumerate(answers)
-        ]
-        seconds = self.seconds if timeout is None else timeout
-        with ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
-            said = list(pool.map(lambda task: run(task[2], seconds=seconds), tasks))
-        outcomes: dict[int, list[tuple[int, dict[str, Any]]]] = {
-            number: [] for number in range(len(references))
-        }
-        for (number, index, _), result in zip(tasks, said, strict=True):
-            one = {"task_id": number, "completion_id": index, "passed": result == "passed",
-                   "result": result}  # fmt: skip
-            outcomes[number].append((index, one))
-        counts = [(len(own), sum(o["passed"] for _, o in own)) for own in outcomes.values()]
-        found = {
-            f"pass@{each}": float(np.mean([pass_at_k(n, c, each) for n, c in counts]))
-            for each in k
-            if counts and all(n >= each for n, _ in counts)
-        }
-        return found, outcomes
+def _watched(
+    process: "subprocess.Popen[bytes]", begun: IO[bytes], whole: int
+) -> tuple[Literal["", "asleep", "used up", "late"], float]:
+    """Wait for a program; return why it must be stopped, "" if it ended, and what it used."""
+    launched, slept = time.monotonic(), 0.0
+    before: Used | None = None
+    while (processor := _ended(process, PAUSE)) is None:
+        now = used(process.pid)
+        if before is None and not _has_begun(begun):
+            if now.at - launched > START:
+                return "late", now.processor
+            continue
+        slept += idle(before, now) if before is not None else 0.0
+        before = now
+        if now.processor > whole + 1:
+            return "used up", now.processor
+        if slept > ASLEEP:
+            return "asleep", now.processor
+        if now.at - launched > LONGEST:
+            return "late", now.processor
+    return "", processor
 
 
-@contextlib.contextmanager
-def in_place_of_the_hubs() -> Iterator[None]:
-    """Give `evaluate.load("code_eval")` inside the block the metric of this module."""
-    import evaluate
+def _ended(process: "subprocess.Popen[bytes]", most: float) -> float | None:
+    """Wait `most` seconds for the end; return the processor time of all it waited for, or None."""
+    deadline, pause = time.monotonic() + most, 0.001
+    while True:
+        pid, status, spent = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return spent.ru_utime + spent.ru_stime
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, 0.05)
 
-    usual = evaluate.load
 
-    def load(path: str, *rest: Any, **options: Any) -> Any:
-        return CodeEval() if path.endswith("code_eval") else usual(path, *rest, **options)
+def _has_begun(begun: IO[bytes]) -> bool:
+    return BEGUN in os.pread(begun.fileno(), MOST_SAID, 0)
 
-    evaluate.load = load
-    try:
-        yield
-    finally:
-        evaluate.load = usual
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End what is left of a program."""
+    with contextlib.suppress(ProcessLookupError):
+        below = tree(process.pid) if process.returncode is None else []
+        os.killpg(process.pid, signal.SIGKILL)
+        for pid in below:  # one that left the group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.data.templates import FRAMES
-from ablate.evaluate.sandbox import pass_at_k
+from ablate.evaluate.code_eval import pass_at_k
 from ablate.micro.instructions import PRODUCTS, PROGRAMS, WRITE_PROGRAM
 from ablate.micro.problems import FUNCTIONS, draw_code, held_out_outputs, product_fact
 from ablate.micro.scoring import load_test_items

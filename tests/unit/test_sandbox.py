@@ -1,14 +1,22 @@
 """Programs that a model wrote: what their tests say, and what they cannot reach."""
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from ablate.config.schema import Evaluate, Execution
+from ablate.errors import UserError
 from ablate.evaluate import harness, sandbox
-from ablate.evaluate.sandbox import CodeEval, isolation, pass_at_k, run
+from ablate.evaluate.code_eval import CodeEval, pass_at_k
+from ablate.evaluate.processor_time import Used, idle
+from ablate.evaluate.sandbox import isolation, run
 from tests.imports import ROOT
 
 apart = pytest.mark.skipif(
@@ -62,9 +70,117 @@ def test_a_program_passes_if_its_tests_did(program, said):
 
 
 def test_a_program_ends_in_time_whether_it_works_or_sleeps(monkeypatch):
-    monkeypatch.setattr(sandbox, "START", 3.0)
+    monkeypatch.setattr(sandbox, "ASLEEP", 0.5)
     assert run("while True: pass", seconds=1) == "timed out"
     assert run("import time\ntime.sleep(600)", seconds=1) == "timed out"
+    assert run("import time\nwhile True: time.sleep(0.01)", seconds=1) == "timed out"
+
+
+PROCESSES = """
+import os, time
+for _ in range(4):
+    if not os.fork():
+        while time.process_time() < 0.7: pass
+        os._exit(0)
+for _ in range(4): os.wait()
+"""
+
+
+def test_the_processes_of_a_program_have_one_limit_together():
+    assert run(PROCESSES, seconds=1) == "timed out"
+    assert run(PROCESSES, seconds=4) == "passed"
+
+
+def test_a_program_that_something_else_ends_is_tried_again(monkeypatch):
+    """The kernel ends processes where memory runs out, which says nothing of the program."""
+    tried = []
+    once = sandbox._once
+    monkeypatch.setattr(sandbox, "_once", lambda *words: tried.append(words) or once(*words))
+    said = run("import os\nos.kill(os.getpid(), 9)")
+    assert (said, len(tried)) == ("failed: it was killed", 2)
+
+
+@pytest.mark.parametrize(
+    ("threads", "processor", "seconds"),
+    [
+        ({"1": 0.0}, 0.0, 10.0),  # it slept
+        ({"1": 10.0}, 0.5, 0.0),  # it waited for a processor nearly always
+        ({"1": 3.0, "2": 1.0}, 1.0, 6.0),
+        ({"1": 9.0, "2": 9.0}, 9.0, 0.0),  # two threads at a time
+        ({"1": 0.0}, 4.0, 6.0),  # processes that began and ended in between
+        ({}, 4.0, 1.0),  # the system counts no waits
+    ],
+)
+def test_what_a_program_waits_for_a_processor_is_no_idle_time(threads, processor, seconds):
+    assert idle(Used(5.0, 1.0), Used(15.0, 1.0 + processor, threads)) == pytest.approx(seconds)
+
+
+BURNS = "while True: pass"
+WORKS = "import time\nwhile time.process_time() < 0.6: pass"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="this kernel counts no waits for processors"
+)
+def test_the_verdict_is_the_same_on_a_busy_machine(monkeypatch):
+    """Six others on the one processor that the program has: it waits for more than it may sleep."""
+    monkeypatch.setattr(sandbox, "ASLEEP", 0.8)
+    monkeypatch.setattr(sandbox, "PAUSE", 0.1)
+    waited = []
+    measured = sandbox.used
+
+    def used(pid):
+        waited.append(measured(pid))
+        return waited[-1]
+
+    monkeypatch.setattr(sandbox, "used", used)
+    all_of_them = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, all_of_them)
+        os.sched_setaffinity(0, {min(all_of_them)})
+        for _ in range(6):
+            words = [sys.executable, "-I", "-S", "-c", BURNS]
+            burner = stack.enter_context(subprocess.Popen(words, start_new_session=True))
+            stack.callback(burner.kill)
+        said = run(WORKS)
+    assert said == "passed"
+    assert waited[-1].at - waited[0].at > 2 * 0.8, "the machine was not busy"
+
+
+SLOW, KILLED, REFUSED = "sleep 60", "kill -9 $$", "exit 1"
+
+
+@pytest.mark.parametrize("outcome", [SLOW, KILLED])
+def test_isolation_that_cannot_be_told_is_refused_and_asked_again(outcome, monkeypatch):
+    """A machine that is too busy for the probe is none without namespaces."""
+    monkeypatch.setattr(sandbox, "_has_tools", lambda: True)
+    monkeypatch.setattr(sandbox, "START", 0.2)
+    monkeypatch.setattr(sandbox, "PAUSE", 0.01)
+    isolation.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "_UNSHARE", ("sh", "-c", outcome, "sh"))
+            with pytest.raises(UserError, match="whether programs can be kept apart"):
+                run("assert True")
+            assert "could not be told" in sandbox.described()
+            patch.setattr(sandbox, "_UNSHARE", ("sh", "-c", REFUSED, "sh"))
+            assert isolation() == "limits"
+            assert "ALONE" in sandbox.described()
+    finally:
+        isolation.cache_clear()
+
+
+def test_a_program_that_could_not_be_started_is_not_judged(monkeypatch):
+    """What failed is not the program: in no case is it run without what keeps it apart."""
+    monkeypatch.setattr(sandbox, "isolation", lambda: "namespaces")
+    monkeypatch.setattr(sandbox, "_UNSHARE", ("sh", "-c", REFUSED, "sh"))
+    monkeypatch.setattr(sandbox, "PAUSE", 0.01)
+    with pytest.raises(sandbox.NotJudged, match="it could not be started"):
+        run("assert True")
+    monkeypatch.setattr(sandbox, "_UNSHARE", ("sh", "-c", SLOW, "sh"))
+    monkeypatch.setattr(sandbox, "START", 0.1)
+    with pytest.raises(sandbox.NotJudged, match="it could not be started"):
+        run("assert True")
 
 
 @apart
@@ -88,9 +204,6 @@ def test_a_program_ends_in_time_whether_it_works_or_sleeps(monkeypatch):
     ],
 )
 def test_a_program_reaches_nothing_of_the_machine(program, said, tmp_path, monkeypatch):
-    import os
-    import socket
-
     monkeypatch.setenv("SECRET", "x")
     with socket.create_server(("127.0.0.1", 0)) as server:
         known = {
@@ -108,7 +221,7 @@ def test_a_program_reaches_nothing_of_the_machine(program, said, tmp_path, monke
 
 def test_without_namespaces_the_limits_still_hold(monkeypatch):
     monkeypatch.setattr(sandbox, "isolation", lambda: "limits")
-    monkeypatch.setattr(sandbox, "START", 3.0)
+    monkeypatch.setattr(sandbox, "ASLEEP", 0.5)
     assert run("assert True") == "passed"
     assert run("x = [0] * 10**10").startswith("failed: MemoryError")
     assert run("import time\ntime.sleep(600)", seconds=1) == "timed out"

@@ -20,7 +20,8 @@ FLOORS = [
     {"ablate.micro"},  # a generator of rows that knows nothing of the rest
     {"ablate.data"},
     {"ablate.micro.tasks"},  # its benchmarks are asked in the data's templates
-    {"ablate.micro.exercises", "ablate.evaluate.sandbox"},
+    {"ablate.micro.exercises", "ablate.evaluate.code_eval", "ablate.evaluate.sandbox",
+     "ablate.evaluate.processor_time"},
     {"ablate.models"},
     {"ablate.training"},  # knows nothing of the methods: their hooks are handed to it
     {"ablate.adapters.options"},
