@@ -18,6 +18,7 @@ from ablate.errors import UserError
 from ablate.evaluate.answers import answers
 from ablate.evaluate.live import LiveLM, TokenMemo
 from ablate.evaluate.requests import Benchmark, benchmark, quiet
+from ablate.evaluate.sandbox import isolation
 from ablate.evaluate.scores import Items, TaskScore, Unit, finite, standard_error
 from ablate.micro.tasks import TASKS as MICRO
 
@@ -174,6 +175,7 @@ def _scores(asked: str, name: str, task: Any, found: dict[str, Any]) -> Iterator
             chance=_chance(task, metric),
             items=items,
             answers=said[chain],
+            isolation=isolation() if getattr(task, "UNSAFE_CODE", False) else None,
             **about,
         )
 

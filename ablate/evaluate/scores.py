@@ -37,6 +37,7 @@ class TaskScore:
     higher_is_better: bool | None = None
     items: Items = ()  # (doc_id, score)
     answers: Mapping[int, Answer] = field(default_factory=dict)  # by doc_id; of a benchmark
+    isolation: str | None = None  # what kept generated programs apart; None: none were run
     score_key: str = ""
 
 

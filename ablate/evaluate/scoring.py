@@ -75,6 +75,7 @@ def score(model: nn.Module, history: list[dict[str, Any]], wanted: Sequence[Want
             some = one.of is not None and one.n < one.of
             which = f"{one.n:,} chosen" if one.chosen else f"the first {one.n:,}"
             told = f", scored on {which} of {one.of:,} items" if some else ""
+            told += f", programs run under {one.isolation}" if one.isolation else ""
             say(f"{one.task} {one.metric}: {one.value}{told}")
         found.append(scored)
     return _joined(found)

@@ -72,6 +72,18 @@ def check_tasks(names: Iterable[str], *, run_code: bool = False) -> None:
             raise runs_code(name)
 
 
+def running_code(names: Iterable[str]) -> list[str]:
+    """Return those benchmarks that run what the model writes; of groups it is not known."""
+    found = []
+    for name in names:
+        source = find(name)
+        ours = source.kind in ("task", "path") and source.path is not None
+        files = task_files(source.path) if ours else []
+        if any(task_settings(file).get("unsafe_code") for file in files):
+            found.append(name)
+    return found
+
+
 def runs_code(name: str) -> UserError:
     """Return the error of a task that runs what the model writes, without consent to it."""
     return UserError(

@@ -9,8 +9,9 @@ from ablate.adapters.init.spec import init_of
 from ablate.adapters.stored import weights_bytes
 from ablate.config.schema import Cell, Evaluate
 from ablate.data.tokenise import NO_ANSWER_LEFT, Summary
-from ablate.evaluate import chosen
+from ablate.evaluate import chosen, sandbox
 from ablate.evaluate.task_items import left_unscored
+from ablate.evaluate.tasks_index import running_code
 from ablate.experiment.design import Named
 from ablate.experiment.idle import idle
 from ablate.experiment.labels import Names
@@ -35,6 +36,7 @@ def notes(runs: Iterable[Named], aliases: Iterable[Named] = ()) -> list[str]:
     levels = [line for run in runs for line in _of_levels(run.cell)]
     asked = evaluations(every)
     scores = [text for one in asked for text in (left_unscored(one), chosen.told(one)) if text]
+    scores += _of_code(asked)
     lanes = list(filter(None, [left_alone(run.cell for run in runs)]))
     lacking = lacking_here(run.cell for run in every)
     levels = list(dict.fromkeys(levels))
@@ -71,6 +73,14 @@ def _nothing_scored(runs: Sequence[Named]) -> list[str]:
         "and neither table nor report can compare them; evaluate.heldout=[test] scores the loss on "
         "held-out rows, and a later sweep scores what is kept of them"
     ]
+
+
+def _of_code(asked: Sequence[Evaluate]) -> list[str]:
+    """Return a line on what keeps the programs apart that a model writes, where any are run."""
+    names = dict.fromkeys(name for one in asked for name in running_code(one.tasks))
+    if not names:
+        return []
+    return [f"{', '.join(names)}: what the model writes is run here under {sandbox.described()}"]
 
 
 def evaluations(runs: Iterable[Named]) -> list[Evaluate]:

@@ -44,7 +44,7 @@ FACTS = (
 )  # fmt: skip
 SCORES = (
     "score_key", "task", "task_type", "side", "skill", "metric", "value", "unit", "n", "of",
-    "chosen", "se", "higher_is_better", "chance",
+    "chosen", "se", "higher_is_better", "chance", "isolation",
 )  # fmt: skip
 COSTS = (
     "train_seconds", "eval_seconds", "tokens_seen", "tokens_per_second", "peak_mb",

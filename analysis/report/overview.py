@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.results.spreadsheet import read_back
-from analysis.report import chosen_items, lost_rows, words
+from analysis.report import chosen_items, generated_code, lost_rows, words
 from analysis.report.page import Block, Section, Sheet, Text
 from analysis.report.tables import Table
 from analysis.table.carried import with_carried
@@ -23,7 +23,8 @@ MICRO = "micro_"  # how the benchmarks of the micro world begin
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
     cells = raw.drop_duplicates(level_columns(raw))
-    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder), *chosen_items.sentence(raw)])
+    told = [*chosen_items.sentence(raw), *generated_code.sentence(raw)]
+    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder), *told])
     blocks: list[Block] = [Text(said), Sheet(_grid(cells), open=True)]
     lost = [_failures(cells, folder), _unscored(cells, folder)]
     tables = [_aliases(cells), lost_rows.table(raw, folder), *lost, _cells(cells), _cost(cells)]
@@ -37,9 +38,10 @@ def design(raw: pd.DataFrame) -> str:
     reach = ", ".join(
         words.count(n[f"{noun}s"], noun) for noun in ("base model", "data set", "seed", "task")
     )
-    chosen = "".join(f" {text}" for text in chosen_items.sentence(raw))
+    told = [*chosen_items.sentence(raw), *generated_code.sentence(raw)]
+    more = "".join(f" {text}" for text in told)
     return (
-        f"{words.count(n['runs'], 'run')} over {reach}.{chosen} Runs of one seed share the order "
+        f"{words.count(n['runs'], 'run')} over {reach}.{more} Runs of one seed share the order "
         "of their examples within a data set. Cells that are the same run under several names were "
         "trained and counted once. Scores are in points (0 to 100), higher is better, one primary "
         "metric per task. PLW is the weight that the loss in fact gives to prompt tokens, 0 for "

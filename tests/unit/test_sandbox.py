@@ -9,6 +9,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ablate.config.schema import Evaluate, Execution
@@ -17,6 +18,9 @@ from ablate.evaluate import harness, sandbox
 from ablate.evaluate.code_eval import CodeEval, pass_at_k
 from ablate.evaluate.processor_time import Used, idle
 from ablate.evaluate.sandbox import isolation, run
+from ablate.evaluate.tasks_index import running_code
+from ablate.experiment import notes
+from analysis.report import generated_code
 from tests.imports import ROOT
 
 apart = pytest.mark.skipif(
@@ -253,6 +257,29 @@ def test_the_metric_answers_as_the_hubs_does():
     assert outcomes[1][0][1]["result"].startswith("failed: AssertionError")
 
 
+def test_a_report_says_what_kept_generated_programs_apart():
+    rows = pd.DataFrame(
+        {"task": ["humaneval", "mbpp", "mmlu"], "isolation": ["namespaces", "limits", None]}
+    )
+    first, second = generated_code.sentence(rows)
+    assert first == (
+        "Generated programs of humaneval were run in namespaces, without network and without "
+        "your files to write to."
+    )
+    assert "of mbpp were run under limits of time and memory alone" in second
+    assert generated_code.sentence(rows[["task"]]) == generated_code.sentence(rows[2:]) == []
+
+
+def test_a_sweep_says_what_keeps_generated_programs_apart(monkeypatch):
+    assert running_code(["humaneval", "gsm8k", "micro_knowledge"]) == ["humaneval"]
+    for kept, told in (("namespaces", "no network"), ("limits", "ALONE")):
+        monkeypatch.setattr(sandbox, "isolation", lambda kept=kept: kept)
+        (line,) = notes._of_code([Evaluate(name="e", tasks=("humaneval", "gsm8k"))])
+        assert line.startswith("humaneval: what the model writes is run here under")
+        assert told in line
+    assert notes._of_code([Evaluate(name="e", tasks=("gsm8k",))]) == []
+
+
 HUMANEVAL = """
 include: {humaneval}
 task: {name}
@@ -306,5 +333,6 @@ def test_humaneval_is_scored_in_the_sandbox(humaneval, model, tokenizer):
     }  # fmt: skip
     for one in found:
         assert (one.unit, one.higher_is_better, one.n) == ("fraction", True, 2)
+        assert one.isolation == isolation()
         assert dict(one.items) == {0: 1.0, 1: 0.0}
     assert len(json.loads(said["drawn", "pass@3"].answers[0].output)) == 3
