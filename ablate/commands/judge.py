@@ -1,6 +1,7 @@
 """`ablate judge`: has generated answers compared or graded by a judge."""
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,8 +61,9 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     for line in tabulated(folder, judgments, mode):
         _say(line)
     if failed:
-        _say(f"{failed:,} requests got no reply, and their pairs are in no rate; the same command "
-             "asks them again")  # fmt: skip
+        why = next((error for row in judgments for error in row["errors"]), "")
+        _say(f"{failed:,} requests got no reply ({why}), and their pairs are in no rate; the same "
+             "command asks them again")  # fmt: skip
     _say(f"written: {folder}")
     return 1 if failed else 0
 
@@ -90,6 +92,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--name={given.name}: must be letters, digits, and . _ + -")
     if given.key_env and not re.fullmatch(r"[A-Za-z_]\w*", given.key_env):
         raise UserError("--key-env: must be the name of an environment variable, not the key")
+    if given.key_env and not os.environ.get(given.key_env, "").strip():  # perhaps it is the key
+        raise UserError("--key-env: no environment variable of this name is set")
 
 
 def _judge(given: argparse.Namespace, mode: "Mode") -> "Judge":

@@ -41,7 +41,8 @@ _OF_REFERENCE = "[Reference answer]\n{reference}\n\n"
 _FIELD = re.compile(r"\{(prompt|reference|first|second)\}")
 _NOUNS = "answer|verdict|assistant|output|grade|rating|score"
 _LABEL = rf"\W*(?:(?:the |my )?(?:final |better )?(?:{_NOUNS})(?: is)?)?\W*"
-_BRACKETS = re.compile(r"\[\[\s*(A|B|C|tie|\d+(?:\.\d+)?)\s*\]\]", re.IGNORECASE)
+_BRACKETS = re.compile(r"\[\[\s{0,9}([^\[\]\s]{1,20})\s{0,9}\]\]")
+_SHORT = 200  # characters of a reply that may be nothing but its verdict
 _ALONE = {
     "pair": re.compile(rf"{_LABEL}(A|B|tie)\W*", re.IGNORECASE),
     "grade": re.compile(rf"{_LABEL}(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*", re.IGNORECASE),
@@ -115,14 +116,17 @@ def filled(form: str, question: Question) -> str:
 def read_verdict(mode: Mode, text: str | None) -> float | None:
     """Return a verdict: 1, a half or 0 for the first answer, or a grade; None: there is none.
 
-    The last [[A]], [[B]], [[C]], [[tie]] or [[7]] counts, as MT-Bench has them; without one the
-    whole reply must be the verdict, as in "B" or "Answer: B.". A tie counts in every mode of pairs,
-    also where it was not offered.
+    The last [[A]], [[B]], [[C]], [[tie]] or [[7]] counts, as MT-Bench has them; where the last
+    brackets hold another word, as [[D]], there is no verdict. Without brackets the whole reply must
+    be the verdict, as in "B" or "Answer: B.". A tie counts in every mode of pairs, also where it
+    was not offered.
     """
     if text is None:
         return None
     brackets = _BRACKETS.findall(text)
-    alone = _ALONE["grade" if mode == "grade" else "pair"].fullmatch(text.strip())
+    short = text.strip()
+    whole = _ALONE["grade" if mode == "grade" else "pair"]
+    alone = whole.fullmatch(short) if len(short) <= _SHORT else None
     said = brackets[-1] if brackets else (alone[1] if alone else "")
     if mode == "grade":
         number = float(said) if re.fullmatch(r"\d+(\.\d+)?", said) else 0.0

@@ -1,7 +1,9 @@
 """Judged answers: verdicts, both orders, length control, and what an endpoint may do."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 
 import numpy as np
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ablate.cli import main
 from ablate.errors import UserError
 from ablate.judge import arms, carried
+from ablate.judge import endpoint as endpoints
 from ablate.judge.answers import Prompt
 from ablate.judge.arms import Pair
 from ablate.judge.asked import PROMPTS, Question, Reply, filled, read_verdict
@@ -37,7 +40,10 @@ SECRET = "sk-secret-0123456789"
     [
         ("pairwise", "A", 1.0), ("pairwise", " **B**.", 0.0), ("pairwise", "Answer: B", 0.0),
         ("pairwise", "I first liked [[B]], but [[A]]", 1.0), ("pairwise", "A is better", None),
-        ("pairwise", "", None), ("pairwise", None, None), ("three_way", "tie", 0.5),
+        ("pairwise", "", None), ("pairwise", None, None),
+        ("pairwise", "not [[A]] but [[D]]", None), ("pairwise", "[[1]]", None),
+        ("pairwise", "D", None), ("grade", "[[A]]", None), ("pairwise", "[[ b ]]", 0.0),
+        ("pairwise", "." * 10**6 + "?", None),  # and quickly ("three_way", "tie", 0.5),
         ("three_way", "[[C]]", 0.5), ("grade", "7", 7.0), ("grade", "Rating: [[8.5]]", 8.5),
         ("grade", "9/10", 9.0), ("grade", "0", None), ("grade", "11", None), ("grade", "A", None),
     ],
@@ -202,12 +208,23 @@ def server(monkeypatch):
             if status == 0:  # hangs until the client has gone
                 threading.Event().wait(0.6)
                 return
+            if status == -1:  # a little of the answer all the time, and no end
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for _ in range(400):
+                        self.wfile.write(b" ")
+                        threading.Event().wait(0.05)
+                return
+            short = status < -1  # closes the connection before the end
+            status = abs(status)
             self.send_response(status)
             if status == 302:
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
-            self.send_header("Content-Length", str(len(text)))
+            self.send_header("Content-Length", str(len(text) + 9 * short))
             self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(OSError):  # a client that has read enough
+                self.wfile.write(text.encode())
 
         def log_message(self, *_):
             pass
@@ -239,9 +256,97 @@ def test_what_passes_is_tried_again(server):
     )  # fmt: skip
 
 
-def test_a_timeout_is_tried_again(server):
+BROKEN = [
+    (200, ""), (200, "null"), (200, "[]"), (200, '"A"'), (200, "<html>502</html>"), (200, "\x00"),
+    (200, '{"choices": [{"message": {"content": ["A"]}}]}'), (200, '{"choices": [{"text": "A"}]}'),
+    (200, "[" * 100_000), (200, " " * (endpoints.LARGEST + 1)), (-200, chat("A")[1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+def test_an_answer_that_is_none_is_tried_again(server, broken):
     url, script, seen = server
-    script += [(0, ""), chat("A")]
+    script += [broken, chat("B")]
+    ((_, reply),) = endpoint(url).ask(ONE)
+    assert (reply.text, reply.error, len(seen)) == ("B", "", 2)
+
+
+@pytest.mark.parametrize("content", [None, "", "Both are good.", "\ud800", "x" * 10**6 + "[[A]]"])
+def test_a_reply_without_a_verdict_is_kept_and_a_long_one_by_its_end(server, tmp_path, content):
+    url, script, _ = server
+    script.append(chat(content))
+    plan = carried.planned(
+        Store(tmp_path), endpoint(url), "pairwise", contests(1), references=False
+    )
+    found, failed = carried.carried_out(plan)
+    decided = (content or "").endswith("[[A]]")
+    # of a judge that says A in both orders
+    assert (failed, found[0]["preference"]) == (0, 0.5 if decided else None)
+    assert plan.file.stat().st_size < 3 * endpoints.KEPT
+
+
+def test_no_other_question_is_put_to_a_server_that_answers_none(tmp_path, monkeypatch):
+    """It may be down: hundreds of questions, each tried for half a minute, would take hours."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    judge = endpoint(f"http://127.0.0.1:{port}/v1")
+    sent = []
+    post = judge._post
+    monkeypatch.setattr(judge, "_post", lambda question: sent.append(1) or post(question))
+    replies = dict(judge.ask(ONE * 50))
+    errors = [replies[number].error for number in range(50)]
+    assert "refused" in errors[0]
+    assert errors[-1] == endpoints.UNASKED
+    assert all(reply.text is None for reply in replies.values())
+    assert len(sent) <= 5 * (endpoints.UNREACHABLE + 1)  # 5 tries; one more may be under way
+
+
+@pytest.mark.parametrize("key", ["sk-secret-01\nX-Other: 1", "sk-secret 01", "sk-secret-é01"])
+def test_a_key_that_no_header_holds_is_refused_without_it(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY has a space") as told:
+        endpoint("http://127.0.0.1:9/v1")
+    assert "secret" not in str(told.value)
+
+
+def test_a_key_in_place_of_its_variable_is_refused_without_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("sksecret0123", raising=False)
+    out = folder(tmp_path / "r")
+    words = ["--judge", "m", "--base-url", "http://127.0.0.1:9/v1", "--key-env", "sksecret0123"]
+    assert main(["judge", str(out), *words]) == 2
+    said = capsys.readouterr()
+    assert "--key-env: no environment variable of this name is set" in said.err
+    assert "sksecret" not in said.err + said.out
+
+
+def test_no_part_of_the_key_is_said(server, monkeypatch):
+    """A message is cut to a length, and JSON may write a key otherwise than it is."""
+    key = "sk/secret/0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    url, script, _ = server
+    for text in ("x" * 190 + key, json.dumps({"error": key}).replace("/", "\\/")):
+        script[:] = [(401, text)]
+        with pytest.raises(UserError, match="HTTP 401") as told:
+            list(endpoint(url).ask(ONE))
+        assert "secret" not in str(told.value)
+    script[:] = [(-401, key)]  # and an answer that breaks off
+    with pytest.raises(UserError, match="HTTP 401"):
+        list(endpoint(url).ask(ONE))
+
+
+def test_a_word_in_place_of_a_key_is_no_secret(server, monkeypatch):
+    """Servers on one's own machine take any; a verdict must not be taken for it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "A")
+    url, script, _ = server
+    script.append(chat("A"))
+    ((_, reply),) = endpoint(url).ask(ONE)
+    assert reply.text == "A"
+
+
+@pytest.mark.parametrize("broken", [(0, ""), (-1, "")])
+def test_a_timeout_is_tried_again(server, broken):
+    url, script, seen = server
+    script += [broken, chat("A")]
     ((_, reply),) = endpoint(url, timeout=0.3).ask(ONE)
     assert (reply.text, len(seen)) == ("A", 2)
 
