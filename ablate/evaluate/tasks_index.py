@@ -77,9 +77,9 @@ def running_code(names: Iterable[str]) -> list[str]:
     found = []
     for name in names:
         source = find(name)
-        ours = source.kind in ("task", "path") and source.path is not None
-        files = task_files(source.path) if ours else []
-        if any(task_settings(file).get("unsafe_code") for file in files):
+        if source.path is None or source.kind not in ("task", "path"):
+            continue
+        if any(task_settings(file).get("unsafe_code") for file in task_files(source.path)):
             found.append(name)
     return found
 
