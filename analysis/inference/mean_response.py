@@ -34,9 +34,10 @@ class Response:
         """Return the mean score at x."""
         return contrast(self.fit, _weighted(self.l_3B, np.array([1.0, x, x * x])), df=self.df)
 
-    def gain(self, x: float) -> Estimate:
-        """Return the score at x less the score at 0."""
-        return contrast(self.fit, _weighted(self.l_3B, np.array([0.0, x, x * x])), df=self.df)
+    def gain(self, x: float, start: float = 0.0) -> Estimate:
+        """Return the score at x less the score at `start`."""
+        powers = np.array([0.0, x - start, x * x - start * start])
+        return contrast(self.fit, _weighted(self.l_3B, powers), df=self.df)
 
     @property
     def quadratic(self) -> Quadratic:

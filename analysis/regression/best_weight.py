@@ -1,5 +1,8 @@
 """The best prompt loss weight of an external table, printed only where the curve's shape bears it.
 
+A column `wp` that the table shows to be PLW^0.30103 is told as PLW, over all of [0, 1]; one of the
+table's own is told as it is, over the range that it was run at.
+
 The tests of the shape (`analysis.curve`) want rows whose errors are independent, so the table is
 first brought to one row per unit: rows that share a level of a random group in which the weight
 does not vary (a run, say) count once, as their mean. What else the formula has is adjusted for:
@@ -9,9 +12,10 @@ block.
 
 import re
 
+import numpy as np
 import pandas as pd
 
-from analysis.curve.best import best_row, objection
+from analysis.curve.best import NAN, best_row, objection
 from analysis.curve.shape import Shape, shape
 from analysis.errors import AnalysisError
 from analysis.inference.mean_response import Response, response
@@ -31,7 +35,7 @@ def curve_of(reg: Regression) -> Response | None:
 
 
 def best_weight(reg: Regression) -> pd.DataFrame:
-    """Return the PLW with the highest fitted score in one row; none without a curve over it.
+    """Return the weight with the highest fitted score in one row; none without a curve over it.
 
     The verdict and its numbers are those of `analysis.curve.best.best_row`: NaN where the tests of
     the curve's shape do not bear an optimum inside, or could not be made.
@@ -39,14 +43,25 @@ def best_weight(reg: Regression) -> pd.DataFrame:
     curve = curve_of(reg)
     if curve is None:
         return pd.DataFrame()
-    best = optimum(curve.quadratic)
+    ends = span(reg)
+    best = optimum(curve.quadratic, low=ends[0], high=ends[1])
     inside = best.verdict == INTERIOR
     doubt = objection(reg.once("shape", lambda: shape_of(reg))) if inside else ""
     found = best_row(best, doubt)
-    row = {"label": reg.score, "verdict": found["optimum"], "estimate": found["best_plw"],
-           "low": found["plw_low"], "high": found["plw_high"], "because": found["because"],
-           "fit_status": reg.status}  # fmt: skip
+    told = [found[name] for name in ("best_plw", "plw_low", "plw_high")]
+    if reg.own_wp:
+        shown = inside and not doubt
+        told = [found["best_wp"], *(np.clip(x, *ends) if shown else NAN for x in best.fieller)]
+    row = {"label": reg.score, "verdict": found["optimum"],
+           **dict(zip(("estimate", "low", "high"), told, strict=True)),
+           "because": found["because"], "fit_status": reg.status}  # fmt: skip
     return pd.DataFrame([row])
+
+
+def span(reg: Regression) -> tuple[float, float]:
+    """Return the range of wp that a best weight is looked for in."""
+    values = reg.used["wp"].to_numpy(dtype=np.float64)
+    return (float(values.min()), float(values.max())) if reg.own_wp else (0.0, 1.0)
 
 
 def shape_of(reg: Regression) -> Shape | None:
@@ -69,7 +84,7 @@ def units(reg: Regression) -> pd.DataFrame:
     design = reg.fit.design
     groups = {bar.group: _label(reg.used, list(bar.group)) for bar in design.parsed.bars}
     sloped = {bar.group for bar in design.parsed.bars if re.search(r"\bwp\b", bar.expression)}
-    fixed = [n for n in design.needed if n not in ("wp", "plw")]
+    fixed = [n for n in design.needed if n not in (("wp",) if reg.own_wp else ("wp", "plw"))]
     rows = reg.used[["wp"]].assign(score=design.response_N)
     still = [g for g, level in groups.items() if rows["wp"].groupby(level).nunique().max() == 1]
     unit = min((groups[g] for g in still), key=lambda level: level.nunique(), default=None)

@@ -77,7 +77,8 @@ def classified(frame: pd.DataFrame, *, weights: str | None) -> Iterator[Role]:
             continue
         role = _role(name, frame, known)
         same = next((n for n, codes in used.items() if _same(codes, frame[name])), None)
-        if role.kind != "left out" and same is not None and name != "wp":
+        kept = name == "wp" and not frame.attrs.get("own_wp")
+        if role.kind != "left out" and same is not None and not kept:
             role = Role(name, "left out", role.levels, f"says the same as {same}")
         if role.kind != "left out":
             used[name] = _codes(frame[name])
@@ -88,21 +89,22 @@ def _role(name: str, frame: pd.DataFrame, known: Mapping[str, str]) -> Role:
     column, rows = frame[name], len(frame)
     levels, missing = int(column.nunique()), int(column.isna().sum())
     number = pd.api.types.is_numeric_dtype(column)
-    why = known.get(name, "")
+    why, own_wp = known.get(name, ""), bool(frame.attrs.get("own_wp"))
     if "`" in name or "\\" in name or not name:
         why = "a name that is empty or has a backtick or backslash cannot stand in a formula"
     elif levels < 2:
         why = "does not vary"
     elif missing > MISSING * rows:
         why = f"missing in {missing} of {rows} rows"
-    elif name in ("plw", "effective_plw") and "wp" in frame:
+    elif name in ("plw", "effective_plw") and "wp" in frame and not own_wp:
         why = "stands in the model as wp = PLW^0.30103"
     elif not why and missing and (lost := _lost(name, frame, known)):
         why = f"missing in every row of {lost}, which the model would lose"
     if why:
         return Role(name, "left out", levels, why)
     if name == "wp" and number:
-        return Role(name, "weight", levels, "the prompt loss weight on its own scale")
+        why = "the table's own numbers as they are" if own_wp else "the prompt loss weight, scaled"
+        return Role(name, "weight", levels, why)
     if number and name.lower() not in GROUPS and not set(words_of(name)) & set(LABELS):
         return _number(name, column, levels)
     return _labels(name, frame, levels)

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from analysis.inference.mean_response import Response
 from analysis.regression import contrasts
-from analysis.regression.best_weight import curve_of
+from analysis.regression.best_weight import curve_of, span
 from analysis.regression.model import Regression
 from analysis.regression.numbers import ALPHA, Numbers
 from analysis.report import plots, words
@@ -61,44 +61,57 @@ def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
 
 
 def dose(reg: Regression, found: Numbers) -> Section | None:
-    """Return the fitted curve over PLW and its optimum, where the table has a PLW."""
+    """Return the fitted curve over PLW and its optimum; over the table's own `wp` where it has that
+    in place of a PLW.
+    """
     curve = curve_of(reg)
     if curve is None:
         return None
-    line = _line(reg, curve)
+    line, own = _line(reg, curve), reg.own_wp
+    axis = "wp" if own else ""
     found_means = level_means(reg.used, ["wp"], value=reg.score, block=_blocks(reg)).table
-    points = found_means.assign(masking="fitted", plw=found_means["wp"].map(plw_of))
+    points = found_means.assign(masking="fitted")
+    points = points if own else points.assign(plw=points["wp"].map(plw_of))
     panel = {"stratum": "", "task_group": "", "masking": "fitted"}
-    figure = plots.score_curves(points.assign(**panel), line.assign(**panel), unit=reg.score)
-    caption = (
-        "Score against prompt loss weight, spaced as w_p. Markers: means of the scores, adjusted "
-        "for the factors of few levels, 95 % intervals. Line: the fitted quadratic; band: 95 % "
-        "interval of its difference from PLW 0."
+    figure = plots.score_curves(
+        points.assign(**panel), line.assign(**panel), unit=reg.score, own=axis
     )
-    sheet = Sheet(Table("curve", "The fitted curve", line, "", words.HEADS))
-    best = found.optimum
-    table = Sheet(Table("optimum", "Optimum prompt loss weight", best, "", words.HEADS))
+    caption = (
+        f"Score against {'wp' if own else 'prompt loss weight, spaced as w_p'}. Markers: means of "
+        f"the scores, adjusted for the factors of few levels, 95 % intervals. Line: the fitted "
+        f"quadratic; band: 95 % interval of its difference from {reg.weight} "
+        f"{span(reg)[0]:.4g}."
+    )
+    heads = words.HEADS | ({"wp": "wp"} if own else {})
+    sheet = Sheet(Table("curve", "The fitted curve", line, "", heads))
+    best, weight = found.optimum, "wp" if own else "prompt loss weight"
+    table = Sheet(Table("optimum", f"Optimum {weight}", best, "", words.HEADS))
     blocks: list[Block] = [Plate("score_against_plw", figure, caption), sheet]
     if best["estimate"].isna().all():
         reason = best["because"].iloc[0]
-        blocks.append(Text(f"The PLW with the highest score is not shown: {reason}."))
+        blocks.append(Text(f"The {reg.weight} with the highest score is not shown: {reason}."))
     else:
-        caption = "The PLW with the highest fitted score, 95 % Fieller interval where there is one."
-        drawn = plots.optimum(best.assign(group="all rows"))
+        caption = (
+            f"The {reg.weight} with the highest fitted score, 95 % Fieller interval where there is "
+            f"one."
+        )
+        drawn = plots.optimum(best.assign(group="all rows"), own=axis, ends=span(reg))
         blocks.append(Plate("optimum", drawn, caption))
-    summary = f"The fitted curve over the weight: {best['verdict'].iloc[0]}."
-    return Section("plw", "Score against prompt loss weight", (*blocks, table), summary)
+    summary = f"Optimum of the fitted curve over {weight}: {best['verdict'].iloc[0]}."
+    return Section("plw", f"Score against {weight}", (*blocks, table), summary)
 
 
 def _line(reg: Regression, curve: Response) -> pd.DataFrame:
     """Return the fitted curve; its band is that of what the weight changes."""
-    x = np.linspace(0, 1, 41)
-    start = curve.at(0.0).estimate
-    gains = [curve.gain(float(v)) for v in x]
+    low, high = span(reg)
+    x = np.linspace(low, high, 41)
+    start = curve.at(low).estimate
+    gains = [curve.gain(float(v), low) for v in x]
     ends = {k: np.array([start + getattr(g, k) for g in gains]) for k in BAND}
     ends["low"][0] = ends["high"][0] = start
     ends = {k: expit(v) for k, v in ends.items()} if reg.logit else ends
-    return pd.DataFrame({"wp": x, "plw": [plw_of(float(v)) for v in x], **ends})
+    plw = {} if reg.own_wp else {"plw": [plw_of(float(v)) for v in x]}
+    return pd.DataFrame({"wp": x, **plw, **ends})
 
 
 def _blocks(reg: Regression) -> list[str]:

@@ -88,7 +88,8 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
     """Yield a number's effect: at its highest value less at its lowest, or of a doubling."""
     values = reg.used[name].to_numpy(dtype=np.float64)
     doubled = contrasts.doubling(reg, name)
-    levels = (1.0, 0.0) if name == "wp" else (float(values.max()), float(values.min()))
+    plw = name == "wp" and not reg.own_wp
+    levels = (1.0, 0.0) if plw else (float(values.max()), float(values.min()))
     levels = doubled[::-1] if doubled else levels
     try:
         ends = means(reg.fit, reg.used, name, at={name: list(levels)}, df=reg.df)
@@ -105,14 +106,14 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
         return
     margin = None if reg.logit else reg.margin
     same = "" if margin is None else equivalence(effect, margin).verdict
-    label = "PLW 1 − PLW 0" if name == "wp" else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
+    label = "PLW 1 − PLW 0" if plw else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
     label = f"{name}, per doubling" if doubled else label
     own = shift is not effect
     label += f" ({shown(effect.estimate, SIGNIFICANT)} {reg.unit})" if own else ""
     yield Headline(
         label=label,
-        group="prompt loss weight" if name == "wp" else "over its range",
-        question="plw" if name == "wp" else "slopes",
+        group="prompt loss weight" if plw else "over its range",
+        question="plw" if name == "wp" and reg.used[name].nunique() > 2 else "slopes",
         estimate=shift.estimate,
         low=shift.low,
         high=shift.high,
@@ -149,10 +150,10 @@ def cluster_of(reg: Regression, name: str) -> str:
     return groups[0] if groups else ROW
 
 
-def remarks(found: Numbers) -> list[str]:
-    """Return what the answer adds: the PLW of the highest score, where the curve has one inside."""
+def remarks(reg: Regression, found: Numbers) -> list[str]:
+    """Return what the answer adds: the weight of the highest score, if the curve has one inside."""
     return [
-        f"the best PLW is {shown(row['estimate'], SIGNIFICANT)} (95 % Fieller interval "
+        f"the best {reg.weight} is {shown(row['estimate'], SIGNIFICANT)} (95 % Fieller interval "
         f"{shown(row['low'], SIGNIFICANT)} to {shown(row['high'], SIGNIFICANT)})"
         for row in found.optimum.to_dict("records")
         if row["verdict"] == INTERIOR
@@ -201,7 +202,7 @@ def best_levels(reg: Regression, found: Numbers) -> Table:
     lower = lower_is_better(reg.score)
     rows = [row for n in contrasts.factors(reg) if (row := _best(reg, n, lower)) is not None]
     rows += [
-        {"factor": "PLW", "best": f"{row['estimate']:.3g}", "low": row["low"],
+        {"factor": reg.weight, "best": f"{row['estimate']:.3g}", "low": row["low"],
          "high": row["high"], "possible": str(row["verdict"])}
         for row in found.optimum.dropna(subset=["estimate"]).to_dict("records")
     ] if len(found.optimum) and not lower else []  # fmt: skip

@@ -89,7 +89,7 @@ def fact_rows(reg: Regression, about: About = NOTHING) -> pd.DataFrame:
         rows.append(("formula asked for", reg.asked.formula, REFERENCES["ladder"]))
     if fit.random:
         rows.append(("tests of random terms", "likelihood ratio by ML", REFERENCES["boundary"]))
-    if "wp" in fit.design.parsed.columns and "plw" in reg.frame:
+    if "wp" in fit.design.parsed.columns and "plw" in reg.frame and not reg.own_wp:
         rows.append(("w_p", "PLW^0.30103", REFERENCES["wp"]))
     rows += [(f"version of {name}", version, "") for name, version in versions().items()]
     return pd.DataFrame(rows, columns=["what", "value", "reference"])

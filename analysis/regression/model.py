@@ -105,6 +105,16 @@ class Regression(Remembering):
         return self.rows.loc[self.fit.design.rows]
 
     @property
+    def own_wp(self) -> bool:
+        """Whether a column `wp` is the table's own, and so a number like any other."""
+        return bool(self.frame.attrs.get("own_wp"))
+
+    @property
+    def weight(self) -> str:
+        """What the weight `wp` is told as: on its own scale where it is the table's own."""
+        return "wp" if self.own_wp else "PLW"
+
+    @property
     def dropped(self) -> int:
         """The rows of the table that the fit did not use."""
         return int(self.frame.attrs.get("dropped", 0)) + len(self.rows) - self.fit.n

@@ -2,6 +2,7 @@
 
     measured with the score      left out: errors, counts, other scores, costs, dates, time stamps
     plw                          stands in the model as wp = PLW^0.30103; a quadratic from 3 levels
+    wp without its plw           stands as it is, the same quadratic of the table's own numbers
     run, seed, task, item, ...   what scores have in common: random from 8 levels, else fixed blocks
     text                         a factor: fixed, or random from 8 levels
     a number                     a covariate; as log2 where its levels span a factor of 20 or more

@@ -31,7 +31,7 @@ def section(reg: Regression) -> Section:
     """Return the section on influence and collinearity."""
     blocks: list[Block] = [] if reg.general else _single_levels(reg)
     blocks += [*_refits(reg), *_collinear(reg)]
-    summary = "How the estimates depend on single levels, on PLW 0 and on near-dependent columns."
+    summary = "How the estimates depend on single levels, ends of numbers, near-dependent columns."
     return Section("influence", "Sensitivity", tuple(blocks), summary)
 
 
@@ -105,7 +105,8 @@ def _refits(reg: Regression) -> list[Block]:
     rows = []
     for column in _dosed(reg):
         values = reg.used[column]
-        ends = [values.min()] if column == "wp" else [values.min(), values.max()]
+        plw = column == "wp" and not reg.own_wp
+        ends = [values.min()] if plw else [values.min(), values.max()]
         for end in ends:
             rows += _without(reg, column, float(end))
     if not rows:
@@ -121,7 +122,8 @@ def _refits(reg: Regression) -> list[Block]:
 
 def _without(reg: Regression, column: str, end: float) -> list[dict[str, object]]:
     rest = reg.used[reg.used[column] != end]
-    name = "PLW 0" if column == "wp" and end == 0 else f"{column} {end:g}"
+    plw = column == "wp" and not reg.own_wp
+    name = "PLW 0" if plw and end == 0 else f"{column} {end:g}"
     try:
         fit = fit_mixed(rest, reg.fit.formula, reg.family, weights=reg.proposal.weights)
     except AnalysisError:

@@ -348,7 +348,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         status=reg.status,
         trust=headlines.trust(reg),
         best=headlines.best_levels(reg, found),
-        remarks=headlines.remarks(found),
+        remarks=headlines.remarks(reg, found),
         method=headlines.method(reg),
         nothing=first_screen.NOTHING if len(found.joint) else mean(reg),
     )

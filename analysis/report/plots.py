@@ -28,6 +28,7 @@ def score_curves(
     base: pd.DataFrame | None = None,
     unit: str = "score (points)",
     last: Callable[[Axes, str], None] | None = None,
+    own: str = "",
 ) -> Figure:
     """Return score against PLW: a column per group of tasks, a row per data set (and base model),
     a colour per masking mode.
@@ -39,6 +40,7 @@ def score_curves(
         base: stratum, task_group, estimate: the untouched base model's score.
         unit: what the vertical axis counts.
         last: draws one more column, given its axes and the row's level.
+        own: the name of a weight on its own scale, which then has no PLW to be marked with.
     """
     rows, columns = (levels(points, name) for name in by)
     wide = len(columns) + (last is not None)
@@ -58,8 +60,9 @@ def score_curves(
         if last is not None:
             last(axes[i, -1], row)
     figure.supylabel(unit)
-    figure.supxlabel(draw.PLW)
-    draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if wide > 3 else 0.085)
+    figure.supxlabel(own or draw.PLW)
+    if not own:
+        draw.plw_axis(axes[-1], points["plw"].unique(), least=0.16 if wide > 3 else 0.085)
     dashed = "untouched base" if base is not None and len(base) else ""
     draw.legend(figure, looks, dashed=dashed)
     return figure
@@ -119,11 +122,13 @@ def _lines(
 
 
 @styled
-def optimum(rows: pd.DataFrame) -> Figure:
+def optimum(rows: pd.DataFrame, *, own: str = "", ends: tuple[float, float] = (0.0, 1.0)) -> Figure:
     """Return the PLW with the highest fitted score, its interval and verdict, a line each.
 
     Args:
         rows: group, label, estimate, low, high (PLW; missing where there is none), verdict (text).
+        own: the name of a weight on its own scale, in place of a PLW.
+        ends: of the axis of such a weight.
     """
     figure, axis, places = _lines(rows, sizes=(0.75, 0.19, 1.3))
     for row, y in places:
@@ -131,13 +136,19 @@ def optimum(rows: pd.DataFrame) -> Figure:
             str(row.verdict), (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=6.5, annotation_clip=False,
         )  # fmt: skip
-        low, mid, high = (float(v) ** WP_EXPONENT for v in (row.low, row.estimate, row.high))
+        low, mid, high = (
+            float(v) ** (1 if own else WP_EXPONENT) for v in (row.low, row.estimate, row.high)
+        )
         if np.isfinite([low, high]).all():
             axis.plot([low, high], [y, y], color=style.BLUE, linewidth=1.2)
         if np.isfinite(mid):
             axis.plot([mid], [y], "o", color=style.BLUE)
-    draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
-    axis.set_xlabel("effective prompt loss weight with the highest fitted score")
+    if own:
+        axis.set_xlim(*ends)
+    else:
+        draw.plw_axis([axis], [0.0005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0], least=0.06)
+    weight = own or "effective prompt loss weight"
+    axis.set_xlabel(f"{weight} with the highest fitted score")
     return figure
 
 

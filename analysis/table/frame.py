@@ -22,7 +22,7 @@ left out, and why, is in `frame.attrs["notes"]`, a sentence each.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
 from analysis.table.outcome import as_outcome, preference
 
+ROUNDED = 0.005  # how far a stored w_p may be from PLW^0.30103
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs
 SCORED = ("mc", "short", "long")  # task types that are benchmarks
 NUMBERS = ("plw", "rank", "lr", "rate", "completion_weight")  # levels that stay numbers
@@ -87,7 +88,8 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
     """Return an external table with its score column as numbers, and `wp` where it has a PLW.
 
     The score stands also as `score`, unless the table has another column of that name; the names
-    that it stands under are in `frame.attrs["names"]`.
+    that it stands under are in `frame.attrs["names"]`. A column `wp` of the table's own is kept as
+    it is; `frame.attrs["own_wp"]` says that nothing in the table shows it to be PLW^0.30103.
     """
     table = plain_types(table)
     if score not in table:
@@ -119,6 +121,7 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
         notes += ["plw is not between 0 and 1 in every row: it is taken as any other number."]
     infinite = int(np.isinf(values).sum())
     frame.attrs = {"notes": notes, "score": score, "names": names, "infinite": infinite}
+    frame.attrs["own_wp"] = "wp" in table and not _is_w_p(table)
     frame.attrs["said"] = [f"The outcome {score}: {said}."] if said else []
     return frame
 
@@ -300,17 +303,34 @@ def _with_wp(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with `wp`, from the effective PLW or else from PLW and masking."""
     if "wp" in frame:
         return frame.copy()
-    if "effective_plw" in frame:
-        weight = frame["effective_plw"]
-    elif "plw" in frame and pd.api.types.is_numeric_dtype(frame["plw"]):
-        weight = frame["plw"].astype(float)
-        if "masking" in frame:
-            weight = weight.mask(frame["masking"].astype(str) == "instruction", 0.0)
-    else:
+    weight = next(_weights(frame), None)
+    if weight is None:
         return frame.copy()
     if not weight.dropna().between(0, 1).all():
         raise AnalysisError("plw: must lie between 0 and 1 in every row")
     return frame.assign(wp=weight**WP_EXPONENT)
+
+
+def _weights(frame: pd.DataFrame) -> Iterator[pd.Series]:
+    """Yield the prompt loss weight of every row: the effective one, then by PLW and masking."""
+    if "effective_plw" in frame and pd.api.types.is_numeric_dtype(frame["effective_plw"]):
+        yield frame["effective_plw"].astype(float)
+    if "plw" in frame and pd.api.types.is_numeric_dtype(frame["plw"]):
+        weight = frame["plw"].astype(float)
+        if "masking" in frame:
+            weight = weight.mask(frame["masking"].astype(str) == "instruction", 0.0)
+        yield weight
+
+
+def _is_w_p(table: pd.DataFrame) -> bool:
+    """Return whether a table's own column `wp` is PLW^0.30103 of a PLW that stands beside it."""
+    if not pd.api.types.is_numeric_dtype(table["wp"]):
+        return False
+    for weight in _weights(table):
+        off = (weight.where(weight >= 0) ** WP_EXPONENT - table["wp"]).abs().dropna()
+        if len(off) and off.max() <= ROUNDED:
+            return True
+    return False
 
 
 def _controls(frame: pd.DataFrame) -> pd.Series:

@@ -1,5 +1,7 @@
 """The best PLW of an external table: printed for a clear inverted U, never for a plateau."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from analysis.inference.optimum import INTERIOR, optimum
 from analysis.regression import best_weight, external, headlines
 from analysis.regression.model import Request, analysed
 from analysis.regression.numbers import Numbers
+from analysis.report.build import build
 
 WP = np.linspace(0, 1, 7)
 
@@ -33,7 +36,7 @@ def said(reg):
     """All that the page's first sentence and tables say of the optimum."""
     found = Numbers.of(reg)
     rows = headlines.best_levels(reg, found).frame
-    return found.optimum.iloc[0], headlines.remarks(found), rows
+    return found.optimum.iloc[0], headlines.remarks(reg, found), rows
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -119,6 +122,44 @@ def test_rows_of_a_run_are_tested_as_one():
     )
     lacking = analysed(frame.drop(index=[0]), Request(formula=formula))
     assert best_weight.shape_of(lacking) is None  # a run without a task: its mean is another's
+
+
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+def test_a_weight_of_the_tables_own_is_told_on_its_own_scale(scale):
+    """Without a PLW beside it nothing says that `wp` is PLW^0.30103, so nothing inverts it."""
+    frame = table(inverted_u, 0).assign(wp=scale * np.repeat(WP, 6)).drop(columns="plw")
+    reg = analysed(frame, Request(formula="score ~ wp + I(wp^2)"))
+    row, (remark,), rows = said(reg)
+    assert row["estimate"] == pytest.approx(0.5 * scale, rel=0.1)
+    assert row["low"] < row["estimate"] < row["high"] < scale
+    assert remark.startswith("the best wp is")
+    assert rows["factor"].tolist() == ["wp"]
+    assert [one.label for one in headlines.headlines(reg, Numbers.of(reg))] == [
+        f"wp {scale:.4g} − 0"
+    ]
+
+
+def test_the_page_of_a_weight_of_the_tables_own_says_nothing_of_plw(tmp_path):
+    frame = table(inverted_u, 0).assign(wp=100 * np.repeat(WP, 6)).drop(columns="plw")
+    page = build(frame, tmp_path, formula="score ~ wp + I(wp^2)")
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"<(style|script).*?</\1>", "", text, flags=re.DOTALL)
+    assert not re.search(r"PLW|prompt loss weight|w_p", text)
+
+
+@pytest.mark.parametrize(
+    ("plw", "own"),
+    [(WP ** (1 / 0.30103), False), (np.round(WP ** (1 / 0.30103), 4), False), (WP, True)],
+    ids=["exact", "rounded", "raw"],
+)
+def test_a_weight_with_its_plw_beside_it_is_told_as_plw(plw, own):
+    """In the middle of w_p PLW is 0.1; `wp` that is no power of the PLW beside it stays."""
+    frame = table(inverted_u, 0).assign(wp=np.repeat(WP, 6), plw=np.repeat(plw, 6))
+    reg = analysed(frame, Request(formula="score ~ wp + I(wp^2)"))
+    row, (remark,), _ = said(reg)
+    assert reg.own_wp == own
+    assert row["estimate"] == pytest.approx(0.5 if own else 0.1, rel=0.3)
+    assert remark.startswith(f"the best {'wp' if own else 'PLW'} is")
 
 
 @pytest.mark.parametrize(("curve", "least", "most"), [(plateau, 0, 1), (inverted_u, 5, 6)])
