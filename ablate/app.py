@@ -244,7 +244,13 @@ def conclude(request: Request, outcome: Outcome, expected: str = "") -> None:
     Store(request.out).put(request.out / "study.json", json.dumps(about).encode())
     if not request.settings["report"] or study.get("report", True) is False:
         return
-    page = _report(results, study=study.get("name"))
+    CONSOLE.print(f"writing the report into {results.parent / 'report'} ...", soft_wrap=True)
+    try:
+        with interrupts.raised():
+            page = _report(results, study=study.get("name"))
+    except KeyboardInterrupt:
+        paragraph(CONSOLE, f"report not written; `ablate report {request.out}` writes it")
+        raise
     if page:
         from analysis.report.outcome import outcome as said
 

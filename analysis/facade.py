@@ -217,7 +217,7 @@ class LoadedStudy(LoadedTable):
     @property
     def reasons(self) -> list[str]:
         """Why the model is the one that it is, and what is not in it, a sentence each."""
-        return [*self.study.reasons, *self.study.left_out]
+        return [*self.study.reasons, *self.study.left_out, *self.study.in_doubt]
 
     @property
     def items(self) -> pd.DataFrame:

@@ -61,6 +61,7 @@ class DefaultModel(NamedTuple):
     formula: str
     reasons: list[str]
     left_out: list[str]  # a sentence for every factor that varies and is not in the formula
+    in_doubt: list[str]  # and for every one that is in it and cannot be told apart from the seed
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ class _Draft:
     terms: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    in_doubt: list[str] = field(default_factory=list)
 
     def add(self, term: str, reason: str = "") -> None:
         self.terms += [term] if term else []
@@ -88,8 +90,9 @@ def default_formula(frame: pd.DataFrame) -> DefaultModel:
         draft.add("", PANELS)
     _terms(rows, only, draft)
     return DefaultModel(
-        "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out
-    )
+        "score ~ " + (" + ".join(draft.terms) or "1"), draft.reasons, draft.left_out,
+        draft.in_doubt,
+    )  # fmt: skip
 
 
 def pooled(columns: Collection[str], factors: Factors) -> list[str]:
@@ -155,7 +158,7 @@ def _chosen(rows: pd.DataFrame, factors: Factors, draft: _Draft) -> list[Factor]
             kept.append(factor)
             x_RK = own_RK
             if "seed" in factor.determined_by:
-                draft.left_out.append(
+                draft.in_doubt.append(
                     f"{factor.column} is in the model, but every seed ran one level of it: its "
                     f"effect cannot be told apart from the seed's."
                 )

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.special import expit
 
 from analysis.inference.mean_response import Response
-from analysis.regression import contrasts
+from analysis.regression import contrasts, not_compared
 from analysis.regression.best_weight import curve_of, span
 from analysis.regression.model import Regression
 from analysis.regression.numbers import ALPHA, Numbers
@@ -46,7 +46,10 @@ def columns(reg: Regression) -> Section:
     table = Table("columns", "The columns and their part", pd.DataFrame(rows))
     blocks: list[Block] = [Text(f"{len(frame):,} rows have a value of {reg.score}.")]
     blocks += [Sheet(Table("choices", "Choices", said), open=True)] if len(said) else []
-    return Section("table", "What the table holds", (*blocks, Sheet(table, open=True)))
+    blocks.append(Sheet(table, open=True))
+    unasked = not_compared.rows(reg)
+    blocks += [Sheet(not_compared.table(unasked))] if len(unasked) else []
+    return Section("table", "What the table holds", tuple(blocks))
 
 
 def _column(values: pd.Series, choice: object, used: bool) -> dict[str, object]:
@@ -68,6 +71,7 @@ def dose(reg: Regression, found: Numbers) -> Section | None:
     if curve is None:
         return None
     line, own = _line(reg, curve), reg.own_wp
+    adjusted = words.varying(reg.used, {name: name for name in _blocks(reg)})
     axis = "wp" if own else ""
     found_means = level_means(reg.used, ["wp"], value=reg.score, block=_blocks(reg)).table
     points = found_means.assign(masking="fitted")
@@ -78,7 +82,7 @@ def dose(reg: Regression, found: Numbers) -> Section | None:
     )
     caption = (
         f"Score against {'wp' if own else 'prompt loss weight, spaced as w_p'}. Markers: means of "
-        f"the scores, adjusted for the factors of few levels, 95 % intervals. Line: the fitted "
+        f"the scores{adjusted and f' adjusted for {adjusted}'}, 95 % intervals. Line: the fitted "
         f"quadratic; band: 95 % interval of its difference from {reg.weight} "
         f"{span(reg)[0]:.4g}."
     )

@@ -19,7 +19,9 @@ from analysis.inference.second_opinion import second_opinion
 from analysis.inference.selection import against_best
 from analysis.inference.winners import winner
 from analysis.regression import contrasts, residual_checks
+from analysis.regression.column_roles import NUISANCE, TASKS
 from analysis.regression.model import Regression
+from analysis.regression.not_compared import not_compared
 from analysis.regression.numbers import Numbers
 from analysis.report import words
 from analysis.report.headline import Headline, verdict
@@ -31,10 +33,35 @@ ROW = "row of the table"  # the cluster of a table without groups
 
 
 def headlines(reg: Regression, found: Numbers) -> list[Headline]:
-    """Return the effect of every factor and number of the formula, in the order of the formula."""
+    """Return the effect of every factor and number of the formula, in the order of the formula.
+
+    A number that the formula has as a curve has two: any effect at all, which is the joint test of
+    its coefficients, and the difference of its ends. The second says more than the first, so its p
+    is the larger of both (a closed test).
+    """
     rows = reg.used.assign(**{ROW: np.arange(len(reg.used))})
-    factors = [one for name in contrasts.factors(reg) for one in _factor(reg, found, rows, name)]
-    return [*factors, *(one for n in contrasts.covariates(reg) for one in _number(reg, rows, n))]
+    factors = [one for name in compared(reg) for one in _factor(reg, found, rows, name)]
+    large = [one for name in _large(reg, found) for one in _any_effect(reg, found, name)]
+    numbers = (o for n in contrasts.covariates(reg) for o in _number(reg, found, rows, n))
+    return [*factors, *large, *numbers]
+
+
+def _large(reg: Regression, found: Numbers) -> list[str]:
+    """Return the factors of too many levels for pairs, which are tested as a whole."""
+    names = found.joint["effect"].tolist() if len(found.joint) else []
+    known = {*contrasts.factors(reg), *contrasts.covariates(reg)}
+    left = [n for n in names if n in reg.used and n not in known]
+    return [n for n in left if n.lower() not in (*TASKS, *NUISANCE)]
+
+
+def compared(reg: Regression) -> list[str]:
+    """Return the factors whose levels are compared: tasks are blocks, unless they are all there is.
+
+    The means and differences of all factors stand in their own section.
+    """
+    every = contrasts.factors(reg)
+    kept = [name for name in every if name.lower() not in TASKS]
+    return kept if kept or contrasts.covariates(reg) or not_compared(reg) else every
 
 
 def _factor(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
@@ -84,8 +111,12 @@ def _pair(
     )
 
 
-def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
-    """Yield a number's effect: at its highest value less at its lowest, or of a doubling."""
+def _number(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
+    """Yield a number's effects: any at all if it is a curve; between its ends or of a doubling."""
+    least = 0.0
+    for one in _any_effect(reg, found, name):
+        least = one.p
+        yield one
     values = reg.used[name].to_numpy(dtype=np.float64)
     doubled = contrasts.doubling(reg, name)
     plw = name == "wp" and not reg.own_wp
@@ -108,7 +139,7 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
     same = "" if margin is None else equivalence(effect, margin).verdict
     label = "PLW 1 − PLW 0" if plw else f"{name} {levels[0]:.4g} − {levels[1]:.4g}"
     label = f"{name}, per doubling" if doubled else label
-    own = shift is not effect
+    own, p = shift is not effect, max(effect.p, least)
     label += f" ({shown(effect.estimate, SIGNIFICANT)} {reg.unit})" if own else ""
     yield Headline(
         label=label,
@@ -118,11 +149,31 @@ def _number(reg: Regression, rows: pd.DataFrame, name: str) -> Iterator[Headline
         low=shift.low,
         high=shift.high,
         unit=reg.score if own else reg.unit,
-        verdict=verdict(effect.p, same),
-        p=effect.p,
+        verdict=verdict(p, same),
+        p=p,
         mde=shift.mde,
         second=_second(reg, rows, name, levels),
     )
+
+
+def _any_effect(reg: Regression, found: Numbers, name: str) -> Iterator[Headline]:
+    """Yield the joint test of a curve or of a factor of many levels, in no interaction."""
+    rows = found.joint[found.joint["effect"] == name] if len(found.joint) else found.joint
+    for row in rows.to_dict("records"):
+        if row["coefficients"] < 2 or row.get("note") or not np.isfinite(row["p_holm"]):
+            continue
+        what = reg.weight if name == "wp" else name
+        yield Headline(
+            label=f"any effect of {what}",
+            group=f"joint test of {row['coefficients']} coefficients",
+            question="plw" if name == "wp" and reg.used[name].nunique() > 2 else "coefficients",
+            estimate=float("nan"),
+            low=float("nan"),
+            high=float("nan"),
+            unit=reg.unit,
+            verdict=verdict(float(row["p_holm"])),
+            p=float(row["p_holm"]),
+        )
 
 
 def _second(
@@ -200,7 +251,7 @@ def trust(reg: Regression) -> list[Item]:
 def best_levels(reg: Regression, found: Numbers) -> Table:
     """Return the best level of every factor with its interval, corrected for being picked."""
     lower = lower_is_better(reg.score)
-    rows = [row for n in contrasts.factors(reg) if (row := _best(reg, n, lower)) is not None]
+    rows = [row for n in compared(reg) if (row := _best(reg, n, lower)) is not None]
     rows += [
         {"factor": reg.weight, "best": f"{row['estimate']:.3g}", "low": row["low"],
          "high": row["high"], "possible": str(row["verdict"])}

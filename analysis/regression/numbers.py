@@ -8,7 +8,7 @@ from analysis.inference.estimates import coefficients
 from analysis.regression import contrasts, effect_groups, random_part
 from analysis.regression.best_weight import best_weight
 from analysis.regression.model import Regression
-from analysis.report.tables import SIGNIFICANT, shown
+from analysis.report.tables import alike
 
 ALPHA = 0.05
 
@@ -42,5 +42,5 @@ class Numbers:
 def mean(reg: Regression) -> str:
     """Return the intercept in words: all that a model without an effect says."""
     row = coefficients(reg.fit, df=reg.df).iloc[0]
-    size, low, high = (shown(float(row[k]), SIGNIFICANT) for k in ("estimate", "low", "high"))
+    size, low, high = alike([float(row[k]) for k in ("estimate", "low", "high")])
     return f"Mean of {reg.unit}: {size} (95 % interval {low} to {high})."

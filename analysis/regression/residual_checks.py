@@ -123,12 +123,21 @@ def check_rows(reg: Regression, found: "pd.Series[float]") -> pd.DataFrame:
         ("excess kurtosis", tails, np.nan, ""),
         ("share beyond 3 standard deviations (normal: 0.27 %)", beyond, np.nan, ""),
     ]
-    rows += reg.once("curvature", lambda: list(_bends(reg)))
+    rows += [(check, t, p, said) for _, check, t, p, said in _curvature(reg)]
     return pd.DataFrame(rows, columns=["check", "value", "p", "words"])
 
 
-def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
-    """Yield the test of the square of every number that stands in the model as a straight line."""
+def bent(reg: Regression) -> list[tuple[str, bool]]:
+    """Return every number that stands as a straight line, and whether the score bends over it."""
+    return [(column, bool(said)) for column, *_, said in _curvature(reg)]
+
+
+def _curvature(reg: Regression) -> list[tuple[str, str, float, float, str]]:
+    return reg.once("curvature", lambda: list(_bends(reg)))
+
+
+def _bends(reg: Regression) -> Iterator[tuple[str, str, float, float, str]]:
+    """Yield column, name, t, p and words of the test of the square of every straight line."""
     every = effects(reg.fit)
     times = Counter(name for effect in every for name in effect.variables)
     numbers = [
@@ -153,7 +162,7 @@ def _bends(reg: Regression) -> Iterator[tuple[str, float, float, str]]:
                 f"The score bends over {column} (p = {shown(found.p, P_VALUE)} for its square): a "
                 f"straight line misstates its effect; add I(({term})^2) to the formula."
             ).replace("= <", "< ")  # fmt: skip
-            yield f"curvature over {column}: t of its square", found.t, found.p, said
+            yield column, f"curvature over {column}: t of its square", found.t, found.p, said
 
 
 def check_table(rows: pd.DataFrame) -> Table:

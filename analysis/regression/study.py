@@ -137,18 +137,25 @@ class Study(Remembering):
 
     @cached_property
     def left_out(self) -> tuple[str, ...]:
-        """A sentence for every column that varies and is not in the model."""
+        """A sentence for all that varies and is not in the model."""
         if {GIVEN, FROZEN} & set(self.reasons):
             sentences = pooled(self.columns | ({"dataset"} if self.panels else set()), self.factors)
         else:
             sentences = default_formula(self.frame).left_out
+        lost = (*self._without_weight, *self._aliased)
+        return (*self.frame.attrs.get("left_out", ()), *sentences, *lost)
+
+    @cached_property
+    def in_doubt(self) -> tuple[str, ...]:
+        """A sentence for all that is in the model and means less than it seems to."""
+        given = {GIVEN, FROZEN} & set(self.reasons)
+        sentences = [] if given else default_formula(self.frame).in_doubt
         alone = [
             f"{', '.join(arms)} ran at {name} {levels}, never at {self.factors[name].reference} as "
             f"other arms did: their differences from other arms hold this setting as well."
             for name, levels, arms in self.factors.elsewhere(self.rows)
         ]
-        lost = (*self._without_weight, *self._incomplete, *self._aliased)
-        return (*self.frame.attrs.get("left_out", ()), *sentences, *alone, *lost)
+        return (*sentences, *alone, *self._incomplete)
 
     @property
     def _without_weight(self) -> tuple[str, ...]:
@@ -405,7 +412,7 @@ def _attempts(
     if planned is not None:
         with suppress(AnalysisError):  # these rows may not carry it: the plan's section says so
             yield _planned(rows, request, planned)
-    formula, reasons, _ = default_formula(frame)
+    formula, reasons, *_ = default_formula(frame)
     try:
         yield _by_panel(rows, request, formula, reasons)
     except AnalysisError as error:

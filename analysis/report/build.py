@@ -44,7 +44,7 @@ from analysis.questions.step_size import section as step_size
 from analysis.questions.tradeoff import section as tradeoff
 from analysis.questions.tuning import section as tuning
 from analysis.questions.when_to_mask import section as when_to_mask
-from analysis.regression import external, headlines, methods, panel_sections
+from analysis.regression import external, headlines, methods, not_compared, panel_sections
 from analysis.regression.default_model import ONE_SEED
 from analysis.regression.model import Regression, Request, analysed
 from analysis.regression.numbers import Numbers, mean
@@ -342,7 +342,7 @@ def external_sections(reg: Regression, found: Numbers) -> tuple[Section, ...]:
 
 
 def _external_page(reg: Regression, source: str) -> Page:
-    found = Numbers.of(reg)
+    found, unasked = Numbers.of(reg), not_compared.rows(reg)
     first = first_screen.section(
         headlines.headlines(reg, found),
         status=reg.status,
@@ -351,6 +351,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         remarks=headlines.remarks(reg, found),
         method=headlines.method(reg),
         nothing=first_screen.NOTHING if len(found.joint) else mean(reg),
+        note=" ".join(unasked["words"]) if len(unasked) else "",
     )
     facts = (
         ("rows", f"{reg.fit.n:,}"),

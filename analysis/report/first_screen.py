@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from analysis.report import plots, words
 from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, shared, strongest
 from analysis.report.page import Block, Head, Item, Listing, Plate, Section, Sheet, Text
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, alike, shown
 
 ALPHA = 0.05
 NOTHING = "The table determines no comparison that this report knows; see the model."
 MOST_LINES = 40  # of the figure
+UNITS = ("points", "logits", "nats", "nats a token", "nats/token", "%")
 NAMED = 3  # effects that the answer names
 FORMATS = dict.fromkeys(
     ("estimate", "low", "high", "mde", "second", "second_low", "second_high"), SIGNIFICANT
@@ -54,6 +55,7 @@ def section(
     table = opinions(headlines, questions)
     if headlines:
         known = [one for one in headlines if one.verdict != UNKNOWN]
+        known = [one for one in known if not one.joint]  # they have no size to draw
         kept = strongest(known, MOST_LINES)
         rows = table[[one in kept for one in headlines]]
         if kept:
@@ -95,40 +97,45 @@ def _place(one: Headline) -> str:
 
 
 def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
-    clear = sorted((one for one in headlines if one.clear), key=lambda one: -abs(one.estimate))
+    clear = [one for one in headlines if one.clear]
+    clear.sort(key=lambda one: 0.0 if one.joint else -abs(one.estimate))
     count = words.count(len(headlines), "effect")
     tail = f"; {remarks[0]}" if remarks else ""
     if not clear:
-        return f"None of the {count} is distinguishable from zero at the 5 % level{tail}."
-    named = _named(clear)
-    largest = ", ".join(_effect_text(one) for one in named)
-    first = "the largest are " if len(clear) > len(named) else ""
+        none = "The one effect is not" if len(headlines) == 1 else f"None of the {count} is"
+        return f"{none} distinguishable from zero at the 5 % level{tail}."
+    joint = [_joint_text(one) for one in clear if one.joint]
+    sized = [one for one in clear if not one.joint]
+    named = [_effect_text(one) for one in sized[:NAMED]]
+    if len(sized) > len(named):
+        named[0] = f"the largest are {named[0]}"
     verb = "is" if len(clear) == 1 else "are"
-    return f"{len(clear)} of {count} {verb} distinguishable from zero: {first}{largest}{tail}."
+    which = "The one effect" if len(headlines) == 1 else f"{len(clear)} of {count}"
+    told = ", ".join([*named, *joint])
+    return f"{which} {verb} distinguishable from zero: {told}{tail}."
 
 
-def _named(clear: Sequence[Headline]) -> list[Headline]:
-    """Return the largest effect of every question, then the largest of the rest, at most `NAMED`.
-
-    Args:
-        clear: what is distinguishable, the largest first.
-    """
-    first = {one.question: one for one in reversed(clear)}
-    ordered = [*first.values(), *(one for one in clear if one not in first.values())]
-    return sorted(ordered[:NAMED], key=lambda one: -abs(one.estimate))
+def _joint_text(one: Headline) -> str:
+    p = shown(one.p, P_VALUE)
+    return f"{_place(one)}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def _effect_text(one: Headline) -> str:
-    size, low, high = (shown(v, SIGNIFICANT) for v in (one.estimate, one.low, one.high))
+    size, low, high = alike((one.estimate, one.low, one.high))
     sign = "+" if one.estimate > 0 else ""
-    return f"{_place(one)} {sign}{size} {one.unit} ({low} to {high})"
+    return f"{_place(one)} {sign}{size} {_unit(one)} ({low} to {high})"
+
+
+def _unit(one: Headline) -> str:
+    """Return the unit behind a number: a score that is named by its column counts nothing."""
+    return one.unit if one.unit in UNITS else f"in {one.unit}"
 
 
 def _within(headlines: Sequence[Headline]) -> str:
     count = sum(one.verdict == WITHIN for one in headlines)
     if not count:
         return ""
-    verb = "is" if count == 1 else "are"
+    verb = "effect is" if count == 1 else "are"
     return f"{count} {verb} within the margin of equivalence, so practically zero."
 
 
@@ -137,11 +144,16 @@ def _unclear(headlines: Sequence[Headline]) -> str:
     known = [one.mde for one in rest if one.mde == one.mde]
     if not rest:
         return ""
-    text = f"{len(rest)} {'is' if len(rest) == 1 else 'are'} not distinguishable from zero"
+    if len(rest) == len(headlines) and not known:  # said already
+        return ""
+    text = f"{len(rest)} {'effect is' if len(rest) == 1 else 'are'} not distinguishable from zero"
+    if len(rest) == len(headlines):
+        text = ""
     if known:
-        low, high = (shown(v, SIGNIFICANT) for v in (min(known), max(known)))
+        low, high = alike((min(known), max(known)))
         ends = low if low == high else f"{low} to {high}"
-        text += f"; the minimum detectable effect is {ends} {rest[0].unit}"
+        found = f"the minimum detectable effect is {ends} {_unit(rest[0])}"
+        text = f"{text}; {found}" if text else f"T{found[1:]}"
     return f"{text}."
 
 
@@ -209,7 +221,7 @@ def _agreement(table: pd.DataFrame, method: str) -> list[Item]:
     )
     others = known.loc[known["agrees"].eq(False), "label"].tolist()
     text += f"; not on {_listed(others)}" if others else ""
-    lost = len(table) - len(known)
+    lost = int((table["agrees"].isna() & table["estimate"].notna()).sum())
     text += f". For {lost} others the table is too small for it." if lost else "."
     tone = "warn" if others else "clear"
     return [Item(text, "second analysis", tone, ("headlines",))]

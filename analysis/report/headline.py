@@ -33,7 +33,7 @@ class Headline:
         label: what is compared, as a line of the figure names it: "lora r8 − full, target tasks".
         group: the heading under which the figure draws it, a line per group.
         question: the key of the section that it comes from, to which it links.
-        estimate: of the effect, in `unit`.
+        estimate: of the effect, in `unit`; NaN of a joint test.
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
         unit: "points", or what else the effect is counted in.
@@ -60,6 +60,11 @@ class Headline:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict={self.verdict}: not one of {', '.join(VERDICTS)}")
+
+    @property
+    def joint(self) -> bool:
+        """Whether this is a test of several coefficients at once: it has a p-value and no size."""
+        return self.verdict != UNKNOWN and math.isnan(self.estimate)
 
     @property
     def clear(self) -> bool:

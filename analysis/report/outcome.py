@@ -21,7 +21,16 @@ def outcome(page: Path) -> list[str]:
     figures = len(list((page.parent / "figures").glob("*.svg")))
     parts = [count(n, what) for n, what in ((tables, "table"), (figures, "figure")) if n]
     beside = f" ({' and '.join(parts)} beside it)" if parts else ""
-    return [f"report: {page}{beside}", *_answer(page.parent / "tables" / "headlines.csv")[:1]]
+    told = _answer(page.parent / "tables" / "headlines.csv")[:1]
+    return [f"report: {page}{beside}", *told, *_not_compared(page.parent / "tables")]
+
+
+def _not_compared(tables: Path) -> list[str]:
+    """Return which columns of the table the model does not compare, and how to ask for it."""
+    try:
+        return pd.read_csv(tables / "not_compared.csv")["words"].tolist()
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _answer(table: Path) -> list[str]:

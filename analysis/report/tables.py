@@ -8,7 +8,7 @@ import html
 import math
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from analysis.table.factors import is_number
 
 MISSING = "–"
 P_VALUE = "p"  # the format of p-values
+MOST_DECIMALS = 12
 SIGNIFICANT = "#.3g"  # three digits, zeros among them; whole numbers from 1,000
 LONG_TEXT = 34  # characters; a column of longer texts may wrap
 MOST_TEXT = 400  # characters of a cell that the page shows
@@ -75,6 +76,18 @@ def shown(value: Any, spec: str = "") -> str:
         number = settled(float(value))
         return _p_value(number) if spec == P_VALUE else _number(number, spec)
     return str(value)
+
+
+def alike(values: Sequence[float]) -> list[str]:
+    """Return an estimate and the ends of its interval with the same decimals, three digits of the
+    largest and at least two of what lies between them.
+    """
+    known = [abs(v) for v in values if math.isfinite(v) and v]
+    width = max(values) - min(values)
+    digits = [2 - math.floor(math.log10(max(known)))] if known else [2]
+    digits += [1 - math.floor(math.log10(width))] if known and 0 < width < math.inf else []
+    decimals = min(max(0, *digits), MOST_DECIMALS)
+    return [shown(value, f",.{decimals}f") for value in values]
 
 
 def _p_value(value: float) -> str:

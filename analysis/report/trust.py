@@ -15,6 +15,8 @@ from analysis.questions.controls.false_positives import measured_rates, too_many
 from analysis.questions.plw.estimate import study_shapes
 from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.regression.default_model import ONE_SEED
+from analysis.regression.panels import PanelModel
+from analysis.regression.residual_checks import bent
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import chosen_items, lost_rows, words
 from analysis.report.page import Item
@@ -34,7 +36,7 @@ def trusted(study: Study) -> bool:
 def trust(study: Study) -> list[Item]:
     """Return a line each on fit, seeds, curves, A/A control and measured false positives."""
     return [
-        _fit(study), _seeds(study), *_curves(study), *_sham(study),
+        _fit(study), _seeds(study), *_curves(study), *_bends(study), *_sham(study),
         *false_positive_line(measured_rates(study)),
     ]  # fmt: skip
 
@@ -48,6 +50,7 @@ def warnings(study: Study) -> tuple[tuple[str, str], ...]:
     found += chosen_items.warning(study.rows)
     found += lost_rows.warning(study.raw, study.folder)
     found += [("Not in the model.", text) for text in study.left_out]
+    found += [("To be read with care.", text) for text in study.in_doubt]
     lost = (*arms_not_compared(study), *settings_not_compared(study))
     found += [("Not compared.", text) for text in lost]
     for row in too_many(measured_rates(study)).itertuples():
@@ -88,6 +91,9 @@ def _seeds(study: Study) -> Item:
     fewest, _, most = study.seeds_per_cell
     text = f"{words.count(most, 'seed')} per cell."
     text = text if fewest == most else f"{fewest} to {text}"
+    every = study.rows["seed"].nunique()
+    if every > most:
+        text += f" The study has {every} in all: its cells did not run under the same seeds."
     return Item(text, "seeds", "warn" if study.screening else "")
 
 
@@ -102,6 +108,24 @@ def _curves(study: Study) -> Iterator[Item]:
             f"curve there; the means by level stand beside it."
         )
         yield Item(text, "curve", "warn", ("curve_shape",))
+
+
+def _bends(study: Study) -> Iterator[Item]:
+    """Say of every number in which panels the model's straight line over it does not fit."""
+    found: dict[str, list[str]] = {}
+    for model in study.models:
+        panel = study.panel(model.labels) if isinstance(model, PanelModel) else "all scores"
+        for column, said in bent(model):
+            found.setdefault(column, []).append(panel if said else "")
+    for column, panels in found.items():
+        if bad := [panel for panel in panels if panel]:
+            every = words.count(len(panels), "model")
+            text = (
+                f"The score bends over {column} in {len(bad)} of {every}"
+                f" ({listed(bad, limit=3)}): a straight line misstates its effect there; see the "
+                f"diagnostics."
+            )
+            yield Item(text, "curvature", "warn", ("residual_checks",))
 
 
 def _sham(study: Study) -> Iterator[Item]:
@@ -132,4 +156,4 @@ def false_positive_line(rates: pd.DataFrame) -> Iterator[Item]:
 
 def _rate_text(row: Any) -> str:
     low, high = 100 * float(row.low), 100 * float(row.high)
-    return f"{float(row.rate):.0%} ({low:.0f} to {high:.0f} %)"
+    return f"{100 * float(row.rate):.0f} % ({low:.0f} to {high:.0f} %)"

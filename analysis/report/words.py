@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -110,6 +110,17 @@ def term_text(name: str) -> str:
     text = re.sub(r"\b(mode|task|dataset|adapter) ", "", text)
     text = text.replace("log2_rank", "log₂ rank")
     return text.replace(":", " · ")
+
+
+def varying(rows: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """Return what varies of some columns, in words: "adapter, rank and seed"; "" if nothing does.
+
+    Args:
+        rows: where they may vary.
+        columns: the columns, each with its name in a sentence.
+    """
+    names = [word for n, word in columns.items() if n in rows and rows[n].nunique() > 1]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def full_trains(rows: pd.DataFrame) -> str:

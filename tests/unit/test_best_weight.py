@@ -135,7 +135,8 @@ def test_a_weight_of_the_tables_own_is_told_on_its_own_scale(scale):
     assert remark.startswith("the best wp is")
     assert rows["factor"].tolist() == ["wp"]
     assert [one.label for one in headlines.headlines(reg, Numbers.of(reg))] == [
-        f"wp {scale:.4g} − 0"
+        "any effect of wp",
+        f"wp {scale:.4g} − 0",
     ]
 
 

@@ -300,9 +300,9 @@ def test_runs_that_lack_tasks_are_adjusted_for_them_and_named():
     table = arm_differences(study)
     assert (table["estimate"].abs() < 2).all()
     assert not (table["verdict"] == "distinguishable").any()
-    assert any("were not scored on every task" in text for text in study.left_out)
+    assert any("were not scored on every task" in text for text in study.in_doubt)
     whole = fitted(raw, from_results(raw))
-    assert not any("were not scored on every task" in text for text in whole.left_out)
+    assert not any("were not scored on every task" in text for text in whole.in_doubt)
 
 
 def test_the_second_opinion_is_adjusted_for_missing_tasks_too():

@@ -102,7 +102,7 @@ def test_any_two_settings_are_factors_of_model_tables_and_figures(keys):
     found = factors_of(study_rows(frame))
     model = default_formula(frame)
     study = fitted(raw, frame)
-    said = " ".join((*model.reasons, *model.left_out))
+    said = " ".join((*model.reasons, *model.left_out, *model.in_doubt))
     names = re.findall(r"`([^`]+)`|([A-Za-z_]\w*)", model.formula)
     used = {a or b for a, b in names}
     grid = overview.section(raw, None).blocks[1].table.frame.set_index("factor")["count"]
@@ -202,7 +202,7 @@ def test_an_arm_that_ran_at_another_setting_alone_stays_in_the_comparisons_and_i
     plain, study = (fitted(t, from_results(t)) for t in (table, other))
     for one, expected in ((plain, False), (study, True)):
         assert set(one.main["adapter"].astype(str)) == {"full", "lora"}
-        said = [s for s in one.left_out if "ran at train.warmup_ratio" in s]
+        said = [s for s in one.in_doubt if "ran at train.warmup_ratio" in s]
         assert bool(said) is expected
     first, second = (
         {str(labels): means.table["estimate"].tolist() for labels, means in sides(one.main)}
@@ -228,7 +228,8 @@ def test_a_nested_setting_is_determined_one_way_only():
 def test_a_setting_that_goes_with_the_seed_is_said_to():
     raw = small()
     raw = raw.assign(**{"train.epochs": 1.0 + raw["seed"]})
-    (said,) = default_formula(from_results(raw)).left_out
+    (said,) = default_formula(from_results(raw)).in_doubt
+    assert ("To be read with care.", said) in warnings(fitted(raw, from_results(raw)))
     assert said.startswith("train.epochs is in the model, but every seed ran one level of it")
 
 
@@ -332,7 +333,7 @@ def test_an_arm_at_learning_rates_of_its_own_is_named():
     dropout = "adapter.options.dropout"
     cells = [{dropout: d, "lr": 1e-3} for d in (0.0, 0.2)]
     raw = swept(*cells, *({dropout: 0.1, "lr": lr} for lr in (3e-3, 1e-2)))
-    said = " ".join(fitted(raw, from_results(raw)).left_out)
+    said = " ".join(fitted(raw, from_results(raw)).in_doubt)
     assert "lora dropout 0.1 r4 ran at rate 0.003, 0.01, never at 0.001 as other arms did" in said
 
 

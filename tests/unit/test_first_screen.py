@@ -11,11 +11,12 @@ from analysis.regression.headlines import best_levels, cluster_of, headlines
 from analysis.regression.model import Request, analysed
 from analysis.regression.numbers import Numbers
 from analysis.regression.study import fitted
-from analysis.report import first_screen
+from analysis.report import first_screen, trust, words
 from analysis.report.build import build, study_headlines
 from analysis.report.headline import CLEAR, UNCLEAR, WITHIN, Headline, strongest, verdict
 from analysis.report.outcome import outcome
 from analysis.report.page import Item, Listing, Page, Plate, Sheet, Text, write
+from analysis.report.tables import alike
 from analysis.report.trust import false_positive_line
 from analysis.table.frame import from_results
 from tests.fake_results import Truth, fake_results
@@ -41,7 +42,7 @@ def test_the_answer_says_what_is_seen_what_is_none_and_what_could_have_been():
     clear, within, unclear = texts(screen(effects))
     assert clear.startswith("2 of 4 effects are distinguishable from zero: c − d (g) −5.00 points")
     assert "a − b (g) +3.00 points (2.00 to 4.00)" in clear
-    assert within.startswith("1 is within the margin")
+    assert within.startswith("1 effect is within the margin")
     assert "minimum detectable effect is 2.50 points" in unclear
 
 
@@ -56,18 +57,25 @@ def test_a_written_report_is_told_with_its_largest_effects(tmp_path):
     assert outcome(page) == [f"report: {page} (1 figure beside it)"]
 
 
-def test_every_question_with_an_effect_is_named_before_a_second_effect_of_another():
-    effects = [effect(9.0, label=f"x{i}") for i in range(5)] + [
-        effect(1.0, label="y", question="r")
-    ]
+def test_what_are_said_to_be_the_largest_are_whatever_question_they_are_of(tmp_path):
+    effects = [effect(s, label=f"x{s}") for s in (9.0, -8.0, 7.0, 2.0)]
+    effects += [effect(1.0, label="y", question="r")]
     text = texts(screen(effects))[0]
-    assert "y (g) +1.00" in text
-    assert sum(f"x{i}" in text for i in range(5)) == first_screen.NAMED - 1
+    assert "zero: the largest are x9.0 (g) +9.0 points (8.0 to 10.0)" in text
+    assert all(f"x{s}" in text for s in (9.0, -8.0, 7.0))
+    assert "y (g)" not in text
+    page = write(Page("t", "a table", "0", (screen(effects),)), tmp_path)
+    assert outcome(page)[1] == text
 
 
 def test_nothing_to_say_is_said():
     assert texts(screen([], nothing="Only a mean.")) == ["Only a mean."]
-    assert texts(screen([effect(1.0, UNCLEAR)]))[0].startswith("None of the 1 effect")
+    assert texts(screen([effect(1.0, UNCLEAR)])) == [
+        "The one effect is not distinguishable from zero at the 5 % level.",
+        "The minimum detectable effect is 2.50 points.",
+    ]
+    clear = texts(screen([effect(1.0), effect(1.0, UNCLEAR)]))[1]
+    assert clear.startswith("1 effect is not distinguishable from zero; the minimum")
 
 
 def test_the_figure_has_the_clear_effects_before_those_of_smallest_p():
@@ -142,6 +150,70 @@ def test_a_factor_of_many_levels_is_compared_with_its_best_and_of_few_in_all_pai
     assert len(headlines(few, Numbers.of(few))) == 3
 
 
+def arch(seed=1, task=("gsm8k", "piqa")):
+    """Scores that rise with wp and fall as much again, so that the ends do not differ."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 0.1, (6, len(task)))  # the same at every weight
+    rows = [(f"r{w}{k}", t, w, 1.2 * w * (1 - w) + 0.1 * (t == "piqa") + noise[k, task.index(t)])
+            for w in (0.0, 0.25, 0.5, 0.75, 1.0) for k in range(6) for t in task]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run", "task", "wp", "accuracy"])
+
+
+def test_an_arch_is_an_effect_of_the_weight_though_its_ends_are_alike(tmp_path):
+    """The F test of both coefficients is that of statsmodels' model without random effects."""
+    rows = arch(task=("one",)).drop(columns="task")
+    reg = analysed(rows, Request(formula="accuracy ~ wp + I(wp^2)"))
+    whole, ends = headlines(reg, Numbers.of(reg))
+    theirs = smf.ols("accuracy ~ wp + I(wp**2)", rows).fit()
+    assert whole.p == pytest.approx(theirs.f_pvalue)
+    assert (whole.label, whole.verdict, ends.verdict) == ("any effect of wp", CLEAR, UNCLEAR)
+    assert ends.p >= whole.p
+    section = screen([whole, ends])
+    said = texts(section)[0]
+    start = "1 of 2 effects is distinguishable from zero: any effect of wp (joint test of 2"
+    assert said.startswith(start)
+    assert "nan" not in " ".join(texts(section))
+    assert outcome(write(Page("t", "a table", "0", (section,)), tmp_path))[1] == said
+
+
+def test_where_the_joint_test_sees_nothing_no_difference_of_the_ends_is_claimed():
+    """An end difference that a curve of no effect shows is the larger of both p-values."""
+    p = []
+    for seed in range(12):
+        noise = np.random.default_rng(seed).normal(size=30)
+        rows = arch(task=("one",)).assign(accuracy=noise).drop(columns="task")
+        reg = analysed(rows, Request(formula="accuracy ~ wp + I(wp^2)"))
+        whole, ends = headlines(reg, Numbers.of(reg))
+        p.append(whole.p)
+        assert ends.p >= whole.p
+    assert max(p) > 0.5
+
+
+def test_tasks_are_blocks_and_no_answer(tmp_path):
+    rows = arch().assign(method=lambda d: np.where(d["run"].str[-1] < "3", "a", "b"))
+    reg = analysed(rows, Request(formula="accuracy ~ method + task + (1 | run)"))
+    found = Numbers.of(reg)
+    assert {one.group for one in headlines(reg, found)} == {"method"}
+    assert best_levels(reg, found).frame["factor"].tolist() == ["method"]
+    assert set(found.means["factor"]) == {"method", "task"}  # they stay in their section
+    many = table([f"m{i}" for i in range(9)], n=4).rename(columns={"arm": "method"})
+    many["task"] = many["task"].map("t{}".format)
+    reg = analysed(many, Request(score="points"))
+    assert headlines(reg, Numbers.of(reg)) == []  # of the tasks, which nobody asked about
+    told = outcome(build(many, tmp_path, score="points"))[-1]
+    assert told.startswith("The levels of method are not compared: its 9 levels")
+    asked = analysed(many, Request(formula=told.split('--formula "')[1].rstrip('"')))
+    assert {one.group for one in headlines(asked, Numbers.of(asked))} == {"method"}
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.index("levels of method are not compared") < page.index('id="table"')
+    more = table([f"m{i}" for i in range(20)], n=3).rename(columns={"arm": "method"})
+    reg = analysed(more, Request(formula="points ~ method + (1 | task)"))
+    (whole,) = headlines(reg, Numbers.of(reg))
+    assert (whole.label, whole.group) == ("any effect of method", "joint test of 19 coefficients")
+    alone = analysed(rows, Request(formula="accuracy ~ task + (1 | run)"))
+    assert {one.group for one in headlines(alone, Numbers.of(alone))} == {"task"}
+
+
 def test_the_best_level_is_that_of_the_highest_mean_and_how_many_may_be():
     reg = analysed(table(), Request(score="points"))
     row = best_levels(reg, Numbers.of(reg)).frame.iloc[0]
@@ -168,9 +240,47 @@ def test_a_measured_rate_above_five_percent_is_a_warning_whichever_control_it_is
     })  # fmt: skip
     line = next(false_positive_line(rates))
     assert (line.tag, line.tone) == ("too many", "warn")
-    assert "labels drawn at random 22% (14 to 33 %) of 80 tests" in line.text
+    assert "labels drawn at random 22 % (14 to 33 %) of 80 tests" in line.text
     fine = next(false_positive_line(rates.head(1)))
     assert (fine.tag, fine.tone) == ("as wanted", "clear")
+
+
+def test_a_line_that_the_score_bends_over_is_a_caution_with_its_panels(study, monkeypatch):
+    """The test of the square is that of the diagnostics, held against draws elsewhere."""
+    odd = [id(model) for model in study.panels[:2]]
+    found = {"rate": odd, "epochs": []}
+    monkeypatch.setattr(
+        trust, "bent", lambda model: [(name, id(model) in bad) for name, bad in found.items()]
+    )
+    (line,) = trust._bends(study)
+    assert line.text.startswith(f"The score bends over rate in 2 of {len(study.panels)} models (")
+    for model in study.panels:
+        assert (study.panel(model.labels) in line.text) == (id(model) in odd)
+    assert (line.tag, line.tone) == ("curvature", "warn")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [((-2.29, -3.66, -0.918), ["−2.29", "−3.66", "−0.92"]),
+     ((0.0221, 0.00312, 0.041), ["0.0221", "0.0031", "0.0410"]),
+     ((50.12, 50.119, 50.121), ["50.1200", "50.1190", "50.1210"]),
+     ((1234.5, 1000.0, 1500.0), ["1,234", "1,000", "1,500"]),
+     ((0.0, 0.0, 0.0), ["0.00", "0.00", "0.00"])],
+)  # fmt: skip
+def test_an_estimate_and_its_interval_have_the_same_decimals(values, said):
+    assert alike(values) == said
+
+
+def test_what_does_not_vary_is_not_adjusted_for():
+    rows = pd.DataFrame({"adapter": ["lora"] * 4, "rank": [1, 2] * 2, "seed": [0, 0, 1, 1]})
+    names = {"adapter": "adapter", "rank": "rank", "seed": "seed"}
+    assert words.varying(rows, names) == "rank and seed"
+    assert words.varying(rows.head(1), names) == ""
+
+
+def test_a_score_that_is_named_by_its_column_is_no_unit():
+    text = first_screen.answer([Headline("a", "g", "q", 1, 0.5, 1.5, "f1", CLEAR, 0.01)])[0]
+    assert "+1.00 in f1 (0.50 to 1.50)" in text
 
 
 def test_effects_without_an_estimate_are_counted_apart_with_their_reason():
@@ -179,7 +289,7 @@ def test_effects_without_an_estimate_are_counted_apart_with_their_reason():
         for i in range(2)
     ]
     found = screen([effect(3.0), *lost])
-    assert texts(found)[0].startswith("1 of 1 effect is distinguishable")
+    assert texts(found)[0].startswith("The one effect is distinguishable")
     assert texts(found)[1] == "2 effects could not be estimated, x0 (g); x1 (g): why."
     plate = next(b for b in found.blocks if isinstance(b, Plate))
     assert not any("x0" in t.get_text() for t in plate.figure.axes[0].get_yticklabels())

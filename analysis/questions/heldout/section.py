@@ -30,10 +30,12 @@ def section(frame: pd.DataFrame, *, df: str = DF_RULES[0]) -> Section | None:
     groups = grouped(rows, ["dataset", "role"])
     points = pd.concat([_means(own, df).table.assign(**labels) for labels, own in groups])
     points = points[["dataset", "role", *LEVEL, "n", "estimate", "low", "high"]]
+    names = {"adapter": "adapter", "rank": "rank", "model": "base model", "seed": "seed"}
+    adjusted = words.varying(rows, names)
     caption = (
-        "Held-out loss per role of the token, in nats a token. Means adjusted for adapter, rank, "
-        "base model and seed, 95 % intervals. The loss on completions is what a user of the model "
-        "sees."
+        "Held-out loss per role of the token, in nats a token. Means"
+        f"{adjusted and f' adjusted for {adjusted}'}, 95 % intervals. The loss on completions is "
+        f"what a user of the model sees."
     )
     note = "Adjusted means of the runs with 95 % intervals, in nats a token."
     formats = FORMATS | {"plw": ".4g", "wp": ".4f"}

@@ -41,12 +41,15 @@ def section(study: Study) -> Section | None:
         alone: list[Block] = [Text(_lead(study)), Text(told), Sheet(effect_table(study))]
         return Section(KEY, title, tuple(alone))
     points, curves = dose_points(study), dose_curves(study)
+    arms = {"adapter": "adapter", "rank": "rank"}
+    adjusted = words.varying(study.main, arms | {"seed": "seed"})
+    averaged = words.varying(study.main, {n: f"{word}s" for n, word in arms.items()})
     caption = (
         "Score against prompt loss weight, spaced as w_p = PLW^0.30103, by data set and group of "
-        "tasks. Markers: means of the runs adjusted for adapter, rank and seed, with 95 % "
-        "intervals. Lines and bands: the panel's model and its 95 % band, averaged over adapters "
-        "and ranks; modes share the start, for at PLW 0 they are one run. Dashed: the untouched "
-        "base model."
+        f"tasks. Markers: means of the runs{adjusted and f' adjusted for {adjusted}'}, with 95 % "
+        "intervals. Lines and bands: the panel's model and its 95 % band"
+        f"{averaged and f', averaged over {averaged}'}; modes share the start, for at PLW 0 they "
+        f"are one run. Dashed: the untouched base model."
     )
     blocks: list[Block] = [
         Plate("score_against_plw", plots.score_curves(points, curves, base=base(study)), caption),
