@@ -106,9 +106,8 @@ def many(a_PSI: np.ndarray, b_PSI: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
         factor = min(1.0, 0.03 + (runs - 2) / 2)
         ours = (runs - 1) * (1 + factor * ratio**2.5)
         df = 1 / (1 / ours + (alone / np.maximum(total, 1e-300)) ** 2 / (items - 1))
-        still = by_runs == 0
-        total, df = np.where(still, by_items, total), np.where(still, items - 1.0, df)
     half = t.ppf(0.975, df) * np.sqrt(total)
+    half = np.maximum(half, t.ppf(0.975, items - 1.0) * np.sqrt(by_items))
     return mean_P, half, 1.96 * np.sqrt(apart)
 
 

@@ -109,6 +109,18 @@ def test_conditions_are_those_that_were_run_and_no_noise():
     assert found.runs.df == peer.df_resid == 4
 
 
+def test_other_runs_and_items_are_never_surer_than_other_items_alone():
+    """Two seeds whose means agree by chance, as their answers do not."""
+    rng = np.random.default_rng(6)
+    shorter = 0
+    for _ in range(200):
+        a, b = (rng.random((2, 2, 100)) < 0.6).astype(float)
+        found = one_task(a, b)
+        assert found.both.half_width >= found.items.half_width * (1 - 1e-12)
+        shorter += found.both.half_width < found.items.half_width * (1 + 1e-12)
+    assert shorter > 20  # the case is no rare one
+
+
 def share(freedom, alone, by_runs):
     """The coverage of the interval at true variances `alone` and `by_runs`, by quadrature."""
     at = (np.arange(2000) + 0.5) / 2000
@@ -151,9 +163,12 @@ FEW = [(1, 100, 0.5, 0.1), (2, 50, 0.5, 0.1), (3, 50, 0.9, 0.1), (5, 50, 0.0, 0.
 
 @pytest.mark.parametrize("case", FEW)
 def test_intervals_hold_the_truth_as_often_as_they_say(benchmark, case):
-    """1,500 pairs: a coverage of 95 % is seen within 1.7 points of it (3 standard errors)."""
+    """1,500 pairs: a coverage of 95 % is seen within 1.7 points of it (3 standard errors).
+
+    With two or three runs that hardly differ it is up to 99 %, see the module's docstring.
+    """
     found = benchmark.coverage(benchmark.Case(*case), 1500)
-    assert 0.933 < found["ours"] < 0.972
+    assert 0.933 < found["ours"] < (0.992 if case[0] in (2, 3) else 0.972)
 
 
 @pytest.mark.slow
@@ -163,4 +178,4 @@ def test_10000_pairs(benchmark):
         if case.seeds * case.items > 500 or few:
             continue
         found = benchmark.coverage(case, 10_000, root=1)
-        assert 0.94 < found["ours"] < 0.975, case
+        assert 0.94 < found["ours"] < (0.99 if case.seeds > 1 else 0.975), case
