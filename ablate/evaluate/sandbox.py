@@ -76,14 +76,19 @@ else:
 write(out, f"{token} {said}".encode("utf-8", "replace")[:2000])
 leave(0)
 """
-# Every mount read-only (a remount of / alone leaves /dev/shm, /sys and others), an empty /tmp, a
-# read-only /proc of this space's own, no further user namespaces, then the runner without the
-# capabilities that would undo all this. The shell stays the first process, for that one is spared
-# by signals that end others.
+# A /dev of five devices (no mount keeps root from writing to a disk's), no sockets in /run (nor
+# does it from asking a daemon; NixOS has its programs there), every mount read-only (a remount of /
+# alone leaves /sys and others), an empty /tmp, a read-only /proc of this space's own, no further
+# user namespaces, then the runner without the capabilities that would undo all this. The shell
+# stays the first process, for that one is spared by signals that end others.
 _MOUNTS = (
-    "mount --make-rprivate / && while read -r _ at _ had _; do "
+    "mount --make-rprivate / && mount -t tmpfs -o size=1m,mode=755 tmpfs /tmp "
+    "&& for one in null zero full random urandom; do : > /tmp/$one "
+    "&& mount --bind /dev/$one /tmp/$one || exit 1; done && mount --move /tmp /dev "
+    "&& { [ ! -d /run ] || [ -e /run/current-system ] "
+    "|| mount -t tmpfs -o size=1m,mode=755 tmpfs /run; } && while read -r _ at _ had _; do "
     'mount -o "remount,bind,$had,ro" "$at" 2>/dev/null || mount -o remount,bind,ro "$at" '
-    '2>/dev/null || case "$at" in /|/dev/shm) exit 1;; esac; done < /proc/self/mounts; '
+    '2>/dev/null || case "$at" in /|/dev|/run) exit 1;; esac; done < /proc/self/mounts; '
     "mount -t tmpfs -o size=64m tmpfs /tmp && mount -t proc proc /proc "
     "&& echo 0 > /proc/sys/user/max_user_namespaces && mount -o remount,bind,ro /proc "
     "&& cd /tmp && { setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "

@@ -43,6 +43,16 @@ for i in range(40):
     except OSError: pass
 assert False
 """
+DEVICES = """
+import os
+assert sorted(os.listdir('/dev')) == ['full', 'null', 'random', 'urandom', 'zero']
+open('/dev/null', 'w').write('x')
+assert len(os.urandom(4)) == len(open('/dev/urandom', 'rb').read(4)) == 4
+"""
+SOCKETS = """
+import os
+assert os.path.exists('/run/current-system') or set(os.listdir('/run')) <= {'mount'}, 'daemons'
+"""
 A_THREAD = """
 import threading, time
 threading.Thread(target=time.sleep, args=(600,)).start()
@@ -194,7 +204,12 @@ def test_a_program_that_could_not_be_started_is_not_judged(monkeypatch):
         ("open('/tmp/a', 'w').write('x')\nassert open('/tmp/a').read() == 'x'", "passed"),
         ("open('{folder}/a', 'w')", "failed: FileNotFoundError"),  # another /tmp
         ("open('{root}/a', 'w')", "failed: OSError: [Errno 30] Read-only file system"),
-        ("open('/dev/shm/ablate-sandbox', 'w')", "failed: OSError: [Errno 30]"),
+        ("open('/dev/ablate-sandbox', 'w')", "failed: OSError: [Errno 30]"),
+        ("open('/run/ablate-sandbox', 'w')", "failed: OSError: [Errno 30]"),
+        (DEVICES, "passed"),
+        (SOCKETS, "passed"),
+        ("open('/proc/1/environ', 'rb')", "failed: PermissionError"),
+        ("open('/proc/1/fd/0', 'rb')", "failed: PermissionError"),  # where the token is
         ("open('/proc/sys/vm/swappiness', 'w')", "failed: OSError: [Errno 30]"),
         (
             "import subprocess\nsubprocess.run(['mount', '-o', 'remount,rw,bind', '/'])\n"
