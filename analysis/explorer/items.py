@@ -142,7 +142,8 @@ def _answers(
     found = _Answers()
     files = [folder / "cells" / str(key) / FILE for key in items.runs["run"]]
     docs = {t: items.items["doc_id"].to_numpy()[index] for t, index in kept.items()}
-    tables = {t: _Scored.of(items.scores_RI[:, index]) for t, index in kept.items()}
+    kind_R = _kinds(names)[run_R]
+    tables = {t: _Scored.of(items.scores_RI[:, index], kind_R) for t, index in kept.items()}
     for task, (numbers, golds) in _read(files[0], kept, "gold").items():
         found.gold |= {(task, int(d)): gold for d, gold in zip(numbers, golds, strict=True)}
     read: dict[int, Answers] = {}
@@ -170,19 +171,26 @@ def _answers(
 
 @dataclass(frozen=True)
 class _Scored:
-    """The scores of one task, with their mean and variance over runs."""
+    """The scores of one task, with their means over runs of a kind and their variance over all."""
 
     scores_RI: npt.NDArray[np.float32]
-    mean_I: npt.NDArray[np.float32]
+    mean_KI: npt.NDArray[np.float32]
+    kind_R: npt.NDArray[np.intp]
     spread_I: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, scores_RI: npt.NDArray[np.float32]) -> "_Scored":
-        return cls(scores_RI, np.nanmean(scores_RI, axis=0), np.nanvar(scores_RI, axis=0))
+    def of(cls, scores_RI: npt.NDArray[np.float32], kind_R: npt.NDArray[np.intp]) -> "_Scored":
+        kinds, place_R = np.unique(kind_R, return_inverse=True)
+        known_RI = ~np.isnan(scores_RI)
+        count_KI = np.stack([known_RI[kind_R == k].sum(axis=0) for k in kinds])
+        sum_KI = np.stack([np.nansum(scores_RI[kind_R == k], axis=0) for k in kinds])
+        nothing_KI = np.full(sum_KI.shape, np.nan, dtype=np.float32)
+        mean_KI = np.divide(sum_KI, count_KI, out=nothing_KI, where=count_KI > 0)
+        return cls(scores_RI, mean_KI, place_R.ravel(), np.nanvar(scores_RI, axis=0))
 
     def worst(self, r: int, other: int) -> list[int]:
-        """Return the items that a run did worst on beside all others, and those that flipped."""
-        beside = self.scores_RI[r] - self.mean_I
+        """Return the items that a run did worst on beside others of its kind, and the flipped."""
+        beside = self.scores_RI[r] - self.mean_KI[self.kind_R[r]]
         apart = np.abs(self.scores_RI[r] - self.scores_RI[other])
         worst = [int(i) for i in np.argsort(beside, kind="stable")[:WORST] if beside[i] < 0]
         order = np.lexsort((-self.spread_I, -apart))[:WORST]
@@ -202,6 +210,15 @@ def _pairs(names: Names, run_R: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
         other = int(np.lexsort((*keys, same))[0])
         if not same[other]:
             yield int(r), other
+
+
+def _kinds(names: Names) -> npt.NDArray[np.intp]:
+    """Return a number for every run: runs of one data set and base model have the same."""
+    first = names.first
+    order = np.argsort(names.run[first], kind="stable")
+    own = [c.codes[first][order] for c in names.columns if c.factor.part == "stratum"]
+    codes = np.column_stack([np.zeros(int(first.sum()), dtype=np.int64), *own])
+    return np.unique(codes, axis=0, return_inverse=True)[1].ravel()
 
 
 def _cells(names: Names) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from analysis.engine.fits import ESTIMABLE
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError
+from analysis.explorer.cautions import lines
 from analysis.explorer.design import Separable, separable
 from analysis.explorer.means import PanelNames
 from analysis.explorer.packing import Packer
@@ -72,8 +73,8 @@ def model_data(panel: PanelNames, pack: Packer) -> dict[str, Any]:
     try:
         found = separable(model.fit, model.used)
     except AnalysisError:
-        return about | {"fit": None}
-    return about | {"fit": _fit_data(panel, found, pack)}
+        return about | {"fit": None, "cautions": []}
+    return about | {"fit": _fit_data(panel, found, pack), "cautions": lines(panel, found)}
 
 
 def _fit_data(panel: PanelNames, found: Separable, pack: Packer) -> dict[str, Any]:

@@ -1,30 +1,38 @@
 """Everything that the explorer of a study's page works on, as one packed text."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.explorer.cautions import curves, warned
 from analysis.explorer.items import items_data
-from analysis.explorer.means import panel_names
+from analysis.explorer.means import PanelNames, panel_names
 from analysis.explorer.models import model_data
 from analysis.explorer.names import Column, Names, names_of, numbers
 from analysis.explorer.packing import Packer
 from analysis.explorer.records import curves_data, logs_data, settings_data
 from analysis.regression.study import Study
 from analysis.report import words
+from analysis.table.items import RIGHT
 
 VERSION = 1
 STRATA = ("dataset", "model")
 
 
-def payload(study: Study, prompts: pd.DataFrame | None = None) -> str:
+def payload(
+    study: Study,
+    prompts: pd.DataFrame | None = None,
+    warnings: Sequence[tuple[str, str]] = (),
+) -> str:
     """Return the data of a study's explorer, as `explorer.packing` writes it.
 
     Args:
         study: with its models.
         prompts: task, doc_id and prompt of its items, where they are known.
+        warnings: of the page, (heading, text): they stand where a factor is shown that one names.
     """
     pack = Packer()
     names = names_of(study)
@@ -38,12 +46,18 @@ def payload(study: Study, prompts: pd.DataFrame | None = None) -> str:
         "keys": keys,
         "tasks": _tasks(study.rows),
         "scores": pack.array(_scores(study.rows, keys), "f64"),
-        "models": [model_data(panel_names(names, m), pack) for m in study.panels],
+        "models": [_model(study, panel_names(names, m), pack) for m in study.panels],
+        "warnings": warned(warnings, names),
         "joint": study.joint.fit.formula if study.joint is not None else None,
     }
     if study.folder is not None and (study.folder / "cells").is_dir():
         content |= _beside(study, study.folder, (names, keys), pack, prompts)
     return pack.text(content)
+
+
+def _model(study: Study, panel: PanelNames, pack: Packer) -> dict[str, Any]:
+    found = model_data(panel, pack)
+    return found | {"cautions": found["cautions"] + curves(study, panel)}
 
 
 def _beside(
@@ -76,10 +90,19 @@ def _factor(column: Column, names: Names, pack: Packer) -> dict[str, Any]:
 def _tasks(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the tasks in their order, each with the group that a model is fitted to."""
     first = rows.drop_duplicates("task")
+    columns = (first[n] for n in ("task", "task_group", "metric", "to_points"))
     return [
-        {"name": str(t), "group": str(g), "title": words.group_text(str(g)), "metric": str(m)}
-        for t, g, m in zip(first["task"], first["task_group"], first["metric"], strict=True)
-    ]
+        {
+            "name": str(t), "group": str(g), "title": words.group_text(str(g)), "metric": str(m),
+            "range": _range(float(points)),
+        }
+        for t, g, m, points in zip(*columns, strict=True)
+    ]  # fmt: skip
+
+
+def _range(to_points: float) -> list[float] | None:
+    """Return the lowest and the highest score there can be, in points; None where it is open."""
+    return sorted([0.0, to_points]) if abs(to_points) == RIGHT else None
 
 
 def _scores(rows: pd.DataFrame, keys: list[str]) -> Any:

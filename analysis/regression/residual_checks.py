@@ -8,6 +8,7 @@ F(y), are standard normal where the model is right. The draws are always the sam
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -123,21 +124,34 @@ def check_rows(reg: Regression, found: "pd.Series[float]") -> pd.DataFrame:
         ("excess kurtosis", tails, np.nan, ""),
         ("share beyond 3 standard deviations (normal: 0.27 %)", beyond, np.nan, ""),
     ]
-    rows += [(check, t, p, said) for _, check, t, p, said in _curvature(reg)]
+    rows += [
+        (f"curvature over {one.column}: t of its square", one.t, one.p, one.words)
+        for one in bends(reg)
+    ]
     return pd.DataFrame(rows, columns=["check", "value", "p", "words"])
+
+
+@dataclass(frozen=True, slots=True)
+class Bend:
+    """The test of the square of a number that stands in a model as a straight line."""
+
+    column: str
+    t: float
+    p: float
+    words: str  # that the score bends over it; "" where it is not seen to
+
+
+def bends(reg: Regression) -> list[Bend]:
+    """Return the tests of every number that stands in the model as a straight line."""
+    return reg.once("curvature", lambda: list(_bends(reg)))
 
 
 def bent(reg: Regression) -> list[tuple[str, bool]]:
     """Return every number that stands as a straight line, and whether the score bends over it."""
-    return [(column, bool(said)) for column, *_, said in _curvature(reg)]
+    return [(one.column, bool(one.words)) for one in bends(reg)]
 
 
-def _curvature(reg: Regression) -> list[tuple[str, str, float, float, str]]:
-    return reg.once("curvature", lambda: list(_bends(reg)))
-
-
-def _bends(reg: Regression) -> Iterator[tuple[str, str, float, float, str]]:
-    """Yield column, name, t, p and words of the test of the square of every straight line."""
+def _bends(reg: Regression) -> Iterator[Bend]:
     every = effects(reg.fit)
     times = Counter(name for effect in every for name in effect.variables)
     numbers = [
@@ -162,7 +176,7 @@ def _bends(reg: Regression) -> Iterator[tuple[str, str, float, float, str]]:
                 f"The score bends over {column} (p = {shown(found.p, P_VALUE)} for its square): a "
                 f"straight line misstates its effect; add I(({term})^2) to the formula."
             ).replace("= <", "< ")  # fmt: skip
-            yield column, f"curvature over {column}: t of its square", found.t, found.p, said
+            yield Bend(column, found.t, found.p, said)
 
 
 def check_table(rows: pd.DataFrame) -> Table:

@@ -183,7 +183,7 @@ def _results_page(
             raise AnalysisError(f"{wanted[0]}: no model can be fitted here; {error}") from error
         return _plain_page(raw, frame, place, (_title(name, raw), str(error)))
     page = _study_page(found, _title(name, raw), source)
-    return replace(page, explorer=payload(found, prompts))
+    return replace(page, explorer=payload(found, prompts, page.warnings))
 
 
 def fitted_study(

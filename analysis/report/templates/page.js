@@ -70,8 +70,11 @@ function reveal(target) {
   const own = target.querySelector(":scope > details.part");
   if (own) own.open = true;
 }
+function named(text) {
+  try { return decodeURIComponent(text); } catch { return text; } // a "%" that stands for no character
+}
 function follow() {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(named(location.hash.slice(1)));
   if (target) { reveal(target); target.scrollIntoView(); }
 }
 addEventListener("hashchange", follow);

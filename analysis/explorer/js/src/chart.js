@@ -5,6 +5,7 @@ import { levelText } from "./data.js";
 import { number, signed } from "./view.js";
 
 const SYMBOLS = ["circle", "square", "triangle", "diamond2", "star", "cross", "wye", "hexagon"];
+const APART = 14; // pixels between the marks of two colours at one level
 const COLOURS = 8; // of the style sheet: --c0 to --c7
 export const colourOf = (code) => (code < 0 ? "var(--c0)" : `var(--c${code % COLOURS})`);
 export const symbolOf = (code) => (code < 0 ? SYMBOLS[0] : SYMBOLS[(code + Math.floor(code / COLOURS)) % SYMBOLS.length]);
@@ -31,7 +32,7 @@ function marked(svg) {
 function range(panels) {
   let low = Infinity, high = -Infinity;
   for (const panel of panels) for (const g of panel.groups) {
-    for (const v of [g.low, g.high, g.estimate]) if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
+    for (const v of [g.low, g.high, g.estimate, g.raw?.estimate]) if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
   }
   return [low, high];
 }
@@ -41,7 +42,8 @@ export function describe(group, view) {
   const parts = ["x", "colour"].filter((n) => chosen[n] >= 0).map((n) => `${data.factors[chosen[n]].name} ${levelText(data.factors[chosen[n]], group[n])}`);
   const value = (reference ? signed : number)(group.estimate);
   const ends = Number.isFinite(group.low) ? ` (${number(group.low)} to ${number(group.high)})` : "";
-  return `${parts.join(", ")}: ${value}${ends}, ${group.runs.size} run${group.runs.size === 1 ? "" : "s"}`;
+  const beside = Number.isFinite(group.raw?.estimate) ? `, of runs ${(reference ? signed : number)(group.raw.estimate)}` : "";
+  return `${parts.join(", ")}: ${value}${ends}${beside}, ${group.runs.size} run${group.runs.size === 1 ? "" : "s"}`;
 }
 
 function intervals(panel, view, options) {
@@ -50,8 +52,10 @@ function intervals(panel, view, options) {
   const factor = data.factors[chosen.x], up = upright(factor);
   const levels = [...new Set(panel.groups.map((g) => g.x))].sort((a, b) => a - b);
   const colours = [...new Set(panel.groups.map((g) => g.colour))].sort((a, b) => a - b);
-  const spread = colours.length > 1 ? Math.min(0.7, 0.14 * colours.length) : 0;
-  const at = (g) => levels.indexOf(g.x) + (spread ? (colours.indexOf(g.colour) / (colours.length - 1) - 0.5) * spread : 0);
+  const row = Math.max(20, APART * colours.length + 8); // pixels of a level beside which names stand
+  const apart = Math.min(0.8 / colours.length, APART / (up ? (width - 60) / levels.length : row)); // in levels
+  const there = new Map(levels.map((x) => [x, colours.filter((c) => panel.groups.some((g) => g.x === x && g.colour === c && Number.isFinite(g.estimate)))]));
+  const at = (g) => { const own = there.get(g.x); return levels.indexOf(g.x) + (own.indexOf(g.colour) - (own.length - 1) / 2) * apart; };
   const groups = panel.groups.filter((g) => Number.isFinite(g.estimate)).map((g) => ({ ...g, at: at(g), group: g }));
   const whole = groups.filter((g) => Number.isFinite(g.low));
   const labels = levels.map((code) => levelText(factor, code));
@@ -62,12 +66,12 @@ function intervals(panel, view, options) {
   const short = (i) => { const l = labels[i] ?? ""; const most = Math.floor((room - 14) / 6.6); return l.length > most && !up ? `${l.slice(0, most - 1)}…` : l; };
   const crowded = up && (7 * widest(labels) + 6) * labels.length > width - 60;
   const title = reference ? "difference, points" : "points";
-  const height = up ? 258 + (crowded ? 6 * widest(labels) : 0) : 48 + levels.length * Math.max(18, 9 * colours.length + 6);
+  const height = up ? 258 + (crowded ? 7 * widest(labels) : 0) : 62 + (levels.length + 0.2) * row;
   const position = { domain: [-0.6, levels.length - 0.4], ticks: levels.map((_, i) => i), tickFormat: short, label: null, reverse: false, grid: false };
   const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: domain(panel, view, options), zero: false };
   const marks = [
     up ? gridY({ stroke: "var(--rule)", strokeOpacity: 1 }) : gridX({ stroke: "var(--rule)", strokeOpacity: 1 }),
-    reference ? (up ? ruleY([0], { stroke: "var(--muted)" }) : ruleX([0], { stroke: "var(--muted)" })) : null,
+    reference ? (up ? ruleY : ruleX)([0], { stroke: "var(--ink)", strokeWidth: 1.5, strokeDasharray: "5 3", ariaLabel: "zero" }) : null,
     dots ? runMarks(panel, view, at, up) : null,
     up && levels.length > 1 ? line(groups, { ...channel("at", "estimate"), z: "colour", stroke: (g) => colourOf(g.colour), strokeOpacity: 0.45, strokeWidth: 1.2 }) : null,
     link(whole, { ...ends, stroke: (g) => colourOf(g.colour), strokeWidth: 2 }),
@@ -75,10 +79,14 @@ function intervals(panel, view, options) {
       ...channel("at", "estimate"), fill: colourOf(code), symbol: symbolOf(code), r: 4, stroke: "var(--card)", strokeWidth: 1,
       title: (g) => describe(g, view), className: "picks",
     })),
+    dot(groups.filter((g) => Number.isFinite(g.raw?.estimate)), {
+      ...channel("at", (g) => g.raw.estimate), stroke: (g) => colourOf(g.colour), symbol: (g) => symbolOf(g.colour), r: 4,
+      strokeWidth: 1.5, ariaLabel: "of runs", pointerEvents: "none",
+    }),
   ];
   const svg = plot({
     width, height, style: FONT, className: "explorer-plot",
-    marginLeft: up ? 46 : room, marginRight: 14, marginTop: 28, marginBottom: up ? (crowded ? 14 + 6 * widest(labels) : 28) : 34,
+    marginLeft: up ? 46 : room, marginRight: 14, marginTop: 28, marginBottom: up ? (crowded ? 14 + 7 * widest(labels) : 28) : 34,
     [pos]: { ...position, tickRotate: crowded ? -90 : 0, tickSize: 0 }, [val]: value,
     symbol: { type: "identity" }, color: { type: "identity" }, marks,
   });

@@ -9,10 +9,16 @@ import { number, signed } from "./view.js";
 const WORST = 20; // items of a table
 const NEAREST = 12; // neighbours to choose from
 
+// The levels of a run's data set and base model, as one text.
+function stratum({ data, cells }, run) {
+  const { codes } = cells.list[cells.cellOf[run]];
+  return data.strata.map((column) => codes[data.factors.findIndex((f) => f.column === column)]).join(",");
+}
+
 export class Drawer {
   constructor(context, onChange) {
     Object.assign(this, { context, onChange });
-    this.items = context.data.items ? new Items(context.data.items) : null;
+    this.items = context.data.items ? new Items(context.data.items, (run) => stratum(context, run)) : null;
     this.dialog = element("dialog", { className: "drawer", id: "cell-drawer", aria: { labelledby: "cell-title" } });
     this.dialog.addEventListener("close", () => { if (this.run !== null) { this.run = null; onChange(null, null); } });
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
@@ -166,7 +172,7 @@ export class Drawer {
   }
 
   fillItems(place, row, other, k) {
-    const { items } = this, task = items.tasks[k], key = this.context.data.keys[this.run];
+    const { items } = this, { data } = this.context, task = items.tasks[k], key = this.context.data.keys[this.run];
     const gold = (r) => items.texts[task.gold[r.i]] ?? "";
     const shown = (value) => (value === null ? "not kept here" : value);
     const column = (title, value, wide) => ({ title, value: (r) => value(r) ?? "", text: (r) => shown(value(r)), wide });
@@ -174,8 +180,8 @@ export class Drawer {
     const base = [{ title: "item", value: (r) => task.doc[r.i], text: (r) => String(task.doc[r.i]), number: true }];
     if (task.prompt) base.push(column("prompt", (r) => items.texts[task.prompt[r.i]] ?? "", 48));
     base.push(column("right answer", gold, 26), column("answer here", (r) => items.answer(task, row, r.i), 30));
-    const tables = [new Table({ name: `worst-${task.name}-${key}`, caption: `Worst items: below most other runs`, height: 8, rows: items.worst(task, row, WORST),
-      columns: [...base, score("score", (r) => items.score(task, row, r.i)), score("mean of all runs", (r) => items.mean(task)[r.i])] }).node];
+    const tables = [new Table({ name: `worst-${task.name}-${key}`, caption: "Worst items: below most other runs", height: 8, rows: items.worst(task, row, WORST),
+      columns: [...base, score("score", (r) => items.score(task, row, r.i)), score(data.strata.length ? "mean of its kind" : "mean of all runs", (r) => items.mean(task, row)[r.i])] }).node];
     let counts = "";
     if (other !== undefined) {
       const flipped = items.flipped(task, row, other);
@@ -186,7 +192,8 @@ export class Drawer {
     }
     const some = task.size < task.of ? ` Of its ${task.of.toLocaleString("en")} items, the ${task.size.toLocaleString("en")} on which runs differ most.` : "";
     const prompts = task.prompt ? "" : " The prompts: ablate report RESULTS --prompts.";
+    const kind = data.strata.length ? " Its kind: all runs of its data set and base model." : "";
     place.replaceChildren(...(counts ? [element("p", { textContent: counts })] : []), ...tables,
-      element("p", { className: "caption", textContent: `Answers of ${items.read} of ${items.rowOf.size} runs are in this page, each for its worst and its flipped items.${some} Every item and answer: cells/${key}/items.parquet in the folder of the results.${prompts}` }));
+      element("p", { className: "caption", textContent: `Answers of ${items.read} of ${items.rowOf.size} runs are in this page, each for its worst and its flipped items.${some}${kind} Every item and answer: cells/${key}/items.parquet in the folder of the results.${prompts}` }));
   }
 }

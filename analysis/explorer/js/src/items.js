@@ -1,7 +1,9 @@
 // The items of a study: scores of every run, and what some of them answered.
 
 export class Items {
-  constructor(items) {
+  // stratumOf: of every run of the page, what names its data set and base model.
+  constructor(items, stratumOf) {
+    this.stratumOf = Array.from(items.runs, (run) => stratumOf(run));
     this.rowOf = new Map(Array.from(items.runs, (run, row) => [run, row]));
     this.texts = items.texts;
     this.read = items.read;
@@ -15,18 +17,22 @@ export class Items {
     return byte === 255 ? NaN : task.low + (byte / 254) * (task.high - task.low || 1);
   }
 
-  mean(task) {
-    if (!task.mean) {
+  // The mean scores of the items over the runs of one data set and base model, that of a run.
+  mean(task, of) {
+    task.means ??= new Map();
+    const own = this.stratumOf[of];
+    if (!task.means.has(own)) {
       const sum = new Float64Array(task.size), count = new Float64Array(task.size);
       for (let row = 0; row < this.rowOf.size; row++) {
+        if (this.stratumOf[row] !== own) continue;
         for (let i = 0; i < task.size; i++) {
           const s = this.score(task, row, i);
           if (!Number.isNaN(s)) { sum[i] += s; count[i] += 1; }
         }
       }
-      task.mean = sum.map((s, i) => s / count[i]);
+      task.means.set(own, sum.map((s, i) => s / count[i]));
     }
-    return task.mean;
+    return task.means.get(own);
   }
 
   answer(task, row, i) {
@@ -40,9 +46,9 @@ export class Items {
     return place === undefined ? null : this.texts[place];
   }
 
-  // Items on which a run is furthest below the mean of all runs.
+  // Items on which a run is furthest below that mean.
   worst(task, row, most) {
-    const mean = this.mean(task);
+    const mean = this.mean(task, row);
     return [...Array(task.size).keys()]
       .map((i) => ({ i, below: this.score(task, row, i) - mean[i] }))
       .filter((d) => d.below < 0)
@@ -52,7 +58,7 @@ export class Items {
 
   // Items on which two runs differ, the largest difference first, then those that most runs differ on.
   flipped(task, row, other) {
-    const mean = this.mean(task), middle = (task.low ?? 0) / 2 + (task.high ?? 100) / 2;
+    const mean = this.mean(task, row), middle = (task.low ?? 0) / 2 + (task.high ?? 100) / 2;
     return [...Array(task.size).keys()]
       .map((i) => ({ i, apart: this.score(task, row, i) - this.score(task, other, i) }))
       .filter((d) => d.apart)

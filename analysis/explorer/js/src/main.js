@@ -4,7 +4,7 @@ import { colourOf, describe, drawn, symbolOf } from "./chart.js";
 import { cellsOf, levelText, unpack } from "./data.js";
 import { Drawer } from "./drawer.js";
 import { Panel } from "./model.js";
-import { decode, encode, valid } from "./state.js";
+import { decode, encode, unknown, valid } from "./state.js";
 import { Table, element } from "./table.js";
 import { critical } from "./student.js";
 import { number, view } from "./view.js";
@@ -31,7 +31,8 @@ class Explorer {
     this.cells = cellsOf(data);
     this.models = data.models.map((m) => new Panel(data, m));
     this.defaults = defaultsOf(data);
-    this.state = valid(decode(location.hash) ?? {}, data, this.defaults);
+    const asked = decode(location.hash);
+    this.state = valid(asked ?? {}, data, this.defaults);
     this.every = false;
     this.picked = null;
     this.build();
@@ -42,6 +43,7 @@ class Explorer {
     });
     this.update();
     this.openCell();
+    this.miss(asked);
     addEventListener("hashchange", () => this.follow());
     let width = root.clientWidth;
     new ResizeObserver(() => {
@@ -60,6 +62,15 @@ class Explorer {
     this.update();
     this.root.scrollIntoView();
     this.openCell();
+    this.miss(asked);
+  }
+
+  // Say what an address asks for that is not here, and take it out of the address.
+  miss(asked) {
+    const lost = asked ? unknown(asked, this.data, this.defaults) : [];
+    this.lost.hidden = !lost.length;
+    this.lost.textContent = lost.length ? `The address asks for ${lost.join(", ")}, which this page does not have.` : "";
+    if (lost.length) this.remember();
   }
 
   openCell() {
@@ -73,6 +84,7 @@ class Explorer {
   remember() { history.replaceState(history.state, "", encode(this.state)); }
 
   choose(change) {
+    this.lost.hidden = true;
     this.state = valid({ ...this.state, ...change }, this.data, this.defaults);
     this.picked = null;
     this.remember();
@@ -105,10 +117,11 @@ class Explorer {
       this.remember();
       try { await navigator.clipboard.writeText(location.href); copied.textContent = "copied"; } catch { copied.textContent = "the link is in the address bar"; }
     } });
-    const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: {} }; this.picked = null; this.remember(); this.update(); } });
+    const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: {} }; this.lost.hidden = true; this.picked = null; this.remember(); this.update(); } });
     const form = element("form", { className: "controls", onsubmit: (e) => e.preventDefault(), aria: { label: "what the figures show" } },
       select("x", "Factor"), select("colour", "Colour"), select("panel", "Panels"), select("scores", "Scores"), select("show", "Figure"), select("ref", "Difference from"),
       element("label", { className: "check" }, dots, "every run"), element("label", { className: "check" }, one, "one scale"));
+    this.lost = element("p", { className: "warning", role: "status", hidden: true });
     this.status = element("p", { className: "explore-status", role: "status" });
     this.legend = element("div", { className: "explore-legend" });
     this.charts = element("div", { className: "panels" });
@@ -116,7 +129,7 @@ class Explorer {
     this.numbers = new Table({ name: "view", caption: "The numbers of this view", columns: [], rows: [], onRow: (row) => this.pick(row.group) });
     this.chip = element("p", { className: "chip", hidden: true });
     this.list = new Table({ name: "cells", caption: "Cells: one opens in full", columns: this.cellColumns(), rows: this.cells.list, onRow: (cell) => this.drawer.show(cell.runs[0]) });
-    this.root.replaceChildren(form, filter, element("div", { className: "tools" }, this.link, reset, copied), this.status, this.legend, this.charts, this.more, this.numbers.node, this.chip, this.list.node);
+    this.root.replaceChildren(this.lost, form, filter, element("div", { className: "tools" }, this.link, reset, copied), this.status, this.legend, this.charts, this.more, this.numbers.node, this.chip, this.list.node);
   }
 
   fillControls() {
@@ -192,7 +205,9 @@ class Explorer {
     const lost = panel.groups.filter((g) => !Number.isFinite(g.estimate)).length;
     const basis = panel.why ? `Means of runs, t intervals over seeds: ${panel.why}.` : `Estimated marginal means of the model (${panel.status}).`;
     const outside = panel.outside ? ` ${panel.outside} run${panel.outside === 1 ? " is" : "s are"} not in it.` : "";
-    const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), element("br"), `${basis}${outside}`, lost ? ` ${lost} not determined.` : "");
+    const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), element("br"), `${basis}${outside}`, lost ? ` ${lost} not determined.` : "",
+      panel.beside ? ` Hollow: ${this.state.ref ? "differences of means" : "means"} of its runs, not adjusted.` : "",
+      ...panel.cautions.map((text) => element("span", { className: "caution", textContent: text })));
     return element("figure", { className: "panel" }, caption, svg);
   }
 
@@ -229,6 +244,7 @@ class Explorer {
       { title: "panel", value: (r) => r.panel.title, text: (r) => r.panel.title, wide: 40 },
       ...names.map((n) => ({ title: data.factors[found.chosen[n]].name, value: value(n), text: text(n), number: data.factors[found.chosen[n]].numbers !== null })),
       figure(this.state.ref ? "difference" : "mean", "estimate"), figure("95 % low", "low"), figure("95 % high", "high"), figure("s.e.", "se"), figure("df", "df", 1),
+      ...(found.panels.some((p) => p.beside) ? [{ title: "of runs", value: (r) => r.group.raw?.estimate ?? NaN, text: (r) => number(r.group.raw?.estimate ?? NaN), number: true }] : []),
       { title: "runs", value: (r) => r.group.runs.size, text: (r) => String(r.group.runs.size), number: true },
       { title: "intervals", value: (r) => (r.panel.why ? "seeds" : "model"), text: (r) => (r.panel.why ? "seeds" : "model") },
     ];

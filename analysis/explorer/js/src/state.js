@@ -17,18 +17,31 @@ export function encode(state) {
 export function decode(hash) {
   const match = hash.match(new RegExp(`^#${ANCHOR}(?:\\?(.*))?$`));
   if (!match) return null;
-  const state = { where: {} };
+  const state = { where: Object.create(null), other: [] };
   for (const [name, value] of new URLSearchParams(match[1] ?? "")) {
     if (PLAIN.includes(name)) state[name] = value;
     else if (name.startsWith("f.")) (state.where[name.slice(2)] ??= []).push(value);
+    else state.other.push(value ? `${name}=${value}` : name);
   }
   return state;
+}
+
+// What an address asks for that the page does not have, as it stands there; `state` is of `decode`.
+export function unknown(state, data, defaults) {
+  const found = valid(state, data, defaults);
+  const lost = PLAIN.filter((name) => state[name] && found[name] !== state[name]).map((name) => `${name}=${state[name]}`);
+  for (const [column, levels] of Object.entries(state.where)) {
+    const factor = data.factors.find((f) => f.column === column);
+    lost.push(...levels.filter((level) => !factor?.levels.includes(level)).map((level) => `f.${column}=${level}`));
+  }
+  return [...lost, ...state.other];
 }
 
 // A state with what the data know alone: an address may be of another study, or be typed by hand.
 export function valid(state, data, defaults) {
   const columns = data.factors.map((f) => f.column);
-  const found = { ...defaults, ...state, where: {} };
+  const { other, ...asked } = state;
+  const found = { ...defaults, ...asked, where: {} };
   for (const name of ["x", "colour", "panel"]) {
     if (found[name] === "none" || columns.includes(found[name])) continue;
     found[name] = defaults[name];
@@ -45,6 +58,8 @@ export function valid(state, data, defaults) {
   if (!scores.includes(found.scores)) found.scores = defaults.scores;
   if (!["intervals", "heat"].includes(found.show)) found.show = defaults.show;
   if (found.ref && !referenceOf(found, data)) found.ref = "";
+  for (const name of ["cell", "beside"]) if (found[name] && !data.keys.includes(found[name])) found[name] = "";
+  for (const name of ["dots", "one"]) if (found[name] && found[name] !== "1") found[name] = "";
   return found;
 }
 

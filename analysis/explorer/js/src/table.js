@@ -5,6 +5,25 @@ const ROW = 30; // pixels, as in the style sheet
 const SEEN = 14; // rows of the frame at most
 const BEYOND = 6; // rows above and below that are there already
 
+const SIDES = 24; // pixels beside a cell's text, as in the style sheet, and one for rounding
+const ARROW = 14; // of a head that sorts
+const HEAD = 190; // of a head at most
+const CHARACTER = 7.5; // of a text that is cut
+const LONGEST = 5; // texts of a column that are measured: those with the most characters
+
+let pen; // measures
+const fonts = new Map();
+// The pixels that a text takes in a table.
+function drawnWidth(text, bold = false) {
+  pen ??= document.createElement("canvas").getContext("2d");
+  if (!fonts.has(bold)) {
+    const size = 0.84 * parseFloat(getComputedStyle(document.documentElement).fontSize);
+    fonts.set(bold, `${bold ? "600 " : ""}${size}px ${getComputedStyle(document.body).fontFamily}`);
+  }
+  pen.font = fonts.get(bold);
+  return pen.measureText(text).width;
+}
+
 export function element(name, properties = {}, ...children) {
   const { aria = {}, data = {}, ...own } = properties;
   const found = Object.assign(document.createElement(name), own);
@@ -69,10 +88,12 @@ export class Table {
 
   widths() {
     const sample = this.all.length > 400 ? this.all.filter((_, i) => i % Math.ceil(this.all.length / 400) === 0) : this.all;
-    const wide = this.columns.map((c) => Math.min(c.wide ?? 30, Math.max(Math.min(c.title.length + 2, 16), ...sample.map((r) => c.text(r).length))));
+    const longest = (c) => sample.map((r) => c.text(r)).sort((a, b) => b.length - a.length).slice(0, LONGEST);
+    const wide = this.columns.map((c) => Math.ceil(SIDES + Math.min((c.wide ?? 30) * CHARACTER, Math.max(
+      Math.min(drawnWidth(c.title, true) + ARROW, HEAD), ...longest(c).map((text) => drawnWidth(text))))));
     this.table.querySelector("colgroup")?.remove();
-    this.table.prepend(element("colgroup", {}, ...wide.map((w) => { const col = element("col"); col.style.width = `calc(${w}ch + 1.4rem)`; return col; })));
-    this.table.style.minWidth = `calc(${wide.reduce((a, b) => a + b, 0)}ch + ${1.4 * wide.length}rem)`;
+    this.table.prepend(element("colgroup", {}, ...wide.map((w) => { const col = element("col"); col.style.width = `${w}px`; return col; })));
+    this.table.style.minWidth = `${wide.reduce((a, b) => a + b, 0)}px`;
   }
 
   sort(i) {

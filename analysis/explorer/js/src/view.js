@@ -63,6 +63,13 @@ export function view(state, context) {
       const model = outcome.group && modelOf(models, data, stratum, outcome.group);
       const why = objection(data, model, outcome, of, inside);
       const groups = why ? rawMeans(data, cells, stratum.names, of, inside, outcome.tasks) : model.means(of, inside);
+      const shown = new Set([...factors, ...inside.keys()]);
+      const about = (list) => list.filter((c) => c.factors.some((f) => shown.has(f)));
+      const range = rangeOf(data, outcome.tasks), form = why ? [] : about(model.own.cautions);
+      const told = [...form, ...about(data.warnings)].map((c) => c.text);
+      // Where the model's form is in doubt the means of the same runs stand beside its own.
+      const doubted = !why && (form.length || groups.some((g) => beyond(g.estimate, range)));
+      const plain = new Map(doubted ? rawMeans(data, cells, model.own.names, of, inside, outcome.tasks).map((g) => [g.key, g]) : []);
       for (const group of groups) {
         const code = (f) => {
           const s = stratum.factors.indexOf(f);
@@ -72,20 +79,31 @@ export function view(state, context) {
         const titles = [...apart.map((f) => levelText(data.factors[f], code(f))), outcome.title];
         if (chosen.panel >= 0) titles.push(`${data.factors[chosen.panel].name} ${levelText(data.factors[chosen.panel], code(chosen.panel))}`);
         const title = titles.join(" · ");
-        if (!panels.has(title)) panels.set(title, { title, why, order: [...apart.map(code), outcome.tasks[0], code(chosen.panel)], groups: [], status: why ? "" : model.own.status, tasks: outcome.tasks, outside: why ? 0 : outside(data, stratum.names, inside, model) });
+        if (!panels.has(title)) panels.set(title, { title, why, cautions: told, range, order: [...apart.map(code), outcome.tasks[0], code(chosen.panel)], groups: [], status: why ? "" : model.own.status, tasks: outcome.tasks, outside: why ? 0 : outside(data, stratum.names, inside, model) });
         const panel = panels.get(title);
         panel.why ||= why;
-        panel.groups.push({ ...group, model: why ? null : model, x: code(chosen.x), colour: code(chosen.colour), code });
+        panel.groups.push({ ...group, raw: plain.get(group.key) ?? null, model: why ? null : model, x: code(chosen.x), colour: code(chosen.colour), code });
       }
     }
   }
   const list = [...panels.values()].sort((a, b) => compareLists(a.order, b.order));
   for (const panel of list) {
+    const far = panel.why ? [] : panel.groups.filter((g) => beyond(g.estimate, panel.range));
+    if (far.length) panel.cautions = [`${far.length} of ${panel.groups.length} means ${far.length === 1 ? "is" : "are"} beyond ${panel.range[0]} to ${panel.range[1]} points, where no score can be: the model does not hold there.`, ...panel.cautions];
+    panel.beside = panel.groups.some((g) => g.raw);
     panel.groups = reference ? differences(panel, reference, chosen) : panel.groups;
     panel.groups.sort((a, b) => a.x - b.x || a.colour - b.colour);
   }
   return { panels: list, chosen, reference, where, data };
 }
+
+// The scores that there can be of some tasks, in points; null where one of them has no bound.
+function rangeOf(data, tasks) {
+  const ranges = tasks.map((t) => data.tasks[t].range);
+  return ranges.includes(null) ? null : [Math.min(...ranges.map((r) => r[0])), Math.max(...ranges.map((r) => r[1]))];
+}
+
+const beyond = (value, range) => range !== null && (value < range[0] || value > range[1]);
 
 // How many runs of a stratum a model was not fitted to.
 function outside(data, names, where, model) {
@@ -108,9 +126,9 @@ function differences(panel, reference, chosen) {
   return panel.groups.filter((g) => g[axis] !== reference.code).map((group) => {
     const base = panel.groups.find((g) => g[axis] === reference.code && g[other] === group[other]);
     const nothing = { estimate: NaN, se: NaN, df: NaN, low: NaN, high: NaN };
-    if (!base) return { ...group, ...nothing };
-    if (group.model !== base.model) return { ...group, ...nothing };
-    return { ...group, ...(group.model ? group.model.difference(group, base) : rawDifference(group, base)) };
+    if (!base || group.model !== base.model) return { ...group, raw: null, ...nothing };
+    const raw = group.raw && base.raw ? rawDifference(group.raw, base.raw) : null;
+    return { ...group, raw, ...(group.model ? group.model.difference(group, base) : rawDifference(group, base)) };
   });
 }
 
