@@ -49,6 +49,7 @@ class Shown(Watch):
         self._ends: dict[object, float] = {}  # when a process ended its last run
         self._places = Places()
         self._estimated = float("-inf")
+        self._began = float("inf")  # when it was first looked at: the workers start then
         self._note, self._left = "", dict[str, float]()
 
     def name(self, key: str) -> str:
@@ -58,6 +59,7 @@ class Shown(Watch):
     def show(self, seen: Seen) -> None:
         """Draw what is seen, with the time left."""
         now = time.monotonic()
+        self._began = min(self._began, now)
         if self._first is None:
             self._first = frozenset([*seen.done, *seen.failed])
         ended_now = self._measure(seen)
@@ -92,7 +94,8 @@ class Shown(Watch):
         for keys in given:
             beside = [key for key in keys if key in running]
             running |= {key: replace(running[key], lanes=len(beside)) for key in beside}
-        left = self.time_left.left([*filter(None, given), *([key] for key in others)], running)
+        bundles = [*filter(None, given), *([key] for key in others)]
+        left = self.time_left.left(bundles, running, waited=self._estimated - self._began)
         each = self.time_left.of_runs(list(running), running)
         self._left = {key: train + rest for key, (train, rest) in each.items()}
         self._note = ""

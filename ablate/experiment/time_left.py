@@ -106,7 +106,13 @@ class TimeLeft:
             found[key] = _left(train, score + beside, running.get(key))
         return found
 
-    def left(self, bundles: Sequence[Sequence[str]], running: Mapping[str, HowFar]) -> float:
+    def left(
+        self,
+        bundles: Sequence[Sequence[str]],
+        running: Mapping[str, HowFar],
+        *,
+        waited: float = 0.0,
+    ) -> float:
         """Return the seconds left of a sweep.
 
         Args:
@@ -114,6 +120,7 @@ class TimeLeft:
                 one bundle are one worker's.
             running: how far the runs are that are under way; several of one bundle train side by
                 side, each with the whole time of their steps.
+            waited: seconds since the workers were started; one that has no run yet still starts.
         """
         keys = [key for bundle in bundles for key in bundle]
         each = self.of_runs(keys, running)
@@ -126,13 +133,15 @@ class TimeLeft:
                 free.append(training + sum(rest for _, rest in here) + sum(waiting))
             elif waiting:
                 queue.append(sum(waiting))
-        started = bool(free) or self.knows
         idle = max(0, min(self.workers, len(free) + len(queue)) - len(free))
-        free += [0.0 if started else self.start_seconds] * idle
+        starting = 0.0 if self.knows else max(0.0, self.start_seconds - waited)
+        ends = list(free)  # not of a worker that has started when all is taken
+        free += [starting] * idle
         heapq.heapify(free)
         for seconds in queue:
-            heapq.heapreplace(free, free[0] + seconds)
-        return max(free, default=0.0)
+            ends.append(free[0] + seconds)
+            heapq.heapreplace(free, ends[-1])
+        return max(ends, default=0.0)
 
     def _usual(self) -> Expected:
         """Return what a run is expected to take of which nothing is planned."""

@@ -116,7 +116,9 @@ def test_a_fragment_that_is_no_text_is_no_error(fragment, bent, open_page):
 
 
 def test_marks_of_colours_stand_apart_and_one_alone_at_its_level(bent, open_page):
-    page = open_page(bent[0], "#explore?x=masking&colour=plw", viewport={"width": 1280, "height": 900})
+    page = open_page(
+        bent[0], "#explore?x=masking&colour=plw", viewport={"width": 1280, "height": 900}
+    )
     places = page.evaluate("""() => [...document.querySelector("figure.panel").querySelectorAll(
       "g[data-mark=dot] > *")].map((m) => { const b = m.getBoundingClientRect();
         return (b.top + b.bottom) / 2; })""")

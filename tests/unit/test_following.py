@@ -115,6 +115,35 @@ def test_a_terminal_shows_what_is_under_way(store):
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
 
 
+def test_a_narrow_terminal_keeps_what_matters_most(store):
+    from ablate.watch import Seen
+
+    a, b, c = named(store, 3)
+    long = {a: "adapter=lora plw=0.1 rank=8", b: "adapter=lora plw=0.3 rank=8"}
+    for width in (40, 60, 200):
+        file = io.StringIO()
+        console = Console(file=file, width=width, force_terminal=True, color_system=None)
+        with View(console, lambda key: f"{long[key]} {key}") as view:
+            with store.claim(a), store.claim(b):
+                heart.work_on(store.claims, None)
+                heart.at("step 12 of 40", FACTS, key=a)
+                heart.at("step 13 of 40", FACTS, key=b)
+                seen = Seen([c], [], 19, Observer(store, [a, b, c])().running)
+                view.show(seen, ", about 7 min left (from the model's size)", {a: 61.0, b: 60.0})
+            lines = file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width + len("\x1b[?25l\x1b[?25h\x1b[1A\x1b[2K\r")
+        foot = next(line for line in lines if "1/19" in line)
+        assert "about 7 min left" in foot
+        assert ("from the model's size)" in foot) == (width > 60)
+        rows = sorted(line for line in lines if "plw=0.1" in line or "plw=0.3" in line)
+        assert len(rows) == 2
+        assert [row.split()[-2:] for row in rows] == [["61", "s"], ["60", "s"]]
+        assert [row.split("step ")[1].split()[0] for row in rows] == ["12", "13"]
+        assert all("1.235" in row for row in rows)
+        assert all(("812" in row) == (width > 40) for row in rows)
+        assert (f"{long[a]} {a}" in rows[0]) == (width == 200)
+
+
 def test_it_says_when_nothing_has_moved(monkeypatch):
     console, file = terminal(tty=False)
     now = [0.0]

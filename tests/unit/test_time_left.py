@@ -41,7 +41,11 @@ def test_before_a_run_has_ended_the_plan_says_it_and_the_workers_start():
     assert not left.knows
     assert left.left(alone("abcde"), {}) == 20 + 7
     assert left.left([["a", "b"], ["c", "d", "e"]], {}) == 20 + 6  # bundles are one worker's
-    assert left.left(alone("abcde"), {"a": HowFar(0.5, 5.0)}) == 6.5  # it has started
+    # One has started: it ends a after 2.5, then takes the others before the second is there.
+    assert left.left(alone("abcde"), {"a": HowFar(0.5, 5.0)}) == 2.5 + 1 + 1 + 1 + 4
+    assert left.left(alone("abcde"), {"a": HowFar(0.5, 5.0)}, waited=19.0) == 1 + 1 + 1 + 4
+    assert left.left(alone("abcde"), {}, waited=15.0) == 5 + 7
+    assert left.left(alone("abcde"), {"a": HowFar(0.5, 5.0)}, waited=60.0) == 6.5
     assert left.left([], {}) == 0
 
 
