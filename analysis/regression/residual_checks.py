@@ -168,9 +168,10 @@ def _bends(reg: Regression) -> Iterator[Bend]:
             fit = fit_mixed(reg.used, formula, reg.family, weights=reg.proposal.weights)
         except AnalysisError:
             continue
-        if len(fit.fixef) != len(reg.fit.fixef) + 1:
+        new = ~fit.fixef.index.isin(reg.fit.fixef.index)  # interactions stand behind the square
+        if len(fit.fixef) != len(reg.fit.fixef) + 1 or new.sum() != 1:
             continue
-        found = contrast(fit, np.eye(len(fit.fixef))[-1], df=reg.df)
+        found = contrast(fit, new.astype(float), df=reg.df)
         if math.isfinite(found.p):
             said = "" if found.p * len(numbers) >= ALPHA else (
                 f"The score bends over {column} (p = {shown(found.p, P_VALUE)} for its square): a "

@@ -1,4 +1,6 @@
-"""Where the model's form fails, the explorer says so and shows the runs; addresses, tables, marks."""
+"""The explorer where a model's form fails; addresses that ask in vain; marks and tables."""
+
+import itertools
 
 import pandas as pd
 import pytest
@@ -133,7 +135,7 @@ def test_marks_of_colours_stand_apart_and_one_alone_at_its_level(bent, open_page
     for place, level in zip(ticks, sorted(levels), strict=True):
         own = sorted(levels[level])
         assert sum(own) / len(own) == pytest.approx(place, abs=2.5)
-        assert all(b - a > 12 for a, b in zip(own, own[1:], strict=False))
+        assert all(b - a > 12 for a, b in itertools.pairwise(own))
 
 
 def test_heads_stand_over_their_columns_and_nothing_scrolls_that_fits(bent, open_page):

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import AnalysisError
-from analysis.explorer import records
+from analysis.explorer import items, records
 from analysis.explorer.design import separable
 from analysis.explorer.means import marginal_means, panel_names
 from analysis.explorer.names import names_of
@@ -280,3 +280,17 @@ def test_the_page_runs_its_own_scripts_alone(study):
     assert len(re.findall(r"'sha256-", page.partition("</head>")[0])) == 2
     assert "https://" not in page.partition("</head>")[0]
     assert "<noscript>" in page
+
+
+def test_the_worst_items_of_a_run_are_those_below_runs_of_its_own_kind():
+    """Item 0 is hard on the first data set alone: beside all runs it were the worst of its runs."""
+    scores_RI = np.array([
+        [0, 100, 100], [0, 100, 100], [0, 100, 0],
+        [100, 100, 100], [100, 100, 100], [100, 0, np.nan],
+    ], dtype=np.float32)  # fmt: skip
+    scored = items._Scored.of(scores_RI, np.array([4, 4, 4, 7, 7, 7]))
+    assert scored.mean_KI[0] == pytest.approx([0, 100, 200 / 3])
+    assert scored.mean_KI[1] == pytest.approx([100, 200 / 3, 100])
+    assert scored.worst(0, 1) == []
+    assert scored.worst(2, 2) == [2]
+    assert scored.worst(5, 5) == [1]

@@ -306,6 +306,18 @@ def bowl(seed=0):
     return table.assign(loss=2 + 0.1 * bend - 0.05 * (table["optimizer"] == "lion") + noise)
 
 
+def test_a_square_is_tested_also_where_interactions_stand_behind_it():
+    table = bowl().assign(depth=lambda t: np.random.default_rng(1).normal(0, 1, len(t)))
+    formula = "loss ~ optimizer + log2(lr) + optimizer:depth"
+    (found,) = residual_checks.bends(analysed(table, Request(score="loss", formula=formula)))
+    by_hand = smf.ols(
+        "loss ~ optimizer + x + I(x**2) + optimizer:depth",
+        table.assign(x=np.log2(table["lr"])),
+    ).fit()
+    assert found.column == "lr"
+    assert found.t == pytest.approx(by_hand.tvalues["I(x ** 2)"], rel=1e-6)
+
+
 def test_a_line_that_the_data_bend_over_is_told_with_its_remedy():
     reg = analysed(bowl(), Request(score="loss", formula="loss ~ optimizer + log2(lr)"))
     (line,) = [item for item in headlines.trust(reg) if item.tag == "residuals"]
