@@ -53,7 +53,7 @@ def test_a_line_through_scores_that_bend_is_said_and_the_runs_stand_beside_it(be
         text = figure.locator("figcaption").text_content()
         assert panel["why"] == ""
         assert "straight line over log10 of the learning rate, and the score bends" in text
-        assert figure.locator("g[data-mark='of runs'] > *").count() == len(RATES)
+        assert figure.locator("g[data-mark=of-runs] > *").count() == len(RATES)
         own = means[means["task_group"].astype(str) == _group(page, panel["title"])]
         wanted = own.groupby("lr")["score"].mean()  # balanced: over runs as over seeds
         found = [g["raw"] for g in panel["groups"]]

@@ -5,6 +5,7 @@ import { levelText } from "./data.js";
 import { number, signed } from "./view.js";
 
 const SYMBOLS = ["circle", "square", "triangle", "diamond2", "star", "cross", "wye", "hexagon"];
+const NAMED = ["of-runs", "zero"]; // marks that are told apart from others of their kind
 const APART = 14; // pixels between the marks of two colours at one level
 const COLOURS = 8; // of the style sheet: --c0 to --c7
 export const colourOf = (code) => (code < 0 ? "var(--c0)" : `var(--c${code % COLOURS})`);
@@ -23,7 +24,8 @@ export function drawn(panel, view, options) {
 // A group of SVG has no role that takes a label, and the whole figure has one of its own.
 function marked(svg) {
   for (const group of svg.querySelectorAll("g[aria-label]")) {
-    group.dataset.mark = group.getAttribute("aria-label");
+    const name = group.getAttribute("class");
+    group.dataset.mark = NAMED.includes(name) ? name : group.getAttribute("aria-label");
     group.removeAttribute("aria-label");
   }
   return svg;
@@ -71,7 +73,7 @@ function intervals(panel, view, options) {
   const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: domain(panel, view, options), zero: false };
   const marks = [
     up ? gridY({ stroke: "var(--rule)", strokeOpacity: 1 }) : gridX({ stroke: "var(--rule)", strokeOpacity: 1 }),
-    reference ? (up ? ruleY : ruleX)([0], { stroke: "var(--ink)", strokeWidth: 1.5, strokeDasharray: "5 3", ariaLabel: "zero" }) : null,
+    reference ? (up ? ruleY : ruleX)([0], { stroke: "var(--ink)", strokeWidth: 1.5, strokeDasharray: "5 3", className: "zero" }) : null,
     dots ? runMarks(panel, view, at, up) : null,
     up && levels.length > 1 ? line(groups, { ...channel("at", "estimate"), z: "colour", stroke: (g) => colourOf(g.colour), strokeOpacity: 0.45, strokeWidth: 1.2 }) : null,
     link(whole, { ...ends, stroke: (g) => colourOf(g.colour), strokeWidth: 2 }),
@@ -81,7 +83,7 @@ function intervals(panel, view, options) {
     })),
     dot(groups.filter((g) => Number.isFinite(g.raw?.estimate)), {
       ...channel("at", (g) => g.raw.estimate), stroke: (g) => colourOf(g.colour), symbol: (g) => symbolOf(g.colour), r: 4,
-      strokeWidth: 1.5, ariaLabel: "of runs", pointerEvents: "none",
+      strokeWidth: 1.5, className: "of-runs", pointerEvents: "none",
     }),
   ];
   const svg = plot({
