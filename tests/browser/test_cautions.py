@@ -106,7 +106,7 @@ def test_what_an_address_asks_for_in_vain_is_said_and_taken_out(asked, bent, ope
     assert said.is_visible()
     assert "nope" not in page.url
     assert "f.adapter=lora" in page.url
-    page.select_option("#explore-panel", "plw")
+    page.select_option("#explore-show", "heat")
     assert not said.is_visible()
     page.evaluate("(asked) => { location.hash = `#explore?${asked}`; }", asked)
     page.wait_for_selector("#explorer .warning", state="visible")
