@@ -121,12 +121,10 @@ def test_marks_of_colours_stand_apart_and_one_alone_at_its_level(bent, open_page
     page = open_page(
         bent[0], "#explore?x=masking&colour=plw", viewport={"width": 1280, "height": 900}
     )
-    places = page.evaluate("""() => [...document.querySelector("figure.panel").querySelectorAll(
-      "g[data-mark=dot] > *")].map((m) => { const b = m.getBoundingClientRect();
-        return (b.top + b.bottom) / 2; })""")
-    ticks = page.evaluate("""() => [...document.querySelector("figure.panel").querySelectorAll(
-      "g[data-mark='y-axis tick label'] > text")].map((m) => { const b = m.getBoundingClientRect();
-        return (b.top + b.bottom) / 2; })""")
+    places, ticks = page.evaluate("""() => ["g[data-mark=dot] > *",
+      "g[data-mark='y-axis tick label'] > text"].map((which) => [...document.querySelector(
+      "figure.panel").querySelectorAll(which)].map((m) => { const b = m.getBoundingClientRect();
+        return (b.top + b.bottom) / 2; }))""")  # at one moment: the page may be scrolling
     groups = page.evaluate(VIEW)[0]["groups"]
     levels = {}
     for group in sorted(groups, key=lambda g: (g["colour"], g["x"])):
