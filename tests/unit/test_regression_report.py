@@ -346,6 +346,18 @@ def test_a_straight_line_is_seldom_called_bent():
     assert bent <= 6  # binomial with 5 %: beyond it in 1.4 % of draws
 
 
+def test_the_square_is_tested_also_where_interactions_stand_behind_it():
+    """p is statsmodels' for the square, of the same model without random effects."""
+    table = bowl().assign(x=lambda d: np.resize([0.0, 1.0, 2.0], len(d)))
+    formula = "loss ~ log2(lr) + optimizer * x"
+    reg = analysed(table, Request(score="loss", formula=formula))
+    rows = residual_checks.check_rows(reg, residual_checks.residuals(reg)).set_index("check")
+    ours = rows.loc["curvature over lr: t of its square", "p"]
+    design = "loss ~ np.log2(lr) + I(np.log2(lr) ** 2) + optimizer * x"
+    theirs = smf.ols(design, table).fit()
+    assert ours == pytest.approx(theirs.pvalues["I(np.log2(lr) ** 2)"], rel=1e-6)
+
+
 def test_of_a_loss_the_lowest_level_is_the_best():
     reg = analysed(bowl(), Request(score="loss", formula="loss ~ optimizer + log2(lr)"))
     table = headlines.best_levels(reg, Numbers.of(reg))
