@@ -447,3 +447,19 @@ def test_maps_are_compared_in_the_papers_order(whole):
     assert row["estimate"] == pytest.approx(-24.0, abs=2.0)
     assert row["better"] == verdicts.SUPPORTED  # less perplexity
     assert row["published"] == "GSM8K +3.0"
+
+
+def test_an_arm_of_another_order_of_magnitude_is_told_at_the_edge():
+    """So that the others can be read: their ends decide the axis, its number stands there."""
+    rows = pd.DataFrame({"estimate": [-230.0, 1.2, -2.1, 3.2]})
+    rows = rows.assign(low=rows["estimate"] - 1, high=rows["estimate"] + 1)
+    assert figures.within(rows) == pytest.approx(4.2)
+    assert figures.within(rows[1:]) == np.inf  # 4.2 is not four times 3.1
+    assert figures.within(rows.assign(estimate=np.nan, low=np.nan, high=np.nan)) == np.inf
+    arms = ["full", "MoRA, sharing", "ReLoRA", "DoRA"]
+    table = rows.assign(where="micro_math, r = 2", arm=arms, measure="perplexity", verdict="")
+    figure = figures.differences(table, pd.DataFrame(columns=["where", "arm"]), MATHS)
+    ours = figure.axes[0]
+    low, high = ours.get_xlim()
+    assert -6 < low < -4.2 < 4.2 < high < 6
+    assert "−230" in [text.get_text() for text in ours.texts]

@@ -5,6 +5,8 @@ Everything published is grey and says so. Models, data and tasks differ: the ord
 be compared, levels cannot.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +35,7 @@ COUNT_TITLES = dict(
     zip(COUNTS, ("above 0.1, as the paper counts", "above a tenth of the largest"), strict=True)
 )
 LINE = 0.155  # inches of an arm
+FAR = 4.0  # times as far as all smaller differences: told at the edge
 MARKS = ("o", "s", "D", "^")
 LEAST = 0.08  # share of the steps at which the linear panel's losses begin to be shown
 
@@ -140,6 +143,8 @@ def spectrum(points: pd.DataFrame) -> Figure:
 def differences(table: pd.DataFrame, theirs: pd.DataFrame, setting: str) -> Figure:
     """Return every arm less LoRA of one part of the paper: ours, and the published ones in grey.
 
+    An arm far beyond all others is an arrow at the edge, with its number.
+
     Args:
         table: of `tables.setting_table`.
         theirs: where, arm, measure, rank, gap, as `published.differences` has them.
@@ -155,8 +160,13 @@ def differences(table: pd.DataFrame, theirs: pd.DataFrame, setting: str) -> Figu
     axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
     for axis, measure in zip(axes, measures, strict=False):
         _bands(axis)
-        for row in rows[rows["measure"] == measure].to_dict("records"):
+        own = rows[rows["measure"] == measure]
+        reach = within(own)
+        for row in own.to_dict("records"):
             y = lines[str(row["where"]), str(row["arm"])]
+            if abs(row["estimate"]) > reach:
+                _beyond(axis, float(row["estimate"]), y, reach)
+                continue
             named = SimpleNamespace(**{str(name): value for name, value in row.items()})
             draw.whisker(axis, named, y, look=Look(INK, "o"))
         axis.set_xlabel(f"here, {HEADS[measure]}")
@@ -168,6 +178,33 @@ def differences(table: pd.DataFrame, theirs: pd.DataFrame, setting: str) -> Figu
         axis.axvline(0, color=MUTED, linewidth=0.7)
     axes[0].set_ylim(max(lines.values()) + 0.6, -0.6)
     return figure
+
+
+def within(rows: pd.DataFrame) -> float:
+    """Return the difference beyond which rows are told by a number at the edge, not drawn.
+
+    It lies where a row reaches `FAR` times as far as all smaller ones, else beyond all: an arm that
+    is another order of magnitude away would leave nothing to be read of the others.
+
+    Args:
+        rows: estimate, low, high; of one measure.
+    """
+    ends = rows[["estimate", "low", "high"]].abs().max(axis=1).sort_values().dropna().to_numpy()
+    for smaller, larger in itertools.pairwise(ends):
+        if larger > FAR * max(smaller, *MARGINS):
+            return float(smaller)
+    return math.inf
+
+
+def _beyond(axis: Axes, estimate: float, y: float, reach: float) -> None:
+    """Draw an arrow at the edge, with the estimate beside it."""
+    side = math.copysign(1, estimate)
+    axis.plot(side * reach * 1.12, y, "<" if side < 0 else ">", color=INK, markersize=4)
+    axis.annotate(
+        f"{estimate:+.0f}".replace("-", "\N{MINUS SIGN}"), (side * reach * 1.12, y),
+        xytext=(-side * 5, 0), textcoords="offset points", va="center",
+        ha="left" if side < 0 else "right", fontsize=6.5,
+    )  # fmt: skip
 
 
 def _places(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
