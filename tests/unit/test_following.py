@@ -187,7 +187,7 @@ def test_the_verb_ends_with_the_states_and_without_a_traceback(store, monkeypatc
         status.VERB.main([str(store.out), "--watch=0"])
     with pytest.raises(UserError, match="takes one folder"):
         status.VERB.main([str(store.out), "--watch", "other"])
-    with pytest.raises(UserError, match="no sweep was started here"):
+    with pytest.raises(UserError, match="no folder of results"):
         status.VERB.main([str(store.out / "none"), "--watch"])
 
 
