@@ -36,7 +36,7 @@ def bent(tmp_path_factory):
     table.to_parquet(folder / "results.parquet")
     raw = read(folder)
     study = fitted(raw, from_results(raw))
-    warnings = tuple(("Not in the model.", text) for text in study.left_out)
+    warnings = tuple(("Warning.", text) for text in (*study.left_out, *study.in_doubt))
     page = Page("t", "source", "0", (), warnings=warnings, explorer=payload(study, None, warnings))
     (folder / "index.html").write_text(render(page, {}), encoding="utf-8")
     return folder / "index.html", study
