@@ -50,7 +50,7 @@ def doses(frame, models):
 
 
 def test_the_default_formula_holds_what_varies(frame):
-    formula, reasons, _ = default_formula(frame)
+    formula, reasons, *_ = default_formula(frame)
     assert formula == (
         "score ~ adapter + log2_rank:adapter + seed + wp:mode + I(wp^2):curved:mode + (1 | cell)"
     )
@@ -81,7 +81,7 @@ def keep(frame, **levels):
     ],
 )
 def test_what_does_not_vary_is_not_in_the_formula(frame, levels, absent, present):
-    formula, _, _ = default_formula(keep(frame, **levels))
+    formula, *_ = default_formula(keep(frame, **levels))
     assert not [word for word in absent if word in formula]
     assert not [word for word in present if word not in formula]
     for model in default_models(keep(frame, **levels)):
@@ -92,13 +92,13 @@ def test_what_does_not_vary_is_not_in_the_formula(frame, levels, absent, present
 def test_a_swept_learning_rate_is_in_the_formula():
     results = fake_results()
     swept = results.assign(lr=np.where(results["rank"] == 4, 1e-3, 3e-3) * (1 + results["seed"]))
-    formula, reasons, _ = default_formula(from_results(swept))
+    formula, reasons, *_ = default_formula(from_results(swept))
     assert "adapter + log10(rate)" in formula
     assert "rate varies: an effect of its own, a line over its logarithm." in reasons
 
 
 def test_eight_seeds_are_a_population():
-    formula, reasons, _ = default_formula(from_results(fake_results(seeds=8, controls=False)))
+    formula, reasons, *_ = default_formula(from_results(fake_results(seeds=8, controls=False)))
     assert formula.endswith("(1 | seed) + wp:mode + I(wp^2):curved:mode + (1 | cell)")
     assert "8 seeds: a random block." in reasons
 
