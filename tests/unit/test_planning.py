@@ -64,7 +64,7 @@ def test_a_fraction_is_a_study_of_its_own(capsys, tmp_path):
     [
         (["--power"], "--pilot"),
         (["--effect=2"], "belongs to plan --power"),
-        (["--power", "--pilot=nowhere.csv"], "there is no such file"),
+        (["--power", "--pilot=nowhere.csv"], "no such file or folder"),
         (["--power", "--pilot=nowhere.csv", "--effect=big"], "--effect=big: must be a number"),
         (["--freeze"], "--margin"),
         (["--margin=2"], "belongs to plan --freeze"),
