@@ -77,8 +77,8 @@ REFUSED = {
     ("formula", "external", ""): "must have one ~",
     ("formula", "study", "score ~ nothing"): "no column 'nothing'",
     ("formula", "external", "points ~ nothing"): "no column 'nothing'",
-    ("frozen", "study", "nothing.json"): "frozen=nothing.json: there is no such file",
-    ("frozen", "external", "nothing.json"): "frozen=nothing.json: a frozen plan names the runs",
+    ("frozen", "study", "nothing.json"): "frozen=nothing.json: no such file",
+    ("frozen", "external", "results.csv"): "results.csv: a frozen plan names the runs",
 }
 
 
@@ -116,9 +116,12 @@ def test_an_option_changes_the_page_that_it_is_given_for(plain, option, tmp_path
 
 
 @pytest.mark.parametrize(("option", "kind", "value"), list(REFUSED))
-def test_an_option_that_cannot_act_is_refused_in_one_line(option, kind, value, tmp_path, capsys):
+def test_an_option_that_cannot_act_is_refused_in_one_line(
+    option, kind, value, tmp_path, capsys, monkeypatch
+):
     path = tmp_path / "results.csv"
     TABLES[kind].to_csv(path, index=False)
+    monkeypatch.chdir(tmp_path)
     words = ["report", str(path), "--out", str(tmp_path / "out"), f"--{option}", str(value)]
     if kind == "external" and option not in ("formula", "score"):
         words += ["--score", "points"]
