@@ -22,11 +22,13 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     if not folders or (task == "merge") != (len(folders) > 1):
         takes = "the folder to merge into and those to take" if task == "merge" else "one folder"
         raise UserError(f"store {task}: takes {takes}")
-    for folder in folders[task == "merge" :]:  # what is merged into may be new
-        check_results(folder)
     for option in ("to", "format"):
         if getattr(given, option) is not None and task != "export":
             raise UserError(f"--{option}: belongs to ablate store export")
+    if task == "export" and given.to is None:
+        raise UserError("store export: needs a folder to write: --to DIR")
+    for folder in folders[task == "merge" :]:  # what is merged into may be new
+        check_results(folder)
     return {"check": _check, "repair": _repair, "merge": _merge, "export": _export}[task](
         folders, given
     )
@@ -77,8 +79,6 @@ def _judgments(out: Path, source: Path) -> Iterator[str]:
 def _export(folders: list[Path], given: argparse.Namespace) -> int:
     from ablate.experiment.upkeep import check, export
 
-    if given.to is None:
-        raise UserError("store export: needs a folder to write: --to DIR")
     left_out = check(folders[0])  # every byte: what is handed on should be as it was written
     count = export(folders[0], Path(given.to), given.format or FORMATS[0])
     _print(left_out)

@@ -189,8 +189,8 @@ def within(rows: pd.DataFrame) -> float:
     Args:
         rows: estimate, low, high; of one measure.
     """
-    ends = rows[["estimate", "low", "high"]].abs().max(axis=1).sort_values().dropna().to_numpy()
-    for smaller, larger in itertools.pairwise(ends):
+    ends = rows[["estimate", "low", "high"]].abs().max(axis=1).dropna()
+    for smaller, larger in itertools.pairwise(sorted(ends)):
         if larger > FAR * max(smaller, *MARGINS):
             return float(smaller)
     return math.inf
