@@ -1,6 +1,7 @@
 """What a cell scores in the end does not depend on whether it was trained in a lane."""
 
 import numpy as np
+import pytest
 
 from ablate import sweep
 from ablate.config import grid
@@ -31,6 +32,7 @@ def final(out, lanes):
     }
 
 
+@pytest.mark.slow
 def test_final_metrics_differ_by_far_less_than_runs_do(tmp_path):
     alone, beside = final(tmp_path / "alone", 1), final(tmp_path / "beside", 10)
     assert len(alone) == 10

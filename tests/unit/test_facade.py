@@ -27,6 +27,12 @@ def study(folder):
     return ablate.load(folder)
 
 
+@pytest.fixture(scope="module")
+def reported(study, tmp_path_factory):
+    """The report's folder: the other path to what the facade gives."""
+    return study.report(tmp_path_factory.mktemp("report")).parent
+
+
 def test_a_results_folder_is_a_study(study, folder):
     assert isinstance(study, LoadedStudy)
     pd.testing.assert_frame_equal(study.results, pd.read_parquet(folder / "results.parquet"))
@@ -50,11 +56,10 @@ def test_arms_answer_to_the_names_of_the_page_too(tmp_path):
     pd.testing.assert_frame_equal(loaded.compare(named, "full"), loaded.compare("lora", "full"))
 
 
-def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
+def test_effects_are_those_of_the_reports_first_screen(study, reported):
     """Two paths: the facade, and the table that the report writes."""
     found = study.effects()
-    study.report(tmp_path)
-    written = pd.read_csv(tmp_path / "tables" / "headlines.csv")
+    written = pd.read_csv(reported / "tables" / "headlines.csv")
     assert len(found) == len(written) > 0
     for name in ("estimate", "low", "high", "mde"):
         np.testing.assert_allclose(found[name], written[name], rtol=1e-9)
@@ -66,9 +71,9 @@ def test_effects_are_those_of_the_reports_first_screen(study, folder, tmp_path):
     assert found["because"].str.len().gt(0).all()
 
 
-def test_sections_are_those_of_the_page(study, folder, tmp_path):
+def test_sections_are_those_of_the_page(study, reported):
     """Two paths: `section`, and the files that the report writes."""
-    page = study.report(tmp_path).read_text(encoding="utf-8")
+    page = (reported / "index.html").read_text(encoding="utf-8")
     made = {}
     elsewhere = {part.key for part in build.PARTS if part.section in build.OF_A_STUDY}
     for name in (n for n in study.sections if n not in elsewhere):
@@ -85,7 +90,7 @@ def test_sections_are_those_of_the_page(study, folder, tmp_path):
     assert "tables: " in repr(plw)
     for one in made.values():
         for name, table in one.tables.items():
-            written = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+            written = pd.read_csv(reported / "tables" / f"{name}.csv")
             assert list(written.columns) == list(table.columns)
             for column in table.select_dtypes(float):
                 np.testing.assert_allclose(table[column], written[column], rtol=1e-9)
