@@ -82,7 +82,11 @@ def tune(
             check_folder("--save", table.parent)
     # One report at the end, not one a round: it takes longer than a few of the runs.
     first, once = requests[0], [] if "report" in named else ["report=false"]
-    status = max(sweep([*words, *once]) for words in requests)
+
+    def trained(requests: list[list[str]]) -> int:
+        return max(sweep([*words, *once]) for words in requests)
+
+    status = trained(requests)
     for _ in range(ROUNDS):
         if status == 2:
             return status
@@ -93,7 +97,7 @@ def tune(
         more = [each for words in requests for each in grids.tries(words, loader)]
         tries += [each for each in more if each.arm in arms]
         grids.check_alike(tries)
-        status = max(status, *(sweep([*words, *once]) for words in requests))
+        status = max(status, trained(requests))
     if status == 2:
         return status
     if once:

@@ -79,9 +79,7 @@ def _joined(asked: list[str], rates: Mapping[tuple[str, ...], str]) -> list[list
             rest = tuple(item for item in grid.items() if item[0] != key)
             alike.setdefault(rest, {}).update(dict.fromkeys(grid.get(key, ())))
         grids = [dict(rest) | ({key: tuple(v)} if v else {}) for rest, v in alike.items()]
-    # Not the study: its other products would put their own levels into every one of these cells.
-    said = {*keys, LR, "study", "scale"}
-    about_command = [word for word in asked if key_of(word) not in said]
+    about_command = [word for word in asked if key_of(word) not in {*keys, LR}]
     return [
         [*about_command, *(f"{key}={','.join(values)}" for key, values in grid.items())]
         for grid in grids
@@ -140,14 +138,17 @@ def _settings(cell: Cell) -> tuple[tuple[str, Any], ...]:
 
 
 def wider(rows: Iterable[Tuned], tried: Iterable[Try], asked: list[str]) -> list[list[str]]:
-    """Return requests for the rates beyond the edges, in place of those of `asked`."""
+    """Return requests for the rates beyond the edges, in place of those of `asked`.
+
+    They leave out its study, whose other products would put their own levels into every cell.
+    """
     beyond = {
         row.arm: f"{row.lr * STEP if row.edge == 'high' else row.lr / STEP:.4g}"
         for row in rows
         if row.edge in ("low", "high")
     }
     wanted = {_stated(each): beyond[each.arm] for each in tried if each.arm in beyond}
-    return _joined(asked, wanted)
+    return _joined([word for word in asked if key_of(word) not in ("study", "scale")], wanted)
 
 
 def _stated(each: Try) -> tuple[str, ...]:

@@ -77,7 +77,8 @@ def _nothing_scored(runs: Sequence[Named]) -> list[str]:
 
 def _of_code(asked: Sequence[Evaluate]) -> list[str]:
     """Return a line on what keeps the programs apart that a model writes, where any are run."""
-    names = dict.fromkeys(name for one in asked for name in running_code(one.tasks))
+    # Without the consent none is run: no file of a benchmark need be read.
+    names = dict.fromkeys(n for one in asked if one.run_code for n in running_code(one.tasks))
     if not names:
         return []
     return [f"{', '.join(names)}: what the model writes is run here under {sandbox.described()}"]

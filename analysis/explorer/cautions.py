@@ -18,7 +18,7 @@ from analysis.questions.plw.estimate import study_shapes
 from analysis.regression.default_model import STANDS_FOR
 from analysis.regression.residual_checks import bends
 from analysis.regression.study import Study
-from analysis.report.tables import P_VALUE, shown
+from analysis.report.tables import p_text
 from analysis.table.factors import is_number
 
 Caution = dict[str, Any]  # factors: their positions; text; of a model's form also `bends`
@@ -39,8 +39,8 @@ def lines(panel: PanelNames, found: Separable) -> list[Caution]:
         seen = one is not None and one.words != ""
         text = f"The model is a straight line over {_scale(panel, name, what)}"
         if one is not None and seen:
-            p = f"p = {shown(one.p, P_VALUE)}".replace("= <", "< ")
-            text += f", and the score bends ({p}): its means may be far from those of the runs"
+            bend = f"the score bends ({p_text(one.p)})"
+            text += f", and {bend}: its means may be far from those of the runs"
         told.append({"factors": places, "text": f"{text}.", "bends": seen})
     return told
 

@@ -25,7 +25,7 @@ from analysis.regression.model import Regression
 from analysis.regression.propose import quoted
 from analysis.report import plots, words
 from analysis.report.page import Block, Item, Listing, Plate, Section, Sheet
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, shown
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, p_text
 from analysis.table.factors import is_number
 
 ALPHA = 0.05
@@ -146,11 +146,6 @@ def bends(reg: Regression) -> list[Bend]:
     return reg.once("curvature", lambda: list(_bends(reg)))
 
 
-def bent(reg: Regression) -> list[tuple[str, bool]]:
-    """Return every number that stands as a straight line, and whether the score bends over it."""
-    return [(one.column, bool(one.words)) for one in bends(reg)]
-
-
 def _bends(reg: Regression) -> Iterator[Bend]:
     every = effects(reg.fit)
     times = Counter(name for effect in every for name in effect.variables)
@@ -174,9 +169,9 @@ def _bends(reg: Regression) -> Iterator[Bend]:
         found = contrast(fit, new.astype(float), df=reg.df)
         if math.isfinite(found.p):
             said = "" if found.p * len(numbers) >= ALPHA else (
-                f"The score bends over {column} (p = {shown(found.p, P_VALUE)} for its square): a "
-                f"straight line misstates its effect; add I(({term})^2) to the formula."
-            ).replace("= <", "< ")  # fmt: skip
+                f"The score bends over {column} ({p_text(found.p)} for its square): a straight "
+                f"line misstates its effect; add I(({term})^2) to the formula."
+            )  # fmt: skip
             yield Bend(column, found.t, found.p, said)
 
 

@@ -23,13 +23,17 @@ MICRO = "micro_"  # how the benchmarks of the micro world begin
 def section(raw: pd.DataFrame, folder: Path | None) -> Section:
     """Return what was run according to the results table `raw`, whose folder is `folder`."""
     cells = raw.drop_duplicates(level_columns(raw))
-    told = [*chosen_items.sentence(raw), *generated_code.sentence(raw)]
-    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder), *told])
+    said = " ".join([_sentence(raw, cells), *_sampled(raw, folder), *_scored(raw)])
     blocks: list[Block] = [Text(said), Sheet(_grid(cells), open=True)]
     lost = [_failures(cells, folder), _unscored(cells, folder)]
     tables = [_aliases(cells), lost_rows.table(raw, folder), *lost, _cells(cells), _cost(cells)]
     blocks += [Sheet(table) for table in tables if len(table.frame)]
     return Section(KEY, "What was run", (*blocks, *_rates(cells, folder)))
+
+
+def _scored(raw: pd.DataFrame) -> list[str]:
+    """Return what is to be known of how benchmarks were scored, a sentence each."""
+    return [*chosen_items.sentence(raw), *generated_code.sentence(raw)]
 
 
 def design(raw: pd.DataFrame) -> str:
@@ -38,8 +42,7 @@ def design(raw: pd.DataFrame) -> str:
     reach = ", ".join(
         words.count(n[f"{noun}s"], noun) for noun in ("base model", "data set", "seed", "task")
     )
-    told = [*chosen_items.sentence(raw), *generated_code.sentence(raw)]
-    more = "".join(f" {text}" for text in told)
+    more = "".join(f" {text}" for text in _scored(raw))
     return (
         f"{words.count(n['runs'], 'run')} over {reach}.{more} Runs of one seed share the order "
         "of their examples within a data set. Cells that are the same run under several names were "

@@ -90,6 +90,11 @@ def alike(values: Sequence[float]) -> list[str]:
     return [shown(value, f",.{decimals}f") for value in values]
 
 
+def p_text(p: float) -> str:
+    """Return a p-value in a sentence: "p = 0.031", "p < 0.001"."""
+    return f"p = {shown(p, P_VALUE)}".replace("= <", "< ")
+
+
 def _p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 

@@ -16,7 +16,7 @@ from analysis.questions.plw.estimate import study_shapes
 from analysis.questions.settings.section import not_compared as settings_not_compared
 from analysis.regression.default_model import ONE_SEED
 from analysis.regression.panels import PanelModel
-from analysis.regression.residual_checks import bent
+from analysis.regression.residual_checks import bends
 from analysis.regression.study import SCREENING_SEEDS, Study
 from analysis.report import chosen_items, lost_rows, words
 from analysis.report.page import Item
@@ -115,8 +115,8 @@ def _bends(study: Study) -> Iterator[Item]:
     found: dict[str, list[str]] = {}
     for model in study.models:
         panel = study.panel(model.labels) if isinstance(model, PanelModel) else "all scores"
-        for column, said in bent(model):
-            found.setdefault(column, []).append(panel if said else "")
+        for one in bends(model):
+            found.setdefault(one.column, []).append(panel if one.words else "")
     for column, panels in found.items():
         if bad := [panel for panel in panels if panel]:
             every = words.count(len(panels), "model")

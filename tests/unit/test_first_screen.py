@@ -10,6 +10,7 @@ from analysis.regression import second
 from analysis.regression.headlines import best_levels, cluster_of, headlines
 from analysis.regression.model import Request, analysed
 from analysis.regression.numbers import Numbers
+from analysis.regression.residual_checks import Bend
 from analysis.regression.study import fitted
 from analysis.report import first_screen, trust, words
 from analysis.report.build import build, study_headlines
@@ -249,9 +250,11 @@ def test_a_line_that_the_score_bends_over_is_a_caution_with_its_panels(study, mo
     """The test of the square is that of the diagnostics, held against draws elsewhere."""
     odd = [id(model) for model in study.panels[:2]]
     found = {"rate": odd, "epochs": []}
-    monkeypatch.setattr(
-        trust, "bent", lambda model: [(name, id(model) in bad) for name, bad in found.items()]
-    )
+
+    def bends(model):
+        return [Bend(n, 0.0, 0.5, "It bends." * (id(model) in bad)) for n, bad in found.items()]
+
+    monkeypatch.setattr(trust, "bends", bends)
     (line,) = trust._bends(study)
     assert line.text.startswith(f"The score bends over rate in 2 of {len(study.panels)} models (")
     for model in study.panels:

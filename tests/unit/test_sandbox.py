@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -289,10 +290,12 @@ def test_a_sweep_says_what_keeps_generated_programs_apart(monkeypatch):
     assert running_code(["humaneval", "gsm8k", "micro_knowledge"]) == ["humaneval"]
     for kept, told in (("namespaces", "no network"), ("limits", "ALONE")):
         monkeypatch.setattr(sandbox, "isolation", lambda kept=kept: kept)
-        (line,) = notes._of_code([Evaluate(name="e", tasks=("humaneval", "gsm8k"))])
+        asked = Evaluate(name="e", tasks=("humaneval", "gsm8k"), run_code=True)
+        (line,) = notes._of_code([asked])
         assert line.startswith("humaneval: what the model writes is run here under")
         assert told in line
-    assert notes._of_code([Evaluate(name="e", tasks=("gsm8k",))]) == []
+    assert notes._of_code([Evaluate(name="e", tasks=("gsm8k",), run_code=True)]) == []
+    assert notes._of_code([replace(asked, run_code=False)]) == []  # refused: it runs nowhere
 
 
 HUMANEVAL = """

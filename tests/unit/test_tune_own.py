@@ -126,6 +126,8 @@ def test_only_what_is_best_at_an_end_is_widened(folder):
     assert status == 0
     first, wider = asked[:2], asked[2:-1]
     assert asked[-1] == [word for word in first[0] if word != "report=false"]  # and reported on
+    assert all("study=tuning" in request for request in first)  # whose question the table answers
+    assert not any(word.startswith(("study=", "scale=")) for request in wider for word in request)
     assert {settings(request)["dataset.path"] for request in first} == {"rows.jsonl,more.jsonl"}
     assert [settings(r)["dataset.path"] for r in wider] == ["more.jsonl"] * len(wider)
     assert [settings(r)["adapter"] for r in wider] == ["lora"] * len(wider)

@@ -199,9 +199,10 @@ def within(rows: pd.DataFrame) -> float:
 def _beyond(axis: Axes, estimate: float, y: float, reach: float) -> None:
     """Draw an arrow at the edge, with the estimate beside it."""
     side = math.copysign(1, estimate)
-    axis.plot(side * reach * 1.12, y, "<" if side < 0 else ">", color=INK, markersize=4)
+    edge = 1.12 * side * reach
+    axis.plot(edge, y, "<" if side < 0 else ">", color=INK, markersize=4)
     axis.annotate(
-        f"{estimate:+.0f}".replace("-", "\N{MINUS SIGN}"), (side * reach * 1.12, y),
+        f"{estimate:+.0f}".replace("-", "\N{MINUS SIGN}"), (edge, y),
         xytext=(-side * 5, 0), textcoords="offset points", va="center",
         ha="left" if side < 0 else "right", fontsize=6.5,
     )  # fmt: skip
