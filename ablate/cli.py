@@ -29,7 +29,7 @@ from ablate.commands import (
 from ablate.commands.completing import ANSWER, answers
 from ablate.commands.help import topic
 from ablate.commands.verb import HELP
-from ablate.errors import UserError, nearest, refuse
+from ablate.errors import LeaseLost, UserError, halted, nearest, refuse
 from ablate.terminal import unbroken
 from ablate.version import __version__
 
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return refuse(error)
         except OSError as error:  # a file or a disk that verbs need; what is recorded stays
             return refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
+        except LeaseLost:
+            return halted("this process stood still, and another has taken its work over")
         except KeyboardInterrupt as stop:
             from ablate import interrupts
 

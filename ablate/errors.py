@@ -29,8 +29,12 @@ class Halted(Exception):
     """
 
 
-def halted(error: Halted) -> int:
-    """Return exit status 3, after printing why a sweep stopped."""
+class LeaseLost(BaseException):
+    """The process was stopped for so long that another has taken its cell over; it gives way."""
+
+
+def halted(error: Halted | str) -> int:
+    """Return exit status 3, after printing why the work stopped."""
     line = " ".join(str(error).split())
     print(f"ablate: stopped: {line}; records are kept", file=sys.stderr)
     return 3

@@ -5,8 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ablate.errors import LeaseLost
 from ablate.results import heart
-from ablate.results.leases import LeaseLost
 from ablate.training.history import Entry
 
 WINDOW = 20  # steps over which the speed is taken

@@ -20,13 +20,12 @@ from typing import Any
 
 from ablate import interrupts
 from ablate.config.build import build
-from ablate.errors import Halted, UserError
+from ablate.errors import Halted, LeaseLost, UserError
 from ablate.failures import described
 from ablate.machine import MachineFault, fault
 from ablate.models import gpu_slots
 from ablate.models.gpu import lost_device
 from ablate.results import heart, provenance
-from ablate.results.leases import LeaseLost
 from ablate.results.process import Process, here
 from ablate.results.store import Store
 

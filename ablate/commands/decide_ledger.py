@@ -2,18 +2,23 @@
 
     OUT/decisions.jsonl    one JSON object a line, never changed once written
 
-    {"event": "campaign", ...}  the error rate of all decisions together, and how it is shared out
+    {"event": "campaign", ...}  the error rate of all decisions together, and how it is shared out;
+                                the first line
     {"event": "open", ...}      a decision: its two arms by train_key, its rule and the rule's hash
     {"event": "look", ...}      the seeds and differences at a look
     {"event": "close", ...}     its verdict
 
 The file is replaced as a whole under a lease, so that several processes, killed at any moment,
-leave whole lines and spend no error twice. A line that is none is damage, and refused: to go on
-without it could spend again what it says is spent.
+leave whole lines and spend no error twice. Each line ends with a `seal`, the SHA-256 of what it
+says and of the line before it. A line that is none, was changed or follows a line that is lost is
+damage, and refused: to go on without it could spend again what it says is spent. Lines of version 1
+have no seal.
 """
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +28,11 @@ from typing import Any
 from ablate.errors import UserError
 from ablate.results import heart
 from ablate.results.files import write
+from ablate.results.record import digest
 from ablate.results.store import Store
 
 FILE = "decisions.jsonl"
+VERSION = 2  # 1: lines without a seal
 LOCK = "decisions"  # the key of the lease under which it is written
 WAIT_SECONDS = 0.05
 OPEN = ("question", "settings", "rule", "sha256", "fresh_from", "passed_on", "about")
@@ -62,6 +69,7 @@ class Campaign:
 
     settings: dict[str, Any] | None = None
     entries: dict[int, Entry] = field(default_factory=dict)
+    version: int = 1  # of the file
 
     @property
     def seeds(self) -> int:
@@ -95,22 +103,33 @@ class DecisionLedger:
         Raises:
             UserError: a line of it is damaged.
         """
-        found = Campaign()
+        found, before = Campaign(), b""
         for number, line in enumerate(self._lines(), 1):
             try:
-                _apply(found, json.loads(line))
+                _apply(found, _whole(json.loads(line), before, sealed=found.version >= VERSION))
             except (ValueError, KeyError, TypeError, RecursionError):
-                raise UserError(
-                    f"{self.path}: line {number} is damaged; put a copy of the file in its place, "
-                    "or begin another campaign with another out="
-                ) from None
+                raise self._damaged(f"line {number} is damaged") from None
+            before = line
         return found
 
     def _lines(self) -> list[bytes]:
+        if not os.path.lexists(self.path):
+            return []
+        if not self.path.is_file():
+            raise self._damaged("is no file")
         try:
-            return self.path.read_bytes().splitlines() if self.path.is_file() else []
+            lines = self.path.read_bytes().splitlines()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if not lines:  # to begin anew could spend again what it said was spent
+            raise self._damaged("is empty")
+        return lines
+
+    def _damaged(self, how: str) -> UserError:
+        return UserError(
+            f"{self.path}: {how}; put a copy of the file in its place, "
+            "or begin another campaign with another out="
+        )
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Campaign]:
@@ -128,7 +147,10 @@ class DecisionLedger:
         Raises:
             UserError: it cannot be written.
         """
-        lines = [*self._lines(), json.dumps({**event, "at": time.time()}, allow_nan=False).encode()]
+        lines = self._lines()
+        told = {**event, "at": time.time()}
+        told["seal"] = _seal(told, lines[-1] if lines else b"")
+        lines.append(json.dumps(told, allow_nan=False).encode())
         heart.check(self.store.claims, LOCK)
         try:
             write(self.path, b"\n".join(lines) + b"\n")
@@ -136,13 +158,37 @@ class DecisionLedger:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
 
+def _seal(event: Mapping[str, Any], before: bytes) -> str:
+    """Return what a line is known by: the SHA-256 of it and of the line before it."""
+    return digest({**event, "before": hashlib.sha256(before).hexdigest()})
+
+
+def _whole(event: Any, before: bytes, *, sealed: bool) -> dict[str, Any]:
+    """Return what a line says, without its seal.
+
+    Raises:
+        ValueError: it is not as it was written behind the line `before`.
+    """
+    if not isinstance(event, dict):
+        raise ValueError("is no object")
+    seal = event.pop("seal", None)
+    if seal != _seal(event, before) and (sealed or seal is not None):
+        raise ValueError("is not as it was written")
+    return event
+
+
 def _apply(campaign: Campaign, event: dict[str, Any]) -> None:
     kind = event["event"]
+    if (kind == "campaign") != (campaign.settings is None):
+        raise ValueError("the first line alone is that of the campaign")
     if kind == "campaign":
         campaign.settings = {k: event[k] for k in ("alpha", "decisions")}
+        campaign.version = int(event["version"])  # its own seal was checked if it has one
         return
     if kind == "open":
         number = int(event["decision"])
+        if number != len(campaign.entries) + 1:
+            raise ValueError("decisions are numbered without a gap")
         campaign.entries[number] = Entry(number, **{name: event[name] for name in OPEN})
         return
     entry = campaign.entries[int(event["decision"])]

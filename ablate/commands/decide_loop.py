@@ -1,17 +1,19 @@
 """The referee behind `ablate decide`: runs seeds of two sides until their rule gives a verdict."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablate import interrupts
-from ablate.commands.decide_ledger import LOOK, OPEN, Campaign, DecisionLedger, Entry
+from ablate.commands.decide_ledger import LOOK, OPEN, VERSION, Campaign, DecisionLedger, Entry
 from ablate.commands.decide_pair import Change, PairedRuns, Side, pair, scores
 from ablate.commands.decide_settings import Settings, known, spending
 from ablate.commands.decide_view import rule_of, told
-from ablate.errors import UserError
+from ablate.errors import LeaseLost, UserError
 from ablate.experiment.request import check_machine
+from ablate.results import heart
 from ablate.results.store import Store
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class Stopped(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
+
+
+def _lease(entry: Entry) -> str:
+    """Return the key of the lease under which one process goes on with a decision."""
+    return f"decision-{entry.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,22 @@ class Referee:
             return self.same(asked)
         check_machine(side.by_seed[0].cell for side in asked.sides)
         self.store.prepare()
+        while True:
+            # A process that stood still for so long that another took its place begins anew: the
+            # ledger has what that one found.
+            with contextlib.suppress(LeaseLost):
+                return self._decided(asked)
+
+    def _decided(self, asked: PairedRuns) -> dict[str, Any]:
+        """Return what came of a request, which is answered, or gone on with by one process."""
         with self.ledger.changing() as campaign:
             entry = known(campaign, asked.question, self.settings)
             if entry is not None and entry.closed is not None:
                 return self.told(campaign, entry, asked_before=True)
             if entry is None:
                 entry = self._open(campaign, asked.question)
-        key = f"decision-{entry.number}"
         while True:
-            with self.store.claim(key) as mine:
+            with self.store.claim(_lease(entry)) as mine:
                 if mine:
                     return self._go_on(entry.number)
             interrupts.check()
@@ -130,7 +144,7 @@ class Referee:
         both = self.pair(seeds)
         if campaign.settings is None:
             campaign.settings = spending(campaign, self.settings)
-            self.ledger.add({"event": "campaign", "version": 1, **campaign.settings})
+            self.ledger.add({"event": "campaign", "version": VERSION, **campaign.settings})
         here = {
             name: [s for s in seeds if both.scored(self.store, side, s)]
             for name, side in zip(("base", "candidate"), both.sides, strict=True)
@@ -217,31 +231,44 @@ class Referee:
 
     def _train(self, both: PairedRuns, side: Side, seeds: Sequence[int]) -> int:
         """Train what a side lacks under `seeds`; return how many runs were recorded by it."""
-        lacking = [seed for seed in seeds if not both.scored(self.store, side, seed)]
+        again = self.settings.retry_failed
+        lacking = [
+            seed for seed in seeds if not both.scored(self.store, side, seed)
+            or (again and both.lost(self.store, side, seed))
+        ]  # fmt: skip
         if not lacking:
             return 0
         grid = f"seed={','.join(map(str, lacking))}"
-        retry = ["retry_failed=true"] * self.settings.retry_failed
+        retry = ["retry_failed=true"] * again
         status = self.train([*side.words, grid, "report=false", "score_base=false", *retry])
         if status not in (0, 1):
             raise Stopped(status)
         return sum(both.scored(self.store, side, seed) for seed in lacking)
 
     def _look(self, both: PairedRuns, entry: Entry) -> None:
-        """Write the differences of an entry's seeds into the ledger."""
-        found = scores(both, self.store, entry.seeds)
+        """Write the differences of an entry's seeds into the ledger.
+
+        Those of earlier looks stay as they were seen, whatever became of their records.
+        """
+        new = entry.seeds[len(entry.differences) :]
+        found = scores(both, self.store, new)
         entry.differences = [
-            found.by_run["candidate", seed] - found.by_run["base", seed] for seed in entry.seeds
+            *entry.differences,
+            *(found.by_run["candidate", seed] - found.by_run["base", seed] for seed in new),
         ]
-        entry.resolution = found.resolution
-        seen = {name: getattr(entry, name) for name in LOOK}
-        with self.ledger.changing():
-            self.ledger.add({"event": "look", "decision": entry.number} | seen)
+        entry.resolution = max(entry.resolution, found.resolution)
+        self._add(entry, {"event": "look"} | {name: getattr(entry, name) for name in LOOK})
+
+    def _add(self, entry: Entry, event: dict[str, Any]) -> Campaign:
+        """Write a line about an open decision, which this process must still hold."""
+        with self.ledger.changing() as campaign:
+            heart.check(self.store.claims, _lease(entry))
+            self.ledger.add({"decision": entry.number} | event)
+        return campaign
 
     def _close(self, entry: Entry, found: str, trained: int) -> dict[str, Any]:
         entry.closed = {"verdict": found}
-        with self.ledger.changing() as campaign:
-            self.ledger.add({"event": "close", "decision": entry.number, **entry.closed})
+        campaign = self._add(entry, {"event": "close"} | entry.closed)
         campaign.entries[entry.number] = entry
         return self.told(campaign, entry, trained=trained)
 

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablate.config.overrides import key_of, parse, top_of
 from ablate.errors import UserError, unknown
@@ -87,6 +87,12 @@ class PairedRuns:
     def scored(self, store: Store, side: Side, seed: int) -> bool:
         """Return whether a run is recorded with all its scores that count."""
         return self.units(side, seed).keys() <= store.scored(side.key(seed))
+
+    def lost(self, store: Store, side: Side, seed: int) -> bool:
+        """Return whether a score of a run that counts was tried and failed."""
+        record = store.record(side.key(seed)) or {}
+        lost = {one["score_key"] for one in record.get("unscored", ())}
+        return not self.units(side, seed).keys().isdisjoint(lost)
 
 
 def words_of(text: str, name: str) -> tuple[str, ...]:
@@ -188,7 +194,8 @@ def scores(pair: PairedRuns, store: Store, seeds: Iterable[int]) -> PairScores:
     """Return the scores of the runs of both sides, as the report has them.
 
     Benchmarks are in points, each of the same weight; a held-out loss has its sign turned. Runs
-    without a finite score are left out.
+    that lack a finite score are left out: a mean over other benchmarks than the other side's would
+    be no comparison.
     """
     import pandas as pd
 
@@ -198,7 +205,9 @@ def scores(pair: PairedRuns, store: Store, seeds: Iterable[int]) -> PairScores:
     for name, side in zip(("base", "candidate"), pair.sides, strict=True):
         for seed in seeds:
             record, units = store.record(side.key(seed)), pair.units(side, seed)
-            for score in record["scores"] if record else ():
+            if record is None or not _whole(record["scores"], units):
+                continue
+            for score in record["scores"]:
                 if score["score_key"] in units:
                     own = {key: score.get(key) for key in SCORES}
                     rows.append({"train_key": f"{name} {seed}", "seed": seed} | own)
@@ -208,11 +217,16 @@ def scores(pair: PairedRuns, store: Store, seeds: Iterable[int]) -> PairScores:
     if pair.score in PARTS:
         return PairScores(_losses(table), unit_of(pair.score), 0.0)
     frame = from_results(table.assign(plw=0.0, adapter="full", lr=0.0))
-    means = frame.groupby("run", observed=True)["score"].mean()
-    tasks = frame["task"].nunique()
+    tasks, runs = frame["task"].nunique(), frame.groupby("run", observed=True)
+    means = runs["score"].mean()[runs["task"].nunique() == tasks]
     n = pd.to_numeric(frame["n"], errors="coerce").max()
     step = abs(float(frame["to_points"].iloc[0])) / (tasks * n) if n > 0 else 0.0
     return PairScores(_by_run(means), unit_of(pair.score), step)
+
+
+def _whole(found: Iterable[Mapping[str, Any]], units: Iterable[str]) -> bool:
+    """Return whether every unit has a score."""
+    return {s["score_key"] for s in found if s["value"] is not None}.issuperset(units)
 
 
 def _losses(table: "pd.DataFrame") -> dict[tuple[str, int], float]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ablate import interrupts
-from ablate.results.leases import Facts, Lease, LeaseLost, beat_seconds
+from ablate.errors import LeaseLost
+from ablate.results.leases import Facts, Lease, beat_seconds
 
 _held: dict[tuple[str, str], Lease] = {}
 _lost: set[tuple[str, str]] = set()

@@ -34,10 +34,6 @@ LEADER_SECONDS = 25.0  # that its counter stands still, until its workers stop
 Facts = Mapping[str, float | None]  # how far a holder is, in numbers
 
 
-class LeaseLost(BaseException):
-    """The process was stopped for so long that another has taken its cell over; it gives way."""
-
-
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a lease, as its file says."""

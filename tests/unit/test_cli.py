@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from ablate.config.compose import expand, level_of
 from ablate.config.composer import Composer, config_loader
 from ablate.config.overrides import parse
 from ablate.config.settings import GIVEN, about_level, settings
-from ablate.errors import UserError
+from ablate.errors import LeaseLost, UserError
 from ablate.experiment.request import plan_grid
 from ablate.paths import conf_dir
 from ablate.results.store import Store
@@ -427,3 +428,15 @@ def test_tokens_of_ones_own_data_and_model_need_no_learning_rate_and_no_test_par
     words += ["model=local", f"model.path={base}", "masking=none", "plw=0.1"]
     assert main(["tokens", *words]) == 0, capsys.readouterr().err
     assert "completion" in capsys.readouterr().out
+
+
+def test_a_process_that_another_has_taken_the_place_of_says_so_in_a_line(monkeypatch, capsys):
+    def lost(given, rest):
+        raise LeaseLost
+
+    monkeypatch.setitem(VERBS, "doctor", replace(VERBS["doctor"], run=lost))
+    assert main(["doctor"]) == 3
+    assert capsys.readouterr().err == (
+        "ablate: stopped: this process stood still, and another has taken its work over; records "
+        "are kept\n"
+    )

@@ -14,6 +14,7 @@ from ablate.commands import decide as verb
 from ablate.commands.decide_ledger import FILE, DecisionLedger
 from ablate.errors import UserError
 from ablate.experiment.request import plan_grid
+from ablate.results import leases
 from ablate.results.store import Store
 from tests.imports import ROOT
 from tests.stored import put
@@ -30,6 +31,8 @@ class World:
     def __init__(self, out, gain):
         self.out, self.gain = out, gain
         self.trained, self.failing, self.stop_after = [], set(), None
+        self.harder = {}  # benchmark: points less
+        self.unscored = set()  # (adapter, seed, benchmark) of which the score fails
         self.scores = {}  # of every run, those of several requests
 
     def score(self, adapter, seed):
@@ -54,14 +57,17 @@ class World:
         units = [unit for unit in named.identity.units if unit.kind == "task"]
         scores = [
             {"score_key": unit.key, "task": unit.name, "task_type": "mc", "metric": "acc",
-             "value": self.score(adapter, seed) / 100, "unit": "fraction", "n": 100,
-             "higher_is_better": True}
-            for unit in units
+             "value": (self.score(adapter, seed) - self.harder.get(unit.name, 0)) / 100,
+             "unit": "fraction", "n": 100, "higher_is_better": True}
+            for unit in units if (adapter, seed, unit.name) not in self.unscored
         ]  # fmt: skip
         own = self.scores.setdefault(named.key, {})
         own |= {score["score_key"]: score for score in scores}
+        lost = [{"score_key": unit.key, "asked": unit.name, "error": "no room"}
+                for unit in units if unit.key not in own]  # fmt: skip
         shutil.rmtree(self.out / "cells" / named.key, ignore_errors=True)
-        put(self.out, named.key, scores=list(own.values()), score_keys=list(own))
+        put(self.out, named.key, scores=list(own.values()), unscored=lost,
+            score_keys=[*own, *(one["score_key"] for one in lost)])  # fmt: skip
 
 
 @pytest.fixture
@@ -202,6 +208,69 @@ def test_failed_runs_do_not_count_and_are_bounded(world, capsys):
     assert answer(capsys, [*words, "--retry-failed"])[0] == 0
 
 
+def test_a_run_of_which_one_benchmark_failed_is_not_compared_over_the_others(world, capsys):
+    """A mean over what is left would be the difference of two benchmarks, 20 points here."""
+    world.unscored, world.harder = {("mora", 1, "micro_pronouns")}, {"micro_pronouns": 40}
+    both = "evaluate.tasks=[micro_questions,micro_pronouns]"
+    found = answer(capsys, asked(world, both))[1]
+    assert found["failed_seeds"] == [1]
+    assert found["differences"] == pytest.approx(
+        [world.score("mora", s) - world.score("lora", s) for s in found["seeds"]]
+    )
+    assert ("mora", 1) in world.trained
+
+
+def test_a_score_that_failed_is_tried_again_where_that_is_asked(world, capsys):
+    world.unscored = {("mora", s, "micro_questions") for s in range(4)}
+    status, found = answer(capsys, asked(world))
+    assert (status, found["final"]) == (1, False)
+    world.unscored = set()
+    status, found = answer(capsys, asked(world, "--retry-failed"))
+    assert (status, found["verdict"], found["failed_seeds"]) == (0, "accept", [])
+
+
+def test_what_a_look_has_seen_stays_though_its_records_are_gone(world, capsys):
+    world.stop_after = 9  # behind the first look
+    assert cli.main(asked(world, "--json")) == 130
+    capsys.readouterr()
+    first = DecisionLedger(Store(world.out)).read().entries[1].differences
+    assert len(first) == 4
+    for key in Store(world.out).recorded()[:3]:
+        shutil.rmtree(world.out / "cells" / key)
+    world.stop_after = None
+    before = len(world.trained)
+    found = answer(capsys, asked(world))[1]
+    assert found["differences"][:4] == first
+    assert {seed for _, seed in world.trained[before:]} <= set(found["seeds"][4:])
+
+
+def test_a_process_that_stood_still_takes_the_answer_of_the_one_that_went_on(world, capsys):
+    """Another process closed the decision meanwhile, under a lease with a higher number."""
+
+    ledger, claims, key = DecisionLedger(Store(world.out)), world.out / "claims", "decision-1"
+    look = {"seeds": [0, 1, 2, 3], "failed": [], "differences": [9.0] * 4, "resolution": 1.0}
+
+    def overtaken(overrides, given):
+        status = world.train(overrides, given)
+        if len(world.trained) == 8:  # both sides of the first look
+            other = leases.take(claims, key, over=leases.holder(claims, key))
+            with ledger.changing():
+                ledger.add({"event": "look", "decision": 1} | look)
+                ledger.add({"event": "close", "decision": 1, "verdict": "accept"})
+            other.release()
+        return status
+
+    verb.sweep = overtaken
+    found = answer(capsys, asked(world))[1]
+    assert (found["verdict"], found["differences"], found["asked_before"]) == (
+        "accept",
+        [9.0] * 4,
+        True,
+    )
+    events = [json.loads(line)["event"] for line in (world.out / FILE).read_text().splitlines()]
+    assert events == ["campaign", "open", "look", "close"]
+
+
 def test_a_campaign_ends_with_its_budget_and_goes_on_with_a_larger_one(world, capsys):
     status, found = answer(capsys, asked(world, "--campaign-seeds", "4"))
     assert (status, found["final"], found["campaign"]["seeds"]) == (1, False, 4)
@@ -265,13 +334,50 @@ def test_held_out_losses_compare_on_the_same_rows_alone(world, capsys):
     assert "have other held-out rows or another tokenizer" in said
 
 
-@pytest.mark.parametrize("damage", [b"{\n", b'{"event": "look", "decision": 9}\n', b'"x"\n'])
-def test_a_damaged_ledger_is_refused_not_forgotten(world, capsys, damage):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda lines: [*lines, b"{"], "line 7 is damaged"),
+        (lambda lines: [*lines, b'{"event": "look", "decision": 9}'], "line 7 is damaged"),
+        (lambda lines: [*lines, b'"x"'], "line 7 is damaged"),
+        (lambda lines: [*lines[:2], lines[2][:40]], "line 3 is damaged"),
+        (lambda lines: lines[1:], "line 1 is damaged"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2 is damaged"),
+        (lambda lines: [*lines[:2], *lines[3:]], "line 3 is damaged"),
+        (lambda lines: [lines[0].replace(b"0.05", b"0.06"), *lines[1:]], "line 1 is damaged"),
+        (lambda lines: [], "is empty"),
+    ],
+)
+def test_a_damaged_ledger_is_refused_not_forgotten(world, capsys, damage, said):
     answer(capsys, asked(world))
-    with (world.out / FILE).open("ab") as file:
-        file.write(damage)
-    said = refused(capsys, asked(world, "evaluate.limit=90"))
-    assert "is damaged; put a copy of the file in its place" in said
+    lines = (world.out / FILE).read_bytes().splitlines()
+    assert len(lines) == 6
+    (world.out / FILE).write_bytes(b"".join(line + b"\n" for line in damage(lines)))
+    for words in (asked(world, "evaluate.limit=90"), asked(world), asked(world, "--dry-run")):
+        told = refused(capsys, words)
+        assert f"{said}; put a copy of the file in its place" in told
+
+
+def test_a_ledger_that_is_no_file_is_refused(world, capsys):
+    world.out.mkdir()
+    (world.out / FILE).symlink_to("away")  # a disk that is not there
+    assert "is no file; put a copy" in refused(capsys, asked(world))
+    assert world.trained == []
+
+
+def test_a_ledger_of_version_1_goes_on(world, capsys):
+    """Its lines have no seal; those that are added have one."""
+    first = answer(capsys, asked(world))[1]
+    lines = [json.loads(line) for line in (world.out / FILE).read_text().splitlines()]
+    for line in lines:
+        del line["seal"]
+    lines[0]["version"] = 1
+    (world.out / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert answer(capsys, asked(world))[1] == first | {"asked_before": True, "runs_trained": 0}
+    assert answer(capsys, asked(world, "evaluate.limit=90"))[1]["decision"] == 2
+    lines = (world.out / FILE).read_bytes().splitlines()
+    (world.out / FILE).write_bytes(b"\n".join([*lines[:7], *lines[8:]]))
+    assert "line 8 is damaged" in refused(capsys, asked(world))
 
 
 def test_a_rule_that_was_changed_by_hand_is_refused(world, capsys):
@@ -280,7 +386,7 @@ def test_a_rule_that_was_changed_by_hand_is_refused(world, capsys):
     text = (world.out / FILE).read_text()
     (world.out / FILE).write_text(text.replace('"alpha": 0.0005', '"alpha": 0.4'))
     capsys.readouterr()
-    assert "its rule in decisions.jsonl is not the one" in refused(capsys, asked(world))
+    assert "line 2 is damaged; put a copy" in refused(capsys, asked(world))
 
 
 def test_several_processes_add_to_one_ledger(tmp_path):
@@ -293,6 +399,9 @@ from ablate.results.store import Store
 store = Store(Path({str(tmp_path)!r}))
 store.prepare()
 ledger = DecisionLedger(store)
+with ledger.changing() as campaign:
+    if campaign.settings is None:
+        ledger.add({{"event": "campaign", "version": 2, "alpha": 0.05, "decisions": 50}})
 for _ in range(10):
     with ledger.changing() as campaign:
         number = max(campaign.entries, default=0) + 1

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ablate.errors import LeaseLost
 from ablate.results import heart, leases, process
-from ablate.results.leases import LeaseLost
 from ablate.results.store import Store
 from tests import stored
 
