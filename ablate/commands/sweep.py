@@ -26,14 +26,23 @@ def sweep(overrides: Sequence[str], given: argparse.Namespace) -> int:
     Raises:
         UserError: a setting of the command is wrong, or stands beside the option of that name.
     """
+    return _application(["-m"], retried(overrides, given), given)
+
+
+def retried(overrides: Sequence[str], given: argparse.Namespace) -> list[str]:
+    """Return Hydra overrides that say what `RETRY_FAILED` does.
+
+    Raises:
+        UserError: the setting stands beside the option.
+    """
     if not given.retry_failed:
-        return _application(["-m"], overrides, given)
+        return list(overrides)
     from ablate.config.overrides import key_of
 
     for line in overrides:
         if key_of(line) == "retry_failed":
             raise UserError(f"{line}: is given twice: --retry-failed says retry_failed=true")
-    return _application(["-m"], [*overrides, "retry_failed=true"], given)
+    return [*overrides, "retry_failed=true"]
 
 
 def answered(overrides: Sequence[str], given: argparse.Namespace) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate.commands.sweep import sweep
+from ablate.commands.sweep import retried, sweep
 from ablate.commands.verb import CONFIG_DIR, OVERRIDES, RETRY_FAILED, Flag, Verb, folders
 from ablate.paths import check_file, check_folder, conf_dir, in_checkout
 from ablate.terminal import CONSOLE
@@ -29,8 +29,10 @@ OUT = "results/tuning"
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from ablate.config.composer import config_loader
 
+    words = retried(rest, given)
+    given.retry_failed = False  # the words say it, where it is wanted
     return tune(
-        rest,
+        words,
         sweep=functools.partial(sweep, given=given),
         console=CONSOLE,
         save=given.save,
@@ -101,7 +103,8 @@ def tune(
     if status == 2:
         return status
     if once:
-        status = max(status, sweep(first))
+        # What failed has had its further attempt: here it would fail once more.
+        status = max(status, sweep([w for w in first if key_of(w) != "retry_failed"]))
     rows = choose(_results(out), tries)
     put(rows, out / "tuned.csv")
     _print(rows, console)

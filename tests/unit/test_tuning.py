@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from ablate import cli
 from ablate.commands import tune as verb
 from ablate.commands.tune import choose, tune
 from ablate.commands.tune_grids import Try
@@ -362,6 +363,27 @@ def conf(tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "conf_dir", lambda: tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "conf" / "tuned"
+
+
+@pytest.mark.parametrize("asked", [["--retry-failed"], ["retry_failed=true"]])
+def test_what_failed_is_tried_again_once_and_not_for_the_report(tmp_path, conf, monkeypatch, asked):
+    """A cell that always fails is tried by each sweep that is to retry it: by one alone."""
+    retries, losses = [], valley(8e-3)
+
+    def sweep(overrides, given):
+        again = given.retry_failed or "retry_failed=true" in overrides
+        retries.append(again)
+        rows = [
+            {"adapter": c.cell.adapter.name, "train_key": c.key, "lr": c.cell.train.lr,
+             "value": losses(c.cell), "task": "heldout_validation", "task_type": "heldout",
+             "metric": "loss_completion"} for c in plan_grid(overrides).design.cells
+        ]  # fmt: skip
+        pd.DataFrame(rows).to_parquet(tmp_path / "results.parquet")
+        return 0
+
+    monkeypatch.setattr(verb, "sweep", sweep)
+    assert cli.main(["tune", f"out={tmp_path}", *WORDS, *asked]) == 0
+    assert retries == [True, False]  # trained, then reported on
 
 
 def test_tune_writes_the_table_and_saves_it(tmp_path, conf, cell):
