@@ -67,7 +67,15 @@ def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path 
         return None
     from analysis.compare.page import build_logs
     from analysis.errors import AnalysisError
+    from analysis.logs import trackers
     from analysis.logs.read import is_logs
+
+    if trackers.is_source(source):
+        raise UserError(
+            f"{source}: a report of W&B's or MLflow's runs takes their table as CSV (the export "
+            f"of the table of runs; mlflow.search_runs().to_csv(FILE)); `ablate compare` reads "
+            f"this as it is"
+        )
 
     try:
         if not is_logs(source):

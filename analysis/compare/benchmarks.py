@@ -15,7 +15,7 @@ from analysis.compare.matched import Matched
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.logs.log import ITEMS, Log
-from analysis.table.outcome import preference
+from analysis.table.outcome import in_own_unit, preference
 
 SCORE = {"items": "score", "scores": "value"}  # the column of a log's tables
 TASK = "task"  # what `cluster` may name beside a field of the documents
@@ -195,12 +195,14 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
 
 
 def in_fractions(what: tuple[str, str], a: Array, b: Array) -> bool:
-    """Return whether the scores of both sides lie between 0 and 1.
+    """Return whether the scores of both sides are shares: between 0 and 1, and no losses.
 
     Raises:
         AnalysisError: a share of right answers does on one side alone, the other's is in percent.
     """
     tops = [float(np.nanmax(x)) for x in (a, b)]
+    if in_own_unit(what[1]):
+        return False
     if min(np.nanmin(a), np.nanmin(b)) < 0 or min(tops) > 1:
         return False
     if max(tops) > 1 and min(tops) > 0 and SHARES.match(what[1]):

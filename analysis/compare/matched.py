@@ -73,15 +73,39 @@ def matched(first: Runs, second: Runs) -> Matched:
     lost = len(first) + len(second) - 2 * len(pairs)
     if pairs:
         notes = (f"{lost} runs have no partner of their condition and seed.",) if lost else ()
+        if len(pairs) == 1 and len(shared) == 1 and min(len(first), len(second)) > 1:
+            return _apart(
+                sides[0][shared[0]], sides[1][shared[0]], "one seed alone is on both sides"
+            )
         ones, others = zip(*pairs, strict=True)
         condition = tuple(i for i, own in enumerate(found) for _ in own)
         return Matched(ones, others, len(pairs), condition, notes)
     if len(shared) > 1:
+        told = listed(_told({condition: [] for condition in shared}), limit=3)
         raise AnalysisError(
             "compare: the runs of A and of B have no seed in common under any condition, and there "
-            f"are {len(shared)} conditions; name the runs of one"
+            f"are {len(shared)} conditions ({told}); name the runs of one"
         )
-    return Matched(tuple(sides[0][shared[0]]), tuple(sides[1][shared[0]]), 0)
+    return _apart(sides[0][shared[0]], sides[1][shared[0]], _unpaired(first, second))
+
+
+def _apart(first: Runs, second: Runs, why: str) -> Matched:
+    """Return runs without partners, with a note on why their seeds do not pair them."""
+    notes = (f"Runs are not paired by seed: {why}.",) if why else ()
+    return Matched(tuple(first), tuple(second), 0, notes=notes)
+
+
+def _unpaired(first: Runs, second: Runs) -> str:
+    """Return why runs with seeds have no partner; "" where a side has none."""
+    seeds = [[log.seed for log in side] for side in (first, second)]
+    if not all(any(own) for own in seeds):
+        return ""
+    for letter, own in zip("AB", seeds, strict=True):
+        if "" in own:
+            return f"{own.count('')} runs of {letter} have none"
+        if again := next((s for s in own if own.count(s) > 1), ""):
+            return f"{letter} has seed {again} {own.count(again)} times"
+    return "none is on both sides"
 
 
 def _levels(first: Runs, second: Runs) -> list[str]:

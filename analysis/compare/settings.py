@@ -6,6 +6,7 @@ from analysis.logs.log import Log
 
 UNSET = "–"
 MOST_VALUES = 4
+LONGEST = 60  # characters of a value, as it is told
 
 
 def differing(first: Sequence[Log], second: Sequence[Log]) -> list[tuple[str, str, str]]:
@@ -25,4 +26,10 @@ def _values(side: Sequence[Log], name: str) -> list[str]:
 
 def _told(values: Sequence[str]) -> str:
     more = f", ... ({len(values)})" if len(values) > MOST_VALUES else ""
-    return ", ".join(values[:MOST_VALUES]) + more
+    return ", ".join(_short(value) for value in values[:MOST_VALUES]) + more
+
+
+def _short(text: str) -> str:
+    """Return a long value by its two ends: such values often differ in the last part of a path."""
+    half = (LONGEST - len(" ... ")) // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -1,19 +1,28 @@
 """What the two words of a comparison stand for: paths, or sides of one folder or table."""
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from analysis.compare.matched import Matched, matched
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.facade import LoadedStudy
-from analysis.logs import own, read
+from analysis.logs import own, read, trackers
 from analysis.logs.log import Log
 from analysis.logs.places import is_cell, is_folder
 from analysis.table.frame import read as read_table
 
 Side = str | dict[str, str]
+PART = re.compile(
+    r"""(?:\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+"""
+)  # of "a=[1, 2],b=3"
+# What tells runs of one condition apart: no condition of its own.
+REPEATS = re.compile(
+    r"(.*[._/])?(seed|random_state|fold|repeat|replicate|trial|run|index)s?$", re.I
+)
 
 
 def paths(first: str, second: str, *, cluster: str, metrics: Sequence[str]) -> Matched:
@@ -23,6 +32,8 @@ def paths(first: str, second: str, *, cluster: str, metrics: Sequence[str]) -> M
         AnalysisError: a side is not there, cannot be read, or has no partner on the other.
     """
     sides = [read.read_side(s, cluster=cluster, metrics=metrics) for s in (first, second)]
+    if all(len({log.source for log in s}) == 1 and trackers.is_source(s[0].source) for s in sides):
+        return matched(*_with_conditions(*sides))
     return matched(*(_of_models(side) for side in sides))
 
 
@@ -57,12 +68,40 @@ def inside(place: Path, first: str, second: str, *, metrics: Sequence[str]) -> M
     if is_folder(place):
         return _of_results(place, first, second)
     every = read.read_logs(place, metrics=metrics)
-    return matched(*(_chosen(every, side, place) for side in (first, second)))
+    return matched(*_with_conditions(*(_chosen(every, side, place) for side in (first, second))))
+
+
+def _with_conditions(first: Sequence[Log], second: Sequence[Log]) -> list[list[Log]]:
+    """Return the runs of two sides of tables with what varies within both sides as their condition.
+
+    A setting is one where both sides ran the same values of it, several, and the seed does not
+    decide it. A table tells settings from results by nothing else: runs do not share their results.
+    """
+    every = [*first, *second]
+    names = [
+        n
+        for n in dict.fromkeys(n for log in every for n in log.config)
+        if not REPEATS.match(n) and n not in trackers.NAMES and _is_condition(n, first, second)
+    ]
+    return [
+        [replace(log, levels={n: f"{n}={log.config.get(n, '')}" for n in names}) for log in side]
+        for side in (first, second)
+    ]
+
+
+def _is_condition(name: str, first: Sequence[Log], second: Sequence[Log]) -> bool:
+    values = [{log.config.get(name) for log in side} for side in (first, second)]
+    if values[0] != values[1] or len(values[0]) < 2:
+        return False
+    of_seed: dict[str, set[str | None]] = {}
+    for log in (*first, *second):
+        of_seed.setdefault(log.seed, set()).add(log.config.get(name))
+    return "" in of_seed or any(len(own) > 1 for own in of_seed.values())
 
 
 def levels_of(words: str) -> Side:
     """Return a side as an arm's name, or as levels by factor where it has the form KEY=VALUE."""
-    parts = [part.partition("=") for part in words.split(",")]
+    parts = [part.partition("=") for part in PART.findall(words)]
     if all(middle and name.strip() for name, middle, _ in parts):
         return {name.strip(): value.strip() for name, _, value in parts}
     return words
@@ -121,15 +160,28 @@ def _chosen(every: Sequence[Log], side: str, place: Path) -> list[Log]:
             raise AnalysisError(f"{name}: no such column of {place}.{nearest(name, columns)}")
     found = [log for log in every if all(_is(log.config, n, v) for n, v in asked.items())]
     if not found:
-        name, value = next(iter(asked.items()))
-        known = sorted({log.config.get(name, "") for log in every})
-        raise AnalysisError(f"{name}={value}: not one of {listed(known)}.{nearest(value, known)}")
+        for name, value in asked.items():
+            known = sorted({log.config.get(name, "") or "(empty)" for log in every})
+            if not any(_is(log.config, name, value) for log in every):
+                raise AnalysisError(
+                    f"{name}={value}: not one of {listed(known)}.{nearest(value, known)}"
+                )
+        raise AnalysisError(f"{side}: no run of {place} has all of these levels")
     return found
 
 
 def _is(config: Mapping[str, str], name: str, value: str) -> bool:
-    own_value = config.get(name, "")
+    return _same(config.get(name, ""), value)
+
+
+def _same(one: str, other: str) -> bool:
+    """Return whether two texts are one value: equal numbers, true and True, [1,2] and [1, 2]."""
+    if one == other:
+        return True
     try:
-        return own_value == value or float(own_value) == float(value)
-    except ValueError:
-        return False
+        return Decimal(one) == Decimal(other)  # exact, unlike floats: ids of 17 digits and more
+    except InvalidOperation:
+        pass
+    if one[:1] in ("[", "(", "{"):
+        return re.sub(r"[\s'\"]", "", one) == re.sub(r"[\s'\"]", "", other)
+    return one.lower() == other.lower() and one.lower() in ("true", "false")

@@ -27,7 +27,6 @@ from analysis.logs import clean
 ITEMS = ["task", "group", "metric", "doc", "item", "cluster", "score"]
 SCORES = ["task", "group", "metric", "value", "se", "n"]
 NAMES = ("task", "group", "metric")
-LONGEST = 60  # characters of a setting
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= flat(value, f"{name}.")
         elif value not in (None, "", [], {}):
-            text = " ".join(str(value).split())
-            found[name] = text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+            found[name] = " ".join(str(value).split())
     return found
 
 

@@ -1,6 +1,5 @@
 """The first screen of an external table: its effects, whether to trust them, the best levels."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from analysis.report import words
 from analysis.report.headline import Headline, verdict
 from analysis.report.page import Item
 from analysis.report.tables import SIGNIFICANT, Table, shown
+from analysis.table.outcome import lower_is_better
 
 ALL_PAIRS = 3  # levels of a factor up to which every pair is a headline
 ROW = "row of the table"  # the cluster of a table without groups
@@ -211,20 +211,10 @@ def remarks(reg: Regression, found: Numbers) -> list[str]:
     ]
 
 
-LOWER = (  # the less the better
-    "loss", "perplexity", "ppl", "error", "err", "wer", "cer", "nll", "bpb", "rmse", "mae", "mse",
-)  # fmt: skip
-
-
 def method(reg: Regression) -> str:
     """Return how the second analysis is made."""
     errors = "errors clustered by group" if reg.fit.random else "errors robust to unequal noise"
     return f"least squares on the rows, {errors}"
-
-
-def lower_is_better(score: str) -> bool:
-    """Return whether a score's name says that less of it is better, as of a loss."""
-    return bool(set(re.split(r"[^a-z]+", score.lower())) & set(LOWER))
 
 
 def trust(reg: Regression) -> list[Item]:

@@ -31,6 +31,7 @@ import pandas as pd
 from ablate.results.record import LEVELS as LEVELS
 from ablate.results.record import WP_EXPONENT as WP_EXPONENT
 from analysis.errors import AnalysisError, as_file, as_path, listed, nearest, told
+from analysis.table import states
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
@@ -76,6 +77,8 @@ def read(path: str | Path) -> pd.DataFrame:
     try:
         table = readers[file.suffix](file)
     # pandas' and pyarrow's own errors are of the first two kinds; the others are of odd content
+    except UnicodeDecodeError:
+        raise AnalysisError(f"table={file}: is no text in UTF-8; write it anew in UTF-8") from None
     except (ValueError, OSError, NotImplementedError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise AnalysisError(f"table={file}: cannot be read: {reason}") from error
@@ -91,7 +94,7 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
     that it stands under are in `frame.attrs["names"]`. A column `wp` of the table's own is kept as
     it is; `frame.attrs["own_wp"]` says that nothing in the table shows it to be PLW^0.30103.
     """
-    table = plain_types(table)
+    table, notes = _finished(plain_types(table))
     if score not in table:
         numbers = table.select_dtypes("number").columns
         raise AnalysisError(
@@ -106,7 +109,7 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
             f"score={score}: {told(table[score][broken].iloc[0])!r} is not a number"
         )
     kept = values.notna() & np.isfinite(values)
-    notes = _note(int(values.isna().sum()), "rows without a score were left out")
+    notes += _note(int(values.isna().sum()), "rows without a score were left out")
     notes += _note(int(np.isinf(values).sum()), "rows with an infinite score were left out")
     if not kept.any():
         what = "empty" if values.isna().all() else "empty or infinite"
@@ -124,6 +127,14 @@ def from_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
     frame.attrs["own_wp"] = "wp" in table and not _is_w_p(table)
     frame.attrs["said"] = [f"The outcome {score}: {said}."] if said else []
     return frame
+
+
+def _finished(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return a table without runs that did not end, and a note on them; whole where none did."""
+    late = states.unfinished(table)
+    if not late.any() or late.all():
+        return table, []
+    return table[~late], [f"Runs were left out: {states.said(table, late)}."]
 
 
 def from_results(table: pd.DataFrame) -> pd.DataFrame:

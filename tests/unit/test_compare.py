@@ -15,7 +15,8 @@ from analysis.compare.benchmarks import Asked
 from analysis.compare.estimate import compared
 from analysis.compare.matched import matched
 from analysis.compare.rows import APART, BOTH, ITEMS, RUNS
-from analysis.compare.sides import inside
+from analysis.compare.settings import differing
+from analysis.compare.sides import inside, paths
 from analysis.compare.verdict import verdict
 from analysis.errors import AnalysisError
 from analysis.facade import LoadedStudy
@@ -225,6 +226,105 @@ def test_a_table_of_runs_is_compared_by_its_levels(capsys):
     assert status == 0
     assert found["overall"]["sampled"] == RUNS
     assert found["overall"]["estimate"] == pytest.approx(5.5)
+
+
+def test_a_report_of_a_trackers_own_files_asks_for_their_table(capsys):
+    status = cli.main(["report", str(LOGS / "mlruns")])
+    err = capsys.readouterr().err
+    assert (status, err.count("\n")) == (2, 1)
+    assert "mlflow.search_runs().to_csv(FILE)" in err
+
+
+def grid(rates=(1e-4, 1e-3), seeds=range(4), **columns):
+    """A table of runs as W&B exports it: two arms, whose score depends far more on the rate."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"Name": f"{arm}-{lr}-{seed}", "adapter": arm, "lr": lr, "seed": seed, "loss": rng.random(),
+         "acc": 0.4 + 0.1 * rates.index(lr) + 0.02 * (arm == "lora") + rng.normal(0, 0.005)}
+        for arm in ("full", "lora") for lr in rates for seed in seeds
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def sides_of(table, path, *sides):
+    table.to_csv(path, index=False)
+    return inside(path, *sides, metrics=("acc",))
+
+
+def test_settings_that_vary_within_the_sides_of_a_table_are_their_conditions(tmp_path):
+    """As least squares have it: the mean difference beside the rates' own, of n - c degrees."""
+    table = grid()
+    runs = sides_of(table, tmp_path / "runs.csv", "adapter=full", "adapter=lora")
+    assert (runs.partners, runs.conditions) == (8, 2)
+    found = compared(runs, Asked("acc"))
+    wide = table.pivot(index=["lr", "seed"], columns="adapter", values="acc").reset_index()
+    peer = ols("I(100 * (lora - full)) ~ C(lr, Sum)", wide).fit()
+    effect = found.overall.effect
+    assert effect.estimate == pytest.approx(peer.params["Intercept"])
+    assert (effect.se, effect.df) == (pytest.approx(peer.bse["Intercept"]), peer.df_resid)
+    assert "under the 2 conditions" in verdict(found, runs).text
+    table[table["adapter"] == "full"].to_csv(tmp_path / "a.csv")
+    table[table["adapter"] == "lora"].to_csv(tmp_path / "b.csv")
+    both = paths(*(str(tmp_path / f) for f in ("a.csv", "b.csv")), cluster="", metrics=("acc",))
+    assert both.conditions == 2
+
+
+def test_runs_that_cannot_be_paired_by_seed_say_so(tmp_path):
+    table = grid(rates=(1e-3,))
+    again = pd.concat([table, table[-1:].assign(Name="again", acc=0.43)])
+    runs = sides_of(again, tmp_path / "a.csv", "adapter=full", "adapter=lora")
+    assert (runs.partners, len(runs.second)) == (0, 5)
+    assert runs.notes == ("Runs are not paired by seed: B has seed 3 2 times.",)
+    moved = table.assign(seed=table["seed"] + 3 * (table["adapter"] == "lora"))
+    runs = sides_of(moved, tmp_path / "b.csv", "adapter=full", "adapter=lora")
+    peer = stats.ttest_ind(*(100 * own["acc"] for _, own in moved.groupby("adapter")),
+                           equal_var=False)  # fmt: skip
+    assert compared(runs, Asked("acc")).overall.effect.p == pytest.approx(peer.pvalue)
+    assert "one seed alone is on both sides" in runs.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "sides"),
+    [
+        ("big", (9007199254740992, 9007199254740993), None),
+        ("flag", (True, False), ("flag=true", "flag=false")),
+        ("layers", ("[1, 2]", "[3, 4]"), ("layers=[1,2]", "layers=[3, 4]")),
+        ("path", (f"/{'x' * 70}/a", f"/{'x' * 70}/b"), None),
+        ("=cmd", (1, 2), None),
+        ("rate", ("1e-4", "0.001"), ("rate=0.0001", "rate=1e-3")),
+    ],
+)
+def test_levels_of_a_table_are_told_apart(tmp_path, column, values, sides):
+    table = grid(rates=(1e-3,)).drop(columns="adapter")
+    table[column] = [values[0]] * 4 + [values[1]] * 4
+    first, second = sides or [f"{column}={value}" for value in values]
+    if column.startswith("="):
+        with pytest.raises(AnalysisError, match="levels are named as COLUMN=VALUE"):
+            sides_of(table, tmp_path / "runs.csv", first, second)
+        return
+    runs = sides_of(table, tmp_path / "runs.csv", first, second)
+    assert [log.name[:4] for log in (*runs.first, *runs.second)] == ["full"] * 4 + ["lora"] * 4
+    told = {name: row for name, *row in differing(runs.first, runs.second)}
+    assert told[column][0] != told[column][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "lower"),
+    [
+        ("eval/loss", True), ("mse", True), ("val/CER", True), ("neg_mean_squared_error", False),
+        ("valLoss", True), ("brier_score", True), ("error_rate", True), ("val-mlogloss", True),
+        ("answer", False), ("cancer/acc", False), ("eval/power", False), ("apples", False),
+        ("error_correction_acc", False), ("loss_of_function/accuracy", False),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_column_says_whether_less_is_better(tmp_path, name, lower):
+    table = grid(rates=(1e-3,)).rename(columns={"acc": name})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    runs = inside(tmp_path / "runs.csv", "adapter=full", "adapter=lora", metrics=(name,))
+    found = compared(runs, Asked(name)).overall
+    assert (found.effect.estimate < 0) == found.turned == lower
+    shares = not lower or name in ("val/CER", "error_rate")  # a loss below 1 is none
+    assert (found.unit == "points") == shares
 
 
 def results(path):

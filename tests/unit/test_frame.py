@@ -180,7 +180,7 @@ def test_load_reads_a_folder_a_parquet_and_a_csv_alike(results, tmp_path):
         ("empty.csv", "", "cannot be read"),
         ("head.csv", "a,b\n", "has no rows"),
         ("broken.csv", "a,b\n1,2\n1,2,3,4\n", "cannot be read"),
-        ("bytes.csv", b"\xff\xfe\x00\x9f,\n", "cannot be read"),
+        ("bytes.csv", b"\xff\xfe\x00\x9f,\n", "is no text in UTF-8"),
         ("broken.parquet", "not parquet", "cannot be read"),
         ("table.xlsx", "x", "must end in one of .parquet, .csv, .tsv"),
         (".", None, "there is no such file"),
@@ -272,3 +272,23 @@ def test_the_scale_of_the_plw_is_one_constant_and_the_published_one():
     plw = np.array([1e-4, 5e-4, 1e-3, 0.01, 0.1, 0.242, 1.0])
     np.testing.assert_allclose(plw**WP_EXPONENT, plw**0.30103, rtol=1e-7)
     np.testing.assert_allclose(0.1**WP_EXPONENT, 0.5, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "done", "late"),
+    [("State", "finished", ("crashed", "running")), ("status", "FINISHED", ("FAILED", "KILLED"))],
+)
+def test_runs_that_did_not_finish_are_no_rows(name, done, late):
+    """States as W&B's and MLflow's exports write them; other words in such a column are levels."""
+    table = pd.DataFrame({name: [done] * 3 + list(late), "acc": [0.5, 0.6, 0.7, 0.0, 0.0]})
+    frame = from_table(table, "acc")
+    assert frame["acc"].tolist() == [0.5, 0.6, 0.7]
+    assert f"2 that did not finish ({', '.join(late)})" in str(frame.attrs["notes"])
+    assert len(from_table(table.replace(late[0], "solid"), "acc")) == 5
+    assert len(from_table(table[3:], "acc")) == 2
+
+
+def test_a_table_in_another_encoding_is_told(tmp_path):
+    (tmp_path / "t.csv").write_bytes("name,acc\ngröße,0.5\n".encode("utf-16"))
+    with pytest.raises(AnalysisError, match="is no text in UTF-8; write it anew in UTF-8"):
+        read(tmp_path / "t.csv")

@@ -1,6 +1,7 @@
 """Logs of other programs, read: files that these programs wrote themselves (tests/logs)."""
 
 import json
+import math
 import shutil
 import sqlite3
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from ablate.experiment import upkeep
 from analysis.errors import AnalysisError
@@ -146,7 +148,7 @@ def test_a_csv_of_wandb_is_read(tmp_path):
     assert [log.name for log in logs] == ["full-0", "full-1", "lora-0", "lora-1"]
     assert [log.seed for log in logs] == ["0", "1"] * 2
     assert logs[3].config == {"adapter": "lora", "seed": "1", "Name": "lora-1", "State": "finished"}
-    assert "1 runs failed" in logs[0].notes[0]
+    assert all("1 that did not finish (crashed)" in log.notes[0] for log in logs)
     with pytest.raises(AnalysisError, match=r"--metric COLUMN, one of .*eval/acc"):
         read_logs(tmp_path / "runs.csv")
 
@@ -174,18 +176,109 @@ def test_a_database_of_mlflow_is_read(tmp_path):
     path = tmp_path / "mlflow.db"
     with sqlite3.connect(path) as database:
         database.executescript(
-            "create table runs (run_uuid, name, lifecycle_stage);"
+            "create table runs (run_uuid, name, status, lifecycle_stage, experiment_id);"
+            "create table experiments (experiment_id, name, lifecycle_stage);"
             "create table params (run_uuid, key, value);"
             "create table latest_metrics (run_uuid, key, value, is_nan);"
-            "insert into runs values ('r', 'one', 'active'), ('q', 'gone', 'deleted');"
+            "insert into experiments values (1, 'mine', 'active'), (2, 'old', 'deleted');"
+            "insert into runs values ('r', 'one', 'FINISHED', 'active', 1),"
+            " ('q', 'gone', 'FINISHED', 'deleted', 1), ('p', 'gone', 'FINISHED', 'active', 2),"
+            " ('f', 'bad', 'FAILED', 'active', 1), ('n', 'now', 'RUNNING', 'active', 1);"
             "insert into params values ('r', 'seed', '3');"
-            "insert into latest_metrics values ('r', 'acc', 0.25, 0), ('q', 'acc', 1, 0);"
+            "insert into latest_metrics select run_uuid, 'acc', 0.25, 0 from runs;"
         )
     (log,) = read_logs(path)
     assert (log.name, log.seed, log.scores["value"].tolist()) == ("one", "3", [0.25])
+    assert log.config["experiment"] == "mine"
+    assert "2 that did not finish (FAILED, RUNNING)" in log.notes[0]
     path.write_bytes(b"no database" * 100)
     with pytest.raises(AnalysisError, match="is no database of MLflow"):
         trackers.runs(path)
+
+
+def mlruns(to):
+    """The folder that MLflow itself wrote, to be changed."""
+    shutil.copytree(LOGS / "mlruns", to)
+    return sorted(meta.parent for meta in to.glob("*/*/meta.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("status", 4), ("status", 5), ("status", 1), ("lifecycle_stage", "deleted")]
+)
+def test_runs_of_mlflow_that_failed_or_were_deleted_do_not_count(tmp_path, name, value):
+    run = mlruns(tmp_path / "mlruns")[0]
+    about = yaml.safe_load((run / "meta.yaml").read_text())
+    assert about["status"] == 3  # MLflow's RunStatus.FINISHED
+    (run / "meta.yaml").write_text(yaml.safe_dump(about | {name: value}))
+    logs = read_logs(tmp_path / "mlruns")
+    assert (len(logs), run.name in {log.model for log in logs}) == (3, False)
+    assert all(("did not finish" in str(log.notes)) == (name == "status") for log in logs)
+    assert len(read_logs(run.parent)) == 3  # an experiment's own folder
+
+
+def test_the_last_value_in_mlflow_is_that_of_the_highest_step(tmp_path):
+    """As `search_runs` and its table `latest_metrics` have it, whatever was written last."""
+    run = mlruns(tmp_path / "mlruns")[0]
+    with (run / "metrics" / "acc").open("a") as file:
+        file.write("1795829714195 0.1 0\n")
+    (log,) = [log for log in read_logs(tmp_path / "mlruns") if log.model == run.name]
+    assert log.scores.set_index("task")["value"]["acc"] > 0.4
+
+
+def wandb_folder(path, count=2):
+    """A folder as W&B's online runs leave it, with its link to the latest run."""
+    for number in range(count):
+        files = path / f"run-20261127_10000{number}-abc{number}" / "files"
+        files.mkdir(parents=True)
+        summary = {
+            "eval/acc": 0.5 + number / 10, "eval": {"f1": 0.2}, "best": {"max": 0.7},
+            "_step": 3, "_wandb": {"runtime": 9}, "train/loss": "NaN",
+        }  # fmt: skip
+        (files / "wandb-summary.json").write_text(json.dumps(summary))
+        (files / "config.yaml").write_text(f"seed:\n  value: {number}\n")
+    (path / "latest-run").symlink_to(files.parent.name)
+    return path
+
+
+def test_the_latest_run_of_wandb_counts_once_and_nested_scores_are_there(tmp_path):
+    folder = wandb_folder(tmp_path / "wandb")
+    logs = read_logs(folder, metrics=("eval/acc",))
+    assert [log.seed for log in logs] == ["0", "1"]
+    for name, value in (("eval.f1", 0.2), ("best.max", 0.7)):
+        assert read_logs(folder, metrics=(name,))[0].scores["value"].tolist() == [value]
+
+
+def test_offline_runs_of_wandb_are_told(tmp_path):
+    (tmp_path / "wandb" / "offline-run-20261127_100000-abc" / "files").mkdir(parents=True)
+    with pytest.raises(AnalysisError, match=r"`wandb sync .*offline-run-\*` uploads them"):
+        read_logs(tmp_path / "wandb", metrics=("acc",))
+
+
+def test_a_csv_of_dictionaries_is_read(tmp_path):
+    """As the export in W&B's documentation writes it: columns `summary`, `config`, `name`."""
+    summary = [{"acc": 0.5, "loss": math.nan, "eval": {"f1": 0.1}}, {"acc": 0.6, "_step": 3}]
+    config = [{"lr": 0.1, "seed": s, "optim": {"betas": [0.9, 0.99]}} for s in range(2)]
+    frame = pd.DataFrame({"summary": summary, "config": config, "name": ["a", "b"]})
+    frame.to_csv(tmp_path / "runs.csv")
+    logs = read_logs(tmp_path / "runs.csv", metrics=("acc",))
+    assert [(log.name, log.seed, log.scores["value"][0]) for log in logs] == [
+        ("a", "0", 0.5), ("b", "1", 0.6),
+    ]  # fmt: skip
+    assert logs[0].config["optim.betas"] == "[0.9, 0.99]"
+    assert len(read_logs(tmp_path / "runs.csv", metrics=("eval.f1",))) == 1
+
+
+@pytest.mark.parametrize("state", ["crashed", "failed", "killed", "running", "preempted"])
+def test_runs_that_did_not_finish_or_are_there_twice_do_not_count(tmp_path, state):
+    rows = table()[:4].assign(ID=["a", "b", "c", "d"])
+    late = rows[:1].assign(ID="e", State=state)
+    pd.concat([rows, rows[1:3], late]).to_csv(tmp_path / "runs.csv", index=False)
+    logs = read_logs(tmp_path / "runs.csv", metrics=("eval/acc",))
+    assert len(logs) == 4
+    assert f"1 that did not finish ({state}), 2 that are there again" in logs[3].notes[0]
+    late.to_csv(tmp_path / "late.csv", index=False)
+    with pytest.raises(AnalysisError, match=f"left out: 1 that did not finish .{state}"):
+        read_logs(tmp_path / "late.csv", metrics=("eval/acc",))
 
 
 def test_several_paths_are_runs_of_one_side_with_the_seeds_of_their_names(tmp_path):
