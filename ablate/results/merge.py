@@ -58,10 +58,22 @@ def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Ite
         place = _keep_apart(into, key, folder)
         yield f"{key}: {folder} differs in {differs}: it is kept in {place}"
         return
-    further = sorted({s["score_key"] for s in theirs["scores"]} - set(ours["score_keys"]))
-    if further:
-        _add(into, key, folder, {"ours": ours, "theirs": theirs}, further)
+    if _further(ours, theirs):
+        # A sweep may add scores of its own meanwhile: what it wrote last would be lost.
+        with into.claim(key) as mine:
+            ours = into.record(key) if mine else None
+            if ours is None:
+                yield NotTaken(f"{key}: is being scored here: its further scores are not taken")
+                return
+            further = _further(ours, theirs)
+            _add(into, key, folder, {"ours": ours, "theirs": theirs}, further)
         yield f"{key}: {len(further)} further scores taken"
+
+
+def _further(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the scores that theirs has and ours lacks, those that failed here too."""
+    here = {s["score_key"] for s in ours["scores"]}
+    return sorted({s["score_key"] for s in theirs["scores"]} - here)
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
@@ -108,6 +120,7 @@ def _add(
         changed = ours | {
             "scores": [*ours["scores"], *scores],
             "score_keys": sorted({*ours["score_keys"], *further}),
+            "unscored": [u for u in ours.get("unscored", ()) if u["score_key"] not in further],
         }
         files.write(draft / RECORD, text(changed))
 

@@ -121,6 +121,30 @@ def test_equal_records_are_merged_once_and_further_scores_are_taken(tmp_path):
         pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs)
 
 
+def test_further_scores_of_a_run_that_is_scored_here_are_left_until_it_is_done(tmp_path, capsys):
+    """Both would add to the record as it was: what is written last would be all that is left."""
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s"), score("t")]})
+    words = ["store", "merge", str(mine.out), str(yours.out)]
+    with mine.claim(KEY):
+        assert cli.main(words) == 1
+    assert f"{KEY}: is being scored here" in capsys.readouterr().out
+    assert [one["score_key"] for one in mine.record(KEY)["scores"]] == ["s"]
+    assert cli.main(words) == 0
+    assert [one["score_key"] for one in mine.record(KEY)["scores"]] == ["s", "t"]
+
+
+def test_a_score_that_failed_here_is_taken_from_where_it_did_not(tmp_path):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    lost = [{"score_key": "t", "asked": "quiz", "error": "no room"}]
+    mine.amend(KEY, mine.record(KEY) | {"score_keys": ["s", "t"], "unscored": lost})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s"), score("t")]})
+    assert list(upkeep.merge(mine.out, [yours.out])) == [f"{KEY}: 1 further scores taken"]
+    assert mine.record(KEY)["scores"] == yours.record(KEY)["scores"]
+    assert mine.record(KEY)["unscored"] == []
+    assert list(upkeep.merge(yours.out, [mine.out])) == []
+
+
 def test_different_records_of_one_run_are_kept_apart(tmp_path):
     mine = folder(tmp_path / "mine", **{KEY: [score("s", 0.5)]})
     yours = folder(tmp_path / "yours", **{KEY: [score("s", 0.25)]})
