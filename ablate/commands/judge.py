@@ -1,6 +1,7 @@
 """`ablate judge`: has generated answers compared or graded by a judge."""
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -164,7 +165,10 @@ def tabulated(folder: Path, judgments: Sequence[Any], mode: str) -> "Iterator[st
     write_csv(table, folder / ("grades.csv" if graded else "win_rates.csv"))
     for row in table.to_dict("records"):
         yield f"{row['task']}: {row['arm']} beside {row['baseline']}"
-        yield f"  {_grade(row) if graded else _rate(row)}"
+        if math.isnan(row["grade" if graded else "win_rate"]):
+            yield f"  no verdict{_left_out(row)}"
+        else:
+            yield f"  {_grade(row) if graded else _rate(row)}"
 
 
 def _rate(row: "Mapping[Hashable, Any]") -> str:

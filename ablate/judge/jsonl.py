@@ -8,14 +8,14 @@ from typing import Any
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file; nothing of a line that a killed writer left unfinished."""
+    """Yield the objects of a file; nothing of a line that is none, as a killed writer leaves."""
     if not file.is_file():
         return
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 found = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(found, dict):
                 yield found

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ablate.cli import main
+from ablate.commands import judge as verb
 from ablate.errors import UserError
 from ablate.judge import arms, carried
 from ablate.judge import endpoint as endpoints
@@ -107,9 +108,24 @@ def test_a_torn_line_costs_that_reply_alone(tmp_path):
     file = tmp_path / "replies.jsonl"
     append(file, [{"id": "a"}])
     with file.open("a") as stream:
+        stream.write("[" * 100_000 + "\n")
         stream.write('{"id": "b", "rep')
     append(file, [{"id": "c"}])
     assert [row["id"] for row in rows(file)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("mode", ["pairwise", "grade"])
+def test_where_no_reply_has_a_verdict_that_is_said_and_no_number(tmp_path, mode):
+    class Silent:
+        name, identity = "silent", {"kind": "test"}
+
+        def ask(self, questions):
+            return ((n, Reply("I cannot say.")) for n in range(len(questions)))
+
+    plan = carried.planned(Store(tmp_path), Silent(), mode, contests(12, equal=0), references=False)
+    judgments, _ = carried.carried_out(plan)
+    told = [line for line in verb.tabulated(tmp_path, judgments, mode) if line.startswith("  ")]
+    assert told == ["  no verdict; 12 without a verdict"]
 
 
 def drawn(rng, prompts, *, theta, phi, seeds=1, spread=0.0):
