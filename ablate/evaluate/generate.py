@@ -23,7 +23,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ablate.evaluate.lanes import beside
 from ablate.evaluate.passes import TOKENS, batches
-from ablate.evaluate.shapes import short_ways
+from ablate.evaluate.shapes import cache_name, short_ways
 from ablate.evaluate.split import over_processes
 from ablate.evaluate.static import StaticDecoding
 
@@ -215,6 +215,7 @@ class _Decoding:
         self._model, self._inputs_BL, self._mask_BL = model, ids_BL, mask_BL
         self._positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
         self._cache: Any = None
+        self._cache_name = cache_name(model)
 
     def next(self) -> Tensor:
         """Return the most likely next token of every row (B,), which is then read too."""
@@ -222,11 +223,11 @@ class _Decoding:
             input_ids=self._inputs_BL,
             attention_mask=self._mask_BL,
             position_ids=self._positions_BL,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: self._cache},
         )
-        self._cache, next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
+        self._cache, next_B = getattr(output, self._cache_name), output.logits[:, -1].argmax(-1)
         self._inputs_BL, self._positions_BL = next_B[:, None], self._positions_BL[:, -1:] + 1
         self._mask_BL = nn.functional.pad(self._mask_BL, (0, 1), value=1)
         return cast(Tensor, next_B)

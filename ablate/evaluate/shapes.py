@@ -5,6 +5,7 @@ the plain forward pass for the architectures below, a test does so for each; els
 tuning, sliding windows, state-space models, position biases) they might be silently wrong.
 """
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,15 @@ def inner(model: nn.Module) -> Any:
     """Return the transformers model inside `model`: what an adapter wraps, or the model itself."""
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if unwrap else model
+
+
+def cache_name(model: nn.Module) -> str:
+    """Return what the forward pass of `model` calls what it has read, and its output too.
+
+    transformers renames `past_key_values` to `cache` in 5.24, and drops the old name in 5.40.
+    """
+    known = inspect.signature(type(inner(model)).forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def short_ways(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicLayer
 
-from ablate.evaluate.shapes import inner
+from ablate.evaluate.shapes import cache_name, inner
 from ablate.results.log import say
 
 ROOM = 128  # tokens by which the memory grows
@@ -61,7 +61,7 @@ class StaticDecoding:
         self._at_1 = torch.full((1,), ids_BL.shape[1] - 1, device=ids_BL.device)
         layers = inner(model).config.get_text_config().num_hidden_layers
         self._layers = [StaticLayer(self._at_1, self._room) for _ in range(layers)]
-        self._cache = Cache(layers=list(self._layers))
+        self._cache = {cache_name(model): Cache(layers=list(self._layers))}
         self._free = min(max_new, ROOM)  # places of the memory that nothing is written to
         self._bias_B11L = self._hidden(mask_BL, self._room)
         positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
@@ -127,9 +127,9 @@ class StaticDecoding:
             input_ids=ids_BL,
             attention_mask=mask,
             position_ids=positions_BL,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **self._cache,
         )
         found_B1: Tensor = output.logits[:, -1].argmax(-1, keepdim=True)
         return found_B1

@@ -1,6 +1,7 @@
 """Scores against a direct computation, lm-eval's own evaluation and transformers' own decoding."""
 
 import copy
+import inspect
 import json
 import math
 import random
@@ -681,6 +682,27 @@ def test_greedy_decoding_equals_transformers(name, every, monkeypatch):
     found = generate.answers(model, prompts, stops=stops, max_new=16, batch_size=3)
     assert found == [_by_generate(model, prompt, stops) for prompt in prompts]
     assert len({len(tokens) for tokens in found}) > 1
+
+
+@pytest.mark.parametrize("every", [1, 8])
+def test_decoding_hands_on_what_was_read_under_the_name_that_the_model_has_for_it(every):
+    """transformers 5.24 says `cache` for past_key_values, and 5.40 takes the old name no more."""
+    model, ids = model_of(), torch.tensor([[0, 5, 6, 7], [9, 8, 7, 6]])
+    asked, ends = {"max_new": 12, "look_every": every}, generate.Ends((511,))
+    expected = generate.greedy(model, ids, (ids > 0).long(), ends=ends, **asked)
+    plain = type(model)
+
+    class Renamed(plain):
+        def forward(self, cache=None, **given):
+            assert "past_key_values" not in given
+            if "past_key_values" not in inspect.signature(plain.forward).parameters:
+                return super().forward(cache=cache, **given)
+            made = super().forward(past_key_values=cache, **given)
+            return SimpleNamespace(logits=made.logits, cache=made.past_key_values)
+
+    model.__class__ = Renamed
+    found = generate.greedy(model, ids, (ids > 0).long(), ends=ends, **asked)
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
 
 
 class Waits(TorchDispatchMode):
