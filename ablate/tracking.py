@@ -1,25 +1,29 @@
 """Tells experiment trackers of every cell, through accelerate: its factors, steps and scores.
 
 A cell is one run of each tracker that was asked for (`tracker=`). A process carries out one cell at
-a time; of those that train side by side each is told once it is trained, before it is scored. What
-goes wrong with a tracker ends the tracking of that cell, never the cell. Trackers are no part of a
-run's identity: with and without them the same is trained.
+a time; of those that train side by side each is told once it is trained, before it is scored. A
+tracker that fails is left out for that cell, the others and the cell go on; one that cannot be
+opened is not asked again for a while, for that may take minutes each time. Trackers are no part of
+a run's identity: with and without them the same is trained.
 """
 
 import contextlib
 import fcntl
+import importlib
 import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ablate.config.build import plain, typed
 from ablate.config.schema import Cell
 from ablate.evaluate.scores import TaskScore
-from ablate.experiment.trackers import Trackers
+from ablate.experiment.trackers import UNREACHED, Trackers
 from ablate.models.load import device_of
 from ablate.results.log import say
 from ablate.results.record import flattened, levels_of
@@ -30,7 +34,7 @@ from ablate.training.loop import process_accelerator
 NAME = ("masking", "plw", "adapter", "rank", "dataset", "model", "seed")  # levels in a run's name
 UNKNOWN = "none"  # for a setting that has no value: trackers search text and numbers
 COLUMNS = ("loss", "grad_norm", "lr", "completion_grad_share")  # of a step; and each role's loss
-
+WAIT = 600.0  # seconds until a tracker that could not be opened is asked again
 
 _asked = Trackers()  # of the sweep that this process works for
 
@@ -51,7 +55,8 @@ class Track:
 
     def __init__(self, accelerator: Any = None) -> None:
         """Tell the open trackers of `accelerator`."""
-        self._accelerator, self._failed = accelerator, False
+        self._accelerator = accelerator
+        self._live = list(accelerator.trackers) if accelerator is not None else []
         self._told = self._tokens = 0
 
     def hear(self, history: Sequence[Entry], tokens_per_second: float | None = None) -> None:
@@ -72,23 +77,33 @@ class Track:
             self._log(known)
 
     def _log(self, values: Mapping[str, float]) -> None:
-        if not self._failed:
-            self._safely(lambda: self._accelerator.log(dict(values), step=self._told))
+        for tracker in tuple(self._live):
+            self._safely(tracker, partial(tracker.log, dict(values), step=self._told))
 
-    def close(self) -> None:
-        """End the runs."""
+    def close(self, *, failed: bool = False) -> None:
+        """End the runs, as failed ones where the cell failed."""
         if self._accelerator is not None:
             for tracker in self._accelerator.trackers:
-                self._safely(tracker.finish)
+                self._safely(tracker, partial(_end, tracker, failed))
             self._accelerator.trackers = []
 
-    def _safely(self, do: Callable[[], object]) -> None:
+    def _safely(self, tracker: Any, do: Callable[[], object]) -> None:
         try:
             do()
         except Exception as error:
-            if not self._failed:
-                _give_up(error)
-            self._failed = True
+            if tracker in self._live:
+                self._live.remove(tracker)
+                _give_up(tracker.name, error)
+
+
+def _end(tracker: Any, failed: bool) -> None:
+    """End a tracker's run. Accelerate's own `finish` knows of no failure; TensorBoard has none."""
+    if failed and tracker.name == "mlflow":
+        importlib.import_module("mlflow").end_run(status="FAILED")
+    elif failed and tracker.name == "wandb":
+        tracker.run.finish(exit_code=1)
+    else:
+        tracker.finish()
 
 
 @contextlib.contextmanager
@@ -97,12 +112,14 @@ def tracked(cell: Cell, key: str) -> Iterator[Track]:
     track = Track(_opened(cell, key) if _asked.kinds and is_first() else None)
     try:
         yield track
-    finally:
-        track.close()
+    except BaseException:
+        track.close(failed=True)
+        raise
+    track.close()
 
 
 def _opened(cell: Cell, key: str) -> Any:
-    """Return the accelerator with trackers that have begun a run each; None where that failed."""
+    """Return the accelerator with the trackers that could begin a run each."""
     from accelerate.tracking import filter_trackers
 
     _environment()
@@ -110,18 +127,37 @@ def _opened(cell: Cell, key: str) -> Any:
     levels = levels_of(flattened(plain(cell)), _asked.study)
     name = "-".join(_word(levels[level]) for level in NAME) + f"-{key[:8]}"
     folder = os.path.join(_asked.folder, "tensorboard", name)
-    try:
-        accelerator.log_with = filter_trackers(list(_asked.kinds), folder)
-        accelerator.project_configuration.logging_dir = folder
-        accelerator.trackers = []
-        with _alone():
-            accelerator.init_trackers(
-                _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
-            )
-    except Exception as error:
-        _give_up(error)
-        return None
+    accelerator.project_configuration.logging_dir = folder
+    opened: list[Any] = []
+    for kind in _asked.kinds:
+        mark = Path(_asked.folder) / f"{UNREACHED}{kind}"
+        if _is_new(mark):
+            continue
+        try:
+            accelerator.trackers = []
+            accelerator.log_with = filter_trackers([kind], folder)
+            with _alone():
+                accelerator.init_trackers(
+                    _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
+                )
+            opened += accelerator.trackers
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                mark.touch()
+            _give_up(kind, error, f"nor in other cells for the next {WAIT / 60:.0f} minutes")
+    accelerator.trackers = opened
     return accelerator
+
+
+def _is_new(mark: Path) -> bool:
+    """Return whether a process of this sweep could not open a tracker in the last `WAIT` seconds.
+
+    Processes tell one another by a file, for a cell may have one of its own.
+    """
+    try:
+        return time.time() - mark.stat().st_mtime < WAIT
+    except OSError:
+        return False
 
 
 def _own(name: str, key: str) -> dict[str, dict[str, Any]]:
@@ -140,7 +176,10 @@ def _environment() -> None:
     for name, value in {
         "MLFLOW_TRACKING_URI": (Path(_asked.folder).resolve() / "mlruns").as_uri(),
         "MLFLOW_ALLOW_FILE_STORE": "true",  # as many workers and machines write to it
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 keep a cell waiting for minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
         "WANDB_SILENT": "true",  # its lines would run through the sweep's own
+        "WANDB_INIT_TIMEOUT": "30",  # seconds
     }.items():
         os.environ.setdefault(name, value)
 
@@ -154,8 +193,9 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _give_up(error: Exception) -> None:
-    line = f"NOT TRACKED from here on: {type(error).__name__}: {' '.join(str(error).split())}"
+def _give_up(kind: str, error: Exception, more: str = "") -> None:
+    where = f"NOT TRACKED by {kind} from here on{f', {more}' if more else ''}"
+    line = f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
     say(line)
     print(line, file=sys.stderr)
 

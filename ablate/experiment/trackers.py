@@ -1,5 +1,6 @@
 """Which experiment trackers a sweep asks for, and whether they are installed. No torch."""
 
+import contextlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from ablate.errors import UserError
 
 FOLDER = "tracking"  # under the results: what trackers write to files
+UNREACHED = ".unreached-"  # and a tracker's name: the file that says when it could not be opened
 PROJECT = "ablate"
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX")}  # where the name is not the tracker's
 
@@ -28,7 +30,7 @@ class Trackers:
 
 
 def trackers(settings: Mapping[str, Any], *, study: str, out: Path) -> Trackers:
-    """Return the trackers that the settings of a command ask for.
+    """Return the trackers that the settings of a command ask for; each is to be tried anew.
 
     Raises:
         UserError: the package of one is not installed.
@@ -42,5 +44,8 @@ def trackers(settings: Mapping[str, Any], *, study: str, out: Path) -> Trackers:
                 f"tracker={kind}: the package {kind} is not installed; "
                 "pip install 'ablate[trackers]', or that package alone"
             )
-    folder = str((out / FOLDER).resolve())
-    return Trackers(kinds, settings["tracker_project"] or PROJECT, study, folder)
+    folder = (out / FOLDER).resolve()
+    for kind in kinds:
+        with contextlib.suppress(OSError):
+            (folder / f"{UNREACHED}{kind}").unlink(missing_ok=True)
+    return Trackers(kinds, settings["tracker_project"] or PROJECT, study, str(folder))

@@ -57,7 +57,9 @@ def build_logs(source: str | Path, out: str | Path, margin: float | None = None)
     scores = pd.DataFrame([row for model in models for row in _scores(model)], columns=SCORES)
     if scores.empty:
         raise AnalysisError(
-            f"{source}: its logs have no scores of items; lm-eval writes them with --log_samples"
+            f"{source}: its logs have no scores of items; lm-eval writes them with --log_samples, "
+            f"Every Eval Ever has them in *_samples.jsonl; `ablate compare A B` compares two of "
+            f"its models where errors are stated"
         )
     means = scores.groupby("model", sort=False)["score"].mean()
     best = str(means.idxmax())

@@ -98,7 +98,7 @@ def _files(path: Path) -> list[Path]:
 
 def _of_folder(path: Path, cluster: str) -> list[Log]:
     """Return the logs of a folder, those of one model and seed as one."""
-    files = sorted(_files(path), key=lambda f: (lm_eval.when(f), f.name))
+    files = sorted(_files(path), key=lambda f: (lm_eval.when(f), every_eval_ever.when(f), f.name))
     found = {f: _of_file(f, cluster) for f in files if not lm_eval.is_samples(f)}
     logs = [log for log in found.values() if log is not None]
     if not logs:

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sqlite3
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -125,6 +126,108 @@ def test_what_is_exported_as_every_eval_ever_comes_back(tmp_path):
     stated = log.scores.set_index("task")
     assert stated.loc["quiz", ["value", "se", "n"]].tolist() == [own["value"], own["se"], own["n"]]
     assert log.config["rank"] == "2"
+
+
+def eee(path, score=0.5, lines=(), when="1", about=None, details=None, **result):
+    """Write a file of Every Eval Ever's schema 0.3 below `path`, and one of its items."""
+    folder = path / "data" / "bench" / "org" / "m"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = str(uuid.UUID(int=len(list(folder.iterdir())) ^ 0xFF))
+    one = {
+        "evaluation_name": "quiz", "source_data": {"dataset_name": "quiz"},
+        "metric_config": {"metric_id": "accuracy", "lower_is_better": False,
+                          "min_score": 0.0, "max_score": 1.0},
+        "score_details": {"score": score, **(details or {})},
+    } | result  # fmt: skip
+    found = {
+        "schema_version": "0.3.0", "evaluation_id": f"bench/m/{when}",
+        "evaluation_timestamp": when, "retrieved_timestamp": "9",
+        "model_info": {"id": "org/m", "name": "m"}, "evaluation_results": [one],
+    } | (about or {})  # fmt: skip
+    if lines:
+        place = folder / f"{name}_samples.jsonl"
+        place.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        found.setdefault(
+            "detailed_evaluation_results", {"file_path": place.relative_to(path).as_posix()}
+        )
+    (folder / f"{name}.json").write_text(json.dumps(found))
+    return folder / f"{name}.json"
+
+
+def line(number, score, **more):
+    return {
+        "evaluation_name": "quiz", "sample_id": number, "sample_hash": f"h{number}",
+        "evaluation": {"score": score, "is_correct": score == 1},
+    } | more  # fmt: skip
+
+
+def test_of_two_files_of_every_eval_ever_the_later_evaluation_counts(tmp_path):
+    """Their names are random; the first by name is the later one here."""
+    eee(tmp_path, 0.5, when="1770000002.5")
+    eee(tmp_path, 0.9, when="1770000001.5")
+    (log,) = read_logs(tmp_path)
+    assert log.scores["value"].tolist() == [0.5]
+    assert "more than once" in log.notes[0]
+
+
+def test_items_of_every_eval_ever_are_found_and_belong_to_their_result(tmp_path):
+    """As the converter of Inspect writes them: below the root, under the name of the data."""
+    lines = [line(1, 1.0, evaluation_name="org/arc"), line(2, 0.0, evaluation_name="org/arc")]
+    lines += [line(2, 1.0, evaluation_name="org/arc", metadata={"epoch": 2})]
+    own = {"evaluation_name": "choice", "source_data": {"dataset_name": "ai2_arc"},
+           "metric_config": {"evaluation_description": "accuracy"}}  # fmt: skip
+    stated = {"detailed_evaluation_results": {"file_path": "instance_level_data/a:b.jsonl"}}
+    file = eee(tmp_path, lines=lines, about=stated, **own)
+    (tmp_path / "instance_level_data").mkdir()
+    beside = file.with_name(f"{file.stem}_samples.jsonl")
+    beside.rename(tmp_path / "instance_level_data" / "a:b.jsonl")
+    (log,) = read_logs(file)
+    assert log.items[["task", "metric", "item", "score"]].to_numpy().tolist() == [
+        ["ai2_arc choice", "accuracy", "h1", 1.0], ["ai2_arc choice", "accuracy", "h2", 0.5],
+    ]  # fmt: skip
+    assert log.scores["task"].tolist() == ["ai2_arc choice"]
+    (tmp_path / "instance_level_data" / "a:b.jsonl").unlink()
+    (log,) = read_logs(file)
+    assert "its file of items, instance_level_data/a:b.jsonl, is not there" in log.notes[0]
+
+
+@pytest.mark.parametrize("place", ["/etc/hostname", "../../../../../etc/hostname"])
+def test_a_path_of_items_leads_nowhere_else(tmp_path, place):
+    file = eee(tmp_path, about={"detailed_evaluation_results": {"file_path": place}})
+    assert "is not there" in read_logs(file)[0].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("details", "se"),
+    [
+        ({"uncertainty": {"standard_error": {"value": 0.02}}}, 0.02),
+        ({"uncertainty": {"confidence_interval": {"lower": 0.4, "upper": 0.6}}}, 0.0510213),
+        ({"confidence_interval": {"lower": 0.4, "upper": 0.6}}, 0.0510213),  # schema 0.2.0
+        ({"uncertainty": {"confidence_interval": {"lower": 0.4, "upper": 0.6,
+                                                  "confidence_level": 0.9}}}, 0.0607957),
+        ({"uncertainty": {"standard_deviation": 0.5, "num_samples": 100}}, 0.05),
+        ({"uncertainty": {"num_samples": 100}}, math.nan),
+        ({"uncertainty": None}, math.nan),
+    ],
+)  # fmt: skip
+def test_errors_of_every_eval_ever(tmp_path, details, se):
+    (log,) = read_logs(eee(tmp_path, details=details))
+    assert log.scores["se"].tolist() == [pytest.approx(se, rel=1e-5, nan_ok=True)]
+
+
+def test_percent_of_every_eval_ever_are_known_by_their_bounds(tmp_path):
+    config = {"metric_id": "pass-at-1", "lower_is_better": False, "min_score": 0, "max_score": 100}
+    sure = {"uncertainty": {"standard_error": {"value": 2.0}}}
+    (log,) = read_logs(eee(tmp_path, 0.8, metric_config=config, details=sure))
+    assert log.scores[["value", "se"]].to_numpy().tolist() == [[0.008, 0.02]]
+    (log,) = read_logs(eee(tmp_path, 4.9, metric_config=config | {"max_score": 5.0}))
+    assert log.scores["value"].tolist() == [4.9]
+
+
+def test_how_answers_were_generated_is_a_setting(tmp_path):
+    how = {"generation_args": {"temperature": 0.5}, "additional_details": {"seed": "7"}}
+    (log,) = read_logs(eee(tmp_path, generation_config=how))
+    assert (log.config["generation.temperature"], log.seed) == ("0.5", "7")
 
 
 def table():

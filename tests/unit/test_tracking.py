@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pandas as pd
@@ -73,7 +74,10 @@ def asked(monkeypatch, tmp_path, *kinds):
     for name in (
         "MLFLOW_TRACKING_URI",
         "MLFLOW_ALLOW_FILE_STORE",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT",
         "WANDB_SILENT",
+        "WANDB_INIT_TIMEOUT",
     ):  # so too what is set in the environment
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -148,9 +152,52 @@ def test_a_tracker_that_fails_costs_no_cell(cells, recorder, tmp_path, monkeypat
     store = carried_out({key: cell}, tmp_path)
     assert store.record(key)["training"]["steps"] == 3
     said = (store.folder(key) / "log.txt").read_text()
-    assert said.count("NOT TRACKED from here on: ConnectionError: nobody is there") == 1
+    assert said.count("NOT TRACKED by recorder from here on: ConnectionError: nobody is there") == 1
     assert capsys.readouterr().err.count("NOT TRACKED") == 1
     assert recorder.runs[0].state == "finished"
+
+
+def test_a_tracker_that_is_not_there_costs_one_wait_and_no_other_tracker(
+    cells, recorder, tmp_path, monkeypatch, capsys
+):
+    class Absent(Recorder):
+        name = "absent"
+        asked = 0
+
+        def start(self):
+            Absent.asked += 1
+            raise ConnectionError("nobody is there")
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "absent", Absent)
+    asked(monkeypatch, tmp_path, "absent", "recorder")
+    for key, cell in cells.items():
+        with tracking.tracked(cell, key) as track:
+            track.hear([{"tokens": 1, "loss": 1.0}])
+    assert Absent.asked == 1
+    said = "NOT TRACKED by absent from here on, nor in other cells for the next 10 minutes: Conn"
+    assert capsys.readouterr().err.count(said) == 1
+    assert [len(one.logged) for one in recorder.runs] == [1, 1]
+    (mark,) = (tmp_path / "tracking").glob(".unreached-*")  # other processes see it
+    os.utime(mark, (0, 0))
+    with tracking.tracked(cell, key):
+        assert Absent.asked == 2
+
+
+def test_of_two_trackers_the_one_that_works_goes_on(cells, recorder, tmp_path, monkeypatch):
+    class Full(Recorder):
+        name = "full"
+
+        def log(self, values, step=None, **_):
+            raise OSError("no space is left")
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "full", Full)
+    asked(monkeypatch, tmp_path, "full", "recorder")
+    (key, cell), *_ = cells.items()
+    monkeypatch.setattr(Full, "start", lambda self: None)
+    with tracking.tracked(cell, key) as track:
+        track.hear([{"tokens": 1, "loss": 1.0}])
+        track.hear([{"tokens": 1, "loss": 1.0}] * 2)
+    assert [step for step, _ in recorder.runs[0].logged] == [1, 2]
 
 
 def test_only_the_first_of_several_processes_tracks(cells, recorder, monkeypatch):
@@ -243,6 +290,18 @@ def test_mlflow(cells, tmp_path, monkeypatch):
     losses = client.get_metric_history(one.info.run_id, "train/loss")
     assert [(m.step, m.value) for m in losses] == [(n, 1 / n) for n in (1, 2, 3)]
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_cell_that_fails_is_a_failed_run_of_mlflow(cells, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    asked(monkeypatch, tmp_path, "mlflow")
+    (key, cell), *_ = cells.items()
+    with pytest.raises(KeyboardInterrupt), tracking.tracked(cell, key):
+        raise KeyboardInterrupt
+    client = mlflow.MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'mine'")
+    (one,) = client.search_runs([experiment.experiment_id])
+    assert one.info.status == "FAILED"
 
 
 def test_wandb_offline(cells, tmp_path, monkeypatch):
