@@ -64,7 +64,7 @@ def tune(
     from ablate.config.compose import command
     from ablate.config.overrides import key_of
     from ablate.experiment.tuned import OWN
-    from ablate.experiment.tuned_table import put
+    from ablate.experiment.tuned_table import put, read
 
     named = {key_of(word) for word in overrides}
     settings = command([word for word in overrides if key_of(word) in ("out", "rates")])
@@ -79,9 +79,11 @@ def tune(
     requests = grids.first(asked, loader)
     tries = [each for words in requests for each in grids.tries(words, loader)]
     grids.check_alike(tries)
-    if save:
-        for table in {_table(each.arm, own) for each in tries}:
-            check_folder("--save", table.parent)
+    saved = sorted({_table(each.arm, own) for each in tries}) if save else []
+    for table in saved:
+        check_folder("--save", table.parent)
+    # A file that is no table would be refused at the end, when all is trained.
+    read(table for table in (*saved, out / "tuned.csv") if table.is_file())
     # One report at the end, not one a round: it takes longer than a few of the runs.
     first, once = requests[0], [] if "report" in named else ["report=false"]
 

@@ -311,21 +311,31 @@ def damaged_designs(out: Path) -> list[str]:
     return _designs(out)[1]
 
 
+def whole_designs(out: Path) -> set[Path]:
+    """Return the files of grids' names under `out` that are not damaged."""
+    return {path for path in (out / "designs").glob("*.json") if _read_design(path)}
+
+
 def _designs(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the grids that sweeps have written under `out`, oldest first, and what is damaged."""
     found: list[tuple[float, dict[str, Any]]] = []
     damaged = []
     for path in sorted((out / "designs").glob("*.json")):
-        try:
-            text = path.read_text() if path.is_file() else ""  # a pipe would be waited for
-            design, when = json.loads(text), path.stat().st_mtime_ns
-        except (OSError, ValueError, RecursionError):
-            design, when = None, 0
-        if _is_design(design, path.stem):
-            found.append((when, design))
+        if design := _read_design(path):
+            found.append(design)
         else:
             damaged.append(f"designs/{path.name} is damaged: its sweep, started again, writes it")
     return [design for _, design in sorted(found, key=lambda one: one[0])], damaged
+
+
+def _read_design(path: Path) -> tuple[float, dict[str, Any]] | None:
+    """Return when a grid's names were written, and the grid; None where the file is damaged."""
+    try:
+        text = path.read_text() if path.is_file() else ""  # a pipe would be waited for
+        design, when = json.loads(text), path.stat().st_mtime_ns
+    except (OSError, ValueError, RecursionError):
+        return None
+    return (when, design) if _is_design(design, path.stem) else None
 
 
 def _is_design(design: Any, key: str) -> bool:

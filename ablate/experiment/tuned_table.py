@@ -9,6 +9,7 @@ number are one family: micro_0, micro_1 and micro_2 are micro.
 
 import csv
 import functools
+import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from ablate.config.schema import Cell, Dataset, Model
 from ablate.data.hashes import source_hash
 from ablate.errors import UserError
 from ablate.models.files import resolve
+from ablate.results.files import write
 from ablate.results.spreadsheet import guarded, unguarded
 
 NEEDED = ("model", "dataset", "adapter", "rank", "lr")
@@ -138,12 +140,15 @@ def put(rows: Iterable[Tuned], path: Path) -> None:
     known |= {row.arm: row for row in rows}
     kept = [known[arm] for arm in sorted(known)]
     columns = [c for c in COLUMNS if c not in OPTIONAL or any(getattr(row, c) for row in kept)]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row in kept:
+        table.writerow({name: guarded(value) for name, value in asdict(row).items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        for row in kept:
-            table.writerow({name: guarded(value) for name, value in asdict(row).items()})
+    write(
+        path.resolve(), text.getvalue().encode()
+    )  # rates of other studies stand in it: whole or not at all
 
 
 def _rows(path: Path) -> list[Tuned]:

@@ -1,12 +1,14 @@
 """The care of a folder of results: check, repair, merge and export it."""
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.experiment.design import collect, damaged_designs, names
+from ablate.experiment.design import collect, damaged_designs, names, whole_designs
 from ablate.results import every_eval_ever, exports, failures, files, repairs
+from ablate.results.merge import NotTaken
 from ablate.results.merge import merge as merge_records
 from ablate.results.store import Store
 
@@ -52,8 +54,27 @@ def merge(out: Path, sources: Sequence[Path]) -> Iterator[str]:
     store.prepare()
     for source in stores:
         yield from merge_records(store, source)
+        yield from _merge_designs(out, source.out)
     if names(out):
         collect(out)
+
+
+def _merge_designs(out: Path, source: Path) -> Iterator[str]:
+    """Copy the names of their grids, with their times, by which names are ordered.
+
+    Of a grid that both have ours stays, unless it is damaged.
+    """
+    folder, theirs = out / "designs", source / "designs"
+    folder.mkdir(exist_ok=True)
+    ours, damaged = whole_designs(out), set(theirs.glob("*.json")) - whole_designs(source)
+    for path in sorted(whole_designs(source)):
+        if (place := folder / path.name) not in ours:
+            if os.path.lexists(place):
+                files.set_aside(place, Store(out).damaged)
+            shutil.copy2(path, place)
+            yield f"taken: the names of a grid, designs/{path.name}"
+    for path in sorted(damaged):
+        yield NotTaken(f"{path}: is damaged: not taken")
 
 
 def export(out: Path, to: Path, form: str) -> int:

@@ -24,7 +24,7 @@ class NotTaken(str):
 
 
 def merge(into: Store, source: Store) -> Iterator[str]:
-    """Take over what `source` has, which is not changed; yield a line for each record and design.
+    """Take over what `source` has, which is not changed; yield a line for each record.
 
     A run that both have is kept once where its training and its common scores are equal, with the
     scores of both. Where they differ ours stays, and theirs is copied to `apart/`. A line is a
@@ -41,7 +41,6 @@ def merge(into: Store, source: Store) -> Iterator[str]:
             yield NotTaken(f"{folder}: {links[0].relative_to(folder)} is a link: not taken")
             continue
         yield from _take(into, key, folder, upgraded(found))
-    yield from _designs(into, source)
 
 
 def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Iterator[str]:
@@ -123,13 +122,3 @@ def _add(
             "unscored": [u for u in ours.get("unscored", ()) if u["score_key"] not in further],
         }
         files.write(draft / RECORD, text(changed))
-
-
-def _designs(into: Store, source: Store) -> Iterator[str]:
-    """Copy the names of their grids, with their times, by which names are ordered."""
-    folder = into.out / "designs"
-    folder.mkdir(exist_ok=True)
-    for path in sorted((source.out / "designs").glob("*.json")):
-        if path.is_file() and not (folder / path.name).exists():
-            shutil.copy2(path, folder / path.name)
-            yield f"taken: the names of a grid, designs/{path.name}"

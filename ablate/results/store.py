@@ -54,8 +54,15 @@ class Store:
         """Make the folders and remove drafts that a killed writer left.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or lies among the records of another.
         """
+        place = self.out.resolve()
+        for cells in (place, *place.parents):
+            if cells.name == "cells" and (cells.parent / "designs").is_dir():
+                raise UserError(
+                    f"out={self.out}: lies among the records of {cells.parent}; give that folder, "
+                    "or another one"
+                )
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             for folder in (self.cells, self.failed, self.claims, self.trained):

@@ -3,11 +3,14 @@
 import dataclasses
 import io
 import math
+import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+import ablate
 from ablate import cli
 from ablate.commands import tune as verb
 from ablate.commands.tune import choose, tune
@@ -384,6 +387,38 @@ def test_what_failed_is_tried_again_once_and_not_for_the_report(tmp_path, conf, 
     monkeypatch.setattr(verb, "sweep", sweep)
     assert cli.main(["tune", f"out={tmp_path}", *WORDS, *asked]) == 0
     assert retries == [True, False]  # trained, then reported on
+
+
+@pytest.mark.parametrize("place", ["rates", "out"])
+def test_a_table_that_is_none_is_refused_before_anything_trains(tmp_path, conf, place):
+    rows = '{"instruction": "Say 1", "output": "1"}\n'
+    path = tmp_path / ("mine.jsonl" if place == "rates" else "out/tuned.csv")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(rows)
+    trained = []
+    base = Path(ablate.__file__).parent / "micro" / "checkpoints" / "micro_0"
+    words = [f"out={tmp_path / 'out'}", "model=local", f"model.path={base}", "adapter=lora",
+             *([f"rates={path}"] if place == "rates" else [])]  # fmt: skip
+    with pytest.raises(UserError, match="needs the columns model, dataset"):
+        tune(words, sweep=trained.append, console=Console(file=io.StringIO()), save=True)
+    assert trained == []
+    assert path.read_text() == rows
+
+
+def test_a_table_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    """A process that is killed while it writes leaves the rates of other studies as they were."""
+    path, row = tmp_path / "tuned.csv", Tuned("micro", "micro", "lora", 2, 0.01)
+    put([row], path)
+    before = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        put([dataclasses.replace(row, rank=4)], path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_tune_writes_the_table_and_saves_it(tmp_path, conf, cell):

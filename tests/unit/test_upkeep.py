@@ -13,6 +13,8 @@ import pytest
 from ablate import cli
 from ablate.errors import UserError
 from ablate.experiment import upkeep
+from ablate.experiment.design import save
+from ablate.experiment.request import plan_grid
 from ablate.judge import carried
 from ablate.judge.jsonl import append, rows
 from ablate.results import exports, seal
@@ -143,6 +145,39 @@ def test_a_score_that_failed_here_is_taken_from_where_it_did_not(tmp_path):
     assert mine.record(KEY)["scores"] == yours.record(KEY)["scores"]
     assert mine.record(KEY)["unscored"] == []
     assert list(upkeep.merge(yours.out, [mine.out])) == []
+
+
+def test_of_damaged_names_of_a_grid_none_is_taken_and_whole_ones_take_their_place(tmp_path, capsys):
+    one = stored_grid(tmp_path / "one")
+    two, new = tmp_path / "two", tmp_path / "new"
+    shutil.copytree(one, two)
+    (design,) = (one / "designs").iterdir()
+    content = (two / "designs" / design.name).read_bytes()
+    design.write_bytes(content[: len(content) // 2])
+    assert cli.main(["store", "merge", str(new), str(one)]) == 1
+    assert f"{design}: is damaged: not taken" in capsys.readouterr().out
+    assert list((new / "designs").iterdir()) == []
+    shutil.copytree(one / "designs", new / "designs", dirs_exist_ok=True)  # it is ours now
+    assert cli.main(["store", "merge", str(new), str(two)]) == 0
+    assert (new / "designs" / design.name).read_bytes() == content
+    assert [path.name for path in (new / "damaged").iterdir()] == [design.name]
+
+
+def stored_grid(out):
+    """A folder of results with the names of a grid, as a sweep writes them."""
+    store = Store(out)
+    store.prepare()
+    save(plan_grid(["adapter=lora", "rank=2", "evaluate=none", "train.lr=1e-3"]).design, out)
+    return out
+
+
+def test_no_folder_of_results_is_made_among_the_records_of_another(tmp_path, capsys):
+    out = stored_grid(tmp_path / "out")
+    other = folder(tmp_path / "other", **{KEY: [score("s")]})
+    for inside in (out / "cells", out / "cells" / "new"):
+        assert cli.main(["store", "merge", str(inside), str(other.out)]) == 2
+        assert f"lies among the records of {out}; give that folder" in capsys.readouterr().err
+    assert list((out / "cells").iterdir()) == []
 
 
 def test_different_records_of_one_run_are_kept_apart(tmp_path):
