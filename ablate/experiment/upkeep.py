@@ -71,7 +71,7 @@ def _merge_designs(out: Path, source: Path) -> Iterator[str]:
         if (place := folder / path.name) not in ours:
             if os.path.lexists(place):
                 files.set_aside(place, Store(out).damaged)
-            shutil.copy2(path, place)
+            files.copy(path, place)
             yield f"taken: the names of a grid, designs/{path.name}"
     for path in sorted(damaged):
         yield NotTaken(f"{path}: is damaged: not taken")

@@ -54,6 +54,21 @@ def link(source: Path, target: Path) -> None:
             shutil.copy2(path, made)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, or the files under a folder, with their times of change.
+
+    Permissions are those of new files and folders: what another keeps read-only is ours to change.
+    """
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            copy(path, target / path.name)
+    elif source.is_file():  # no pipe, no link to nothing
+        shutil.copyfile(source, target)
+        found = source.stat()
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
 def write(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file whole or not at all.
 

@@ -1,6 +1,5 @@
 """What another folder of results has, taken over: equal records once, different ones apart."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def _keep_apart(into: Store, key: str, folder: Path) -> Path:
         if (known / RECORD).read_bytes() == content:
             return known
     place = files.free_name(apart, key)
-    shutil.copytree(folder, place)
+    files.copy(folder, place)
     return place
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from ablate.errors import UserError
 from ablate.results import drafts, failures, heart, leases, seal, trained
-from ablate.results.files import DRAFT, link, put_back, set_aside, swap, sync, write
+from ablate.results.files import DRAFT, copy, link, put_back, set_aside, swap, sync, write
 from ablate.results.leases import Holder
 from ablate.results.log import LOG, last_lines, say
 from ablate.results.record import RECORD, text, upgraded
@@ -189,7 +189,7 @@ class Store:
     def take(self, key: str, folder: Path) -> None:
         """Make a copy of the record of `key` in `folder`, of another store, ours."""
         with drafts.new(self.cells, key) as draft:
-            shutil.copytree(folder, draft, dirs_exist_ok=True)
+            copy(folder, draft)
             drafts.finish(draft)
             self._settle(draft, key)
 

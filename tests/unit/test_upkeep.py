@@ -147,6 +147,29 @@ def test_a_score_that_failed_here_is_taken_from_where_it_did_not(tmp_path):
     assert list(upkeep.merge(yours.out, [mine.out])) == []
 
 
+def test_what_another_keeps_read_only_is_taken_and_is_ours_to_change(tmp_path):
+    """A user who is not root could write no record into a folder that was copied as it is."""
+    yours = folder(
+        stored_grid(tmp_path / "yours"), **{KEY: [score("s")], OTHER: [score("s", 0.25)]}
+    )
+    (yours.folder(KEY) / "weights").mkdir()
+    (yours.folder(KEY) / "weights" / "adapter.bin").write_bytes(b"1")
+    for path in sorted(yours.out.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    old = os.umask(0o022)
+    try:
+        mine = folder(tmp_path / "mine", **{OTHER: [score("s", 0.5)]})
+        list(upkeep.merge(mine.out, [yours.out]))
+    finally:
+        os.umask(old)
+    assert mine.fault(KEY, every_byte=True) == ""
+    assert (mine.out / "apart" / OTHER).is_dir()
+    when = (yours.folder(KEY) / "items.parquet").stat().st_mtime_ns
+    assert (mine.folder(KEY) / "items.parquet").stat().st_mtime_ns == when
+    modes = {(p.is_dir(), oct(p.stat().st_mode & 0o777)) for p in mine.out.rglob("*")}
+    assert modes == {(True, "0o755"), (False, "0o644")}
+
+
 def test_of_damaged_names_of_a_grid_none_is_taken_and_whole_ones_take_their_place(tmp_path, capsys):
     one = stored_grid(tmp_path / "one")
     two, new = tmp_path / "two", tmp_path / "new"
