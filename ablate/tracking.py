@@ -131,19 +131,19 @@ def _opened(cell: Cell, key: str) -> Any:
     opened: list[Any] = []
     for kind in _asked.kinds:
         mark = Path(_asked.folder) / f"{UNREACHED}{kind}"
-        if _is_new(mark):
-            continue
         try:
-            accelerator.trackers = []
-            accelerator.log_with = filter_trackers([kind], folder)
-            with _alone():
+            with _alone():  # who waited here for another's attempt knows how it ended
+                if _is_new(mark):
+                    continue
+                mark.touch()
+                accelerator.trackers = []
+                accelerator.log_with = filter_trackers([kind], folder)
                 accelerator.init_trackers(
                     _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
                 )
-            opened += accelerator.trackers
+                opened += accelerator.trackers
+                mark.unlink(missing_ok=True)
         except Exception as error:
-            with contextlib.suppress(OSError):
-                mark.touch()
             _give_up(kind, error, f"nor in other cells for the next {WAIT / 60:.0f} minutes")
     accelerator.trackers = opened
     return accelerator

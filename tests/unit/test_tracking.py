@@ -1,5 +1,6 @@
 """Trackers: each cell is a run of its own, with its levels, every step as recorded, its scores."""
 
+import contextlib
 import json
 import math
 import os
@@ -181,6 +182,22 @@ def test_a_tracker_that_is_not_there_costs_one_wait_and_no_other_tracker(
     os.utime(mark, (0, 0))
     with tracking.tracked(cell, key):
         assert Absent.asked == 2
+
+
+def test_who_waited_for_anothers_attempt_does_not_repeat_it(cells, recorder, tmp_path, monkeypatch):
+    """Workers that begin at once open their trackers one after another, behind a lock."""
+    (key, cell), *_ = cells.items()
+    alone = tracking._alone
+
+    @contextlib.contextmanager
+    def late():
+        with alone():
+            (tmp_path / "tracking" / ".unreached-recorder").touch()  # by the other, meanwhile
+            yield
+
+    monkeypatch.setattr(tracking, "_alone", late)
+    with tracking.tracked(cell, key):
+        assert not recorder.runs
 
 
 def test_of_two_trackers_the_one_that_works_goes_on(cells, recorder, tmp_path, monkeypatch):
