@@ -56,9 +56,13 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     rows = [replace(row, p_adjusted=value) for row, value in zip(rows, p, strict=True)]
     overall = rows[0] if len(rows) == 1 else _computable(_mean(found, rows, runs))
     if overall.effect is None:
+        number = "there is one run a side"
+        if runs.conditions > 1 and not runs.replicated:
+            names = listed(runs.first[0].levels, limit=3)
+            number = f"each of the {runs.conditions} conditions ({names}) has one run a side"
         raise AnalysisError(
             f"compare: nothing tells the error of {overall.name}: fewer than two of its items were "
-            f"logged on both sides, and there is one run a side, or its runs agree to the digit; "
+            f"logged on both sides, and {number}, or its runs agree to the digit; "
             f"log samples (lm-eval: --log_samples), or name several seeds a side"
         )
     known |= {row.name for row in rows}

@@ -23,6 +23,12 @@ PART = re.compile(
 REPEATS = re.compile(
     r"(.*[._/])?(seed|random_state|fold|repeat|replicate|trial|run|index)s?$", re.I
 )
+# What a tracker says of where and by whom a run was carried out, in small letters.
+CIRCUMSTANCES = (
+    "user", "user_id", "notes", "tags", "created", "updated", "start time", "end time", "runtime",
+    "duration", "hostname", "host", "node", "device", "gpu", "gpu type", "gpu count", "os",
+    "python version", "cli version", "agent", "command", "process id", "commit",
+)  # fmt: skip
 
 
 def paths(first: str, second: str, *, cluster: str, metrics: Sequence[str]) -> Matched:
@@ -74,14 +80,21 @@ def inside(place: Path, first: str, second: str, *, metrics: Sequence[str]) -> M
 def _with_conditions(first: Sequence[Log], second: Sequence[Log]) -> list[list[Log]]:
     """Return the runs of two sides of tables with what varies within both sides as their condition.
 
-    A setting is one where both sides ran the same values of it, several, and the seed does not
-    decide it. A table tells settings from results by nothing else: runs do not share their results.
+    A setting is one where both sides ran the same values of it, several. A table tells settings
+    from results by nothing else: runs do not share their results. Where every run of a side has a
+    seed of its own, the seeds are the pairs, whatever else varies.
     """
+    seeds = [[log.seed for log in side] for side in (first, second)]
+    if all("" not in own and len(set(own)) == len(own) for own in seeds):
+        return [list(first), list(second)]
     every = [*first, *second]
     names = [
         n
         for n in dict.fromkeys(n for log in every for n in log.config)
-        if not REPEATS.match(n) and n not in trackers.NAMES and _is_condition(n, first, second)
+        if not REPEATS.match(n)
+        and n not in trackers.NAMES
+        and n.lower() not in CIRCUMSTANCES
+        and _is_condition(n, first, second)
     ]
     return [
         [replace(log, levels={n: f"{n}={log.config.get(n, '')}" for n in names}) for log in side]

@@ -269,6 +269,24 @@ def test_settings_that_vary_within_the_sides_of_a_table_are_their_conditions(tmp
     assert both.conditions == 2
 
 
+def test_one_run_a_condition_of_a_table_tells_no_error(tmp_path):
+    table = grid(seeds=(0,)).drop(columns="seed")
+    runs = sides_of(table, tmp_path / "runs.csv", "adapter=full", "adapter=lora")
+    with pytest.raises(AnalysisError, match=r"each of the 2 conditions \(lr\) has one run a side"):
+        compared(runs, Asked("acc"))
+
+
+def test_where_a_run_was_carried_out_is_no_condition(tmp_path):
+    """W&B's columns of its own, and whatever varies where the seeds are pairs already."""
+    hosts = [f"h{i}" for i in np.random.default_rng(3).permutation([0, 1] * 8)]
+    table = grid().assign(Hostname=hosts, User=hosts[::-1])
+    runs = sides_of(table, tmp_path / "a.csv", "adapter=full", "adapter=lora")
+    assert (runs.partners, runs.conditions) == (8, 2)
+    table = grid(rates=(1e-3,)).assign(cluster=hosts[:8])
+    runs = sides_of(table, tmp_path / "b.csv", "adapter=full", "adapter=lora")
+    assert (runs.partners, runs.conditions, runs.notes) == (4, 1, ())
+
+
 def test_runs_that_cannot_be_paired_by_seed_say_so(tmp_path):
     table = grid(rates=(1e-3,))
     again = pd.concat([table, table[-1:].assign(Name="again", acc=0.43)])
