@@ -21,6 +21,7 @@ DODGE = 0.014  # of the w_p axis, between levels that share a PLW
 PLW = "prompt loss weight"
 DASHED = (0, (4, 2))
 LONGEST = 64  # characters of a label beside a forest plot, about half of a page's width
+LONGEST_ABOVE = 58  # of a label above its line, in a figure one column wide
 
 
 def levels(frame: pd.DataFrame, column: str) -> list[str]:
@@ -173,11 +174,24 @@ def forest_axis(axis: Axes, ticks: Mapping[float, str], groups: Sequence[str]) -
     axis.spines["left"].set_visible(False)
 
 
-def _cut(label: str) -> str:
-    if len(label) <= LONGEST:
+def labels_above(axis: Axes) -> None:
+    """Move the labels of a forest plot from beside its lines to above them, at the left edge."""
+    for place, text in zip(axis.get_yticks(), axis.get_yticklabels(), strict=True):
+        head = text.get_fontweight() == "bold"
+        axis.text(
+            0.0, place + (0.1 if head else 0.42), _cut(text.get_text(), LONGEST_ABOVE), ha="left",
+            va="center", transform=axis.get_yaxis_transform(), fontsize=7,
+            fontweight=text.get_fontweight(),
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},  # no line through it
+        )  # fmt: skip
+    axis.set_yticks([])
+
+
+def _cut(label: str, longest: int = LONGEST) -> str:
+    if len(label) <= longest:
         return label
     mark = label[-2:] if label[-2] == " " else ""  # of a second analysis that disagrees
-    return f"{label[: LONGEST - 1 - len(mark)].rstrip(' ,')}…{mark}"
+    return f"{label[: longest - 1 - len(mark)].rstrip(' ,')}…{mark}"
 
 
 def corner(axis: Axes, text: str) -> None:

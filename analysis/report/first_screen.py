@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.report import plots, words
 from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, shared, strongest
@@ -59,8 +58,9 @@ def section(
         kept = strongest(known, MOST_LINES)
         rows = table[[one in kept for one in headlines]]
         if kept:
-            drawn = _figure(rows, kept[0].unit)
-            blocks.append(Plate("headlines", drawn, _caption(rows, len(known), method)))
+            rows, unit = _marked(rows), kept[0].unit
+            wide, narrow = (plots.forest(rows, unit=unit, narrow=n) for n in (False, True))
+            blocks.append(Plate("headlines", wide, _caption(rows, len(known), method), narrow))
     lines = (*trust, *_agreement(table, method))
     if lines:
         blocks += [Head("Can the tests be trusted?"), Listing(lines, style="findings")]
@@ -117,7 +117,7 @@ def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
 
 def _joint_text(one: Headline) -> str:
     p = shown(one.p, P_VALUE)
-    return f"{_place(one)}, p {p if p.startswith('<') else f'= {p}'}"
+    return f"{_place(one)}, p {f'< {p[1:]}' if p.startswith('<') else f'= {p}'}"
 
 
 def _effect_text(one: Headline) -> str:
@@ -147,6 +147,7 @@ def _unclear(headlines: Sequence[Headline]) -> str:
     if len(rest) == len(headlines) and not known:  # said already
         return ""
     text = f"{len(rest)} {'effect is' if len(rest) == 1 else 'are'} not distinguishable from zero"
+    text += f", {_listed([_place(one) for one in rest])}" if len(rest) <= NAMED else ""
     if len(rest) == len(headlines):
         text = ""
     if known:
@@ -187,11 +188,10 @@ def _second(one: Headline) -> dict[str, float]:
     return {n: float("nan") if known is None else getattr(known, v) for n, v in names.items()}
 
 
-def _figure(rows: pd.DataFrame, unit: str) -> Figure:
+def _marked(rows: pd.DataFrame) -> pd.DataFrame:
     differs = rows["agrees"].eq(False).map({True: " ‡", False: ""})
     verdict = rows["verdict"].eq(CLEAR).map({True: CLEAR, False: UNCLEAR})
-    rows = rows.assign(label=rows["label"] + differs, verdict=verdict)
-    return plots.forest(rows, unit=unit)
+    return rows.assign(label=rows["label"] + differs, verdict=verdict)
 
 
 def _caption(rows: pd.DataFrame, every: int, method: str) -> str:

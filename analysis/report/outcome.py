@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.report.first_screen import answer
 from analysis.report.headline import Headline
+from analysis.report.page import narrow_name
 from analysis.report.words import count
 
 FIELDS = ("label", "group", "estimate", "low", "high", "unit", "verdict", "p", "mde")
@@ -18,7 +19,8 @@ def outcome(page: Path) -> list[str]:
         page: the report's index.html, beside which its tables and figures lie.
     """
     tables = len(list((page.parent / "tables").glob("*.csv")))
-    figures = len(list((page.parent / "figures").glob("*.svg")))
+    drawn = {path.stem for path in (page.parent / "figures").glob("*.svg")}
+    figures = len(drawn - {narrow_name(stem) for stem in drawn})  # those are no others
     parts = [count(n, what) for n, what in ((tables, "table"), (figures, "figure")) if n]
     beside = f" ({' and '.join(parts)} beside it)" if parts else ""
     told = _answer(page.parent / "tables" / "headlines.csv")[:1]

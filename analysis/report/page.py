@@ -55,6 +55,11 @@ class Listing:
     kind: str = "list"
 
 
+def narrow_name(name: str) -> str:
+    """Return the stem of the files of a figure's narrow form."""
+    return f"{name}_narrow"
+
+
 @dataclass(frozen=True)
 class Plate:
     """A figure with its caption, which says what is drawn and what the intervals are."""
@@ -62,7 +67,14 @@ class Plate:
     name: str
     figure: Figure
     caption: str
+    narrow: Figure | None = None  # the same for a narrow window, in which the wide one scrolls
     kind: str = "plate"
+
+    @property
+    def drawn(self) -> dict[str, Figure]:
+        """The figures by the stems of their files."""
+        known = {self.name: self.figure, narrow_name(self.name): self.narrow}
+        return {stem: figure for stem, figure in known.items() if figure is not None}
 
 
 @dataclass(frozen=True)
@@ -132,13 +144,14 @@ def write(page: Page, out: Path) -> Path:
     figures: dict[str, str] = {}
     for block in [block for section in _every(page) for block in section.blocks]:
         if isinstance(block, Sheet):
-            stem = out / "tables" / block.table.name
-            write_csv(block.table.frame, Path(f"{stem}.csv"))
-            Path(f"{stem}.tex").write_text(latex(block.table), encoding="utf-8")
+            table = out / "tables" / block.table.name
+            write_csv(block.table.frame, Path(f"{table}.csv"))
+            Path(f"{table}.tex").write_text(latex(block.table), encoding="utf-8")
         elif isinstance(block, Plate):
-            svg, _ = style.save(block.figure, out / "figures" / block.name)
-            drawn = svg.read_text(encoding="utf-8")
-            figures[block.name] = inline_svg(drawn, block.name, f"f{len(figures)}")
+            for stem, figure in block.drawn.items():
+                svg, _ = style.save(figure, out / "figures" / stem)
+                drawn = svg.read_text(encoding="utf-8")
+                figures[stem] = inline_svg(drawn, block.name, f"f{len(figures)}")
         elif isinstance(block, Copy):
             (out / block.file).write_text(block.tex, encoding="utf-8")
     path = out / "index.html"
@@ -163,7 +176,7 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
 
     Args:
         page: what to show.
-        figures: the `<svg>` element of every plate, by name.
+        figures: the `<svg>` element of every figure of a plate, by the stem of its files.
     """
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
@@ -238,6 +251,8 @@ def _prepared(block: Block, counts: dict[str, int]) -> dict[str, Any]:
     if isinstance(block, Plate | Sheet):
         counts[block.kind] += 1
         prepared["number"] = counts[block.kind]
+    if isinstance(block, Plate) and block.narrow is not None:
+        prepared["narrow"] = narrow_name(block.name)
     if isinstance(block, Sheet):
         prepared["html"] = html_table(block.table)
     return prepared

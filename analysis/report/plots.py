@@ -70,7 +70,12 @@ def score_curves(
 
 @styled
 def forest(
-    rows: pd.DataFrame, *, unit: str = "points", margin: float | None = None, zero: bool = True
+    rows: pd.DataFrame,
+    *,
+    unit: str = "points",
+    margin: float | None = None,
+    zero: bool = True,
+    narrow: bool = False,
 ) -> Figure:
     """Return estimates with their intervals, a line each, under the names of their groups.
 
@@ -81,31 +86,37 @@ def forest(
         unit: what the horizontal axis counts.
         margin: half the width of the range that counts as no effect, drawn as a band.
         zero: whether a line stands at zero, the value of no effect.
+        narrow: as wide as one of two columns, or a phone: every label above its line.
     """
-    figure, axis, places = _lines(rows, sizes=(0.5, 0.165, 1.4))
+    if narrow:
+        figure, axis, places = _lines(rows, sizes=(0.5, 0.29, 1.2), width=style.COLUMN)
+        draw.labels_above(axis)
+    else:
+        figure, axis, places = _lines(rows, sizes=(0.5, 0.165, 1.4))
     if margin is not None:
         axis.axvspan(-margin, margin, color=RULE, alpha=0.6, linewidth=0)
     if zero:
         axis.axvline(0, color=MUTED, linewidth=0.7)
     for row, y in places:
         draw.whisker(axis, row, y, look=style.KNOWN_LOOKS["here"])
-        draw.second_whisker(axis, row, y - 0.3)
+        draw.second_whisker(axis, row, y - (0.2 if narrow else 0.3))
     axis.set_xlabel(unit)
     return figure
 
 
 def _lines(
-    rows: pd.DataFrame, *, sizes: tuple[float, float, float]
+    rows: pd.DataFrame, *, sizes: tuple[float, float, float], width: float = style.PAGE
 ) -> tuple[Figure, Axes, list[tuple[Any, float]]]:
     """Return a figure, its axes with a label per row under the groups' names, and every row's y.
 
     Args:
         rows: group, label and what is to be drawn.
         sizes: the figure's own height and that of a line, in inches, and the gap behind a group.
+        width: of the figure, in inches.
     """
     groups, (own, line, gap) = levels(rows, "group"), sizes
     height = own + line * (len(rows) + gap * len(groups))
-    figure = Figure(figsize=(style.PAGE, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     ticks: dict[float, str] = {}
     places, y = [], 0.0

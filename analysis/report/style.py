@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from analysis.engine.ties import rising
 
 PAGE = 7.0  # inches: the full width
+COLUMN = 3.4  # inches: one of two columns
 PRINTED = 300  # dots an inch of a PNG
 INK, MUTED, RULE, PAPER = "#24292f", "#6b7480", "#d9dee4", "#ffffff"
 BLUE, VERMILION, GREEN, PLUM, GOLD, SKY = (

@@ -8,8 +8,9 @@ import pytest
 
 from analysis.explorer.payload import payload
 from analysis.regression.study import fitted
-from analysis.report import overview
-from analysis.report.page import Page, Section, Text, render
+from analysis.report import first_screen, overview
+from analysis.report.headline import CLEAR, Headline
+from analysis.report.page import Page, Section, Text, render, write
 from analysis.table.frame import from_results, read
 from tests.explored import TASKS, explored
 
@@ -159,6 +160,21 @@ def test_nothing_serious_for_axe_and_nothing_wider_than_the_page(
         if one["impact"] in SERIOUS
     ]
     assert told == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_figure_of_the_first_screen_fits_its_window(width, tmp_path, open_page):
+    sizes = {"a rather long name of an arm − another one": 3.0, "b": -5.0}
+    effects = [
+        Headline(label, "arm", "arms", size, size - 1, size + 1, "points", CLEAR, 0.01)
+        for label, size in sizes.items()
+    ]
+    path = write(Page("t", "s", "0", (), first=first_screen.section(effects)), tmp_path)
+    page = open_page(path, ready=False, viewport={"width": width, "height": 800})
+    shown = page.locator("#figure-headlines .plot:visible")
+    assert shown.count() == 1
+    assert shown.evaluate("frame => frame.scrollWidth <= frame.clientWidth")
+    assert ("narrow" in shown.get_attribute("class")) == (width == 390)
 
 
 def test_in_print_every_section_is_open_and_controls_are_gone(page_file, open_page):

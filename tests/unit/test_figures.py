@@ -180,6 +180,33 @@ def test_a_long_label_leaves_a_forest_its_axis():
     assert max(map(len, labels)) <= draw.LONGEST
 
 
+def test_a_narrow_forest_is_one_column_wide_with_every_label_above_its_line():
+    long = "rate 0.001 − 0.0003, at " + ", ".join(f"train.setting_{i} 0.{i}" for i in range(9))
+    figure = plots.forest(forest_rows().assign(label=[long, f"{long} ‡", "c"]), narrow=True)
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    assert figure.get_figwidth() == style.COLUMN
+    assert axis.get_position().width > 0.9  # nothing stands beside it
+    assert axis.get_xlim()[0] < 0 < axis.get_xlim()[1]
+    texts = {t.get_text(): t for t in axis.texts}
+    assert [t.get_fontweight() for t in texts.values()] == [
+        "bold",
+        *2 * ["normal"],
+        "bold",
+        "normal",
+    ]
+    edge = axis.get_window_extent()
+    places = sorted(bars.lines[0].get_ydata()[0] for bars in axis.containers)
+    for name, text in texts.items():
+        box = text.get_window_extent()
+        assert edge.x0 - 1 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        if text.get_fontweight() == "normal":  # above its own line, below the one before
+            own = max(y for y in places if y < text.get_position()[1])
+            assert own < axis.transData.inverted().transform((0, box.y0))[1], name
+    assert next(t for t in texts if "‡" in t).endswith("… ‡")
+
+
 def test_learning_is_drawn_over_forgetting_and_the_front_is_named():
     ends = {"forgetting_low": 8.0, "forgetting_high": 10.0, "learning_low": 18, "learning_high": 22}
     row = {"stratum": "d", "adapter": "lora", "forgetting": 9.0, "learning": 20.0} | ends

@@ -1,5 +1,7 @@
 """The first screen: what the answer says, which effects are drawn, the second analysis."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,7 +78,7 @@ def test_nothing_to_say_is_said():
         "The minimum detectable effect is 2.50 points.",
     ]
     clear = texts(screen([effect(1.0), effect(1.0, UNCLEAR)]))[1]
-    assert clear.startswith("1 effect is not distinguishable from zero; the minimum")
+    assert clear.startswith("1 effect is not distinguishable from zero, a − b (g); the minimum")
 
 
 def test_the_figure_has_the_clear_effects_before_those_of_smallest_p():
@@ -88,6 +90,31 @@ def test_the_figure_has_the_clear_effects_before_those_of_smallest_p():
     assert "the 40 strongest of 61" in plate.caption
     labels = [t.get_text() for t in plate.figure.axes[0].get_yticklabels()]
     assert len(labels) == 41  # and the name of the group
+
+
+def test_the_page_carries_the_figure_for_a_narrow_window_too(tmp_path):
+    section = screen([effect(4.0, label="a"), effect(3.0, label="c")])
+    plate = next(b for b in section.blocks if isinstance(b, Plate))
+    wide, narrow = (
+        sorted(float(bars.lines[0].get_xdata()[0]) for bars in figure.axes[0].containers)
+        for figure in (plate.figure, plate.narrow)
+    )
+    assert wide == narrow == [3.0, 4.0]
+    path = write(Page("t", "s", "v", (), first=section), tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert len(re.findall(r'<div class="plot(?: narrow| broad)', text)) == 2
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    for ending in ("svg", "png"):
+        assert f'href="figures/headlines_narrow.{ending}"' in text
+        assert (tmp_path / "figures" / f"headlines_narrow.{ending}").is_file()
+
+
+def test_few_effects_that_are_not_distinguishable_are_named():
+    said = texts(screen([effect(3.0), effect(0.1, UNCLEAR, label="small")]))
+    assert said[1].startswith("1 effect is not distinguishable from zero, small (g)")
+    many = [effect(0.1, UNCLEAR, label=f"n{i}") for i in range(4)]
+    assert "n0" not in texts(screen([effect(3.0), *many]))[1]
 
 
 def test_a_second_analysis_that_disagrees_is_marked_in_line_and_in_words():

@@ -51,6 +51,7 @@ def commands(tmp_path, monkeypatch):
         "squeue": SQUEUE,
         "scancel": 'for job in "$@"; do [[ $job == -* ]] || rm $STATE/$job; done',
         "scontrol": 'echo "MaxArraySize            = 4"',
+        "srun": "",  # submitit asks whether it is there
     }
     for name, text in scripts.items():
         path = programs / name
