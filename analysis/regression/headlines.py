@@ -112,11 +112,12 @@ def _pair(
 
 
 def _number(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> Iterator[Headline]:
-    """Yield a number's effects: any at all if it is a curve; between its ends or of a doubling."""
-    least = 0.0
-    for one in _any_effect(reg, found, name):
-        least = one.p
-        yield one
+    """Yield a number's effects: any at all if it is a curve; between its ends or of a doubling.
+
+    A straight one's p is adjusted by Holm as a curve's is: over all effects of the formula.
+    """
+    yield from _any_effect(reg, found, name)
+    least = max((float(row["p_holm"]) for row in _tested(found, name)), default=0.0)
     values = reg.used[name].to_numpy(dtype=np.float64)
     doubled = contrasts.doubling(reg, name)
     plw = name == "wp" and not reg.own_wp
@@ -158,9 +159,8 @@ def _number(reg: Regression, found: Numbers, rows: pd.DataFrame, name: str) -> I
 
 def _any_effect(reg: Regression, found: Numbers, name: str) -> Iterator[Headline]:
     """Yield the joint test of a curve or of a factor of many levels, in no interaction."""
-    rows = found.joint[found.joint["effect"] == name] if len(found.joint) else found.joint
-    for row in rows.to_dict("records"):
-        if row["coefficients"] < 2 or row.get("note") or not np.isfinite(row["p_holm"]):
+    for row in _tested(found, name):
+        if row["coefficients"] < 2:
             continue
         what = reg.weight if name == "wp" else name
         yield Headline(
@@ -174,6 +174,13 @@ def _any_effect(reg: Regression, found: Numbers, name: str) -> Iterator[Headline
             verdict=verdict(float(row["p_holm"])),
             p=float(row["p_holm"]),
         )
+
+
+def _tested(found: Numbers, name: str) -> list[dict[Any, Any]]:
+    """Return the rows of the joint tests of a factor or number that have a p-value."""
+    rows = found.joint[found.joint["effect"] == name] if len(found.joint) else found.joint
+    every = rows.to_dict("records")
+    return [row for row in every if not row.get("note") and np.isfinite(row["p_holm"])]
 
 
 def _second(

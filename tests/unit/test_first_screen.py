@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from statsmodels.stats.multitest import multipletests
 
 from analysis.inference.estimates import Estimate
 from analysis.regression import second
@@ -176,6 +177,20 @@ def test_a_factor_of_many_levels_is_compared_with_its_best_and_of_few_in_all_pai
     assert all(one.estimate < -2 and one.low < one.estimate < one.high for one in found)
     few = analysed(table("abc"), Request(score="points"))
     assert len(headlines(few, Numbers.of(few))) == 3
+
+
+def test_straight_numbers_are_adjusted_over_the_effects_as_statsmodels_adjusts_them():
+    rng = np.random.default_rng(11)
+    names = ["rate_a", "rate_b", "rate_c", "rate_d", "rate_e"]
+    rows = pd.DataFrame(rng.uniform(0, 1, (60, 5)), columns=names)
+    rows["accuracy"] = 0.5 + 0.25 * rows["rate_a"] + rng.normal(0, 0.2, 60)
+    formula = f"accuracy ~ {' + '.join(names)}"
+    reg = analysed(rows, Request(formula=formula))
+    found = {one.label.split()[0]: one.p for one in headlines(reg, Numbers.of(reg))}
+    raw = smf.ols(formula, rows).fit().pvalues[names]
+    adjusted = multipletests(raw, method="holm")[1]
+    assert found == pytest.approx(dict(zip(names, adjusted, strict=True)))
+    assert any(p < 0.05 for p in found.values())
 
 
 def arch(seed=1, task=("gsm8k", "piqa")):
