@@ -61,8 +61,13 @@ def margins_of(items: Items, folder: Path) -> Items | None:
 
 
 def _of_run(file: Path, tasks: Sequence[str]) -> dict[str, Options]:
-    """Return the log-likelihoods of the options of every item of some tasks in one run."""
+    """Return the log-likelihoods of the options of every item of some tasks in one run.
+
+    Nothing where the file has none: not every writer of items keeps them.
+    """
     with pq.ParquetFile(file) as opened:
+        if not set(COLUMNS) <= set(opened.schema_arrow.names):
+            return {}
         table = opened.read(COLUMNS)
     table = table.filter(pc.equal(table["metric"], METRIC))
     found = {}

@@ -166,6 +166,9 @@ def test_margins_are_those_of_the_right_option(tmp_path):
     right = items.scores_RI[:, :2] == 100
     assert ((found.scores_RI > 0) == right).all()
     assert margins_of(items, tmp_path / "nowhere") is None
+    bare = pq.read_table(folder / "items.parquet").drop_columns(["loglikelihoods"])
+    pq.write_table(bare, folder / "items.parquet")
+    assert margins_of(items, tmp_path) is None  # as another writer of items leaves them
 
 
 def naive_margins(said, items):
