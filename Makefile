@@ -9,12 +9,12 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test quick lint docs gpu explorer clean
+.PHONY: help install demo test slow lint docs gpu explorer clean
 
 help:
 	@echo "make demo    environment, the quick study into results/demo/, its report"
-	@echo "make test    environment, linters, every test that fits on two cores"
-	@echo "make quick   the quick tests only"
+	@echo "make test    environment, linters, the quick tests"
+	@echo "make slow    the slow tests: whole studies, kills, simulations, every level, notebooks"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, into site/"
 	@echo "make explorer  the program of a report's page, from analysis/explorer/js (needs Node and npm)"
@@ -32,10 +32,10 @@ demo: $(STAMP)
 	$(BIN)/ablate sweep study=quick out=results/demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-quick: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

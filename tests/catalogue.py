@@ -219,7 +219,7 @@ family. Its fields say all that the rest of the project needs to know; no other 
    description in the table below. A new method has no tuned rate: give `train.lr=` or run
    `ablate tune`.
 
-Then `make quick`, and `python -m tests.catalogue > docs/adapters.md`. Every level joins the shared
+Then `make test`, and `python -m tests.catalogue > docs/adapters.md`. Every level joins the shared
 tests by its file. `tests/unit/test_new_method.py` adds a toy method in
 this way: an example to copy.
 

@@ -298,6 +298,7 @@ def ended(out, how):
     return process.returncode, told
 
 
+@pytest.mark.slow
 def test_after_sigkill_and_sigterm_the_same_command_goes_on(tmp_path, monkeypatch):
     assert ended(tmp_path / "out", signal.SIGKILL)[0] == -signal.SIGKILL
     status, told = ended(tmp_path / "out", signal.SIGTERM)

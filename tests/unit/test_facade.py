@@ -56,6 +56,7 @@ def test_arms_answer_to_the_names_of_the_page_too(tmp_path):
     pd.testing.assert_frame_equal(loaded.compare(named, "full"), loaded.compare("lora", "full"))
 
 
+@pytest.mark.slow
 def test_effects_are_those_of_the_reports_first_screen(study, reported):
     """Two paths: the facade, and the table that the report writes."""
     found = study.effects()
@@ -71,6 +72,7 @@ def test_effects_are_those_of_the_reports_first_screen(study, reported):
     assert found["because"].str.len().gt(0).all()
 
 
+@pytest.mark.slow
 def test_sections_are_those_of_the_page(study, reported):
     """Two paths: `section`, and the files that the report writes."""
     page = (reported / "index.html").read_text(encoding="utf-8")

@@ -368,6 +368,7 @@ def test_arms_settings_and_weights_are_all_tested_for_equivalence():
         assert WITHIN in {one.verdict for one in wide if one.question == question}
 
 
+@pytest.mark.slow
 def test_a_weight_that_another_setting_determines_is_not_estimated_and_the_page_says_why(tmp_path):
     raw = fake_results(2, seeds=3, plws=(0.0, 0.1), controls=False)
     raw = raw[(raw["masking"] == "none") & (raw["plw"] == 0.1) & (raw["adapter"] != "none")]
@@ -397,6 +398,7 @@ def test_a_setting_of_numbers_leaves_the_weights_effects_on_the_page():
     assert len([one for one in study_headlines(study) if one.question == "plw"]) > 0
 
 
+@pytest.mark.slow
 def test_runs_whose_completion_weighs_nothing_are_named_and_compared_with_the_others(tmp_path):
     raw = fake_results(plws=(0.0, 0.1, 1.0), controls=False)
     raw = raw[(raw["masking"] == "none") & (raw["adapter"] == "lora")]

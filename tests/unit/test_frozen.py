@@ -90,6 +90,7 @@ def table_of(section):
     return sheets[0] if sheets else None
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_plan_beside_its_results(plan, tmp_path):
     RESULTS.to_parquet(tmp_path / "results.parquet")
     plan.write(tmp_path / FILE)

@@ -43,6 +43,7 @@ def both(tmp_path_factory):
     return [swept(tmp_path_factory.mktemp("out"), lanes) for lanes in (1, 16)]
 
 
+@pytest.mark.slow
 def test_records_are_those_of_cells_alone(both):
     (plan, alone), (same, beside) = both
     assert list(plan.runs) == list(same.runs)
@@ -105,6 +106,7 @@ def test_what_other_lanes_spent_for_a_cell_is_its_time(tmp_path, monkeypatch):
     assert all(1000 < store.record(key)["costs"]["eval_seconds"] < 2000 for key in plan.runs)
 
 
+@pytest.mark.slow
 def test_a_group_that_fails_is_trained_one_by_one(tmp_path, monkeypatch, capsys):
     def fails(cells, **_):
         raise ValueError("no lanes today")

@@ -39,6 +39,7 @@ def _official(*words: str) -> tuple:
     return entry.cell, grid.settings["pretrain"]
 
 
+@pytest.mark.slow
 def test_a_short_pretraining_learns_and_is_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
     cell, shape = _official("dataset.options.train_size=240")

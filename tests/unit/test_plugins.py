@@ -117,6 +117,7 @@ def results(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_question_of_another_package_is_on_the_page(package, results):
     study = load(results)
     page = study.report(results / "report").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_the_two_commands_stand_on_the_first_screens_and_five_uses_follow():
     lines = README.splitlines()
-    assert lines.index("make test    # linters and every test that fits on two cores") < SCREEN
+    assert lines.index("make test    # linters and the quick tests; make slow: the others") < SCREEN
     uses = README.partition("## Five uses")[2].partition("\n## ")[0]
     assert len(re.findall(r"^\*\*", uses, re.M)) == 5
     assert len(commands(uses)) == 5

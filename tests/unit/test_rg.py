@@ -98,11 +98,13 @@ def covered(line, rg):
     return abs(slope) <= t * se
 
 
+@pytest.mark.slow
 def test_the_predicted_optimum_is_covered_as_often_as_is_claimed():
     exact = sum(covered(lines(RATIOS[:7], seed=i)[0], 0.7) for i in range(60))
     assert stats.binomtest(exact, 60, 0.95).pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_where_data_sets_scatter_only_the_wider_question_has_an_honest_interval():
     found = [lines(RATIOS[:7], seed=i, scatter=4.0) for i in range(60)]
     wide = sum(covered(like, 0.7) for _, like in found)
