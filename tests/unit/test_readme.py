@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 
 from ablate.cli import VERBS
 from ablate.config.settings import levels
@@ -25,6 +26,10 @@ def commands(text: str) -> list[list[str]]:
     """The commands of a page that begin with `ablate`, as words."""
     text = text.replace("\\\n", " ")
     return [shlex.split(line, comments=True) for line in re.findall(r"^ablate .*$", text, re.M)]
+
+
+def listed(pages: str | list[str]) -> list[str]:
+    return [pages] if isinstance(pages, str) else pages
 
 
 def test_the_two_commands_stand_on_the_first_screens_and_five_uses_follow():
@@ -51,6 +56,13 @@ def test_every_page_is_led_to_and_every_link_leads_somewhere():
     for folder, text in [(ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())]:
         for link in re.findall(r"\]\(([^)#\s]+)", text):
             assert link.startswith("http") or (folder / link).exists(), link
+
+
+def test_every_page_has_one_place_in_the_menu_of_the_site():
+    """mkdocs builds with `strict`: a page that its `nav` omits ends the build."""
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = [page for part in menu for pages in part.values() for page in listed(pages)]
+    assert sorted(pages) == sorted(DOCS)
 
 
 def test_the_verbs_of_the_table_are_those_of_the_program():
