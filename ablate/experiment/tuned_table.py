@@ -146,9 +146,8 @@ def put(rows: Iterable[Tuned], path: Path) -> None:
     for row in kept:
         table.writerow({name: guarded(value) for name, value in asdict(row).items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(
-        path.resolve(), text.getvalue().encode()
-    )  # rates of other studies stand in it: whole or not at all
+    # Rates of other studies stand in it: whole or not at all.
+    write(path.resolve(), text.getvalue().encode())
 
 
 def _rows(path: Path) -> list[Tuned]:

@@ -64,16 +64,16 @@ def _merge_designs(out: Path, source: Path) -> Iterator[str]:
 
     Of a grid that both have ours stays, unless it is damaged.
     """
-    folder, theirs = out / "designs", source / "designs"
+    folder = out / "designs"
     folder.mkdir(exist_ok=True)
-    ours, damaged = whole_designs(out), set(theirs.glob("*.json")) - whole_designs(source)
-    for path in sorted(whole_designs(source)):
+    ours, theirs = whole_designs(out), whole_designs(source)
+    for path in sorted(theirs):
         if (place := folder / path.name) not in ours:
             if os.path.lexists(place):
                 files.set_aside(place, Store(out).damaged)
             files.copy(path, place)
             yield f"taken: the names of a grid, designs/{path.name}"
-    for path in sorted(damaged):
+    for path in sorted(set((source / "designs").glob("*.json")) - theirs):
         yield NotTaken(f"{path}: is damaged: not taken")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.report import plots, words
 from analysis.report.headline import CLEAR, UNCLEAR, UNKNOWN, WITHIN, Headline, shared, strongest
 from analysis.report.page import Block, Head, Item, Listing, Plate, Section, Sheet, Text
-from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, alike, shown
+from analysis.report.tables import P_VALUE, SIGNIFICANT, Table, alike, p_text
 
 ALPHA = 0.05
 NOTHING = "The table determines no comparison that this report knows; see the model."
@@ -116,8 +116,7 @@ def _clear(headlines: Sequence[Headline], remarks: Sequence[str]) -> str:
 
 
 def _joint_text(one: Headline) -> str:
-    p = shown(one.p, P_VALUE)
-    return f"{_place(one)}, p {f'< {p[1:]}' if p.startswith('<') else f'= {p}'}"
+    return f"{_place(one)}, {p_text(one.p)}"
 
 
 def _effect_text(one: Headline) -> str:
