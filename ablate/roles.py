@@ -1,7 +1,7 @@
 """The role of a token: what part of an example it belongs to.
 
 A role is a small integer so that a tokenised data set is two flat arrays, ids and roles.
-The definitions are those of the README's "Words". The numbers are stored in caches: only append.
+The definitions are those of docs/words.md. The numbers are stored in caches: only append.
 """
 
 from collections.abc import Mapping

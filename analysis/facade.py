@@ -363,11 +363,11 @@ class LoadedStudy(LoadedTable):
             return super().__repr__().replace("<table", "<study", 1)
         rows = self.study.rows
         counts = {
-            "runs": rows["run"].nunique(), "arms": len(self.arms),
-            "seeds": self.study.seeds, "tasks": rows["task"].nunique(),
-            "data sets": rows["dataset"].nunique(),
+            "run{}": rows["run"].nunique(), "arm{}": len(self.arms),
+            "seed{} a cell": self.study.seeds, "task{}": rows["task"].nunique(),
+            "data set{}": rows["dataset"].nunique(),
         }  # fmt: skip
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        told = ", ".join(f"{n} {name.format('s' * (n != 1))}" for name, n in counts.items())
         return f"<study {self.source.name}: {told}; {self.study.status}>"
 
 

@@ -28,7 +28,7 @@ covers 87 %. Used is
     df = k (1 + c (w / X)^2.5),    c = min(1, 0.03 + (k - 1) / 2),
 
 fitted so that the interval covers 94.0 to 96.4 % for every ratio of the true variances at k = 1,
-94.5 to 96 % from k = 1.5 on (`tests/unit/test_crossed.py` computes it by quadrature). Where the
+94.3 to 95.9 % from k = 1.5 on (`tests/unit/test_crossed.py` computes it by quadrature). Where the
 means of few runs happen to agree, X is smaller than what items vary between runs, and this interval
 would be shorter than the one over items alone, which leaves the runs out: that one is taken then,
 so `both` is never the shorter.

@@ -42,6 +42,9 @@ def test_a_results_folder_is_a_study(study, folder):
         _ = study.fit
     assert "full" in study.arms
     assert len(repr(study)) < 200
+    one = study.results[~study.results["alias"].astype(bool) & (study.results["adapter"] != "none")]
+    seeds = one.groupby(["masking", "plw", "adapter", "rank", "dataset", "sham"])["seed"].nunique()
+    assert f" {seeds.median():g} seeds a cell, " in repr(study)
     assert study.reasons
 
 
@@ -49,8 +52,10 @@ def test_arms_answer_to_the_names_of_the_page_too(tmp_path):
     """With one rank the arms are called without it, and the page calls them with it."""
     raw = fake_results(plws=(0.0, 0.1), controls=False)
     kept = (raw["rank"] == raw["rank"].max()) | (raw["adapter"] == "none")
+    kept &= raw["dataset"] == "micro"
     raw[kept].to_parquet(tmp_path / "results.parquet")
     loaded = ablate.load(tmp_path)
+    assert ", 1 data set; " in repr(loaded)
     assert "lora" in loaded.arms
     named = f"lora r{raw['rank'].max():g}"
     pd.testing.assert_frame_equal(loaded.compare(named, "full"), loaded.compare("lora", "full"))
