@@ -26,8 +26,8 @@ VERB = Verb(
     summary="a study of the list, its figures beside the published numbers",
     about=(
         "Carries out a study and ends with its figures and verdicts: plw, uuid, mora, "
-        "instruction_modelling and lora_tradeoffs are papers', "
-        "adapters, when_to_mask, confounds, token_rules and wit are our own. "
+        "instruction_modelling, lora_tradeoffs and wit are papers'; "
+        "adapters, when_to_mask, confounds and token_rules are of no paper. "
         "scale=smoke goes through every step in minutes, micro (the default) draws conclusions "
         "on the embedded models, paper is the study at its own size."
     ),

@@ -16,6 +16,7 @@ STUDIES = re.findall(
     r"^\| `(\w+)` \|.*\| ([^|]*) \| \[\w+\.md\]\((\w+\.md)", DOCS["studies.md"], re.M
 )
 SCREEN = 50  # lines
+REPORTED = {"quick", "default", "adapter_screen"}  # without figures of their own
 
 
 def spaced(text: str) -> str:
@@ -104,6 +105,16 @@ def test_the_time_of_a_study_is_that_of_its_page(study, time, page):
 def test_every_study_has_a_line():
     shipped = set(levels("study")) - {"none", "tuning"}
     assert {study for study, _, _ in STUDIES} == shipped
+
+
+def test_the_help_of_reproduce_says_which_studies_are_of_a_paper():
+    """Those whose line in the list of studies names one."""
+    told = " ".join(VERBS["reproduce"].help().split())
+    both = re.search(r"verdicts: (.*) are papers'; (.*) are of no paper\.", told)
+    of_papers, of_none = (set(re.findall(r"\w+", part)) - {"and"} for part in both.groups())
+    lines = re.findall(r"^\| `(\w+)` (.*)$", DOCS["studies.md"], flags=re.M)
+    assert of_papers == {name for name, line in lines if "arXiv" in line}
+    assert of_none == {name for name, _ in lines} - of_papers - REPORTED
 
 
 def test_the_time_of_the_demo_follows_from_what_was_measured():
