@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.commands import compare_flips
-from ablate.commands.verb import Flag, Verb, above_0
+from ablate.commands.verb import BOOLEAN, Flag, Verb, above_0, truth
 from ablate.errors import UserError
 from ablate.paths import check_there
 from ablate.terminal import CONSOLE, paragraph
@@ -75,7 +75,7 @@ def _asked(given: argparse.Namespace) -> Any:
 
     name = (given.metric or "").removeprefix("metrics.")  # of a table of MLflow
     only = tuple(filter(None, map(str.strip, (given.benchmarks or "").split(","))))
-    return Asked(name, given.cluster or "", given.by_id, only)
+    return Asked(name, given.cluster or "", given.by_id, only, given.higher_is_better)
 
 
 def _sides(given: argparse.Namespace, first: str, second: str) -> "Matched":
@@ -258,6 +258,8 @@ VERB = Verb(
              "runs in this folder of results or table of runs", "DIR_OR_TABLE"),
         Flag("--metric", "the metric to compare by (default: each benchmark's first of acc_norm, "
              "acc, exact_match, ...); of a table of runs the column", "NAME"),
+        Flag("--higher-is-better", "which way the metric is better, true or false (default: as the "
+             "logs say, or its name: less of a loss or an error)", "BOOL", truth, BOOLEAN),
         Flag("--benchmarks", "compare these alone (default: all; where one cannot be compared the "
              "exit status is 1)", "NAME,..."),
         Flag("--cluster", "items with the same value of this field of their document belong "

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.commands.verb import Flag, Verb
+from ablate.commands.verb import BOOLEAN, Flag, Verb, truth
 from ablate.errors import UserError
 from ablate.paths import check_file, check_folder, check_name
 from ablate.terminal import CONSOLE, paragraph
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".tsv", ".parquet")
+OF_TABLES = ("score", "higher_is_better", "formula", "family", "weights", "df", "frozen")
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -40,7 +41,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         page = build(
             table, out, folder=folder, prompts=asked_items, score=given.score,
             formula=given.formula, family=given.family, weights=given.weights, df=given.df,
-            margin=given.margin, frozen=given.frozen,
+            margin=given.margin, frozen=given.frozen, higher_is_better=given.higher_is_better,
         )  # fmt: skip
     except AnalysisError as error:
         raise UserError(str(error)) from None
@@ -80,9 +81,10 @@ def _of_logs(source: Path, out: Path | None, given: argparse.Namespace) -> Path 
     try:
         if not is_logs(source):
             return None
-        for name in ("score", "formula", "family", "weights", "df", "frozen"):
+        for name in OF_TABLES:
             if getattr(given, name) is not None:
-                raise UserError(f"--{name}: belongs to tables; logs of items take --out, --margin")
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}: belongs to tables; logs of items take --out, --margin")
         place = source if source.is_dir() else source.parent
         return build_logs(source, out or place / "report", given.margin)
     except AnalysisError as error:
@@ -149,6 +151,14 @@ VERB = Verb(
     options=(
         Flag("--out", "where to write (default: report/ beside the table)", "DIR"),
         Flag("--score", "the column with the score", "COLUMN"),
+        Flag(
+            "--higher-is-better",
+            "which way the score is better, true or false (default: as its name says: less of a "
+            "loss or an error)",
+            "BOOL",
+            truth,
+            BOOLEAN,
+        ),
         Flag("--formula", "e.g. 'score ~ wp + I(wp^2) + (1 | run)'", "FORMULA"),
         Flag(
             "--family",

@@ -208,6 +208,11 @@ def above_0(text: str) -> float:
     return float(text)
 
 
+def truth(text: str) -> bool:
+    """Return what one of `BOOLEAN` stands for."""
+    return text == BOOLEAN[0]
+
+
 def error_rate(text: str) -> float:
     """Return a number between 0 and 0.5; a ValueError where `text` is none."""
     if not 0 < float(text) < 0.5:

@@ -15,16 +15,10 @@ from analysis.compare.matched import Matched
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
 from analysis.logs.log import ITEMS, Log
-from analysis.table.outcome import in_own_unit, preference
+from analysis.table.metrics import SHARES, in_own_unit, preference
 
 SCORE = {"items": "score", "scores": "value"}  # the column of a log's tables
 TASK = "task"  # what `cluster` may name beside a field of the documents
-# Metrics that are shares of right answers, by their names in lm-eval, Inspect and HELM.
-SHARES = re.compile(
-    r"(acc|accuracy|acc_norm|acc_bytes|exact_match|quasi_exact_match|em|f1|mc[12]|pass@\d+|match|"
-    r"includes|choice|(prompt|inst)_level_\w+)(,|\.|$)",
-    re.IGNORECASE,
-)
 REPEAT = re.compile(r"#\d+$")  # of a document that was asked before, see `logs.log.with_places`
 Labels = npt.NDArray[np.str_]
 _NONE = pd.DataFrame(columns=ITEMS)
@@ -80,6 +74,13 @@ class Asked:
     cluster: str = ""
     by_id: bool = False
     only: tuple[str, ...] = ()  # tasks or groups; () for all
+    higher_is_better: bool | None = None  # of the metric; None: as logs or its name say
+
+    def turned(self, logs: Sequence[Log], task: str, metric: str) -> bool:
+        """Return whether a low value of a task's metric is good."""
+        if self.higher_is_better is not None:
+            return not self.higher_is_better
+        return any((task, metric) in log.lower for log in logs)
 
 
 def metrics_of(logs: Sequence[Log], asked: Asked, part: str = "items") -> dict[str, list[str]]:
@@ -171,7 +172,7 @@ def _task(what: tuple[str, str], every: Tables, runs: Matched, asked: Asked) -> 
     a_SI, b_SI = (np.array([own["score"].reindex(index) for own in side]) for side in tables)
     about = pd.concat([own for side in tables for own in side])
     about = about[~about.index.duplicated()].reindex(index)
-    low = any((task, metric) in log.lower for log in (*runs.first, *runs.second))
+    low = asked.turned((*runs.first, *runs.second), task, metric)
     fraction = in_fractions(what, a_SI, b_SI)
     scale = (100.0 if fraction else 1.0) * (-1.0 if low else 1.0)
     a_SI, b_SI = scale * a_SI, scale * b_SI

@@ -50,6 +50,7 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     rows = [benchmark_row(one, runs) for one in found]
     stated = list(stated_rows(runs, asked, known))
     rows = [_computable(row) for row in (*rows, *stated)]
+    _check_direction(rows, asked)
     if not rows:
         raise AnalysisError(_nothing(runs))
     p = holm([row.effect.p if row.effect else math.nan for row in rows])
@@ -69,7 +70,10 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     lost = [*left_out(runs, known, asked.metric, asked.only), *_without_error(rows)]
     notes = [*runs.notes, *_of_logs(runs), *(note for one in found for note in one.notes)]
     notes += [*_of_one_side(stated, runs), *sentences(lost), *_beside_the_mean(rows, overall)]
-    notes += [f"{r.name}: a low {r.metric} is good; signs are turned." for r in rows if r.turned]
+    said = "" if asked.higher_is_better is None else ", as --higher-is-better says"
+    notes += [
+        f"{r.name}: a low {r.metric} is good{said}; signs are turned." for r in rows if r.turned
+    ]
     return Compared(tuple(rows), overall, tuple(found), tuple(notes), tuple(lost))
 
 
@@ -114,6 +118,20 @@ def _check_names(runs: Matched, asked: Asked) -> None:
             raise AnalysisError(
                 f"--benchmarks={name}: not one of {listed(sorted(known))}.{nearest(name, known)}"
             )
+
+
+def _check_direction(rows: list[Row], asked: Asked) -> None:
+    """Refuse one direction for several metrics.
+
+    Raises:
+        AnalysisError: benchmarks are judged by several.
+    """
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    if asked.higher_is_better is not None and len(metrics) > 1:
+        raise AnalysisError(
+            f"--higher-is-better: is of one metric, and benchmarks are judged by "
+            f"{listed(metrics)}; name one with --metric"
+        )
 
 
 def _without_error(rows: list[Row]) -> Iterator[LeftOut]:

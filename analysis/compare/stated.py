@@ -29,7 +29,7 @@ def stated_rows(runs: Matched, asked: Asked, known: set[str]) -> Iterator[Row]:
             continue
         sides = [[_score(log, task, metric) for log in side] for side in (runs.first, runs.second)]
         values = [np.array([v for v, _ in side]) for side in sides]
-        low = any((task, metric) in log.lower for log in every)
+        low = asked.turned(every, task, metric)
         fraction = in_fractions((task, metric), *values)
         scale = (100.0 if fraction else 1.0) * (-1.0 if low else 1.0)
         a_S, b_S = (scale * own for own in values)

@@ -14,7 +14,7 @@ from analysis.table.columns import is_results
 from analysis.table.factors import level_columns
 from analysis.table.frame import SCORED, read
 from analysis.table.items import FILE
-from analysis.table.outcome import preference
+from analysis.table.metrics import preference
 from analysis.table.records import read_record
 
 MADE = ("ablate", "torch", "transformers", "peft", "lm_eval")  # packages that may change scores

@@ -30,7 +30,7 @@ from analysis.errors import AnalysisError, listed, nearest
 from analysis.logs.log import SCORES, Log, flat
 from analysis.table import states
 from analysis.table.frame import read
-from analysis.table.outcome import lower_is_better
+from analysis.table.metrics import lower_is_better
 
 NAMES = ("Name", "name", "run_name", "tags.mlflow.runName", "display_name", "run_id", "ID", "id")
 IDS = ("ID", "id", "run_id")

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.engine.formula import LARGEST
 from analysis.regression.default_model import MANY
-from analysis.regression.measured import FEW, measured, words_of
+from analysis.regression.measured import FEW, measured
+from analysis.table.metrics import words_of
 from analysis.table.outcome import as_outcome
 
 __all__ = ["MANY", "NUISANCE", "SCORES", "Role", "classified", "counts_of_items", "score_columns"]

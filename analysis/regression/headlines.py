@@ -26,7 +26,6 @@ from analysis.report import words
 from analysis.report.headline import Headline, verdict
 from analysis.report.page import Item
 from analysis.report.tables import SIGNIFICANT, Table, shown
-from analysis.table.outcome import lower_is_better
 
 ALL_PAIRS = 3  # levels of a factor up to which every pair is a headline
 ROW = "row of the table"  # the cluster of a table without groups
@@ -247,7 +246,8 @@ def trust(reg: Regression) -> list[Item]:
 
 def best_levels(reg: Regression, found: Numbers) -> Table:
     """Return the best level of every factor with its interval, corrected for being picked."""
-    lower = lower_is_better(reg.score)
+    lower = reg.lower_is_better
+    why = "by the score's name" if reg.higher_is_better is None else "as was asked"
     rows = [row for n in compared(reg) if (row := _best(reg, n, lower)) is not None]
     rows += [
         {"factor": reg.weight, "best": f"{row['estimate']:.3g}", "low": row["low"],
@@ -258,7 +258,7 @@ def best_levels(reg: Regression, found: Numbers) -> Table:
         f"Mean: adjusted mean of {reg.score} at the best level, then corrected for "
         "having been picked (Andrews, Kitagawa and McCloskey 2024), with its 95 % interval. May be "
         "the best: levels that Hsu's comparisons with the best do not rule out. "
-        f"{'Lower' if lower else 'Higher'} is taken as better, by the score's name."
+        f"{'Lower' if lower else 'Higher'} is taken as better, {why}."
     )
     heads = words.HEADS | {"best": "best level", "possible": "may be the best"}
     formats = dict.fromkeys(("mean", "corrected", "low", "high"), SIGNIFICANT)

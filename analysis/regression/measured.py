@@ -5,13 +5,13 @@ by when and how long a run was. They are told by their names, and by their value
 a share, the score in another unit, the score in words, seconds since 1970.
 """
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from analysis.engine.linalg import Array
+from analysis.table.metrics import OUTCOMES, words_of
 from analysis.table.outcome import as_outcome
 
 NAMED = {
@@ -19,14 +19,11 @@ NAMED = {
         "stderr", "sem", "pvalue", "correct", "incorrect", "hits", "failures", "successes",
         "passed", "failed",
     ),
-    "by its name another outcome of the same run": (
-        "loss", "perplexity", "ppl", "nll", "bpb", "acc", "accuracy", "f1", "bleu", "chrf", "auc",
-        "rouge", "rouge1", "rouge2", "rougel", "auroc", "mcc", "mc1", "mc2", "bertscore", "exact",
-    ),
     "by its name what a run needed": (
         "runtime", "elapsed", "latency", "throughput", "memory", "mem", "vram", "gib", "mib", "gb",
         "mb", "energy", "watts",
     ),
+    "by its name another outcome of the same run": OUTCOMES,
     "by its name a date": (
         "timestamp", "datetime", "date", "created", "updated", "modified", "started", "finished",
     ),
@@ -46,12 +43,6 @@ SINCE_1970 = (1.2e9, 2.2e9)  # seconds; 2008 to 2039
 CROSSED = 0.6  # of the pairs of two columns that occur, from which the two are crossed
 ROUNDED = 1e-3  # how far a share may be from the score that was rounded from it
 FEW = 20  # levels of a design's number, or of words for a score
-
-
-def words_of(name: str) -> list[str]:
-    """Return the words of a column's name, in lower case."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
-    return [w for w in re.split(r"[\W_]+", apart) if w]
 
 
 def measured(frame: pd.DataFrame, trials: str | None = None) -> dict[str, str]:

@@ -26,6 +26,7 @@ from analysis.mixed import FAMILIES, MixedFit, fit_mixed
 from analysis.regression.column_roles import score_columns
 from analysis.regression.propose import Proposal, given, propose
 from analysis.table.frame import from_table
+from analysis.table.metrics import lower_is_better
 from analysis.table.outcome import one_metric
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Request:
     weights: str | None = None
     df: str | None = None
     margin: float | None = None
+    higher_is_better: bool | None = None  # of the score
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ class Regression(Remembering):
     def score(self) -> str:
         """The name of the score column."""
         return str(self.frame.attrs["score"])
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Which way the score is better where that was asked for; None: as its name says."""
+        return cast("bool | None", self.frame.attrs.get("higher_is_better"))
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether less of the score is better."""
+        asked = self.higher_is_better
+        return lower_is_better(self.score) if asked is None else not asked
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -185,6 +198,7 @@ def analysed(raw: pd.DataFrame, request: Request) -> Regression:
         raw, taken = one_metric(raw, score)
     frame = prepared(raw, score)
     frame.attrs["said"] = [*taken, *frame.attrs["said"]]
+    frame.attrs["higher_is_better"] = request.higher_is_better
     check_weights(frame, request.weights)
     if request.formula is None:
         proposal = propose(frame, family=request.family, weights=request.weights)
@@ -224,7 +238,7 @@ def as_it_stands(rows: pd.DataFrame, proposal: Proposal) -> FittedProposal:
 
 
 def check_request(request: Request) -> None:
-    """Refuse a family, rule or margin that there is not.
+    """Refuse a family, rule, margin or direction that there is not.
 
     Raises:
         AnalysisError: in one line, with what is allowed.
@@ -244,6 +258,8 @@ def check_request(request: Request) -> None:
     if margin is not None and not (number and 0 < margin < math.inf):
         text = f"{margin:g}" if number else told(margin)
         raise AnalysisError(f"margin={text}: must be a positive number")
+    if (higher := request.higher_is_better) is not None and not isinstance(higher, bool):
+        raise AnalysisError(f"higher_is_better={told(higher)}: must be true or false")
 
 
 def _score(raw: pd.DataFrame, request: Request) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.regression.column_roles import NUISANCE, Role
-from analysis.regression.measured import WITHIN, words_of
+from analysis.regression.measured import WITHIN
+from analysis.table.metrics import words_of
 
 REPLICATES = {*NUISANCE, "rep"} - {"id"}
 CURVE = 3  # values of a number within a level that show a slope

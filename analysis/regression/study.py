@@ -466,6 +466,11 @@ def _check_study(request: Request) -> None:
             f"score={request.score}: the score of a study is the primary metric of each task in "
             f"points; leave it out, or give a table of your own with a column {request.score}"
         )
+    if request.higher_is_better is not None:
+        raise AnalysisError(
+            "higher_is_better: the records of a study say it of every metric, and its points are "
+            "turned so that more is better; leave it out"
+        )
 
 
 def _check_response(formula: str, rows: pd.DataFrame) -> None:

@@ -124,6 +124,7 @@ class Asked(TypedDict, total=False):
     weights: str | None
     df: str | None
     margin: float | None
+    higher_is_better: bool | None
 
 
 # A page is thousands of small tables, for which text in plain objects is a fifth quicker than in
@@ -150,7 +151,8 @@ def build(
         prompts: task, doc_id and prompt of a study's items, for the explorer of its page.
         asked: of any table: score, its column, which may be left out for our own tables and where
             its name says so; formula, as in `engine.formula`, without which one is proposed;
-            family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence.
+            family; weights, a column; df, the rule for degrees of freedom; margin, of equivalence;
+            higher_is_better, where the score's name does not say which way is better.
 
     Raises:
         AnalysisError: the table, column, formula or model cannot be analysed, in one line.

@@ -35,7 +35,8 @@ from analysis.table import states
 from analysis.table.carried import with_carried, with_reference
 from analysis.table.columns import NEEDED, is_results, plain_types, read_text
 from analysis.table.factors import BASE, FULL, is_number, is_setting, level_columns, varying
-from analysis.table.outcome import as_outcome, preference
+from analysis.table.metrics import preference
+from analysis.table.outcome import as_outcome
 
 ROUNDED = 0.005  # how far a stored w_p may be from PLW^0.30103
 CURVED = 2  # levels above PLW 0 that a curve through the common intercept needs

@@ -1,9 +1,10 @@
-"""The outcome of a long table: yes/no text as 1 and 0, one metric of several, its direction."""
+"""The outcome of a long table: yes/no text as 1 and 0, one metric of several."""
 
-import re
 from typing import Any
 
 import pandas as pd
+
+from analysis.table.metrics import preference
 
 PAIRS = (
     ("yes", "no"), ("y", "n"), ("true", "false"), ("t", "f"), ("correct", "incorrect"),
@@ -11,44 +12,6 @@ PAIRS = (
     ("success", "failure"), ("win", "loss"),
 )  # fmt: skip
 METRICS = ("metric", "metric_name", "filter", "measure")
-# The first of these that there is, is the metric that is taken.
-PRIMARY = ("acc_norm", "acc", "exact_match", "facts", "chrf", "bleu", "f1", "rougeL", "mc2")
-# Words in the name of a score. Of these less is better, and they are no shares of anything:
-OWN_UNIT = (
-    "loss", "logloss", "mlogloss", "perplexity", "ppl", "nll", "bpb", "bits", "entropy", "rmse",
-    "mae", "mse", "mape", "smape", "msle", "rmsle", "brier", "latency", "runtime",
-)  # fmt: skip
-# Less is better of these too, and most are shares of wrong answers:
-ERRORS = (
-    "error", "errors", "err", "merror", "wer", "cer", "ter", "fpr", "fnr", "eer", "ece",
-    "hallucination", "toxicity",
-)  # fmt: skip
-HIGHER = (  # the more the better
-    "acc", "accuracy", "f1", "auc", "auroc", "bleu", "chrf", "rouge", "em", "match", "precision",
-    "recall", "reward", "r2", "mcc", "neg",
-)  # fmt: skip
-
-
-def lower_is_better(score: str) -> bool:
-    """Return whether a score's name says that less of it is better, as of a loss.
-
-    The last word that says either counts: `loss_of_function/accuracy` is an accuracy, and
-    scikit-learn's `neg_mean_squared_error` is turned already.
-    """
-    words = _words(score)
-    known = [word for word in words if word in (*OWN_UNIT, *ERRORS, *HIGHER)]
-    return bool(known) and known[-1] not in HIGHER and "neg" not in words
-
-
-def in_own_unit(score: str) -> bool:
-    """Return whether a score's name says that it is no share, though it may be below 1."""
-    return lower_is_better(score) and bool(set(_words(score)) & set(OWN_UNIT))
-
-
-def _words(score: str) -> list[str]:
-    """Return the words of a name: `valLoss`, `eval/loss` and `eval_loss` have two each."""
-    parted = re.sub(r"([a-z])([A-Z])", r"\1 \2", score).lower()
-    return [word for word in re.split(r"[^a-z0-9]+", parted) if word]
 
 
 def as_outcome(column: "pd.Series[Any]") -> "tuple[pd.Series[Any], str]":
@@ -63,12 +26,6 @@ def as_outcome(column: "pd.Series[Any]") -> "tuple[pd.Series[Any], str]":
         return column, ""
     yes, no = (next(iter(words[plain == p]), p) for p in pair)
     return plain.map({pair[0]: 1.0, pair[1]: 0.0}), f"{yes} is 1 and {no} is 0"
-
-
-def preference(metric: str) -> tuple[int, str]:
-    """Return the place of a metric among those that a benchmark may be judged by."""
-    name = metric.split(",")[0]  # lm-eval writes "acc,none"
-    return (PRIMARY.index(name) if name in PRIMARY else len(PRIMARY), name)
 
 
 def one_metric(table: pd.DataFrame, score: str) -> tuple[pd.DataFrame, list[str]]:

@@ -80,6 +80,8 @@ OPTIONS = {
     "report FILES/good.csv --margin=nan": "margin=nan: must be a positive number",
     "report FILES/good.csv --margin=1e400": "margin=inf: must be a positive number",
     "report FILES/good.csv --margin=-1": "margin=-1",
+    "report FILES/good.csv --higher-is-better=no": "--higher-is-better=no: not one of true, false",
+    "compare a b --higher-is-better": "--higher-is-better: expected one argument",
     "report FILES/good.csv --out ' '": "--out: needs a value",
     "report FILES/good.csv --out FILES/good.csv/x": "csv/x",
     "report FILES/good.csv --out /dev/null": "/dev/null",

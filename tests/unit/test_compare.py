@@ -345,6 +345,36 @@ def test_the_name_of_a_column_says_whether_less_is_better(tmp_path, name, lower)
     assert (found.unit == "points") == shares
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "worse"),
+    [
+        ("acc", (), False), ("acc", ("--higher-is-better=false",), True),
+        ("gap", (), False), ("gap", ("--higher-is-better=false",), True),
+        ("loss", (), True), ("loss", ("--higher-is-better", "true"), False),
+    ],
+)  # fmt: skip
+def test_which_way_a_metric_is_better_may_be_said(tmp_path, capsys, name, words, worse):
+    """B has more of it, by four standard deviations."""
+    table = grid(rates=(1e-3,)).drop(columns="loss").rename(columns={"acc": name})
+    path = tmp_path / "runs.csv"
+    table.to_csv(path, index=False)
+    sides = ["adapter=full", "adapter=lora", "--in", str(path), "--metric", name]
+    assert cli.main(["compare", *sides, *words]) == worse
+    told = capsys.readouterr().out
+    assert ("signs are turned" in told) == worse
+    assert ("as --higher-is-better says" in told) == (worse and bool(words))
+
+
+def test_one_direction_is_not_for_several_metrics(tmp_path):
+    table = grid(rates=(1e-3,)).rename(
+        columns=lambda n: f"metrics.{n}" if n in ("acc", "loss") else n
+    )
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    runs = inside(tmp_path / "runs.csv", "adapter=full", "adapter=lora", metrics=())
+    with pytest.raises(AnalysisError, match="benchmarks are judged by loss, acc; name one"):
+        compared(runs, Asked(higher_is_better=True))
+
+
 def results(path):
     """A folder of results with the items of every run's first task."""
     table = fake_results(plws=(0.0,), controls=False)

@@ -371,6 +371,21 @@ def test_of_a_loss_the_lowest_level_is_the_best():
     assert [row["low"], row["high"]] == pytest.approx([-other["high"], -other["low"]])
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_which_way_a_score_is_better_may_be_said(higher):
+    """Of a name that says nothing, and against one that does."""
+    found = []
+    for name in ("gap", "loss"):
+        asked = Request(name, f"{name} ~ optimizer + log2(lr)", higher_is_better=higher)
+        reg = analysed(bowl().rename(columns={"loss": name}), asked)
+        found.append(headlines.best_levels(reg, Numbers.of(reg)))
+    assert {table.frame.iloc[0]["best"] for table in found} == {"adamw" if higher else "lion"}
+    word = "Higher" if higher else "Lower"
+    assert all(f"{word} is taken as better, as was asked." in table.note for table in found)
+    with pytest.raises(AnalysisError, match="higher_is_better=no: must be true or false"):
+        analysed(bowl(), Request("loss", higher_is_better="no"))  # type: ignore[arg-type]
+
+
 def test_a_table_whose_score_has_no_telling_name_says_which_columns_it_may_be():
     with pytest.raises(AnalysisError, match=r"^score: no column says by its name .*loss") as caught:
         analysed(bowl().drop(columns="optimizer"), Request())
@@ -801,6 +816,8 @@ def test_the_proposal_has_the_random_part_of_its_design(name):
         ("percent", lambda d, r: 100 * d["y"], "another unit"),
         ("f1", lambda d, r: r.uniform(size=len(d)), "another outcome"),
         ("eval_loss", lambda d, r: r.uniform(size=len(d)), "another outcome"),
+        ("val_rmse", lambda d, r: r.integers(1, 5, len(d)), "another outcome"),
+        ("evalWER", lambda d, r: r.integers(1, 5, len(d)), "another outcome"),
         ("peakMemory", lambda d, r: r.integers(10, 14, len(d)), "a run needed"),
         ("train_runtime", lambda d, r: r.integers(10, 14, len(d)), "a run needed"),
         ("train_time_s", lambda d, r: r.integers(900, 9000, len(d)), "belongs to a run"),
@@ -818,6 +835,13 @@ def test_what_was_measured_with_the_score_is_no_predictor(column, make, reason):
     found = proposed(table.assign(**{column: make(table, rng)}), "y")
     assert choice(found, column).used == "left out"
     assert reason in choice(found, column).reason
+
+
+@pytest.mark.parametrize("column", ["bits", "precision", "label_errors"])
+def test_a_metrics_name_that_may_be_a_settings_is_a_predictor(column):
+    table = simple(60).assign(y=np.random.default_rng(0).normal(50, 9, 60))
+    found = proposed(table.assign(**{column: np.resize([4, 8, 16], 60)}), "y")
+    assert column in choice(found, column).used
 
 
 @pytest.mark.parametrize("part", ["incidence", "healthy"])
