@@ -3,8 +3,10 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from analysis.inference.optimum import Quadratic, fieller_set
 from analysis.questions.own_rate.curves import RateCurve, at_optimum, at_rate_of
@@ -179,6 +181,21 @@ def test_the_page_says_share_and_difference(study):
     assert set(part.setting_table(study, gaps(compared_doses(study)[0])[0])["setting"]) == {
         "normaliser", "batch size"
     }  # fmt: skip
+
+
+def test_doses_on_several_data_sets_are_one_family():
+    """Two data sets are no two chances of 5 % for a false headline: statsmodels' Holm over both."""
+    parts = [
+        dose_results(draw(DOSES, np.random.default_rng(seed), seeds=3)).assign(dataset=name)
+        for seed, name in enumerate(("micro", "micro_short"))
+    ]
+    raw = pd.concat([one.assign(train_key=one["train_key"] + one["dataset"]) for one in parts])
+    made = fitted_study(raw, from_results(raw), None, Request())
+    places = [found for found in compared_doses(made) if found.labels["side"] == "target"]
+    alone = [gaps(found)[0].estimate(OWN).p for found in places]
+    assert len(alone) == 2
+    expected = multipletests(alone, method="holm")[1]
+    assert [h.p for h in part.headlines(made)] == pytest.approx(expected)
 
 
 def test_without_a_validation_loss_there_is_no_section(study):

@@ -23,7 +23,7 @@ from analysis.questions.own_rate.spread import (
 )
 from analysis.regression.study import Study
 from analysis.report import words
-from analysis.report.headline import ALPHA, CLEAR, Headline, of_row
+from analysis.report.headline import ALPHA, CLEAR, Headline, of_row, shared, verdict
 from analysis.report.page import Block, Plate, Section, Sheet, Text
 from analysis.report.tables import P_VALUE, Table
 
@@ -49,7 +49,9 @@ NOTE = (
     "is read off a cubic spline through the means over seeds. The interval holds the noise of "
     "runs, chosen rates and items, with the variances of arms drawn towards each other (Smyth "
     "2004). p is adjusted by Holm over the "
-    "arms, and so are the two one-sided tests behind “within”. Seeds: over all places. At an end: "
+    "arms, those of all data sets and base models together, and by Bonferroni over the page's "
+    "questions; the two one-sided tests behind “within” by Holm over this table's arms. "
+    "Seeds: over all places. At an end: "
     "places where the best rate of one of the two is the lowest or highest tried."
 )
 
@@ -66,8 +68,27 @@ def section(study: Study) -> Section | None:
 
 
 def _table(study: Study, found: Compared) -> pd.DataFrame:
-    key = "own rates " + " ".join(found.labels.values())
-    return study.once(key, lambda: difference_table(found))
+    tables = study.once("own rates", lambda: _tables(study))
+    return tables[tuple(found.labels.values())]
+
+
+def _tables(study: Study) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Return `difference_table` by place, p and verdicts adjusted over all places of a side.
+
+    Their headlines stand on one page, so that several data sets are no several chances.
+    """
+    made = {tuple(found.labels.values()): difference_table(found) for found in compared(study)}
+    for side in {found.labels["side"] for found in compared(study)}:
+        own = [tuple(f.labels.values()) for f in compared(study) if f.labels["side"] == side]
+        own = [place for place in own if len(made[place])]
+        alone = [made[place]["p"].tolist() for place in own]
+        adjusted = iter(shared([p for part in alone for p in part], study.questions))
+        for place, part in zip(own, alone, strict=True):
+            p_holm = [next(adjusted) for _ in part]
+            before = made[place]["verdict"]
+            said = [old if p != p else verdict(p) for old, p in zip(before, p_holm, strict=True)]
+            made[place] = made[place].assign(p_holm=p_holm, verdict=said)
+    return made
 
 
 def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
@@ -79,7 +100,7 @@ def _blocks(study: Study, found: Compared, *, suffix: str) -> list[Block]:
     caption = (
         f"{place}. Every arm less {found.against}, each at its own best rate: mean over places, "
         f"95 % intervals; small marks: every place. Bands: ±{MARGINS[0]:g} and ±{MARGINS[1]:g} "
-        "points. Filled: distinguishable from zero at the 5 % level by Holm over the arms."
+        "points. Filled: distinguishable from zero at the 5 % level, p adjusted as in the table."
     )
     by_curve = (
         f"{place}. Score against learning rate, over the untouched base where it was scored: means "
@@ -114,7 +135,8 @@ WRONG_TITLE = "What a rate beside the best one costs"
 _ABOUT = (
     "Above and below: arms distinguishable from the one they are compared with. Other verdicts: "
     "arms on another side of zero, or no longer distinguishable, than by the curve through all "
-    "rates. Moved: how far differences are from that analysis, in points. Intervals of the best "
+    "rates; p is adjusted by Holm over this place's arms alone, so that analyses compare. Moved: "
+    "how far differences are from that analysis, in points. Intervals of the best "
     "rate tried take the choice for given. The other rates: those that every second one leaves out."
 )
 _CHOSEN = (
