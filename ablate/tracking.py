@@ -10,6 +10,7 @@ a run's identity: with and without them the same is trained.
 import contextlib
 import fcntl
 import importlib
+import io
 import math
 import os
 import re
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ablate.config.build import plain, typed
 from ablate.config.schema import Cell
@@ -34,6 +35,12 @@ from ablate.training.loop import process_accelerator
 NAME = ("masking", "plw", "adapter", "rank", "dataset", "model", "seed")  # levels in a run's name
 UNKNOWN = "none"  # for a setting that has no value: trackers search text and numbers
 COLUMNS = ("loss", "grad_norm", "lr", "completion_grad_share")  # of a step; and each role's loss
+# What trackio prints of each run though all is well; it has no setting for silence.
+ANNOUNCED = re.compile(
+    r"\* (Trackio (project initialized|metrics )|View dashboard|or by running in Python|psutil|"
+    r"NVIDIA GPU|Apple Silicon|Created new run|Resumed existing run|Run finished)|"
+    r"(\x1b\[[\d;]*m)*trackio show "
+)
 WAIT = 600.0  # seconds until a tracker that could not be opened is asked again
 
 _asked = Trackers()  # of the sweep that this process works for
@@ -97,8 +104,14 @@ class Track:
 
 
 def _end(tracker: Any, failed: bool) -> None:
-    """End a tracker's run. Accelerate's own `finish` knows of no failure; TensorBoard has none."""
-    if failed and tracker.name == "mlflow":
+    """End a tracker's run. Accelerate's own `finish` knows of no failure; TensorBoard has none.
+
+    It leaves a run of trackio its current one, which would be ended again.
+    """
+    if tracker.name == "trackio":
+        with _unannounced():
+            importlib.import_module("trackio").finish()
+    elif failed and tracker.name == "mlflow":
         importlib.import_module("mlflow").end_run(status="FAILED")
     elif failed and tracker.name == "wandb":
         tracker.run.finish(exit_code=1)
@@ -138,9 +151,10 @@ def _opened(cell: Cell, key: str) -> Any:
                 mark.touch()
                 accelerator.trackers = []
                 accelerator.log_with = filter_trackers([kind], folder)
-                accelerator.init_trackers(
-                    _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
-                )
+                with _unannounced() if kind == "trackio" else contextlib.nullcontext():
+                    accelerator.init_trackers(
+                        _asked.project, config=fields(cell, key), init_kwargs=_own(name, key)
+                    )
                 opened += accelerator.trackers
                 mark.unlink(missing_ok=True)
         except Exception as error:
@@ -191,6 +205,35 @@ def _alone() -> Iterator[None]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _unannounced() -> Iterator[None]:
+    """Keep from standard output what `ANNOUNCED` names; all else is printed."""
+    with contextlib.redirect_stdout(_Unannounced(sys.stdout)) as lines:
+        try:
+            yield
+        finally:
+            lines.close()
+
+
+class _Unannounced(io.StringIO):
+    """Hands lines on to another stream but those that announce."""
+
+    def __init__(self, to: TextIO) -> None:
+        super().__init__()
+        self.to, self._begun = to, ""
+
+    def write(self, text: str) -> int:
+        """Hand on the lines that `text` ends."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        self.to.write("".join(f"{line}\n" for line in lines if not ANNOUNCED.match(line)))
+        return len(text)
+
+    def close(self) -> None:
+        """Hand on what has no end."""
+        self.to.write("" if ANNOUNCED.match(self._begun) else self._begun)
+        super().close()
 
 
 def _give_up(kind: str, error: Exception, more: str = "") -> None:

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import sqlite3
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -333,3 +335,42 @@ def test_wandb_offline(cells, tmp_path, monkeypatch):
         (own,) = [content for content in written if key.encode() in content]
         assert b"train/loss_completion" in own
         assert b"score/micro_lives/acc_none" in own
+
+
+def test_what_trackio_announces_is_not_printed_and_what_it_warns_of_is(
+    cells, tmp_path, monkeypatch, capfd
+):
+    """In the words of trackio 0.43, which accelerate opens and which is not installed here."""
+    said, ended = "* Created new run: a\n* Run finished. Uploading logs to Trackio", []
+
+    class Trackio(Recorder):
+        name = "trackio"
+
+        def start(self):
+            print("* Trackio project initialized: mine")
+            print("* View dashboard by running in your terminal:")
+            print('\x1b[1m\x1b[38;5;208mtrackio show --project "mine"\x1b[0m')
+            print("* Trackio warning: the disk is nearly full")
+            print(said, end="")
+            self.state = "open"
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "trackio", Trackio)
+    module = SimpleNamespace(finish=lambda: ended.append(print(said)))
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    asked(monkeypatch, tmp_path, "trackio")
+    told(cells)
+    assert len(ended) == len(cells)
+    assert capfd.readouterr().out == "* Trackio warning: the disk is nearly full\n" * len(cells)
+    print("heard again")
+    assert capfd.readouterr().out == "heard again\n"
+
+
+def test_trackio(cells, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # is read as it is imported
+    pytest.importorskip("trackio")
+    asked(monkeypatch, tmp_path, "trackio")
+    told(cells)
+    assert capfd.readouterr().out == ""
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "mine.db")) as found:
+        rows = found.execute("select run_name, count(*) from metrics group by run_name").fetchall()
+    assert [count for _, count in rows] == [len(HISTORY) + 1] * len(cells)
