@@ -225,7 +225,16 @@ class Composer:
             if self.is_group(line):
                 self._option_name(line)
         search = [line for line in self._command_lines if key_of(line) == "hydra.searchpath"]
-        hydra = self._compose([*search, *lines]).hydra
+        try:
+            hydra = self._compose([*search, *lines]).hydra
+        except UserError as error:
+            if not str(error).startswith("Could not override 'hydra.launcher."):
+                raise
+            added = next(line for line in lines if key_of(line) in str(error)).lstrip("+")
+            raise UserError(
+                f"{str(error).rstrip('.')}: no such setting of this launcher, or a key in it is "
+                f"new; what its engine takes besides is added by ++{added}"
+            ) from error
         for name in ("sweeper", "launcher"):
             node = hydra.get(name)
             target = node.get("_target_") if isinstance(node, DictConfig) else None

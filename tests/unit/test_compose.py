@@ -252,6 +252,15 @@ def test_hydras_own_overrides_stay_outside():
     ) == ["study=plw", "plw=0", "scale=smoke"]
 
 
+def test_what_a_launcher_passes_on_is_added_by_two_signs():
+    """Hydra's own way to add a key; without it the message says so, and `++` is taken."""
+    asked = "hydra.launcher.blocks={partition:main}"
+    refused = r"Could not override 'hydra\.launcher\.blocks'.*\+\+hydra\.launcher\.blocks="
+    with pytest.raises(UserError, match=refused):
+        expand(["hydra/launcher=parsl", asked])
+    assert expand(["hydra/launcher=parsl", f"++{asked}"])
+
+
 def test_plus_study_is_study(loader):
     one, two = (expand([f"{plus}study=plw", "scale=paper"], loader=loader) for plus in ("", "+"))
     assert [(p.levels, p.overrides, p.tree) for p in one.points] == [
