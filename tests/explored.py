@@ -6,11 +6,16 @@ items with answers, the end of a log, a record.
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from analysis.explorer.means import PanelNames, table_names
+from analysis.explorer.names import ROW, names_of_table
+from analysis.regression.model import Regression
 
 TASKS = (
     ("recall", "mc", "source"), ("pronouns", "mc", "source"), ("sums", "mc", "target"),
@@ -70,6 +75,28 @@ def explored(
     folder.mkdir(parents=True, exist_ok=True)
     table.to_parquet(folder / "results.parquet")
     return folder
+
+
+def explored_table(seeds: int = 4) -> pd.DataFrame:
+    """Return a table from elsewhere: 3 methods x 3 sizes x 4 weights x seeds."""
+    rng = np.random.default_rng(3)
+    grid = itertools.product(("dpo", "orpo", "sft"), (1, 7, 13), PLWS, range(seeds))
+    rows = []
+    for place, (method, size, plw, seed) in enumerate(grid):
+        tokens = int(rng.integers(1000, 9000))
+        score = 0.5 + 0.03 * (method == "dpo") + 0.01 * size + 0.1 * plw - 0.1 * plw**2
+        score += tokens * 1e-5 + rng.normal(0, 0.02)
+        rows.append({
+            "method": method, "size": size, "plw": plw, "seed": seed, "tokens": tokens,
+            "item": f"i{place % 12}", "accuracy": score, "right": int(rng.random() < score),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def names_of_rows(reg: Regression) -> PanelNames:
+    """Return the names of a regression's rows with its model, as a page of it has them."""
+    own = replace(reg, frame=reg.used.assign(**{ROW: np.arange(len(reg.used))}))
+    return table_names(names_of_table(own), own)
 
 
 def _rows(

@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.explorer.design import Separable
 from analysis.explorer.means import PanelNames
-from analysis.explorer.names import Names
+from analysis.explorer.names import ROW, Names
 from analysis.questions.plw.estimate import study_shapes
 from analysis.regression.default_model import STANDS_FOR
 from analysis.regression.residual_checks import bends
@@ -37,7 +37,9 @@ def lines(panel: PanelNames, found: Separable) -> list[Caution]:
         what = panel.names.columns[places[0]].factor.name
         one = bent.get(name)
         seen = one is not None and one.words != ""
-        text = f"The model is a straight line over {_scale(panel, name, what)}"
+        # A factor of a study has a name in words, a column of a table its own.
+        over = _scale(panel, name, what if panel.names.key == ROW else f"the {what}")
+        text = f"The model is a straight line over {over}"
         if one is not None and seen:
             bend = f"the score bends ({p_text(one.p)})"
             text += f", and {bend}: its means may be far from those of the runs"
@@ -68,7 +70,7 @@ def _scale(panel: PanelNames, variable: str, what: str) -> str:
     """Return the number that the line is over, in words: "log10 of the learning rate"."""
     text = f"{variable} {panel.model.fit.formula}"
     log = re.search(rf"\b(log2|log10)(?:_|\(`?){re.escape(variable.removeprefix('log2_'))}\b", text)
-    return f"{log[1]} of the {what}" if log else f"the {what}"
+    return f"{log[1]} of {what}" if log else what
 
 
 def curves(study: Study, panel: PanelNames) -> list[Caution]:
@@ -76,7 +78,7 @@ def curves(study: Study, panel: PanelNames) -> list[Caution]:
     bad = [
         one.labels["mode"]
         for one in study_shapes(study)
-        if not one.fits and panel.model.labels.items() <= one.labels.items()
+        if not one.fits and panel.labels.items() <= one.labels.items()
     ]
     places = _factors(panel.names, "wp")
     if not bad or not places:

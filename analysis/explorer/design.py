@@ -47,14 +47,26 @@ class Separable:
         return X_GC
 
 
-def separable(fit: MixedFit, used: pd.DataFrame) -> Separable:
+def separable(
+    fit: MixedFit, used: pd.DataFrame, more: Mapping[str, float] | None = None
+) -> Separable:
     """Return the fixed part of a fit of `used` as products.
+
+    Args:
+        fit: a fit.
+        used: its rows.
+        more: a value of some columns of numbers beside those that occur, such as their mean.
 
     Raises:
         AnalysisError: a column is no product of functions of one column each.
     """
     names = fit.design.needed
-    values = {n: sorted(used[n].drop_duplicates(), key=_order) for n in names}
+    more = more or {}
+    used = used[names].astype({n: np.float64 for n in more})
+    values = {
+        n: sorted({*used[n].drop_duplicates(), *([more[n]] if n in more else ())}, key=_order)
+        for n in names
+    }
     sizes = [len(v) for v in values.values()]
     rng = np.random.default_rng(0)
     drawn_GV = np.column_stack([rng.integers(0, n, 2 * DRAWN) for n in sizes] or [np.zeros(1, int)])

@@ -4,7 +4,9 @@ A mean of a group (a combination of levels of the chosen factors) is the average
 predictions over the conditions of the panel: every combination of the other factors that was run
 and that the group can have, each distinct one counted once. What cannot be combined (a rank of full
 fine-tuning) is passed over. Where all factors are crossed this is emmeans' mean with equal weights,
-`inference.means.means` of every value that the covariates have. (Means that least squares adjusts
+`inference.means.means` of every value that the covariates have. On the page of a table from
+elsewhere a covariate that is neither chosen nor filtered is at its mean, as it is in the other
+means of that page. (Means that least squares adjusts
 for blocks, of single runs without a model, are `table.adjusted_means`.)
 
 Letters in names: C columns of the model matrix, B fixed effects.
@@ -22,8 +24,10 @@ import pandas as pd
 from analysis.engine.formula import matrix_for
 from analysis.engine.linalg import Array
 from analysis.errors import AnalysisError, listed, nearest
-from analysis.explorer.names import Names, codes_by_name
+from analysis.explorer.names import Names, codes_by_name, shown_as
 from analysis.inference.estimates import Estimate, contrast
+from analysis.inference.reference_grid import is_factor
+from analysis.regression.model import Regression
 from analysis.regression.panels import PanelModel
 
 MOST_BY = 3  # factors that determine a column of the model before all of them are taken
@@ -36,30 +40,65 @@ class Lookup:
     variable: str
     by: tuple[int, ...]  # positions among the factors
     values: "pd.Series[Any]"  # (names of the panel,)
+    held: float | None = None  # of a covariate whose factor is neither chosen nor filtered
 
 
 @dataclass(frozen=True)
 class PanelNames:
     """The names of one panel's runs, and how its model's columns follow from their levels."""
 
-    model: PanelModel
+    model: Regression
     names: Names
     member: npt.NDArray[Any]  # positions of the panel's names
     lookups: tuple[Lookup, ...]
+    labels: Mapping[str, str]  # of the panel
+    replicated: bool  # whether cells have several runs
+
+    @property
+    def held(self) -> dict[str, float]:
+        """The covariates of the model that are at one value unless a view says otherwise."""
+        return {one.variable: one.held for one in self.lookups if one.held is not None}
 
 
 def panel_names(names: Names, model: PanelModel) -> PanelNames:
     """Return the names of a panel's runs with the lookups of its model's columns."""
-    used = model.used
-    place = pd.Series(used.index, index=used["run"].astype(str))
-    keys = names.runs["run"].astype(str).to_numpy()[names.run]
-    member = np.flatnonzero(np.isin(keys, place.index))
-    rows = used.loc[place.reindex(keys[member])].reset_index(drop=True)
-    codes = np.column_stack([c.codes[member] for c in names.columns]) if names.columns else member
+    member, rows, codes = _members(names, model)
     lookups = tuple(
         Lookup(n, _determining(rows[n], codes, names, n), rows[n]) for n in model.fit.design.needed
     )
-    return PanelNames(model, names, member, lookups)
+    return PanelNames(model, names, member, lookups, model.labels, model.replicated)
+
+
+def table_names(names: Names, reg: Regression) -> PanelNames:
+    """Return the names of the rows of a table from elsewhere with the lookups of its model."""
+    member, rows, codes = _members(names, reg)
+    lookups = []
+    for name in reg.fit.design.needed:
+        values = rows[name]
+        by = _determining(values, codes, names, shown_as(name, rows, own_wp=reg.own_wp))
+        if is_factor(reg.fit, values):
+            lookups.append(Lookup(name, by, values))
+            continue
+        values = values.astype(np.float64)
+        mean = float(values.mean())
+        if len(by) != 1 or not _determines(codes[:, list(by)], pd.factorize(values)[0]):
+            by, values = (), pd.Series(mean, values.index)  # no one factor says what it is
+        lookups.append(Lookup(name, by, values, mean))
+    labels = {"task_group": reg.score}
+    return PanelNames(reg, names, member, tuple(lookups), labels, replicated=True)
+
+
+def _members(
+    names: Names, model: Regression
+) -> tuple[npt.NDArray[Any], pd.DataFrame, npt.NDArray[Any]]:
+    """Return the names of a model's runs, the model's row of each, and its codes (names, F)."""
+    used = model.used
+    place = pd.Series(used.index, index=used[names.key].astype(str))
+    keys = names.runs[names.key].astype(str).to_numpy()[names.run]
+    member = np.flatnonzero(np.isin(keys, place.index))
+    rows = used.loc[place.reindex(keys[member])].reset_index(drop=True)
+    codes = [c.codes[member] for c in names.columns]
+    return member, rows, np.column_stack(codes) if codes else member[:, None]
 
 
 def _determining(
@@ -73,11 +112,16 @@ def _determining(
     varying.sort(key=lambda i: names.columns[i].column != own)
     for size in range(1, MOST_BY + 1):
         for by in combinations(varying, size):
-            groups = np.unique(codes[:, list(by)], axis=0, return_inverse=True)[1].ravel()
-            pairs = np.unique(np.column_stack([groups, target]), axis=0)
-            if len(pairs) == groups.max() + 1:
+            if _determines(codes[:, list(by)], target):
                 return by
     return tuple(varying)
+
+
+def _determines(codes: npt.NDArray[Any], target: npt.NDArray[Any]) -> bool:
+    """Return whether equal rows of codes have equal targets."""
+    groups = np.unique(codes, axis=0, return_inverse=True)[1].ravel()
+    pairs = np.unique(np.column_stack([groups, target]), axis=0)
+    return len(pairs) == groups.max() + 1
 
 
 def marginal_means(
@@ -107,7 +151,7 @@ def marginal_means(
     conditions = levels[others].drop_duplicates()
     groups = levels[list(of)].drop_duplicates() if of else pd.DataFrame(index=range(1))
     chosen = [{str(k): str(v) for k, v in own.items()} for own in groups.to_dict("records")]
-    l_GB = _contrasts(panel, texts, chosen, conditions)
+    l_GB = _contrasts(panel, texts, (chosen, {*of, *where}), conditions)
     found = []
     for group, l_B in zip(chosen, l_GB, strict=True):
         own = pd.Series(True, runs.index)
@@ -148,20 +192,22 @@ def _texts(panel: PanelNames) -> pd.DataFrame:
 def _contrasts(
     panel: PanelNames,
     texts: pd.DataFrame,
-    groups: Sequence[Mapping[str, str]],
+    asked: tuple[Sequence[Mapping[str, str]], set[str]],
     conditions: pd.DataFrame,
 ) -> Array:
     """Return every group's mean as a contrast; NaN where no condition goes with it."""
+    groups, free = asked
     fit, used = panel.model.fit, panel.model.used
     if not panel.lookups:  # the intercept alone
         return np.ones((len(groups), len(fit.fixef)))
-    rows = [list(dict.fromkeys(_feasible(panel, texts, g, conditions))) for g in groups]
+    rows = [list(dict.fromkeys(_feasible(panel, texts, (g, free), conditions))) for g in groups]
     size_G = np.array([len(own) for own in rows])
     l_GC = np.full((len(groups), len(fit.design.names)), np.nan)
     if size_G.any():
         every = [row for own in rows for row in own]
         frame = pd.DataFrame(every, columns=[one.variable for one in panel.lookups])
-        X_RC = matrix_for(fit.design, frame.astype({n: used[n].dtype for n in frame}))
+        kinds = {n: np.float64 if n in panel.held else used[n].dtype for n in frame}
+        X_RC = matrix_for(fit.design, frame.astype(kinds))
         there = np.flatnonzero(size_G)
         starts = np.concatenate([[0], np.cumsum(size_G[there])[:-1]])
         l_GC[there] = np.add.reduceat(X_RC, starts) / size_G[there, None]
@@ -171,15 +217,22 @@ def _contrasts(
 
 
 def _feasible(
-    panel: PanelNames, texts: pd.DataFrame, group: Mapping[str, str], conditions: pd.DataFrame
+    panel: PanelNames,
+    texts: pd.DataFrame,
+    asked: tuple[Mapping[str, str], set[str]],
+    conditions: pd.DataFrame,
 ) -> Iterator[tuple[object, ...]]:
     """Yield the model's columns under every condition that the group can have."""
+    group, free = asked
     columns = [c.column for c in panel.names.columns]
-    tables = []
+    tables: list[tuple[list[str], dict[tuple[object, ...], object]]] = []
     for one in panel.lookups:
-        by = texts[[columns[i] for i in one.by]]
-        keys = [tuple(row) for row in by.to_numpy()]
-        tables.append(([columns[i] for i in one.by], dict(zip(keys, one.values, strict=True))))
+        by = [columns[i] for i in one.by]
+        if one.held is not None and not free & set(by):
+            tables.append(([], {(): one.held}))
+            continue
+        keys = [tuple(row) for row in texts[by].to_numpy()]
+        tables.append((by, dict(zip(keys, one.values, strict=True))))
     pairs = [(columns[a], columns[b]) for a, b in panel.names.together()]
     pairs = [(a, b) for a, b in pairs if (a in group) != (b in group)]
     seen = [set(zip(texts[a], texts[b], strict=True)) for a, b in pairs]

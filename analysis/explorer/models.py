@@ -63,15 +63,19 @@ def model_data(panel: PanelNames, pack: Packer) -> dict[str, Any]:
     """Return a panel's model for a page; without the fit where it is no product of columns."""
     model = panel.model
     first = np.unique(panel.names.run[panel.member])
-    score = model.used.set_index(model.used["run"].astype(str))["score"]
-    keys = panel.names.runs["run"].astype(str).to_numpy()[first]
+    key = panel.names.key
+    score = model.used.set_index(model.used[key].astype(str))[model.score]
+    keys = panel.names.runs[key].astype(str).to_numpy()[first]
     about = {
-        "labels": model.labels, "status": model.status, "formula": model.fit.formula,
-        "rule": model.df, "replicated": model.replicated, "names": pack.codes(panel.member),
+        "labels": dict(panel.labels), "status": model.status, "formula": model.fit.formula,
+        "rule": model.df, "replicated": panel.replicated, "names": pack.codes(panel.member),
         "runs": pack.codes(first), "scores": pack.array(score[keys].to_numpy(), "f64"),
     }  # fmt: skip
     try:
-        found = separable(model.fit, model.used)
+        apart = {
+            one.variable: one.held for one in panel.lookups if not one.by and one.held is not None
+        }
+        found = separable(model.fit, model.used.assign(**apart), panel.held)
     except AnalysisError:
         return about | {"fit": None, "cautions": []}
     return about | {"fit": _fit_data(panel, found, pack), "cautions": lines(panel, found)}
@@ -89,6 +93,8 @@ def _fit_data(panel: PanelNames, found: Separable, pack: Packer) -> dict[str, An
         codes = [place[value] for value in look.values]
         variables.append({"name": name, "by": list(look.by), "codes": pack.codes(codes)})
         variables[-1] |= {"size": len(values), "table": pack.array(found.tables[v], "f64")}
+        if look.held is not None:
+            variables[-1]["held"] = place[look.held]
     repeats = fit.repeats if len(gone) else np.zeros((len(kept), 0))
     return {
         "variables": variables,

@@ -1,22 +1,37 @@
 """The runs of a study under all their names, by the levels of the study's factors.
 
 A run that is reached by several names (masking=instruction at any prompt loss weight is one run)
-stands under each of them, so that a view of any factor finds it; it is counted once.
+stands under each of them, so that a view of any factor finds it; it is counted once. Of a table
+from elsewhere every row that was fitted is a run, and the columns of its model are the factors.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.errors import AnalysisError
+from analysis.regression.model import Regression
 from analysis.regression.study import Study
-from analysis.table.factors import FULL, NO_RANK, Factor, is_number, level_text
+from analysis.table.factors import (
+    FULL,
+    NO_RANK,
+    Factor,
+    in_order,
+    is_number,
+    level_text,
+    most_common,
+)
 
 Codes = npt.NDArray[np.int64]
 # Factors of an alias that may differ from those of the run's first name: all else is the run's.
 OF_NAMES = ("masking", "plw", "completion_weight", "normaliser", "scope")
+ROW = "(row)"  # a column that no table has: the place of a row
+MOST_LEVELS = 60  # of a factor that can be chosen, and whose levels can be filtered
+MOST_ROWS = 20_000
 PAIRS = (("masking", "plw"), ("adapter", "rank"))  # looked up together: half of one says nothing
 
 
@@ -40,7 +55,8 @@ class Names:
 
     run: Codes
     columns: tuple[Column, ...]
-    runs: pd.DataFrame  # a row per run: run, and the levels of its first name
+    runs: pd.DataFrame  # a row per run: its key, and the levels of its first name
+    key: str = "run"  # the column that names a run, of the rows of models as well
 
     def __getitem__(self, column: str) -> Column:
         return next(c for c in self.columns if c.column == column)
@@ -74,6 +90,48 @@ def names_of(study: Study) -> Names:
     every = _with_aliases(own, rows["run"].astype(str), study.raw, [f.column for f in factors])
     columns = tuple(_column(f, every[f.column]) for f in factors)
     return Names(every["run"].to_numpy(), columns, rows)
+
+
+def names_of_table(reg: Regression) -> Names:
+    """Return the names of the rows of a regression, whose `used` has the column `ROW`.
+
+    Factors are the columns of the fixed part, the prompt loss weight for its power w_p, and the
+    groups of the random part. A number of more than `MOST_LEVELS` values is none.
+
+    Raises:
+        AnalysisError: the table is too large for a page, or a factor has too many levels.
+    """
+    rows = reg.used.reset_index(drop=True)
+    if len(rows) > MOST_ROWS:
+        raise AnalysisError(f"{len(rows):,} rows are more than the {MOST_ROWS:,} of an explorer")
+    fixed = [shown_as(n, rows, own_wp=reg.own_wp) for n in reg.fit.design.needed]
+    groups = [n for bar in reg.asked.design.parsed.bars for n in bar.group]  # dropped ones as well
+    columns = []
+    for name in dict.fromkeys([*fixed, *groups]):
+        texts = rows[name].map(level_text).astype(str)
+        if texts.nunique() > MOST_LEVELS:
+            if name in fixed and not is_number(rows[name]):
+                raise AnalysisError(f"{name} has {texts.nunique():,} levels, too many for a page")
+            continue
+        columns.append(_column(_plain_factor(rows[name], replicate=name not in fixed), texts))
+    return Names(np.arange(len(rows)), tuple(columns), rows, ROW)
+
+
+def shown_as(column: str, rows: pd.DataFrame, *, own_wp: bool) -> str:
+    """Return the column that is shown for one of a model."""
+    return "plw" if column == "wp" and not own_wp and "plw" in rows else column
+
+
+def _plain_factor(values: "pd.Series[Any]", *, replicate: bool) -> Factor:
+    levels = sorted(values.unique(), key=in_order)
+    return Factor(
+        column=str(values.name),
+        name=str(values.name),
+        part="replicate" if replicate else "setting",
+        kind="number" if is_number(values) else "categories",
+        levels=tuple(dict.fromkeys(map(level_text, levels))),
+        reference=most_common(values, levels)[0],
+    )
 
 
 def _texts(rows: pd.DataFrame, factor: Factor) -> "pd.Series[str]":

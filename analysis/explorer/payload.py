@@ -1,19 +1,24 @@
-"""Everything that the explorer of a study's page works on, as one packed text."""
+"""Everything that the explorer of a page works on, as one packed text."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from analysis.errors import AnalysisError
 from analysis.explorer.cautions import curves, warned
 from analysis.explorer.items import items_data
-from analysis.explorer.means import PanelNames, panel_names
+from analysis.explorer.means import PanelNames, panel_names, table_names
 from analysis.explorer.models import model_data
-from analysis.explorer.names import Column, Names, names_of, numbers
+from analysis.explorer.names import ROW, Column, Names, names_of, names_of_table, numbers
 from analysis.explorer.packing import Packer
 from analysis.explorer.records import curves_data, logs_data, settings_data
+from analysis.inference.scale import scale_of
+from analysis.regression.model import Regression
 from analysis.regression.study import Study
 from analysis.report import words
 from analysis.table.items import RIGHT
@@ -53,6 +58,55 @@ def payload(
     if study.folder is not None and (study.folder / "cells").is_dir():
         content |= _beside(study, study.folder, (names, keys), pack, prompts)
     return pack.text(content)
+
+
+def table_payload(reg: Regression, warnings: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the data of the explorer of a table from elsewhere; "" where it is too large.
+
+    Every row that was fitted is a run of one task, the score; the one model is that of the page.
+
+    Args:
+        reg: the regression of the page.
+        warnings: of the page, as in `payload`.
+    """
+    used = reg.used
+    own = replace(reg, frame=used.assign(**{ROW: np.arange(len(used))}))
+    pack = Packer()
+    try:
+        names = names_of_table(own)
+    except AnalysisError:
+        return ""
+    if not names.columns:
+        return ""
+    panel = table_names(names, own)
+    scale = scale_of(reg.fit)
+    score = pd.to_numeric(used[reg.score]).to_numpy(dtype=np.float64)
+    task = {"name": reg.score, "group": reg.score, "title": reg.score, "metric": "", "range": None}
+    content: dict[str, Any] = {
+        "version": VERSION,
+        "factors": [_factor(c, names, pack) for c in names.columns],
+        "together": names.together(),
+        "strata": [],
+        "run": pack.codes(names.run),
+        "keys": [f"row {label}" for label in used.index],
+        "tasks": [task],
+        "scores": pack.array(score, "f64"),
+        "models": [model_data(panel, pack)],
+        # The formula names every column; what is said of it is about none.
+        "warnings": warned([w for w in warnings if reg.fit.formula not in w[1]], names),
+        "joint": None,
+        "table": {
+            "unit": reg.score, "difference": reg.unit, "digits": _digits(score),
+            "scale": scale.name, "base": scale.base if scale.ratio == "ratio" else None,
+        },
+    }  # fmt: skip
+    return pack.text(content)
+
+
+def _digits(score: npt.NDArray[np.float64]) -> int:
+    """Return the decimals that tell apart a thousandth of what the scores span."""
+    span = float(np.ptp(score))
+    return int(np.clip(np.ceil(-np.log10(span / 1000)), 0, 8)) if span > 0 else 2
 
 
 def _model(study: Study, panel: PanelNames, pack: Packer) -> dict[str, Any]:

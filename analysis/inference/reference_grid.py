@@ -39,7 +39,7 @@ class ReferenceGrid:
                 f"at {unknown[0]}: not in the fixed part of the formula, which has "
                 f"{listed(names)}.{nearest(unknown[0], names)}"
             )
-        factors = tuple(n for n in names if _is_factor(fit, used[n]))
+        factors = tuple(n for n in names if is_factor(fit, used[n]))
         covariates = tuple(n for n in names if n not in factors)
         values = {
             n: _levels(used[n], at.get(n)) if n in factors else _values(used[n], at.get(n))
@@ -73,7 +73,7 @@ def _used(fit: MixedFit, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[fit.design.rows]
 
 
-def _is_factor(fit: MixedFit, column: "pd.Series[Any]") -> bool:
+def is_factor(fit: MixedFit, column: "pd.Series[Any]") -> bool:
     """Return whether the formula treats a column as levels."""
     as_levels = rf"\bC\(\s*`?{re.escape(str(column.name))}`?\s*[,)]"
     number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)

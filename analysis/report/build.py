@@ -16,7 +16,7 @@ from typing import TypedDict, Unpack
 import pandas as pd
 
 from analysis.errors import AnalysisError, as_path
-from analysis.explorer.payload import payload
+from analysis.explorer.payload import payload, table_payload
 from analysis.papers.instruction_modelling import section as modelling
 from analysis.papers.lora_tradeoffs import section as tradeoffs
 from analysis.papers.mora import memorisation_section as memorised
@@ -366,6 +366,7 @@ def _external_page(reg: Regression, source: str) -> Page:
         ("family", reg.family),
         ("fit", reg.status),
     )
+    warnings = external.warnings(reg)
     return Page(
         title=f"Regression of {reg.score}",
         source=source,
@@ -373,9 +374,10 @@ def _external_page(reg: Regression, source: str) -> Page:
         first=first,
         sections=external_sections(reg, found),
         facts=facts,
-        warnings=external.warnings(reg),
+        warnings=warnings,
         question=reg.fit.formula,
         about="regression report",
+        explorer=table_payload(reg, warnings),
     )
 
 

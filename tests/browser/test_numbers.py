@@ -11,13 +11,14 @@ from scipy import stats
 
 from analysis.explorer.means import marginal_means, panel_names
 from analysis.explorer.names import names_of
-from analysis.explorer.payload import payload
+from analysis.explorer.payload import payload, table_payload
 from analysis.inference.estimates import contrast
-from analysis.regression.model import Request
+from analysis.inference.scale import scale_of
+from analysis.regression.model import Request, analysed
 from analysis.regression.study import fitted
 from analysis.report.page import Page, render
 from analysis.table.frame import from_results, read
-from tests.explored import explored
+from tests.explored import explored, explored_table, names_of_rows
 
 AGREE = 1e-6
 COLUMNS = ("estimate", "se", "df", "low", "high")
@@ -88,6 +89,59 @@ def test_means_and_differences_are_those_of_the_analysis(studied, open_page):
                 estimable += bool(np.isfinite(table["estimate"][i]))
     assert compared > 200
     assert estimable > 0.8 * compared
+
+
+@pytest.mark.parametrize("family", ["gaussian", "binomial", "beta", "logit"])
+def test_of_a_table_they_are_on_the_scale_of_the_score(family, tmp_path, open_page):
+    """Means carried back from the link with the delta method's error, differences on the link."""
+    score = "right" if family == "binomial" else "accuracy"
+    table = explored_table().drop(columns="accuracy" if family == "binomial" else "right")
+    group = "item" if family == "binomial" else "seed"
+    terms = f"method + size + tokens + wp + I(wp^2) + (1 | {group})"
+    left = f"logit({score})" if family == "logit" else score
+    chosen = None if family == "logit" else family
+    reg = analysed(table, Request(formula=f"{left} ~ {terms}", family=chosen))
+    page = Page("t", "source", "0", (), explorer=table_payload(reg))
+    (tmp_path / "index.html").write_text(render(page, {}), encoding="utf-8")
+    panel, scale = names_of_rows(reg), scale_of(reg.fit)
+    shown = open_page(tmp_path / "index.html")
+    columns = [c.column for c in panel.names.columns]
+    compared = 0
+    for of in ([], *([c] for c in columns), ["method", "plw"], ["size", "plw"]):
+        for where in ({}, {"size": ["1", "7"]}, {"plw": ["0.5"], "method": ["dpo", "sft"]}):
+            means, l_GB = marginal_means(panel, of, where)
+            found = shown.evaluate(MEANS, [0, of, where])
+            rows = means.to_dict("records")
+            wanted = {tuple(row[c] for c in of): i for i, row in enumerate(rows)}
+            first = l_GB[wanted[tuple(found[0]["levels"])]]
+            for group in found:
+                i = wanted[tuple(group["levels"])]
+                row = rows[i]
+                back = {c: float(scale.inverse(row[c])) for c in ("estimate", "low", "high")}
+                slope = abs(float(scale.slope(row["estimate"])))
+                back |= {"se": row["se"] * slope, "df": row["df"]}
+                pairs = zip(group["numbers"], COLUMNS, strict=True)
+                assert all(same(text, back[c]) for text, c in pairs), (of, where, group, back)
+                less = contrast(reg.fit, l_GB[i] - first, df=reg.df)
+                pairs = zip(group["less"], COLUMNS, strict=True)
+                assert all(same(text, getattr(less, c)) for text, c in pairs), (of, where, group)
+                compared += 1
+    assert compared > 40
+
+
+def test_names_of_a_table_are_text_in_its_explorer(tmp_path, open_page):
+    names = ["<script>alert(1)</script>", "</svg><b>bold</b>", '"onload="x']
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"<img src=x onerror=alert(2)>": rng.choice(names, 90)})
+    table["y"] = rng.normal(size=90)
+    reg = analysed(table, Request(score="y"))
+    page = Page("t", "source", "0", (), explorer=table_payload(reg))
+    (tmp_path / "index.html").write_text(render(page, {}), encoding="utf-8")
+    shown = open_page(tmp_path / "index.html")
+    shown.on("dialog", lambda box: pytest.fail(box.message))
+    text = shown.inner_text("#explorer")
+    assert all(name in text for name in (*names, "<img src=x onerror=alert(2)>"))
+    assert shown.query_selector("#explorer img, #explorer b, #explorer script") is None
 
 
 def test_means_without_a_model_are_t_intervals_over_seeds(studied, open_page):

@@ -16,17 +16,19 @@ from analysis.explorer.design import separable
 from analysis.explorer.means import marginal_means, panel_names
 from analysis.explorer.names import names_of
 from analysis.explorer.packing import Packer, unpacked
-from analysis.explorer.payload import payload
+from analysis.explorer.payload import payload, table_payload
 from analysis.inference.means import means
 from analysis.inference.reference_grid import ReferenceGrid
 from analysis.mixed import fit_mixed
-from analysis.regression.model import Request
+from analysis.regression.model import Request, analysed
 from analysis.regression.study import fitted
 from analysis.report.page import Page, render
+from analysis.table.factors import level_text
 from analysis.table.frame import from_results, read
-from tests.explored import TASKS, explored
+from tests.explored import TASKS, explored, explored_table, names_of_rows
 from tests.fake_results import fake_results
 
+WP_POWER = 1 / np.log10(2)  # PLW = w_p to this power
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "analysis" / "explorer" / "js"
 TEMPLATES = ROOT / "analysis" / "report" / "templates"
@@ -105,6 +107,45 @@ def test_marginal_means_of_a_crossed_table_are_its_means(study):
     wanted = fixed["fit"].groupby(keys).mean()
     rows = zip(table["adapter"], table["seed"], table["estimate"], strict=True)
     assert all(abs(wanted[a, s] - e) < 1e-8 for a, s, e in rows)
+
+
+@pytest.mark.parametrize(("of", "at"), [("method", {}), ("size", {}), ("plw", {"size": [1, 7]})])
+def test_marginal_means_of_a_table_are_those_of_its_page(of, at):
+    """Covariates at their means unless chosen or filtered, as emmeans has them; w_p by the PLW."""
+    formula = "accuracy ~ method + size + tokens + wp + I(wp^2) + (1 | seed)"
+    reg = analysed(explored_table(), Request(formula=formula, family="gaussian"))
+    panel = names_of_rows(reg)
+    assert [c.column for c in panel.names.columns] == ["method", "size", "plw", "seed"]
+    found, _ = marginal_means(panel, [of], {n: [f"{v}" for v in own] for n, own in at.items()})
+    column = {"plw": "wp"}.get(of, of)
+    chosen = {} if of == "method" else {column: sorted(reg.used[column].unique())}
+    wanted = means(reg.fit, reg.frame, column, at=chosen | at, df=reg.df).table()
+    back = wanted[column].map(lambda v: level_text(v**WP_POWER if column == "wp" else v))
+    wanted = wanted.assign(**{of: back.str.replace(r"(0\.\d).*", r"\1", regex=True)}).set_index(of)
+    assert sorted(found[of]) == sorted(wanted.index)
+    for row in found.to_dict("records"):
+        for name in ("estimate", "se", "df", "low", "high"):
+            assert row[name] == pytest.approx(wanted.loc[row[of], name], rel=1e-8)
+
+
+def test_the_explorer_of_a_table_has_its_words_and_knows_its_limits():
+    table = explored_table()
+    asked = Request(formula="accuracy ~ method + tokens + (1 | seed)", family="gaussian")
+    reg = analysed(table, asked)
+    content = unpacked(table_payload(reg, [("Fitted.", f"Fitted: {reg.fit.formula}.")]))
+    assert content["table"] | {"base": 0} == {
+        "unit": "accuracy", "difference": "accuracy", "digits": 4, "scale": "identity", "base": 0
+    }  # fmt: skip
+    assert [f["column"] for f in content["factors"]] == ["method", "seed"]  # tokens: 144 values
+    assert content["warnings"] == []  # the formula names every column
+    assert content["keys"][0] == "row 0"
+    assert np.array_equal(content["scores"], table["accuracy"])
+    large = pd.concat([table] * 140, ignore_index=True)
+    noise = np.random.default_rng(0).normal(0, 0.01, len(large))
+    large = large.assign(accuracy=large["accuracy"] + noise)
+    assert table_payload(analysed(large, Request(formula="accuracy ~ method"))) == ""
+    wide = table.assign(name=[f"n{i % 70}" for i in range(len(table))])
+    assert table_payload(analysed(wide, Request(formula="accuracy ~ name"))) == ""
 
 
 def page_means(content, model, of):

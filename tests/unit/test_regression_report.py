@@ -496,7 +496,7 @@ def test_a_report_has_its_sections(report):
     sections = re.findall(r'<section id="([^"]+)"', page)
     curve = ["plw"] if kind == "gaussian" else []
     slopes = ["slopes"] if kind == "gaussian" else []
-    assert sections == ["answer", "table", *curve, "means", *slopes, "model",
+    assert sections == ["answer", "explore", "table", *curve, "means", *slopes, "model",
                         "coefficients", "variances", "influence", "diagnostics",
                         "methods"]  # fmt: skip
 

@@ -598,7 +598,7 @@ def test_a_strangers_table_gives_a_report(tmp_path):
     index = build(path, tmp_path / "out", score="accuracy", family="gaussian")
     page = index.read_text(encoding="utf-8")
     sections = re.findall(r'<section id="([^"]+)"', page)
-    assert sections == ["answer", "table", "plw", "means", "slopes", "model",
+    assert sections == ["answer", "explore", "table", "plw", "means", "slopes", "model",
                         "coefficients", "variances", "influence", "diagnostics",
                         "methods"]  # fmt: skip
     best = pd.read_csv(tmp_path / "out" / "tables" / "optimum.csv").iloc[0]

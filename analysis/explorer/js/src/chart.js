@@ -1,8 +1,8 @@
 // The figures of a view, by Observable Plot: intervals, a heat map, loss curves.
 
 import { axisX, axisY, cell, dot, gridX, gridY, line, link, plot, ruleX, ruleY, text } from "@observablehq/plot";
-import { levelText } from "./data.js";
-import { number, signed } from "./view.js";
+import { levelText, runs } from "./data.js";
+import { format, number, signed } from "./view.js";
 
 const SYMBOLS = ["circle", "square", "triangle", "diamond2", "star", "cross", "wye", "hexagon"];
 const NAMED = ["of-runs", "zero"]; // marks that are told apart from others of their kind
@@ -44,8 +44,8 @@ export function describe(group, view) {
   const parts = ["x", "colour"].filter((n) => chosen[n] >= 0).map((n) => `${data.factors[chosen[n]].name} ${levelText(data.factors[chosen[n]], group[n])}`);
   const value = (reference ? signed : number)(group.estimate);
   const ends = Number.isFinite(group.low) ? ` (${number(group.low)} to ${number(group.high)})` : "";
-  const beside = Number.isFinite(group.raw?.estimate) ? `, of runs ${(reference ? signed : number)(group.raw.estimate)}` : "";
-  return `${parts.join(", ")}: ${value}${ends}${beside}, ${group.runs.size} run${group.runs.size === 1 ? "" : "s"}`;
+  const beside = Number.isFinite(group.raw?.estimate) ? `, of ${runs(data)} ${(reference ? signed : number)(group.raw.estimate)}` : "";
+  return `${parts.join(", ")}: ${value}${ends}${beside}, ${group.runs.size} ${runs(data, group.runs.size)}`;
 }
 
 function intervals(panel, view, options) {
@@ -67,7 +67,7 @@ function intervals(panel, view, options) {
   const room = Math.min(7 * widest(labels) + 16, Math.max(60, width * 0.42));
   const short = (i) => { const l = labels[i] ?? ""; const most = Math.floor((room - 14) / 6.6); return l.length > most && !up ? `${l.slice(0, most - 1)}…` : l; };
   const crowded = up && (7 * widest(labels) + 6) * labels.length > width - 60;
-  const title = reference ? "difference, points" : "points";
+  const title = unitOf(view, panel);
   const height = up ? 258 + (crowded ? 7 * widest(labels) : 0) : 62 + (levels.length + 0.2) * row;
   const position = { domain: [-0.6, levels.length - 0.4], ticks: levels.map((_, i) => i), tickFormat: short, label: null, reverse: false, grid: false };
   const value = { label: title, labelArrow: "none", nice: true, grid: true, domain: domain(panel, view, options), zero: false };
@@ -94,6 +94,13 @@ function intervals(panel, view, options) {
   });
   picking(svg, groups, colours, onPick);
   return svg;
+}
+
+// What a value is counted in: points, or as a table from elsewhere has it.
+function unitOf({ data, reference }, panel) {
+  if (!data.table) return reference ? "difference, points" : "points";
+  const { unit, difference } = data.table;
+  return reference ? `difference, ${panel.why ? unit : difference}` : unit;
 }
 
 // The ends of the axis of values: of one panel, or of all where they share it.
@@ -173,7 +180,7 @@ function heat(panel, view, { width, onPick, one }) {
   const far = Math.max(Math.abs(low), Math.abs(high), 1e-9);
   const step = Math.max(20, (width - room - 10) / Math.max(columns.length, 1));
   const turned = 7 * widest(columns.map(columnText)) > step;
-  const digits = step > 38 ? 1 : 0;
+  const digits = Math.max(0, format.digits - (step > 38 ? 1 : 2));
   const share = (v) => (reference ? (v / far + 1) / 2 : (v - low) / (high - low || 1));
   const svg = plot({
     width, height: 34 + (turned ? 6.5 * widest(columns.map(columnText)) : 12) + rows.length * 24, style: FONT, className: "explorer-plot",

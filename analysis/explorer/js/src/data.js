@@ -35,4 +35,7 @@ export function cellsOf(data) {
   return { list, cellOf, seedOf, seed };
 }
 
+// What was scored, one or several: rows of a table from elsewhere, runs of a study.
+export const runs = (data, count = 2) => `${data.table ? "row" : "run"}${count === 1 ? "" : "s"}`;
+
 export const levelText = (factor, code) => factor.levels[code] === "" ? "none" : factor.levels[code];

@@ -1,7 +1,7 @@
 // One cell: how it differs from its neighbour, its loss curves, its log, its items.
 
 import { curves } from "./chart.js";
-import { levelText } from "./data.js";
+import { levelText, runs } from "./data.js";
 import { Items } from "./items.js";
 import { Table, element } from "./table.js";
 import { number, signed } from "./view.js";
@@ -72,14 +72,14 @@ export class Drawer {
 
   content(cell, near) {
     const { data, cells } = this.context, { run, beside } = this;
-    const runs = element("select", { onchange: (e) => this.show(Number(e.target.value), this.beside) },
+    const own = element("select", { onchange: (e) => this.show(Number(e.target.value), this.beside) },
       ...cell.runs.map((r) => element("option", { value: r, selected: r === run, textContent: cells.seed < 0 ? data.keys[r] : `seed ${data.factors[cells.seed].levels[cells.seedOf[r]]} (${data.keys[r]})` })));
     const others = element("select", { onchange: (e) => this.show(run, Number(e.target.value)) },
       ...near.map(({ other }) => { const r = this.runOf(other, cells.seedOf[run]); return element("option", { value: r, selected: r === beside, textContent: this.difference(cell, other) || "the same factors" }); }));
     const close = element("button", { type: "button", className: "close", textContent: "Close", onclick: () => this.dialog.close() });
     return [
       element("div", { className: "drawer-head" }, element("h2", { id: "cell-title", textContent: this.title(cell) }), close),
-      element("div", { className: "controls" }, element("label", {}, "Run", runs), near.length ? element("label", {}, "Beside its neighbour with", others) : null),
+      element("div", { className: "controls" }, element("label", {}, data.table ? "Row" : "Run", own), near.length ? element("label", {}, "Beside its neighbour with", others) : null),
       ...this.scoreBlock(run, beside), ...this.settingBlock(run, beside),
       this.curveBlock = element("div", { className: "curve-block" }),
       ...this.logBlock(run), ...this.itemBlock(run, beside),
@@ -93,11 +93,11 @@ export class Drawer {
     const columns = [
       { title: "task", value: (r) => r.t.name, text: (r) => r.t.name },
       { title: "metric", value: (r) => r.t.metric, text: (r) => r.t.metric },
-      { title: "this run", value: (r) => r.here, text: (r) => number(r.here), number: true },
+      { title: `this ${runs(data, 1)}`, value: (r) => r.here, text: (r) => number(r.here), number: true },
       { title: "neighbour", value: (r) => r.there, text: (r) => number(r.there), number: true },
       { title: "difference", value: (r) => r.here - r.there, text: (r) => signed(r.here - r.there), number: true },
     ];
-    return [new Table({ name: `scores-${data.keys[run]}`, caption: "Scores, in points", columns, rows }).node];
+    return [new Table({ name: `scores-${data.keys[run]}`, caption: data.table ? "Score" : "Scores, in points", columns, rows }).node];
   }
 
   settingBlock(run, beside) {

@@ -1,13 +1,13 @@
 // The explorer of a report's page: choose factors, filter, look into a cell, send the view.
 
 import { colourOf, describe, drawn, symbolOf } from "./chart.js";
-import { cellsOf, levelText, unpack } from "./data.js";
+import { cellsOf, levelText, runs, unpack } from "./data.js";
 import { Drawer } from "./drawer.js";
 import { Panel } from "./model.js";
 import { decode, encode, unknown, valid } from "./state.js";
 import { Table, element } from "./table.js";
 import { critical } from "./student.js";
-import { number, view } from "./view.js";
+import { format, number, view } from "./view.js";
 
 const SHOWN = 12; // panels, until all are asked for
 const NARROWEST = 330; // pixels of a panel where several stand side by side
@@ -28,6 +28,7 @@ class Explorer {
     this.root = root;
     this.data = data;
     this.critical = critical;
+    format.digits = data.table?.digits ?? format.digits;
     this.cells = cellsOf(data);
     this.models = data.models.map((m) => new Panel(data, m));
     this.defaults = defaultsOf(data);
@@ -119,8 +120,8 @@ class Explorer {
     } });
     const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: {} }; this.lost.hidden = true; this.picked = null; this.remember(); this.update(); } });
     const form = element("form", { className: "controls", onsubmit: (e) => e.preventDefault(), aria: { label: "what the figures show" } },
-      select("x", "Factor"), select("colour", "Colour"), select("panel", "Panels"), select("scores", "Scores"), select("show", "Figure"), select("ref", "Difference from"),
-      element("label", { className: "check" }, dots, "every run"), element("label", { className: "check" }, one, "one scale"));
+      select("x", "Factor"), select("colour", "Colour"), select("panel", "Panels"), ...(data.tasks.length > 1 ? [select("scores", "Scores")] : []), select("show", "Figure"), select("ref", "Difference from"),
+      element("label", { className: "check" }, dots, `every ${runs(data, 1)}`), element("label", { className: "check" }, one, "one scale"));
     this.lost = element("p", { className: "warning", role: "status", hidden: true });
     this.status = element("p", { className: "explore-status", role: "status" });
     this.legend = element("div", { className: "explore-legend" });
@@ -136,6 +137,7 @@ class Explorer {
     const { state, data } = this;
     const options = (select, list, value) => select.replaceChildren(...list.map(([v, t]) => element("option", { value: v, textContent: t, selected: v === value })));
     for (const [name, list] of Object.entries(this.fixed)) {
+      if (!this.selects[name]) continue; // one score: there is nothing to choose
       const taken = { colour: [state.x], panel: [state.x, state.colour] }[name] ?? [];
       options(this.selects[name], list.filter(([v]) => v === "none" || !taken.includes(v)), state[name]);
     }
@@ -197,26 +199,31 @@ class Explorer {
 
   figure(panel, width) {
     const found = this.view, some = panel.groups.some((g) => Number.isFinite(g.estimate));
-    const svg = some ? drawn(panel, found, { width: Math.max(width, 200), show: this.state.show, dots: this.state.dots, one: this.state.one, onPick: (g) => this.pick(g) }) : element("p", { textContent: "Nothing here can be estimated from these runs." });
+    const svg = some ? drawn(panel, found, { width: Math.max(width, 200), show: this.state.show, dots: this.state.dots, one: this.state.one, onPick: (g) => this.pick(g) }) : element("p", { textContent: `Nothing here can be estimated from these ${runs(this.data)}.` });
     if (some) {
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", `${panel.title}: ${panel.groups.slice(0, 3).map((g) => describe(g, found)).join("; ")}${panel.groups.length > 3 ? "; the rest is in the table of this view" : ""}`);
     }
     const lost = panel.groups.filter((g) => !Number.isFinite(g.estimate)).length;
-    const basis = panel.why ? `Means of runs, t intervals over seeds: ${panel.why}.` : `Estimated marginal means of the model (${panel.status}).`;
-    const outside = panel.outside ? ` ${panel.outside} run${panel.outside === 1 ? " is" : "s are"} not in it.` : "";
+    const basis = panel.why ? `Means of ${runs(this.data)}, ${this.overSeeds()}: ${panel.why}.` : `Estimated marginal means of the model (${panel.status}).`;
+    const outside = panel.outside ? ` ${panel.outside} ${runs(this.data, panel.outside)} ${panel.outside === 1 ? "is" : "are"} not in it.` : "";
     const caption = element("figcaption", {}, element("strong", { textContent: panel.title }), element("br"), `${basis}${outside}`, lost ? ` ${lost} not determined.` : "",
-      panel.beside ? ` Hollow: ${this.state.ref ? "differences of means" : "means"} of its runs, not adjusted.` : "",
+      panel.beside ? ` Hollow: ${this.state.ref ? "differences of means" : "means"} of its ${runs(this.data)}, not adjusted.` : "",
       ...panel.cautions.map((text) => element("span", { className: "caution", textContent: text })));
     return element("figure", { className: "panel" }, caption, svg);
   }
+
+  // Means without a model have intervals over seeds, where there are seeds.
+  overSeeds() { return this.cells.seed < 0 ? "without intervals" : "t intervals over seeds"; }
+
+  basis(panel) { return panel.why ? (this.cells.seed < 0 ? "none" : "seeds") : "model"; }
 
   say(found) {
     const { data, state } = this;
     const groups = found.panels.reduce((n, p) => n + p.groups.length, 0);
     const raw = found.panels.filter((p) => p.why).length;
     const what = state.ref ? "differences" : "means";
-    const basis = raw === 0 ? "95 % intervals of the models, each adjusted for all else that its model holds" : raw === found.panels.length ? "means of the runs with 95 % t intervals over seeds" : `95 % intervals, in ${raw} panels without a model`;
+    const basis = raw === 0 ? "95 % intervals of the models, each adjusted for all else that its model holds" : raw === found.panels.length ? `means of the ${runs(data)} ${this.cells.seed < 0 ? "without intervals" : "with 95 % t intervals over seeds"}` : `95 % intervals, in ${raw} panels without a model`;
     this.status.textContent = `${groups} ${what} in ${found.panels.length} panel${found.panels.length === 1 ? "" : "s"}; ${basis}. Not adjusted for how much is looked at: the tests are those of the answer above.`;
   }
 
@@ -239,14 +246,14 @@ class Explorer {
     const { data } = this, names = ["x", "colour"].filter((n) => found.chosen[n] >= 0);
     const text = (n) => (r) => levelText(data.factors[found.chosen[n]], r.group[n]);
     const value = (n) => (r) => { const f = data.factors[found.chosen[n]]; return f.numbers?.[r.group[n]] ?? levelText(f, r.group[n]); };
-    const figure = (title, name, digits = 2) => ({ title, value: (r) => r.group[name], text: (r) => number(r.group[name], digits), number: true });
+    const figure = (title, name, digits = format.digits) => ({ title, value: (r) => r.group[name], text: (r) => number(r.group[name], digits), number: true });
     const columns = [
       { title: "panel", value: (r) => r.panel.title, text: (r) => r.panel.title, wide: 40 },
       ...names.map((n) => ({ title: data.factors[found.chosen[n]].name, value: value(n), text: text(n), number: data.factors[found.chosen[n]].numbers !== null })),
       figure(this.state.ref ? "difference" : "mean", "estimate"), figure("95 % low", "low"), figure("95 % high", "high"), figure("s.e.", "se"), figure("df", "df", 1),
-      ...(found.panels.some((p) => p.beside) ? [{ title: "of runs", value: (r) => r.group.raw?.estimate ?? NaN, text: (r) => number(r.group.raw?.estimate ?? NaN), number: true }] : []),
-      { title: "runs", value: (r) => r.group.runs.size, text: (r) => String(r.group.runs.size), number: true },
-      { title: "intervals", value: (r) => (r.panel.why ? "seeds" : "model"), text: (r) => (r.panel.why ? "seeds" : "model") },
+      ...(found.panels.some((p) => p.beside) ? [{ title: `of ${runs(data)}`, value: (r) => r.group.raw?.estimate ?? NaN, text: (r) => number(r.group.raw?.estimate ?? NaN), number: true }] : []),
+      { title: runs(data), value: (r) => r.group.runs.size, text: (r) => String(r.group.runs.size), number: true },
+      { title: "intervals", value: (r) => this.basis(r.panel), text: (r) => this.basis(r.panel) },
     ];
     this.numbers.fill(columns, found.panels.flatMap((panel) => panel.groups.map((group) => ({ panel, group }))));
   }
@@ -262,8 +269,8 @@ class Explorer {
     }
     return [
       ...data.factors.flatMap((f, k) => (f.column === "seed" || f.levels.length < 2 ? [] : [{ title: f.name, value: (c) => f.numbers?.[c.codes[k]] ?? levelText(f, c.codes[k]), text: (c) => levelText(f, c.codes[k]), number: f.numbers !== null, wide: 26 }])),
-      { title: "runs", value: (c) => c.runs.length, text: (c) => String(c.runs.length), number: true },
-      ...groups.map(([, title], g) => ({ title, value: (c) => c.means[g], text: (c) => number(c.means[g], 1), number: true })),
+      { title: runs(data), value: (c) => c.runs.length, text: (c) => String(c.runs.length), number: true },
+      ...groups.map(([, title], g) => ({ title, value: (c) => c.means[g], text: (c) => number(c.means[g], format.digits - 1), number: true })),
     ];
   }
 

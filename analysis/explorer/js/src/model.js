@@ -28,6 +28,14 @@ function form(l, matrix) {
   return sum;
 }
 
+// How to go back from a model's linear scale to the score's, as analysis/inference/scale.py.
+const power = (base) => ({ inverse: (x) => base ** x, slope: (x) => Math.log(base) * base ** x });
+const expit = (x) => 1 / (1 + Math.exp(-x));
+const SCALES = {
+  logit: { inverse: expit, slope: (x) => expit(x) * expit(-x) }, log: power(Math.E), log2: power(2), log10: power(10),
+  sqrt: { inverse: (x) => x ** 2, slope: (x) => 2 * x },
+};
+
 const NOTHING = { estimate: NaN, se: NaN, df: NaN, low: NaN, high: NaN };
 
 function interval(estimate, se, df) {
@@ -149,13 +157,14 @@ export class Panel {
       if (!conditions.has(key)) conditions.set(key, i);
     }
     const pairs = fit.pairs.filter(([a, b]) => of.includes(a) !== of.includes(b));
+    const free = new Set([...of, ...where.keys()]);
     return grouped(data, names, of).map((group) => {
-      const l = this.average(group, of, conditions, pairs);
-      return { ...group, l, ...this.contrast(l) };
+      const l = this.average(group, of, { conditions, pairs, free });
+      return { ...group, l, ...this.onScore(this.contrast(l)) };
     });
   }
 
-  average(group, of, conditions, pairs) {
+  average(group, of, { conditions, pairs, free }) {
     const { data, fit } = this, seen = new Set();
     const sum = new Float64Array(fit.scale.length);
     for (const i of conditions.values()) {
@@ -164,7 +173,9 @@ export class Panel {
         return place < 0 ? data.factors[f].codes[i] : group.codes[place];
       };
       if (pairs.some(([a, b, known]) => !known.has(`${code(a)},${code(b)}`))) continue;
-      const values = fit.variables.map((v) => v.map.get(v.by.map(code).join(",")));
+      // A covariate that is neither chosen nor filtered is at its mean.
+      const held = (v) => v.held !== undefined && !v.by.some((f) => free.has(f));
+      const values = fit.variables.map((v) => (held(v) ? v.held : v.map.get(v.by.map(code).join(","))));
       if (values.includes(undefined)) continue;
       const key = values.join(",");
       if (seen.has(key)) continue;
@@ -178,9 +189,18 @@ export class Panel {
     return seen.size ? this.keptOf(sum.map((x) => x / seen.size)) : null;
   }
 
+  // On the scale that the model is linear on: of logits the logarithm of an odds ratio.
   difference(first, second) {
     if (!first.l || !second.l) return NOTHING;
     return this.contrast(first.l.map((x, i) => x - second.l[i]));
+  }
+
+  // A mean on the score's own scale: the ends of its interval are carried over as they are.
+  onScore(found) {
+    const scale = SCALES[this.data.table?.scale];
+    if (!scale) return found;
+    const { inverse, slope } = scale;
+    return { ...found, estimate: inverse(found.estimate), se: found.se * Math.abs(slope(found.estimate)), low: inverse(found.low), high: inverse(found.high) };
   }
 }
 

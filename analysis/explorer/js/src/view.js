@@ -91,7 +91,7 @@ export function view(state, context) {
     const far = panel.why ? [] : panel.groups.filter((g) => beyond(g.estimate, panel.range));
     if (far.length) panel.cautions = [`${far.length} of ${panel.groups.length} means ${far.length === 1 ? "is" : "are"} beyond ${panel.range[0]} to ${panel.range[1]} points, where no score can be: the model does not hold there.`, ...panel.cautions];
     panel.beside = panel.groups.some((g) => g.raw);
-    panel.groups = reference ? differences(panel, reference, chosen) : panel.groups;
+    panel.groups = reference ? differences(panel, reference, chosen, data) : panel.groups;
     panel.groups.sort((a, b) => a.x - b.x || a.colour - b.colour);
   }
   return { panels: list, chosen, reference, where, data };
@@ -119,22 +119,29 @@ function compareLists(a, b) {
   return 0;
 }
 
+// Whether the model is linear on another scale than the score's.
+const linked = (data) => ![undefined, "identity"].includes(data.table?.scale);
+
 // Every group less the one that has the reference's level and is alike in all else.
-function differences(panel, reference, chosen) {
+function differences(panel, reference, chosen, data) {
   const other = reference.factor === chosen.x ? "colour" : "x";
   const axis = other === "x" ? "colour" : "x";
   return panel.groups.filter((g) => g[axis] !== reference.code).map((group) => {
     const base = panel.groups.find((g) => g[axis] === reference.code && g[other] === group[other]);
     const nothing = { estimate: NaN, se: NaN, df: NaN, low: NaN, high: NaN };
     if (!base || group.model !== base.model) return { ...group, raw: null, ...nothing };
-    const raw = group.raw && base.raw ? rawDifference(group.raw, base.raw) : null;
+    // The model's difference may be on another scale than the scores.
+    const raw = group.raw && base.raw && !linked(data) ? rawDifference(group.raw, base.raw) : null;
     return { ...group, raw, ...(group.model ? group.model.difference(group, base) : rawDifference(group, base)) };
   });
 }
 
-export const signed = (value, digits = 2) => number(value, digits, true);
+// Decimals of a score, of the page's one explorer: two of points.
+export const format = { digits: 2 };
 
-export function number(value, digits = 2, plus = false) {
+export const signed = (value, digits = format.digits) => number(value, digits, true);
+
+export function number(value, digits = format.digits, plus = false) {
   if (!Number.isFinite(value)) return value === Infinity ? "∞" : "–";
   const text = Math.abs(value).toFixed(digits);
   if (Number(text) === 0) return text;
