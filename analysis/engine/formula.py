@@ -100,6 +100,12 @@ class DesignMatrices:
         there = {str(v) for v in self.spec.variables if Variable.Role.VALUE in v.roles}
         return [name for name in self.parsed.columns if name in there]
 
+    def beside(self, column: str) -> list[str]:
+        """Return the columns of the fixed part that stand in no term together with `column`."""
+        terms = [{str(v) for v in own} for own in self.spec.term_variables.values()]
+        met = set().union(*(own for own in terms if column in own))
+        return [name for name in self.needed if name != column and name not in met]
+
     @property
     def root_N(self) -> Array:
         """The square roots of the rows' weights; ones without weights."""

@@ -59,9 +59,11 @@ def second_opinion(
         raise AnalysisError(f"cluster={cluster}: no such column.{nearest(cluster, runs)}")
     fixed = written(replace(parse(formula, runs.columns), bars=()))
     fit = fit_mixed(runs, fixed)
-    found = means(fit, runs, column, at={column: list(levels)})
-    order = [found.labels[column].tolist().index(one) for one in levels]
-    l_B = found.l_KB[order[0]] - found.l_KB[order[1]]
+    # What shares no term with the column adds the same to both means: one value of it will do.
+    one = {name: runs.loc[fit.design.rows[0], name] for name in fit.design.beside(column)}
+    found = means(fit, runs, column, at={column: list(levels), **one})
+    order = [found.labels[column].tolist().index(value) for value in levels]
+    (l_B,) = fit.kept((found.l_KC[order[0]] - found.l_KC[order[1]])[None])
     name = f"{levels[0]} - {levels[1]}"
     if np.isnan(l_B).any():
         return Estimate(name, float("nan"), float("nan"), float("nan"), level)

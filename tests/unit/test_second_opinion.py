@@ -47,6 +47,21 @@ def test_it_is_statsmodels_clustered_ols(column, levels, names):
     assert (found.low, found.high) == pytest.approx(tuple(theirs.conf_int()[0]))
 
 
+def test_columns_that_repeat_one_another_do_not_hide_the_effect():
+    """Two labs with one data set, a third with the other: a mean over all pairs is not known."""
+    table = runs_table()
+    lab = table["data"].where(table["data"] == "b", "a" + table["seed"].astype(str))
+    twice = table.assign(lab=lab)
+    plain = second_opinion(twice, "score ~ adapter + lab", "adapter", ("lora", "full"))
+    found = second_opinion(twice, "score ~ adapter + data + lab", "adapter", ("lora", "full"))
+    assert found.estimate == pytest.approx(plain.estimate)
+    assert found.se == pytest.approx(plain.se)
+    crossed = "score ~ adapter * data + lab"  # what meets the column is averaged over
+    found = second_opinion(table.assign(lab="one"), crossed, "adapter", ("lora", "full"))
+    by_data = table.groupby(["data", "adapter"])["score"].mean().unstack()
+    assert found.estimate == pytest.approx((by_data["lora"] - by_data["full"]).mean())
+
+
 def test_a_balanced_design_has_a_closed_form():
     # Two arms of G / 2 cells of m runs: the difference of the arms' means of cell means, with
     # the cells' scatter for its error, times G / (G - 1) (N - 1) / (N - 2).

@@ -181,11 +181,14 @@ def families(
         columns: of the factors of these runs, where they are known.
     """
     columns = factors_of(runs).columns() if columns is None else columns
-    others = [n for n in columns if n != setting]
-    runs = runs[runs.groupby(joined(runs, others))[setting].transform("nunique") > 1]
-    if not len(runs):
+    if runs[setting].nunique() < 2:
         return []
-    context, contexts = pd.factorize(joined(runs, others))
+    others = joined(runs, [n for n in columns if n != setting])
+    several = runs.groupby(others)[setting].transform("nunique") > 1
+    if not several.any():
+        return []
+    runs = runs[several]
+    context, contexts = pd.factorize(others[several])
     level, levels = pd.factorize(runs[setting].map(level_text))
     nodes = len(contexts) + len(levels)
     links = (np.ones(len(runs)), (context, len(contexts) + level))
