@@ -1,5 +1,6 @@
 """Every command of the README and the documentation is one that the program takes."""
 
+import contextlib
 import re
 import shlex
 
@@ -7,6 +8,7 @@ import pytest
 
 from ablate.cli import VERBS
 from ablate.config import compose, grid
+from ablate.errors import UserError
 from tests.unit.test_readme import DOCS, README, commands
 
 GRIDS = ("run", "sweep", "plan", "tokens", "tune", "reproduce")  # their words are overrides
@@ -45,3 +47,43 @@ def test_the_program_takes_a_command(page, line, monkeypatch, tmp_path):
     if verb in GRIDS and not getattr(given, "hydra_help", False):
         found = compose.expand(rest, most=100_000)  # Hydra's own settings are checked as well
         next(iter(grid.cells(found)))
+
+
+INLINE = re.compile(r"`([^`]+)`")
+SETTING = re.compile(r"\+*[a-z][\w./]*=\S+")
+# What is no setting of ours: arguments of functions and of other libraries, and short forms.
+OTHERS = re.compile(
+    r"(allow_pickle|init_lora_weights|key|quadrature|trust_remote_code|sharding)=|=(SIZE|N)$"
+)
+LAUNCHERS = {"gpus_per_node": "slurm", "num_gpus": "ray", "executor": "parsl", "blocks": "parsl"}
+
+
+def settings(text):
+    """Yield every setting, or several, that stand in the running text of a page."""
+    for code in INLINE.findall(re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)):
+        with contextlib.suppress(ValueError):  # no words of a shell
+            words = shlex.split(" ".join(code.split()))
+            if words and all(map(SETTING.fullmatch, words)):
+                yield tuple(words)
+
+
+def test_many_settings_stand_in_running_text():
+    assert len({words for text in DOCS.values() for words in settings(text)}) > 80
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_settings_in_running_text_are_there(page):
+    """Their names and levels; `scale` alone hangs on the study that a page is about."""
+    wrong = {}
+    for words in dict.fromkeys(settings(DOCS[page])):
+        if any(OTHERS.search(word) or PLACEHOLDER.search(word) for word in words):
+            continue
+        own = {word.lstrip("+").split("=")[0].split(".")[2] for word in words
+               if word.lstrip("+").startswith("hydra.launcher.")}  # fmt: skip
+        more = [f"hydra/launcher={LAUNCHERS[name]}" for name in own if name in LAUNCHERS]
+        kept = [word for word in words if not word.startswith("scale=")]
+        try:
+            compose.expand([*more, *kept], most=100_000)
+        except UserError as error:
+            wrong[words] = str(error)
+    assert wrong == {}
