@@ -48,6 +48,7 @@ class About:
 
 
 NOTHING = About()
+MARGIN_FACT = "margin of equivalence"
 
 
 def versions() -> dict[str, str]:
@@ -83,8 +84,8 @@ def fact_rows(reg: Regression, about: About = NOTHING) -> pd.DataFrame:
     if reg.proposal.weights:
         kind = "trials" if reg.family == "binomial" else "weights"
         rows.append((kind, reg.proposal.weights, "a column of the table"))
-    if reg.margin:
-        rows.append(("margin of equivalence", f"± {reg.margin:g}", REFERENCES["tost"]))
+    if reg.margin and not any(what == MARGIN_FACT for what, *_ in about.facts):
+        rows.append((MARGIN_FACT, f"± {reg.margin:g}", REFERENCES["tost"]))
     if reg.steps:
         rows.append(("formula asked for", reg.asked.formula, REFERENCES["ladder"]))
     if fit.random:
@@ -101,8 +102,13 @@ def _criterion(reg: Regression) -> str:
     return "maximum likelihood" + (" (Laplace approximation)" if reg.fit.random else "")
 
 
-def sentences(reg: Regression) -> list[str]:
-    """Return the methods paragraph, sentence by sentence."""
+def sentences(reg: Regression, *, absence: bool = True) -> list[str]:
+    """Return the methods paragraph, sentence by sentence.
+
+    Args:
+        reg: the model.
+        absence: whether to say here how the absence of an effect is claimed.
+    """
     fit = reg.fit
     kind = "mixed model" if fit.random else "regression"
     by = "REML" if fit.method == "REML" else _criterion(reg)
@@ -115,7 +121,7 @@ def sentences(reg: Regression) -> list[str]:
         *_simplified(reg),
         _inference(reg),
     ]
-    if reg.margin:
+    if reg.margin and absence:
         said.append(
             f"Absence of an effect was claimed only by two one-sided tests within a margin of "
             f"± {reg.margin:g}."
@@ -195,17 +201,32 @@ def practice(study: Study) -> tuple[str, ...]:
         if study.plan is not None
         else "This analysis was not frozen before the data were seen: it is exploratory."
     )
+    several = f" and by Bonferroni over {study.questions} questions" * (study.questions > 1)
+    over = f"by Holm over the effects of a question{several}"
+    tests = "adjusted by Holm over the arms" if study.rated else "not adjusted for their number"
     found = [
         "Scores of one run are not independent: a run counts once in a panel, as the mean of its "
         "tasks; items are held fixed, so intervals are about other runs scored on the same items.",
+        f"Intervals are of single effects; the p-values that verdicts rest on are adjusted {over}.",
+        f"Absence of an effect beyond ± {study.margin:g} points was claimed only by two one-sided "
+        f"tests at the 5 % level, {tests}.",
         "Beside every difference stands the minimum detectable effect (MDE): the true effect that "
-        "the design finds with 80 % power.",
+        "one unadjusted test at the 5 % level finds with 80 % power.",
         "The interval of an optimum is Fieller's; there is an interior optimum only if the curve "
         "rises at PLW 0 and falls at PLW 1, each at the 5 % level (Lind and Mehlum 2010).",
     ]
     if study.weights:
         found.append("Means of runs in leaderboards are not weighted.")
     return (*found, settled)
+
+
+def study_facts(study: Study) -> tuple[tuple[str, str, str], ...]:
+    """Return the numbers that `practice` states: what, value, reference."""
+    return (
+        (MARGIN_FACT, f"± {study.margin:g}", REFERENCES["tost"]),
+        ("questions with headlines", f"{study.questions}", "p is adjusted for their number"),
+        ("level of tests", "5 %", ""),
+    )
 
 
 def section(reg: Regression, about: About = NOTHING) -> Section:
@@ -224,7 +245,8 @@ def section(reg: Regression, about: About = NOTHING) -> Section:
 
 
 def _paragraph(reg: Regression, about: About) -> str:
-    return " ".join((*about.design, *sentences(reg), *about.practice))
+    said = sentences(reg, absence=not about.practice)
+    return " ".join((*about.design, *said, *about.practice))
 
 
 def tex(reg: Regression, about: About = NOTHING) -> str:

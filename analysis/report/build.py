@@ -272,7 +272,10 @@ def _study_page(study: Study, name: str, source: str) -> Page:
     sections = [
         *(part.section(study) for part in shown),
         *panel_sections.models(
-            study, methods.About((overview.design(study.raw),), methods.practice(study))
+            study,
+            methods.About(
+                (overview.design(study.raw),), methods.practice(study), methods.study_facts(study)
+            ),
         ),
     ]
     return Page(

@@ -105,6 +105,20 @@ def page(report):
     return (report / "index.html").read_text(encoding="utf-8")
 
 
+def test_the_methods_of_a_study_say_what_its_verdicts_rest_on(report):
+    """The margin that no effect is claimed within, and how p is adjusted."""
+    text = (report / "methods.tex").read_text(encoding="utf-8")
+    told = pd.read_csv(report / "tables" / "headlines.csv")
+    within = told["verdict"] == "no effect beyond the margin"
+    assert within.any()
+    assert told.loc[within, "estimate"].abs().max() < 2
+    assert text.count("two one-sided tests") == 1
+    assert re.search(r"beyond \S*pm\S* 2 points .* not adjusted for their number", text)
+    assert "by Holm over the effects of a question and by Bonferroni over 2 questions" in text
+    facts = pd.read_csv(report / "tables" / "methods.csv").set_index("what")["value"]
+    assert facts["margin of equivalence"] == "± 2"
+
+
 def test_a_study_has_its_sections_in_order(page):
     assert re.findall(r'<section id="([^"]+)"', page) == [
         "answer", "explore", "run", "plw", "shape", "by-rank", "adapters", "trade-off",
