@@ -103,7 +103,8 @@ def reference(reg: Regression, name: str) -> str:
     """Return the level that the others of a factor are held against."""
     contrasts = getattr(reg.fit.design.spec, "factor_contrasts", {})
     for factor, state in contrasts.items():
-        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(factor.expr)):
+        # The whole name: `regulariser.kl` is another factor than regulariser.
+        if re.fullmatch(rf"(?:C\()?`?{re.escape(name)}`?(?:\)|,.*)?", str(factor.expr)):
             return str(state.levels[0])
     return str(sorted(reg.used[name].dropna().unique())[0])
 

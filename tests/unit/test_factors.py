@@ -108,7 +108,7 @@ def test_any_two_settings_are_factors_of_model_tables_and_figures(keys):
     grid = overview.section(raw, None).blocks[1].table.frame.set_index("factor")["count"]
     drawn_labels = differences(study)
     drawn_labels = set(drawn_labels["setting"]) if len(drawn_labels) else set()
-    arms = {a for _, means in sides(study.main) for a in means.table["adapter"].astype(str)}
+    arms = {a for _, means in sides(study) for a in means.table["adapter"].astype(str)}
     for key in keys:
         column = COLUMN.get(key, key)
         factor = found["rate" if column == "lr" else column]
@@ -205,7 +205,7 @@ def test_an_arm_that_ran_at_another_setting_alone_stays_in_the_comparisons_and_i
         said = [s for s in one.in_doubt if "ran at train.warmup_ratio" in s]
         assert bool(said) is expected
     first, second = (
-        {str(labels): means.table["estimate"].tolist() for labels, means in sides(one.main)}
+        {str(labels): means.table["estimate"].tolist() for labels, means in sides(one)}
         for one in (plain, study)
     )
     assert first.keys() == second.keys()

@@ -1,6 +1,7 @@
 """The report of any long table: what it proposes, fits, tells and refuses."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from analysis.regression import (
     random_part,
     residual_checks,
 )
-from analysis.regression.effect_groups import effects, joint_tests
+from analysis.regression.effect_groups import coefficient_text, effects, joint_tests
 from analysis.regression.model import Request, analysed, prepared
 from analysis.regression.numbers import Numbers
 from analysis.regression.propose import propose
@@ -984,3 +985,19 @@ def test_an_ordinary_table_gives_a_report_or_one_line(name, tmp_path, capsys):
         assert (tmp_path / "out" / "index.html").exists()
     else:
         assert (status, len(told.splitlines())) == (2, 1), told
+
+
+@pytest.mark.parametrize("terms", ["penalty + C(`penalty.kl`)", "C(`penalty.kl`) + penalty"])
+def test_a_coefficient_is_held_against_a_level_of_its_own_factor(terms):
+    """Whatever order formulaic keeps its factors in: one's name is the beginning of the other's."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"penalty": ["kl", "none"] * 30, "penalty.kl": [0.0, 0.1, 1.0] * 20})
+    table["score"] = rng.normal(size=60)
+    reg = analysed(table, Request(formula=f"score ~ {terms}"))
+    contrasts = reg.fit.design.spec.factor_contrasts
+    for order in (list(contrasts), list(contrasts)[::-1]):
+        spec = SimpleNamespace(factor_contrasts={factor: contrasts[factor] for factor in order})
+        own = replace(reg, fit=replace(reg.fit, design=replace(reg.fit.design, spec=spec)))
+        assert coefficient_text(own, "penalty[T.none]") == "penalty none against kl"
+        text = coefficient_text(own, "C(`penalty.kl`)[T.0.1]")
+        assert text == "penalty.kl 0.1 against 0.0"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.inference.estimates import DF_RULES, Estimate
+from analysis.inference.estimates import Estimate
 from analysis.questions.adapters import figure as figures
 from analysis.regression import second
 from analysis.regression.study import STRATUM, Study
@@ -35,7 +35,7 @@ def adapters(study: Study) -> Section | None:
     """
     if study.rated:
         return None
-    found = list(sides(study.main, df=study.df))
+    found = sides(study)
     if not found or len(found[0][1].table) < 2:
         return None
     points = arm_points(study)
@@ -53,8 +53,15 @@ def adapters(study: Study) -> Section | None:
     return Section(KEY, "Adapter and rank", (*blocks, Sheet(means), *_differences(study)))
 
 
-def sides(rows: pd.DataFrame, *, df: str = DF_RULES[0]) -> list[tuple[dict[str, str], Levels]]:
-    """Return, for every data set, base model and side, the adjusted means of the arms."""
+def sides(study: Study) -> list[tuple[dict[str, str], Levels]]:
+    """Return, for every data set, base model and side, the adjusted means of the arms; nothing
+    where there is one arm alone.
+    """
+    several = len(without_rank(study.main)[list(ARM)].drop_duplicates()) > 1
+    return study.once("arms by side", lambda: _sides(study.main, study.df) if several else [])
+
+
+def _sides(rows: pd.DataFrame, df: str) -> list[tuple[dict[str, str], Levels]]:
     found = []
     for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
         runs = without_rank(run_means(rows, side=side))
@@ -68,7 +75,7 @@ def arm_points(study: Study) -> pd.DataFrame:
     high.
     """
     parts = []
-    for labels, means in sides(study.main, df=study.df):
+    for labels, means in sides(study):
         panel = study.place(labels)
         parts.append(means.table.assign(panel=panel, **labels))
     points = pd.concat(parts, ignore_index=True)
@@ -96,7 +103,7 @@ def arm_differences(study: Study) -> pd.DataFrame:
     Columns: side, dataset, model, arm, against, estimate, low, high, p, p_holm, mde, verdict.
     """
     rows = []
-    for labels, means in sides(study.main, df=study.df):
+    for labels, means in sides(study):
         for arms, gap in against_reference(means):
             rows.append((labels | arms | {"replicated": means.replicated}, gap))
     return judged(rows, study.margin, questions=study.questions)

@@ -101,6 +101,8 @@ def arm_differences(
     """
     rows = loss_rows(frame)
     learnt = without_rank(rows[rows["role"].isin(LEARNT)])
+    if len(learnt[list(ARM)].drop_duplicates()) < 2:
+        return judged([], None, questions=questions)
     found = []
     for labels, own in grouped(learnt, [*STRATUM, "role"]):
         means = level_means(own, ARM, value="value", df=df)
