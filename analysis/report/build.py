@@ -5,8 +5,10 @@ OUT/tables/       every table as CSV with all digits, and as LaTeX
 OUT/figures/      every figure as SVG and PNG
 """
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -127,9 +129,26 @@ class Asked(TypedDict, total=False):
     higher_is_better: bool | None
 
 
-# A page is thousands of small tables, for which text in plain objects is a fifth quicker than in
-# Arrow's buffers.
-@pd.option_context("mode.string_storage", "python")
+SELDOM = 50_000  # objects made before the collector looks at them
+
+
+@contextmanager
+def _small_tables() -> Iterator[None]:
+    """Set pandas and Python up for the thousands of small tables of a page.
+
+    Text in plain objects is a fifth quicker there than in Arrow's buffers, and the collector, which
+    would look for cycles some 7,000 times, finds few.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(SELDOM, *before[1:])
+    try:
+        with pd.option_context("mode.string_storage", "python"):
+            yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_small_tables()
 def build(
     results: pd.DataFrame | str | Path,
     out: str | Path,
