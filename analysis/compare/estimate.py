@@ -57,15 +57,7 @@ def compared(runs: Matched, asked: Asked) -> Compared:
     rows = [replace(row, p_adjusted=value) for row, value in zip(rows, p, strict=True)]
     overall = rows[0] if len(rows) == 1 else _computable(_mean(found, rows, runs))
     if overall.effect is None:
-        number = "there is one run a side"
-        if runs.conditions > 1 and not runs.replicated:
-            names = listed(runs.first[0].levels, limit=3)
-            number = f"each of the {runs.conditions} conditions ({names}) has one run a side"
-        raise AnalysisError(
-            f"compare: nothing tells the error of {overall.name}: fewer than two of its items were "
-            f"logged on both sides, and {number}, or its runs agree to the digit; "
-            f"log samples (lm-eval: --log_samples), or name several seeds a side"
-        )
+        raise AnalysisError(_without_errors([overall], runs))
     known |= {row.name for row in rows}
     lost = [*left_out(runs, known, asked.metric, asked.only), *_without_error(rows)]
     notes = [*runs.notes, *_of_logs(runs), *(note for one in found for note in one.notes)]
@@ -164,17 +156,44 @@ def _mean(found: list[Benchmark], rows: list[Row], runs: Matched) -> Row:
         AnalysisError: none is.
     """
     used = [row for row in rows if row.unit == "points" and row.effect is not None]
-    if not used:
+    if not used and any(row.effect is not None for row in rows):
         raise AnalysisError(
-            f"compare: nothing tells the error of a mean over {listed(r.name for r in rows)}: "
-            f"their scores have no common unit, or one run a side and no items; name one by "
-            f"--metric, log samples, or name several seeds a side"
+            f"compare: {listed(r.name for r in rows)} have units of their own, which no mean is "
+            f"taken over; name one with --benchmarks"
         )
+    if not used:
+        raise AnalysisError(_without_errors(rows, runs))
     names = {row.name for row in used if row.items}
     own = [one for one in found if one.name in names]
     if len(own) < len(used):
         return mean_of_rows(used, runs)
     return mean_row(own, used, runs)
+
+
+def _without_errors(rows: list[Row], runs: Matched) -> str:
+    """Return what is missing where nothing tells the error of a difference, and what would do."""
+    names = [row.name for row in rows]
+    number = "one run a side"
+    if runs.conditions > 1 and not runs.replicated:
+        conditions = listed(runs.first[0].levels, limit=3)
+        number = f"one run a side under each of the {runs.conditions} conditions ({conditions})"
+    if runs.replicated:
+        number = "runs that agree to the digit"
+    logs = [*runs.first, *runs.second]
+    own = [
+        log.items[log.items["task"].isin(names) | log.items["group"].isin(names)] for log in logs
+    ]
+    missing = "fewer than two items that both sides have"
+    if not any(len(items) for items in own):
+        missing = "no items, and not the standard error of every score"
+    elif not all(len(items) for items in own):
+        missing = "items on one side alone"
+    return (
+        f"compare: nothing tells the error of {listed(names)}: the logs have "
+        f"{missing}, of {number}; what would do: the items of both sides (lm-eval: --log_samples; "
+        f"Every Eval Ever: *_samples.jsonl beside each file), a standard error with every score, "
+        f"or several seeds a side"
+    )
 
 
 def _nothing(runs: Matched) -> str:

@@ -272,7 +272,9 @@ def test_settings_that_vary_within_the_sides_of_a_table_are_their_conditions(tmp
 def test_one_run_a_condition_of_a_table_tells_no_error(tmp_path):
     table = grid(seeds=(0,)).drop(columns="seed")
     runs = sides_of(table, tmp_path / "runs.csv", "adapter=full", "adapter=lora")
-    with pytest.raises(AnalysisError, match=r"each of the 2 conditions \(lr\) has one run a side"):
+    with pytest.raises(
+        AnalysisError, match=r"one run a side under each of the 2 conditions \(lr\)"
+    ):
         compared(runs, Asked("acc"))
 
 

@@ -14,6 +14,9 @@ import pytest
 import yaml
 
 from ablate.experiment import upkeep
+from analysis.compare.benchmarks import Asked
+from analysis.compare.estimate import compared
+from analysis.compare.sides import paths
 from analysis.errors import AnalysisError
 from analysis.logs import inspect_ai, trackers
 from analysis.logs.read import is_logs, read_logs, read_side
@@ -189,6 +192,32 @@ def test_items_of_every_eval_ever_are_found_and_belong_to_their_result(tmp_path)
     (tmp_path / "instance_level_data" / "a:b.jsonl").unlink()
     (log,) = read_logs(file)
     assert "its file of items, instance_level_data/a:b.jsonl, is not there" in log.notes[0]
+
+
+def test_aggregates_without_errors_say_what_is_missing_and_with_errors_are_compared(tmp_path):
+    """Two benchmarks in one file, as leaderboards are written; no items."""
+    sides = {}
+    for side, value, se in (("a", 0.4, 0), ("b", 0.5, 0), ("c", 0.4, 0.02), ("d", 0.5, 0.02)):
+        details = {"uncertainty": {"standard_error": {"value": se}}} if se else {}
+        sides[side] = eee(tmp_path / side, value, details=details)
+        found = json.loads(sides[side].read_text())
+        (one,) = found["evaluation_results"]
+        other = one | {"evaluation_name": "test", "source_data": {"dataset_name": "test"}}
+        sides[side].write_text(json.dumps(found | {"evaluation_results": [one, other]}))
+
+    def mean(first, second):
+        names = [str(sides[name].parent) for name in (first, second)]
+        return compared(paths(*names, cluster="", metrics=()), Asked()).overall.effect
+
+    for second in ("b", "d"):
+        with pytest.raises(AnalysisError) as error:
+            mean("a", second)
+        assert "quiz, test: the logs have no items, and not the standard error of" in str(
+            error.value
+        )
+        assert "*_samples.jsonl" in str(error.value)
+        assert "--metric" not in str(error.value)
+    assert mean("c", "d").se == pytest.approx(100 * 0.02 * math.sqrt(2) / math.sqrt(2))
 
 
 @pytest.mark.parametrize("place", ["/etc/hostname", "../../../../../etc/hostname"])
