@@ -97,7 +97,7 @@ VERB = Verb(
     about=(
         "check reads every byte of a folder of results and names what is damaged; repair moves "
         "that to damaged/, for the next sweep to train again; merge takes what other folders have, "
-        "judgments too; "
+        "judgments and weights too; "
         "export writes it for other programs. Exit status 1 where check or export found damage "
         "and where merge left a record out."
     ),

@@ -55,6 +55,7 @@ def merge(out: Path, sources: Sequence[Path]) -> Iterator[str]:
     for source in stores:
         yield from merge_records(store, source)
         yield from _merge_designs(out, source.out)
+        yield from _beside(out, source.out)
     if names(out):
         collect(out)
 
@@ -75,6 +76,28 @@ def _merge_designs(out: Path, source: Path) -> Iterator[str]:
             yield f"taken: the names of a grid, designs/{path.name}"
     for path in sorted(set((source / "designs").glob("*.json")) - theirs):
         yield NotTaken(f"{path}: is damaged: not taken")
+
+
+def _beside(out: Path, source: Path) -> Iterator[str]:
+    """Take the table of tuned rates where ours has none; say what is not taken, and what to do.
+
+    A ledger of decisions holds one campaign's error rate, which two of them together exceed.
+    """
+    for name, instead in (
+        ("tuned.csv", "rates={} takes its rates"),
+        (
+            "decisions.jsonl",
+            "a ledger is of one campaign and folder: go on with it by out={.parent}",
+        ),
+    ):
+        ours, theirs = out / name, source / name
+        if not theirs.is_file() or (ours.is_file() and ours.read_bytes() == theirs.read_bytes()):
+            continue
+        if name == "tuned.csv" and not os.path.lexists(ours) and not theirs.is_symlink():
+            files.copy(theirs, ours)
+            yield f"taken: {name}"
+        else:
+            yield f"{theirs}: not taken; {instead.format(theirs)}"
 
 
 def export(out: Path, to: Path, form: str) -> int:

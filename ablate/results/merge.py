@@ -12,6 +12,7 @@ from ablate.results.record import RECORD, text, upgraded
 from ablate.results.store import Store
 
 ITEMS = "items.parquet"
+WEIGHTS = "weights"
 COURSE = ("final_train_loss", "grad_norm_mean", "clipped_share")  # costs that are no times
 APART = "apart"  # folder of records that differ from ours of the same run
 
@@ -26,7 +27,8 @@ def merge(into: Store, source: Store) -> Iterator[str]:
     """Take over what `source` has, which is not changed; yield a line for each record.
 
     A run that both have is kept once where its training and its common scores are equal, with the
-    scores of both. Where they differ ours stays, and theirs is copied to `apart/`. A line is a
+    scores of both, and with their weights where ours has none. Where they differ ours stays, and
+    theirs is copied to `apart/`. A line is a
     `NotTaken` where a record is damaged, leads out of its folder or is being trained here.
     """
     for key in source.present():
@@ -56,16 +58,22 @@ def _take(into: Store, key: str, folder: Path, theirs: Mapping[str, Any]) -> Ite
         place = _keep_apart(into, key, folder)
         yield f"{key}: {folder} differs in {differs}: it is kept in {place}"
         return
-    if _further(ours, theirs):
+    if _further(ours, theirs) or _lacks_weights(into, key, folder):
         # A sweep may add scores of its own meanwhile: what it wrote last would be lost.
         with into.claim(key) as mine:
             ours = into.record(key) if mine else None
             if ours is None:
-                yield NotTaken(f"{key}: is being scored here: its further scores are not taken")
+                yield NotTaken(f"{key}: is being scored here: what it lacks is not taken")
                 return
-            further = _further(ours, theirs)
+            further, weights = _further(ours, theirs), _lacks_weights(into, key, folder)
             _add(into, key, folder, {"ours": ours, "theirs": theirs}, further)
-        yield f"{key}: {len(further)} further scores taken"
+        told = [f"{len(further)} further scores"] * bool(further) + ["weights"] * weights
+        yield f"{key}: {' and '.join(told)} taken"
+
+
+def _lacks_weights(into: Store, key: str, folder: Path) -> bool:
+    """Return whether weights were kept there and not here, of training that was the same."""
+    return (folder / WEIGHTS).is_dir() and not (into.folder(key) / WEIGHTS).exists()
 
 
 def _further(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -107,10 +115,14 @@ def _keep_apart(into: Store, key: str, folder: Path) -> Path:
 def _add(
     into: Store, key: str, folder: Path, records: Mapping[str, Any], further: list[str]
 ) -> None:
-    """Add the scores `further` of the record in `folder` to ours, with their items."""
+    """Add the scores `further` of the record in `folder` to ours with their items, and weights."""
     ours, theirs = records["ours"], records["theirs"]
     scores = [s for s in theirs["scores"] if s["score_key"] in further]
     with into.amending(key) as draft:
+        if _lacks_weights(into, key, folder):
+            files.copy(folder / WEIGHTS, draft / WEIGHTS)
+        if not further:
+            return
         own = with_score_keys(pd.read_parquet(draft / ITEMS), ours["scores"])
         new = with_score_keys(pd.read_parquet(folder / ITEMS), theirs["scores"])
         table = pd.concat([own, new[new[SCORE_KEY].isin(further)]])

@@ -136,6 +136,36 @@ def test_further_scores_of_a_run_that_is_scored_here_are_left_until_it_is_done(t
     assert [one["score_key"] for one in mine.record(KEY)["scores"]] == ["s", "t"]
 
 
+@pytest.mark.parametrize("further", [(), (score("t"),)])
+def test_weights_that_were_kept_there_alone_are_taken(tmp_path, further):
+    mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
+    yours = folder(tmp_path / "yours", **{KEY: [score("s"), *further]})
+    with yours.amending(KEY) as draft:
+        (draft / "weights").mkdir()
+        (draft / "weights" / "adapter.safetensors").write_bytes(b"numbers")
+    told = f"{KEY}: {'1 further scores and ' if further else ''}weights taken"
+    assert list(upkeep.merge(mine.out, [yours.out])) == [told]
+    taken = mine.folder(KEY) / "weights" / "adapter.safetensors"
+    assert taken.read_bytes() == b"numbers"
+    assert mine.fault(KEY, every_byte=True) == ""
+    assert list(upkeep.merge(mine.out, [yours.out])) == []
+    assert list(upkeep.merge(yours.out, [mine.out])) == []
+
+
+def test_rates_are_taken_and_a_ledger_is_not_which_is_said(tmp_path):
+    mine, yours = (folder(tmp_path / name, **{KEY: [score("s")]}) for name in ("mine", "yours"))
+    (yours.out / "tuned.csv").write_text("a\n1\n")
+    (yours.out / "decisions.jsonl").write_text("{}\n")
+    ledger = f"{yours.out / 'decisions.jsonl'}: not taken; a ledger is of one campaign and folder: "
+    ledger += f"go on with it by out={yours.out}"
+    assert list(upkeep.merge(mine.out, [yours.out])) == ["taken: tuned.csv", ledger]
+    assert (mine.out / "tuned.csv").read_text() == "a\n1\n"
+    assert not (mine.out / "decisions.jsonl").exists()
+    (mine.out / "tuned.csv").write_text("a\n2\n")
+    rates = f"{yours.out / 'tuned.csv'}: not taken; rates={yours.out / 'tuned.csv'} takes its rates"
+    assert list(upkeep.merge(mine.out, [yours.out])) == [rates, ledger]
+
+
 def test_a_score_that_failed_here_is_taken_from_where_it_did_not(tmp_path):
     mine = folder(tmp_path / "mine", **{KEY: [score("s")]})
     lost = [{"score_key": "t", "asked": "quiz", "error": "no room"}]
