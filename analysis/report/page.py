@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from analysis.report import style
 from analysis.report.inlined import inline_svg
 from analysis.report.tables import Table, html_table, latex
 
+OPEN_WARNINGS = 3  # of one head; the others are folded
 SEEN = ("distinguishable", "an effect", "a small effect")  # verdicts on an effect
 
 
@@ -195,15 +196,24 @@ def render(page: Page, figures: Mapping[str, str]) -> str:
     ]  # fmt: skip
     first = None if page.first is None else sections.pop(0)
     text = environment.get_template("page.html.j2").render(
-        title=page.title, question=page.question, facts=page.facts, warnings=page.warnings,
+        title=page.title, question=page.question, facts=page.facts,
+        warnings=_by_head(page.warnings),
         first=first, sections=sections, figures=figures, source=page.source, version=page.version,
-        about=page.about, trusted=page.trusted,
+        about=page.about, trusted=page.trusted, open_warnings=OPEN_WARNINGS,
         places={name: i for i, name in enumerate(sheets, start=1)}, explorer=page.explorer,
         program=(TEMPLATES / "explorer.js").read_text(encoding="utf-8") if page.explorer else "",
     )  # fmt: skip
     head, start, scripts = text.partition("<script")  # what a script says is left as it is
     text = re.sub(r"\n\s*\n+", "\n", head) + start + scripts + "\n"
     return text.replace(_POLICY, _policy(text), 1)
+
+
+def _by_head(warnings: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return the texts of every head, heads in the order in which they come first."""
+    found: dict[str, list[str]] = {}
+    for head, text in warnings:
+        found.setdefault(head, []).append(text)
+    return list(found.items())
 
 
 def _policy(text: str) -> str:

@@ -26,6 +26,7 @@ from analysis.regression.model import Request, analysed, prepared
 from analysis.regression.numbers import Numbers
 from analysis.regression.propose import propose
 from analysis.report.build import build
+from analysis.report.page import Page, render
 from analysis.table.outcome import one_metric
 from benchmarks import external_tables
 
@@ -1001,3 +1002,17 @@ def test_a_coefficient_is_held_against_a_level_of_its_own_factor(terms):
         assert coefficient_text(own, "penalty[T.none]") == "penalty none against kl"
         text = coefficient_text(own, "C(`penalty.kl`)[T.0.1]")
         assert text == "penalty.kl 0.1 against 0.0"
+
+
+def test_warnings_of_one_head_are_one_box_and_most_of_many_are_folded():
+    lost = [("No model.", f"panel {i}: the same in every row") for i in range(6)]
+    warnings = (("Once.", "alone"), *lost[:2], ("Twice.", "a"), *lost[2:], ("Twice.", "b"))
+    page = render(Page("t", "source", "0", (), warnings=warnings), {})
+    assert page.count('class="warning"') == 3
+    assert re.search(r'<p class="warning"><strong>Once\.</strong> alone</p>', page)
+    box = page[page.index("No model.") : page.index("Twice.")]
+    shown, folded = box.split("<details>")
+    assert [f"panel {i}" in shown for i in range(6)] == [True] * 3 + [False] * 3
+    assert [f"panel {i}" in folded for i in range(6)] == [False] * 3 + [True] * 3
+    assert "<summary>3 more</summary>" in folded
+    assert "<details>" not in page[page.index("Twice.") : page.index("<nav")]
