@@ -1,8 +1,13 @@
-"""Tab completion: what is offered at the cursor, and that a real bash puts it on the line."""
+"""Tab completion: what is offered at the cursor, and that real shells put it on the line."""
 
+import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -90,9 +95,7 @@ def test_an_answer_imports_no_library_that_is_slow():
 )
 def test_bash_completes(line, word, found, tmp_path):
     """The function of the script, called as bash calls it, with `ablate` on the path."""
-    program = tmp_path / "ablate"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ablate.cli "$@"\n')
-    program.chmod(0o755)
+    program(tmp_path)
     calls = (
         f'. "{ROOT}/ablate/commands/shells/ablate.bash"; PATH="{tmp_path}:$PATH"\n'
         f"COMP_LINE='{line} behind' COMP_POINT={len(line)}\n"
@@ -106,6 +109,91 @@ def test_bash_completes(line, word, found, tmp_path):
     assert int(count) == len(found)  # where there is none, files are offered
     assert offered == (found or [""])
     assert registered.endswith("-F _ablate ablate")
+
+
+def program(folder):
+    """`ablate` as a program in a folder, for the path."""
+    made = folder / "ablate"
+    made.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ablate.cli "$@"\n')
+    made.chmod(0o755)
+
+
+HOMES = {"PATH": "{}/bin:" + os.environ["PATH"], "HOME": "{}/home", "ZDOTDIR": "{}/home",
+         "TERM": "dumb", "PYTHONPATH": str(ROOT)}  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home of a user of the program, with files whose names begin as words of it do."""
+    for name in ("bin", "home"):
+        (tmp_path / name).mkdir()
+    program(tmp_path / "bin")
+    for name, value in HOMES.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    for name in ("planned.csv", "masked.csv", "mine.csv"):
+        (tmp_path / "home" / name).touch()
+    return tmp_path / "home"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ablate pla", ["plan"]),  # and no file
+        ("ablate plan mask", ["masking.", "masking="]),
+        ("ablate plan masking=none,spe", ["masking=none,special"]),
+        ("ablate plan 'masking=stop", ["masking=stop_masked"]),
+        ("ablate plan --format ", ["json", "text"]),
+        ("ablate report mi", ["mine.csv"]),
+        ("ablate plan out=mi", ["out=mine.csv"]),
+    ],
+)
+def test_fish_completes(home, line, found):
+    calls = f'source {ROOT}/ablate/commands/shells/ablate.fish; complete -C "{line}"'
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", calls], capture_output=True, text=True, cwd=home, check=True
+    )
+    assert [offered.split("\t")[0] for offered in done.stdout.splitlines()] == found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("ablate pla", "ablate plan "),
+        ("ablate plan masking=no_", "ablate plan masking=no_t"),  # what its two levels share
+        ("ablate plan masking=none,spe", "ablate plan masking=none,special"),
+        ("ablate plan 'masking=stop_", "ablate plan 'masking=stop_masked"),
+        ("ablate report mi", "ablate report mine.csv "),
+    ],
+)
+def test_zsh_completes(home, line, shown):
+    """At a terminal: the line that stands there behind a tab."""
+    script = ROOT / "ablate" / "commands" / "shells" / "ablate.zsh"
+    (home / ".zshrc").write_text(f"PS1='ready '\n. '{script}'\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(home)
+        os.execlp("zsh", "zsh", "-i")
+    try:
+        assert "ready " in until(terminal, "ready ")
+        os.write(terminal, f"{line}\t".encode())
+        assert shown in until(terminal, shown)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def until(terminal, words):
+    """What a terminal shows until it has `words`, for at most a minute."""
+    shown, end = "", time.monotonic() + 60
+    while words not in shown and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 65536).decode(errors="replace")
+    return shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
