@@ -95,6 +95,8 @@ def panel_model(panel: RunPanel, formula: str, request: Request) -> PanelModel:
     if len(panel.runs) < FEWEST:
         count = words.count(len(panel.runs), "run")
         raise AnalysisError(f"{count}, too few for a model")
+    if panel.runs["score"].nunique() == 1:
+        raise AnalysisError("every run has the same score")
     own, replicated = cell_formula(formula, panel.runs)
     fit = fit_mixed(panel.runs, own, weights=request.weights)
     rule, why = df_rule(fit, request.df or RULE)

@@ -265,6 +265,16 @@ def test_half_finished_sweeps_give_an_answer_or_one_clear_line(runs):
             assert any(words in str(error) for words in said)  # noqa: PT017
 
 
+def test_a_panel_whose_runs_all_score_alike_is_lost_in_words_of_a_study(frame):
+    flat = frame.copy()
+    group = flat["task_group"].astype(str).unique()[0]
+    flat.loc[flat["task_group"].astype(str) == group, "score"] = 3.0
+    found, lost = panel_models(study_rows(flat), default_formula(flat).formula, Request())
+    assert {one.reason for one in lost} == {"every run has the same score"}
+    assert {one.labels["task_group"] for one in lost} == {group}
+    assert all(model.labels["task_group"] != group for model in found)
+
+
 def test_a_run_under_two_names_leaves_every_estimate_as_it_was(models, doses):
     """The alias stands first and under another mode and weight: it must not count, nor mislead."""
     table = fake_results(seed=2, seeds=5, plws=PLWS)
