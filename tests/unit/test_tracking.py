@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import LoggerType
 
 from ablate import run, tracking
 from ablate.errors import UserError
@@ -355,6 +356,7 @@ def test_what_trackio_announces_is_not_printed_and_what_it_warns_of_is(
             self.state = "open"
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "trackio", Trackio)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.TRACKIO])
     module = SimpleNamespace(finish=lambda: ended.append(print(said)))
     monkeypatch.setitem(sys.modules, "trackio", module)
     asked(monkeypatch, tmp_path, "trackio")
