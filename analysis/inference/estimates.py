@@ -256,9 +256,11 @@ def joint(fit: MixedFit, l_KB: Array, *, df: str = DF_RULES[0]) -> Joint:
         df: one of `DF_RULES`; "kenward-roger" has its own F, "normal" an infinite residual df.
 
     Raises:
-        AnalysisError: as for `contrast`.
+        AnalysisError: as for `contrast`; every contrast is zero.
     """
     _check_rule(df)
+    if not np.any(l_KB):
+        raise AnalysisError("a joint test of contrasts that are all zero: there is nothing to test")
     if df == "kenward-roger":
         found = kenward_roger(fit).test(l_KB, fit.fixef.to_numpy())
         return Joint(found.statistic, found.df, found.df_residual, found.p)

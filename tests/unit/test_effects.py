@@ -7,11 +7,12 @@ import pytest
 import ablate
 from analysis.curve.shape import shapes
 from analysis.errors import AnalysisError
+from analysis.inference.estimates import joint
 from analysis.inference.mean_response import response
 from analysis.inference.optimum import INTERIOR, NO_INTERIOR, NOT_IDENTIFIED
 from analysis.mixed import fit_mixed
 from analysis.questions.adapters.section import arm_differences
-from analysis.questions.plw.across import AGREE, ANY, CURVED, f_tests, joint_model
+from analysis.questions.plw.across import AGREE, ANY, CURVED, across_model, f_tests, joint_model
 from analysis.questions.plw.estimate import dose_table
 from analysis.questions.tradeoff.estimate import learning_forgetting
 from analysis.regression import second
@@ -263,6 +264,19 @@ def test_half_finished_sweeps_give_an_answer_or_one_clear_line(runs):
         except AnalysisError as error:
             said = ("too few for a model", "coefficients for", "no trained run")
             assert any(words in str(error) for words in said)  # noqa: PT017
+
+
+def test_panels_that_share_one_curve_by_their_formula_are_not_tested_for_agreeing():
+    """One formula for all scores with one curve: all panels' effects are the same contrast."""
+    asked = Request(formula="score ~ wp + I(wp^2) + mode + adapter + (1 | run)")
+    raw = fake_results(seed=2, plws=PLWS)
+    study = fitted(raw, from_results(raw), request=asked)
+    found = f_tests(across_model(study))
+    assert len(across_model(study).curves) > 1
+    assert found["question"].tolist() == [ANY, CURVED]
+    assert found["p"].notna().all()
+    with pytest.raises(AnalysisError, match="all zero"):
+        joint(study.joint.fit, np.zeros((2, len(study.joint.fit.fixef))))
 
 
 def test_a_panel_whose_runs_all_score_alike_is_lost_in_words_of_a_study(frame):
