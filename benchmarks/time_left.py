@@ -1,6 +1,6 @@
 """How far off the time left of a sweep is: sweeps that were carried out, played back.
 
-    python -m benchmarks.time_left [FOLDER | NAME,...=FOLDER ...]
+    python -m benchmarks.time_left [--note TEXT] [FOLDER | NAME,...=FOLDER ...]
 
 Reads when the runs of each folder of results ended, what they took and in which process, adds them
 to benchmarks/sweep_timings.csv in the place of an earlier sweep of that name, plays all sweeps of
@@ -26,7 +26,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,12 +251,14 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER")
+    parser.add_argument("--note", help="of the machine, such as what else it did meanwhile")
     options = parser.parse_args()
     known = sweeps()
     for text in options.folders:
         names, _, folder = text.rpartition("=")
         for one in of_folder((names or Path(folder).name).split(","), Path(folder)):
-            known[one.name] = one
+            about = ", ".join(filter(None, (one.machine, options.note)))
+            known[one.name] = replace(one, machine=about)
     write(known.values())
     print(ERRORS.read_text())
     print(table())
