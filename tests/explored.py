@@ -6,7 +6,6 @@ items with answers, the end of a log, a record.
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.explorer.means import PanelNames, table_names
-from analysis.explorer.names import ROW, names_of_table
+from analysis.explorer.names import names_of_table, with_places
 from analysis.regression.model import Regression
 
 TASKS = (
@@ -95,8 +94,8 @@ def explored_table(seeds: int = 4) -> pd.DataFrame:
 
 def names_of_rows(reg: Regression) -> PanelNames:
     """Return the names of a regression's rows with its model, as a page of it has them."""
-    own = replace(reg, frame=reg.used.assign(**{ROW: np.arange(len(reg.used))}))
-    return table_names(names_of_table(own), own)
+    own, key = with_places(reg)
+    return table_names(names_of_table(own, key), own)
 
 
 def _rows(

@@ -465,6 +465,8 @@ def matrix_for(found: DesignMatrices, rows: pd.DataFrame) -> Array:
     rows = rows[needed]  # other columns could hide a function's name
     if rows.isna().any(axis=None):
         raise AnalysisError("the model cannot be applied to rows with missing values")
+    for name in rows.select_dtypes("category"):  # a category of no row is none of the fit's
+        rows = rows.assign(**{str(name): rows[name].cat.remove_unused_categories()})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)  # a level the fit has not seen

@@ -38,7 +38,7 @@ def lines(panel: PanelNames, found: Separable) -> list[Caution]:
         one = bent.get(name)
         seen = one is not None and one.words != ""
         # A factor of a study has a name in words, a column of a table its own.
-        over = _scale(panel, name, what if panel.names.key == ROW else f"the {what}")
+        over = _scale(panel, name, what if panel.names.key.startswith(ROW) else f"the {what}")
         text = f"The model is a straight line over {over}"
         if one is not None and seen:
             bend = f"the score bends ({p_text(one.p)})"

@@ -6,7 +6,7 @@ from elsewhere every row that was fitted is a run, and the columns of its model 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from analysis.table.factors import (
 Codes = npt.NDArray[np.int64]
 # Factors of an alias that may differ from those of the run's first name: all else is the run's.
 OF_NAMES = ("masking", "plw", "completion_weight", "normaliser", "scope")
-ROW = "(row)"  # a column that no table has: the place of a row
+ROW = "(row)"  # how the column begins that has the place of a row of a table
+MISSING, EMPTY = "(missing)", "(empty)"  # levels of a table that have no text
 MOST_LEVELS = 60  # of a factor that can be chosen, and whose levels can be filtered
 MOST_ROWS = 20_000
 PAIRS = (("masking", "plw"), ("adapter", "rank"))  # looked up together: half of one says nothing
@@ -92,8 +93,16 @@ def names_of(study: Study) -> Names:
     return Names(every["run"].to_numpy(), columns, rows)
 
 
-def names_of_table(reg: Regression) -> Names:
-    """Return the names of the rows of a regression, whose `used` has the column `ROW`.
+def with_places(reg: Regression) -> tuple[Regression, str]:
+    """Return a regression whose `used` has the places of its rows, and that column's name."""
+    used, name = reg.used, ROW
+    while name in used:
+        name += "_"
+    return replace(reg, frame=used.assign(**{name: np.arange(len(used))})), name
+
+
+def names_of_table(reg: Regression, key: str = ROW) -> Names:
+    """Return the names of the rows of a regression, of `with_places`.
 
     Factors are the columns of the fixed part, the prompt loss weight for its power w_p, and the
     groups of the random part. A number of more than `MOST_LEVELS` values is none.
@@ -108,13 +117,13 @@ def names_of_table(reg: Regression) -> Names:
     groups = [n for bar in reg.asked.design.parsed.bars for n in bar.group]  # dropped ones as well
     columns = []
     for name in dict.fromkeys([*fixed, *groups]):
-        texts = rows[name].map(level_text).astype(str)
+        factor, texts = _of_table(rows[name], replicate=name not in fixed)
         if texts.nunique() > MOST_LEVELS:
             if name in fixed and not is_number(rows[name]):
                 raise AnalysisError(f"{name} has {texts.nunique():,} levels, too many for a page")
             continue
-        columns.append(_column(_plain_factor(rows[name], replicate=name not in fixed), texts))
-    return Names(np.arange(len(rows)), tuple(columns), rows, ROW)
+        columns.append(_column(factor, texts))
+    return Names(np.arange(len(rows)), tuple(columns), rows, key)
 
 
 def shown_as(column: str, rows: pd.DataFrame, *, own_wp: bool) -> str:
@@ -122,16 +131,42 @@ def shown_as(column: str, rows: pd.DataFrame, *, own_wp: bool) -> str:
     return "plw" if column == "wp" and not own_wp and "plw" in rows else column
 
 
-def _plain_factor(values: "pd.Series[Any]", *, replicate: bool) -> Factor:
-    levels = sorted(values.unique(), key=in_order)
-    return Factor(
+def _of_table(values: "pd.Series[Any]", *, replicate: bool) -> tuple[Factor, "pd.Series[str]"]:
+    """Return a column of a table as a factor, and its levels as text, a row each.
+
+    Levels stand in the order of a categorical column, else by size and name, missing ones last;
+    different levels have different texts.
+    """
+    known = values.dropna()
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        there = set(known)
+        levels = [level for level in values.cat.categories if level in there]
+    else:
+        levels = sorted(known.unique(), key=in_order)
+    texts: list[str] = []
+    for level in levels:
+        text = level_text(level) or EMPTY
+        if text in texts and isinstance(level, float):
+            text = repr(float(level))
+        while text in texts:
+            text += "'"
+        texts.append(text)
+    missing = MISSING
+    while missing in texts:
+        missing += "'"
+    text_of = dict(zip(levels, texts, strict=True))
+    own = values.astype(object).map(text_of).fillna(missing).astype(str)
+    if values.isna().any():
+        texts.append(missing)
+    factor = Factor(
         column=str(values.name),
         name=str(values.name),
         part="replicate" if replicate else "setting",
         kind="number" if is_number(values) else "categories",
-        levels=tuple(dict.fromkeys(map(level_text, levels))),
-        reference=most_common(values, levels)[0],
+        levels=tuple(texts),
+        reference=most_common(own, texts)[0],
     )
+    return factor, own
 
 
 def _texts(rows: pd.DataFrame, factor: Factor) -> "pd.Series[str]":
@@ -164,7 +199,7 @@ def _with_aliases(
 def _column(factor: Factor, texts: "pd.Series[str]") -> Column:
     there = set(texts)
     levels = [level for level in factor.levels if level in there]
-    levels += sorted(there - set(levels) - {""}) + [""] * ("" in there)
+    levels += sorted(there - {*levels, ""}) + [""] * ("" in there and "" not in levels)
     code = {level: i for i, level in enumerate(levels)}
     return Column(factor, tuple(levels), np.array([code[t] for t in texts], dtype=np.int64))
 
@@ -177,7 +212,7 @@ def _determined(first: Column, second: Column) -> bool:
 
 def numbers(column: Column, rows: pd.DataFrame) -> list[float] | None:
     """Return the levels of a factor as numbers; None where they are names."""
-    if not is_number(rows[column.column]) or "" in column.levels[:-1]:
+    if not is_number(rows[column.column]) or "" in column.levels[:-1] or MISSING in column.levels:
         return None
     return [float(level) for level in column.levels if level]
 

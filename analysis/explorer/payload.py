@@ -14,10 +14,10 @@ from analysis.explorer.cautions import curves, warned
 from analysis.explorer.items import items_data
 from analysis.explorer.means import PanelNames, panel_names, table_names
 from analysis.explorer.models import model_data
-from analysis.explorer.names import ROW, Column, Names, names_of, names_of_table, numbers
+from analysis.explorer.names import Column, Names, names_of, names_of_table, numbers, with_places
 from analysis.explorer.packing import Packer
 from analysis.explorer.records import curves_data, logs_data, settings_data
-from analysis.inference.scale import scale_of
+from analysis.inference.scale import IDENTITY, scale_of
 from analysis.regression.model import Regression
 from analysis.regression.study import Study
 from analysis.report import words
@@ -69,19 +69,26 @@ def table_payload(reg: Regression, warnings: Sequence[tuple[str, str]] = ()) -> 
         reg: the regression of the page.
         warnings: of the page, as in `payload`.
     """
+    scale = scale_of(reg.fit)
+    title = unit = reg.score
+    if scale is IDENTITY and reg.response.strip("`") != reg.score:
+        # A function of the score that is not undone: the rows are shown as they were fitted.
+        reg = replace(reg, frame=reg.used.assign(**{reg.score: reg.fit.design.y_N}))
+        title = unit = reg.unit
+    elif reg.family == "beta_inflated":
+        unit = f"{unit} where neither 0 nor 1"
     used = reg.used
-    own = replace(reg, frame=used.assign(**{ROW: np.arange(len(used))}))
+    own, key = with_places(reg)
     pack = Packer()
     try:
-        names = names_of_table(own)
+        names = names_of_table(own, key)
     except AnalysisError:
         return ""
     if not names.columns:
         return ""
     panel = table_names(names, own)
-    scale = scale_of(reg.fit)
     score = pd.to_numeric(used[reg.score]).to_numpy(dtype=np.float64)
-    task = {"name": reg.score, "group": reg.score, "title": reg.score, "metric": "", "range": None}
+    task = {"name": reg.score, "group": reg.score, "title": title, "metric": "", "range": None}
     content: dict[str, Any] = {
         "version": VERSION,
         "factors": [_factor(c, names, pack) for c in names.columns],
@@ -96,7 +103,7 @@ def table_payload(reg: Regression, warnings: Sequence[tuple[str, str]] = ()) -> 
         "warnings": warned([w for w in warnings if reg.fit.formula not in w[1]], names),
         "joint": None,
         "table": {
-            "unit": reg.score, "difference": reg.unit, "digits": _digits(score),
+            "unit": unit, "difference": reg.unit, "digits": _digits(score),
             "scale": scale.name, "base": scale.base if scale.ratio == "ratio" else None,
         },
     }  # fmt: skip
@@ -106,7 +113,7 @@ def table_payload(reg: Regression, warnings: Sequence[tuple[str, str]] = ()) -> 
 def _digits(score: npt.NDArray[np.float64]) -> int:
     """Return the decimals that tell apart a thousandth of what the scores span."""
     span = float(np.ptp(score))
-    return int(np.clip(np.ceil(-np.log10(span / 1000)), 0, 8)) if span > 0 else 2
+    return int(max(np.ceil(-np.log10(span / 1000)), 0)) if span > 0 else 2
 
 
 def _model(study: Study, panel: PanelNames, pack: Packer) -> dict[str, Any]:

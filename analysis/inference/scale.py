@@ -63,10 +63,14 @@ SCALES = {
 
 
 def scale_of(fit: MixedFit) -> Scale:
-    """Return how to undo the link of a fit, or the function of its score."""
+    """Return how to undo the link of a fit, or the function of its score.
+
+    A function of more than a column, such as `log(I(score + 1))`, is not undone.
+    """
     if fit.link != "identity":
         return SCALES[fit.link]
-    function = re.match(r"([a-z0-9]+)\(", fit.design.parsed.response)
+    # Of one column alone: what undoes log(I(y + 9)) is not the score.
+    function = re.fullmatch(r"([a-z0-9]+)\(\s*(`[^`]*`|\w+)\s*\)", fit.design.parsed.response)
     return SCALES.get(function[1], IDENTITY) if function else IDENTITY
 
 

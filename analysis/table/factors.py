@@ -236,6 +236,8 @@ def cell_names(rows: pd.DataFrame) -> "pd.Series[str]":
 def level_text(level: Any) -> str:
     """Return a level as text: a number as short as it is, without a trailing .0."""
     if isinstance(level, float | np.floating):
+        if not isinstance(level, float):  # of fewer digits: 0.1, not 0.10000000149
+            level = float(str(level))
         return "" if np.isnan(level) else f"{level:.12g}"
     return str(level)
 

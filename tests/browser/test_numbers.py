@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -142,6 +143,36 @@ def test_names_of_a_table_are_text_in_its_explorer(tmp_path, open_page):
     text = shown.inner_text("#explorer")
     assert all(name in text for name in (*names, "<img src=x onerror=alert(2)>"))
     assert shown.query_selector("#explorer img, #explorer b, #explorer script") is None
+
+
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "toString"])
+@pytest.mark.parametrize(
+    ("size", "text"), [(1e6, r"−?\d+"), (1e-12, r"−?\d\.\d{3}e-\d+"), (1.0, r"−?\d\.\d{3}")]
+)
+def test_columns_have_any_name_and_scores_any_size(name, size, text, tmp_path, open_page):
+    """Names that objects of JavaScript have of their own; the first view has no groups in it."""
+    rng = np.random.default_rng(0)
+    rows = itertools.product("abc", "pq", range(6))
+    table = pd.DataFrame(list(rows), columns=[name, "g", "item"])
+    table["y"] = size * (rng.normal(size=36) + rng.normal(size=6)[table["item"]])
+    reg = analysed(table, Request(formula=f"y ~ `{name}` + (1 | item)"))
+    page = Page("t", "source", "0", (), explorer=table_payload(reg))
+    (tmp_path / "index.html").write_text(render(page, {}), encoding="utf-8")
+    shown = open_page(tmp_path / "index.html")
+    state = "() => globalThis.ablateExplorer.state"
+    assert shown.evaluate(state)["colour"] == "none"
+    shown.evaluate("(n) => globalThis.ablateExplorer.choose({ where: { [n]: ['a', 'b'] } })", name)
+    address = shown.evaluate("() => location.hash")
+    again = open_page(tmp_path / "index.html", address)
+    for own in (shown, again):
+        where = "() => Object.entries(globalThis.ablateExplorer.state.where)"
+        assert own.evaluate(where) == [[name, ["a", "b"]]]
+        cells = own.evaluate(
+            "() => { const n = globalThis.ablateExplorer.numbers;"
+            " return n.rows.map((r) => n.columns.find((c) => c.title === 'mean').text(r)); }"
+        )
+        assert len(cells) == 2
+        assert all(re.fullmatch(text, cell) for cell in cells), cells
 
 
 def test_means_without_a_model_are_t_intervals_over_seeds(studied, open_page):

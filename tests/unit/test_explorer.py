@@ -148,6 +148,76 @@ def test_the_explorer_of_a_table_has_its_words_and_knows_its_limits():
     assert table_payload(analysed(wide, Request(formula="accuracy ~ name"))) == ""
 
 
+def shared_rows(**columns):
+    """Return 3 x 2 x 4 rows with a score, and columns computed from them."""
+    rng = np.random.default_rng(4)
+    rows = itertools.product(("a", "b", "c"), ("p", "q"), range(4))
+    table = pd.DataFrame(list(rows), columns=["f", "g", "rep"])
+    table["y"] = 1 + (table["g"] == "q") + rng.normal(0, 0.2, len(table))
+    return table.assign(**{name: make(table) for name, make in columns.items()})
+
+
+def test_levels_of_a_table_are_apart_and_in_its_order():
+    sizes = {"a": "mid", "b": "low", "c": "high"}
+    order = pd.CategoricalDtype(["low", "mid", "none", "high"], ordered=True)
+    near = {"a": 0.1 + 0.2, "b": 0.3, "c": 1.0}  # equal to twelve digits
+    table = shared_rows(
+        size=lambda t: t["f"].map(sizes).astype(order),
+        near=lambda t: t["f"].map(near),
+        text=lambda t: t["f"].map({"a": "", "b": "none", "c": "x"}),
+        rate=lambda t: (t["rep"] / 10).astype("float32"),
+        part=lambda t: t["rep"].astype(float).where(t["rep"] != 2),
+        z=lambda t: t["y"] - t.groupby("rep")["y"].transform("mean"),
+    )
+    wanted = {
+        "y ~ size + g": ("low", "mid", "high"),
+        "y ~ C(near) + g": ("0.3", "0.30000000000000004", "1"),
+        "y ~ text + g": ("(empty)", "none", "x"),
+        "y ~ rate + g": ("0", "0.1", "0.2", "0.3"),
+        "z ~ g + (1 | part)": ("0", "1", "3", "(missing)"),  # dropped: its rows are fitted
+    }
+    for formula, levels in wanted.items():
+        reg = analysed(table, Request(formula=formula))
+        panel = names_of_rows(reg)
+        column = next(c for c in panel.names.columns if c.column != "g")
+        assert column.levels == levels, formula
+        found, _ = marginal_means(panel, ["g"])
+        assert np.allclose(found["estimate"], means(reg.fit, reg.frame, "g").table()["estimate"])
+        own = unpacked(table_payload(reg))["factors"]
+        assert next(f for f in own if f["column"] == column.column)["levels"] == list(levels)
+
+
+def test_a_column_of_a_table_may_be_called_as_the_place_of_its_rows():
+    table = shared_rows().rename(columns={"rep": "(row)"})
+    reg = analysed(table, Request(formula="y ~ `(row)` + g"))
+    content = unpacked(table_payload(reg))
+    assert [f["column"] for f in content["factors"]] == ["(row)", "g"]
+    assert content["factors"][0]["levels"] == ["0", "1", "2", "3"]
+    found, _ = marginal_means(names_of_rows(reg), ["g"])
+    assert np.allclose(found["estimate"], table.groupby("g")["y"].mean())  # balanced
+
+
+@pytest.mark.parametrize(
+    ("response", "function", "unit"),
+    [
+        ("I(y * 100)", lambda y: y * 100, "I(y * 100)"),
+        ("log(I(y + 9))", lambda y: np.log(y + 9), "log(I(y + 9))"),
+        ("log(y)", lambda y: y, "y"),  # undone
+    ],
+)
+def test_what_is_not_undone_of_a_score_is_shown_as_it_was_fitted(response, function, unit):
+    """Of a balanced table without other terms the means are those of the fitted values."""
+    table = shared_rows()
+    reg = analysed(table, Request(formula=f"{response} ~ g", family="gaussian"))
+    content = unpacked(table_payload(reg))
+    assert content["table"]["unit"] == content["tasks"][0]["title"] == unit
+    assert np.allclose(content["scores"], function(table["y"]))
+    found, _ = marginal_means(names_of_rows(reg), ["g"])
+    fitted = np.log(table["y"]) if response == "log(y)" else function(table["y"])
+    assert np.allclose(found["estimate"], fitted.groupby(table["g"]).mean())
+    assert content["table"]["scale"] == ("log" if response == "log(y)" else "identity")
+
+
 def page_means(content, model, of):
     """What a page computes of what it is shipped: marginal means of a crossed grid, by levels."""
     fit, names = model["fit"], model["names"]

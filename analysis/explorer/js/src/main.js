@@ -4,7 +4,7 @@ import { colourOf, describe, drawn, symbolOf } from "./chart.js";
 import { cellsOf, levelText, runs, unpack } from "./data.js";
 import { Drawer } from "./drawer.js";
 import { Panel } from "./model.js";
-import { decode, encode, unknown, valid } from "./state.js";
+import { byColumn, decode, encode, unknown, valid } from "./state.js";
 import { Table, element } from "./table.js";
 import { critical } from "./student.js";
 import { format, number, view } from "./view.js";
@@ -15,12 +15,12 @@ const MOST_COLOURS = 8; // levels of the colour that is chosen at first
 const NS = "http://www.w3.org/2000/svg";
 
 function defaultsOf(data) {
-  const free = data.factors.filter((f) => f.column !== "seed" && !data.strata.includes(f.column));
+  const free = data.factors.filter((f) => f.part !== "replicate" && !data.strata.includes(f.column));
   const order = ["plw", "adapter", "masking", "rank"];
   const rank = (f) => (order.includes(f.column) ? order.indexOf(f.column) : order.length);
   const [x, ...rest] = [...free].sort((a, b) => rank(a) - rank(b)).concat(data.factors);
   const colour = rest.find((f) => f !== x && free.includes(f) && f.levels.length <= MOST_COLOURS);
-  return { x: x.column, colour: colour?.column ?? "none", panel: "none", scores: "kinds", show: "intervals", ref: "", where: {} };
+  return { x: x.column, colour: colour?.column ?? "none", panel: "none", scores: "kinds", show: "intervals", ref: "", where: byColumn() };
 }
 
 class Explorer {
@@ -118,7 +118,7 @@ class Explorer {
       this.remember();
       try { await navigator.clipboard.writeText(location.href); copied.textContent = "copied"; } catch { copied.textContent = "the link is in the address bar"; }
     } });
-    const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: {} }; this.lost.hidden = true; this.picked = null; this.remember(); this.update(); } });
+    const reset = element("button", { type: "button", textContent: "Reset", onclick: () => { this.state = { ...this.defaults, where: byColumn() }; this.lost.hidden = true; this.picked = null; this.remember(); this.update(); } });
     const form = element("form", { className: "controls", onsubmit: (e) => e.preventDefault(), aria: { label: "what the figures show" } },
       select("x", "Factor"), select("colour", "Colour"), select("panel", "Panels"), ...(data.tasks.length > 1 ? [select("scores", "Scores")] : []), select("show", "Figure"), select("ref", "Difference from"),
       element("label", { className: "check" }, dots, `every ${runs(data, 1)}`), element("label", { className: "check" }, one, "one scale"));

@@ -1,6 +1,8 @@
 // The state of the explorer in the address: #explore?x=plw&colour=masking&f.adapter=lora&f.adapter=full
 
 export const ANCHOR = "explore";
+// Levels by column, of no prototype: a column may be named "constructor".
+export const byColumn = (levels = {}) => Object.assign(Object.create(null), levels);
 const PLAIN = ["x", "colour", "panel", "scores", "show", "ref", "cell", "beside", "dots", "one"];
 
 export function encode(state) {
@@ -17,7 +19,7 @@ export function encode(state) {
 export function decode(hash) {
   const match = hash.match(new RegExp(`^#${ANCHOR}(?:\\?(.*))?$`));
   if (!match) return null;
-  const state = { where: Object.create(null), other: [] };
+  const state = { where: byColumn(), other: [] };
   for (const [name, value] of new URLSearchParams(match[1] ?? "")) {
     if (PLAIN.includes(name)) state[name] = value;
     else if (name.startsWith("f.")) (state.where[name.slice(2)] ??= []).push(value);
@@ -41,7 +43,7 @@ export function unknown(state, data, defaults) {
 export function valid(state, data, defaults) {
   const columns = data.factors.map((f) => f.column);
   const { other, ...asked } = state;
-  const found = { ...defaults, ...asked, where: {} };
+  const found = { ...defaults, ...asked, where: byColumn() };
   for (const name of ["x", "colour", "panel"]) {
     if (found[name] === "none" || columns.includes(found[name])) continue;
     found[name] = defaults[name];

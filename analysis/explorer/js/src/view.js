@@ -136,14 +136,17 @@ function differences(panel, reference, chosen, data) {
   });
 }
 
-// Decimals of a score, of the page's one explorer: two of points.
+// Decimals of a score, of the page's one explorer: two of points. Smaller scores than this many
+// decimals tell apart are written with a power of ten.
 export const format = { digits: 2 };
+const MOST_DIGITS = 8;
 
 export const signed = (value, digits = format.digits) => number(value, digits, true);
 
 export function number(value, digits = format.digits, plus = false) {
   if (!Number.isFinite(value)) return value === Infinity ? "∞" : "–";
-  const text = Math.abs(value).toFixed(digits);
+  const power = format.digits > MOST_DIGITS && digits >= format.digits - 2 && value !== 0; // not degrees of freedom
+  const text = power ? Math.abs(value).toExponential(3) : Math.abs(value).toFixed(Math.max(digits, 0));
   if (Number(text) === 0) return text;
   return (value < 0 ? "−" : plus ? "+" : "") + text;
 }
