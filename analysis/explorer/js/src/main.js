@@ -216,6 +216,11 @@ class Explorer {
   // Means without a model have intervals over seeds, where there are seeds.
   overSeeds() { return this.cells.seed < 0 ? "without intervals" : "t intervals over seeds"; }
 
+  averaged() {
+    return this.data.table ? "95 % intervals of the model, each mean over the combinations of its other columns that the table has"
+      : "95 % intervals of the models, each adjusted for all else that its model holds";
+  }
+
   basis(panel) { return panel.why ? (this.cells.seed < 0 ? "none" : "seeds") : "model"; }
 
   say(found) {
@@ -223,7 +228,7 @@ class Explorer {
     const groups = found.panels.reduce((n, p) => n + p.groups.length, 0);
     const raw = found.panels.filter((p) => p.why).length;
     const what = state.ref ? "differences" : "means";
-    const basis = raw === 0 ? "95 % intervals of the models, each adjusted for all else that its model holds" : raw === found.panels.length ? `means of the ${runs(data)} ${this.cells.seed < 0 ? "without intervals" : "with 95 % t intervals over seeds"}` : `95 % intervals, in ${raw} panels without a model`;
+    const basis = raw === 0 ? this.averaged() : raw === found.panels.length ? `means of the ${runs(data)} ${this.cells.seed < 0 ? "without intervals" : "with 95 % t intervals over seeds"}` : `95 % intervals, in ${raw} panels without a model`;
     this.status.textContent = `${groups} ${what} in ${found.panels.length} panel${found.panels.length === 1 ? "" : "s"}; ${basis}. Not adjusted for how much is looked at: the tests are those of the answer above.`;
   }
 
