@@ -26,7 +26,12 @@ POINT_FORMATS = dict.fromkeys(("estimate", "low", "high", "mde"), ".2f")
 
 def many(study: Study) -> bool:
     """Return whether there are so many arms that each is a line."""
-    return len(without_rank(study.main)[list(ARM)].drop_duplicates()) > MANY
+    return _arms(study) > MANY
+
+
+def _arms(study: Study) -> int:
+    """Return how many arms there are."""
+    return len(without_rank(study.main)[list(ARM)].drop_duplicates())
 
 
 def adapters(study: Study) -> Section | None:
@@ -57,16 +62,15 @@ def sides(study: Study) -> list[tuple[dict[str, str], Levels]]:
     """Return, for every data set, base model and side, the adjusted means of the arms; nothing
     where there is one arm alone.
     """
-    several = len(without_rank(study.main)[list(ARM)].drop_duplicates()) > 1
-    return study.once("arms by side", lambda: _sides(study.main, study.df) if several else [])
+    return study.once("arms by side", lambda: _sides(study) if _arms(study) > 1 else [])
 
 
-def _sides(rows: pd.DataFrame, df: str) -> list[tuple[dict[str, str], Levels]]:
-    found = []
+def _sides(study: Study) -> list[tuple[dict[str, str], Levels]]:
+    rows, found = study.main, []
     for side in [s for s in words.SIDES if (rows["side"] == s).any()]:
         runs = without_rank(run_means(rows, side=side))
         for labels, own in grouped(runs, STRATUM):
-            found.append(({"side": side, **labels}, level_means(own, ARM, df=df)))
+            found.append(({"side": side, **labels}, level_means(own, ARM, df=study.df)))
     return found
 
 
